@@ -1,0 +1,13 @@
+"""Compressed vision-language-action policies for ROS 2."""
+
+import os
+import pkgutil
+import sys
+
+# The generated messages (sqap_vla_ros.msg) are installed, never in the source tree: let a source checkout on sys.path
+# see the installed half as well.
+__path__ = pkgutil.extend_path(__path__, __name__)
+
+# ROS installed by pip into a virtual environment has no setup.bash to source.
+if not os.environ.get("AMENT_PREFIX_PATH") and os.path.isdir(f"{sys.prefix}/share/ament_index"):
+    os.environ["AMENT_PREFIX_PATH"] = sys.prefix

@@ -1,0 +1,186 @@
+"""The data that travels between the rooms: observation in, action chunk out, and the tokens that were kept.
+
+Nothing here imports ROS or torch at run time, so the nodes' parent process and the model's worker share these types.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+ACTION_DIM = 7  # dx dy dz, droll dpitch dyaw, gripper
+
+
+class Reason(enum.IntEnum):
+    """Why a visual token was kept. The values are those of `sqap_vla_ros/msg/TokenSelection`."""
+
+    ATTENTION = 0
+    RING = 1
+    SPATIAL = 2
+    RANDOM = 3
+    GRID = 4
+    DIVERSITY = 5
+    MERGED = 6
+    ALL = 7
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the policy sees at one instant.
+
+    image: [H, W, 3] uint8, RGB, as the camera delivered it (no resize, no crop).
+    stamp_ns: time the image was taken, nanoseconds.
+    instruction: what to do, in words.
+    gripper_pixel: (u, v) of the tool frame in `image`, pixels, x right and y down; None when it is not in view.
+    base_from_tool: [4, 4] pose of the tool frame in the base frame at `stamp_ns`; None where nothing will be executed.
+    """
+
+    image: NDArray[np.uint8]
+    stamp_ns: int
+    instruction: str
+    gripper_pixel: tuple[float, float] | None = None
+    base_from_tool: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8 or 0 in self.image.shape:
+            raise ValueError(
+                f"image must be [H, W, 3] uint8 RGB, got shape {self.image.shape} of {self.image.dtype}: "
+                "convert it first (nodes/images.py does so for every ROS encoding)"
+            )
+        if self.gripper_pixel is not None and not np.isfinite(self.gripper_pixel).all():
+            raise ValueError(f"gripper_pixel must be finite or None, got {self.gripper_pixel}")
+        if self.base_from_tool is not None and (
+            np.shape(self.base_from_tool) != (4, 4) or not np.isfinite(self.base_from_tool).all()
+        ):
+            raise ValueError(f"base_from_tool must be a finite [4, 4] pose, got {self.base_from_tool!r}")
+
+
+@dataclass(frozen=True)
+class TokenSelection:
+    """The visual tokens kept for one image.
+
+    indices: [budget] int32, row-major in the grid, ascending.
+    reasons: [budget] uint8, a `Reason` for each.
+    grid: (rows, cols) of the patch grid.
+    method: the selector's name, "none" when nothing was pruned.
+    prune_layer: tokens were dropped before this decoder layer (0: before the decoder).
+    gripper_patch: (row, col) of the gripper, None when it was not in view.
+    """
+
+    indices: NDArray[np.int32]
+    reasons: NDArray[np.uint8]
+    grid: tuple[int, int]
+    method: str
+    prune_layer: int
+    gripper_patch: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """A chunk of end-effector actions.
+
+    stamp_ns: the observation's stamp; action i is due at `stamp_ns + (i + 1) * dt_s`.
+    deltas: [T, 7] float64: dx dy dz in metres along the base frame's axes, droll dpitch dyaw in radians (extrinsic xyz,
+        composed on the left: R_next = R_delta @ R), gripper opening (0 closed, 1 open).
+    dt_s: seconds between actions.
+    normalized: [T, 7] float64, the head's output before clipping and un-normalisation.
+    selection: which visual tokens were kept; None for a policy without visual tokens.
+    timings_ms: stage name -> milliseconds, in order of execution; `total` is the whole prediction.
+    seed: seed of the diffusion noise.
+    """
+
+    stamp_ns: int
+    deltas: NDArray[np.float64]
+    dt_s: float
+    normalized: NDArray[np.float64]
+    selection: TokenSelection | None = None
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PolicyInfo:
+    """What a loaded policy is: for logs, reports and the model_info topic."""
+
+    checkpoint: str
+    checkpoint_sha256: str
+    recipe: str
+    parameters: int
+    horizon: int
+    dt_s: float
+    image_size: int
+    grid: tuple[int, int]
+    unnorm_key: str
+    selector: str
+
+
+class Policy(Protocol):
+    """Image and instruction in, action chunk out. Deterministic for a given observation and seed."""
+
+    @property
+    def info(self) -> PolicyInfo: ...
+
+    def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk: ...
+
+    def reset(self) -> None:
+        """Forget what is kept between observations (caches across time steps). Called at the start of an episode."""
+
+
+@dataclass(frozen=True)
+class SelectionContext:
+    """What a `TokenSelector` may look at. B images, N = rows * cols visual tokens.
+
+    grid: (rows, cols).
+    gripper_patch: B entries of (row, col) or None.
+    attention: [B, N] fp32, the task query's attention to the visual tokens (mean over heads) at the layer before the
+        drop; None unless the selector asks for it.
+    hidden: [B, N, D] the visual tokens where they are dropped; None unless the selector asks for it.
+    saliency: [B, N] fp32, attention of the DINOv2 tower's CLS token to the patches; None unless asked for.
+    seed: for the selectors that draw at random.
+    """
+
+    grid: tuple[int, int]
+    gripper_patch: Sequence[tuple[int, int] | None]
+    attention: torch.Tensor | None = None
+    hidden: torch.Tensor | None = None
+    saliency: torch.Tensor | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SelectedTokens:
+    """A selector's answer for a batch.
+
+    indices: [B, budget] int64, ascending in each row.
+    reasons: [B, budget] uint8, a `Reason` for each.
+    merged: [B, budget, D] when the selector replaces the kept tokens' content (merging methods), else None.
+    """
+
+    indices: torch.Tensor
+    reasons: torch.Tensor
+    merged: torch.Tensor | None = None
+
+
+class TokenSelector(Protocol):
+    """Chooses which visual tokens survive. Pure and deterministic; always exactly `budget(N)` tokens.
+
+    name: as in recipes and messages.
+    prune_layer: tokens are dropped before this decoder layer; 0 drops them before the decoder.
+    needs: which optional fields of `SelectionContext` must be filled ("attention", "hidden", "saliency").
+    """
+
+    name: str
+    prune_layer: int
+    needs: frozenset[str]
+
+    def budget(self, tokens: int) -> int: ...
+
+    def select(self, context: SelectionContext) -> SelectedTokens: ...
