@@ -1,0 +1,190 @@
+"""Recipes: what is done to a policy to make it smaller and faster, as data.
+
+A recipe names a token selector, a quantisation scheme, or both. The shipped ones are the YAML files of
+`config/recipes`; a path to a file of the same form works wherever a name does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sqap_vla_ros.resources import share_path
+
+DTYPES = ("float32", "bfloat16")
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class RecipeError(ValueError):
+    """A recipe that does not exist or does not make sense; the message says which and what to do."""
+
+
+def _choice(owner: str, name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise RecipeError(f"{owner}.{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class PruningSpec:
+    """Which token selector runs and with which parameters (see `pruning.make_selector`)."""
+
+    selector: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class QuantizationSpec:
+    """How the decoder's linears are stored and multiplied. Towers, projector and action head stay as they are.
+
+    weight_bits, activation_bits: 16 activation bits mean weight-only.
+    weight_group: input channels that share a weight scale; 0 is one scale per output row, the only choice whose
+        scale can leave an integer product.
+    weight_symmetric: asymmetric weights carry a zero point (weight-only schemes).
+    weight_clip: search the clipping of every row's range for the least squared error.
+    rounding: `nearest`, or `gptq` (error feedback on the calibration inputs).
+    rotation: `hadamard` (norms folded, residual and per-head rotations folded into the weights, online rotations before
+        o_proj and down_proj), `query_key` (the SQAP paper's: online before q, k, v only), or `none`.
+    equalization: `smoothquant`, `awq`, `omniquant` or `none`: per-channel scales moved between neighbouring layers.
+    smooth_alpha: SmoothQuant's migration strength.
+    activation_granularity: one scale per token, or one for the whole tensor; both dynamic.
+    activation_clip: quantised range over the largest magnitude; None searches it per layer on the calibration inputs.
+    overrides: linear name (`down_proj`, ...) -> {weight_bits, activation_bits} for that one.
+    """
+
+    weight_bits: int = 4
+    activation_bits: int = 4
+    weight_group: int = 0
+    weight_symmetric: bool = True
+    weight_clip: bool = False
+    rounding: str = "nearest"
+    rotation: str = "none"
+    equalization: str = "none"
+    smooth_alpha: float = 0.5
+    activation_granularity: str = "token"
+    activation_clip: float | None = 1.0
+    overrides: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        owner = "quantization"
+        _choice(owner, "weight_bits", self.weight_bits, (2, 4, 8))
+        _choice(owner, "activation_bits", self.activation_bits, (4, 8, 16))
+        _choice(owner, "rounding", self.rounding, ("nearest", "gptq"))
+        _choice(owner, "rotation", self.rotation, ("none", "hadamard", "query_key"))
+        _choice(owner, "equalization", self.equalization, ("none", "smoothquant", "awq", "omniquant"))
+        _choice(owner, "activation_granularity", self.activation_granularity, ("token", "tensor"))
+        if self.weight_group < 0:
+            raise RecipeError(f"{owner}.weight_group must be 0 (per row) or a positive size, got {self.weight_group}")
+        if self.activation_bits < 16 and (self.weight_group or not self.weight_symmetric):
+            raise RecipeError(
+                f"{owner}: weight_group={self.weight_group} and weight_symmetric={self.weight_symmetric} cannot leave "
+                f"an integer product; use them with activation_bits: 16, or per-row symmetric weights"
+            )
+        if not 0.0 <= self.smooth_alpha <= 1.0:
+            raise RecipeError(f"{owner}.smooth_alpha must be within 0..1, got {self.smooth_alpha}")
+        if self.activation_clip is not None and not 0.1 <= self.activation_clip <= 1.0:
+            raise RecipeError(f"{owner}.activation_clip must be within 0.1..1 or null, got {self.activation_clip}")
+        if self.rotation != "none" and self.equalization != "none":
+            raise RecipeError(
+                f"{owner}: rotation {self.rotation!r} and equalization {self.equalization!r} move the same outliers; "
+                "choose one"
+            )
+        for linear, widths in self.overrides.items():
+            _choice(owner, "overrides", linear, LINEARS)
+            if unknown := set(widths) - {"weight_bits", "activation_bits"}:
+                raise RecipeError(f"{owner}.overrides.{linear}: unknown {', '.join(sorted(unknown))}")
+            _choice(f"{owner}.overrides.{linear}", "weight_bits", widths.get("weight_bits", 4), (2, 4, 8))
+            _choice(f"{owner}.overrides.{linear}", "activation_bits", widths.get("activation_bits", 4), (4, 8, 16))
+
+    def bits(self, linear: str) -> tuple[int, int]:
+        """(weight, activation) bits of one of `LINEARS`."""
+        widths = self.overrides.get(linear, {})
+        return widths.get("weight_bits", self.weight_bits), widths.get("activation_bits", self.activation_bits)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the scheme looks at observations."""
+        return self.rounding == "gptq" or self.equalization != "none" or self.activation_clip is None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that is done to a policy. `dtype` is that of the towers, projector and unquantised decoder parts."""
+
+    name: str
+    description: str = ""
+    dtype: str = "float32"
+    pruning: PruningSpec | None = None
+    quantization: QuantizationSpec | None = None
+
+    def __post_init__(self) -> None:
+        _choice(f"recipe {self.name!r}", "dtype", self.dtype, DTYPES)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, as stored in a compressed file."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """The inverse of `to_dict`; raises `RecipeError` for what it does not know."""
+        data = dict(data)
+        name = str(data.get("name", "?"))
+        pruning, quantization = data.pop("pruning", None), data.pop("quantization", None)
+        return _build(
+            cls,
+            f"recipe {name!r}",
+            {
+                **data,
+                "pruning": None if pruning is None else _build(PruningSpec, f"recipe {name!r}, pruning", pruning),
+                "quantization": None
+                if quantization is None
+                else _build(QuantizationSpec, f"recipe {name!r}, quantization", quantization),
+            },
+        )
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what the recipe does to the numbers (its name and description left out)."""
+        content = {k: v for k, v in self.to_dict().items() if k not in ("name", "description")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _build(cls: Any, owner: str, values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{owner} must be a mapping, got {values!r}")
+    known = {f.name for f in dataclasses.fields(cls)}
+    if unknown := sorted(set(values) - known):
+        raise RecipeError(f"{owner}: unknown {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise RecipeError(f"{owner}: {error}") from error
+
+
+def list_recipes() -> list[str]:
+    """Names of the shipped recipes, sorted."""
+    return sorted(path.stem for path in share_path("config/recipes").glob("*.yaml"))
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """A shipped recipe by name, or one from a YAML file (anything that ends in .yaml or .yml)."""
+    path = Path(name_or_path).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        path = share_path("config/recipes") / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise RecipeError(f"no recipe named {str(name_or_path)!r}; there are: {', '.join(list_recipes())}")
+    elif not path.is_file():
+        raise RecipeError(f"recipe file {path} does not exist")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe file {path} is not valid YAML: {error}") from error
+    if not isinstance(data, Mapping):
+        raise RecipeError(f"recipe file {path} must hold a mapping, got {data!r}")
+    return Recipe.from_dict({"name": path.stem, **data})
