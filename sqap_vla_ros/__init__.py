@@ -4,6 +4,8 @@ import os
 import pkgutil
 import sys
 
+__version__ = "0.1.0"
+
 # The generated messages (sqap_vla_ros.msg) are installed, never in the source tree: let a source checkout on sys.path
 # see the installed half as well.
 __path__ = pkgutil.extend_path(__path__, __name__)

@@ -1,0 +1,56 @@
+"""What every test runs under: a private, local DDS domain, one thread per process, strict message fields, real data."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+_REAL_DATA = Path(os.environ.get("SQAP_VLA_DATA", ROOT.parent / "shared" / "data"))
+
+
+def _private_domain() -> int:
+    """A DDS domain for this process of this run: 1 to 100, within what leaves the ephemeral ports alone."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")  # shared by the workers of one run
+    start = int(run[:8], 16) if run else os.getpid()
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return 1 + (start + int(worker)) % 100
+
+
+# Before anything imports rclpy, MuJoCo or torch: they read these once. Processes that a test starts inherit them.
+os.environ.update(
+    ROS_DOMAIN_ID=str(_private_domain()),
+    ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST",
+    ROS_PYTHON_CHECK_FIELDS="1",
+    FASTDDS_DEFAULT_PROFILES_FILE=str(ROOT / "config" / "fastdds_shm.xml"),
+    FASTRTPS_DEFAULT_PROFILES_FILE=str(ROOT / "config" / "fastdds_shm.xml"),
+    OMP_NUM_THREADS="1",
+    OMP_WAIT_POLICY="PASSIVE",
+    PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+)
+os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp(prefix="sqap_vla_ros_log_"))
+os.environ.setdefault("HOME", os.environ["ROS_LOG_DIR"])  # rclpy refuses to start without one
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker takes all tests that run nodes, one after the other; the rest is shared out file by file."""
+    for item in items:
+        relative = item.path.relative_to(ROOT / "test")
+        if relative.parts[0] == "nodes":
+            item.add_marker("ros")
+        group = "ros" if item.get_closest_marker("ros") else str(relative)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """`real_data("jsk_demos/test-button-light.bag")` is the path of a recorded file; the test is skipped without it."""
+
+    def find(relative: str) -> Path:
+        path = _REAL_DATA / relative
+        if not path.exists():
+            pytest.skip(f"recorded data {path} is absent (SQAP_VLA_DATA names the folder that holds it)")
+        return path
+
+    return find
