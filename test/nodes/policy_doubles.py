@@ -1,0 +1,133 @@
+"""Policies with known answers and known faults, loaded by the worker instead of a model.
+
+Nothing here imports torch, so a worker with a double is ready in a fraction of a second.
+"""
+
+import os
+import time
+
+import numpy as np
+
+from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo, Reason, TokenSelection
+
+HORIZON = 16
+DT_S = 0.1
+STEP_M = 0.002
+GRID = (16, 16)
+
+
+class Double:
+    """Moves the tool along x by STEP_M a step, gripper open; keeps the tokens around the gripper."""
+
+    def __init__(self, latency_s: float = 0.0) -> None:
+        self.latency_s = latency_s
+        self.calls = 0
+
+    @property
+    def info(self) -> PolicyInfo:
+        return PolicyInfo("double", "0" * 64, "fp32", 0, HORIZON, DT_S, 224, GRID, "double", "sqap")
+
+    def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+        begin = time.perf_counter()
+        self.calls += 1
+        deltas = np.zeros((HORIZON, 7))
+        deltas[:, 0] = STEP_M
+        deltas[:, 6] = 1.0
+        normalized = np.zeros((HORIZON, 7))
+        normalized[0, 0] = observation.image.sum(dtype=np.int64)
+        patch = None
+        if observation.gripper_pixel is not None:
+            u, v = observation.gripper_pixel
+            height, width = observation.image.shape[:2]
+            patch = (int(v / height * GRID[0]), int(u / width * GRID[1]))
+        selection = TokenSelection(
+            np.arange(154, dtype=np.int32), np.full(154, Reason.SPATIAL, np.uint8), GRID, "sqap", 2, patch
+        )
+        time.sleep(self.latency_s)
+        chunk = ActionChunk(
+            observation.stamp_ns, self.act(deltas), DT_S, normalized, selection, {}, seed
+        )
+        chunk.timings_ms["total"] = (time.perf_counter() - begin) * 1e3  # type: ignore[index]
+        return chunk
+
+    def act(self, deltas: np.ndarray) -> np.ndarray:
+        return deltas
+
+    def reset(self) -> None:
+        self.calls = 0
+
+
+class NotFinite(Double):
+    def act(self, deltas: np.ndarray) -> np.ndarray:
+        deltas[3, 1] = np.nan
+        return deltas
+
+
+class Misshapen(Double):
+    def act(self, deltas: np.ndarray) -> np.ndarray:
+        return deltas[:, :6]
+
+
+class Far(Double):
+    """Leaves every sensible workspace within one chunk."""
+
+    def act(self, deltas: np.ndarray) -> np.ndarray:
+        deltas[:, 0] = 1.0
+        return deltas
+
+
+class Raises(Double):
+    def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+        raise ArithmeticError("the double always fails")
+
+
+class Crashes(Double):
+    def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+        os._exit(17)
+
+
+class ByInstruction(Double):
+    """Behaves as its instruction says, so that one node process serves a whole module of tests."""
+
+    def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+        behaviour = FACTORIES.get(observation.instruction)
+        return (behaviour or Double)().predict(observation, seed=seed)
+
+
+def straight() -> Double:
+    return Double()
+
+
+def slow() -> Double:
+    """The warm-up is quick; what follows takes a minute."""
+    return SlowAfterReset()
+
+
+class SlowAfterReset(Double):
+    def reset(self) -> None:
+        self.latency_s = 60.0
+
+
+def raises() -> Double:
+    return Raises()
+
+
+def crashes() -> Double:
+    return Crashes()
+
+
+def unloadable() -> Double:
+    raise FileNotFoundError("no checkpoint here")
+
+
+def by_instruction() -> Double:
+    return ByInstruction()
+
+
+FACTORIES: dict[str, type[Double]] = {
+    "not finite": NotFinite,
+    "misshapen": Misshapen,
+    "far": Far,
+    "raise": Raises,
+    "crash": Crashes,
+}
