@@ -1,4 +1,4 @@
-"""Where the package's files (config/, launch/) are: in the source checkout, or in the ament share folder once installed."""
+"""Where the package's files (config/, launch/) are: in the source checkout, or in the ament share folder."""
 
 import os
 import sys

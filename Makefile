@@ -1,0 +1,38 @@
+# `make demo` and `make test` do all the set-up; `make help` lists the targets.
+VENV := $(or $(SQAP_VENV),$(CURDIR)/.venv)
+RUN := "$(VENV)/bin/python"
+
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+ifdef ROS_DISTRO  # the system's ROS 2 looks for the messages of the virtual environment along these
+export AMENT_PREFIX_PATH := $(VENV):$(AMENT_PREFIX_PATH)
+export LD_LIBRARY_PATH := $(VENV)/lib:$(LD_LIBRARY_PATH)
+endif
+
+.PHONY: help setup demo test pytest lint format clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' "$(firstword $(MAKEFILE_LIST))"
+
+setup:  ## virtual environment, ROS 2, messages (seconds when nothing changed)
+	@scripts/setup.sh
+
+demo: setup  ## a simulated arm under the compressed policy: video, report, numbers in out/demo
+	@$(RUN) -m sqap_vla_ros.cli demo $(ARGS)
+
+test: setup lint pytest  ## everything CI checks
+
+pytest: setup  ## the tests alone: make pytest ARGS="test/robot -k camera"
+	@$(RUN) -m pytest -n 2 --dist loadgroup $(ARGS)
+
+lint: setup  ## ruff and mypy
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+format: setup  ## rewrite the sources in the project's style
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+clean:  ## remove the virtual environment and everything generated
+	rm -rf "$(VENV)" build install log out .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
