@@ -70,7 +70,7 @@ trap '[ -n "$keep_log" ] || rm -f "$log"' EXIT
 fingerprint() {
   local input
   for input in "$@"; do
-    if [ -e "$root/$input" ]; then
+    if [ -n "$input" ] && [ -e "$root/$input" ]; then
       (cd "$root" && find "$input" -type f -not -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum)
     else
       printf '%s\n' "$input"
