@@ -1,0 +1,93 @@
+"""Who multiplies the integers.
+
+Every backend computes the same product: int8 activations [M, K] times int8 weights [N, K], accumulated exactly in
+32-bit integers, then scaled once per output channel. They differ in speed and in what they keep of the weights.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+ROWS_PER_CALL = 256  # oneDNN's int8 kernel takes twice the time from 257 rows on; two smaller calls do not
+
+
+class BackendError(RuntimeError):
+    """This machine cannot run the backend that was asked for; the message says what can."""
+
+
+class IntegerProduct(Protocol):
+    """Prepared weights of one linear."""
+
+    def __call__(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """int8 activations [M, K] -> accumulators times the weight scale, [M, N] in `dtype`."""
+
+
+class ReferenceProduct:
+    """Integer arithmetic in plain PyTorch: the definition. Slow, and runs anywhere."""
+
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
+        self.weight, self.scale = weight, scale
+
+    def accumulate(self, values: torch.Tensor) -> torch.Tensor:
+        """[M, K] int8 -> [M, N] exact int32 accumulators."""
+        if values.device.type == "cpu":
+            return values.to(torch.int32) @ self.weight.to(torch.int32).t()
+        # no int32 product off the CPU; float64 holds every accumulator exactly (|sum| < 2^53)
+        return (values.double() @ self.weight.double().t()).to(torch.int32)
+
+    def __call__(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return (self.accumulate(values).float() * self.scale).to(dtype)
+
+
+class OneDnnProduct:
+    """oneDNN's int8 matrix product on AMX or VNNI units; weights expanded to int8 once, in the kernel's own layout."""
+
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
+        if weight.device.type != "cpu":
+            raise BackendError(f"backend onednn runs on the CPU, the weights are on {weight.device}")
+        reason = onednn_unsupported()
+        if reason:
+            raise BackendError(f"backend onednn cannot run here: {reason}; use backend reference")
+        self.packed = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
+        self.scale = scale.float().contiguous()
+        self.zero = torch.zeros(scale.shape, dtype=torch.int32)
+
+    def _product(self, values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return torch.ops.onednn.qlinear_pointwise(
+            values, 1.0, 0, self.packed, scale, self.zero, None, 1.0, 0, dtype, "none", [], ""
+        )
+
+    def accumulate(self, values: torch.Tensor) -> torch.Tensor:
+        """[M, K] int8 -> [M, N] float32 accumulators, exact while they are below 2^24."""
+        return self._product(values, torch.ones_like(self.scale), torch.float32)
+
+    def __call__(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if values.shape[0] <= ROWS_PER_CALL:
+            return self._product(values, self.scale, dtype)
+        return torch.cat([self._product(part, self.scale, dtype) for part in values.split(ROWS_PER_CALL)])
+
+
+def onednn_unsupported() -> str:
+    """Why oneDNN's int8 kernels are not exact or not there on this machine; empty when they are fine."""
+    if not torch.backends.mkldnn.is_available():
+        return "this PyTorch was built without oneDNN"
+    if not torch.cpu._is_vnni_supported():
+        return "the CPU has neither AVX512-VNNI nor AMX, without which int8 products may saturate"
+    return ""
+
+
+BACKENDS: dict[str, type[ReferenceProduct] | type[OneDnnProduct]] = {
+    "reference": ReferenceProduct,
+    "onednn": OneDnnProduct,
+}
+
+
+def resolve_backend(name: str, device: torch.device) -> str:
+    """`auto` becomes the fastest backend this device runs; other names are checked."""
+    if name == "auto":
+        return "onednn" if device.type == "cpu" and not onednn_unsupported() else "reference"
+    if name not in BACKENDS:
+        raise BackendError(f"no backend named {name!r}; there are: auto, {', '.join(BACKENDS)}")
+    return name

@@ -1,0 +1,103 @@
+"""GPTQ: round a weight matrix column by column, pushing each column's error into the columns still to come.
+
+Frantar et al. 2023, arXiv:2210.17323: the objective is tr((W - Q) H (W - Q)^T) with H = 2/n sum x x^T over the
+calibration inputs; the updates come from the upper Cholesky factor of H^-1.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from sqap_vla_ros.quantization.quantizers import QuantizedWeight, quantize_weight, to_grid
+
+BLOCK = 128
+DAMPING = 0.01  # share of the mean diagonal added to H
+
+
+class Hessian:
+    """H = 2/n sum x x^T, accumulated over calibration inputs in float32."""
+
+    def __init__(self, channels: int) -> None:
+        self.sum = torch.zeros(channels, channels)
+        self.tokens = 0
+
+    def add(self, x: torch.Tensor) -> None:
+        """x [..., K]: more inputs of the linear."""
+        x = x.reshape(-1, x.shape[-1]).float()
+        self.sum.addmm_(x.t(), x)
+        self.tokens += x.shape[0]
+
+    @property
+    def matrix(self) -> torch.Tensor:
+        """[K, K]; raises when nothing was seen."""
+        if not self.tokens:
+            raise ValueError("the Hessian saw no calibration input: give at least one observation")
+        return self.sum * (2.0 / self.tokens)
+
+
+def quantization_objective(weight: torch.Tensor, quantized: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
+    """[N] error of each row, (w - q) H (w - q)^T: mean squared output error times 2."""
+    error = weight.float() - quantized
+    return ((error @ hessian) * error).sum(-1)
+
+
+def gptq(
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    bits: int,
+    *,
+    group: int = 0,
+    symmetric: bool = True,
+    clip_search: bool = False,
+) -> QuantizedWeight:
+    """Quantise a weight [N, K] for inputs with second moment `hessian` [K, K].
+
+    Rows for which plain rounding to the same grid happens to score better keep it, so the result is never worse than
+    rounding on the objective. Parameters as in `quantizers.weight_grid`.
+    """
+    columns = weight.shape[1]
+    if hessian.shape != (columns, columns):
+        raise ValueError(f"hessian must be [{columns}, {columns}] for this weight, got {tuple(hessian.shape)}")
+    nearest = quantize_weight(
+        weight, bits, group=group, symmetric=symmetric, clip_search=clip_search, importance=hessian.diagonal()
+    )
+    factor = _inverse_cholesky(hessian)
+    work = weight.float().clone()
+    values = torch.empty_like(work)
+    size = group or columns
+    for start in range(0, columns, BLOCK):
+        stop = min(start + BLOCK, columns)
+        block, block_factor = work[:, start:stop], factor[start:stop, start:stop]
+        errors = torch.empty_like(block)
+        for column in range(stop - start):
+            index = (start + column) // size
+            scale = nearest.scale[:, index]
+            zero = None if nearest.zero_point is None else nearest.zero_point[:, index]
+            rounded = to_grid(block[:, column], scale, zero, bits)
+            values[:, start + column] = rounded
+            restored = (rounded if zero is None else rounded - zero) * scale
+            error = (block[:, column] - restored) / block_factor[column, column]
+            block[:, column + 1 :].addr_(error, block_factor[column, column + 1 :], alpha=-1.0)
+            errors[:, column] = error
+        work[:, stop:].addmm_(errors, factor[start:stop, stop:], alpha=-1.0)
+    result = QuantizedWeight(values.to(torch.int8), nearest.scale, nearest.zero_point, bits)
+    worse = quantization_objective(weight, result.dequantize(), hessian) > quantization_objective(
+        weight, nearest.dequantize(), hessian
+    )
+    result.values[worse] = nearest.values[worse]
+    return result
+
+
+def _inverse_cholesky(hessian: torch.Tensor) -> torch.Tensor:
+    """Upper Cholesky factor of the damped inverse. Channels that never fire get a unit diagonal."""
+    damped = hessian.float().clone()
+    diagonal = damped.diagonal()
+    diagonal[diagonal == 0] = 1.0
+    damping = DAMPING * diagonal.mean()
+    for _ in range(4):
+        diagonal += damping
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+        damping *= 10
+    raise ValueError("the calibration inputs are not finite or too degenerate for GPTQ; use rounding: nearest")

@@ -1,0 +1,169 @@
+"""Linear layers whose weights are integers.
+
+`QuantizedLinear` has one meaning whatever the backend:
+
+    y = (Q(x R) @ W_int^T) * s_w * s_x + b
+
+Q the dynamic symmetric quantiser of the activations, R an online rotation (often none), W_int the integer weights, s_w
+one scale per output channel, s_x one per token. The product is exact integer arithmetic. `WeightOnlyLinear` is for
+schemes that leave the activations at 16 bits: it dequantises its weights on every call.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from torch import nn
+
+from sqap_vla_ros.quantization.backends import BACKENDS, IntegerProduct, resolve_backend
+from sqap_vla_ros.quantization.packing import pack, packed_columns, unpack
+from sqap_vla_ros.quantization.quantizers import QuantizedWeight, quantize_activation
+from sqap_vla_ros.quantization.rotations import OrthogonalMix
+
+
+class ActivationQuantizer:
+    """Rotates and quantises the input of one or several linears; those that share an input share the result.
+
+    bits: 4 or 8.
+    clip: quantised range over the largest magnitude.
+    granularity: `token` or `tensor`.
+    rotation: applied first; None for none.
+    consumers: how many linears read the same tensor (3 for q, k, v): the result is kept until the last one took it.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        *,
+        clip: float = 1.0,
+        granularity: str = "token",
+        rotation: OrthogonalMix | None = None,
+        consumers: int = 1,
+    ) -> None:
+        self.bits, self.clip, self.granularity = bits, clip, granularity
+        self.rotation, self.consumers = rotation, consumers
+        self._source: weakref.ref[torch.Tensor] | None = None
+        self._result: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._left = 0
+
+    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x [..., S, K] -> int8 [M, K] and scales [M, 1] in x's dtype, M the product of the leading axes.
+
+        The inputs of a sharing group must not be changed in place between its calls.
+        """
+        if self._result is not None and self._source is not None and self._source() is x:
+            result = self._result
+            self._left -= 1
+            if not self._left:
+                self._source = self._result = None
+            return result
+        rotated = x if self.rotation is None else self.rotation(x)
+        values, scale = quantize_activation(rotated, self.bits, clip=self.clip, granularity=self.granularity)
+        result = values.reshape(-1, values.shape[-1]), scale.reshape(-1, 1)
+        self._source = self._result = None
+        if self.consumers > 1:
+            self._source, self._result, self._left = weakref.ref(x), result, self.consumers - 1
+        return result
+
+
+class PackedLinear(nn.Module):
+    """What both kinds share: packed integer weights, their scales, and how a state dict describes them."""
+
+    def __init__(self, in_features: int, out_features: int, bits: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.bits = in_features, out_features, bits
+        self.weight: torch.Tensor | None
+        self.weight_scale: torch.Tensor
+        self.bias: torch.Tensor | None
+
+    def _hold(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
+        self.register_buffer("weight", pack(weight.values, weight.bits))
+        self.register_buffer("weight_scale", weight.scale)
+        self.register_buffer("bias", None if bias is None else bias.detach())
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of weights, scales and bias as packed."""
+        scales = self.weight_scale.numel() * 4 + (0 if self.bias is None else self.bias.numel() * 2)
+        return self.out_features * packed_columns(self.in_features, self.bits) + scales
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
+
+
+class QuantizedLinear(PackedLinear):
+    """Integer weights and integer activations; see the module's docstring for the formula.
+
+    It starts on the `reference` backend with packed weights; `use_backend` expands them for a faster one.
+    """
+
+    def __init__(
+        self, weight: QuantizedWeight, activation: ActivationQuantizer, bias: torch.Tensor | None = None
+    ) -> None:
+        if weight.zero_point is not None or weight.scale.shape[1] != 1:
+            raise ValueError("an integer product needs symmetric weights with one scale per output channel")
+        super().__init__(weight.values.shape[1], weight.values.shape[0], weight.bits)
+        self._hold(weight, bias)
+        self.activation = activation
+        self.backend = "reference"
+        self._product: IntegerProduct | None = None
+
+    def integer_weight(self) -> torch.Tensor:
+        """[N, K] int8; only while the packed weights are held (backend `reference`)."""
+        if self.weight is None:
+            raise RuntimeError(f"the packed weights were given to backend {self.backend}; load the policy again")
+        return unpack(self.weight, self.bits, self.in_features)
+
+    def use_backend(self, name: str) -> None:
+        """Hand the weights to a backend (`auto`, `reference`, `onednn`); faster ones replace the packed copy."""
+        name = resolve_backend(name, self.weight_scale.device)
+        if name == self.backend:
+            return
+        product = BACKENDS[name](self.integer_weight(), self.weight_scale[:, 0])
+        self._product, self.backend = product, name
+        if name != "reference":
+            self.weight = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., S, K] -> [..., S, N] in x's dtype."""
+        values, scale = self.activation(x)
+        product = self._product or BACKENDS["reference"](self.integer_weight(), self.weight_scale[:, 0])
+        y = product(values, x.dtype).mul_(scale)
+        if self.bias is not None:
+            y += self.bias.to(y.dtype)
+        return y.view(*x.shape[:-1], self.out_features)
+
+
+class WeightOnlyLinear(PackedLinear):
+    """Integer weights, activations as they come; grouped scales and zero points allowed."""
+
+    def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None = None) -> None:
+        super().__init__(weight.values.shape[1], weight.values.shape[0], weight.bits)
+        self._hold(weight, bias)
+        self.weight_zero: torch.Tensor | None
+        self.register_buffer("weight_zero", weight.zero_point)
+
+    def dense_weight(self, dtype: torch.dtype) -> torch.Tensor:
+        """[N, K] in `dtype`."""
+        assert self.weight is not None
+        values = unpack(self.weight, self.bits, self.in_features)
+        return QuantizedWeight(values, self.weight_scale, self.weight_zero, self.bits).dequantize().to(dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., K] -> [..., N] in x's dtype."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return nn.functional.linear(x, self.dense_weight(x.dtype), bias)
+
+
+def use_backend(model: nn.Module, name: str = "auto") -> str:
+    """Switch every `QuantizedLinear` of a model; returns the name of the backend in use ("" when there is none).
+
+    Raises `BackendError` before anything is changed when this machine cannot run it.
+    """
+    linears = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    if not linears:
+        return ""
+    for linear in linears:
+        linear.use_backend(name)
+    return linears[0].backend

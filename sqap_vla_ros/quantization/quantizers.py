@@ -1,0 +1,170 @@
+"""Numbers on a grid: scales, rounding, and the search for where to clip.
+
+Signed formats of b bits hold -(2^(b-1)-1) ... 2^(b-1)-1 when symmetric (4 bits: -7 ... 7), the whole two's-complement
+range when they carry a zero point. Values are int8 tensors here; `packing` makes them small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+CLIP_STEPS = 40  # candidates of the clipping search: 1.0, 0.98, ..., 0.22
+_TINY = 1e-12
+
+
+def largest(bits: int) -> int:
+    """The largest magnitude of a symmetric format: 127, 7 or 1."""
+    if bits not in (2, 4, 8):
+        raise ValueError(f"bits must be 2, 4 or 8, got {bits}")
+    return 2 ** (bits - 1) - 1
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A weight matrix on an integer grid, w = (values - zero_point) * scale.
+
+    values: [N, K] int8.
+    scale: [N, G] float32, G groups of K / G input channels (1: one scale per row).
+    zero_point: [N, G] float32 holding integers, None when symmetric.
+    bits: width of a value.
+    """
+
+    values: torch.Tensor
+    scale: torch.Tensor
+    zero_point: torch.Tensor | None
+    bits: int
+
+    def dequantize(self) -> torch.Tensor:
+        """[N, K] float32."""
+        rows, columns = self.values.shape
+        grouped = self.values.float().view(rows, self.scale.shape[1], -1)
+        if self.zero_point is not None:
+            grouped = grouped - self.zero_point[..., None]
+        return (grouped * self.scale[..., None]).view(rows, columns)
+
+
+def _grid(grouped: torch.Tensor, bits: int, symmetric: bool, clip: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scale and zero point, each [N, G, 1], of weights [N, G, K/G] whose range is shrunk by `clip`."""
+    if symmetric:
+        return (grouped.abs().amax(-1, keepdim=True) * (clip / largest(bits))).clamp_min(_TINY), None
+    low = grouped.amin(-1, keepdim=True).clamp_max(0) * clip
+    high = grouped.amax(-1, keepdim=True).clamp_min(0) * clip
+    scale = ((high - low) / (2**bits - 1)).clamp_min(_TINY)
+    return scale, -(2 ** (bits - 1)) - torch.round(low / scale)
+
+
+def to_grid(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, bits: int) -> torch.Tensor:
+    """Round to nearest (ties to even) and saturate; float values of integers, shaped like `x`."""
+    if zero_point is None:
+        top = largest(bits)
+        return torch.round(x / scale).clamp_(-top, top)
+    half = 2 ** (bits - 1)
+    return (torch.round(x / scale) + zero_point).clamp_(-half, half - 1)
+
+
+def weight_grid(
+    weight: torch.Tensor,
+    bits: int,
+    *,
+    group: int = 0,
+    symmetric: bool = True,
+    clip_search: bool = False,
+    importance: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scale and zero point ([N, G] float32 each) of a weight matrix [N, K].
+
+    group: input channels per scale; 0 for one scale per row. Must divide K.
+    clip_search: for every row and group take the clipping in 1.0, 0.98 ... 0.22 with the least squared error.
+    importance: [K] non-negative weights of that error, usually the mean squared input of each channel.
+    """
+    if weight.dim() != 2 or not weight.numel():
+        raise ValueError(f"weight must be a non-empty [N, K] matrix, got shape {tuple(weight.shape)}")
+    if not torch.isfinite(weight).all():
+        raise ValueError("weight holds NaN or infinity: the checkpoint is damaged")
+    rows, columns = weight.shape
+    group = group or columns
+    if columns % group:
+        raise ValueError(f"weight_group {group} does not divide the {columns} input channels; use 0 (per row)")
+    grouped = weight.float().view(rows, -1, group)
+    scale, zero_point = _grid(grouped, bits, symmetric, 1.0)
+    if clip_search:
+        per_channel = torch.ones(columns) if importance is None else importance.float()
+        per_channel = per_channel.to(weight.device).view(1, -1, group)
+        best = torch.full_like(scale, torch.inf)
+        for step in range(CLIP_STEPS):
+            candidate, candidate_zero = _grid(grouped, bits, symmetric, 1.0 - 0.02 * step)
+            values = to_grid(grouped, candidate, candidate_zero, bits)
+            if candidate_zero is not None:
+                values -= candidate_zero
+            error = (values.mul_(candidate).sub_(grouped).square_() * per_channel).sum(-1, keepdim=True)
+            better = error < best
+            best = torch.where(better, error, best)
+            scale = torch.where(better, candidate, scale)
+            if zero_point is not None and candidate_zero is not None:
+                zero_point = torch.where(better, candidate_zero, zero_point)
+    return scale[..., 0], None if zero_point is None else zero_point[..., 0]
+
+
+def quantize_weight(
+    weight: torch.Tensor,
+    bits: int,
+    *,
+    group: int = 0,
+    symmetric: bool = True,
+    clip_search: bool = False,
+    importance: torch.Tensor | None = None,
+) -> QuantizedWeight:
+    """Round a weight matrix [N, K] to nearest; parameters as in `weight_grid`."""
+    scale, zero_point = weight_grid(
+        weight, bits, group=group, symmetric=symmetric, clip_search=clip_search, importance=importance
+    )
+    rows, columns = weight.shape
+    grouped = weight.float().view(rows, scale.shape[1], -1)
+    values = to_grid(grouped, scale[..., None], None if zero_point is None else zero_point[..., None], bits)
+    return QuantizedWeight(values.view(rows, columns).to(torch.int8), scale, zero_point, bits)
+
+
+def quantize_activation(
+    x: torch.Tensor, bits: int, *, clip: float = 1.0, granularity: str = "token"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Dynamic symmetric quantisation of x [..., S, K].
+
+    clip: quantised range over the largest magnitude.
+    granularity: `token` (one scale for each of the S rows) or `tensor` (one for the last two axes).
+    Returns int8 values shaped like x and the scale [..., S, 1] in x's dtype, x ~ values * scale. 4-bit values are
+    computed in x's own dtype (a bfloat16 product moves a rounding threshold by less than 1/64 of a step), 8-bit ones
+    in float32.
+    """
+    top = largest(bits)
+    magnitude = x.abs().amax(-1, keepdim=True)
+    if granularity == "tensor" and x.dim() > 1:
+        magnitude = magnitude.amax(-2, keepdim=True).expand_as(magnitude)
+    scale = (magnitude.float() * (clip / top)).clamp_min_(_TINY)
+    if bits == 8 and x.dtype != torch.float32:
+        x_scaled = x.float() / scale
+    else:
+        x_scaled = x * scale.reciprocal().to(x.dtype)
+    values = x_scaled.round_()
+    if clip < 1.0 or bits == 8:
+        values = values.clamp_(-top, top)
+    return values.to(torch.int8), scale.to(x.dtype)
+
+
+def search_activation_clip(
+    x: torch.Tensor, bits: int, *, granularity: str = "token", importance: torch.Tensor | None = None
+) -> float:
+    """The clip in 1.0, 0.95 ... 0.65 with the least squared error on calibration inputs x [M, K].
+
+    importance: [K] weights of that error (how much the following weights care for each channel).
+    """
+    best, best_error = 1.0, torch.inf
+    weights = 1.0 if importance is None else importance.float()
+    for step in range(8):
+        clip = 1.0 - 0.05 * step
+        values, scale = quantize_activation(x.float(), bits, clip=clip, granularity=granularity)
+        error = ((values * scale - x).square() * weights).sum().item()
+        if error < best_error:
+            best, best_error = clip, error
+    return round(best, 2)

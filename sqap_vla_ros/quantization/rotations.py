@@ -1,0 +1,94 @@
+"""Orthogonal mixes that spread outliers over all channels, applied as two small matrix products.
+
+A mix of size n is A (x) B, the Kronecker product of two small symmetric orthogonal matrices, so it is its own inverse.
+For a power of two it is the normalised Sylvester-Hadamard matrix; for other sizes n = m * 2^k with m odd, the factor m
+is a Hartley matrix cas(2 pi i j / m) / sqrt(m), cas = cos + sin, which exists for every m and needs no table.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def sylvester(size: int) -> torch.Tensor:
+    """Normalised Sylvester-Hadamard matrix [size, size] float64, size a power of two; symmetric and orthogonal."""
+    if size < 1 or size & (size - 1):
+        raise ValueError(f"a Sylvester matrix needs a power of two, got {size}")
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    block = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64) / math.sqrt(2)
+    while matrix.shape[0] < size:
+        matrix = torch.kron(block, matrix)
+    return matrix
+
+
+def hartley(size: int) -> torch.Tensor:
+    """Normalised Hartley matrix [size, size] float64; symmetric and orthogonal for every size."""
+    if size < 1:
+        raise ValueError(f"a Hartley matrix needs a positive size, got {size}")
+    index = torch.arange(size, dtype=torch.float64)
+    # the product is reduced modulo size while it is still an exact integer
+    angle = (torch.outer(index, index) % size) * (2 * math.pi / size)
+    return (torch.cos(angle) + torch.sin(angle)) / math.sqrt(size)
+
+
+def mix_factors(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(A, B) float64 with A (x) B the orthogonal mix of `size`, both near its square root."""
+    if size < 1:
+        raise ValueError(f"an orthogonal mix needs a positive size, got {size}")
+    odd, twos = size, 0
+    while odd % 2 == 0:
+        odd, twos = odd // 2, twos + 1
+    # powers of two may move between the factors: Sylvester(2^k) is a Kronecker power
+    left_twos = min(range(twos + 1), key=lambda k: abs(math.log(odd * 2**k) - math.log(2 ** (twos - k))))
+    left = torch.kron(hartley(odd), sylvester(2**left_twos))
+    return left, sylvester(2 ** (twos - left_twos))
+
+
+class OrthogonalMix:
+    """x -> x D (A (x) B) along the last axis, or along the slower part of it.
+
+    size: channels that are mixed.
+    stride: 1 mixes neighbouring channels; more mixes channels that lie `stride` apart (across attention heads when
+        `stride` is a head's width). The channel axis is size * stride long.
+    signs: [size * stride] of +-1, the diagonal D; None for none.
+    """
+
+    def __init__(self, size: int, *, stride: int = 1, signs: torch.Tensor | None = None) -> None:
+        self.size, self.stride, self.signs = size, stride, signs
+        self._left, self._right = (
+            mix_factors(size)
+            if stride == 1
+            else (torch.kron(*mix_factors(size)), torch.ones(1, 1, dtype=torch.float64))
+        )
+        self._cache: dict[tuple[torch.dtype, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., size * stride] -> same shape and dtype."""
+        return self._mix(x if self.signs is None else x * self.signs.to(x))
+
+    def inverse(self, x: torch.Tensor) -> torch.Tensor:
+        """Undo `__call__`."""
+        x = self._mix(x)
+        return x if self.signs is None else x * self.signs.to(x)
+
+    def _mix(self, x: torch.Tensor) -> torch.Tensor:
+        shape = x.shape
+        if shape[-1] != self.size * self.stride:
+            raise ValueError(f"expected {self.size * self.stride} channels, got {shape[-1]}")
+        key = (x.dtype, x.device)
+        if key not in self._cache:
+            self._cache[key] = (self._left.to(x), self._right.to(x))
+        left, right = self._cache[key]
+        if right.shape[0] > 1:
+            x = x.reshape(-1, right.shape[0]) @ right
+        if left.shape[0] > 1:
+            x = left @ x.reshape(-1, left.shape[0], right.shape[0] * self.stride)
+        return x.view(shape)
+
+
+def random_signs(size: int, seed: int) -> torch.Tensor:
+    """[size] float64 of +-1, the same for a seed on every machine."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 2, (size,), generator=generator, dtype=torch.int64).double() * 2 - 1
