@@ -1,0 +1,197 @@
+"""Which nodes run together, with which arguments: one table for the launch files and for `bringup`.
+
+Nothing here imports ROS. `BRINGUPS` says what can be started; `resolve` turns arguments (name -> text, as typed after
+`ros2 launch` or `bringup`) into what each node is started with. An argument left empty is not passed on: the node's
+parameter file decides.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqap_vla_ros.resources import share_path
+
+Value = bool | int | float | str
+
+# With Fast DDS's default 512 KiB shared-memory segment, images of 640x480 and larger are lost between processes.
+# The second name is that of Fast DDS 2 (Jazzy and before).
+FASTDDS_PROFILES = "config/fastdds_shm.xml"
+FASTDDS_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A launch argument. An empty default leaves the choice to the parameter file; kind is the parameter's type."""
+
+    name: str
+    description: str
+    default: str = ""
+    kind: type[bool] | type[int] | type[float] | type[str] = str
+    choices: tuple[str, ...] = ()
+
+    def parse(self, text: str) -> Value:
+        """The typed value of `text`.
+
+        Raises:
+            ValueError: `text` is not of the argument's kind or not among its choices.
+        """
+        if self.choices and text not in self.choices:
+            raise ValueError(f"{self.name}:={text} is not one of: {', '.join(filter(None, self.choices))}")
+        if self.kind is bool:
+            if text.lower() not in ("true", "false"):
+                raise ValueError(f"{self.name}:={text} is neither true nor false")
+            return text.lower() == "true"
+        try:
+            return self.kind(text)
+        except ValueError:
+            raise ValueError(f"{self.name}:={text} is not a number ({self.kind.__name__})") from None
+
+
+@dataclass(frozen=True)
+class NodeEntry:
+    """One node of a bring-up.
+
+    executable: console script, and module of sqap_vla_ros.nodes.
+    params_file: argument that names its parameter file.
+    parameters: arguments that set the parameter of the same name.
+    topics: arguments that replace the topic of the same name.
+    """
+
+    executable: str
+    params_file: str
+    parameters: tuple[str, ...]
+    topics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bringup:
+    """Nodes that are started together, and the arguments they take."""
+
+    name: str
+    description: str
+    arguments: tuple[Argument, ...]
+    nodes: tuple[NodeEntry, ...]
+
+
+@dataclass(frozen=True)
+class NodeCommand:
+    """What one node is started with. remappings: (from, to) topic names."""
+
+    executable: str
+    namespace: str
+    params_file: Path
+    parameters: Mapping[str, Value]
+    remappings: tuple[tuple[str, str], ...]
+    log_level: str
+
+    def ros_arguments(self) -> list[str]:
+        """The command-line arguments after the executable."""
+        arguments = ["--ros-args", "--log-level", self.log_level, "--params-file", str(self.params_file)]
+        for name, value in self.parameters.items():
+            # JSON is YAML that keeps a text such as "no" or "7" a text.
+            arguments += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
+        for source, target in self.remappings:
+            arguments += ["-r", f"{source}:={target}"]
+        if self.namespace:
+            arguments += ["-r", f"__ns:=/{self.namespace.strip('/')}"]
+        return arguments
+
+
+_BOOL = ("true", "false")
+_COMMON = (
+    Argument("namespace", "Namespace of the nodes and of their relative topics."),
+    Argument("log_level", "Least severe message to log.", "info", choices=("debug", "info", "warn", "error", "fatal")),
+    Argument("use_sim_time", "Take the time from /clock (simulation, bag replay).", "false", bool, _BOOL),
+)
+_FROM_FILE = "Empty: what params_file says."
+_POLICY = (
+    Argument("params_file", "Parameters of policy_node; the file explains each.", "config/policy.yaml"),
+    Argument(
+        "checkpoint",
+        f"CogACT folder, compressed .safetensors file, or 'micro' (random weights, to try things). {_FROM_FILE}",
+    ),
+    Argument(
+        "recipe", f"How the policy is compressed: a recipe of config/recipes by name, or a path to one. {_FROM_FILE}"
+    ),
+    Argument("device", f"Where the policy runs: cpu, cuda or cuda:N. {_FROM_FILE}"),
+    Argument("output_mode", f"What the arm is sent. {_FROM_FILE}", "", str, ("", "joint", "pose", "twist")),
+    Argument("dry_run", f"Predict and show everything, command nothing. {_FROM_FILE}", "", bool, ("", *_BOOL)),
+    Argument(
+        "autostart",
+        f"Configure and activate at start, without a lifecycle manager. {_FROM_FILE}",
+        "",
+        bool,
+        ("", *_BOOL),
+    ),
+)
+_TOPICS = (
+    Argument("image", "Camera image topic; <image>/compressed with image_transport 'compressed'.", "image"),
+    Argument("camera_info", "Calibration of that camera, with the image's stamps.", "camera_info"),
+    Argument("joint_states", "Measured joint positions.", "joint_states"),
+    Argument("joint_trajectory", "Where joint_trajectory_controller listens (output mode joint).", "joint_trajectory"),
+)
+_POLICY_NODE = NodeEntry(
+    "policy_node",
+    "params_file",
+    ("checkpoint", "recipe", "device", "output_mode", "dry_run", "autostart", "use_sim_time"),
+    ("image", "camera_info", "joint_states", "joint_trajectory"),
+)
+
+BRINGUPS: dict[str, Bringup] = {
+    bringup.name: bringup
+    for bringup in (
+        Bringup(
+            "policy",
+            "The policy node for a real arm: camera image and instruction in, trajectories out.",
+            (*_POLICY, *_TOPICS, *_COMMON),
+            (_POLICY_NODE,),
+        ),
+    )
+}
+
+
+def resolve(bringup: Bringup, given: Mapping[str, str]) -> list[NodeCommand]:
+    """What each node of `bringup` is started with, from the arguments as text; absent ones take their defaults.
+
+    Raises:
+        ValueError: an unknown argument, or a value that does not fit.
+        FileNotFoundError: a parameter file does not exist.
+    """
+    known = {argument.name: argument for argument in bringup.arguments}
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{bringup.name} has no argument {', '.join(unknown)}; it has: {', '.join(known)}")
+    texts = {name: given.get(name, argument.default) for name, argument in known.items()}
+    values = {name: known[name].parse(text) for name, text in texts.items() if text}
+    commands = []
+    for node in bringup.nodes:
+        remappings = [(topic, texts[topic]) for topic in node.topics if texts[topic] not in ("", topic)]
+        # image_transport's convention: the compressed image is beside the raw one.
+        remappings += [(f"{a}/compressed", f"{b}/compressed") for a, b in remappings if a == "image"]
+        commands.append(
+            NodeCommand(
+                node.executable,
+                texts["namespace"],
+                _params_file(node.params_file, texts[node.params_file], known[node.params_file].default),
+                {name: values[name] for name in node.parameters if name in values},
+                tuple(remappings),
+                texts["log_level"],
+            )
+        )
+    return commands
+
+
+def _params_file(argument: str, text: str, default: str) -> Path:
+    if text == default:
+        return share_path(default)
+    path = Path(text).expanduser().resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"{argument}:={text}: there is no such file ({path})")
+    return path
+
+
+def dds_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that give Fast DDS the shipped profile; empty where the user already chose one."""
+    if any(environment.get(name) for name in FASTDDS_VARIABLES):
+        return {}
+    return dict.fromkeys(FASTDDS_VARIABLES, str(share_path(FASTDDS_PROFILES)))
