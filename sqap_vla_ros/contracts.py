@@ -177,9 +177,14 @@ class TokenSelector(Protocol):
     needs: which optional fields of `SelectionContext` must be filled ("attention", "hidden", "saliency").
     """
 
-    name: str
-    prune_layer: int
-    needs: frozenset[str]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def prune_layer(self) -> int: ...
+
+    @property
+    def needs(self) -> frozenset[str]: ...
 
     def budget(self, tokens: int) -> int: ...
 

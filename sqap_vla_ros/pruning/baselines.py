@@ -1,0 +1,62 @@
+"""The selectors without a model of importance (random, uniform grid) and with attention alone (FastV)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sqap_vla_ros.contracts import Reason, SelectedTokens, SelectionContext
+from sqap_vla_ros.pruning import grid as patch_grid
+from sqap_vla_ros.pruning.base import Selector, keep_same
+from sqap_vla_ros.pruning.sqap import SqapSelector
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSelector(Selector):
+    """A uniformly random subset, drawn from the context's seed; the same for every image of a batch and every device.
+
+    As `random_drop` it is the "random dropping" row of the papers' tables (112 of 256 kept), as `random_same_budget`
+    the honesty baseline of SQAP (154 of 256).
+    """
+
+    name: str = "random_same_budget"
+
+    def select(self, context: SelectionContext) -> SelectedTokens:
+        self.check(context)
+        tokens = context.grid[0] * context.grid[1]
+        order = np.random.default_rng(context.seed).permutation(tokens)
+        return keep_same(order[: self.budget(tokens)], Reason.RANDOM, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformGridSelector(Selector):
+    """The uniform stride grid of exactly the budget's size: what farthest points have to beat. No information used."""
+
+    name: str = "uniform_grid"
+
+    def select(self, context: SelectionContext) -> SelectedTokens:
+        self.check(context)
+        tokens = context.grid[0] * context.grid[1]
+        return keep_same(patch_grid.uniform_order(context.grid)[: self.budget(tokens)], Reason.GRID, context)
+
+
+def fastv(*, ratio: float = 200 / 256, prune_layer: int = 2, query: str = "cognition") -> SqapSelector:
+    """FastV (Chen et al., ECCV 2024): the tokens the last query attends to most, dropped before layer K = 2.
+
+    The papers' row of 42 % operations keeps 56 of 256. It is SQAP's first strategy with the whole budget.
+    """
+    return SqapSelector(
+        name="fastv",
+        ratio=ratio,
+        prune_layer=prune_layer,
+        query=query,
+        attention_share=1.0,
+        ring_radius=None,
+        fill="attention",
+    )
+
+
+def random_drop(*, ratio: float = 144 / 256, prune_layer: int = 3) -> RandomSelector:
+    """Random dropping as in the tables of EfficientVLA and SQAP-VLA: 112 of 256 kept."""
+    return RandomSelector(name="random_drop", ratio=ratio, prune_layer=prune_layer)

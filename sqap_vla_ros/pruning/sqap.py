@@ -1,0 +1,205 @@
+"""SQAP-VLA's token selection: attention, the ring around the gripper, and farthest-point samples (Eq. 1-5)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sqap_vla_ros.contracts import Reason, SelectedTokens, SelectionContext
+from sqap_vla_ros.pruning import grid as patch_grid
+from sqap_vla_ros.pruning.base import DROPPED, Selector, device_of, pack, pack_batched, ranking, ranking_batched
+from sqap_vla_ros.pruning.farthest import farthest_points, farthest_points_batched
+
+FILL_REASON = {
+    "farthest": Reason.SPATIAL,
+    "attention": Reason.ATTENTION,
+    "grid": Reason.GRID,
+    "random": Reason.RANDOM,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SqapSelector(Selector):
+    """K_attn | K_ring | K_fps of SQAP-VLA (Fang et al., 2025, section 3.2), always exactly `budget` tokens.
+
+    attention_share: |K_attn| as a share of the budget (Eq. 1); 0 leaves the strategy out.
+    ring_radius: R_t in patches (Eq. 4), clipped at the border; None leaves the strategy out. Without a gripper in view
+        there is no ring and its quota goes to the fill.
+    fill: what takes the rest of the quota. "farthest" is the paper's Eq. 5; "attention" continues down the attention
+        ranking (the ablation without strategy 3); "grid" and "random" are the baselines farthest points must beat.
+    metric: "grid": distance between patches; "cosine": 1 - cosine between hidden states.
+    start: "kept": farthest from what is kept already; "remainder": as if nothing were kept.
+    query: whose attention is read: the "cognition" token (last) or the mean over the "instruction" tokens.
+
+    A token of both K_ring and K_attn carries the reason RING. Where ring and attention exceed the budget, the ring
+    stays (nearest to the gripper first) and the tail of the attention ranking goes.
+    """
+
+    name: str = "sqap"
+    attention_share: float = 0.5
+    ring_radius: int | None = 2
+    fill: str = "farthest"
+    metric: str = "grid"
+    start: str = "kept"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.attention_share <= 1.0:
+            raise ValueError(f"{self.name}: attention_share must be in [0, 1], got {self.attention_share!r}")
+        if self.ring_radius is not None and not (isinstance(self.ring_radius, int) and self.ring_radius >= 0):
+            raise ValueError(f"{self.name}: ring_radius must be an integer >= 0 or None, got {self.ring_radius!r}")
+        for field, allowed in (("fill", FILL_REASON), ("metric", ("grid", "cosine")), ("start", ("kept", "remainder"))):
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"{self.name}: {field} must be one of {list(allowed)}, got {getattr(self, field)!r}")
+        super().__post_init__()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        fields = set()
+        if self.attention_share > 0 or self.fill == "attention":
+            fields.add("attention")
+        if self.fill == "farthest" and self.metric == "cosine":
+            fields.add("hidden")
+        return frozenset(fields)
+
+    def top_k(self, tokens: int) -> int:
+        """|K_attn| (k of Eq. 1) for `tokens` visual tokens."""
+        return math.floor(self.attention_share * self.budget(tokens) + 0.5 + 1e-9)
+
+    def select(self, context: SelectionContext) -> SelectedTokens:
+        """Choose the tokens of every image; see `contracts.TokenSelector`. One image at a time on the CPU."""
+        self.check(context)
+        device = device_of(context)
+        if device.type != "cpu":
+            patches = [(-1, -1) if patch is None else patch for patch in context.gripper_patch]
+            gripper = torch.tensor(patches, dtype=torch.int32).to(device, non_blocking=True)
+            return self.select_on_device(context, gripper)
+        attention = None if context.attention is None else context.attention.numpy()
+        hidden = None if context.hidden is None else context.hidden
+        reasons = np.stack(
+            [
+                self._select_one(
+                    context,
+                    None if attention is None else attention[image],
+                    None if hidden is None else hidden[image],
+                    patch,
+                )
+                for image, patch in enumerate(context.gripper_patch)
+            ]
+        )
+        return pack(reasons, device)
+
+    def _select_one(
+        self,
+        context: SelectionContext,
+        attention: NDArray[np.float32] | None,
+        hidden: Tensor | None,
+        patch: tuple[int, int] | None,
+    ) -> NDArray[np.uint8]:
+        grid = context.grid
+        tokens = grid[0] * grid[1]
+        budget = self.budget(tokens)
+        reasons = np.full(tokens, DROPPED, dtype=np.uint8)
+        order = None if attention is None else ranking(attention)
+        if order is not None:
+            reasons[order[: self.top_k(tokens)]] = Reason.ATTENTION
+        if patch is not None and self.ring_radius is not None:
+            reach = patch_grid.chebyshev_to(patch, grid)
+            in_ring = reach <= self.ring_radius
+            reasons[in_ring] = Reason.RING
+            over = np.count_nonzero(reasons != DROPPED) - budget
+            if over > 0:
+                place = np.empty(tokens, dtype=np.int64)
+                place[np.arange(tokens) if order is None else order] = np.arange(tokens)
+                worth = np.where(in_ring, reach * tokens + np.arange(tokens), tokens * tokens + place)
+                worth[reasons == DROPPED] = np.iinfo(np.int64).max
+                reasons[np.argsort(worth, kind="stable")[budget:]] = DROPPED
+        kept = reasons != DROPPED
+        missing = budget - int(np.count_nonzero(kept))
+        reasons[self._fill(context, order, hidden, kept, missing)] = FILL_REASON[self.fill]
+        return reasons
+
+    def _fill(
+        self,
+        context: SelectionContext,
+        order: NDArray[np.int64] | None,
+        hidden: Tensor | None,
+        kept: NDArray[np.bool_],
+        missing: int,
+    ) -> NDArray[np.integer]:
+        """The `missing` tokens that take the rest of the quota."""
+        if missing == 0:
+            return np.empty(0, dtype=np.int64)
+        if self.fill == "farthest":
+            centre = np.where(kept, np.iinfo(np.int32).max, patch_grid.distance_to_centre(context.grid))
+            distances = (
+                patch_grid.squared_distances(context.grid) if hidden is None else _cosine_distances(hidden).numpy()
+            )
+            return farthest_points(distances, kept, missing, int(centre.argmin()), from_kept=self.start == "kept")
+        fixed = order if self.fill == "attention" and order is not None else self._fixed_order(context)
+        return fixed[~kept[fixed]][:missing]
+
+    def _fixed_order(self, context: SelectionContext) -> NDArray[np.integer]:
+        """The order in which "grid" and "random" fill: the same for every image of the batch. [N]"""
+        if self.fill == "grid":
+            return patch_grid.uniform_order(context.grid)
+        return np.random.default_rng(context.seed).permutation(context.grid[0] * context.grid[1])
+
+    def select_on_device(self, context: SelectionContext, gripper: Tensor) -> SelectedTokens:
+        """The same choice in tensor operations alone, without host synchronisation.
+
+        gripper: [B, 2] int32 (row, col), negative where the gripper is not in view. It replaces
+            `context.gripper_patch`, so that a captured graph can read it from a fixed buffer.
+        """
+        grid, device = context.grid, gripper.device
+        batch, tokens = len(gripper), grid[0] * grid[1]
+        budget, k = self.budget(tokens), self.top_k(tokens)
+        index = torch.arange(tokens, device=device)
+        place = index.expand(batch, tokens)  # [B, N] rank of each token by attention
+        if context.attention is not None:
+            order = ranking_batched(context.attention)
+            place = torch.empty_like(order).scatter_(1, order, index.expand(batch, tokens))
+        top = place < (k if context.attention is not None else 0)
+        reach = (_on(patch_grid.cells(grid), device)[None] - gripper[:, None, :]).abs().amax(dim=2)  # [B, N]
+        in_ring = (gripper[:, :1] >= 0) & (reach <= (-1 if self.ring_radius is None else self.ring_radius))
+        worth = torch.where(in_ring, reach * tokens + index, tokens * tokens + place)
+        worth = worth.masked_fill(~(in_ring | top), 3 * tokens * tokens)
+        rank = torch.empty_like(place).scatter_(1, worth.argsort(dim=1, stable=True), index.expand(batch, tokens))
+        kept = (in_ring | top) & (rank < budget)
+        reasons = torch.where(in_ring, int(Reason.RING), int(Reason.ATTENTION)).to(torch.uint8)
+        reasons = reasons.masked_fill(~kept, DROPPED)
+
+        if self.fill == "farthest":
+            centre = _on(patch_grid.distance_to_centre(grid), device) * tokens + index  # unique: ties to the lowest
+            first = torch.where(kept, torch.iinfo(centre.dtype).max, centre).argmin(dim=1)
+            distances = (
+                _on(patch_grid.squared_distances(grid), device)
+                if self.metric == "grid" or context.hidden is None
+                else _cosine_distances(context.hidden)
+            )
+            least = k if context.attention is not None else 0
+            grown = farthest_points_batched(
+                distances, kept, budget, budget - least, first, from_kept=self.start == "kept"
+            )
+        else:
+            if self.fill != "attention":
+                fixed = torch.from_numpy(np.ascontiguousarray(self._fixed_order(context), dtype=np.int64)).to(device)
+                place = torch.empty_like(fixed).scatter_(0, fixed, index).expand(batch, tokens)
+            rank = place.masked_fill(kept, -1).argsort(dim=1, stable=True).argsort(dim=1)
+            grown = kept | (rank < budget)
+        reasons = torch.where(grown & ~kept, int(FILL_REASON[self.fill]), reasons)
+        return pack_batched(reasons, budget)
+
+
+def _on(table: NDArray[np.int32], device: torch.device) -> Tensor:
+    return torch.tensor(table, dtype=torch.int64, device=device)
+
+
+def _cosine_distances(hidden: Tensor) -> Tensor:
+    """1 - cosine between tokens. [..., N, D] -> [..., N, N] fp32, clamped at 0."""
+    unit = torch.nn.functional.normalize(hidden.float(), dim=-1)
+    return (1.0 - unit @ unit.transpose(-1, -2)).clamp_min(0.0)
