@@ -1,0 +1,129 @@
+"""Pairs every image with the camera_info of the very same stamp, whichever of the two comes first or more often."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+NS_PER_S = 1_000_000_000
+
+
+@dataclass
+class SyncCounters:
+    """What became of the messages; for the diagnostics.
+
+    images, camera_infos: received. paired: images that met the camera_info of their stamp.
+    images_without_info: images given up because no camera_info of their stamp came before newer images needed the room
+        or a newer pair was made.
+    images_late: images refused because they are not newer than the newest pair, or the second of their stamp.
+    restarts: times that stamps went back by more than `restart_s`, after which everything waiting was forgotten.
+    Images still waiting are in none of the last four. A camera_info without an image is normal: drivers that trigger
+    the camera slowly publish camera_info at its full rate.
+    """
+
+    images: int = 0
+    camera_infos: int = 0
+    paired: int = 0
+    images_without_info: int = 0
+    images_late: int = 0
+    restarts: int = 0
+
+
+class ImageInfoSynchronizer:
+    """Exact-stamp pairing with bounded memory. Not thread-safe: call it from one callback group.
+
+    waiting_images: images kept while their camera_info is on its way (an image is a megabyte).
+    waiting_infos: camera_infos kept while their image is on its way (2 s at 30 Hz).
+    restart_s: stamps that far before the newest pair are a new beginning (a bag that loops), not late messages.
+    """
+
+    def __init__(self, *, waiting_images: int = 4, waiting_infos: int = 64, restart_s: float = 1.0) -> None:
+        if waiting_images < 1 or waiting_infos < 1 or not restart_s > 0.0:
+            raise ValueError(
+                "waiting_images and waiting_infos must be at least 1 and restart_s positive, "
+                f"got {waiting_images}, {waiting_infos} and {restart_s}"
+            )
+        self.counters = SyncCounters()
+        self._waiting_images = waiting_images
+        self._waiting_infos = waiting_infos
+        self._restart_ns = round(restart_s * NS_PER_S)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything that waits, and the newest pair; the counters stay."""
+        self._images: OrderedDict[int, Any] = OrderedDict()
+        self._infos: OrderedDict[int, Any] = OrderedDict()
+        self._paired_ns: int | None = None
+
+    def add_image(self, image: Any) -> tuple[Any, Any] | None:
+        """Take an image (anything with a header); (image, camera_info) when that completes a pair."""
+        self.counters.images += 1
+        stamp_ns = _stamp_ns(image)
+        if self._is_late(stamp_ns) or stamp_ns in self._images:
+            self.counters.images_late += 1
+            return None
+        if stamp_ns in self._infos:
+            return self._pair(stamp_ns, image, self._infos[stamp_ns])
+        self._images[stamp_ns] = image
+        while len(self._images) > self._waiting_images:
+            self._images.popitem(last=False)
+            self.counters.images_without_info += 1
+        return None
+
+    def add_camera_info(self, camera_info: Any) -> tuple[Any, Any] | None:
+        """Take a CameraInfo; (image, camera_info) when that completes a pair."""
+        self.counters.camera_infos += 1
+        stamp_ns = _stamp_ns(camera_info)
+        if self._is_late(stamp_ns):
+            return None
+        if stamp_ns in self._images:
+            return self._pair(stamp_ns, self._images[stamp_ns], camera_info)
+        self._infos[stamp_ns] = camera_info
+        while len(self._infos) > self._waiting_infos:
+            self._infos.popitem(last=False)
+        return None
+
+    def explain(self) -> str:
+        """Why there is no pair, for a person; "" when images and camera_infos meet."""
+        counters = self.counters
+        if not counters.images and not counters.camera_infos:
+            return "neither an image nor a camera_info was received"
+        if not counters.images:
+            return f"{counters.camera_infos} camera_infos but no image were received"
+        if not counters.camera_infos:
+            return f"{counters.images} images but no camera_info were received"
+        if not self._images or not self._infos:
+            return ""
+        image_ns = next(reversed(self._images))
+        nearest_ns = min(self._infos, key=lambda stamp_ns: abs(stamp_ns - image_ns))
+        return (
+            f"no camera_info has the stamp of the newest image, the nearest is {(nearest_ns - image_ns) / 1e6:+.3f} ms "
+            "away: both must be published with the same stamp"
+        )
+
+    def _pair(self, stamp_ns: int, image: Any, camera_info: Any) -> tuple[Any, Any]:
+        self.counters.paired += 1
+        self._paired_ns = stamp_ns
+        self._images.pop(stamp_ns, None)
+        for older_ns in [waiting_ns for waiting_ns in self._images if waiting_ns < stamp_ns]:
+            del self._images[older_ns]
+            self.counters.images_without_info += 1
+        for older_ns in [waiting_ns for waiting_ns in self._infos if waiting_ns <= stamp_ns]:
+            del self._infos[older_ns]
+        return image, camera_info
+
+    def _is_late(self, stamp_ns: int) -> bool:
+        """Not newer than the newest pair. Far before it, the stream began anew and nothing is late."""
+        if self._paired_ns is None or stamp_ns > self._paired_ns:
+            return False
+        if self._paired_ns - stamp_ns > self._restart_ns:
+            self.counters.restarts += 1
+            self.reset()
+            return False
+        return True
+
+
+def _stamp_ns(message: Any) -> int:
+    stamp = message.header.stamp
+    return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
