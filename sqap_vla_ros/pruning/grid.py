@@ -63,6 +63,15 @@ def uniform_order(grid: Grid) -> NDArray[np.int32]:
     return order
 
 
+@lru_cache(maxsize=32)
+def squared_distances_in_uniform_order(grid: Grid) -> NDArray[np.int32]:
+    """`squared_distances` with its rows and columns in `uniform_order`. [N, N]"""
+    order = uniform_order(grid)
+    table = squared_distances(grid)[order][:, order].copy()
+    table.setflags(write=False)
+    return table
+
+
 def check_patch(patch: Patch, grid: Grid) -> None:
     """Raise ValueError where `patch` is not a cell of `grid`."""
     if not (0 <= patch[0] < grid[0] and 0 <= patch[1] < grid[1]):

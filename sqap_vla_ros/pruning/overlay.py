@@ -179,14 +179,13 @@ def _legend(entries: tuple[tuple[Reason, int], ...], kept: int, tokens: int, wid
     strip = Image.new("RGB", (width, size + 6), (20, 20, 20))
     draw = ImageDraw.Draw(strip)
     x = size // 3
-    texts = [(COLOURS[reason], f"{reason.name.lower()} {count}") for reason, count in entries]
-    texts.append((None, f"kept {kept}/{tokens}"))
-    for colour, text in texts:
-        if colour is not None:
-            draw.rectangle((x, 4, x + size - 3, size + 1), fill=colour)
-            x += size
+    for reason, count in entries:
+        draw.rectangle((x, 4, x + size - 3, size + 1), fill=COLOURS[reason])
+        x += size
+        text = f"{reason.name.lower()} {count}"
         draw.text((x, 2), text, fill=(240, 240, 240), font=font)
         x += round(draw.textlength(text, font=font)) + size // 2
+    draw.text((x, 2), f"kept {kept}/{tokens}", fill=(240, 240, 240), font=font)
     return np.asarray(strip)
 
 

@@ -34,6 +34,9 @@ class SqapSelector(Selector):
         ranking (the ablation without strategy 3); "grid" and "random" are the baselines farthest points must beat.
     metric: "grid": distance between patches; "cosine": 1 - cosine between hidden states.
     start: "kept": farthest from what is kept already; "remainder": as if nothing were kept.
+    ties: which of equally far tokens is picked: the "lowest" index, or the first in the "uniform" order. Distances on a
+        grid are small integers: once every gap is one patch wide all that is left is tied, and the lowest index fills
+        the image from the top.
     query: whose attention is read: the "cognition" token (last) or the mean over the "instruction" tokens.
 
     A token of both K_ring and K_attn carries the reason RING. Where ring and attention exceed the budget, the ring
@@ -46,13 +49,19 @@ class SqapSelector(Selector):
     fill: str = "farthest"
     metric: str = "grid"
     start: str = "kept"
+    ties: str = "lowest"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.attention_share <= 1.0:
             raise ValueError(f"{self.name}: attention_share must be in [0, 1], got {self.attention_share!r}")
         if self.ring_radius is not None and not (isinstance(self.ring_radius, int) and self.ring_radius >= 0):
             raise ValueError(f"{self.name}: ring_radius must be an integer >= 0 or None, got {self.ring_radius!r}")
-        for field, allowed in (("fill", FILL_REASON), ("metric", ("grid", "cosine")), ("start", ("kept", "remainder"))):
+        for field, allowed in (
+            ("fill", FILL_REASON),
+            ("metric", ("grid", "cosine")),
+            ("start", ("kept", "remainder")),
+            ("ties", ("lowest", "uniform")),
+        ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{self.name}: {field} must be one of {list(allowed)}, got {getattr(self, field)!r}")
         super().__post_init__()
@@ -135,11 +144,17 @@ class SqapSelector(Selector):
         if missing == 0:
             return np.empty(0, dtype=np.int64)
         if self.fill == "farthest":
-            centre = np.where(kept, np.iinfo(np.int32).max, patch_grid.distance_to_centre(context.grid))
-            distances = (
-                patch_grid.squared_distances(context.grid) if hidden is None else _cosine_distances(hidden).numpy()
-            )
-            return farthest_points(distances, kept, missing, int(centre.argmin()), from_kept=self.start == "kept")
+            uniform = self.ties == "uniform"
+            walk = patch_grid.uniform_order(context.grid) if uniform else np.arange(len(kept))
+            centre = np.where(kept, np.iinfo(np.int32).max, patch_grid.distance_to_centre(context.grid))[walk]
+            if hidden is not None:
+                distances = _cosine_distances(hidden).numpy()[np.ix_(walk, walk)]
+            elif uniform:
+                distances = patch_grid.squared_distances_in_uniform_order(context.grid)
+            else:
+                distances = patch_grid.squared_distances(context.grid)
+            first, from_kept = int(centre.argmin()), self.start == "kept"
+            return walk[farthest_points(distances, kept[walk], missing, first, from_kept=from_kept)]
         fixed = order if self.fill == "attention" and order is not None else self._fixed_order(context)
         return fixed[~kept[fixed]][:missing]
 
@@ -174,17 +189,20 @@ class SqapSelector(Selector):
         reasons = reasons.masked_fill(~kept, DROPPED)
 
         if self.fill == "farthest":
-            centre = _on(patch_grid.distance_to_centre(grid), device) * tokens + index  # unique: ties to the lowest
-            first = torch.where(kept, torch.iinfo(centre.dtype).max, centre).argmin(dim=1)
-            distances = (
-                _on(patch_grid.squared_distances(grid), device)
-                if self.metric == "grid" or context.hidden is None
-                else _cosine_distances(context.hidden)
-            )
-            least = k if context.attention is not None else 0
-            grown = farthest_points_batched(
-                distances, kept, budget, budget - least, first, from_kept=self.start == "kept"
-            )
+            uniform = self.ties == "uniform"
+            walk = _on(patch_grid.uniform_order(grid), device) if uniform else index
+            if self.metric == "cosine" and context.hidden is not None:
+                distances = _cosine_distances(context.hidden)[:, walk][:, :, walk]
+            else:
+                distances = _on(patch_grid.squared_distances(grid), device)[walk][:, walk]
+            centre = (
+                _on(patch_grid.distance_to_centre(grid), device)[walk] * tokens + index
+            )  # unique: ties to the first
+            first = torch.where(kept[:, walk], torch.iinfo(centre.dtype).max, centre).argmin(dim=1)
+            steps = budget - (k if context.attention is not None else 0)
+            from_kept = self.start == "kept"
+            walked = farthest_points_batched(distances, kept[:, walk], budget, steps, first, from_kept=from_kept)
+            grown = torch.empty_like(walked).index_copy_(1, walk, walked)
         else:
             if self.fill != "attention":
                 fixed = torch.from_numpy(np.ascontiguousarray(self._fixed_order(context), dtype=np.int64)).to(device)
