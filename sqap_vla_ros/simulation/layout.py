@@ -1,0 +1,121 @@
+"""What differs between episodes: where things are and how they look. Sampled from a seed, plain data, no physics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sqap_vla_ros.simulation.scene import COLOURS, SHAPES, SLOTS, TABLE_MATERIALS, ObjectKind
+from sqap_vla_ros.simulation.tasks import Task, TaskFamily
+
+DRAWER_OPEN_M = 0.15
+CABINET_NOMINAL_M = (0.45, 0.33)
+CLEARANCE_M = 0.115  # between centres: a bar's half length, an open finger and a margin
+_REACH_X_M = (0.33, 0.58)
+_REACH_Y_M = (-0.29, 0.10)
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How far an episode's looks stray. The nominal camera and light are those of assets/tabletop.xml.
+
+    camera_jitter_m: standard deviation of the camera's position along each axis.
+    light_range: factor on the lamp's brightness, uniform.
+    table_materials: drawn from uniformly.
+    objects: (fewest, most) objects on the table.
+    """
+
+    name: str
+    camera_jitter_m: float
+    light_range: tuple[float, float]
+    table_materials: tuple[str, ...]
+    objects: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        unknown = set(self.table_materials) - set(TABLE_MATERIALS)
+        if unknown or not self.table_materials:
+            raise ValueError(f"table_materials must be some of {TABLE_MATERIALS}, got {self.table_materials}")
+        if not 2 <= self.objects[0] <= self.objects[1] <= SLOTS:
+            raise ValueError(f"objects must be (fewest, most) within 2 and {SLOTS}, got {self.objects}")
+
+
+VISUAL_MATCHING = Variation("visual_matching", 0.01, (0.85, 1.15), ("oak",), (2, 3))
+VARIANT_AGGREGATION = Variation("variant_aggregation", 0.03, (0.5, 1.5), ("walnut", "marble", "cloth"), (3, 5))
+VARIATIONS = {variation.name: variation for variation in (VISUAL_MATCHING, VARIANT_AGGREGATION)}
+
+
+@dataclass(frozen=True)
+class PlacedObject:
+    """An object standing on the table at `xy_m`, turned by `yaw_rad`."""
+
+    kind: ObjectKind
+    xy_m: tuple[float, float]
+    yaw_rad: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The start of one episode. The task's target is objects[0], its reference objects[1]."""
+
+    task: Task
+    objects: tuple[PlacedObject, ...]
+    cabinet_xy_m: tuple[float, float]
+    drawer_m: float
+    bowl_xy_m: tuple[float, float] | None
+    tool_xyz_m: tuple[float, float, float]
+    camera_offset_m: tuple[float, float, float]
+    light: float
+    table_material: str
+
+
+def sample_layout(seed: int, family: TaskFamily | str | None = None, variation: Variation = VISUAL_MATCHING) -> Layout:
+    """Draw an episode. The same arguments give the same layout; None draws the task family too."""
+    rng = np.random.default_rng(seed)
+    families = list(TaskFamily)
+    drawn = families[rng.integers(len(families))]
+    family = drawn if family is None else TaskFamily(family)
+
+    cabinet = (CABINET_NOMINAL_M[0] + rng.uniform(-0.05, 0.05), CABINET_NOMINAL_M[1] + rng.uniform(-0.03, 0.03))
+    needs_open = family in (TaskFamily.CLOSE_DRAWER, TaskFamily.PLACE_IN_DRAWER)
+    open_by_chance = bool(rng.integers(2))
+    may_open = family in (TaskFamily.PICK, TaskFamily.MOVE_NEAR)
+    drawer_m = DRAWER_OPEN_M if needs_open or (open_by_chance and may_open) else 0.0
+    with_bowl = family == TaskFamily.PLACE_IN_BOWL or (drawer_m == 0.0 and bool(rng.integers(2)))
+
+    kinds = [ObjectKind(colour, shape) for colour in COLOURS for shape in SHAPES]
+    chosen = [kinds[i] for i in rng.permutation(len(kinds))[: rng.integers(variation.objects[0], variation.objects[1] + 1)]]
+    # Room in front of the cabinet for the drawer, its handle and the hand that moves it.
+    y_max = min(_REACH_Y_M[1], cabinet[1] - 0.14 - drawer_m - 0.08)
+    centres = _scatter(rng, len(chosen) + with_bowl, y_max, bowl_first=with_bowl)
+    bowl = centres.pop(0) if with_bowl else None
+    objects = tuple(
+        PlacedObject(kind, centre, float(rng.uniform(-np.pi / 2, np.pi / 2)))
+        for kind, centre in zip(chosen, centres, strict=True)
+    )
+    offset = rng.normal(0.0, variation.camera_jitter_m, 3)
+    return Layout(
+        task=Task(family, chosen[0], chosen[1]),
+        objects=objects,
+        cabinet_xy_m=cabinet,
+        drawer_m=drawer_m,
+        bowl_xy_m=bowl,
+        tool_xyz_m=(float(rng.uniform(0.33, 0.5)), float(rng.uniform(-0.2, 0.12)), float(rng.uniform(0.20, 0.28))),
+        camera_offset_m=(float(offset[0]), float(offset[1]), float(offset[2])),
+        light=float(rng.uniform(*variation.light_range)),
+        table_material=str(rng.choice(variation.table_materials)),
+    )
+
+
+def _scatter(rng: np.random.Generator, count: int, y_max: float, *, bowl_first: bool) -> list[tuple[float, float]]:
+    """`count` centres on the table, far enough apart; starts over when the table is too full to go on."""
+    while True:
+        centres: list[tuple[float, float]] = []
+        for _ in range(60 * count):
+            centre = (float(rng.uniform(*_REACH_X_M)), float(rng.uniform(_REACH_Y_M[0], y_max)))
+            gaps = [np.hypot(centre[0] - other[0], centre[1] - other[1]) for other in centres]
+            needed = [CLEARANCE_M + (0.03 if bowl_first and i == 0 else 0.0) for i in range(len(gaps))]
+            if all(gap > need for gap, need in zip(gaps, needed, strict=True)):
+                centres.append(centre)
+                if len(centres) == count:
+                    return centres

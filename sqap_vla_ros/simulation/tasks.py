@@ -1,0 +1,120 @@
+"""The task families, their words and when they are done."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sqap_vla_ros.simulation.scene import BOWL_RADIUS_M, ObjectKind
+
+LIFTED_M = 0.08  # above where the object stood
+NEAR_M = 0.12
+OPENED_M = 0.12
+CLOSED_M = 0.015
+
+
+class TaskFamily(enum.StrEnum):
+    PICK = "pick"
+    MOVE_NEAR = "move_near"
+    OPEN_DRAWER = "open_drawer"
+    CLOSE_DRAWER = "close_drawer"
+    PLACE_IN_DRAWER = "place_in_drawer"
+    PLACE_IN_BOWL = "place_in_bowl"
+
+
+# Control steps (at 5 Hz) after which an episode has failed: about twice what the scripted expert needs.
+MAX_STEPS = {
+    TaskFamily.PICK: 35,
+    TaskFamily.MOVE_NEAR: 50,
+    TaskFamily.OPEN_DRAWER: 35,
+    TaskFamily.CLOSE_DRAWER: 35,
+    TaskFamily.PLACE_IN_DRAWER: 55,
+    TaskFamily.PLACE_IN_BOWL: 55,
+}
+
+
+@dataclass(frozen=True)
+class ObjectState:
+    """Where an object is. held: both fingers touch it while commanded to close; touched: any finger does."""
+
+    xyz_m: NDArray[np.float64]
+    yaw_rad: float
+    held: bool
+    touched: bool
+
+
+@dataclass(frozen=True)
+class WorldState:
+    """What detectors and experts may know (the policy sees none of it). Positions in the base frame, metres.
+
+    tool_xyz_m, tool_yaw_rad: the measured tool frame; finger_m: the measured opening of a finger.
+    gripper_open: what the hand was last told.
+    handle_xyz_m: centre of the drawer's handle; drawer_xyz_m: centre of its floor; drawer_m: how far it is open.
+    target, reference: the objects the task is about.
+    """
+
+    tool_xyz_m: NDArray[np.float64]
+    tool_yaw_rad: float
+    finger_m: float
+    gripper_open: bool
+    handle_xyz_m: NDArray[np.float64]
+    drawer_xyz_m: NDArray[np.float64]
+    drawer_m: float
+    bowl_xyz_m: NDArray[np.float64] | None
+    target: ObjectState
+    reference: ObjectState
+
+
+@dataclass(frozen=True)
+class Task:
+    """A family and what it is about. `reference` matters for MOVE_NEAR only."""
+
+    family: TaskFamily
+    target: ObjectKind
+    reference: ObjectKind
+
+    @property
+    def instruction(self) -> str:
+        match self.family:
+            case TaskFamily.PICK:
+                return f"pick up the {self.target}"
+            case TaskFamily.MOVE_NEAR:
+                return f"move the {self.target} near the {self.reference}"
+            case TaskFamily.OPEN_DRAWER:
+                return "open the drawer"
+            case TaskFamily.CLOSE_DRAWER:
+                return "close the drawer"
+            case TaskFamily.PLACE_IN_DRAWER:
+                return f"put the {self.target} in the drawer"
+            case TaskFamily.PLACE_IN_BOWL:
+                return f"put the {self.target} in the bowl"
+
+    @property
+    def max_steps(self) -> int:
+        return MAX_STEPS[self.family]
+
+    def succeeded(self, state: WorldState) -> bool:
+        """Whether the task is done in `state`. Objects must have been let go, except the one picked up."""
+        target = state.target
+        released = state.gripper_open and not target.touched
+        match self.family:
+            case TaskFamily.PICK:
+                return target.held and bool(target.xyz_m[2] > LIFTED_M + 0.02)
+            case TaskFamily.MOVE_NEAR:
+                gap = np.linalg.norm(target.xyz_m[:2] - state.reference.xyz_m[:2])
+                return released and bool(gap < NEAR_M and target.xyz_m[2] < 0.04)
+            case TaskFamily.OPEN_DRAWER:
+                return state.drawer_m > OPENED_M
+            case TaskFamily.CLOSE_DRAWER:
+                return state.drawer_m < CLOSED_M
+            case TaskFamily.PLACE_IN_DRAWER:
+                inside = np.abs(target.xyz_m[:2] - state.drawer_xyz_m[:2]) < (0.095, 0.078)
+                return released and bool(inside.all() and target.xyz_m[2] < 0.06 and state.drawer_m > 0.05)
+            case TaskFamily.PLACE_IN_BOWL:
+                if state.bowl_xyz_m is None:
+                    return False
+                gap = np.linalg.norm(target.xyz_m[:2] - state.bowl_xyz_m[:2])
+                return released and bool(gap < BOWL_RADIUS_M and 0.01 < target.xyz_m[2] < 0.07)
