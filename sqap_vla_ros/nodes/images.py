@@ -70,12 +70,48 @@ def _working_cv_bridge() -> Any:
 _CV_BRIDGE = _working_cv_bridge()
 
 
-def to_rgb(message: Image | CompressedImage) -> NDArray[np.uint8]:
-    """[H, W, 3] uint8 RGB of an Image or a CompressedImage. Raises ImageError.
+def to_rgb(message: Image) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8 RGB of an Image. Raises ImageError.
 
     An rgb8 image without padding is not copied: the array shares the memory of the message.
     """
-    return _compressed_to_rgb(message) if isinstance(message, CompressedImage) else _image_to_rgb(message)
+    encoding = _ENCODINGS.get(message.encoding.lower())
+    if encoding is None:
+        raise ImageError(
+            f"image encoding '{message.encoding}' is not supported; supported are: {', '.join(SUPPORTED_ENCODINGS)}"
+        )
+    pixels = _pixels(message, encoding)
+    if _CV_BRIDGE is not None and pixels.dtype.isnative and encoding.to_rgb is not None:
+        return np.asarray(_CV_BRIDGE.imgmsg_to_cv2(message, "rgb8"))
+    return _convert(pixels, encoding.to_rgb)
+
+
+def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8 RGB of a CompressedImage. Raises ImageError.
+
+    Its format is 'jpeg', 'png' or image_transport's '<encoding>; <codec> compressed <stored encoding>'.
+    """
+    original, _, codec = message.format.lower().rpartition(";")
+    if "compresseddepth" in codec.replace(" ", ""):
+        raise ImageError(f"compressed image format '{message.format}' is a depth image: a colour image is needed")
+    data = np.frombuffer(message.data, np.uint8)
+    # UNCHANGED keeps mosaics and 16 bits, and ignores an EXIF rotation, which camera_info does not know of.
+    decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if decoded is None:
+        raise ImageError(
+            f"compressed image of format '{message.format}': {data.size} bytes that are neither a whole jpeg nor a png"
+        )
+    original = original.strip()
+    if decoded.ndim == 2 or decoded.shape[2] == 1:
+        mosaic = original.startswith("bayer_") and original in _ENCODINGS
+        code = _ENCODINGS[original].to_rgb if mosaic else cv2.COLOR_GRAY2RGB
+    elif decoded.shape[2] == 4:
+        code = cv2.COLOR_BGRA2RGB
+    elif "compressed rgb" in codec:  # the publisher did not swap to the order of the codec: this is RGB already
+        code = None
+    else:
+        code = cv2.COLOR_BGR2RGB
+    return _convert(decoded, code)
 
 
 def rgb_to_message(rgb: NDArray[np.uint8], *, stamp: Any, frame_id: str) -> Image:
@@ -94,18 +130,6 @@ def rgb_to_message(rgb: NDArray[np.uint8], *, stamp: Any, frame_id: str) -> Imag
     data.frombytes(np.ascontiguousarray(rgb).data)
     message.data = data
     return message
-
-
-def _image_to_rgb(message: Image) -> NDArray[np.uint8]:
-    encoding = _ENCODINGS.get(message.encoding.lower())
-    if encoding is None:
-        raise ImageError(
-            f"image encoding '{message.encoding}' is not supported; supported are: {', '.join(SUPPORTED_ENCODINGS)}"
-        )
-    pixels = _pixels(message, encoding)
-    if _CV_BRIDGE is not None and pixels.dtype.isnative and encoding.to_rgb is not None:
-        return np.asarray(_CV_BRIDGE.imgmsg_to_cv2(message, "rgb8"))
-    return _convert(pixels, encoding.to_rgb)
 
 
 def _pixels(message: Image, encoding: _Encoding) -> NDArray[Any]:
@@ -142,28 +166,3 @@ def _convert(pixels: NDArray[Any], to_rgb: int | None) -> NDArray[np.uint8]:
     if rgb.dtype == np.uint16:
         rgb = cv2.convertScaleAbs(rgb, alpha=255.0 / 65535.0)
     return np.asarray(rgb)
-
-
-def _compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
-    """Formats are 'jpeg', 'png' or image_transport's '<encoding>; <codec> compressed <stored encoding>'."""
-    original, _, codec = message.format.lower().rpartition(";")
-    if "compresseddepth" in codec.replace(" ", ""):
-        raise ImageError(f"compressed image format '{message.format}' is a depth image: a colour image is needed")
-    data = np.frombuffer(message.data, np.uint8)
-    # UNCHANGED keeps mosaics and 16 bits, and ignores an EXIF rotation, which camera_info does not know of.
-    decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if decoded is None:
-        raise ImageError(
-            f"compressed image of format '{message.format}': {data.size} bytes that are neither a whole jpeg nor a png"
-        )
-    original = original.strip()
-    if decoded.ndim == 2 or decoded.shape[2] == 1:
-        mosaic = original.startswith("bayer_") and original in _ENCODINGS
-        code = _ENCODINGS[original].to_rgb if mosaic else cv2.COLOR_GRAY2RGB
-    elif decoded.shape[2] == 4:
-        code = cv2.COLOR_BGRA2RGB
-    elif "compressed rgb" in codec:  # the publisher did not swap to the order of the codec: this is RGB already
-        code = None
-    else:
-        code = cv2.COLOR_BGR2RGB
-    return _convert(decoded, code)

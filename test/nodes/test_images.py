@@ -8,7 +8,7 @@ import pytest
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 
-from sqap_vla_ros.nodes.images import SUPPORTED_ENCODINGS, ImageError, rgb_to_message, to_rgb
+from sqap_vla_ros.nodes.images import SUPPORTED_ENCODINGS, ImageError, compressed_to_rgb, rgb_to_message, to_rgb
 
 HEIGHT, WIDTH = 24, 32
 
@@ -162,44 +162,44 @@ def compressed(extension, pixels, message_format, params=()):
 
 @pytest.mark.parametrize("message_format", ["png", "rgb8; png compressed bgr8", "bgr8; png compressed bgr8"])
 def test_png_is_exact(picture, message_format):
-    np.testing.assert_array_equal(to_rgb(compressed(".png", picture[..., ::-1], message_format)), picture)
+    np.testing.assert_array_equal(compressed_to_rgb(compressed(".png", picture[..., ::-1], message_format)), picture)
 
 
 @pytest.mark.parametrize("message_format", ["jpeg", "jpg", "rgb8; jpeg compressed bgr8", "rgb8;jpeg compressed bgr8"])
 def test_jpeg_is_close(picture, message_format):
-    rgb = to_rgb(compressed(".jpg", picture[..., ::-1], message_format, [cv2.IMWRITE_JPEG_QUALITY, 100]))
+    rgb = compressed_to_rgb(compressed(".jpg", picture[..., ::-1], message_format, [cv2.IMWRITE_JPEG_QUALITY, 100]))
     assert np.abs(rgb.astype(int) - picture).max() <= 8
 
 
 def test_channels_that_the_publisher_did_not_swap(picture):
-    np.testing.assert_array_equal(to_rgb(compressed(".png", picture, "rgb8; png compressed rgb8")), picture)
+    np.testing.assert_array_equal(compressed_to_rgb(compressed(".png", picture, "rgb8; png compressed rgb8")), picture)
 
 
 def test_compressed_grey_alpha_and_sixteen_bits(picture):
     grey = picture[..., 1]
     expected = np.repeat(grey[..., None], 3, axis=2)
-    np.testing.assert_array_equal(to_rgb(compressed(".png", grey, "mono8; png compressed ")), expected)
+    np.testing.assert_array_equal(compressed_to_rgb(compressed(".png", grey, "mono8; png compressed ")), expected)
     wide = grey.astype(np.uint16) * 257
-    np.testing.assert_array_equal(to_rgb(compressed(".png", wide, "mono16; png compressed ")), expected)
+    np.testing.assert_array_equal(compressed_to_rgb(compressed(".png", wide, "mono16; png compressed ")), expected)
     alpha = np.dstack([picture[..., ::-1], grey])
-    np.testing.assert_array_equal(to_rgb(compressed(".png", alpha, "png")), picture)
+    np.testing.assert_array_equal(compressed_to_rgb(compressed(".png", alpha, "png")), picture)
 
 
 def test_compressed_mosaic_is_demosaiced(picture):
     raw = mosaic(picture, "bggr")
-    rgb = to_rgb(compressed(".png", raw, "bayer_bggr8; png compressed "))
+    rgb = compressed_to_rgb(compressed(".png", raw, "bayer_bggr8; png compressed "))
     np.testing.assert_array_equal(rgb, to_rgb(message_of(raw, "bayer_bggr8")))
 
 
 @pytest.mark.parametrize("data", [b"", b"not a picture"])
 def test_undecodable_data_is_refused(data):
     with pytest.raises(ImageError, match=rf"'jpeg': {len(data)} bytes that are neither"):
-        to_rgb(CompressedImage(format="jpeg", data=array.array("B", data)))
+        compressed_to_rgb(CompressedImage(format="jpeg", data=array.array("B", data)))
 
 
 def test_depth_is_refused(picture):
     with pytest.raises(ImageError, match="depth image: a colour image is needed"):
-        to_rgb(compressed(".png", picture[..., 0], "16UC1; compressedDepth png"))
+        compressed_to_rgb(compressed(".png", picture[..., 0], "16UC1; compressedDepth png"))
 
 
 def test_message_round_trip(picture):
