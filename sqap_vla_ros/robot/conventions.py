@@ -1,0 +1,76 @@
+"""The conventions of the whole package, stated once.
+
+Units are SI: metres, radians, seconds; times are integer nanoseconds (`_ns`). `a_from_b` is the 4x4 homogeneous matrix
+that maps coordinates in frame b to coordinates in frame a: `p_a = a_from_b @ p_b`, `a_from_c = a_from_b @ b_from_c`.
+In tf2's words `a_from_b` is `lookup_transform(target="a", source="b")`. Optical frames (REP-103): z forward, x right,
+y down. Quaternions are xyzw, as in ROS messages and scipy.
+
+An action is `[dx, dy, dz, droll, dpitch, dyaw, gripper]`. The translation is along the axes of the base frame. The
+rotation is extrinsic xyz roll-pitch-yaw ("sxyz", scipy's lower-case "xyz"), about the base frame's axes, composed on
+the left, and does not move the tool's origin:
+
+    R_next = R_delta @ R,    R_delta = Rz(dyaw) @ Ry(dpitch) @ Rx(droll),    p_next = p + dp
+
+Gripper: 1 is open, 0 is closed. Action i (from 0) of a chunk observed at `stamp` is due, that is its pose is reached,
+at `stamp + (i + 1) * dt`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
+
+
+def pose_matrix(translation: ArrayLike, quat_xyzw: ArrayLike) -> NDArray[np.float64]:
+    """Translation [3] (metres) and quaternion [4] (xyzw) as a [4, 4] matrix.
+
+    The quaternion is normalised; one whose norm is off by more than 1 % (an unset message field is all zeros) is
+    refused with ValueError, for a direction cannot be guessed from it.
+    """
+    xyz = np.asarray(translation, dtype=np.float64)
+    quat = np.asarray(quat_xyzw, dtype=np.float64)
+    if xyz.shape != (3,) or not np.isfinite(xyz).all():
+        raise ValueError(f"translation must be 3 finite numbers, got {translation!r}")
+    if quat.shape != (4,) or not abs(np.linalg.norm(quat) - 1.0) <= 0.01:
+        raise ValueError(f"quaternion must be 4 numbers (xyzw) of norm 1, got {quat_xyzw!r}")
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_quat(quat).as_matrix()
+    pose[:3, 3] = xyz
+    return pose
+
+
+def split_pose(pose: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Inverse of `pose_matrix`: translation [3] and quaternion [4] (xyzw, w >= 0)."""
+    matrix = np.asarray(pose, dtype=np.float64)
+    return matrix[:3, 3].copy(), Rotation.from_matrix(matrix[:3, :3]).as_quat(canonical=True)
+
+
+def invert_pose(pose: ArrayLike) -> NDArray[np.float64]:
+    """`b_from_a` for `a_from_b` [4, 4], using the transpose: exact for a rigid motion."""
+    matrix = np.asarray(pose, dtype=np.float64)
+    inverse = np.eye(4)
+    inverse[:3, :3] = matrix[:3, :3].T
+    inverse[:3, 3] = -matrix[:3, :3].T @ matrix[:3, 3]
+    return inverse
+
+
+def rotation_from_rpy(rpy: ArrayLike) -> NDArray[np.float64]:
+    """Roll, pitch, yaw [..., 3] (extrinsic xyz, radians) as [..., 3, 3]: Rz(yaw) @ Ry(pitch) @ Rx(roll)."""
+    return Rotation.from_euler("xyz", np.asarray(rpy, dtype=np.float64)).as_matrix()
+
+
+def compose_delta(pose: ArrayLike, delta: ArrayLike) -> NDArray[np.float64]:
+    """The pose [4, 4] after one action `delta` [6 or 7] (the gripper is ignored), as the module docstring defines."""
+    action = np.asarray(delta, dtype=np.float64)
+    following = np.array(pose, dtype=np.float64)
+    following[:3, :3] = rotation_from_rpy(action[3:6]) @ following[:3, :3]
+    following[:3, 3] += action[:3]
+    return following
+
+
+def pose_distance(a: ArrayLike, b: ArrayLike) -> tuple[float, float]:
+    """How far apart two poses [4, 4] are: metres between the origins, radians of the rotation between them."""
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    angle = Rotation.from_matrix(first[:3, :3].T @ second[:3, :3]).magnitude()
+    return float(np.linalg.norm(first[:3, 3] - second[:3, 3])), float(angle)

@@ -1,0 +1,273 @@
+"""The arm's kinematics from its URDF: forward, inverse, and tool poses in time as joint positions and velocities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pinocchio as pin
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import PchipInterpolator
+
+from sqap_vla_ros.robot.conventions import invert_pose, pose_distance
+from sqap_vla_ros.robot.trajectory import NS_PER_S, PoseTrajectory
+
+POSITION_TOLERANCE_M = 1e-4
+ROTATION_TOLERANCE_RAD = 1e-3
+MAX_ITERATIONS = 60
+MAX_STEP_RAD = 0.3  # of one joint in one iteration; the linearisation is good to about this
+POSTURE_SPEED = 0.05  # of a redundant arm's drift towards its posture, rad/s (or m/s) over all joints
+SEED_SLACK_RAD = 0.05  # encoders of an arm at its limit report values slightly beyond it
+
+
+class KinematicsError(ValueError):
+    """A URDF without the wanted chain, or a pose the arm cannot take; the message names it and by how much."""
+
+
+@dataclass(frozen=True)
+class JointTrajectoryArrays:
+    """What a joint trajectory controller takes.
+
+    joint_names: n names, in the order of the columns.
+    stamp_ns: time the trajectory's own clock starts (that of the pose trajectory's anchor).
+    times_from_stamp_ns: [T] int64.
+    positions, velocities: [T, n] (rad or m, and per second); the last velocity is zero.
+    """
+
+    joint_names: tuple[str, ...]
+    stamp_ns: int
+    times_from_stamp_ns: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    velocities: NDArray[np.float64]
+
+
+class ArmKinematics:
+    """The chain of movable joints between two frames of a URDF.
+
+    Joints outside the chain (fingers, other arms, the camera's pan) are locked at zero and do not appear. Joint
+    values are ROS's: one number per joint, radians or metres; a continuous joint counts on beyond pi.
+
+    joint_names: the chain's joints from the base outwards.
+    lower, upper, velocity_limit: [n] from the URDF; infinite where it states none.
+    """
+
+    def __init__(self, model: pin.Model, base_frame: str, tool_frame: str, posture: ArrayLike | None = None) -> None:
+        """model: reduced to the chain. Use `from_urdf`."""
+        self._model = model
+        self._data = model.createData()
+        self._base_id = model.getFrameId(base_frame)
+        self._tool_id = model.getFrameId(tool_frame)
+        joints = list(model.joints)[1:]
+        self.joint_names: tuple[str, ...] = tuple(model.names)[1:]
+        self.tool_frame = tool_frame
+        self._is_angle = np.array([joint.nq == 2 for joint in joints])  # continuous: (cos, sin) in Pinocchio
+        self._idx_q = np.array([joint.idx_q for joint in joints])
+        bounded_lower = np.asarray(model.lowerPositionLimit)[self._idx_q]
+        bounded_upper = np.asarray(model.upperPositionLimit)[self._idx_q]
+        self.lower: NDArray[np.float64] = np.where(self._is_angle, -np.inf, bounded_lower)
+        self.upper: NDArray[np.float64] = np.where(self._is_angle, np.inf, bounded_upper)
+        speed = np.asarray(model.velocityLimit)
+        self.velocity_limit: NDArray[np.float64] = np.where((speed > 0) & (speed < 1e20), speed, np.inf)
+        middle = np.clip(0.0, self.lower, self.upper)
+        bounded = np.isfinite(self.lower) & np.isfinite(self.upper)
+        middle[bounded] = 0.5 * (self.lower[bounded] + self.upper[bounded])
+        self.posture: NDArray[np.float64] = middle if posture is None else np.array(posture, dtype=np.float64)
+        if self.posture.shape != (len(joints),) or not np.isfinite(self.posture).all():
+            raise KinematicsError(f"posture must be {len(joints)} finite joint values, got {posture!r}")
+        pin.framesForwardKinematics(model, self._data, self._configuration(np.zeros(len(joints))))
+        self._base_from_root = invert_pose(self._data.oMf[self._base_id].homogeneous)
+
+    @classmethod
+    def from_urdf(
+        cls, urdf_xml: str, base_frame: str, tool_frame: str, posture: ArrayLike | None = None
+    ) -> ArmKinematics:
+        """Build from the text of `robot_description`.
+
+        posture: [n] joint values a redundant arm drifts towards in its null space; the middle of the limits by
+            default.
+        Raises `KinematicsError` for text that is no URDF, a frame it lacks, a tool that is not beyond the base, or a
+        joint in the chain that this class does not handle (mimic, planar, floating).
+        """
+        try:
+            model = pin.buildModelFromXML(urdf_xml)
+        except (ValueError, RuntimeError) as error:
+            raise KinematicsError(f"robot_description is no usable URDF: {error}") from error
+        for name in (base_frame, tool_frame):
+            if not model.existFrame(name, pin.FrameType.BODY):
+                links = ", ".join(frame.name for frame in model.frames if frame.type == pin.FrameType.BODY)
+                raise KinematicsError(f"robot_description has no link {name!r}; its links are: {links}")
+        base_joint = model.frames[model.getFrameId(base_frame, pin.FrameType.BODY)].parentJoint
+        tool_joint = model.frames[model.getFrameId(tool_frame, pin.FrameType.BODY)].parentJoint
+        support = list(model.supports[tool_joint])
+        if base_joint not in support:
+            raise KinematicsError(f"{tool_frame!r} is not beyond {base_frame!r} in the tree of links")
+        chain = support[support.index(base_joint) + 1 :]
+        if not chain:
+            raise KinematicsError(f"no movable joint lies between {base_frame!r} and {tool_frame!r}")
+        for joint in chain:
+            kind = model.joints[joint].shortname()
+            if model.joints[joint].nv != 1 or "Mimic" in kind:
+                raise KinematicsError(f"joint {model.names[joint]!r} between base and tool is a {kind}: not supported")
+        locked = [joint for joint in range(1, model.njoints) if joint not in chain]
+        reduced = pin.buildReducedModel(model, locked, pin.neutral(model))
+        return cls(reduced, base_frame, tool_frame, posture)
+
+    def configuration(self, names: Sequence[str], positions: Sequence[float]) -> NDArray[np.float64]:
+        """The chain's joint values [n] out of a JointState's `name` and `position`, whatever their order."""
+        if len(names) != len(positions):
+            raise KinematicsError(f"joint_states has {len(names)} names and {len(positions)} positions")
+        by_name = dict(zip(names, positions, strict=True))
+        missing = [name for name in self.joint_names if name not in by_name]
+        if missing:
+            raise KinematicsError(f"joint_states lacks {', '.join(missing)}; it has {', '.join(names)}")
+        q = np.array([by_name[name] for name in self.joint_names], dtype=np.float64)
+        if not np.isfinite(q).all():
+            raise KinematicsError(
+                f"joint_states has non-finite positions: {dict(zip(self.joint_names, q, strict=True))}"
+            )
+        return q
+
+    def forward(self, q: ArrayLike) -> NDArray[np.float64]:
+        """base_from_tool [4, 4] for joint values q [n]."""
+        pin.framesForwardKinematics(self._model, self._data, self._configuration(self._checked(q)))
+        return self._base_from_root @ self._data.oMf[self._tool_id].homogeneous
+
+    def inverse(self, pose: ArrayLike, seed: ArrayLike, posture_step: float = 0.0) -> NDArray[np.float64]:
+        """Joint values [n] that bring the tool to `pose` [4, 4] (base_from_tool), near `seed` [n], within the limits.
+
+        Damped least squares with the damping of Sugihara, "Solvability-Unconcerned Inverse Kinematics by the
+        Levenberg-Marquardt Method" (2011, Eq. 30: proportional to the squared error, so it vanishes at the goal);
+        joints at a limit that would be pushed beyond it are taken out of the step; a redundant arm takes one step of
+        length `posture_step` (rad) towards the posture in its null space. Raises `KinematicsError` with the residual
+        if it does not arrive within 0.1 mm and 1 mrad.
+        """
+        wanted = np.asarray(pose, dtype=np.float64)
+        if wanted.shape != (4, 4) or not np.isfinite(wanted).all():
+            raise KinematicsError(f"pose must be a finite [4, 4] matrix, got {pose!r}")
+        q = self._checked(seed)
+        beyond = np.maximum(self.lower - q, q - self.upper)
+        if (beyond > SEED_SLACK_RAD).any():
+            worst = int(np.argmax(beyond))
+            raise KinematicsError(
+                f"{self.joint_names[worst]} is at {q[worst]:.3f}, outside its limits "
+                f"[{self.lower[worst]:.3f}, {self.upper[worst]:.3f}]: move the arm back by hand"
+            )
+        q = np.clip(q, self.lower, self.upper)
+        root_from_tool = pin.SE3(invert_pose(self._base_from_root) @ wanted)
+        for iteration in range(MAX_ITERATIONS):
+            jacobian, error = self._linearised(q, root_from_tool)
+            arrived = np.linalg.norm(error[:3]) < POSITION_TOLERANCE_M and (
+                np.linalg.norm(error[3:]) < ROTATION_TOLERANCE_RAD
+            )
+            if arrived and iteration > 0:
+                return q
+            # The first step alone moves in the null space: pulling in each would keep the error from closing.
+            toward_posture = np.zeros(len(q))
+            if iteration == 0 and posture_step > 0.0:
+                away = self.posture - q
+                toward_posture = away * min(1.0, posture_step / max(float(np.linalg.norm(away)), 1e-12))
+            q = self._stepped(q, jacobian, error, toward_posture)
+        _, error = self._linearised(q, root_from_tool)
+        if np.linalg.norm(error[:3]) < POSITION_TOLERANCE_M and np.linalg.norm(error[3:]) < ROTATION_TOLERANCE_RAD:
+            return q
+        raise KinematicsError(self._residual_text(q, wanted))
+
+    def joint_trajectory(
+        self, trajectory: PoseTrajectory, q_start: ArrayLike, max_joint_step: float = 0.5
+    ) -> JointTrajectoryArrays:
+        """Joint positions and velocities along `trajectory`, each pose solved from the one before, `q_start` [n] first.
+
+        Velocities are the slopes of the monotone cubic through the positions (Fritsch and Carlson 1980): consistent
+        with the finite differences, and the cubic that a controller draws through positions and velocities then
+        never leaves the interval between two neighbours, so never a joint limit. The last velocity is zero: an arm
+        that gets nothing further stands.
+
+        Raises `KinematicsError` naming the step if a pose is out of reach, or if a joint would have to move more
+        than `max_joint_step` (rad or m) between two poses, which is a singularity or a change of branch.
+        """
+        start = self._checked(q_start)
+        positions = np.empty((len(trajectory), len(start)))
+        times_from_stamp_ns = trajectory.times_ns - trajectory.anchor_ns
+        knots_s = np.concatenate([[0.0], times_from_stamp_ns / NS_PER_S])
+        q = start
+        for step, (pose, duration_s) in enumerate(zip(trajectory.poses, np.diff(knots_s), strict=True)):
+            try:
+                following = self.inverse(pose, q, POSTURE_SPEED * float(duration_s))
+            except KinematicsError as error:
+                raise KinematicsError(f"step {step} of {len(trajectory)}: {error}") from error
+            jump = np.abs(following - q)
+            if (jump > max_joint_step).any():
+                worst = int(np.argmax(jump))
+                raise KinematicsError(
+                    f"step {step} of {len(trajectory)}: {self.joint_names[worst]} would jump by {jump[worst]:.2f} "
+                    f"(limit {max_joint_step:g}): near a singularity, or the arm is not where the chunk starts"
+                )
+            positions[step] = q = following
+        slopes = PchipInterpolator(knots_s, np.concatenate([start[None], positions])).derivative()(knots_s)
+        slopes[-1] = 0.0
+        return JointTrajectoryArrays(self.joint_names, trajectory.anchor_ns, times_from_stamp_ns, positions, slopes[1:])
+
+    def _checked(self, q: ArrayLike) -> NDArray[np.float64]:
+        values = np.array(q, dtype=np.float64)
+        if values.shape != (len(self.joint_names),) or not np.isfinite(values).all():
+            raise KinematicsError(f"expected {len(self.joint_names)} finite joint values, got {q!r}")
+        return values
+
+    def _configuration(self, q: NDArray[np.float64]) -> NDArray[np.float64]:
+        """ROS joint values [n] as Pinocchio's configuration [nq]."""
+        if not self._is_angle.any():
+            return q
+        configuration = np.empty(self._model.nq)
+        configuration[self._idx_q] = np.where(self._is_angle, np.cos(q), q)
+        configuration[self._idx_q[self._is_angle] + 1] = np.sin(q[self._is_angle])
+        return configuration
+
+    def _linearised(
+        self, q: NDArray[np.float64], root_from_tool: pin.SE3
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Jacobian [6, n] of the tool in its own axes and the remaining motion [6] (m, rad) in them."""
+        jacobian = pin.computeFrameJacobian(
+            self._model, self._data, self._configuration(q), self._tool_id, pin.ReferenceFrame.LOCAL
+        )
+        current = self._data.oMf[self._tool_id]
+        return jacobian, pin.log6(current.actInv(root_from_tool)).vector
+
+    def _stepped(
+        self,
+        q: NDArray[np.float64],
+        jacobian: NDArray[np.float64],
+        error: NDArray[np.float64],
+        toward_posture: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        free = np.ones(len(q), dtype=bool)
+        damping = 0.5 * float(error @ error) + 1e-8
+        step = np.zeros(len(q))
+        for _ in range(len(q)):
+            columns = jacobian[:, free]
+            posture = toward_posture[free]
+            normal = columns @ columns.T + damping * np.eye(6)
+            step[:] = 0.0
+            step[free] = posture + columns.T @ np.linalg.solve(normal, error - columns @ posture)
+            blocked = free & (((q <= self.lower) & (step < 0.0)) | ((q >= self.upper) & (step > 0.0)))
+            if not blocked.any():
+                break
+            free &= ~blocked
+        largest = np.abs(step).max()
+        if largest > MAX_STEP_RAD:
+            step *= MAX_STEP_RAD / largest
+        return np.clip(q + step, self.lower, self.upper)
+
+    def _residual_text(self, q: NDArray[np.float64], wanted: NDArray[np.float64]) -> str:
+        distance_m, angle_rad = pose_distance(self.forward(q), wanted)
+        at_limit = [
+            name
+            for name, value, low, high in zip(self.joint_names, q, self.lower, self.upper, strict=True)
+            if min(value - low, high - value) < 1e-6
+        ]
+        limits = f"; at their limits: {', '.join(at_limit)}" if at_limit else ""
+        xyz = ", ".join(f"{c:.3f}" for c in wanted[:3, 3])
+        return (
+            f"no joint values bring {self.tool_frame} to ({xyz}) m: {distance_m * 1e3:.1f} mm and "
+            f"{np.degrees(angle_rad):.1f} degrees remain{limits}"
+        )

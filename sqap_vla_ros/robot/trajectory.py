@@ -1,0 +1,202 @@
+"""An action chunk anchored in space and time: deltas in, timed tool poses out, seams without jumps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation, Slerp
+
+from sqap_vla_ros.contracts import ACTION_DIM
+from sqap_vla_ros.robot.conventions import rotation_from_rpy
+
+NS_PER_S = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class PoseTrajectory:
+    """Tool poses in the base frame, each with the time at which it is due.
+
+    times_ns: [T] int64, strictly increasing, all after `anchor_ns`.
+    poses: [T, 4, 4] base_from_tool at these times.
+    gripper: [T] opening while moving towards the pose of the same index (0 closed, 1 open).
+    anchor: [4, 4] base_from_tool at `anchor_ns`; motion starts there.
+    stamp_ns: time of the observation the trajectory was computed from.
+    anchor_ns: time of `anchor`; `stamp_ns` for a fresh chunk, later once past steps were dropped.
+
+    Between poses the origin moves on a straight line at constant speed and the orientation by slerp; before
+    `anchor_ns` the tool is at the anchor, after the last pose it stays there. Shapes and times are checked here;
+    whether the poses are finite and safe is for `SafetyLimits.check` to say.
+    """
+
+    times_ns: NDArray[np.int64]
+    poses: NDArray[np.float64]
+    gripper: NDArray[np.float64]
+    anchor: NDArray[np.float64]
+    stamp_ns: int
+    anchor_ns: int
+
+    def __post_init__(self) -> None:
+        steps = self.times_ns.size
+        if self.times_ns.dtype != np.int64 or self.times_ns.shape != (steps,) or steps == 0:
+            raise ValueError(f"times_ns must be [T] int64, T > 0, got {self.times_ns.shape} of {self.times_ns.dtype}")
+        if self.poses.shape != (steps, 4, 4) or self.anchor.shape != (4, 4) or self.gripper.shape != (steps,):
+            raise ValueError(
+                f"for {steps} times, poses must be [{steps}, 4, 4], gripper [{steps}] and anchor [4, 4]; got "
+                f"{self.poses.shape}, {self.gripper.shape} and {self.anchor.shape}"
+            )
+        if (np.diff(self.times_ns, prepend=self.anchor_ns) <= 0).any():
+            raise ValueError(f"times must increase from the anchor's {self.anchor_ns} ns, got {self.times_ns.tolist()}")
+
+    def __len__(self) -> int:
+        return len(self.times_ns)
+
+    @property
+    def end_ns(self) -> int:
+        return int(self.times_ns[-1])
+
+    @cached_property
+    def _knots_s(self) -> NDArray[np.float64]:
+        """[T + 1] seconds from `anchor_ns`; differences are taken in int64 first, where a stamp of today is exact."""
+        return np.concatenate([[0.0], (self.times_ns - self.anchor_ns) / NS_PER_S])
+
+    @cached_property
+    def _positions(self) -> NDArray[np.float64]:
+        return np.concatenate([self.anchor[None, :3, 3], self.poses[:, :3, 3]])  # [T + 1, 3]
+
+    @cached_property
+    def _slerp(self) -> Slerp:
+        rotations = np.concatenate([self.anchor[None, :3, :3], self.poses[:, :3, :3]])
+        return Slerp(self._knots_s, Rotation.from_matrix(rotations))
+
+    def sample_many(self, times_ns: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Poses [N, 4, 4] and gripper openings [N] at any times [N] int64."""
+        since_s = np.clip((times_ns - self.anchor_ns) / NS_PER_S, 0.0, self._knots_s[-1])
+        poses = np.tile(np.eye(4), (len(since_s), 1, 1))
+        poses[:, :3, :3] = self._slerp(since_s).as_matrix()
+        for axis in range(3):
+            poses[:, axis, 3] = np.interp(since_s, self._knots_s, self._positions[:, axis])
+        under_way = np.minimum(np.searchsorted(self.times_ns, times_ns, side="left"), len(self) - 1)
+        return poses, self.gripper[under_way]
+
+    def sample(self, t_ns: int) -> tuple[NDArray[np.float64], float]:
+        """Pose [4, 4] and gripper opening at one time."""
+        poses, gripper = self.sample_many(np.array([t_ns], dtype=np.int64))
+        return poses[0], float(gripper[0])
+
+    def twist(self, t_ns: int) -> NDArray[np.float64]:
+        """[6] velocity in the base frame at `t_ns`: m/s of the tool's origin, rad/s; zero before and after."""
+        if not self.anchor_ns <= t_ns < self.end_ns:
+            return np.zeros(6)
+        step = int(np.searchsorted(self.times_ns, t_ns, side="right"))
+        return np.concatenate([v[step] for v in self.segment_velocities()])
+
+    def segment_velocities(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Linear (m/s) and angular (rad/s, base axes) velocity [T, 3] of the segments anchor -> 0 -> 1 ..."""
+        duration_s = np.diff(self._knots_s)[:, None]
+        linear = np.diff(self._positions, axis=0) / duration_s
+        rotations = np.concatenate([self.anchor[None, :3, :3], self.poses[:, :3, :3]])
+        turned = Rotation.from_matrix(rotations[1:] @ rotations[:-1].transpose(0, 2, 1)).as_rotvec()
+        return linear, turned / duration_s
+
+    def after(self, now_ns: int) -> PoseTrajectory | None:
+        """What is still to come at `now_ns`; None when every step is past.
+
+        Steps already past are dropped, never shifted: what remains is where and when it was, and the anchor becomes
+        the pose that is due now. A trajectory that has not begun is returned as it is.
+        """
+        if now_ns <= self.anchor_ns:
+            return self
+        first = int(np.searchsorted(self.times_ns, now_ns, side="right"))
+        if first == len(self):
+            return None
+        return replace(
+            self,
+            times_ns=self.times_ns[first:],
+            poses=self.poses[first:],
+            gripper=self.gripper[first:],
+            anchor=self.sample(now_ns)[0],
+            anchor_ns=now_ns,
+        )
+
+    def slowed(self, time_scale: float) -> PoseTrajectory:
+        """The same path from the anchor, every duration multiplied by `time_scale` >= 1."""
+        if not 1.0 <= time_scale < np.inf:
+            raise ValueError(f"time_scale must be at least 1 and finite (it only slows down), got {time_scale}")
+        stretched = np.rint((self.times_ns - self.anchor_ns) * time_scale).astype(np.int64)
+        return replace(self, times_ns=self.anchor_ns + stretched)
+
+
+def anchor_chunk(deltas: ArrayLike, base_from_tool: ArrayLike, stamp_ns: int, dt_s: float) -> PoseTrajectory:
+    """Integrate a chunk from the pose the arm had when the image was taken.
+
+    deltas: [T, 7] as `ActionChunk.deltas`; the convention is `conventions.compose_delta`, one action after the other.
+    base_from_tool: [4, 4] tool pose at `stamp_ns`, the stamp of the image and not of now.
+    Raises ValueError for a misshapen or non-finite chunk or pose.
+    """
+    actions = np.asarray(deltas, dtype=np.float64)
+    anchor = np.asarray(base_from_tool, dtype=np.float64)
+    if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or len(actions) == 0:
+        raise ValueError(f"a chunk must be [T, {ACTION_DIM}] with T > 0, got shape {actions.shape}")
+    if not np.isfinite(actions).all():
+        bad = int(np.argmin(np.isfinite(actions).all(axis=1)))
+        raise ValueError(f"a chunk must be finite; step {bad} is {actions[bad].tolist()}")
+    if anchor.shape != (4, 4) or not np.isfinite(anchor).all():
+        raise ValueError(f"base_from_tool must be a finite [4, 4] pose, got {base_from_tool!r}")
+    if not 0.0 < dt_s < np.inf:
+        raise ValueError(f"dt_s must be positive and finite, got {dt_s}")
+    poses = np.tile(np.eye(4), (len(actions), 1, 1))
+    poses[:, :3, 3] = anchor[:3, 3] + np.cumsum(actions[:, :3], axis=0)
+    rotation = anchor[:3, :3]
+    for step, step_rotation in enumerate(rotation_from_rpy(actions[:, 3:6])):
+        rotation = step_rotation @ rotation
+        poses[step, :3, :3] = rotation
+    # Each due time is rounded by itself, so that a dt that is no whole number of nanoseconds does not drift.
+    times_ns = stamp_ns + np.rint(np.arange(1, len(actions) + 1) * (dt_s * NS_PER_S)).astype(np.int64)
+    return PoseTrajectory(times_ns, poses, actions[:, 6].copy(), anchor.copy(), stamp_ns, stamp_ns)
+
+
+def hold(base_from_tool: NDArray[np.float64], gripper: float, now_ns: int) -> PoseTrajectory:
+    """Stay where the tool is. `blend(hold(measured, ...), first_chunk, ...)` is the ramp on the first commands."""
+    times_ns = np.array([now_ns + 1], dtype=np.int64)
+    return PoseTrajectory(
+        times_ns, base_from_tool[None].copy(), np.array([gripper]), base_from_tool.copy(), now_ns, now_ns
+    )
+
+
+BLEND_KNOTS = 8  # poses inserted in a blend, enough for the slerp between them to follow the smooth ratio
+
+
+def blend(old: PoseTrajectory, new: PoseTrajectory, now_ns: int, blend_s: float) -> PoseTrajectory | None:
+    """Leave `old` now and be entirely on `new` after `blend_s`; None when every step of `new` is past.
+
+    The pose goes from old(t) to new(t), straight in position and by slerp in orientation, by a ratio that rises from 0
+    to 1 as 10x^3 - 15x^4 + 6x^5, whose velocity and acceleration vanish at both ends. Both trajectories keep moving
+    while it rises, so a seam between two chunks that agree changes nothing. The gripper follows `new` at once.
+    """
+    if not 0.0 <= blend_s < np.inf:
+        raise ValueError(f"blend_s must be finite and not negative, got {blend_s}")
+    remaining = new.after(now_ns)
+    if remaining is None:
+        return None
+    blend_ns = round(blend_s * NS_PER_S)
+    start_ns = max(now_ns, remaining.anchor_ns)
+    if blend_ns == 0:
+        return remaining
+    window_ns = start_ns + np.linspace(0, blend_ns, BLEND_KNOTS + 1)[1:].astype(np.int64)
+    # A knot next to a step that exists would make a segment too short to have a meaningful velocity.
+    spacing_ns = blend_ns // (2 * BLEND_KNOTS)
+    near_a_step = np.abs(window_ns[:, None] - remaining.times_ns[None]).min(axis=1) < spacing_ns
+    times_ns = np.union1d(window_ns[~near_a_step], remaining.times_ns)
+    knots_ns = np.concatenate([np.array([start_ns], dtype=np.int64), times_ns])
+    old_poses, _ = old.sample_many(knots_ns)
+    new_poses, gripper = new.sample_many(knots_ns)
+    x = np.clip((knots_ns - start_ns) / blend_ns, 0.0, 1.0)
+    ratio = x**3 * (10.0 - 15.0 * x + 6.0 * x**2)  # [N]
+    poses = new_poses.copy()
+    poses[:, :3, 3] = old_poses[:, :3, 3] + ratio[:, None] * (new_poses[:, :3, 3] - old_poses[:, :3, 3])
+    to_new = Rotation.from_matrix(new_poses[:, :3, :3] @ old_poses[:, :3, :3].transpose(0, 2, 1)).as_rotvec()
+    poses[:, :3, :3] = Rotation.from_rotvec(ratio[:, None] * to_new).as_matrix() @ old_poses[:, :3, :3]
+    return PoseTrajectory(times_ns, poses[1:], gripper[1:], poses[0], new.stamp_ns, start_ns)
