@@ -118,9 +118,10 @@ class ImageInfoSync:
             return "camera_info stopped coming"
         newest_ns = self._newest_image_ns
         nearest_ns = min(self._infos, key=lambda stamp_ns: abs(stamp_ns - newest_ns))
+        offset_ms = (nearest_ns - newest_ns) / 1e6
         return (
-            f"no camera_info has the stamp of the newest image, the nearest is {(nearest_ns - newest_ns) / 1e6:+.3f} ms "
-            "away: both must be published with the same stamp"
+            f"no camera_info has the stamp of the newest image, the nearest is {offset_ms:+.3f} ms away: "
+            "both must be published with the same stamp"
         )
 
     def _pair(self, stamp_ns: int, image: Any, camera_info: Any) -> None:
