@@ -51,7 +51,7 @@ missing=()
   missing+=("python$python_version-dev")
 command -v "${CC:-cc}" >/dev/null && command -v "${CXX:-c++}" >/dev/null || missing+=(g++)
 command -v make >/dev/null || missing+=(make)
-cmake_version=$(cmake --version 2>/dev/null | sed -n '1s/.* \([0-9]*\.[0-9]*\).*/\1/p')
+cmake_version=$(cmake --version 2>/dev/null | sed -n '1s/.* \([0-9]*\.[0-9]*\).*/\1/p' || true)
 if [ "$(printf '%s\n3.20\n' "${cmake_version:-0}" | sort -V | head -n 1)" != 3.20 ]; then
   missing+=(cmake)
 fi

@@ -14,12 +14,17 @@ from collections.abc import Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Self
 
-from sqap_vla_ros.nodes.node_table import BRINGUPS, Bringup, dds_environment, resolve
+from sqap_vla_ros.nodes.node_table import BRINGUPS, Bringup, NodeCommand, dds_environment, resolve
 
 # A node that is told to stop commands the arm to hold and ends its worker first.
 STOP_TIMEOUT_S = 10.0
 TERMINATE_TIMEOUT_S = 5.0
 POLL_S = 0.05
+
+
+def command_line(command: NodeCommand) -> list[str]:
+    """The node under this Python: its console script may be in another environment's bin."""
+    return [sys.executable, "-m", f"sqap_vla_ros.nodes.{command.executable}", *command.ros_arguments()]
 
 
 class NodeProcesses:
@@ -36,9 +41,10 @@ class NodeProcesses:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         try:
             for command in commands:
-                argv = [sys.executable, "-m", f"sqap_vla_ros.nodes.{command.executable}", *command.ros_arguments()]
                 # A session of its own: Ctrl-C in the terminal reaches the nodes once, through `stop`.
-                self.processes[command.executable] = subprocess.Popen(argv, env=merged, start_new_session=True)
+                self.processes[command.executable] = subprocess.Popen(
+                    command_line(command), env=merged, start_new_session=True
+                )
         except BaseException:
             self.stop()
             raise

@@ -54,12 +54,14 @@ class NodeEntry:
 
     executable: console script, and module of sqap_vla_ros.nodes.
     params_file: argument that names its parameter file.
+    shipped_params: the package's own, taken when that argument is empty.
     parameters: arguments that set the parameter of the same name.
     topics: arguments that replace the topic of the same name.
     """
 
     executable: str
     params_file: str
+    shipped_params: str
     parameters: tuple[str, ...]
     topics: tuple[str, ...] = ()
 
@@ -106,7 +108,7 @@ _COMMON = (
 )
 _FROM_FILE = "Empty: what params_file says."
 _POLICY = (
-    Argument("params_file", "Parameters of policy_node; the file explains each.", "config/policy.yaml"),
+    Argument("params_file", "Parameters of policy_node. Empty: the package's config/policy.yaml, which explains each."),
     Argument(
         "checkpoint",
         f"CogACT folder, compressed .safetensors file, or 'micro' (random weights, to try things). {_FROM_FILE}",
@@ -134,6 +136,7 @@ _TOPICS = (
 _POLICY_NODE = NodeEntry(
     "policy_node",
     "params_file",
+    "config/policy.yaml",
     ("checkpoint", "recipe", "device", "output_mode", "dry_run", "autostart", "use_sim_time"),
     ("image", "camera_info", "joint_states", "joint_trajectory"),
 )
@@ -172,7 +175,7 @@ def resolve(bringup: Bringup, given: Mapping[str, str]) -> list[NodeCommand]:
             NodeCommand(
                 node.executable,
                 texts["namespace"],
-                _params_file(node.params_file, texts[node.params_file], known[node.params_file].default),
+                _params_file(node, texts[node.params_file]),
                 {name: values[name] for name in node.parameters if name in values},
                 tuple(remappings),
                 texts["log_level"],
@@ -181,12 +184,12 @@ def resolve(bringup: Bringup, given: Mapping[str, str]) -> list[NodeCommand]:
     return commands
 
 
-def _params_file(argument: str, text: str, default: str) -> Path:
-    if text == default:
-        return share_path(default)
+def _params_file(node: NodeEntry, text: str) -> Path:
+    if not text:
+        return share_path(node.shipped_params)
     path = Path(text).expanduser().resolve()
     if not path.is_file():
-        raise FileNotFoundError(f"{argument}:={text}: there is no such file ({path})")
+        raise FileNotFoundError(f"{node.params_file}:={text}: there is no such file ({path})")
     return path
 
 

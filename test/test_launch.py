@@ -1,0 +1,236 @@
+"""The node table, `bringup` with real processes, and the launch files where launch_ros is installed."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sqap_vla_ros.nodes import bringup as bringup_module
+from sqap_vla_ros.nodes.bringup import NodeProcesses, main, run, show_arguments
+from sqap_vla_ros.nodes.node_table import BRINGUPS, Bringup, NodeEntry, dds_environment, resolve
+from sqap_vla_ros.resources import share_path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def policy(**given: str):
+    return resolve(BRINGUPS["policy"], given)[0]
+
+
+def test_empty_arguments_leave_the_choice_to_the_parameter_file():
+    command = policy()
+    assert command.params_file == share_path("config/policy.yaml")
+    assert command.parameters == {"use_sim_time": False}
+    assert command.remappings == ()
+
+
+def test_arguments_become_typed_parameters_and_topics():
+    command = policy(
+        checkpoint="/m", dry_run="false", image="/cam/image_raw", camera_info="/cam/info", namespace="left"
+    )
+    assert command.parameters == {"checkpoint": "/m", "dry_run": False, "use_sim_time": False}
+    assert command.remappings == (
+        ("image", "/cam/image_raw"),
+        ("camera_info", "/cam/info"),
+        ("image/compressed", "/cam/image_raw/compressed"),
+    )
+    assert command.ros_arguments()[-2:] == ["-r", "__ns:=/left"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"checkpont": "x"}, "policy has no argument checkpont; it has: params_file, checkpoint"),
+        ({"dry_run": "maybe"}, "dry_run:=maybe is not one of: true, false"),
+        ({"output_mode": "torque"}, "output_mode:=torque is not one of: joint, pose, twist"),
+    ],
+)
+def test_bad_arguments_are_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        policy(**given)
+
+
+def test_a_missing_parameter_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"params_file:=.*absent\.yaml: there is no such file"):
+        policy(params_file=str(tmp_path / "absent.yaml"))
+
+
+@pytest.mark.parametrize("node", [n for b in BRINGUPS.values() for n in b.nodes], ids=lambda node: node.executable)
+def test_every_parameter_argument_is_a_parameter_of_the_node(node: NodeEntry):
+    (parameters,) = yaml.safe_load(share_path(node.shipped_params).read_text()).values()
+    assert set(node.parameters) - {"use_sim_time"} <= set(parameters["ros__parameters"])
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("text", ["pick up the can", "no", "7", "[1, 2]", 'a "quoted" word', "/path with spaces/ü"])
+def test_any_text_reaches_the_node_as_that_text(text):
+    import rclpy
+
+    command = replace(policy(checkpoint=text), executable="x")
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    try:
+        node = rclpy.create_node("policy_node", context=context, cli_args=command.ros_arguments())
+        assert node.declare_parameter("checkpoint", "").value == text
+        assert node.get_parameter("use_sim_time").value is False
+        node.destroy_node()
+    finally:
+        rclpy.shutdown(context=context)
+
+
+def test_the_fast_dds_profile_is_set_unless_the_user_chose_one():
+    assert dds_environment({"FASTRTPS_DEFAULT_PROFILES_FILE": "/mine.xml"}) == {}
+    chosen = dds_environment({})
+    assert chosen["FASTDDS_DEFAULT_PROFILES_FILE"] == str(ROOT / "config" / "fastdds_shm.xml")
+
+
+# --- bringup: real processes that stand in for the nodes
+
+PROLOGUE = "import os, signal, sys, time\nprint('up', flush=True)\n"
+OBEDIENT = "def end(s, f):\n    open(os.environ['SEEN'], 'a').write(signal.Signals(s).name + ' ')\n    sys.exit(0)\n"
+OBEDIENT += (
+    "signal.signal(signal.SIGINT, end); signal.signal(signal.SIGTERM, end)\nopen(os.environ['SEEN'] + '.up', 'w')\n"
+)
+DEAF = "signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+DEAF += "open(os.environ['SEEN'] + '.up', 'w')\n"
+SLEEP = "time.sleep(60)\n"
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """`stand_in(a=code, b=code)` makes a bring-up of nodes a and b that run the code."""
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    monkeypatch.setattr(bringup_module, "STOP_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(bringup_module, "TERMINATE_TIMEOUT_S", 1.0)
+
+    def make(**codes: str) -> Bringup:
+        def command_line(command):
+            return [sys.executable, "-c", PROLOGUE + codes[command.executable]]
+
+        monkeypatch.setattr(bringup_module, "command_line", command_line)
+        entry = BRINGUPS["policy"].nodes[0]
+        return replace(BRINGUPS["policy"], nodes=tuple(replace(entry, executable=name) for name in codes))
+
+    make.seen = tmp_path / "seen"
+    return make
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def signal_when_up(seen: Path, signum: signal.Signals) -> threading.Thread:
+    def send():
+        wait_for(Path(f"{seen}.up"))
+        os.kill(os.getpid(), signum)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_passed_on_once_and_the_end_is_clean(stand_in, signum):
+    thread = signal_when_up(stand_in.seen, signum)
+    before = signal.getsignal(signum)
+    assert run(stand_in(node=OBEDIENT + SLEEP), {}) == 0
+    thread.join()
+    assert stand_in.seen.read_text() == f"{signum.name} "
+    assert signal.getsignal(signum) is before
+
+
+def test_a_node_that_dies_ends_the_others_and_the_status_says_so(stand_in, capfd):
+    dying = "while not os.path.exists(os.environ['SEEN'] + '.up'): time.sleep(0.02)\nsys.exit(3)\n"
+    assert run(stand_in(steady=OBEDIENT + SLEEP, dying=dying), {}) == 1
+    assert stand_in.seen.read_text() == "SIGINT "
+    assert "dying ended by itself with status 3" in capfd.readouterr().err
+
+
+def test_a_node_that_ends_by_itself_is_not_a_success(stand_in, capfd):
+    assert run(stand_in(brief="sys.exit(0)\n"), {}) == 1
+    assert "brief ended by itself with status 0" in capfd.readouterr().err
+
+
+def test_a_deaf_node_is_killed_with_its_children(stand_in, tmp_path):
+    child = (
+        "import subprocess\np = subprocess.Popen(['sleep', '60'])\nopen(os.environ['SEEN'], 'w').write(str(p.pid))\n"
+    )
+    with NodeProcesses(stand_in(deaf=child + DEAF + SLEEP), {}) as nodes:
+        wait_for(Path(f"{stand_in.seen}.up"))
+        codes = nodes.stop()
+    assert codes == {"deaf": -signal.SIGKILL}
+    pid = int(stand_in.seen.read_text())
+    deadline = time.monotonic() + 10
+    while alive(pid):
+        assert time.monotonic() < deadline, "the child of the killed node still runs"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_bringup_shows_every_argument_with_its_default(capsys):
+    assert main(["policy", "--show-args"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.rstrip("\n") == show_arguments(BRINGUPS["policy"])
+    for argument in BRINGUPS["policy"].arguments:
+        assert f"'{argument.name}':" in shown
+        assert argument.description in shown
+
+
+def test_bringup_refuses_bad_arguments_before_it_starts_anything(capsys):
+    assert main(["policy", "output_mode:=torque"]) == 2
+    assert "output_mode:=torque" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["policy", "checkpoint=/m"])
+    assert "not of the form name:=value" in capsys.readouterr().err
+
+
+# --- launch
+
+
+def load_launch_file(name: str):
+    pytest.importorskip("launch_ros", reason="launch_ros is not installed (ROS 2 from wheels has none)")
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+
+    return get_launch_description_from_python_launch_file(str(share_path(f"launch/{name}.launch.py")))
+
+
+@pytest.mark.parametrize("name", BRINGUPS)
+def test_launch_file_declares_the_arguments_of_the_table(name):
+    declared = load_launch_file(name).get_launch_arguments()
+    assert [argument.name for argument in declared] == [argument.name for argument in BRINGUPS[name].arguments]
+    assert all(argument.description for argument in declared)
+
+
+@pytest.mark.parametrize("name", BRINGUPS)
+def test_launch_file_starts_what_bringup_starts(name):
+    description = load_launch_file(name)
+    from launch import LaunchContext
+    from launch.actions import DeclareLaunchArgument, OpaqueFunction
+    from launch_ros.actions import Node
+
+    context = LaunchContext()
+    context.launch_configurations.update({"namespace": "left"})
+    nodes = []
+    for entity in description.entities:
+        if isinstance(entity, DeclareLaunchArgument):
+            entity.execute(context)
+        elif isinstance(entity, OpaqueFunction):
+            nodes += entity.execute(context)
+    assert all(isinstance(node, Node) for node in nodes)
+    assert [node.node_executable for node in nodes] == [node.executable for node in BRINGUPS[name].nodes]

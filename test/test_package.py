@@ -1,0 +1,172 @@
+"""The package's descriptions agree with each other and with the sources; files are found; set-up refuses clearly."""
+
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import sqap_vla_ros
+from sqap_vla_ros import resources
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def requirements(name: str) -> dict[str, Requirement]:
+    lines = [line.strip() for line in (ROOT / name).read_text().splitlines()]
+    parsed = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(requirement.name): requirement for requirement in parsed}
+
+
+def needs() -> dict[str, Requirement]:
+    parsed = [Requirement(line) for line in setup_cfg()["options"]["install_requires"].split("\n") if line]
+    return {canonicalize_name(requirement.name): requirement for requirement in parsed}
+
+
+def pinned_version(requirement: Requirement) -> str:
+    (specifier,) = requirement.specifier
+    assert specifier.operator == "==", f"{requirement} is not pinned"
+    return specifier.version
+
+
+def test_versions_agree():
+    package = ET.parse(ROOT / "package.xml").getroot()
+    assert package.findtext("version") == sqap_vla_ros.__version__
+    assert setup_cfg()["metadata"]["version"] == "attr: sqap_vla_ros.__version__"
+    assert sqap_vla_ros.__version__ in (ROOT / "CHANGELOG.rst").read_text()
+
+
+def test_every_interface_file_is_built():
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    files = [*(ROOT / "msg").iterdir(), *(ROOT / "action").iterdir()]
+    assert {f'"{file.parent.name}/{file.name}"' for file in files} == set(
+        re.findall(r'"(?:msg|action)/\w+\.\w+"', cmake)
+    )
+
+
+def test_console_scripts_name_functions_that_exist():
+    scripts = setup_cfg()["options.entry_points"]["console_scripts"].strip().splitlines()
+    assert {script.split("=")[0].strip() for script in scripts} >= {
+        "policy_node",
+        "simulator_node",
+        "bringup",
+        "sqap-vla",
+    }
+    for script in scripts:
+        module, function = script.split("=")[1].strip().split(":")
+        source = (ROOT / (module.replace(".", "/") + ".py")).read_text()
+        assert re.search(rf"^def {function}\(", source, re.MULTILINE), f"{module} has no function {function}"
+
+
+def test_pins_are_exact_consistent_and_within_what_the_package_asks_for():
+    constraints = requirements("constraints.txt")
+    direct = {}
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-ros.txt"):
+        direct |= requirements(name)
+    for name, requirement in direct.items():
+        assert pinned_version(requirement) == pinned_version(constraints[name]), name
+    for name, requirement in needs().items():
+        assert requirement.specifier.contains(pinned_version(direct[name])), name
+
+
+def test_share_path_prefers_the_checkout():
+    assert resources.share_path("config/fastdds_shm.xml") == ROOT / "config" / "fastdds_shm.xml"
+
+
+def test_share_path_of_an_installed_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "_CHECKOUT", tmp_path / "lib" / "python3" / "site-packages")
+    first, second = tmp_path / "overlay", tmp_path / "underlay"
+    for prefix in (first, second):
+        (prefix / "share/sqap_vla_ros/config").mkdir(parents=True)
+    (second / "share/sqap_vla_ros/config/policy.yaml").write_text("underlay")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"{first}{os.pathsep}{second}")
+    assert resources.share_path("config/policy.yaml").read_text() == "underlay"
+    (first / "share/sqap_vla_ros/config/policy.yaml").write_text("overlay")
+    assert resources.share_path("config/policy.yaml").read_text() == "overlay"
+    with pytest.raises(
+        FileNotFoundError, match=r"config/absent\.yaml of sqap_vla_ros is in none of: .*overlay.*underlay"
+    ):
+        resources.share_path("config/absent.yaml")
+
+
+@pytest.mark.parametrize("bad", ["../secret", "/etc/passwd"])
+def test_share_path_stays_inside_the_package(bad):
+    with pytest.raises(ValueError, match="inside the package"):
+        resources.share_path(bad)
+
+
+def test_help_of_the_command_line_loads_neither_torch_nor_ros():
+    code = (
+        "import sys; from sqap_vla_ros.cli import build_parser; print(build_parser().format_help());"
+        "print(sorted({'torch', 'transformers', 'rclpy', 'mujoco', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    for command in ("demo", "compress", "predict"):
+        assert command in done.stdout
+
+
+def set_up(tmp_path: Path, *, tools: tuple[str, ...], **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the set-up script where only the named tools (and coreutils) are installed."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    base = ("bash", "dirname", "sed", "sort", "head", "mktemp", "rm", "ls", "cat", "grep", "id", "env")
+    for tool in (*base, *tools):
+        path = shutil.which(tool)
+        assert path, f"this test needs {tool}"
+        (folder / tool).symlink_to(path)
+    environment = {"PATH": str(folder), "HOME": str(tmp_path), "PYTHON": sys.executable, **variables}
+    environment.setdefault("SQAP_VENV", str(tmp_path / "venv"))
+    return subprocess.run(
+        [str(folder / "bash"), str(ROOT / "scripts/setup.sh")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(("missing", "package"), [("c++", "g++"), ("cmake", "cmake"), ("make", "make")])
+def test_setup_names_what_is_missing_in_one_sentence(tmp_path, missing, package):
+    tools = tuple(tool for tool in ("cc", "c++", "cmake", "make") if tool != missing)
+    done = set_up(tmp_path, tools=tools)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line == (
+        f"setup: The ROS 2 messages cannot be built without: {package} (cmake 3.20 or newer). "
+        f"Install with: sudo apt-get install {package}"
+    )
+    assert not (tmp_path / "venv").exists()
+
+
+def test_setup_refuses_an_unfit_python(tmp_path):
+    (tmp_path / "python").write_text("#!/bin/sh\necho 3.9\n")
+    (tmp_path / "python").chmod(0o755)
+    done = set_up(tmp_path, tools=("cc", "c++", "cmake", "make"), PYTHON=str(tmp_path / "python"))
+    assert done.returncode == 1
+    assert done.stderr == f"setup: PYTHON={tmp_path}/python is Python 3.9, but 3.11 or 3.12 is needed.\n"
+
+
+def test_setup_never_overwrites_a_folder_that_is_not_a_virtual_environment(tmp_path):
+    precious = tmp_path / "home" / "thesis.tex"
+    precious.parent.mkdir()
+    precious.write_text("ten years of work")
+    done = set_up(tmp_path, tools=("cc", "c++", "cmake", "make"), SQAP_VENV=str(precious.parent))
+    assert done.returncode == 1
+    assert "is not a virtual environment and will not be overwritten" in done.stderr
+    assert precious.read_text() == "ten years of work"
