@@ -9,13 +9,13 @@ Not certified for functional safety: the arm's own limits, its controller's and 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from sqap_vla_ros.contracts import ACTION_DIM
 from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.kinematics import ArmKinematics, JointTrajectoryArrays
 from sqap_vla_ros.robot.trajectory import NS_PER_S, PoseTrajectory
@@ -32,13 +32,11 @@ class Decision(enum.Enum):
 class Code(enum.Enum):
     """Why a verdict is not a plain ACCEPT."""
 
-    MISSHAPEN = "misshapen"
     NON_FINITE = "non-finite"
     NOT_A_POSE = "not a pose"
     WORKSPACE = "workspace"
     STEP_JUMP = "step jump"
     START_JUMP = "start jump"
-    TRACKING_ERROR = "tracking error"
     JOINT_LIMIT = "joint limit"
     VELOCITY = "velocity"
     ACCELERATION = "acceleration"
@@ -59,19 +57,7 @@ class Verdict:
 
 
 ACCEPTED = Verdict(Decision.ACCEPT)
-
-
-@dataclass(frozen=True)
-class ArmState:
-    """What is measured of the arm when a trajectory is checked.
-
-    base_from_tool: [4, 4] measured tool pose.
-    twist: [6] measured velocity (m/s, rad/s, base axes); None when unknown, then the acceleration into the first
-        segment is not judged.
-    """
-
-    base_from_tool: NDArray[np.float64]
-    twist: NDArray[np.float64] | None = None
+MAX_SCALE_ITERATIONS = 50
 
 
 @dataclass(frozen=True)
@@ -83,7 +69,7 @@ class SafetyLimits:
     max_linear_*, max_angular_*: m/s, m/s^2, m/s^3 and rad/s, rad/s^2, rad/s^3.
     max_step_m, max_step_rad: between two neighbouring poses; beyond it slowing down is no answer.
     max_start_m, max_start_rad: between the measured pose and where the trajectory starts.
-    max_tracking_m, max_tracking_rad: between the measured pose and the commanded one while moving.
+    max_joint_velocity: rad/s (m/s) of any joint, on top of the URDF's own limits.
     joint_margin: distance kept from every joint's limits, rad or m.
     hard_ratio: a trajectory that would have to be slowed by more than this is rejected.
     """
@@ -100,8 +86,7 @@ class SafetyLimits:
     max_step_rad: float = 0.5
     max_start_m: float = 0.15
     max_start_rad: float = 0.6
-    max_tracking_m: float = 0.05
-    max_tracking_rad: float = 0.3
+    max_joint_velocity: float = math.inf
     joint_margin: float = 0.0
     hard_ratio: float = 3.0
 
@@ -120,37 +105,30 @@ class SafetyLimits:
         if not self.hard_ratio >= 1.0:
             raise ValueError(f"hard_ratio must be at least 1, got {self.hard_ratio}")
 
-    def check_chunk(self, deltas: ArrayLike, horizon: int | None = None) -> Verdict:
-        """The policy's raw answer, before anything is computed from it: shape [T, 7] (T = horizon if given), finite."""
-        try:
-            actions = np.asarray(deltas, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            return _reject(Code.MISSHAPEN, f"the chunk is not an array of numbers: {error}")
-        steps = f"{horizon}" if horizon else "T"
-        if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or len(actions) != (horizon or len(actions) or 1):
-            return _reject(Code.MISSHAPEN, f"the chunk is {list(actions.shape)}, expected [{steps}, {ACTION_DIM}]")
-        finite = np.isfinite(actions).all(axis=1)
-        if not finite.all():
-            bad = int(np.argmin(finite))
-            return _reject(Code.NON_FINITE, f"step {bad} of the chunk is not finite: {actions[bad].tolist()}")
-        return ACCEPTED
+    def check(
+        self,
+        trajectory: PoseTrajectory,
+        measured: NDArray[np.float64],
+        measured_twist: NDArray[np.float64] | None = None,
+    ) -> Verdict:
+        """Whether an arm at the pose `measured` [4, 4] may follow `trajectory`, which starts at its anchor.
 
-    def check(self, trajectory: PoseTrajectory, state: ArmState) -> Verdict:
-        """Whether the arm in `state` may follow `trajectory`, which starts at its anchor.
-
-        Accelerations and jerks are differences of the segments' mean velocities; the stop at the end is not judged,
-        for the next chunk replaces it and the controller shapes it otherwise. Every reason found is reported.
+        measured_twist: [6] velocity now (m/s, rad/s, base axes); None when unknown, then the acceleration into the
+            trajectory is not judged.
+        Velocities are those of the segments. Accelerations and jerks are differences on a grid of the longest
+        segment: the corners of a chunk are judged at the time scale of its steps, however finely a blend divides it.
+        The stop at the end is not judged: the next chunk replaces it, or else the controller shapes it.
         """
-        shape = _content(trajectory, state)
-        if shape is not None:
-            return shape
-        reasons = self._outside_workspace(trajectory) + self._jumps(trajectory, state)
+        unusable = _content(trajectory, measured, measured_twist)
+        if unusable is not None:
+            return unusable
+        reasons = self._outside_workspace(trajectory) + self._jumps(trajectory, measured)
         if reasons:
             return Verdict(Decision.REJECT, tuple(reasons))
-        return self._slowed_enough(lambda scale: self._tool_excess(trajectory, state, scale))
+        return self._slowed_enough(_peaks(trajectory, measured_twist))
 
     def check_joints(self, joints: JointTrajectoryArrays, q_start: NDArray[np.float64], arm: ArmKinematics) -> Verdict:
-        """Joint positions within the URDF's limits less `joint_margin`, joint speeds within its velocity limits."""
+        """Joint positions within the URDF's limits less `joint_margin`, speeds within its and `max_joint_velocity`."""
         if not (np.isfinite(joints.positions).all() and np.isfinite(joints.velocities).all()):
             return _reject(Code.NON_FINITE, "the joint trajectory is not finite")
         # A margin is asked of where the arm goes; an arm already inside it may come back out.
@@ -167,30 +145,18 @@ class SafetyLimits:
         durations_s = np.diff(joints.times_from_stamp_ns, prepend=0)[:, None] / NS_PER_S
         moved = np.abs(np.diff(joints.positions, axis=0, prepend=q_start[None])) / durations_s
         speed = np.maximum(moved, np.abs(joints.velocities))
-        ratio = speed / arm.velocity_limit
+        limit = np.minimum(arm.velocity_limit, self.max_joint_velocity)
+        ratio = speed / limit
         step, joint = divmod(int(np.argmax(ratio)), ratio.shape[1])
         if ratio[step, joint] <= 1.0:
             return ACCEPTED
         text = (
             f"step {step}: {joints.joint_names[joint]} would move at {speed[step, joint]:.2f}, its limit is "
-            f"{arm.velocity_limit[joint]:.2f} per second"
+            f"{limit[joint]:.2f} per second"
         )
         scale = float(ratio[step, joint])
         decision = Decision.SLOW_DOWN if scale <= self.hard_ratio else Decision.REJECT
         return Verdict(decision, ((Code.VELOCITY, text),), scale if decision is Decision.SLOW_DOWN else 1.0)
-
-    def check_tracking(self, commanded: NDArray[np.float64], measured: NDArray[np.float64]) -> Verdict:
-        """How far the arm [4, 4] is from where it was told to be [4, 4]. REJECT means: stop and hold."""
-        if not (np.isfinite(commanded).all() and np.isfinite(measured).all()):
-            return _reject(Code.NON_FINITE, "the commanded or the measured pose is not finite")
-        away_m, away_rad = pose_distance(commanded, measured)
-        if away_m <= self.max_tracking_m and away_rad <= self.max_tracking_rad:
-            return ACCEPTED
-        return _reject(
-            Code.TRACKING_ERROR,
-            f"the arm is {away_m:.3f} m and {away_rad:.2f} rad from the command; allowed are "
-            f"{self.max_tracking_m:g} m and {self.max_tracking_rad:g} rad",
-        )
 
     def _outside_workspace(self, trajectory: PoseTrajectory) -> list[tuple[Code, str]]:
         low, high = np.asarray(self.workspace_min_m), np.asarray(self.workspace_max_m)
@@ -207,9 +173,9 @@ class SafetyLimits:
             )
         ]
 
-    def _jumps(self, trajectory: PoseTrajectory, state: ArmState) -> list[tuple[Code, str]]:
+    def _jumps(self, trajectory: PoseTrajectory, measured: NDArray[np.float64]) -> list[tuple[Code, str]]:
         reasons = []
-        away_m, away_rad = pose_distance(trajectory.anchor, state.base_from_tool)
+        away_m, away_rad = pose_distance(trajectory.anchor, measured)
         if away_m > self.max_start_m or away_rad > self.max_start_rad:
             reasons.append(
                 (
@@ -232,72 +198,91 @@ class SafetyLimits:
             )
         return reasons
 
-    def _tool_excess(
-        self, trajectory: PoseTrajectory, state: ArmState, scale: float
-    ) -> list[tuple[float, float, Code, str]]:
-        """For each limit: (peak / limit, power of time in the unit, code, text), with all durations times `scale`."""
-        durations_s = np.diff(trajectory.times_ns, prepend=trajectory.anchor_ns) / NS_PER_S * scale
-        excess = []
-        for velocity, kind, unit, measured in zip(
-            trajectory.segment_velocities(),
-            ("linear", "angular"),
-            ("m", "rad"),
-            (None, None) if state.twist is None else (state.twist[:3], state.twist[3:]),
-            strict=True,
-        ):
-            # [S, 3] derivative and [S] duration each value stands for, from mean velocities over segments
-            derivative, spans_s = velocity / scale, durations_s
-            if measured is not None:
-                derivative = np.concatenate([measured[None], derivative])
-                spans_s = np.concatenate([[0.0], spans_s])  # a velocity at an instant, where the first segment begins
-            for order, (code, name) in enumerate(
-                ((Code.VELOCITY, "velocity"), (Code.ACCELERATION, "acceleration"), (Code.JERK, "jerk")), start=1
-            ):
-                if order > 1:
-                    gaps_s = 0.5 * (spans_s[1:] + spans_s[:-1])
-                    derivative, spans_s = np.diff(derivative, axis=0) / gaps_s[:, None], gaps_s
-                if len(derivative) == 0:
-                    break
-                peak = float(np.linalg.norm(derivative, axis=1).max())
-                limit = float(getattr(self, f"max_{kind}_{name}"))
-                power = f"^{order}" if order > 1 else ""
-                text = f"{kind} {name} {peak:.2f} is above {limit:g} {unit}/s{power}"
-                excess.append((peak / limit, 1.0 / order, code, text))
-        return excess
-
-    def _slowed_enough(self, excess: Callable[[float], list[tuple[float, float, Code, str]]]) -> Verdict:
+    def _slowed_enough(self, peaks: Callable[[float], list[Peak]]) -> Verdict:
         """The smallest time scale that satisfies every limit, found by repeating its closed form.
 
         Stretching time by s divides velocity by s, acceleration by s^2, jerk by s^3, were it not for the measured
         velocity at the start, which stretching does not change; hence the repetition.
         """
-        found = excess(1.0)
-        reasons = tuple((code, text) for ratio, _, code, text in found if ratio > 1.0)
+        found = [(peak, self._ratio(peak)) for peak in peaks(1.0)]
+        reasons = tuple((peak.code, self._text(peak)) for peak, ratio in found if ratio > 1.0)
         if not reasons:
             return ACCEPTED
         scale = 1.0
-        for _ in range(20):
-            further = max(ratio**root for ratio, root, _, _ in excess(scale))
-            if further <= 1.0:
+        for _ in range(MAX_SCALE_ITERATIONS):
+            needed = max(self._ratio(peak) ** (1.0 / peak.order) for peak in peaks(scale))
+            if needed <= 1.0:
                 return Verdict(Decision.SLOW_DOWN, reasons, scale)
-            scale *= further * 1.001
+            scale *= needed * (1.0 + 1e-6)
             if scale > self.hard_ratio:
                 break
-        needed = f"it would have to be slowed {scale:.1f} times or more, the hard limit is {self.hard_ratio:g}"
-        code = max(found)[2]
-        return Verdict(Decision.REJECT, (*reasons, (code, needed)))
+        worst, _ = max(found, key=lambda entry: entry[1])
+        text = f"it would have to be slowed {scale:.1f} times or more; the hard limit is {self.hard_ratio:g}"
+        return Verdict(Decision.REJECT, (*reasons, (worst.code, text)))
+
+    def _ratio(self, peak: Peak) -> float:
+        return peak.value / float(getattr(self, f"max_{peak.kind}_{peak.code.value}"))
+
+    def _text(self, peak: Peak) -> str:
+        limit = float(getattr(self, f"max_{peak.kind}_{peak.code.value}"))
+        unit = ("m" if peak.kind == "linear" else "rad") + "/s" + (f"^{peak.order}" if peak.order > 1 else "")
+        return f"{peak.kind} {peak.code.value} {peak.value:.2f} is above {limit:g} {unit}"
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The largest norm of one derivative of the motion. kind: linear or angular; order: 1 velocity, 2, 3 jerk."""
+
+    kind: str
+    code: Code
+    order: int
+    value: float
+
+
+def _peaks(trajectory: PoseTrajectory, measured_twist: NDArray[np.float64] | None) -> Callable[[float], list[Peak]]:
+    """A function of the time scale that gives the peaks of the tool's velocity, acceleration and jerk."""
+    segments = trajectory.segment_velocities()
+    step_ns = int(np.diff(trajectory.times_ns, prepend=trajectory.anchor_ns).max())
+    grid_ns = np.arange(trajectory.anchor_ns, trajectory.end_ns + 1, step_ns)
+    poses, _ = trajectory.sample_many(grid_ns)
+    on_grid = PoseTrajectory(grid_ns[1:], poses[1:], np.zeros(len(grid_ns) - 1), poses[0], 0, int(grid_ns[0]))
+    coarse = on_grid.segment_velocities()
+    step_s = step_ns / NS_PER_S
+
+    def at_scale(scale: float) -> list[Peak]:
+        peaks = []
+        for axis, kind in enumerate(("linear", "angular")):
+            peaks.append(Peak(kind, Code.VELOCITY, 1, _largest(segments[axis]) / scale))
+            velocity = coarse[axis] / scale
+            spacing_s = np.full(len(velocity) - 1, step_s * scale)  # between the middles of the grid's intervals
+            if measured_twist is not None:
+                velocity = np.concatenate([measured_twist[None, 3 * axis : 3 * axis + 3], velocity])
+                spacing_s = np.concatenate([[0.5 * step_s * scale], spacing_s])
+            acceleration = np.diff(velocity, axis=0) / spacing_s[:, None]
+            jerk = np.diff(acceleration, axis=0) / (0.5 * (spacing_s[1:] + spacing_s[:-1]))[:, None]
+            peaks.append(Peak(kind, Code.ACCELERATION, 2, _largest(acceleration)))
+            peaks.append(Peak(kind, Code.JERK, 3, _largest(jerk)))
+        return peaks
+
+    return at_scale
+
+
+def _largest(vectors: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(vectors, axis=1).max(initial=0.0))
 
 
 def _reject(code: Code, text: str) -> Verdict:
     return Verdict(Decision.REJECT, ((code, text),))
 
 
-def _content(trajectory: PoseTrajectory, state: ArmState) -> Verdict | None:
+def _content(
+    trajectory: PoseTrajectory, measured: NDArray[np.float64], measured_twist: NDArray[np.float64] | None
+) -> Verdict | None:
     """Reject what is not finite or not rigid; everything later computes with it."""
-    if state.base_from_tool.shape != (4, 4) or not np.isfinite(state.base_from_tool).all():
-        return _reject(Code.NON_FINITE, "the measured pose of the tool is not finite")
-    if state.twist is not None and (state.twist.shape != (6,) or not np.isfinite(state.twist).all()):
-        return _reject(Code.NON_FINITE, f"the measured twist of the tool must be 6 finite numbers, got {state.twist}")
+    if np.shape(measured) != (4, 4) or not np.isfinite(measured).all():
+        return _reject(Code.NON_FINITE, "the measured pose of the tool is not a finite [4, 4] matrix")
+    if measured_twist is not None and (np.shape(measured_twist) != (6,) or not np.isfinite(measured_twist).all()):
+        return _reject(Code.NON_FINITE, f"the measured twist must be 6 finite numbers, got {measured_twist}")
     poses = np.concatenate([trajectory.anchor[None], trajectory.poses])
     if not (np.isfinite(poses).all() and np.isfinite(trajectory.gripper).all()):
         return _reject(Code.NON_FINITE, "the trajectory is not finite")

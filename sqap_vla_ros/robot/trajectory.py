@@ -166,11 +166,14 @@ def hold(base_from_tool: NDArray[np.float64], gripper: float, now_ns: int) -> Po
     )
 
 
-BLEND_KNOTS = 8  # poses inserted in a blend, enough for the slerp between them to follow the smooth ratio
+# Poses inserted in a blend: enough to follow the smooth ratio, but not so close together that a controller would turn
+# the corners of the chunk itself sharper inside a blend than outside.
+MAX_BLEND_KNOTS = 8
+BLEND_KNOTS_PER_STEP = 2
 
 
 def blend(old: PoseTrajectory, new: PoseTrajectory, now_ns: int, blend_s: float) -> PoseTrajectory | None:
-    """Leave `old` now and be entirely on `new` after `blend_s`; None when every step of `new` is past.
+    """Leave `old` now and be on `new` after `blend_s`, or at its step next to that; None when all of `new` is past.
 
     The pose goes from old(t) to new(t), straight in position and by slerp in orientation, by a ratio that rises from 0
     to 1 as 10x^3 - 15x^4 + 6x^5, whose velocity and acceleration vanish at both ends. Both trajectories keep moving
@@ -185,10 +188,11 @@ def blend(old: PoseTrajectory, new: PoseTrajectory, now_ns: int, blend_s: float)
     start_ns = max(now_ns, remaining.anchor_ns)
     if blend_ns == 0:
         return remaining
-    window_ns = start_ns + np.linspace(0, blend_ns, BLEND_KNOTS + 1)[1:].astype(np.int64)
+    step_ns = (new.end_ns - new.anchor_ns) / len(new)
+    knots = int(np.clip(round(BLEND_KNOTS_PER_STEP * blend_ns / step_ns), 1, MAX_BLEND_KNOTS))
+    window_ns = start_ns + np.linspace(0, blend_ns, knots + 1)[1:].astype(np.int64)
     # A knot next to a step that exists would make a segment too short to have a meaningful velocity.
-    spacing_ns = blend_ns // (2 * BLEND_KNOTS)
-    near_a_step = np.abs(window_ns[:, None] - remaining.times_ns[None]).min(axis=1) < spacing_ns
+    near_a_step = np.abs(window_ns[:, None] - remaining.times_ns[None]).min(axis=1) < blend_ns / (2 * knots)
     times_ns = np.union1d(window_ns[~near_a_step], remaining.times_ns)
     knots_ns = np.concatenate([np.array([start_ns], dtype=np.int64), times_ns])
     old_poses, _ = old.sample_many(knots_ns)
