@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # see the installed half as well.
 __path__ = pkgutil.extend_path(__path__, __name__)
 
-# ROS installed by pip into a virtual environment has no setup.bash to source.
-if not os.environ.get("AMENT_PREFIX_PATH") and os.path.isdir(f"{sys.prefix}/share/ament_index"):
-    os.environ["AMENT_PREFIX_PATH"] = sys.prefix
+# ROS 2 installed by pip has no setup.bash to source: its ament prefix is the virtual environment, below any overlay.
+_prefixes = [prefix for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+if sys.prefix not in _prefixes and os.path.isdir(f"{sys.prefix}/share/ament_index"):
+    os.environ["AMENT_PREFIX_PATH"] = os.pathsep.join([*_prefixes, sys.prefix])
