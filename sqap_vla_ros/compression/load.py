@@ -5,10 +5,12 @@ The node's worker, the command line and the evaluation all come through here.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqap_vla_ros.compression.recipe import Recipe, load_recipe
+from sqap_vla_ros.compression.calibration import synthetic_observations
+from sqap_vla_ros.compression.recipe import Recipe, RecipeError, load_recipe
 from sqap_vla_ros.contracts import Policy, TokenSelector
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from sqap_vla_ros.policy.cogact import CogACTPolicy
 
 MICRO = "micro"
+CALIBRATION_OBSERVATIONS = 8  # made-up ones, for the micro policy
 
 
 def load_policy(
@@ -38,9 +41,22 @@ def load_policy(
     seed: of the micro policy's weights.
     """
     chosen = load_recipe(recipe)
-    return load_full_precision(
-        checkpoint, chosen, selector=selector_of(chosen), device=device, dtype=dtype, unnorm_key=unnorm_key, seed=seed
-    )
+    policy = load_full_precision(checkpoint, chosen, device=device, dtype=dtype, unnorm_key=unnorm_key, seed=seed)
+    spec = chosen.quantization
+    if spec is not None:
+        if spec.needs_calibration and checkpoint != MICRO:
+            raise RecipeError(
+                f"recipe {chosen.name!r} needs calibration: run `sqap-vla compress --checkpoint {checkpoint} "
+                f"--recipe {chosen.name} --calibration ... --out policy.safetensors` once and load that file"
+            )
+        observations = synthetic_observations(CALIBRATION_OBSERVATIONS) if spec.needs_calibration else []
+        from sqap_vla_ros.compression.compress import compress
+        from sqap_vla_ros.quantization.linear import use_backend
+
+        compress(policy, chosen, observations)
+        use_backend(policy.model)
+    policy.selector = selector_of(chosen)
+    return policy
 
 
 def selector_of(recipe: Recipe) -> TokenSelector | None:
@@ -56,7 +72,6 @@ def load_full_precision(
     checkpoint: str,
     recipe: Recipe,
     *,
-    selector: TokenSelector | None,
     device: str = "cpu",
     dtype: str | torch.dtype | None = None,
     unnorm_key: str | None = None,
@@ -69,12 +84,14 @@ def load_full_precision(
     if checkpoint == MICRO:
         from sqap_vla_ros.policy.micro import micro_policy
 
-        policy = micro_policy(seed=seed, selector=selector)
+        policy = micro_policy(seed=seed)
         policy.model.to(device=device, dtype=resolved)
+        policy.model.action_head.float()
+        policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
         return policy
     from sqap_vla_ros.policy.checkpoint import load_checkpoint
 
     path = Path(checkpoint).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist; give a folder, a .safetensors file, or {MICRO!r}")
-    return load_checkpoint(path, selector=selector, device=device, dtype=resolved, unnorm_key=unnorm_key)
+    return load_checkpoint(path, device=device, dtype=resolved, unnorm_key=unnorm_key)

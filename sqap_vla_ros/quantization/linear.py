@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from sqap_vla_ros.quantization.backends import BACKENDS, IntegerProduct, resolve_backend
-from sqap_vla_ros.quantization.packing import pack, packed_columns, unpack
+from sqap_vla_ros.quantization.packing import PackedWeight, packed_columns
 from sqap_vla_ros.quantization.quantizers import QuantizedWeight, quantize_activation
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
 
@@ -70,23 +70,29 @@ class ActivationQuantizer:
 class PackedLinear(nn.Module):
     """What both kinds share: packed integer weights, their scales, and how a state dict describes them."""
 
-    def __init__(self, in_features: int, out_features: int, bits: int) -> None:
+    def __init__(self, weight: PackedWeight, bias: torch.Tensor | None) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.bits = in_features, out_features, bits
+        self.in_features, self.out_features, self.bits = weight.columns, weight.packed.shape[0], weight.bits
         self.weight: torch.Tensor | None
         self.weight_scale: torch.Tensor
+        self.weight_zero: torch.Tensor | None
         self.bias: torch.Tensor | None
-
-    def _hold(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
-        self.register_buffer("weight", pack(weight.values, weight.bits))
+        self.register_buffer("weight", weight.packed)
         self.register_buffer("weight_scale", weight.scale)
+        self.register_buffer("weight_zero", weight.zero_point)
         self.register_buffer("bias", None if bias is None else bias.detach())
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of weights, scales and bias as packed."""
-        scales = self.weight_scale.numel() * 4 + (0 if self.bias is None else self.bias.numel() * 2)
+        """Bytes of weights and scales as packed."""
+        scales = self.weight_scale.numel() * (4 if self.weight_zero is None else 8)
         return self.out_features * packed_columns(self.in_features, self.bits) + scales
+
+    def quantized_weight(self) -> QuantizedWeight:
+        """The weights on their grid; only while the packed copy is held."""
+        if self.weight is None:
+            raise RuntimeError("the packed weights were given to a faster backend; load the policy again")
+        return PackedWeight(self.weight, self.weight_scale, self.weight_zero, self.bits, self.in_features).unpack()
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
@@ -98,37 +104,28 @@ class QuantizedLinear(PackedLinear):
     It starts on the `reference` backend with packed weights; `use_backend` expands them for a faster one.
     """
 
-    def __init__(
-        self, weight: QuantizedWeight, activation: ActivationQuantizer, bias: torch.Tensor | None = None
-    ) -> None:
+    def __init__(self, weight: PackedWeight, activation: ActivationQuantizer, bias: torch.Tensor | None = None) -> None:
         if weight.zero_point is not None or weight.scale.shape[1] != 1:
             raise ValueError("an integer product needs symmetric weights with one scale per output channel")
-        super().__init__(weight.values.shape[1], weight.values.shape[0], weight.bits)
-        self._hold(weight, bias)
+        super().__init__(weight, bias)
         self.activation = activation
         self.backend = "reference"
         self._product: IntegerProduct | None = None
-
-    def integer_weight(self) -> torch.Tensor:
-        """[N, K] int8; only while the packed weights are held (backend `reference`)."""
-        if self.weight is None:
-            raise RuntimeError(f"the packed weights were given to backend {self.backend}; load the policy again")
-        return unpack(self.weight, self.bits, self.in_features)
 
     def use_backend(self, name: str) -> None:
         """Hand the weights to a backend (`auto`, `reference`, `onednn`); faster ones replace the packed copy."""
         name = resolve_backend(name, self.weight_scale.device)
         if name == self.backend:
             return
-        product = BACKENDS[name](self.integer_weight(), self.weight_scale[:, 0])
-        self._product, self.backend = product, name
+        self._product = BACKENDS[name](self.quantized_weight().values, self.weight_scale[:, 0])
+        self.backend = name
         if name != "reference":
             self.weight = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., S, K] -> [..., S, N] in x's dtype."""
         values, scale = self.activation(x)
-        product = self._product or BACKENDS["reference"](self.integer_weight(), self.weight_scale[:, 0])
+        product = self._product or BACKENDS["reference"](self.quantized_weight().values, self.weight_scale[:, 0])
         y = product(values, x.dtype).mul_(scale)
         if self.bias is not None:
             y += self.bias.to(y.dtype)
@@ -138,22 +135,17 @@ class QuantizedLinear(PackedLinear):
 class WeightOnlyLinear(PackedLinear):
     """Integer weights, activations as they come; grouped scales and zero points allowed."""
 
-    def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None = None) -> None:
-        super().__init__(weight.values.shape[1], weight.values.shape[0], weight.bits)
-        self._hold(weight, bias)
-        self.weight_zero: torch.Tensor | None
-        self.register_buffer("weight_zero", weight.zero_point)
-
-    def dense_weight(self, dtype: torch.dtype) -> torch.Tensor:
-        """[N, K] in `dtype`."""
-        assert self.weight is not None
-        values = unpack(self.weight, self.bits, self.in_features)
-        return QuantizedWeight(values, self.weight_scale, self.weight_zero, self.bits).dequantize().to(dtype)
+    def __init__(
+        self, weight: PackedWeight, bias: torch.Tensor | None = None, rotation: OrthogonalMix | None = None
+    ) -> None:
+        super().__init__(weight, bias)
+        self.rotation = rotation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., K] -> [..., N] in x's dtype."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return nn.functional.linear(x, self.dense_weight(x.dtype), bias)
+        x = x if self.rotation is None else self.rotation(x)
+        return nn.functional.linear(x, self.quantized_weight().dequantize().to(x.dtype), bias)
 
 
 def use_backend(model: nn.Module, name: str = "auto") -> str:

@@ -6,7 +6,11 @@ are padded with zeros to whole bytes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+
+from sqap_vla_ros.quantization.quantizers import QuantizedWeight
 
 
 def packed_columns(columns: int, bits: int) -> int:
@@ -50,3 +54,30 @@ def unpack(packed: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
         top = packed << (8 - bits - lane * bits)
         values[..., lane] = top.view(torch.int8) >> (8 - bits)
     return values.view(packed.shape[0], -1)[:, :columns].contiguous()
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A `QuantizedWeight` as it is stored.
+
+    packed: [N, ceil(K * bits / 8)] uint8.
+    scale, zero_point: [N, G] float32; zero_point is None when symmetric.
+    columns: K.
+    """
+
+    packed: torch.Tensor
+    scale: torch.Tensor
+    zero_point: torch.Tensor | None
+    bits: int
+    columns: int
+
+    @classmethod
+    def of(cls, weight: QuantizedWeight) -> PackedWeight:
+        """Pack a quantised weight."""
+        return cls(
+            pack(weight.values, weight.bits), weight.scale, weight.zero_point, weight.bits, weight.values.shape[1]
+        )
+
+    def unpack(self) -> QuantizedWeight:
+        """The inverse of `of`."""
+        return QuantizedWeight(unpack(self.packed, self.bits, self.columns), self.scale, self.zero_point, self.bits)

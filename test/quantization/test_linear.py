@@ -12,6 +12,7 @@ from sqap_vla_ros.quantization.backends import (
     resolve_backend,
 )
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, WeightOnlyLinear, use_backend
+from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
 
@@ -23,7 +24,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def linear(n: int, k: int, bits: int = 4, activation_bits: int = 4, bias: bool = False, **kwargs) -> QuantizedLinear:
-    weight = quantize_weight(random(n, k, seed=1), bits)
+    weight = PackedWeight.of(quantize_weight(random(n, k, seed=1), bits))
     return QuantizedLinear(weight, ActivationQuantizer(activation_bits, **kwargs), random(n, seed=2) if bias else None)
 
 
@@ -69,7 +70,7 @@ def test_forward_is_the_documented_formula():
     layer = linear(5, 12, bias=True, rotation=OrthogonalMix(12))
     x = random(3, 12, seed=9)
     values, scale = quantize_activation(OrthogonalMix(12)(x), 4)
-    integers = values.long() @ layer.integer_weight().long().t()
+    integers = values.long() @ layer.quantized_weight().values.long().t()
     expected = integers * layer.weight_scale[:, 0] * scale + layer.bias
     torch.testing.assert_close(layer(x), expected)
 
@@ -83,7 +84,7 @@ def test_close_to_the_float_layer(bits, activation_bits, bound):
 
 def test_weight_only_equals_a_linear_with_the_dequantised_weight():
     weight = quantize_weight(random(6, 16, seed=1), 4, group=8, symmetric=False)
-    layer, x = WeightOnlyLinear(weight, random(6, seed=2)), random(2, 3, 16, seed=3)
+    layer, x = WeightOnlyLinear(PackedWeight.of(weight), random(6, seed=2)), random(2, 3, 16, seed=3)
     torch.testing.assert_close(layer(x), nn.functional.linear(x, weight.dequantize(), layer.bias))
 
 
@@ -114,7 +115,7 @@ def test_four_bit_weights_take_half_a_byte():
 
 def test_asymmetric_weights_cannot_enter_an_integer_product():
     with pytest.raises(ValueError, match="symmetric"):
-        QuantizedLinear(quantize_weight(torch.ones(2, 4), 4, symmetric=False), ActivationQuantizer(4))
+        QuantizedLinear(PackedWeight.of(quantize_weight(torch.ones(2, 4), 4, symmetric=False)), ActivationQuantizer(4))
 
 
 def test_backend_names_and_unsupported_cpu(monkeypatch):
@@ -130,4 +131,4 @@ def test_expanded_weights_cannot_be_read_back():
     layer = linear(4, 8)
     layer.weight, layer.backend = None, "onednn"
     with pytest.raises(RuntimeError, match="load the policy again"):
-        layer.integer_weight()
+        layer.quantized_weight()

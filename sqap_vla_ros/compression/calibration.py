@@ -1,0 +1,130 @@
+"""Observations to calibrate on: a folder of images, a rosbag, or made-up scenes.
+
+A folder holds images (png, jpg) and `instructions.txt`: one line for all images, or lines of `file name<TAB>instruction`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sqap_vla_ros.contracts import Observation
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+INSTRUCTIONS_FILE = "instructions.txt"
+SYNTHETIC = "synthetic"
+_INSTRUCTIONS = (
+    "pick up the red can",
+    "put the blue cube on the green plate",
+    "move the yellow spoon near the white cup",
+    "lift the orange ball to the right",
+    "stack the green block on top of the yellow block",
+    "open the top drawer and close the bottom drawer",
+)
+
+
+class CalibrationError(ValueError):
+    """Calibration data that cannot be used; the message says what is expected."""
+
+
+def synthetic_observations(count: int, *, seed: int = 0, size: int = 224) -> list[Observation]:
+    """Seeded scenes of soft shading and coloured shapes; enough to exercise a policy, not to represent a task."""
+    generator = np.random.default_rng(seed)
+    observations = []
+    for index in range(count):
+        coarse = generator.integers(60, 200, (6, 6, 3), dtype=np.uint8)
+        image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+        for _ in range(5):
+            x, y = (int(v) for v in generator.integers(0, size, 2))
+            half = int(generator.integers(size // 28, size // 8))
+            colour = tuple(int(c) for c in generator.integers(0, 256, 3))
+            if generator.random() < 0.5:
+                cv2.rectangle(image, (x - half, y - half), (x + half, y + half), colour, -1)
+            else:
+                cv2.circle(image, (x, y), half, colour, -1)
+        gripper = (float(generator.uniform(0, size)), float(generator.uniform(0, size)))
+        instruction = _INSTRUCTIONS[int(generator.integers(len(_INSTRUCTIONS)))]
+        observations.append(Observation(image, index, instruction, gripper_pixel=gripper))
+    return observations
+
+
+def folder_observations(folder: Path, limit: int) -> list[Observation]:
+    """At most `limit` images of a folder, spread evenly over their sorted names, with their instructions."""
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise CalibrationError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    instructions = _read_instructions(folder / INSTRUCTIONS_FILE)
+    chosen = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, min(limit, len(images))).astype(int))]
+    observations = []
+    for index, path in enumerate(chosen):
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise CalibrationError(f"{path} is not an image that can be read")
+        instruction = instructions.get(path.name, instructions.get(""))
+        if instruction is None:
+            raise CalibrationError(f"{folder / INSTRUCTIONS_FILE} has no instruction for {path.name}")
+        observations.append(Observation(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), index, instruction))
+    return observations
+
+
+def _read_instructions(path: Path) -> dict[str, str]:
+    """File name -> instruction; the empty name holds the one for all."""
+    if not path.is_file():
+        raise CalibrationError(
+            f"{path} is missing: write one instruction for all images, or lines of `file name<TAB>instruction`"
+        )
+    instructions: dict[str, str] = {}
+    for line in filter(None, map(str.strip, path.read_text().splitlines())):
+        name, tab, instruction = line.partition("\t")
+        instructions[name if tab else ""] = (instruction if tab else name).strip()
+    return instructions
+
+
+def bag_observations(path: Path, instruction: str, limit: int, topic: str | None = None) -> list[Observation]:
+    """At most `limit` images of a rosbag, evenly spread. topic: which one; None takes the bag's only image topic."""
+    from rosbags.highlevel import AnyReader
+
+    from sqap_vla_ros.nodes.images import to_rgb
+
+    types = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+    with AnyReader([path]) as reader:
+        connections = [c for c in reader.connections if c.msgtype in types and topic in (None, c.topic)]
+        topics = sorted({c.topic for c in connections})
+        if len(topics) != 1:
+            found = ", ".join(topics) or "none"
+            raise CalibrationError(f"{path} must have one image topic, or name it; found: {found}")
+        total = sum(c.msgcount for c in connections)
+        wanted = set(np.linspace(0, total - 1, min(limit, total)).astype(int).tolist())
+
+        def images() -> Iterator[Observation]:
+            for index, (connection, stamp, raw) in enumerate(reader.messages(connections=connections)):
+                if index in wanted:
+                    yield Observation(to_rgb(reader.deserialize(raw, connection.msgtype)), stamp, instruction)
+
+        return list(images())
+
+
+def load_observations(
+    source: str, *, limit: int, instruction: str | None = None, topic: str | None = None
+) -> list[Observation]:
+    """Calibration observations from `synthetic`, a folder of images, or a bag (folder with metadata.yaml, .bag, .mcap).
+
+    instruction: needed for bags, which do not carry one for every image.
+    """
+    if limit < 1:
+        raise CalibrationError(f"at least one calibration observation is needed, got a limit of {limit}")
+    if source == SYNTHETIC:
+        return synthetic_observations(limit)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise CalibrationError(
+            f"calibration data {path} does not exist; give a folder of images, a bag or `{SYNTHETIC}`"
+        )
+    if path.is_dir() and not (path / "metadata.yaml").is_file():
+        return folder_observations(path, limit)
+    if not instruction:
+        raise CalibrationError(f"{path} is a bag: give --instruction, what the robot was told while it was recorded")
+    return bag_observations(path, instruction, limit, topic)

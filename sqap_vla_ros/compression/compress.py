@@ -1,0 +1,134 @@
+"""compress(policy, recipe, observations): the decoder of a policy becomes integer, layer by layer.
+
+One layer is in float32 at a time; everything else keeps its dtype, so the peak is the policy itself and a few GB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sqap_vla_ros.compression.folding import rotate_stream_ends
+from sqap_vla_ros.compression.layers import LinearReport, compress_layer
+from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError
+from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.policy.cogact import CogACTPolicy
+from sqap_vla_ros.policy.decoder import Decoder
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+
+
+@dataclass(frozen=True)
+class CompressedLayer:
+    """One finished decoder layer: what happened to its linears, and the next layer's calibration inputs."""
+
+    index: int
+    linears: list[LinearReport]
+    outputs: list[Tensor] | None
+
+
+class _Captured(Exception):
+    """Carries the decoder's input out of a prediction that need not go on."""
+
+
+def decoder_inputs(policy: CogACTPolicy, observations: Sequence[Observation]) -> list[Tensor]:
+    """What the decoder sees for each observation, [1, S, D] float32: towers, projector and embeddings at work."""
+    captured: list[Tensor] = []
+
+    def stop(_: object, arguments: tuple[Tensor, ...]) -> None:
+        captured.append(arguments[0])
+        raise _Captured
+
+    handle = policy.model.decoder.register_forward_pre_hook(stop)
+    try:
+        for observation in observations:
+            try:
+                policy.predict(observation)
+            except _Captured:
+                continue
+    finally:
+        handle.remove()
+    return [tensor.float().clone() for tensor in captured]  # cloned: out of inference mode
+
+
+def require_calibration(recipe: Recipe, observations: Sequence[Observation] | None) -> None:
+    """Raise `RecipeError` when the recipe looks at observations and there are none."""
+    spec = recipe.quantization
+    if spec is not None and spec.needs_calibration and not observations:
+        raise RecipeError(
+            f"recipe {recipe.name!r} needs calibration observations: give --calibration, a folder of images or a bag"
+        )
+
+
+def compress(
+    policy: CogACTPolicy,
+    recipe: Recipe,
+    observations: Sequence[Observation] = (),
+    *,
+    progress: Progress | None = None,
+    finished: Callable[[CompressedLayer], None] | None = None,
+) -> list[LinearReport]:
+    """Quantise a policy's decoder in place, as the recipe says.
+
+    observations: calibration; may be empty for recipes that do not look at data.
+    progress: called as (stage, done, total).
+    finished: called with every layer while its weights are still packed; the place to store it.
+    Returns what happened to every linear. The weights stay packed, on the reference backend: switch with
+    `quantization.linear.use_backend`.
+    """
+    spec = recipe.quantization
+    if spec is None:
+        return []
+    require_calibration(recipe, observations)
+    decoder = policy.model.decoder
+    hidden = prepare_stream(policy, spec, observations)
+    reports: list[LinearReport] = []
+    for layer in compress_layers(decoder, spec, hidden, progress=progress):
+        reports += layer.linears
+        if finished is not None:
+            finished(layer)
+    return reports
+
+
+def prepare_stream(
+    policy: CogACTPolicy, spec: QuantizationSpec, observations: Sequence[Observation]
+) -> list[Tensor] | None:
+    """Turn both ends of the residual stream if the recipe says so; return the first layer's calibration inputs."""
+    if spec.rotation == "hadamard":
+        rotate_stream_ends(policy.model.decoder, policy.model.projector)
+    return decoder_inputs(policy, observations) if observations else None
+
+
+def compress_layers(
+    decoder: Decoder,
+    spec: QuantizationSpec,
+    hidden: list[Tensor] | None,
+    *,
+    start: int = 0,
+    progress: Progress | None = None,
+) -> Iterator[CompressedLayer]:
+    """Quantise the layers from `start` on, one per iteration. hidden: the calibration inputs of layer `start`."""
+    depth = len(decoder.layers)
+
+    def rotary(x: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = decoder.rotary(x.shape[1], x)
+        return cos[None], sin[None]
+
+    for index in range(start, depth):
+        if progress is not None:
+            progress("quantising decoder layers", index, depth)
+        with torch.no_grad():
+            linears, hidden = compress_layer(
+                decoder.layers[index],
+                spec,
+                decoder.config.heads,
+                hidden=hidden,
+                rotary=rotary,
+                prefix=f"decoder.layers.{index}",
+            )
+        yield CompressedLayer(index, linears, hidden)
+    if progress is not None:
+        progress("quantising decoder layers", depth, depth)

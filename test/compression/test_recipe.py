@@ -1,0 +1,64 @@
+import pytest
+
+from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, list_recipes, load_recipe
+
+
+def test_every_shipped_recipe_is_valid_described_and_round_trips():
+    names = list_recipes()
+    assert {"fp32", "bf16", "sqap", "sqap_paper", "w4a4", "w8a8_smoothquant", "w4a16_awq", "rtn_w4a4"} <= set(names)
+    for name in names:
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        assert recipe.description
+        assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_sqap_is_w4a4_plus_pruning():
+    sqap, w4a4 = load_recipe("sqap"), load_recipe("w4a4")
+    assert sqap.quantization == w4a4.quantization
+    assert sqap.pruning is not None
+    assert sqap.pruning.parameters["ratio"] == 0.4
+    assert sqap.digest != w4a4.digest
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(RecipeError, match=r"no recipe named 'sqapp'; there are: .*sqap"):
+        load_recipe("sqapp")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("quantization: {weight_bits: 3}", r"weight_bits must be one of 2, 4, 8, got 3"),
+        ("quantization: {wieght_bits: 4}", r"unknown 'wieght_bits'; known: .*weight_bits"),
+        ("quantization: {weight_group: 128}", "cannot leave an integer product"),
+        ("quantization: {rotation: hadamard, equalization: smoothquant}", "choose one"),
+        ("quantization: {activation_clip: 0.0}", "activation_clip must be within"),
+        ("quantization: {overrides: {lm_head: {weight_bits: 8}}}", "got 'lm_head'"),
+        ("quantization: {overrides: {down_proj: {bits: 8}}}", "unknown bits"),
+        ("quantization: 4", "must be a mapping, got 4"),
+        ("pruning: {ratio: 0.4}", "unknown 'ratio'"),
+        ("pruning: {}", "selector"),
+        ("dtype: fp16", "dtype must be one of float32, bfloat16, got 'fp16'"),
+        ("[1]", "must hold a mapping"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_bad_files_say_what_is_wrong(tmp_path, text, match):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=match):
+        load_recipe(path)
+
+
+def test_missing_file_and_overrides(tmp_path):
+    with pytest.raises(RecipeError, match=r"mine\.yaml does not exist"):
+        load_recipe(tmp_path / "mine.yaml")
+    spec = QuantizationSpec(overrides={"down_proj": {"weight_bits": 8, "activation_bits": 8}})
+    assert spec.bits("down_proj") == (8, 8)
+    assert spec.bits("q_proj") == (4, 4)
+
+
+def test_what_looks_at_data_is_known():
+    assert load_recipe("w4a4").quantization.needs_calibration
+    assert not load_recipe("w4a4_rotated").quantization.needs_calibration
