@@ -12,12 +12,14 @@ tracking error hold at once. Stops and faults latch; only `reset_fault` clears t
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
 
 NS_PER_S = 1_000_000_000
+TRACKING_MEMORY_S = 10.0
 
 
 class State(enum.IntEnum):
@@ -54,6 +56,7 @@ class Input(enum.Enum):
 
 # Without these nobody watches the arm, or nothing good can follow: do not even finish what was commanded.
 _HOLD_AT_ONCE = frozenset({Input.WORKER, Input.JOINT_STATES})
+_ENDS_OPEN_LOOP = frozenset({Input.IMAGE, Input.CAMERA_INFO, Input.TF})
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class ExecutiveConfig:
     task_deadline_s: a task without a deadline of its own ends after this; a policy of this kind never ends by itself.
     input_lost_s: a task ends when it could not predict for this long.
     malformed_limit: this many non-finite or misshapen chunks in a row latch a fault.
-    tracking_limit: this many tracking errors in a row latch a fault.
+    tracking_limit: this many tracking errors, each within TRACKING_MEMORY_S of the one before, latch a fault.
+    max_open_loop_s: with an input missing for this long by the steady clock, the arm is held whatever ROS time says.
     """
 
     replan: str = "continuous"
@@ -76,6 +80,7 @@ class ExecutiveConfig:
     input_lost_s: float = 10.0
     malformed_limit: int = 3
     tracking_limit: int = 3
+    max_open_loop_s: float = 4.0
 
     def __post_init__(self) -> None:
         if self.replan not in ("continuous", "horizon"):
@@ -83,7 +88,7 @@ class ExecutiveConfig:
         for name in ("execution_horizon", "request_margin_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("task_deadline_s", "input_lost_s", "malformed_limit", "tracking_limit"):
+        for name in ("task_deadline_s", "input_lost_s", "malformed_limit", "tracking_limit", "max_open_loop_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
@@ -156,8 +161,10 @@ class Executive:
         self._motion: _Motion | None = None
         self._problems: dict[Input, str] = {}
         self._ok_s: float | None = None  # when the task could last predict
+        self._input_ok_s = 0.0  # when nothing was missing while moving
         self._malformed = 0
         self._tracking = 0
+        self._tracking_s = -math.inf
         self._task_chunks = 0
         self._latencies_s: deque[float] = deque(maxlen=100)
         self._pending_end: TaskEnd | None = None
@@ -199,7 +206,7 @@ class Executive:
         self._problems.pop(Input.CHUNK, None)
 
     def set_instruction(self, instruction: str, now_s: float) -> None:
-        """From the topic. While a goal runs it is only remembered; otherwise it starts a new task, or ends it if empty."""
+        """From the topic: starts a new task, or ends the one before if empty. While a goal runs it is only remembered."""
         instruction = instruction.strip()
         if self.task is not None and not self.task.from_goal and instruction != self.task.instruction:
             self._end(Termination.CANCELED, f"the instruction changed to {instruction!r}", now_s, hold=not instruction)
@@ -261,6 +268,7 @@ class Executive:
         self._malformed = 0
         self.report(Input.CHUNK, None)
         self._held = None
+        self._input_ok_s = now_s
         if not self.dry_run:
             self._motion = _Motion(stamp_ns, end_ns, dt_s)
 
@@ -279,16 +287,13 @@ class Executive:
     def tracking_error(self, what: str, now_s: float) -> None:
         """The arm is not where it was told to be: hold, and fault when it happens again and again."""
         self.counters.tracking_errors += 1
-        self._tracking += 1
+        self._tracking = self._tracking + 1 if now_s - self._tracking_s < TRACKING_MEMORY_S else 1
+        self._tracking_s = now_s
         if self._tracking >= self.config.tracking_limit:
-            self.fault(f"{what}, {self._tracking} times in a row", now_s)
+            self.fault(f"{what} ({self._tracking} times in a row)", now_s)
         elif self._motion is not None:
             self._motion = None
             self._pending_hold = what
-
-    def tracked(self) -> None:
-        """The arm has followed a chunk to its replacement or its end."""
-        self._tracking = 0
 
     def time_jumped(self, what: str, now_s: float) -> None:
         """ROS time went backwards (a bag loops, a simulation restarts): nothing known about times is true any more."""
@@ -311,10 +316,15 @@ class Executive:
             elif now_s - self._ok_s >= self.config.input_lost_s:
                 self._end(Termination.INPUT_LOST, f"no prediction for {now_s - self._ok_s:.1f} s: {blocked}", now_s)
         if self._motion is not None:
+            if not any(source in self._problems for source in _ENDS_OPEN_LOOP):
+                self._input_ok_s = now_s
             urgent = next((self._problems[source] for source in _HOLD_AT_ONCE if source in self._problems), None)
             if urgent is not None:
                 self._motion = None
                 self._pending_hold = urgent
+            elif now_s - self._input_ok_s >= self.config.max_open_loop_s:
+                self._motion = None  # ROS time may stand still; then the motion would never end by it
+                self._pending_hold = "; ".join(self._problems.values())
             elif now_ns >= self._motion.end_ns:
                 self._motion = None
                 if self._problems:

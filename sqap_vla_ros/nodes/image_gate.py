@@ -114,6 +114,4 @@ class ImageGate:
         same_s = (stamp_ns - self._same_since_ns) / NS_PER_S
         if same_s < self.config.frozen_s or self._moved_m < self.config.frozen_motion_m:
             return None
-        return (
-            f"the camera is frozen: {same_s:.1f} s of identical images while the tool moved {self._moved_m * 1e3:.0f} mm"
-        )
+        return f"the camera is frozen: {same_s:.1f} s of equal images while the tool moved {self._moved_m * 1e3:.0f} mm"

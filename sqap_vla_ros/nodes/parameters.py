@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqap_vla_ros.nodes.executive import ExecutiveConfig
 from sqap_vla_ros.nodes.image_gate import ImageGateConfig
+from sqap_vla_ros.nodes.motion import MotionConfig
 from sqap_vla_ros.nodes.worker import WorkerConfig
+from sqap_vla_ros.robot.safety import SafetyLimits
 
 Value = bool | int | float | str | list[float]
 
@@ -109,7 +111,9 @@ PARAMETERS: tuple[Parameter, ...] = (
         minimum=0.0,
     ),
     # Images
-    Parameter("image_transport", "raw", "'raw' takes `image`, 'compressed' `image/compressed`.", choices=("raw", "compressed")),
+    Parameter(
+        "image_transport", "raw", "'raw' takes `image`, 'compressed' `image/compressed`.", choices=("raw", "compressed")
+    ),
     Parameter(
         "image_rectified",
         False,
@@ -123,7 +127,9 @@ PARAMETERS: tuple[Parameter, ...] = (
         choices=("best_effort", "reliable"),
     ),
     Parameter("image_depth", 2, "QoS depth of image and camera_info: more only makes old images wait.", minimum=1),
-    Parameter("image_timeout_s", 1.0, "No new image for this long: the camera is lost. Several frame periods.", above=0.0),
+    Parameter(
+        "image_timeout_s", 1.0, "No new image for this long: the camera is lost. Several frame periods.", above=0.0
+    ),
     Parameter(
         "image_max_age_s",
         0.5,
@@ -148,7 +154,9 @@ PARAMETERS: tuple[Parameter, ...] = (
         above=0.0,
     ),
     # Commands
-    Parameter("dry_run", True, "Predict and publish everything except commands. May change while the node is disabled."),
+    Parameter(
+        "dry_run", True, "Predict and publish everything except commands. May change while the node is disabled."
+    ),
     Parameter(
         "output_mode",
         "joint",
@@ -161,7 +169,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "",
         "URDF text for output mode 'joint'. '' waits for the robot_description topic.",
     ),
-    Parameter("command_rate", 50.0, "Hz of pose and twist samples, of the gripper and of all monitoring.", minimum=5.0, maximum=1000.0),
+    Parameter(
+        "command_rate",
+        50.0,
+        "Hz of pose and twist samples, of the gripper and of all monitoring.",
+        minimum=5.0,
+        maximum=1000.0,
+    ),
     Parameter(
         "replan",
         "continuous",
@@ -195,6 +209,15 @@ PARAMETERS: tuple[Parameter, ...] = (
         "The same for the first chunk after standing still, from the measured pose.",
         minimum=0.0,
     ),
+    Parameter(
+        "ensemble_chunks",
+        2,
+        "Consecutive chunks that are averaged where they speak of the same moment (CogACT's adaptive ensemble, by time); "
+        "1 executes the newest alone.",
+        minimum=1,
+        maximum=16,
+    ),
+    Parameter("ensemble_alpha", 0.1, "How much less a chunk weighs there that disagrees with the newest.", minimum=0.0),
     Parameter("gripper_closed_m", 0.0, "Command for a closed gripper: opening of one finger.", minimum=0.0),
     Parameter("gripper_open_m", 0.04, "Command for an open gripper: opening of one finger.", minimum=0.0),
     Parameter(
@@ -220,27 +243,59 @@ PARAMETERS: tuple[Parameter, ...] = (
         "This many chunks in a row that are not finite or have the wrong shape latch a fault.",
         minimum=1,
     ),
-    Parameter("workspace_min_m", [0.15, -0.6, 0.0], "Lower corner of the box the tool must stay in, base frame.", length=3),
-    Parameter("workspace_max_m", [0.85, 0.6, 0.8], "Upper corner of that box. A chunk that leaves it is rejected.", length=3),
+    Parameter(
+        "workspace_min_m", [0.15, -0.6, 0.0], "Lower corner of the box the tool must stay in, base frame.", length=3
+    ),
+    Parameter(
+        "workspace_max_m", [0.85, 0.6, 0.8], "Upper corner of that box. A chunk that leaves it is rejected.", length=3
+    ),
     Parameter(
         "max_linear_velocity",
         0.4,
-        "m/s of the tool. A faster chunk is slowed down; beyond safety_hard_ratio times the limit it is rejected.",
+        "m/s of the tool. A faster chunk is slowed down, its path kept; beyond hard_ratio times the limit it is rejected.",
         above=0.0,
     ),
-    Parameter("max_angular_velocity", 1.5, "rad/s of the tool, likewise.", above=0.0),
     Parameter("max_linear_acceleration", 4.0, "m/s² of the tool, likewise.", above=0.0),
-    Parameter("max_angular_acceleration", 15.0, "rad/s² of the tool, likewise.", above=0.0),
-    Parameter("max_joint_velocity", 2.0, "rad/s of any joint, below the URDF's own limits. Output mode 'joint'.", above=0.0),
-    Parameter("safety_hard_ratio", 3.0, "See max_linear_velocity: so far beyond, the chunk is an error and not haste.", minimum=1.0),
     Parameter(
-        "max_tracking_error_m",
+        "max_linear_jerk", 200.0, "m/s³ of the tool, likewise. Differences over short steps: leave room.", above=0.0
+    ),
+    Parameter("max_angular_velocity", 1.5, "rad/s of the tool, likewise.", above=0.0),
+    Parameter("max_angular_acceleration", 15.0, "rad/s² of the tool, likewise.", above=0.0),
+    Parameter("max_angular_jerk", 750.0, "rad/s³ of the tool, likewise.", above=0.0),
+    Parameter(
+        "hard_ratio", 3.0, "See max_linear_velocity: so far beyond a limit is an error and not haste.", minimum=1.0
+    ),
+    Parameter(
+        "max_step_m", 0.1, "Longest motion between two poses of a chunk; beyond it the chunk is rejected.", above=0.0
+    ),
+    Parameter("max_step_rad", 0.5, "The same for the rotation.", above=0.0),
+    Parameter(
+        "max_start_m",
+        0.15,
+        "A trajectory must begin this near to the measured tool. Not below max_tracking_m: it begins where the arm was told to be.",
+        above=0.0,
+    ),
+    Parameter("max_start_rad", 0.8, "The same for the orientation.", above=0.0),
+    Parameter(
+        "max_joint_velocity",
+        2.0,
+        "rad/s (m/s) of any joint, on top of the URDF's own limits; faster is slowed down, likewise.",
+        above=0.0,
+    ),
+    Parameter(
+        "joint_margin",
+        0.02,
+        "Distance kept from the joint limits of the URDF, rad or m. Output mode 'joint', which also keeps its velocity limits.",
+        minimum=0.0,
+    ),
+    Parameter(
+        "max_tracking_m",
         0.1,
         "The measured tool may be this far from the commanded pose; further means contact, a wrong controller or a lost "
         "command, and the arm is held. Covers the controller's lag at full speed.",
         above=0.0,
     ),
-    Parameter("max_tracking_error_rad", 0.6, "The same for the orientation.", above=0.0),
+    Parameter("max_tracking_rad", 0.6, "The same for the orientation.", above=0.0),
     Parameter("tracking_limit", 3, "This many tracking errors within a few seconds latch a fault.", minimum=1),
 )
 
@@ -284,9 +339,20 @@ def worker_config(values: Mapping[str, Any], factory: str = "") -> WorkerConfig:
 
 def executive_config(values: Mapping[str, Any]) -> ExecutiveConfig:
     """The state machine's part of the parameters."""
-    return ExecutiveConfig(
-        **{name: values[name] for name in ExecutiveConfig.__dataclass_fields__ if name in values},
-    )
+    return ExecutiveConfig(**{field.name: values[field.name] for field in fields(ExecutiveConfig)})
+
+
+def motion_config(values: Mapping[str, Any]) -> MotionConfig:
+    """How chunks are executed."""
+    return MotionConfig(**{field.name: values[field.name] for field in fields(MotionConfig)})
+
+
+def safety_limits(values: Mapping[str, Any]) -> SafetyLimits:
+    """What a trajectory must satisfy."""
+    limits = {field.name: values[field.name] for field in fields(SafetyLimits)}
+    limits["workspace_min_m"] = tuple(values["workspace_min_m"])
+    limits["workspace_max_m"] = tuple(values["workspace_max_m"])
+    return SafetyLimits(**limits)
 
 
 def image_gate_config(values: Mapping[str, Any]) -> ImageGateConfig:

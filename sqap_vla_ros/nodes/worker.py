@@ -1,8 +1,8 @@
 """The policy in a process of its own: the parent's side.
 
-The model must never run in the process that spins ROS callbacks: a prediction holds the GIL and the memory allocator for
-hundreds of milliseconds, and a crash in a GPU library would take the safety logic with it. So the node starts a worker
-process, hands it one observation at a time and gets one chunk back. This module imports neither torch nor rclpy.
+The model must never run in the process that spins ROS callbacks: a prediction competes for the GIL for hundreds of
+milliseconds, and a crash in a GPU library would take the safety logic with it. So the node starts a worker process,
+hands it one observation at a time and gets one chunk back. This module imports neither torch nor rclpy.
 
 How the two talk:
 - a socket pair carries small pickled messages (the dataclasses below);
@@ -16,6 +16,7 @@ messages into events and calls `notify`, which only has to wake that executor up
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -249,12 +250,8 @@ class PolicyWorker:
         self.ready = False
         if self._connection is not None:
             # Wakes the blocked reader thread too, which closing the descriptor under it would not.
-            shutdown_socket = socket.socket(fileno=os.dup(self._connection.fileno()))
-            try:
-                shutdown_socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the worker is gone already
-            shutdown_socket.close()
+            with socket.socket(fileno=os.dup(self._connection.fileno())) as ours, contextlib.suppress(OSError):
+                ours.shutdown(socket.SHUT_RDWR)  # OSError: the worker is gone already
         if self._process is not None:
             try:
                 self._process.wait(timeout_s)
@@ -285,7 +282,8 @@ class PolicyWorker:
             raise WorkerError(f"the policy worker does not listen any more: {error}") from error
 
     def _read(self) -> None:
-        assert self._connection is not None and self._process is not None
+        assert self._connection is not None
+        assert self._process is not None
         while True:
             try:
                 event = self._connection.recv()

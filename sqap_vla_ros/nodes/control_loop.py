@@ -1,0 +1,403 @@
+"""The working half of policy_node: what exists between configure and cleanup, and the way of an image to a command.
+
+Thread ownership: everything here runs in the node's executor thread, one callback at a time, so nothing is locked. The
+worker's reader thread only triggers a guard condition. Callbacks store and return; the longest, planning a chunk,
+takes a few milliseconds. The timer runs on the steady clock, so that the watchdog also works when simulated time stops.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from std_msgs.msg import Bool, String
+
+from sqap_vla_ros.contracts import ActionChunk
+from sqap_vla_ros.nodes import images, parameters
+from sqap_vla_ros.nodes.executive import NS_PER_S, Executive, Input, Step, Task
+from sqap_vla_ros.nodes.image_gate import ImageGate, Order
+from sqap_vla_ros.nodes.joint_monitor import JointMonitor
+from sqap_vla_ros.nodes.motion import MalformedChunk, Motion, UnsafeChunk
+from sqap_vla_ros.nodes.observer import Frame, ObservationProblem, Observer, TransformMissing, View
+from sqap_vla_ros.nodes.reporter import Prediction, Reporter
+from sqap_vla_ros.nodes.services import Services
+from sqap_vla_ros.nodes.sinks import GripperSink, JointSink, Measured, PoseSink, Sink, TwistSink
+from sqap_vla_ros.nodes.supervisor import WorkerSupervisor
+from sqap_vla_ros.nodes.tf import Buffer, TransformListener
+from sqap_vla_ros.nodes.time_sync import ImageInfoSync
+from sqap_vla_ros.nodes.worker import Event, LoadFailed, Lost, PolicyWorker, PredictFailed, Progress, Ready, Result
+from sqap_vla_ros.robot.kinematics import KinematicsError
+
+LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+FLUSH_S = 0.5  # how long the last command may take to be acknowledged
+WAITING_IMAGES = 8  # images that may wait for their transforms at the same time
+
+
+@dataclass(frozen=True)
+class _InFlight:
+    """What the worker is computing. usable_s: since when both the image and the free policy were there."""
+
+    request: int
+    view: View
+    task: Task
+    usable_s: float
+    submitted_s: float
+
+
+class ControlLoop:
+    """Subscriptions, the worker, the state machine and the sinks, tied together."""
+
+    def __init__(self, node: Any, values: Mapping[str, Any], worker_factory: str) -> None:
+        """Creates everything and starts the worker; `poll_worker` until it is ready. values: checked parameters."""
+        self.values = values
+        self.active = False
+        self._node = node
+        self._log = node.get_logger()
+        self.executive = Executive(parameters.executive_config(values), dry_run=values["dry_run"])
+        self.gate = ImageGate(parameters.image_gate_config(values))
+        self.motion = Motion(parameters.motion_config(values), parameters.safety_limits(values))
+        self.arm = JointMonitor(values["base_frame"], values["tool_frame"], values["joint_states_timeout_s"])
+        if values["robot_description"]:
+            self._on_description(String(data=values["robot_description"]))
+        self._waiting: deque[Frame] = deque(maxlen=WAITING_IMAGES)
+        self._in_flight: _InFlight | None = None
+        self._idle_since_s = time.monotonic()
+        self._active_since_s = time.monotonic()
+        self._commanded = False  # something was commanded since the last hold
+        self.superseded = 0
+        self.slowed = 0
+        self.safety_stop = False
+
+        self._guard = node.create_guard_condition(self._on_worker)
+        config = parameters.worker_config(values, worker_factory)
+        self.supervisor = WorkerSupervisor(
+            lambda: PolicyWorker(config, self._guard.trigger), values["prediction_timeout_s"]
+        )
+        self._create_inputs()
+        self.sink = self._create_sink()
+        self.gripper = GripperSink(
+            node,
+            closed_m=values["gripper_closed_m"],
+            open_m=values["gripper_open_m"],
+            open_above=values["gripper_open_above"],
+            close_below=values["gripper_close_below"],
+        )
+        self.reporter = Reporter(node, self)
+        self.services = Services(node, self)
+        self._jumps = node.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False),
+            post_callback=lambda jump: self._on_time_jump("ROS time went backwards"),
+        )
+        self._timer = node.create_timer(
+            1.0 / values["command_rate"], self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        self.supervisor.start()
+
+    # Setting up and taking down
+
+    def _create_inputs(self) -> None:
+        node, values = self._node, self.values
+        compressed = values["image_transport"] == "compressed"
+        image_qos = QoSProfile(
+            depth=values["image_depth"],
+            reliability=ReliabilityPolicy.RELIABLE
+            if values["image_reliability"] == "reliable"
+            else ReliabilityPolicy.BEST_EFFORT,
+        )
+        self.sync = ImageInfoSync(self._on_pair)
+        self.image_subscription = node.create_subscription(
+            CompressedImage if compressed else Image,
+            "image/compressed" if compressed else "image",
+            self._on_image,
+            image_qos,
+        )
+        self.info_subscription = node.create_subscription(CameraInfo, "camera_info", self.sync.add_info, image_qos)
+        self._subscriptions = [
+            self.image_subscription,
+            self.info_subscription,
+            node.create_subscription(JointState, "joint_states", self._on_joint_states, QoSProfile(depth=5)),
+            node.create_subscription(String, "robot_description", self._on_description, LATCHED_QOS),
+            node.create_subscription(String, "instruction", self._on_instruction, LATCHED_QOS),
+            node.create_subscription(Bool, "safety_stop", self._on_safety_stop, QoSProfile(depth=1)),
+        ]
+        self.buffer = Buffer(node=node)
+        self._tf_listener = TransformListener(self.buffer, node, spin_thread=False)
+        self.observer = Observer(
+            self.buffer,
+            self.gate,
+            images.to_rgb,
+            base_frame=values["base_frame"],
+            tool_frame=values["tool_frame"],
+            rectified=values["image_rectified"],
+            topics=(self.image_subscription.topic_name, self.info_subscription.topic_name),
+        )
+
+    def _create_sink(self) -> Sink:
+        mode, base_frame = self.values["output_mode"], self.values["base_frame"]
+        if mode == "joint":
+            return JointSink(self._node, self.arm, self.motion.limits)
+        return PoseSink(self._node, base_frame) if mode == "pose" else TwistSink(self._node, base_frame)
+
+    def activate(self) -> None:
+        """Begin to publish; what commands needs ~/enable on top."""
+        self.active = True
+        self._active_since_s = time.monotonic()
+
+    def deactivate(self, why: str) -> None:
+        """Hold, as the last command, and publish nothing more."""
+        self.executive.disable(time.monotonic(), why)
+        self.advance()
+        self._hold(why)
+        self.active = False
+
+    def set_dry_run(self, dry_run: bool) -> None:
+        """Only while disabled."""
+        self.executive.dry_run = dry_run
+        if dry_run:
+            self.executive.report(Input.JOINT_STATES, None)
+
+    def destroy(self) -> None:
+        """End the worker and remove everything from the node."""
+        self.supervisor.close()
+        self._node.destroy_timer(self._timer)
+        self._jumps.unregister()
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._tf_listener.unregister()
+        for publisher in (self.sink.publisher, self.gripper.publisher):
+            self._node.destroy_lifecycle_publisher(publisher)
+        self.services.destroy()
+        self.reporter.destroy()
+        self._node.destroy_guard_condition(self._guard)
+
+    # Inputs
+
+    def _on_image(self, message: Any) -> None:
+        self.sync.add_image(message)
+
+    def _on_pair(self, image: Any, camera_info: Any) -> None:
+        now_s = time.monotonic()
+        stamp = image.header.stamp
+        stamp_ns = stamp.sec * NS_PER_S + stamp.nanosec
+        order = self.gate.arrive(stamp_ns, now_s)
+        if order is Order.JUMPED_BACK:
+            self._on_time_jump("the images' stamps went backwards")
+            order = self.gate.arrive(stamp_ns, now_s)
+        if order is not Order.NEW:
+            return
+        while self._waiting and now_s - self._waiting[0].arrived_s > self.values["tf_timeout_s"]:
+            self._waiting.popleft()
+            self.superseded += 1
+        self._waiting.append(Frame(image, camera_info, stamp_ns, now_s))
+        self.advance()
+
+    def _on_joint_states(self, message: JointState) -> None:
+        self.arm.update(message, time.monotonic())
+
+    def _on_description(self, message: String) -> None:
+        if (problem := self.arm.set_description(message.data)) is not None:
+            self._log.error(problem)
+
+    def _on_instruction(self, message: String) -> None:
+        self.executive.set_instruction(message.data, time.monotonic())
+        self.advance()
+
+    def _on_safety_stop(self, message: Bool) -> None:
+        self.safety_stop = message.data
+        if message.data:
+            self.executive.stop("safety_stop is set", time.monotonic())
+            self.advance()
+
+    def _on_time_jump(self, what: str) -> None:
+        self._log.warning(f"{what}: forgetting images, transforms and the current chunk")
+        self.executive.time_jumped(what, time.monotonic())
+        self.gate.reset()
+        self.sync.reset()
+        self.buffer.clear()
+        self._waiting.clear()
+        self._in_flight = None
+        self.supervisor.reset_policy()
+        self.advance()
+
+    def _on_timer(self) -> None:
+        self._on_worker()
+        self.sync.expire(time.monotonic())
+        self.advance()
+        self._command()
+        self.services.tick(time.monotonic())
+
+    # The worker
+
+    def _on_worker(self) -> None:
+        for event in self.poll_worker():
+            if isinstance(event, Result):
+                self._on_result(event)
+            elif isinstance(event, (PredictFailed, Lost, LoadFailed)):
+                flight, self._in_flight = self._in_flight, None
+                if isinstance(event, PredictFailed) and flight is not None:
+                    self._reject(f"the policy failed: {event.text}", flight, malformed=True)
+            self._idle_since_s = time.monotonic()
+            self.advance()
+
+    def poll_worker(self) -> list[Event]:
+        """The worker's events, after logging them and keeping the executive informed."""
+        restarts = self.supervisor.restarts
+        events = self.supervisor.poll(time.monotonic())
+        for event in events:
+            if isinstance(event, Progress):
+                self._log.info(event.text)
+            elif isinstance(event, Ready):
+                self._log.info(f"policy ready, {event.warm_latency_s * 1e3:.0f} ms a prediction: {event.info}")
+                self.observer.needs_projection = event.info.selector not in ("", "none")
+                self.reporter.publish_model_info(event.info)
+            elif isinstance(event, (Lost, LoadFailed)):
+                self._log.error(event.text)
+        if self.supervisor.restarts != restarts:
+            self._log.warning("starting the policy worker again")
+        self.executive.counters.worker_restarts = self.supervisor.restarts
+        self.executive.report(Input.WORKER, self.supervisor.problem)
+        return events
+
+    def _on_result(self, result: Result) -> None:
+        flight, self._in_flight = self._in_flight, None
+        if flight is None or flight.request != result.request or flight.task is not self.executive.task:
+            return  # of a task that is over, or of a time that was left
+        assert self.supervisor.info is not None
+        chunk, view = result.chunk, flight.view
+        try:
+            self.motion.validate(chunk, self.supervisor.info.horizon)
+        except MalformedChunk as error:
+            self._reject(str(error), flight, malformed=True)
+            return
+        whole = self.reporter.publish_chunk(chunk, view)
+        published_s, now_ns = time.monotonic(), self.now_ns()
+        self.executive.counters.chunks_published += 1
+        self._execute(chunk, flight, now_ns, published_s)
+        self.reporter.publish_prediction(
+            Prediction(
+                chunk,
+                view,
+                whole,
+                overhead_s=published_s - flight.usable_s - result.policy_s,
+                queued_s=flight.usable_s - view.frame.arrived_s,
+                age_s=(now_ns - chunk.stamp_ns) / NS_PER_S,
+            )
+        )
+
+    def _execute(self, chunk: ActionChunk, flight: _InFlight, now_ns: int, published_s: float) -> None:
+        """Plan, check and command a chunk; in a dry run everything but command."""
+        view = flight.view
+        measured = self._measured()
+        tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
+        try:
+            plan = self.motion.plan(chunk, view.base_from_tool, tool, now_ns)
+            trajectory = plan.trajectory
+            if not self.executive.dry_run:
+                trajectory = self.sink.start(trajectory, measured)
+                self.motion.commit(trajectory)
+                self._commanded = True
+        except (UnsafeChunk, KinematicsError) as error:
+            self._reject(str(error), flight, malformed=False)
+            return
+        if plan.note:
+            self.slowed += 1
+            self._log.info(f"chunk slowed down: {plan.note}", throttle_duration_sec=5.0)
+        latency_s = published_s - view.frame.arrived_s
+        self.executive.accepted(chunk.stamp_ns, trajectory.end_ns, chunk.dt_s, latency_s, published_s)
+
+    def _reject(self, why: str, flight: _InFlight, *, malformed: bool) -> None:
+        now_s = time.monotonic()
+        self._log.warning(f"chunk rejected: {why}", throttle_duration_sec=1.0)
+        self.executive.rejected(why, malformed=malformed, latency_s=now_s - flight.view.frame.arrived_s, now_s=now_s)
+
+    # Deciding
+
+    def advance(self) -> None:
+        """Tell the executive what is known, do what it says, and start a prediction if one is wanted and possible."""
+        now_s, now_ns = time.monotonic(), self.now_ns()
+        silence = self.gate.silence(now_s, self._active_since_s)
+        if silence is not None:
+            self.executive.report(Input.IMAGE, f"{silence} on {self.image_subscription.topic_name}")
+        self.executive.report(Input.CAMERA_INFO, self.sync.problem(now_s) if silence is None else None)
+        if self.values["output_mode"] == "joint" and not self.executive.dry_run:
+            self.executive.report(Input.JOINT_STATES, self.arm.problem(now_s))
+        self._do(self.executive.tick(now_ns, now_s))
+        if self.active and self._waiting and self.supervisor.idle and self.executive.wants_prediction(now_ns):
+            self._request(now_ns, now_s)
+        self.reporter.tick(now_s)
+
+    def _request(self, now_ns: int, now_s: float) -> None:
+        """Predict from the newest image whose transforms have come; older ones are superseded."""
+        assert self.executive.task is not None
+        for frame in reversed(self._waiting):
+            try:
+                view = self.observer.observe(frame, self.executive.task.instruction, now_ns)
+            except TransformMissing as error:
+                if now_s - frame.arrived_s > self.values["tf_timeout_s"]:
+                    self.executive.report(Input.TF, str(error))
+                continue
+            except ObservationProblem as error:
+                self.executive.report(error.source, str(error))
+                self._waiting.clear()
+                return
+            self.executive.report(Input.TF, None)
+            self.executive.report(Input.IMAGE, None)
+            self.superseded += len(self._waiting) - 1
+            self._waiting.clear()
+            request = self.supervisor.submit(view.observation, seed=self.values["seed"], now_s=now_s)
+            if request is not None:
+                usable_s = max(frame.arrived_s, self._idle_since_s)
+                self._in_flight = _InFlight(request, view, self.executive.task, usable_s, now_s)
+            return
+
+    def _do(self, step: Step) -> None:
+        if step.hold is not None:
+            self._hold(step.hold)
+        if step.ended is not None:
+            self.services.task_ended(step.ended)
+            self.gripper.reset()
+            self.supervisor.reset_policy()
+
+    def _hold(self, why: str) -> None:
+        """Command the measured pose, once."""
+        self.motion.clear()
+        if not self._commanded:
+            return
+        self._commanded = False
+        self._log.warning(f"holding the measured pose: {why}")
+        self.sink.hold(self._measured(), self.now_ns())
+        self.sink.publisher.wait_for_all_acked(Duration(seconds=FLUSH_S))
+
+    def _command(self) -> None:
+        """Send what is due of the current trajectory, and watch that the arm follows it."""
+        if not self.executive.moving or self.motion.current is None:
+            return
+        now_ns = self.now_ns()
+        self.sink.tick(now_ns)
+        self.gripper.update(self.motion.current.sample(now_ns)[1])
+        try:
+            measured, stamp_ns = self.observer.measured_tool()
+        except TransformMissing as error:
+            self.executive.report(Input.TF, str(error))
+            return
+        error_text = self.motion.tracking_error(measured, stamp_ns or now_ns)
+        if error_text is not None:
+            self.executive.tracking_error(error_text, time.monotonic())
+            self.advance()
+
+    def _measured(self) -> Measured:
+        try:
+            base_from_tool = self.observer.measured_tool()[0]
+        except TransformMissing:
+            base_from_tool = None
+        return Measured(base_from_tool, self.arm.joints)
+
+    def now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)

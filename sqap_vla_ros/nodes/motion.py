@@ -1,0 +1,147 @@
+"""From an action chunk to a trajectory that may be executed, without ROS: checks, ensemble, seam, open-loop limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sqap_vla_ros.contracts import ACTION_DIM, ActionChunk
+from sqap_vla_ros.robot.conventions import pose_distance
+from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
+from sqap_vla_ros.robot.safety import Decision, SafetyLimits
+from sqap_vla_ros.robot.trajectory import NS_PER_S, PoseTrajectory, anchor_chunk, blend, hold
+
+# Commands computed now reach the controller a little later; what is due before that would arrive in its past.
+COMMAND_LEAD_NS = 10_000_000
+LONGEST_STEP_S = 10.0
+
+
+class MalformedChunk(ValueError):
+    """Not a chunk: non-finite or misshapen. The model is at fault."""
+
+
+class UnsafeChunk(ValueError):
+    """A chunk that must not be executed; the message holds every reason."""
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """How chunks are executed; the parameters of the same names in config/policy.yaml say why."""
+
+    max_open_loop_s: float = 4.0
+    blend_s: float = 0.2
+    ramp_s: float = 1.0
+    ensemble_chunks: int = 2
+    ensemble_alpha: float = 0.1
+    max_tracking_m: float = 0.1
+    max_tracking_rad: float = 0.6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An acceptable trajectory. note: why it was slowed down, empty when it was not."""
+
+    trajectory: PoseTrajectory
+    note: str = ""
+
+
+class Motion:
+    """What is being executed, and what may follow it."""
+
+    def __init__(self, config: MotionConfig, limits: SafetyLimits) -> None:
+        self.config = config
+        self.limits = limits
+        self.current: PoseTrajectory | None = None
+        self._ensemble = AdaptiveEnsemble(config.ensemble_chunks, config.ensemble_alpha)
+
+    def validate(self, chunk: ActionChunk, horizon: int) -> None:
+        """Raises MalformedChunk naming what is wrong with the numbers of a chunk."""
+        deltas = np.asarray(chunk.deltas)
+        if deltas.shape != (horizon, ACTION_DIM) or deltas.dtype.kind != "f":
+            raise MalformedChunk(
+                f"the chunk is {list(deltas.shape)} of {deltas.dtype}, expected [{horizon}, {ACTION_DIM}] of floats"
+            )
+        if not np.isfinite(deltas).all():
+            step, component = np.argwhere(~np.isfinite(deltas))[0]
+            value = deltas[step, component]
+            raise MalformedChunk(f"action {step} of the chunk is not finite: component {component} is {value}")
+        if not 0.0 < chunk.dt_s < LONGEST_STEP_S:
+            raise MalformedChunk(f"the chunk's time step must lie between 0 and {LONGEST_STEP_S:g} s, got {chunk.dt_s}")
+
+    def plan(
+        self, chunk: ActionChunk, base_from_tool: NDArray[np.float64], measured: NDArray[np.float64], now_ns: int
+    ) -> Plan:
+        """The trajectory to follow from now on; `commit` it once the arm is known to be able to.
+
+        base_from_tool: [4, 4] at the image's stamp, the chunk's anchor. measured: [4, 4] now.
+        Raises UnsafeChunk.
+        """
+        start_ns = now_ns + COMMAND_LEAD_NS
+        deltas = self._ensemble.update(chunk.deltas, chunk.stamp_ns, chunk.dt_s)
+        try:
+            return self._checked(anchor_chunk(deltas, base_from_tool, chunk.stamp_ns, chunk.dt_s), measured, start_ns)
+        except UnsafeChunk:
+            self._ensemble.reset()  # what is not executed must not colour what comes next
+            raise
+
+    def commit(self, trajectory: PoseTrajectory) -> None:
+        """This is executed now."""
+        self.current = trajectory
+
+    def clear(self) -> None:
+        """Nothing is executed: the next plan starts from the measured pose, with a ramp."""
+        self.current = None
+        self._ensemble.reset()
+
+    def tracking_error(self, measured: NDArray[np.float64], at_ns: int) -> str | None:
+        """What is wrong with where the arm was at `at_ns`, or None."""
+        if self.current is None:
+            return None
+        away_m, away_rad = pose_distance(self.current.sample(at_ns)[0], measured)
+        if away_m <= self.config.max_tracking_m and away_rad <= self.config.max_tracking_rad:
+            return None
+        return (
+            f"tracking error: the tool is {away_m * 1e3:.0f} mm and {away_rad:.2f} rad from where it was told to be "
+            f"(limits {self.config.max_tracking_m * 1e3:.0f} mm, {self.config.max_tracking_rad:g} rad); is it blocked, or "
+            "does no controller listen?"
+        )
+
+    def _checked(self, fresh: PoseTrajectory, measured: NDArray[np.float64], start_ns: int) -> Plan:
+        age_s = (start_ns - fresh.stamp_ns) / NS_PER_S
+        if fresh.after(start_ns) is None:
+            length_s = (fresh.end_ns - fresh.stamp_ns) / NS_PER_S
+            raise UnsafeChunk(
+                f"every action is past: the chunk ends {length_s:.2f} s after its image and came {age_s:.2f} s after it"
+            )
+        fresh = self._limit_open_loop(fresh, start_ns)
+        if self.current is not None:
+            joined = blend(self.current, fresh, start_ns, self.config.blend_s)
+        else:
+            joined = blend(hold(measured, float(fresh.gripper[0]), start_ns), fresh, start_ns, self.config.ramp_s)
+        assert joined is not None  # something of it is still to come, see above
+        # A ramp may be longer than what is left of the chunk.
+        joined = self._limit_open_loop(joined, start_ns)
+        verdict = self.limits.check(joined, measured)
+        if verdict.decision is Decision.REJECT:
+            raise UnsafeChunk(verdict.text)
+        if verdict.decision is Decision.SLOW_DOWN:
+            return Plan(self._limit_open_loop(joined.slowed(verdict.time_scale), start_ns), verdict.text)
+        return Plan(joined)
+
+    def _limit_open_loop(self, trajectory: PoseTrajectory, start_ns: int) -> PoseTrajectory:
+        """Without the poses due beyond the open-loop limit. Raises UnsafeChunk when nothing is left after start_ns."""
+        limit_ns = trajectory.stamp_ns + round(self.config.max_open_loop_s * NS_PER_S)
+        keep = int(np.searchsorted(trajectory.times_ns, limit_ns, side="right"))
+        if keep == 0 or trajectory.times_ns[keep - 1] <= start_ns:
+            raise UnsafeChunk(
+                f"nothing of the chunk lies within max_open_loop_s = {self.config.max_open_loop_s:g} of its image: the "
+                f"chunk came {(start_ns - trajectory.stamp_ns) / NS_PER_S:.2f} s after it"
+            )
+        return replace(
+            trajectory,
+            times_ns=trajectory.times_ns[:keep],
+            poses=trajectory.poses[:keep],
+            gripper=trajectory.gripper[:keep],
+        )
