@@ -13,8 +13,9 @@ import yaml
 
 from sqap_vla_ros.nodes import bringup as bringup_module
 from sqap_vla_ros.nodes.bringup import NodeProcesses, main, run, show_arguments
-from sqap_vla_ros.nodes.node_table import BRINGUPS, Bringup, NodeEntry, dds_environment, resolve
+from sqap_vla_ros.nodes.node_table import BRINGUPS, TASKS, Bringup, NodeEntry, dds_environment, resolve
 from sqap_vla_ros.resources import share_path
+from sqap_vla_ros.simulation.tasks import TaskFamily
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,7 +65,27 @@ def test_a_missing_parameter_file_is_named(tmp_path):
 @pytest.mark.parametrize("node", [n for b in BRINGUPS.values() for n in b.nodes], ids=lambda node: node.executable)
 def test_every_parameter_argument_is_a_parameter_of_the_node(node: NodeEntry):
     (parameters,) = yaml.safe_load(share_path(node.shipped_params).read_text()).values()
-    assert set(node.parameters) - {"use_sim_time"} <= set(parameters["ros__parameters"])
+    assert {parameter for parameter, _ in node.parameters} - {"use_sim_time"} <= set(parameters["ros__parameters"])
+
+
+@pytest.mark.parametrize("bringup", BRINGUPS.values(), ids=lambda bringup: bringup.name)
+def test_every_argument_has_an_effect(bringup: Bringup):
+    used = {"namespace", "log_level"}
+    for node in bringup.nodes:
+        used |= {node.params_file, *node.topics, *(argument for _, argument in node.parameters)}
+    assert used == {argument.name for argument in bringup.arguments}
+
+
+def test_the_simulated_arm_is_commanded_unless_told_otherwise():
+    simulator, policy_node = resolve(BRINGUPS["simulation"], {"use_sim_time": "true", "task": "pick", "seed": "3"})
+    assert simulator.parameters == {"task": "pick", "seed": 3, "publish_clock": True}
+    assert policy_node.parameters == {"dry_run": False, "use_sim_time": True}
+    assert set(TASKS) == set(TaskFamily)
+
+
+def test_a_number_that_is_none_is_named():
+    with pytest.raises(ValueError, match="seed:=three is not a number"):
+        resolve(BRINGUPS["simulation"], {"seed": "three"})
 
 
 @pytest.mark.ros

@@ -7,7 +7,7 @@ parameter file decides.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqap_vla_ros.resources import share_path
@@ -55,14 +55,14 @@ class NodeEntry:
     executable: console script, and module of sqap_vla_ros.nodes.
     params_file: argument that names its parameter file.
     shipped_params: the package's own, taken when that argument is empty.
-    parameters: arguments that set the parameter of the same name.
+    parameters: (parameter, argument that sets it).
     topics: arguments that replace the topic of the same name.
     """
 
     executable: str
     params_file: str
     shipped_params: str
-    parameters: tuple[str, ...]
+    parameters: tuple[tuple[str, str], ...]
     topics: tuple[str, ...] = ()
 
 
@@ -100,45 +100,74 @@ class NodeCommand:
         return arguments
 
 
+# simulation.tasks.TaskFamily, without its imports.
+TASKS = ("pick", "move_near", "open_drawer", "close_drawer", "place_in_drawer", "place_in_bowl")
+
 _BOOL = ("true", "false")
+
+
+def _optional(name: str, description: str, kind: type = str, choices: tuple[str, ...] = (), *, file: str) -> Argument:
+    """An argument that leaves the choice to the parameter file when it is empty."""
+    return Argument(name, f"{description} Empty: what {file} says.", "", kind, choices and ("", *choices))
+
+
 _COMMON = (
     Argument("namespace", "Namespace of the nodes and of their relative topics."),
     Argument("log_level", "Least severe message to log.", "info", choices=("debug", "info", "warn", "error", "fatal")),
     Argument("use_sim_time", "Take the time from /clock (simulation, bag replay).", "false", bool, _BOOL),
 )
-_FROM_FILE = "Empty: what params_file says."
 _POLICY = (
     Argument("params_file", "Parameters of policy_node. Empty: the package's config/policy.yaml, which explains each."),
-    Argument(
-        "checkpoint",
-        f"CogACT folder, compressed .safetensors file, or 'micro' (random weights, to try things). {_FROM_FILE}",
-    ),
-    Argument(
-        "recipe", f"How the policy is compressed: a recipe of config/recipes by name, or a path to one. {_FROM_FILE}"
-    ),
-    Argument("device", f"Where the policy runs: cpu, cuda or cuda:N. {_FROM_FILE}"),
-    Argument("output_mode", f"What the arm is sent. {_FROM_FILE}", "", str, ("", "joint", "pose", "twist")),
-    Argument("dry_run", f"Predict and show everything, command nothing. {_FROM_FILE}", "", bool, ("", *_BOOL)),
-    Argument(
-        "autostart",
-        f"Configure and activate at start, without a lifecycle manager. {_FROM_FILE}",
-        "",
-        bool,
-        ("", *_BOOL),
+    *(
+        _optional(*argument, file="params_file")
+        for argument in (
+            ("checkpoint", "CogACT folder, compressed .safetensors file, or 'micro' (random weights, to try things)."),
+            ("recipe", "How the policy is compressed: a recipe of config/recipes by name, or a path to one."),
+            ("device", "Where the policy runs: cpu, cuda or cuda:N."),
+            ("output_mode", "What the arm is sent.", str, ("joint", "pose", "twist")),
+            ("autostart", "Configure and activate at start, without a lifecycle manager.", bool, _BOOL),
+        )
     ),
 )
+_DRY_RUN = ("dry_run", "Predict and show everything, command nothing.")
 _TOPICS = (
     Argument("image", "Camera image topic; <image>/compressed with image_transport 'compressed'.", "image"),
     Argument("camera_info", "Calibration of that camera, with the image's stamps.", "camera_info"),
     Argument("joint_states", "Measured joint positions.", "joint_states"),
     Argument("joint_trajectory", "Where joint_trajectory_controller listens (output mode joint).", "joint_trajectory"),
 )
+_SIMULATOR = (
+    Argument(
+        "simulator_params_file",
+        "Parameters of simulator_node. Empty: the package's config/simulator.yaml, which explains each.",
+    ),
+    *(
+        _optional(*argument, file="simulator_params_file")
+        for argument in (
+            ("task", "Kind of every episode's task.", str, TASKS),
+            ("seed", "Layout of the first episode; each reset takes the next number.", int),
+            ("variation", "How much the scene's looks vary.", str, ("visual_matching", "variant_aggregation")),
+        )
+    ),
+)
+
+
+def _same(*names: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, name) for name in names)
+
+
 _POLICY_NODE = NodeEntry(
     "policy_node",
     "params_file",
     "config/policy.yaml",
-    ("checkpoint", "recipe", "device", "output_mode", "dry_run", "autostart", "use_sim_time"),
-    ("image", "camera_info", "joint_states", "joint_trajectory"),
+    _same("checkpoint", "recipe", "device", "output_mode", "dry_run", "autostart", "use_sim_time"),
+    tuple(argument.name for argument in _TOPICS),
+)
+_SIMULATOR_NODE = NodeEntry(
+    "simulator_node",
+    "simulator_params_file",
+    "config/simulator.yaml",
+    (*_same("task", "seed", "variation"), ("publish_clock", "use_sim_time")),
 )
 
 BRINGUPS: dict[str, Bringup] = {
@@ -147,8 +176,14 @@ BRINGUPS: dict[str, Bringup] = {
         Bringup(
             "policy",
             "The policy node for a real arm: camera image and instruction in, trajectories out.",
-            (*_POLICY, *_TOPICS, *_COMMON),
+            (*_POLICY, _optional(*_DRY_RUN, bool, _BOOL, file="params_file"), *_TOPICS, *_COMMON),
             (_POLICY_NODE,),
+        ),
+        Bringup(
+            "simulation",
+            "A simulated arm, camera and task on a tabletop, and the policy node that drives it.",
+            (*_POLICY, Argument(*_DRY_RUN, "false", bool, _BOOL), *_SIMULATOR, *_COMMON),
+            (_SIMULATOR_NODE, replace(_POLICY_NODE, topics=())),
         ),
     )
 }
@@ -176,7 +211,7 @@ def resolve(bringup: Bringup, given: Mapping[str, str]) -> list[NodeCommand]:
                 node.executable,
                 texts["namespace"],
                 _params_file(node, texts[node.params_file]),
-                {name: values[name] for name in node.parameters if name in values},
+                {parameter: values[name] for parameter, name in node.parameters if name in values},
                 tuple(remappings),
                 texts["log_level"],
             )
