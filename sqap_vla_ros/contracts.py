@@ -108,7 +108,10 @@ class ActionChunk:
 
 @dataclass(frozen=True)
 class PolicyInfo:
-    """What a loaded policy is: for logs, reports and the model_info topic."""
+    """What a loaded policy is: for logs, reports and the model_info topic.
+
+    stateful: it keeps something between observations (a cache across time steps), so a chunk depends on those before.
+    """
 
     checkpoint: str
     checkpoint_sha256: str
@@ -120,6 +123,7 @@ class PolicyInfo:
     grid: tuple[int, int]
     unnorm_key: str
     selector: str
+    stateful: bool = False
 
 
 class Policy(Protocol):
