@@ -10,6 +10,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${SQAP_VENV:-$root/.venv}
+[ "${venv#/}" != "$venv" ] || venv=$PWD/$venv
 steps=5
 
 fail() {
