@@ -68,6 +68,7 @@ class ControlLoop:
             self._on_description(String(data=values["robot_description"]))
         self._waiting: deque[Frame] = deque(maxlen=WAITING_IMAGES)
         self._in_flight: _InFlight | None = None
+        self._task: Task | None = None  # of the newest chunk
         self._idle_since_s = time.monotonic()
         self._active_since_s = time.monotonic()
         self._commanded = False  # something was commanded since the last hold
@@ -218,6 +219,7 @@ class ControlLoop:
     def _on_time_jump(self, what: str) -> None:
         self._log.warning(f"{what}: forgetting images, transforms and the current chunk")
         self.executive.time_jumped(what, time.monotonic())
+        self.motion.clear()
         self.gate.reset()
         self.sync.reset()
         self.buffer.clear()
@@ -294,6 +296,9 @@ class ControlLoop:
     def _execute(self, chunk: ActionChunk, flight: _InFlight, now_ns: int, published_s: float) -> None:
         """Plan, check and command a chunk; in a dry run everything but command."""
         view = flight.view
+        if flight.task is not self._task:
+            self._task = flight.task
+            self.motion.new_task()
         measured = self._measured()
         tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
         try:

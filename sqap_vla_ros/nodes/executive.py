@@ -206,7 +206,7 @@ class Executive:
         self._problems.pop(Input.CHUNK, None)
 
     def set_instruction(self, instruction: str, now_s: float) -> None:
-        """From the topic: starts a new task, or ends the one before if empty. While a goal runs it is only remembered."""
+        """From the topic: starts a new task, or ends the one before if empty. Only remembered while a goal runs."""
         instruction = instruction.strip()
         if self.task is not None and not self.task.from_goal and instruction != self.task.instruction:
             self._end(Termination.CANCELED, f"the instruction changed to {instruction!r}", now_s, hold=not instruction)
@@ -264,6 +264,7 @@ class Executive:
 
     def accepted(self, stamp_ns: int, end_ns: int, dt_s: float, latency_s: float, now_s: float) -> None:
         """A chunk passed every check and is being executed until end_ns (or would be, in a dry run)."""
+        assert self.task is not None, "a chunk of no task must be dropped, not executed"
         self._predicted(latency_s, now_s)
         self._malformed = 0
         self.report(Input.CHUNK, None)

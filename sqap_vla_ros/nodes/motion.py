@@ -93,6 +93,10 @@ class Motion:
     def clear(self) -> None:
         """Nothing is executed: the next plan starts from the measured pose, with a ramp."""
         self.current = None
+        self.new_task()
+
+    def new_task(self) -> None:
+        """What comes next follows another instruction: do not average it with what came before."""
         self._ensemble.reset()
 
     def tracking_error(self, measured: NDArray[np.float64], at_ns: int) -> str | None:
@@ -104,8 +108,8 @@ class Motion:
             return None
         return (
             f"tracking error: the tool is {away_m * 1e3:.0f} mm and {away_rad:.2f} rad from where it was told to be "
-            f"(limits {self.config.max_tracking_m * 1e3:.0f} mm, {self.config.max_tracking_rad:g} rad); is it blocked, or "
-            "does no controller listen?"
+            f"(limits {self.config.max_tracking_m * 1e3:.0f} mm, {self.config.max_tracking_rad:g} rad); is it blocked, "
+            "or does no controller listen?"
         )
 
     def _checked(self, fresh: PoseTrajectory, measured: NDArray[np.float64], start_ns: int) -> Plan:

@@ -133,8 +133,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "image_max_age_s",
         0.5,
-        "An image older than this when its prediction would begin is not used. Covers exposure, transport and TF delay; "
-        "a larger value acts on an older world.",
+        "An image older than this when its prediction would begin is not used. Covers exposure, transport and TF "
+        "delay; a larger value acts on an older world.",
         above=0.0,
     ),
     Parameter(
@@ -186,7 +186,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "execution_horizon",
         0,
-        "Actions of a chunk to execute before the next one takes over; 0 is all. Fewer react faster, more move smoother.",
+        "Actions of a chunk to execute before the next one takes over; 0 is all. Fewer react faster, more move "
+        "smoother.",
         minimum=0,
     ),
     Parameter("request_margin_s", 0.1, "See replan. Covers the jitter of the latency.", minimum=0.0),
@@ -200,7 +201,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "blend_s",
         0.2,
-        "Time in which a new chunk takes over from the old one. Shorter leaves jerk at the seam, longer delays reactions.",
+        "Time in which a new chunk takes over from the old one. Shorter leaves jerk at the seam, longer delays "
+        "reactions.",
         minimum=0.0,
     ),
     Parameter(
@@ -212,8 +214,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "ensemble_chunks",
         2,
-        "Consecutive chunks that are averaged where they speak of the same moment (CogACT's adaptive ensemble, by time); "
-        "1 executes the newest alone.",
+        "Consecutive chunks that are averaged where they speak of the same moment (CogACT's adaptive ensemble, by "
+        "time); 1 executes the newest alone.",
         minimum=1,
         maximum=16,
     ),
@@ -233,7 +235,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "task_deadline_s",
         60.0,
-        "A task ends and the arm is held after this, unless its goal says otherwise. A VLA policy never ends by itself.",
+        "A task ends and the arm is held after this, unless its goal says otherwise. A VLA policy never ends by "
+        "itself.",
         above=0.0,
     ),
     Parameter("input_lost_s", 10.0, "A task ends when nothing could be predicted for this long.", above=0.0),
@@ -252,7 +255,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "max_linear_velocity",
         0.4,
-        "m/s of the tool. A faster chunk is slowed down, its path kept; beyond hard_ratio times the limit it is rejected.",
+        "m/s of the tool. A faster chunk is slowed down, its path kept; beyond hard_ratio times the limit it is "
+        "rejected.",
         above=0.0,
     ),
     Parameter("max_linear_acceleration", 4.0, "m/s² of the tool, likewise.", above=0.0),
@@ -272,7 +276,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "max_start_m",
         0.15,
-        "A trajectory must begin this near to the measured tool. Not below max_tracking_m: it begins where the arm was told to be.",
+        "A trajectory must begin this near to the measured tool. Not below max_tracking_m: it begins where the "
+        "arm was told to be.",
         above=0.0,
     ),
     Parameter("max_start_rad", 0.8, "The same for the orientation.", above=0.0),
@@ -285,14 +290,15 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "joint_margin",
         0.02,
-        "Distance kept from the joint limits of the URDF, rad or m. Output mode 'joint', which also keeps its velocity limits.",
+        "Distance kept from the joint limits of the URDF, rad or m. Output mode 'joint', which also keeps its "
+        "velocity limits.",
         minimum=0.0,
     ),
     Parameter(
         "max_tracking_m",
         0.1,
-        "The measured tool may be this far from the commanded pose; further means contact, a wrong controller or a lost "
-        "command, and the arm is held. Covers the controller's lag at full speed.",
+        "The measured tool may be this far from the commanded pose; further means contact, a wrong controller or a "
+        "lost command, and the arm is held. Covers the controller's lag at full speed.",
         above=0.0,
     ),
     Parameter("max_tracking_rad", 0.6, "The same for the orientation.", above=0.0),

@@ -44,9 +44,7 @@ class Double:
             np.arange(154, dtype=np.int32), np.full(154, Reason.SPATIAL, np.uint8), GRID, "sqap", 2, patch
         )
         time.sleep(self.latency_s)
-        chunk = ActionChunk(
-            observation.stamp_ns, self.act(deltas), DT_S, normalized, selection, {}, seed
-        )
+        chunk = ActionChunk(observation.stamp_ns, self.act(deltas), DT_S, normalized, selection, {}, seed)
         chunk.timings_ms["total"] = (time.perf_counter() - begin) * 1e3  # type: ignore[index]
         return chunk
 

@@ -136,7 +136,8 @@ def test_a_worker_that_dies_is_reported_with_its_exit(worker):
     wait_for(worker, Result)
     os.kill(worker.pid, signal.SIGKILL)
     assert "SIGKILL" in wait_for(worker, Lost).text
-    assert not worker.ready and not worker.busy
+    assert not worker.ready
+    assert not worker.busy
     with pytest.raises(WorkerError, match="not ready"):
         worker.submit(observation())
 

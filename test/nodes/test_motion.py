@@ -1,0 +1,179 @@
+"""From chunks to trajectories that may be executed."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from sqap_vla_ros.contracts import ActionChunk
+from sqap_vla_ros.nodes.motion import COMMAND_LEAD_NS, MalformedChunk, Motion, MotionConfig, UnsafeChunk
+from sqap_vla_ros.robot.safety import SafetyLimits
+from sqap_vla_ros.robot.trajectory import NS_PER_S, anchor_chunk
+
+DT_S = 0.1
+HORIZON = 16
+STAMP_NS = 1_700_000_000 * NS_PER_S
+LIMITS = SafetyLimits(workspace_min_m=(0.0, -0.5, 0.0), workspace_max_m=(1.0, 0.5, 1.0), max_linear_jerk=500.0)
+
+
+def pose(x: float = 0.4, y: float = 0.0, z: float = 0.3) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, 3] = x, y, z
+    return matrix
+
+
+def chunk(step=(0.005, 0.0, 0.0), *, stamp_ns: int = STAMP_NS, gripper: float = 1.0) -> ActionChunk:
+    deltas = np.zeros((HORIZON, 7))
+    deltas[:, :3] = step
+    deltas[:, 6] = gripper
+    return ActionChunk(stamp_ns, deltas, DT_S, deltas.copy())
+
+
+def motion(limits: SafetyLimits = LIMITS, **config) -> Motion:
+    return Motion(MotionConfig(**{"ensemble_chunks": 1, "ramp_s": 0.3, "blend_s": 0.2, **config}), limits)
+
+
+def at(seconds: float) -> int:
+    return STAMP_NS + round(seconds * NS_PER_S)
+
+
+def test_a_good_chunk_is_valid():
+    motion().validate(chunk(), HORIZON)
+
+
+def broken(**changes) -> ActionChunk:
+    good = chunk()
+    return ActionChunk(**{**{f: getattr(good, f) for f in ("stamp_ns", "deltas", "dt_s", "normalized")}, **changes})
+
+
+@pytest.mark.parametrize(
+    ("bad", "text"),
+    [
+        (broken(deltas=np.zeros((15, 7))), r"\[15, 7\] of float64, expected \[16, 7\]"),
+        (broken(deltas=np.zeros((16, 6))), r"\[16, 6\]"),
+        (broken(deltas=np.zeros(112)), r"\[112\]"),
+        (broken(deltas=np.full((16, 7), "a")), "of floats"),
+        (broken(deltas=np.where(np.arange(112).reshape(16, 7) == 23, np.nan, 0.0)), "action 3 .* component 2 is nan"),
+        (broken(deltas=np.where(np.arange(112).reshape(16, 7) == 7, -np.inf, 0.0)), "action 1 .* component 0 is -inf"),
+        (broken(dt_s=0.0), "time step .* got 0.0"),
+        (broken(dt_s=float("nan")), "got nan"),
+    ],
+)
+def test_malformed_chunks_are_refused_with_what_is_wrong(bad, text):
+    with pytest.raises(MalformedChunk, match=text):
+        motion().validate(bad, HORIZON)
+
+
+def test_actions_keep_their_due_time_and_past_ones_are_dropped_not_shifted():
+    planner = motion(ramp_s=0.0)
+    now_ns = at(0.52)  # five actions are past
+    plan = planner.plan(chunk(), pose(), pose(0.4 + 5 * 0.005), now_ns)
+    assert plan.trajectory.times_ns[0] == at(0.6)
+    np.testing.assert_allclose(plan.trajectory.poses[0, :3, 3], [0.4 + 6 * 0.005, 0.0, 0.3], atol=1e-12)
+    assert plan.trajectory.end_ns == at(1.6)
+    np.testing.assert_allclose(plan.trajectory.poses[-1, :3, 3], [0.4 + 16 * 0.005, 0.0, 0.3], atol=1e-12)
+    assert plan.trajectory.anchor_ns == now_ns + COMMAND_LEAD_NS
+    assert plan.note == ""
+
+
+def test_the_first_chunk_ramps_from_the_measured_pose():
+    planner = motion(ramp_s=0.4)
+    measured = pose(0.41, 0.01)
+    trajectory = planner.plan(chunk(), pose(), measured, at(0.1)).trajectory
+    np.testing.assert_allclose(trajectory.anchor, measured, atol=1e-9)
+    start, _ = trajectory.sample(at(0.13))
+    assert np.linalg.norm(start[:3, 3] - measured[:3, 3]) < 1e-3  # slow at first
+    # From the end of the ramp on it is the chunk itself.
+    expected = anchor_chunk(chunk().deltas, pose(), STAMP_NS, DT_S)
+    np.testing.assert_allclose(trajectory.sample(at(0.9))[0], expected.sample(at(0.9))[0], atol=1e-9)
+
+
+def test_a_seam_between_disagreeing_chunks_has_no_jump():
+    planner = motion()
+    planner.commit(planner.plan(chunk(), pose(), pose(), at(0.05)).trajectory)
+    old = planner.current
+    turned = chunk((0.0, 0.005, 0.0), stamp_ns=at(0.5))
+    now_ns = at(0.6)
+    plan = planner.plan(turned, old.sample(at(0.5))[0], old.sample(now_ns)[0], now_ns)
+    start_ns = now_ns + COMMAND_LEAD_NS
+    np.testing.assert_allclose(plan.trajectory.anchor, old.sample(start_ns)[0], atol=1e-9)
+    times_ns = start_ns + np.arange(0, 250, 5) * 1_000_000
+    positions = plan.trajectory.sample_many(times_ns.astype(np.int64))[0][:, :3, 3]
+    steps_m = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    assert steps_m.max() < 1e-3  # the chunks are 7 mm apart here, and the gap is closed over the whole seam
+
+
+def test_agreeing_chunks_leave_no_trace_at_the_seam():
+    planner = motion()
+    planner.commit(planner.plan(chunk(), pose(), pose(), at(0.05)).trajectory)
+    later = planner.plan(chunk(stamp_ns=at(0.5)), pose(0.4 + 0.025), pose(0.4 + 0.03), at(0.6)).trajectory
+    for t in (0.62, 0.7, 0.8, 1.2):
+        assert later.sample(at(t))[0][0, 3] == pytest.approx(0.4 + 0.05 * t, abs=1e-6)
+
+
+def test_a_chunk_that_is_all_past_is_refused():
+    with pytest.raises(UnsafeChunk, match=r"every action is past: the chunk ends 1.60 s after its image and came 1.7"):
+        motion().plan(chunk(), pose(), pose(), at(1.7))
+
+
+def test_motion_never_reaches_beyond_the_open_loop_limit():
+    planner = motion(max_open_loop_s=0.75)
+    assert planner.plan(chunk(), pose(), pose(), at(0.1)).trajectory.end_ns <= at(0.75)
+    with pytest.raises(UnsafeChunk, match=r"max_open_loop_s = 0.75"):
+        motion(max_open_loop_s=0.75).plan(chunk(), pose(), pose(), at(0.8))
+
+
+def test_leaving_the_workspace_is_refused_with_the_place():
+    with pytest.raises(UnsafeChunk, match=r"outside the workspace"):
+        motion().plan(chunk((0.0, 0.05, 0.0)), pose(), pose(), at(0.05))
+
+
+def test_too_fast_is_slowed_down_on_the_same_path():
+    planner = motion(SafetyLimits(**{**vars(LIMITS), "max_linear_velocity": 0.03}), ramp_s=0.0)
+    plan = planner.plan(chunk(), pose(), pose(), at(0.05))  # 5 cm/s
+    assert "linear velocity" in plan.note
+    speeds = np.linalg.norm(plan.trajectory.segment_velocities()[0], axis=1)
+    assert speeds.max() <= 0.03 + 1e-9
+    np.testing.assert_allclose(plan.trajectory.poses[:, 1:3, 3], [[0.0, 0.3]] * len(plan.trajectory), atol=1e-9)
+
+
+def test_far_too_fast_is_refused():
+    planner = motion(SafetyLimits(**{**vars(LIMITS), "max_linear_velocity": 0.01}))
+    with pytest.raises(UnsafeChunk, match="hard"):
+        planner.plan(chunk(), pose(), pose(), at(0.05))
+
+
+def test_a_slowed_trajectory_keeps_the_open_loop_limit():
+    limits = SafetyLimits(**{**vars(LIMITS), "max_linear_velocity": 0.03})
+    plan = motion(limits, max_open_loop_s=1.6, ramp_s=0.0).plan(chunk(), pose(), pose(), at(0.05))
+    assert plan.note
+    assert plan.trajectory.end_ns <= at(1.6)
+
+
+def test_two_chunks_are_averaged_where_they_speak_of_the_same_moment():
+    planner = motion(ensemble_chunks=2, ensemble_alpha=0.0, ramp_s=0.0, blend_s=0.0)
+    planner.commit(planner.plan(chunk((0.004, 0.0, 0.0)), pose(), pose(), at(0.01)).trajectory)
+    second = planner.plan(chunk((0.006, 0.0, 0.0), stamp_ns=at(0.1)), pose(0.404), pose(0.404), at(0.11)).trajectory
+    np.testing.assert_allclose(np.diff(second.poses[:14, 0, 3]), 0.005, atol=1e-9)
+
+
+def test_clear_forgets_the_ensemble_and_the_seam():
+    planner = motion(ensemble_chunks=2, ensemble_alpha=0.0, ramp_s=0.0)
+    planner.commit(planner.plan(chunk((0.004, 0.0, 0.0)), pose(), pose(), at(0.01)).trajectory)
+    planner.clear()
+    # Also an image from before the first one, as after a time jump, is no error now.
+    again = planner.plan(chunk((0.006, 0.0, 0.0), stamp_ns=at(-5.0)), pose(), pose(), at(-4.99)).trajectory
+    np.testing.assert_allclose(np.diff(again.poses[:, 0, 3]), 0.006, atol=1e-9)
+
+
+def test_tracking_error():
+    planner = motion(max_tracking_m=0.05, max_tracking_rad=0.3)
+    assert planner.tracking_error(pose(9.0), at(0.5)) is None  # nothing is executed
+    planner.commit(planner.plan(chunk(), pose(), pose(), at(0.01)).trajectory)
+    there = planner.current.sample(at(1.0))[0]
+    assert planner.tracking_error(there, at(1.0)) is None
+    off = there.copy()
+    off[2, 3] += 0.06
+    assert "60 mm and 0.00 rad from where it was told to be" in planner.tracking_error(off, at(1.0))
+    turned = there.copy()
+    turned[:3, :3] = Rotation.from_rotvec([0.0, 0.4, 0.0]).as_matrix()
+    assert "0 mm and 0.40 rad" in planner.tracking_error(turned, at(1.0))
