@@ -70,7 +70,7 @@ def worst_pictures(
     ]
 
 
-def write_video(path: Path, bag_path: Path, spec: ReplaySpec, run: RecipeRun) -> None:
+def write_video(path: Path, bag_path: Path, spec: ReplaySpec, run: RecipeRun, *, show: bool = True) -> None:
     """The overlay of every predicted frame at the recording's own pace; nothing where there are fewer than two."""
     by_index = {record.index: record for record in run.records if record.selection is not None}
     if len(by_index) < 2:
@@ -80,7 +80,7 @@ def write_video(path: Path, bag_path: Path, spec: ReplaySpec, run: RecipeRun) ->
     size: tuple[int, ...] | None = None
     with imageio.get_writer(path, format="FFMPEG", fps=rate_hz, macro_block_size=2) as file:  # type: ignore[call-overload]
         frames = frames_again(bag_path, spec, set(by_index))
-        for frame in tqdm(frames, desc="overlay video".rjust(16), total=len(by_index), unit="frame"):
+        for frame in tqdm(frames, desc="overlay video".rjust(16), total=len(by_index), unit="frame", disable=not show):
             if frame.observation is None:
                 continue
             record = by_index[frame.index]

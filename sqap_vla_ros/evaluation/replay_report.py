@@ -16,6 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
 
 from sqap_vla_ros.evaluation.replay import RecipeRun
 from sqap_vla_ros.evaluation.replay_figures import (
@@ -47,10 +49,12 @@ def write_report(
     control_rate_hz: float,
     worst: int = 4,
     video: bool = True,
+    show: bool = True,
 ) -> Path:
     """Write report.html, report.json, recipes.csv, frames.csv and overlay.mp4 into `out`; returns the HTML's path.
 
     runs: the reference first. worst: pictures of the frames farthest from the reference, for each other recipe.
+    video: of the last recipe. show: progress.
     """
     reference, others = runs[0], runs[1:]
     document = {"bag": str(bag_path), "sources": sources, "reference": reference.recipe, "recipes": list(summaries)}
@@ -68,7 +72,7 @@ def write_report(
         figures.append(("Planned against recorded motion", motion_figure(summaries, reference.records)))
     pictures = worst_pictures(bag_path, spec, runs, worst)
     if video:
-        write_video(out / "overlay.mp4", bag_path, spec, runs[-1])
+        write_video(out / "overlay.mp4", bag_path, spec, runs[-1], show=show)
     page = _page(bag_path, sources, runs, summaries, figures, pictures, control_rate_hz)
     (out / "report.html").write_text(page)
     return out / "report.html"
@@ -111,19 +115,11 @@ _COLUMNS: list[_Column] = [
     ("seam mm", _at("seams", "translation_mm", "mean")),
     ("jerk m/s3", _at("jerk_m_s3", "mean")),
 ]
-_FRAME_COLUMNS = [
-    "recipe",
-    "frame",
-    "stamp_ns",
-    "age_s",
-    "policy_ms",
-    "kept",
-    "gripper_u",
-    "gripper_v",
-    "error",
-    "problem",
-    "note",
-]
+_FRAME_COLUMNS = (
+    *("recipe", "frame", "stamp_ns", "age_s", "policy_ms", "kept"),
+    *("gripper_u", "gripper_v", "error", "problem", "note"),
+)
+_TERMINAL = ("recipe", "p50 ms", "p95 ms", "peak memory MB", "kept tokens", "action mm (mean)", "action deg (mean)")
 _SHARES = {"deadline misses", "gripper in view", "gripper disagrees"}
 
 
@@ -133,6 +129,17 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, str | int):
         return str(value)
     return f"{100 * value:.1f} %" if name in _SHARES else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def print_table(bag_path: Path, summaries: Sequence[dict[str, Any]]) -> None:
+    """The most important columns, for the terminal."""
+    columns = [column for column in _COLUMNS if column[0] in _TERMINAL]
+    table = Table(title=f"Replay of {bag_path.name}")
+    for name, _ in columns:
+        table.add_column(name, justify="left" if name == "recipe" else "right")
+    for summary in summaries:
+        table.add_row(*(_cell(name, read(summary)) for name, read in columns))
+    Console().print(table)
 
 
 def _write_recipes_csv(path: Path, summaries: Sequence[dict[str, Any]]) -> None:
