@@ -1,0 +1,315 @@
+"""CogACT: the model (image and prompt to a normalised chunk) and the policy around it (observation to action chunk)."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sqap_vla_ros.contracts import (
+    ActionChunk,
+    Observation,
+    PolicyInfo,
+    Reason,
+    SelectedTokens,
+    SelectionContext,
+    TokenSelection,
+    TokenSelector,
+)
+from sqap_vla_ros.policy.action_head import DiffusionTransformer
+from sqap_vla_ros.policy.actions import ActionStatistics
+from sqap_vla_ros.policy.config import DiffusionConfig, PolicyConfig
+from sqap_vla_ros.policy.decoder import VISUAL_START, Decoder, DecoderOutput
+from sqap_vla_ros.policy.diffusion import Sampler, draw_noise
+from sqap_vla_ros.policy.preprocessing import ImageTransform, patch_of
+from sqap_vla_ros.policy.vision import Projector, VisionTowers
+
+Tokenize = Callable[[str], list[int]]
+
+
+class CogACT(nn.Module):
+    """The network. Its parts may be called one by one; `cognition` and `sample` are the two halves of a prediction."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = VisionTowers(config.vision)
+        self.projector = Projector(config.vision.width, config.projector_width, config.decoder.width)
+        self.decoder = Decoder(config.decoder)
+        self.action_head = DiffusionTransformer(config.head, config.decoder.width)
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.embed_tokens.weight.device
+
+    def decode(
+        self,
+        visual: Tensor,
+        token_ids: Tensor,
+        lengths: Tensor | None,
+        *,
+        selector: TokenSelector | None = None,
+        context: SelectionContext | None = None,
+    ) -> DecoderOutput:
+        """Visual tokens [B, N, D] and prompt ids [B, L] through the decoder, in the order BOS, image, text.
+
+        lengths: [B] true ids of each row's prompt, None when no row is padded.
+        """
+        text = self.decoder.embed_tokens(token_ids)
+        embeddings = torch.cat((text[:, :VISUAL_START], visual.to(text.dtype), text[:, VISUAL_START:]), dim=1)
+        if lengths is not None:
+            lengths = lengths + visual.shape[1]
+        return self.decoder(embeddings, lengths, selector=selector, context=context)
+
+    def cognition(
+        self,
+        image: Tensor,
+        token_ids: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        selector: TokenSelector | None = None,
+        context: SelectionContext | None = None,
+    ) -> DecoderOutput:
+        """Images and prompts to cognition features.
+
+        image: [B, 3, size, size] uint8; token_ids: [B, L] padded on the right; lengths: [B] true ids of each row's
+        prompt, None when no row is padded.
+        """
+        saliency_asked = selector is not None and "saliency" in selector.needs
+        features, saliency = self.vision(image, with_saliency=saliency_asked)
+        if context is not None:
+            context = dataclasses.replace(context, saliency=saliency)
+        return self.decode(self.projector(features), token_ids, lengths, selector=selector, context=context)
+
+    def sample(
+        self, cognition: Tensor, noise: Tensor, generators: Sequence[torch.Generator], sampler: Sampler
+    ) -> Tensor:
+        """Cognition features [B, D] and noise [B, T, 7] to normalised chunks [B, T, 7], in the action head's dtype."""
+        dtype = self.action_head.positional_embedding.dtype
+        predict = self.action_head.guided(cognition.to(dtype), sampler.timesteps, sampler.config.guidance)
+        return sampler.sample(predict, noise.to(dtype), generators)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the weights came from, for `PolicyInfo`."""
+
+    checkpoint: str
+    sha256: str = ""
+    recipe: str = "fp32"
+
+
+class CogACTPolicy:
+    """`contracts.Policy` over a CogACT model. Not thread-safe: one prediction at a time.
+
+    tokenize: instruction -> prompt ids (`prompt.PromptTokenizer`).
+    statistics: by dataset; `unnorm_key` chooses one, and may be None only when there is exactly one.
+    selector: drops visual tokens inside the decoder; None keeps all.
+    """
+
+    def __init__(
+        self,
+        model: CogACT,
+        tokenize: Tokenize,
+        statistics: Mapping[str, ActionStatistics],
+        *,
+        unnorm_key: str | None = None,
+        selector: TokenSelector | None = None,
+        crop: str = "none",
+        provenance: Provenance = Provenance("in memory"),
+    ) -> None:
+        self.model = model.eval()
+        self.tokenize = tokenize
+        self.statistics = dict(statistics)
+        self.unnorm_key = choose_dataset(self.statistics, unnorm_key)
+        self.transform = ImageTransform(model.config.vision.image_size, crop)  # type: ignore[arg-type]
+        self.provenance = provenance
+        self.sampler = Sampler(model.config.diffusion)
+        self._selector: TokenSelector | None = None
+        self.selector = selector
+
+    @property
+    def selector(self) -> TokenSelector | None:
+        return self._selector
+
+    @selector.setter
+    def selector(self, selector: TokenSelector | None) -> None:
+        depth = len(self.model.decoder.layers)
+        if selector is not None and not 0 <= selector.prune_layer < depth:
+            raise ValueError(
+                f"selector {selector.name!r} drops tokens before decoder layer {selector.prune_layer}; "
+                f"this model has layers 0 to {depth - 1}"
+            )
+        self._selector = selector
+
+    @property
+    def diffusion(self) -> DiffusionConfig:
+        return self.sampler.config
+
+    @diffusion.setter
+    def diffusion(self, config: DiffusionConfig) -> None:
+        self.sampler = Sampler(config)
+
+    @property
+    def info(self) -> PolicyInfo:
+        config = self.model.config
+        return PolicyInfo(
+            checkpoint=self.provenance.checkpoint,
+            checkpoint_sha256=self.provenance.sha256,
+            recipe=self.provenance.recipe,
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            horizon=config.head.horizon,
+            dt_s=self.statistics[self.unnorm_key].dt_s,
+            image_size=config.vision.image_size,
+            grid=config.vision.grid,
+            unnorm_key=self.unnorm_key,
+            selector="none" if self.selector is None else self.selector.name,
+        )
+
+    def reset(self) -> None:
+        """A new episode begins: a selector that remembers frames forgets them."""
+        forget = getattr(self.selector, "reset", None)
+        if forget is not None:
+            forget()
+
+    def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+        """One chunk; the same observation and seed give the same chunk. Raises ValueError for a blank instruction."""
+        return self.predict_batch([observation], seeds=[seed])[0]
+
+    @torch.inference_mode()
+    def predict_batch(
+        self, observations: Sequence[Observation], *, seeds: Sequence[int] | None = None
+    ) -> list[ActionChunk]:
+        """B observations at once; row b is what `predict(observations[b], seed=seeds[b])` gives, up to rounding.
+
+        seeds: one a row, 0 for all when None. The selector's random draws follow the first.
+        """
+        if not observations:
+            raise ValueError("predict_batch needs at least one observation, got none")
+        seeds = [0] * len(observations) if seeds is None else list(seeds)
+        if len(seeds) != len(observations):
+            raise ValueError(f"predict_batch needs {len(observations)} seeds, one an observation, got {len(seeds)}")
+        model, device = self.model, self.model.device
+        watch = _Stopwatch(device)
+
+        image, token_ids, lengths = self._inputs(observations)
+        patches = [self._gripper_patch(observation) for observation in observations]
+        context = SelectionContext(grid=model.config.vision.grid, gripper_patch=patches, seed=seeds[0])
+        watch.mark("preprocess")
+        saliency_asked = self.selector is not None and "saliency" in self.selector.needs
+        features, saliency = model.vision(image, with_saliency=saliency_asked)
+        context = dataclasses.replace(context, saliency=saliency)
+        watch.mark("vision")
+        visual = model.projector(features)
+        watch.mark("projector")
+        output = model.decode(visual, token_ids, lengths, selector=self.selector, context=context)
+        watch.mark("decoder")
+        watch.split("decoder", "selection", output.selection_s)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        shape = torch.empty(
+            len(seeds), model.config.head.horizon, model.config.head.channels, device=device, dtype=torch.float32
+        )
+        noise = draw_noise(generators, shape)
+        normalized = model.sample(output.cognition, noise, generators, self.sampler).double().cpu().numpy()
+        watch.mark("action_head")
+        timings = watch.finish()
+
+        statistics = self.statistics[self.unnorm_key]
+        return [
+            ActionChunk(
+                stamp_ns=observation.stamp_ns,
+                deltas=statistics.unnormalize(normalized[row]),
+                dt_s=statistics.dt_s,
+                normalized=normalized[row],
+                selection=self._selection(output.selected, row, patches[row]),
+                timings_ms=timings,
+                seed=seeds[row],
+            )
+            for row, observation in enumerate(observations)
+        ]
+
+    def _inputs(self, observations: Sequence[Observation]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Images [B, 3, size, size] uint8, ids [B, L] padded on the right, lengths [B] or None when none is padded."""
+        device = self.model.device
+        squashed = np.stack([self.transform.apply(observation.image) for observation in observations])
+        image = torch.from_numpy(squashed).permute(0, 3, 1, 2).to(device)
+        prompts = [self.tokenize(observation.instruction) for observation in observations]
+        longest = max(map(len, prompts))
+        positions = longest + self.model.config.vision.tokens
+        if positions > self.model.config.decoder.max_positions:
+            raise ValueError(
+                f"the instruction is too long: {positions} tokens with the image, "
+                f"the decoder has {self.model.config.decoder.max_positions} positions"
+            )
+        pad = self.model.config.prompt.pad
+        token_ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids in prompts], device=device)
+        if all(len(ids) == longest for ids in prompts):
+            return image, token_ids, None
+        return image, token_ids, torch.tensor([len(ids) for ids in prompts], device=device)
+
+    def _gripper_patch(self, observation: Observation) -> tuple[int, int] | None:
+        if observation.gripper_pixel is None:
+            return None
+        height, width = observation.image.shape[:2]
+        pixel = self.transform.map_pixel(observation.gripper_pixel, width, height)
+        return None if pixel is None else patch_of(pixel, self.transform.size, self.model.config.vision.grid)
+
+    def _selection(
+        self, selected: SelectedTokens | None, row: int, gripper_patch: tuple[int, int] | None
+    ) -> TokenSelection:
+        grid, tokens = self.model.config.vision.grid, self.model.config.vision.tokens
+        if selected is None or self.selector is None:
+            every = np.arange(tokens, dtype=np.int32)
+            return TokenSelection(every, np.full(tokens, Reason.ALL, np.uint8), grid, "none", 0, gripper_patch)
+        return TokenSelection(
+            indices=selected.indices[row].cpu().numpy().astype(np.int32),
+            reasons=selected.reasons[row].cpu().numpy().astype(np.uint8),
+            grid=grid,
+            method=self.selector.name,
+            prune_layer=self.selector.prune_layer,
+            gripper_patch=gripper_patch,
+        )
+
+
+def choose_dataset(statistics: Mapping[str, ActionStatistics], key: str | None) -> str:
+    """The dataset whose statistics un-normalise; raises ValueError naming the choices where `key` does not decide."""
+    if not statistics:
+        raise ValueError("the checkpoint has no dataset statistics: actions cannot be un-normalised")
+    if key is None and len(statistics) == 1:
+        return next(iter(statistics))
+    if key is None or key not in statistics:
+        asked = "no unnorm_key was given" if key is None else f"unnorm_key {key!r} is not among them"
+        raise ValueError(f"the checkpoint has statistics for {', '.join(sorted(statistics))}; {asked}: choose one")
+    return key
+
+
+class _Stopwatch:
+    """Milliseconds by stage; waits for the GPU at the end of each, so a stage is charged with its own work."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stages: dict[str, float] = {}
+        self._start = self._last = self._now()
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def mark(self, stage: str) -> None:
+        now = self._now()
+        self._stages[stage] = (now - self._last) * 1e3
+        self._last = now
+
+    def split(self, stage: str, part: str, part_s: float) -> None:
+        """Takes `part` out of `stage`."""
+        self._stages[part] = part_s * 1e3
+        self._stages[stage] -= part_s * 1e3
+
+    def finish(self) -> dict[str, float]:
+        return {**self._stages, "total": (self._now() - self._start) * 1e3}

@@ -1,0 +1,214 @@
+"""The Llama-2 decoder as CogACT uses it: one prefill, no cache, no language head, visual tokens dropped on the way.
+
+Layers are transformers' own, so every linear keeps its usual name (`layers.N.self_attn.q_proj`, …) and may be replaced;
+the forward pass is ours because the token selection lives inside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
+
+from sqap_vla_ros.contracts import SelectedTokens, SelectionContext, TokenSelector
+from sqap_vla_ros.policy.config import DecoderConfig
+
+VISUAL_START = 1  # [BOS][visual …][text …]
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """cognition: [B, D] final-norm output of each row's last true token. selected: None when nothing was pruned."""
+
+    cognition: Tensor
+    selected: SelectedTokens | None = None
+    selection_s: float = 0.0
+
+
+class Decoder(nn.Module):
+    """Embeddings [B, S, D] to the cognition feature [B, D]."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        llama = LlamaConfig(
+            hidden_size=config.width,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            intermediate_size=config.mlp_width,
+            vocab_size=config.vocabulary,
+            rms_norm_eps=config.rms_eps,
+            max_position_embeddings=config.max_positions,
+            attn_implementation="sdpa",
+        )
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
+        self.layers = nn.ModuleList(LlamaDecoderLayer(llama, index) for index in range(config.depth))
+        self.norm = LlamaRMSNorm(config.width, eps=config.rms_eps)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Llama's initialisation: normal with standard deviation 0.02, norms at one."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        selector: TokenSelector | None = None,
+        context: SelectionContext | None = None,
+    ) -> DecoderOutput:
+        """One prefill.
+
+        embeddings: [B, S, D], rows padded on the right: causal order hides padding from every true token.
+        lengths: [B] true tokens of each row; None when no row is padded.
+        context: grid, gripper patches and seed for the selector; attention and hidden states are filled in here.
+        """
+        if selector is not None and context is None:
+            raise ValueError("a token selector needs a SelectionContext with the patch grid")
+        if selector is not None and selector.prune_layer >= len(self.layers):
+            raise ValueError(
+                f"selector {selector.name!r} drops tokens before layer {selector.prune_layer}, "
+                f"but the decoder has layers 0 to {len(self.layers) - 1}"
+            )
+        hidden = embeddings
+        last = None if lengths is None else lengths - 1  # [B] index of the cognition token
+        cos, sin = (table.unsqueeze(0) for table in self.rotary(embeddings.shape[1], hidden))  # [1, S, d]
+        selected, selection_s = None, 0.0
+        for index, layer in enumerate(self.layers):
+            asks = None
+            if selector is not None and context is not None:
+                tokens = context.grid[0] * context.grid[1]
+                visual = slice(VISUAL_START, VISUAL_START + tokens)
+                if index == selector.prune_layer:
+                    started = _now(hidden)
+                    if "hidden" in selector.needs:
+                        context = dataclasses.replace(context, hidden=hidden[:, visual])
+                    selected = selector.select(context)
+                    selection_s = _now(hidden) - started
+                    hidden, cos, sin = _drop(hidden, cos, sin, selected, tokens)
+                    last = None if last is None else last - (tokens - selected.indices.shape[1])
+                if index == selector.prune_layer - 1 and "attention" in selector.needs:
+                    # not part of the protocol: most methods ask for the cognition token alone
+                    asks = visual.stop if getattr(selector, "query", "cognition") == "instruction" else -1
+            final = index == len(self.layers) - 1
+            hidden, attention = self._layer(layer, hidden, cos, sin, last, final=final, asks=asks)
+            if attention is not None and context is not None:
+                context = dataclasses.replace(context, attention=attention[:, visual])
+        return DecoderOutput(self.norm(hidden).squeeze(1), selected, selection_s)
+
+    def rotary(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin tables [length, head size] for positions 0 … length-1, computed in fp32, in `like`'s dtype."""
+        size = self.config.width // self.config.heads
+        exponent = torch.arange(0, size, 2, dtype=torch.float32, device=like.device) / size
+        frequency = 1.0 / self.config.rope_theta**exponent
+        angle = torch.arange(length, dtype=torch.float32, device=like.device)[:, None] * frequency
+        angle = torch.cat((angle, angle), dim=-1)
+        return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+
+    def _layer(
+        self,
+        layer: Any,  # a LlamaDecoderLayer, its linears perhaps replaced
+        hidden: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        last: Tensor | None,
+        *,
+        final: bool,
+        asks: int | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """One decoder layer; the final one computes only the cognition token ([B, 1, D]) once keys and values exist.
+
+        asks: None, or the first token whose attention to all tokens is wanted (-1: the cognition token alone); it is
+        returned as [B, S] fp32, mean over heads and over the asking tokens.
+        """
+        attention = layer.self_attn
+        normed = layer.input_layernorm(hidden)
+        if final:
+            hidden, asked = _row(hidden, last), _row(normed, last)
+            query_cos, query_sin = (_row(table.expand(len(hidden), -1, -1), last) for table in (cos, sin))
+        else:
+            asked, query_cos, query_sin = normed, cos, sin
+        heads = (self.config.heads, -1)
+        query = attention.q_proj(asked).unflatten(-1, heads).transpose(1, 2)
+        key = attention.k_proj(normed).unflatten(-1, heads).transpose(1, 2)  # [B, heads, S, d]
+        value = attention.v_proj(normed).unflatten(-1, heads).transpose(1, 2)
+        query, key = _rotate(query, query_cos, query_sin), _rotate(key, cos, sin)
+        if final:
+            visible = None if last is None else _visible(last, key.shape[2])[:, None, None, :]
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        weights = None if asks is None else _asked_attention(query, key, last, asks)
+        hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
+        return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), weights
+
+
+def _row(values: Tensor, last: Tensor | None) -> Tensor:
+    """[B, S, D] to [B, 1, D]: the cognition token of each row."""
+    if last is None:
+        return values[:, -1:]
+    return values[torch.arange(len(values), device=values.device), last].unsqueeze(1)
+
+
+def _visible(last: Tensor, length: int) -> Tensor:
+    """[B, S] bool: tokens up to and with each row's cognition token."""
+    return torch.arange(length, device=last.device) <= last[:, None]
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions, Llama's half-split layout. x: [B, heads, S, d]; cos, sin: [1 or B, S, d]."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos.unsqueeze(1) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(1)
+
+
+def _asked_attention(query: Tensor, key: Tensor, last: Tensor | None, first: int) -> Tensor:
+    """softmax(q K^T / sqrt(d)) of the asking rows over all tokens, fp32 [B, S]: never the whole map.
+
+    first: the asking tokens are `first` up to the cognition token; -1 asks for the cognition token alone.
+    """
+    batch, heads, length, size = key.shape
+    index = torch.full((batch,), length - 1, device=key.device) if last is None else last
+    position = torch.arange(length, device=key.device)
+    rows = index[:, None] if first < 0 else position[first:].expand(batch, -1)  # [B, Q]
+    asked = query.gather(2, rows[:, None, :, None].expand(-1, heads, -1, size)).float()
+    scores = asked @ key.float().transpose(-1, -2) * size**-0.5  # [B, heads, Q, S]
+    scores = scores.masked_fill((position > rows[..., None])[:, None], float("-inf"))
+    weights = scores.softmax(dim=-1).mean(dim=1)  # [B, Q, S]
+    asking = (rows <= index[:, None]).float()  # padding asks nothing
+    return (weights * asking.unsqueeze(-1)).sum(dim=1) / asking.sum(dim=1, keepdim=True)
+
+
+def _drop(
+    hidden: Tensor, cos: Tensor, sin: Tensor, selected: SelectedTokens, tokens: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keeps BOS, the selected visual tokens in order and all text, each with its original position."""
+    batch, length, width = hidden.shape
+    device = hidden.device
+    before = torch.arange(VISUAL_START, device=device).expand(batch, -1)
+    after = torch.arange(VISUAL_START + tokens, length, device=device).expand(batch, -1)
+    keep = torch.cat((before, VISUAL_START + selected.indices.to(device), after), dim=1)  # [B, S']
+    rows = keep.unsqueeze(-1)
+    hidden = hidden.gather(1, rows.expand(-1, -1, width))
+    if selected.merged is not None:
+        budget = selected.indices.shape[1]
+        hidden[:, VISUAL_START : VISUAL_START + budget] = selected.merged.to(hidden.dtype)
+    cos, sin = (t.expand(batch, -1, -1).gather(1, rows.expand(-1, -1, t.shape[-1])) for t in (cos, sin))
+    return hidden, cos, sin
+
+
+def _now(tensor: Tensor) -> float:
+    """Seconds; waits for the GPU so that a stage is charged with its own work."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+    return time.perf_counter()
