@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Replays recordings through a policy, offline and deterministically, and reports what each recipe does to latency,
-memory, kept tokens and actions. Reads rosbag2 (MCAP, SQLite) and ROS 1 bags. An interrupted replay goes on where it stopped."""
+memory, kept tokens and actions. Reads rosbag2 (MCAP, SQLite) and ROS 1 bags. An interrupted replay goes on where it
+stopped."""
 
 
 def add_replay(subparsers: Any) -> None:

@@ -126,7 +126,7 @@ def _over_processes(jobs: Sequence[ReplayJob], processes: int) -> list[JobResult
 
 def _over_ray(jobs: Sequence[ReplayJob], address: str) -> list[JobResult]:
     try:
-        import ray
+        import ray  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise ValueError("--ray needs Ray: pip install 'sqap-vla-ros[cluster]'") from error
     ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
