@@ -23,6 +23,7 @@ from rosbags.rosbag2 import ReaderError as Ros2Error
 from rosbags.typesys import Stores, get_typestore
 
 NS_PER_S = 1_000_000_000
+_ROS2_NAMES = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}
 _UNREADABLE = (AnyReaderError, Ros1Error, Ros2Error, OSError, AssertionError, KeyError, ValueError, EOFError)
 
 
@@ -188,7 +189,7 @@ def bag_path(path: str | Path) -> Path:
 @cache
 def message_class(type_name: str) -> Any:
     """The Python class of "package/msg/Name". Raises BagError where the package is not installed."""
-    package, _, name = type_name.rpartition("/")
+    package, _, name = _ROS2_NAMES.get(type_name, type_name).rpartition("/")
     try:
         return getattr(importlib.import_module(package.replace("/", ".")), name)
     except (ImportError, AttributeError) as error:
