@@ -27,7 +27,7 @@ def squared_cosine_alphas(steps: int) -> NDArray[np.float64]:
 
     t = np.arange(steps, dtype=np.float64)
     betas = np.minimum(1.0 - f(t + 1) / f(t), _MAX_BETA)
-    return np.cumprod(1.0 - betas)
+    return np.cumprod(1.0 - betas, dtype=np.float64)
 
 
 class Sampler:
