@@ -7,6 +7,8 @@ from typing import Any
 
 from sqap_vla_ros.contracts import TokenSelector
 from sqap_vla_ros.pruning.baselines import RandomSelector, UniformGridSelector, fastv, random_drop
+from sqap_vla_ros.pruning.before_decoder import DivPruneSelector, FasterVlmSelector, TomeSelector, VisionZipSelector
+from sqap_vla_ros.pruning.efficient_vla import EfficientVlaSelector
 from sqap_vla_ros.pruning.sqap import SqapSelector
 
 SELECTORS: dict[str, Callable[..., TokenSelector]] = {
@@ -15,6 +17,11 @@ SELECTORS: dict[str, Callable[..., TokenSelector]] = {
     "random_drop": random_drop,
     "random_same_budget": RandomSelector,
     "uniform_grid": UniformGridSelector,
+    "divprune": DivPruneSelector,
+    "fastervlm": FasterVlmSelector,
+    "visionzip": VisionZipSelector,
+    "tome": TomeSelector,
+    "efficient_vla": EfficientVlaSelector,
 }
 
 
