@@ -57,8 +57,13 @@ cmake_version=$(cmake --version 2>/dev/null | sed -n '1s/.* \([0-9]*\.[0-9]*\).*
 if [ "$(printf '%s\n3.20\n' "${cmake_version:-0}" | sort -V | head -n 1)" != 3.20 ]; then
   missing+=(cmake)
 fi
+if [ -n "$system_ros" ] && "$PYTHON" -c 'import numpy; raise SystemExit(numpy.__version__ >= "2")' 2>/dev/null; then
+  # Messages compiled for numpy 1 hold numpy there, and no wheel of these two works with it.
+  "$PYTHON" -c 'import cv2' 2>/dev/null || missing+=(python3-opencv)
+  "$PYTHON" -c 'import pinocchio' 2>/dev/null || missing+=("ros-$system_ros-pinocchio")
+fi
 if [ ${#missing[@]} -gt 0 ]; then
-  fail "The ROS 2 messages cannot be built without: ${missing[*]} (cmake 3.20 or newer). Install with: sudo apt-get install ${missing[*]}"
+  fail "These system packages are missing: ${missing[*]} (cmake 3.20 or newer). Install with: sudo apt-get install ${missing[*]}"
 fi
 
 # --- Steps ------------------------------------------------------------------------------------------------------------
@@ -126,22 +131,23 @@ install_torch() {
   pip -c "$(constraints)" ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$torch"
 }
 
-install_requirements() { pip -c "$(constraints)" -r "$(requirements requirements.txt)" -r "$root/requirements-dev.txt"; }
+install_requirements() { pip -c "$(constraints)" -r "$(requirements)" -r "$root/requirements-dev.txt"; }
 
 install_ros() { pip -c "$(constraints)" -r "$root/requirements-ros.txt"; }
 
-# The messages of a system ROS 2 are compiled for its numpy, and its OpenCV with them: those two stay the system's.
+# The messages of a system ROS 2 are compiled for its numpy, and so are its OpenCV and Pinocchio: what is there stays.
 constraints() { without_system_packages constraints.txt; }
-requirements() { without_system_packages "$1"; }
+requirements() { without_system_packages requirements.txt; }
 without_system_packages() {
   if [ -z "$system_ros" ]; then
     echo "$root/$1"
     return
   fi
-  local numpy opencv='^$'
+  local numpy own='^$'
   numpy=$(cd / && "$PYTHON" -c 'import numpy; print(numpy.__version__)')
-  (cd / && "$PYTHON" -c 'import cv2') 2>/dev/null && opencv='^opencv-'
-  grep -v -e "$opencv" "$root/$1" | sed "s/^numpy==.*/numpy==$numpy/" >"$venv/$1"
+  ! (cd / && "$PYTHON" -c 'import cv2') 2>/dev/null || own="$own|^opencv-"
+  ! (cd / && "$PYTHON" -c 'import pinocchio') 2>/dev/null || own="$own|^pin=="
+  grep -vE "$own" "$root/$1" | sed "s/^numpy==.*/numpy==$numpy/" >"$venv/$1"
   echo "$venv/$1"
 }
 

@@ -148,7 +148,7 @@ def test_setup_names_what_is_missing_in_one_sentence(tmp_path, missing, package)
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line == (
-        f"setup: The ROS 2 messages cannot be built without: {package} (cmake 3.20 or newer). "
+        f"setup: These system packages are missing: {package} (cmake 3.20 or newer). "
         f"Install with: sudo apt-get install {package}"
     )
     assert not (tmp_path / "venv").exists()
