@@ -1,6 +1,7 @@
 """Observations to calibrate on: a folder of images, a rosbag, or made-up scenes.
 
-A folder holds images (png, jpg) and `instructions.txt`: one line for all images, or lines of `file name<TAB>instruction`.
+A folder holds images (png, jpg) and `instructions.txt`: one line for all images, or lines of
+`file name<TAB>instruction`.
 """
 
 from __future__ import annotations

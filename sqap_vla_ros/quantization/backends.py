@@ -20,8 +20,12 @@ class BackendError(RuntimeError):
 class IntegerProduct(Protocol):
     """Prepared weights of one linear."""
 
-    def __call__(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """int8 activations [M, K] -> accumulators times the weight scale, [M, N] in `dtype`."""
+    def __call__(self, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """int8 activations [M, K] and their scales [M, 1] -> [M, N] in the scales' dtype.
+
+        The accumulators are multiplied by the weight scale in float32, rounded to that dtype, and then multiplied by
+        the activation scale.
+        """
 
 
 class ReferenceProduct:
@@ -37,8 +41,8 @@ class ReferenceProduct:
         # no int32 product off the CPU; float64 holds every accumulator exactly (|sum| < 2^53)
         return (values.double() @ self.weight.double().t()).to(torch.int32)
 
-    def __call__(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        return (self.accumulate(values).float() * self.scale).to(dtype)
+    def __call__(self, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return (self.accumulate(values).float() * self.scale).to(scale.dtype).mul_(scale)
 
 
 class OneDnnProduct:
@@ -63,10 +67,14 @@ class OneDnnProduct:
         """[M, K] int8 -> [M, N] float32 accumulators, exact while they are below 2^24."""
         return self._product(values, torch.ones_like(self.scale), torch.float32)
 
-    def __call__(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def __call__(self, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         if values.shape[0] <= ROWS_PER_CALL:
-            return self._product(values, self.scale, dtype)
-        return torch.cat([self._product(part, self.scale, dtype) for part in values.split(ROWS_PER_CALL)])
+            return self._product(values, self.scale, scale.dtype).mul_(scale)
+        result = torch.empty(values.shape[0], self.scale.shape[0], dtype=scale.dtype)
+        for rows in range(0, values.shape[0], ROWS_PER_CALL):
+            part = slice(rows, rows + ROWS_PER_CALL)
+            torch.mul(self._product(values[part], self.scale, scale.dtype), scale[part], out=result[part])
+        return result
 
 
 def onednn_unsupported() -> str:

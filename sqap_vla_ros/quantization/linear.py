@@ -16,10 +16,13 @@ import weakref
 import torch
 from torch import nn
 
-from sqap_vla_ros.quantization.backends import BACKENDS, IntegerProduct, resolve_backend
+from sqap_vla_ros.quantization.backends import BACKENDS, BackendError, IntegerProduct, resolve_backend
+from sqap_vla_ros.quantization.fused import fused_quantizer, fused_unavailable
 from sqap_vla_ros.quantization.packing import PackedWeight, packed_columns
 from sqap_vla_ros.quantization.quantizers import QuantizedWeight, quantize_activation
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
+
+FUSED_FROM = 1024  # input channels from which a compiled quantiser repays its compilation
 
 
 class ActivationQuantizer:
@@ -43,6 +46,7 @@ class ActivationQuantizer:
     ) -> None:
         self.bits, self.clip, self.granularity = bits, clip, granularity
         self.rotation, self.consumers = rotation, consumers
+        self.fused = False  # compiled into one kernel; the result is the same
         self._source: weakref.ref[torch.Tensor] | None = None
         self._result: tuple[torch.Tensor, torch.Tensor] | None = None
         self._left = 0
@@ -59,7 +63,10 @@ class ActivationQuantizer:
                 self._source = self._result = None
             return result
         rotated = x if self.rotation is None else self.rotation(x)
-        values, scale = quantize_activation(rotated, self.bits, clip=self.clip, granularity=self.granularity)
+        if self.fused and self.granularity == "token":
+            values, scale = fused_quantizer()(rotated, self.bits, torch.tensor(self.clip, device=x.device))
+        else:
+            values, scale = quantize_activation(rotated, self.bits, clip=self.clip, granularity=self.granularity)
         result = values.reshape(-1, values.shape[-1]), scale.reshape(-1, 1)
         self._source = self._result = None
         if self.consumers > 1:
@@ -126,7 +133,7 @@ class QuantizedLinear(PackedLinear):
         """[..., S, K] -> [..., S, N] in x's dtype."""
         values, scale = self.activation(x)
         product = self._product or BACKENDS["reference"](self.quantized_weight().values, self.weight_scale[:, 0])
-        y = product(values, x.dtype).mul_(scale)
+        y = product(values, scale)
         if self.bias is not None:
             y += self.bias.to(y.dtype)
         return y.view(*x.shape[:-1], self.out_features)
@@ -148,14 +155,18 @@ class WeightOnlyLinear(PackedLinear):
         return nn.functional.linear(x, self.quantized_weight().dequantize().to(x.dtype), bias)
 
 
-def use_backend(model: nn.Module, name: str = "auto") -> str:
+def use_backend(model: nn.Module, name: str = "auto", *, fused: bool | None = None) -> str:
     """Switch every `QuantizedLinear` of a model; returns the name of the backend in use ("" when there is none).
 
-    Raises `BackendError` before anything is changed when this machine cannot run it.
+    fused: compile the activation quantisation (see `fused`); None does so where it pays, for wide layers on a machine
+        with a compiler.
+    Raises `BackendError` before anything is changed when this machine cannot run the backend.
     """
     linears = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
-    if not linears:
-        return ""
+    if fused and fused_unavailable():
+        raise BackendError(f"activation quantisation cannot be compiled here: {fused_unavailable()}")
     for linear in linears:
         linear.use_backend(name)
-    return linears[0].backend
+        wide = linear.in_features >= FUSED_FROM and not fused_unavailable()
+        linear.activation.fused = linear.backend != "reference" and wide if fused is None else fused
+    return linears[0].backend if linears else ""

@@ -6,12 +6,14 @@ range when they carry a zero point. Values are int8 tensors here; `packing` make
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 
 CLIP_STEPS = 40  # candidates of the clipping search: 1.0, 0.98, ..., 0.22
-_TINY = 1e-12
+TINY = 1e-12
+_OFFSET = 192  # the middle of 128...256, where bfloat16's steps are 1
 
 
 def largest(bits: int) -> int:
@@ -48,10 +50,10 @@ class QuantizedWeight:
 def _grid(grouped: torch.Tensor, bits: int, symmetric: bool, clip: float) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Scale and zero point, each [N, G, 1], of weights [N, G, K/G] whose range is shrunk by `clip`."""
     if symmetric:
-        return (grouped.abs().amax(-1, keepdim=True) * (clip / largest(bits))).clamp_min(_TINY), None
+        return (grouped.abs().amax(-1, keepdim=True) * (clip / largest(bits))).clamp_min(TINY), None
     low = grouped.amin(-1, keepdim=True).clamp_max(0) * clip
     high = grouped.amax(-1, keepdim=True).clamp_min(0) * clip
-    scale = ((high - low) / (2**bits - 1)).clamp_min(_TINY)
+    scale = ((high - low) / (2**bits - 1)).clamp_min(TINY)
     return scale, -(2 ** (bits - 1)) - torch.round(low / scale)
 
 
@@ -133,23 +135,35 @@ def quantize_activation(
 
     clip: quantised range over the largest magnitude.
     granularity: `token` (one scale for each of the S rows) or `tensor` (one for the last two axes).
-    Returns int8 values shaped like x and the scale [..., S, 1] in x's dtype, x ~ values * scale. 4-bit values are
-    computed in x's own dtype (a bfloat16 product moves a rounding threshold by less than 1/64 of a step), 8-bit ones
-    in float32.
+    Returns int8 values shaped like x, values = clamp(round(x * inverse)), and the scale 1 / inverse [..., S, 1] in x's
+    dtype. `inverse` = top / (clip * max|x|) is cut to bfloat16's precision, so that its product with a bfloat16 x is
+    exact in float32 and every way of computing this gives the same integers.
     """
     top = largest(bits)
     magnitude = x.abs().amax(-1, keepdim=True)
     if granularity == "tensor" and x.dim() > 1:
         magnitude = magnitude.amax(-2, keepdim=True).expand_as(magnitude)
-    scale = (magnitude.float() * (clip / top)).clamp_min_(_TINY)
-    if bits == 8 and x.dtype != torch.float32:
-        x_scaled = x.float() / scale
+    ratio = torch.tensor(clip, dtype=torch.float32, device=x.device) / top
+    inverse = cut_to_bfloat16((magnitude.float() * ratio).clamp_min(TINY).reciprocal())
+    if x.dtype == torch.bfloat16 and bits <= 4:
+        # 192 + x * inverse lies where bfloat16 holds integers only: one operation multiplies and rounds (ties to even)
+        shifted = torch.addcmul(_offset(x.device), x, inverse.to(x.dtype))
+        if clip < 1.0:
+            shifted = shifted.clamp_(_OFFSET - top, _OFFSET + top)
+        values = shifted.to(torch.uint8).sub_(_OFFSET).view(torch.int8)
     else:
-        x_scaled = x * scale.reciprocal().to(x.dtype)
-    values = x_scaled.round_()
-    if clip < 1.0 or bits == 8:
-        values = values.clamp_(-top, top)
-    return values.to(torch.int8), scale.to(x.dtype)
+        values = (x.float() * inverse).round_().clamp_(-top, top).to(torch.int8)
+    return values, inverse.reciprocal().to(x.dtype)
+
+
+def cut_to_bfloat16(x: torch.Tensor) -> torch.Tensor:
+    """float32 x with the lower half of its bits cleared; float32."""
+    return (x.contiguous().view(torch.int32) & -65536).view(torch.float32)
+
+
+@functools.cache
+def _offset(device: torch.device) -> torch.Tensor:
+    return torch.tensor(_OFFSET, dtype=torch.bfloat16, device=device)
 
 
 def search_activation_clip(

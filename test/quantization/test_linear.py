@@ -11,6 +11,7 @@ from sqap_vla_ros.quantization.backends import (
     onednn_unsupported,
     resolve_backend,
 )
+from sqap_vla_ros.quantization.fused import fused_unavailable
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, WeightOnlyLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
@@ -52,7 +53,8 @@ def test_accumulators_are_equal_to_the_last_bit(m, k, n, bits, extreme):
     assert expected.abs().max() < 2**24
     assert torch.equal(onednn.accumulate(values).long(), expected)
     for dtype in (torch.float32, torch.bfloat16):
-        assert torch.equal(reference(values, dtype), onednn(values, dtype))
+        token_scale = (torch.rand(m, 1, generator=generator) + 0.5).to(dtype)
+        assert torch.equal(reference(values, token_scale), onednn(values, token_scale))
 
 
 @needs_onednn
@@ -132,3 +134,24 @@ def test_expanded_weights_cannot_be_read_back():
     layer.weight, layer.backend = None, "onednn"
     with pytest.raises(RuntimeError, match="load the policy again"):
         layer.quantized_weight()
+
+
+@pytest.mark.skipif(bool(fused_unavailable()), reason=fused_unavailable())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_quantiser_gives_the_same_integers(dtype):
+    plain, fused = (ActivationQuantizer(4, clip=0.85) for _ in range(2))
+    fused.fused = True
+    generator = torch.Generator().manual_seed(0)
+    for tokens, power in ((1, 0), (17, 3), (64, -5)):
+        x = (torch.randn(tokens, 96, generator=generator) * 10.0**power).to(dtype)
+        x[0] = 0
+        for actual, expected in zip(fused(x), plain(x), strict=True):
+            assert torch.equal(actual, expected)
+    fused.clip = plain.clip = 0.7
+    assert torch.equal(fused(x)[0], plain(x)[0])
+
+
+def test_compilation_is_refused_without_a_compiler(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(BackendError, match="no C\\+\\+ compiler"):
+        use_backend(nn.Sequential(linear(4, 8)), "reference", fused=True)

@@ -1,0 +1,145 @@
+"""One decoder linear: float32, bfloat16, torch._int_mm, torchao's dynamic int8, and this package's W4A4, side by side.
+
+The W4A4 time is the whole layer: online rotation where the recipe `w4a4` has one (o_proj across heads, down_proj over
+all channels), activation quantisation, integer product, rescaling. Contenders take turns, so that a busy machine slows
+all of them; medians and ratios are printed, raw results go to benchmarks/results/linear.json. With one thread the clock
+is the process's CPU time, which other processes hardly change; with more it is the wall clock.
+
+    python benchmarks/linear.py [--repeats 15] [--threads N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sqap_vla_ros.quantization.backends import onednn_unsupported
+from sqap_vla_ros.quantization.fused import fused_unavailable
+from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
+from sqap_vla_ros.quantization.packing import PackedWeight
+from sqap_vla_ros.quantization.quantizers import QuantizedWeight
+from sqap_vla_ros.quantization.rotations import OrthogonalMix
+
+RESULTS = Path(__file__).parent / "results"
+HEADS, HEAD_WIDTH = 32, 128
+# linear of the 7B decoder -> (inputs, outputs, online rotation)
+SHAPES: dict[str, tuple[int, int, OrthogonalMix | None]] = {
+    "q_proj 4096->4096": (4096, 4096, None),
+    "o_proj 4096->4096": (4096, 4096, OrthogonalMix(HEADS, stride=HEAD_WIDTH)),
+    "gate_proj 4096->11008": (4096, 11008, None),
+    "down_proj 11008->4096": (11008, 4096, OrthogonalMix(11008)),
+}
+TOKENS = (175, 277, 300)  # 154 kept + 21 of text, nothing pruned, a longer instruction
+
+
+def random_w4a4(inputs: int, outputs: int, rotation: OrthogonalMix | None, fused: bool) -> QuantizedLinear:
+    """A W4A4 layer with random weights on its grid. fused: with the compiled activation quantiser."""
+    values = torch.randint(-7, 8, (outputs, inputs), dtype=torch.int8)
+    weight = PackedWeight.of(QuantizedWeight(values, torch.full((outputs, 1), 0.004), None, 4))
+    layer = QuantizedLinear(weight, ActivationQuantizer(4, clip=0.9, rotation=rotation))
+    use_backend(layer, fused=fused)
+    return layer
+
+
+def torchao_linear(inputs: int, outputs: int) -> nn.Module | None:
+    """torchao's dynamically quantised int8 linear; None where torchao is not installed."""
+    try:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+    except ImportError:
+        return None
+    model = nn.Sequential(nn.Linear(inputs, outputs, bias=False).bfloat16())
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    return model
+
+
+def interleaved(
+    contenders: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Milliseconds of every contender; in each round everyone runs once."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for contender in contenders.values():
+        contender()
+        contender()
+    for _ in range(repeats):
+        for name, contender in contenders.items():
+            start = clock()
+            contender()
+            times[name].append((clock() - start) * 1e3)
+    return times
+
+
+@torch.inference_mode()
+def measure(repeats: int, clock: Callable[[], float]) -> list[dict[str, object]]:
+    """Every shape at every token count."""
+    rows: list[dict[str, object]] = []
+    for name, (inputs, outputs, rotation) in SHAPES.items():
+        wide = nn.Linear(inputs, outputs, bias=False)
+        half = nn.Linear(inputs, outputs, bias=False).bfloat16()
+        plain = random_w4a4(inputs, outputs, rotation, fused=False)
+        ours = plain if fused_unavailable() else random_w4a4(inputs, outputs, rotation, fused=True)
+        integers = torch.randint(-7, 8, (outputs, inputs), dtype=torch.int8).t()
+        dynamic = torchao_linear(inputs, outputs)
+        for tokens in TOKENS:
+            x = torch.randn(1, tokens, inputs).bfloat16()
+            x_wide, x_integer = x.float(), torch.randint(-7, 8, (tokens, inputs), dtype=torch.int8)
+            shared = ours.activation(x)
+            contenders: dict[str, Callable[[], object]] = {
+                "float32": lambda layer=wide, x=x_wide: layer(x),
+                "bfloat16": lambda layer=half, x=x: layer(x),
+                "_int_mm (product only)": lambda w=integers, x=x_integer: torch._int_mm(x, w),
+                "w4a4": lambda layer=ours, x=x: layer(x),
+                "w4a4, not compiled": lambda layer=plain, x=x: layer(x),
+                "w4a4, input shared": lambda layer=ours, quantized=shared: layer._product(*quantized),
+            }
+            if dynamic is not None:
+                contenders["torchao int8 dynamic"] = lambda layer=dynamic, x=x: layer(x)
+            times = interleaved(contenders, repeats, clock)
+            medians = {key: statistics.median(value) for key, value in times.items()}
+            ratio = statistics.median(
+                b / o for b, o in zip(times["bfloat16"], times["w4a4"], strict=True)
+            )  # of neighbours in time
+            print(
+                f"{name}, {tokens} tokens: bf16/w4a4 = {ratio:.2f}   "
+                + "  ".join(f"{key} {value:.2f}" for key, value in medians.items()),
+                flush=True,
+            )
+            rows.append({"linear": name, "tokens": tokens, "median_ms": medians, "bf16_over_w4a4": ratio, "ms": times})
+    return rows
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    clock = time.process_time if args.threads == 1 else time.perf_counter
+    rows = measure(args.repeats, clock)
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "amx": torch.cpu._is_amx_tile_supported(),
+        "threads": args.threads,
+        "clock": clock.__name__,
+        "load_average": os.getloadavg(),
+        "torch": torch.__version__,
+        "compiled_quantiser": fused_unavailable() or "yes",
+        "onednn_int8": onednn_unsupported() or "yes",
+    }
+    out = args.out or RESULTS / f"linear_{args.threads}_threads.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

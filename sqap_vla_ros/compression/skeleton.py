@@ -1,0 +1,77 @@
+"""A CogACT model without numbers: shapes first, weights put in one by one, so that nothing is ever in memory twice."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sqap_vla_ros.compression.folding import UnrotatedNorm, residual_rotation
+from sqap_vla_ros.compression.layers import GROUPS, build_group, get_linear, layer_rotation, owner_of, weight_group
+from sqap_vla_ros.compression.recipe import QuantizationSpec
+from sqap_vla_ros.policy.cogact import CogACT
+from sqap_vla_ros.policy.config import PolicyConfig
+from sqap_vla_ros.quantization.packing import PackedWeight, packed_columns
+
+
+def empty_model(config: PolicyConfig) -> CogACT:
+    """The model on the meta device; buffers that no checkpoint stores hold their values."""
+    with torch.device("meta"):
+        model = CogACT(config)
+    stored = model.state_dict()
+    for name, buffer in list(model.named_buffers()):
+        if name in stored:
+            continue
+        owner, _, leaf = name.rpartition(".")
+        if leaf != "position_ids":
+            raise RuntimeError(f"{name} is stored in no checkpoint and its values are not known here")
+        model.get_submodule(owner).register_buffer(leaf, torch.arange(buffer.shape[-1])[None], persistent=False)
+    return model
+
+
+def quantize_structure(model: CogACT, spec: QuantizationSpec, clips: dict[str, float]) -> None:
+    """Put empty quantised modules where `spec` has them: shapes, widths and shared inputs, on the meta device.
+
+    clips: full name of a group's first linear -> clip of its activations.
+    """
+    decoder = model.decoder
+    if spec.rotation == "hadamard":
+        rotation = residual_rotation(decoder.config.width)
+        with torch.device("meta"):
+            decoder.norm = UnrotatedNorm(decoder.norm, rotation)
+    for index, layer in enumerate(decoder.layers):
+        for group in GROUPS:
+            linears = [get_linear(layer, name) for name in group]
+            weights = [_empty_weight(linear, spec, name) for name, linear in zip(group, linears, strict=True)]
+            online = layer_rotation(
+                spec, group[0], decoder.config.width, decoder.config.mlp_width, decoder.config.heads
+            )
+            clip = clips.get(f"decoder.layers.{index}.{group[0]}", 1.0)
+            modules = build_group(spec, group, weights, [linear.bias for linear in linears], clip, online)
+            for name, module in zip(group, modules, strict=True):
+                setattr(owner_of(layer, name), name, module)
+
+
+def _empty_weight(linear: nn.Linear, spec: QuantizationSpec, name: str) -> PackedWeight:
+    bits = spec.bits(name)[0]
+    rows, columns = linear.out_features, linear.in_features
+    group = weight_group(spec, columns)
+    scale = torch.empty(rows, columns // group if group else 1, device="meta")
+    packed = torch.empty(rows, packed_columns(columns, bits), dtype=torch.uint8, device="meta")
+    return PackedWeight(packed, scale, None if spec.weight_symmetric else torch.empty_like(scale), bits, columns)
+
+
+def put(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Give a parameter or buffer of the model its values, checking the shape."""
+    owner_name, _, leaf = name.rpartition(".")
+    try:
+        owner = model.get_submodule(owner_name)
+        present = getattr(owner, leaf)
+    except AttributeError:
+        raise ValueError(f"the model has no tensor {name}") from None
+    if not isinstance(present, torch.Tensor) or present.shape != tensor.shape:
+        shape = tuple(present.shape) if isinstance(present, torch.Tensor) else None
+        raise ValueError(f"{name} should have shape {shape}, got {tuple(tensor.shape)}")
+    if leaf in owner._parameters:
+        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        owner._buffers[leaf] = tensor
