@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sqap_vla_ros.nodes.node_table import dds_environment
+
 ROOT = Path(__file__).resolve().parent.parent
 _REAL_DATA = Path(os.environ.get("SQAP_VLA_DATA", ROOT.parent / "shared" / "data"))
 
@@ -23,14 +25,14 @@ os.environ.update(
     ROS_DOMAIN_ID=str(_private_domain()),
     ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST",
     ROS_PYTHON_CHECK_FIELDS="1",
-    FASTDDS_DEFAULT_PROFILES_FILE=str(ROOT / "config" / "fastdds_shm.xml"),
-    FASTRTPS_DEFAULT_PROFILES_FILE=str(ROOT / "config" / "fastdds_shm.xml"),
     OMP_NUM_THREADS="1",
     OMP_WAIT_POLICY="PASSIVE",
     PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
 )
-os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp(prefix="sqap_vla_ros_log_"))
-os.environ.setdefault("HOME", os.environ["ROS_LOG_DIR"])  # rclpy refuses to start without one
+os.environ.update(dds_environment(os.environ))
+_logs = tempfile.TemporaryDirectory(prefix="sqap_vla_ros_log_")
+os.environ.setdefault("ROS_LOG_DIR", _logs.name)
+os.environ.setdefault("HOME", _logs.name)  # rclpy refuses to start without one
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -106,9 +106,11 @@ def test_any_text_reaches_the_node_as_that_text(text):
 
 
 def test_the_fast_dds_profile_is_set_unless_the_user_chose_one():
-    assert dds_environment({"FASTRTPS_DEFAULT_PROFILES_FILE": "/mine.xml"}) == {}
-    chosen = dds_environment({})
-    assert chosen["FASTDDS_DEFAULT_PROFILES_FILE"] == str(ROOT / "config" / "fastdds_shm.xml")
+    profile = str(ROOT / "config" / "fastdds_shm.xml")
+    assert dds_environment({}) == {"FASTDDS_DEFAULT_PROFILES_FILE": profile}
+    assert dds_environment({"FASTDDS_DEFAULT_PROFILES_FILE": "/mine.xml"}) == {}
+    # Fast DDS 2 reads the old name, Fast DDS 3 warns about it.
+    assert dds_environment({"ROS_DISTRO": "jazzy"}) == {"FASTRTPS_DEFAULT_PROFILES_FILE": profile}
 
 
 # --- bringup: real processes that stand in for the nodes

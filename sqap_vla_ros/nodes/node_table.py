@@ -15,9 +15,9 @@ from sqap_vla_ros.resources import share_path
 Value = bool | int | float | str
 
 # With Fast DDS's default 512 KiB shared-memory segment, images of 640x480 and larger are lost between processes.
-# The second name is that of Fast DDS 2 (Jazzy and before).
 FASTDDS_PROFILES = "config/fastdds_shm.xml"
-FASTDDS_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+# Distributions with Fast DDS 2; a later one warns about the old name.
+FASTDDS_2 = ("humble", "iron", "jazzy")
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def _params_file(node: NodeEntry, text: str) -> Path:
 
 
 def dds_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that give Fast DDS the shipped profile; empty where the user already chose one."""
-    if any(environment.get(name) for name in FASTDDS_VARIABLES):
-        return {}
-    return dict.fromkeys(FASTDDS_VARIABLES, str(share_path(FASTDDS_PROFILES)))
+    """The variable that gives Fast DDS the shipped profile; empty where the user already chose one."""
+    prefix = "FASTRTPS" if environment.get("ROS_DISTRO") in FASTDDS_2 else "FASTDDS"
+    variable = f"{prefix}_DEFAULT_PROFILES_FILE"
+    return {} if environment.get(variable) else {variable: str(share_path(FASTDDS_PROFILES))}
