@@ -16,9 +16,9 @@ from sqap_vla_ros.policy.preprocessing import ImageTransform
 COLOURS: dict[Reason, tuple[int, int, int]] = {
     Reason.ATTENTION: (230, 159, 0),
     Reason.RING: (86, 180, 233),
-    Reason.SPATIAL: (0, 158, 115),
+    Reason.SPATIAL: (240, 228, 66),
     Reason.RANDOM: (204, 121, 167),
-    Reason.GRID: (240, 228, 66),
+    Reason.GRID: (0, 158, 115),
     Reason.DIVERSITY: (0, 114, 178),
     Reason.MERGED: (213, 94, 0),
     Reason.ALL: (255, 255, 255),
@@ -54,10 +54,9 @@ def draw_overlay(
         raise ValueError(f"image must be [H, W, 3] uint8 RGB, got shape {image.shape} of {image.dtype}")
     height, width = image.shape[:2]
     rows, cols = selection.grid
-    if len(selection.indices) and not 0 <= int(selection.indices.min()) <= int(selection.indices.max()) < rows * cols:
-        raise ValueError(
-            f"kept tokens {selection.indices.min()}..{selection.indices.max()} outside a {rows}x{cols} grid"
-        )
+    if not ((selection.indices >= 0) & (selection.indices < rows * cols)).all():
+        low, high = selection.indices.min(), selection.indices.max()
+        raise ValueError(f"kept tokens {low}..{high} are outside the grid of {rows} x {cols} patches")
     edges_u, edges_v = patch_edges(transform, (rows, cols), width, height)
     classes = np.full(rows * cols, DROPPED, dtype=np.uint8)
     classes[selection.indices] = selection.reasons

@@ -147,7 +147,7 @@ class SqapSelector(Selector):
             uniform = self.ties == "uniform"
             walk = patch_grid.uniform_order(context.grid) if uniform else np.arange(len(kept))
             centre = np.where(kept, np.iinfo(np.int32).max, patch_grid.distance_to_centre(context.grid))[walk]
-            if hidden is not None:
+            if self.metric == "cosine" and hidden is not None:
                 distances = _cosine_distances(hidden).numpy()[np.ix_(walk, walk)]
             elif uniform:
                 distances = patch_grid.squared_distances_in_uniform_order(context.grid)
