@@ -14,13 +14,13 @@ from sqap_vla_ros.policy.preprocessing import ImageTransform
 
 # Okabe and Ito's palette, told apart under every common colour vision deficiency; patterns repeat the distinction.
 COLOURS: dict[Reason, tuple[int, int, int]] = {
-    Reason.ATTENTION: (230, 159, 0),
+    Reason.ATTENTION: (213, 94, 0),
     Reason.RING: (86, 180, 233),
     Reason.SPATIAL: (240, 228, 66),
     Reason.RANDOM: (204, 121, 167),
     Reason.GRID: (0, 158, 115),
     Reason.DIVERSITY: (0, 114, 178),
-    Reason.MERGED: (213, 94, 0),
+    Reason.MERGED: (230, 159, 0),
     Reason.ALL: (255, 255, 255),
 }
 DROPPED = len(Reason)

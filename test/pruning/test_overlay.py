@@ -43,8 +43,8 @@ def test_kept_tokens_are_tinted_and_dropped_ones_dark():
     )
     kept, dropped = drawn[10:20, 10:20].mean(axis=(0, 1)), drawn[105:115, 105:115].mean(axis=(0, 1))
     assert dropped.max() < 0.4 * GREY
-    toward_orange = np.asarray(COLOURS[Reason.ATTENTION]) - GREY
-    assert (np.sign(kept - GREY) == np.sign(toward_orange)).all()
+    toward_vermillion = np.asarray(COLOURS[Reason.ATTENTION]) - GREY
+    assert (np.sign(kept - GREY) == np.sign(toward_vermillion)).all()
 
 
 def test_input_is_not_touched_and_shape_is_kept():
