@@ -34,10 +34,18 @@ class SceneRenderer:
             raise RenderingUnavailableError(f"{HELP} (backend {self.backend!r}: {error})") from error
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = int(shadows)
 
-    def render(self, data: mujoco.MjData) -> NDArray[np.uint8]:
-        """[H, W, 3] uint8 RGB of `data`, whose kinematics, cameras and lights must be current."""
+    def update(self, data: mujoco.MjData) -> None:
+        """Take what `draw` shows from `data`, whose kinematics, cameras and lights must be current (0.1 ms)."""
         self._renderer.update_scene(data, CAMERA)
+
+    def draw(self) -> NDArray[np.uint8]:
+        """[H, W, 3] uint8 RGB of the state last taken. Reads neither model nor data, so physics may go on."""
         return self._renderer.render()
+
+    def render(self, data: mujoco.MjData) -> NDArray[np.uint8]:
+        """`update` and `draw`."""
+        self.update(data)
+        return self.draw()
 
     def segmentation(self, data: mujoco.MjData) -> NDArray[np.int32]:
         """[H, W] int32, the id of the body seen in each pixel, 0 (the world) for table and background."""

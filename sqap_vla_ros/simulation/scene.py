@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 ARM_JOINTS = tuple(f"joint{i}" for i in range(1, 8))
 FINGER_JOINTS = ("finger_joint1", "finger_joint2")
 FINGER_RANGE_M = (0.0, 0.04)  # of each finger from the centre: the hand opens to 8 cm
+HAND_TO_TOOL_M = 0.1034  # along the hand's z, to the point between the finger tips
 CAMERA = "front"
 HOME_RAD = np.array([0.0, 0.0, 0.0, -np.pi / 2 - 0.4, 0.0, np.pi / 2 + 0.4, -np.pi / 4])
 
@@ -77,6 +78,7 @@ class ObjectKind:
 def build_model() -> mujoco.MjModel:
     """Compile the tabletop (about 30 ms; once per process)."""
     spec = mujoco.MjSpec.from_file(str(Path(__file__).parent / "assets" / "tabletop.xml"))
+    spec.site("tool0").pos = [0.0, 0.0, HAND_TO_TOOL_M]
     _add_table_materials(spec)
     spec.geom("table").material = TABLE_MATERIALS[0]
     for slot in range(SLOTS):
