@@ -71,6 +71,7 @@ class ControlLoop:
         self._task: Task | None = None  # of the newest chunk
         self._idle_since_s = time.monotonic()
         self._active_since_s = time.monotonic()
+        self._observation_problem: dict[Input, str] = {}  # why the newest image could not be used
         self._commanded = False  # something was commanded since the last hold
         self.superseded = 0
         self.slowed = 0
@@ -224,6 +225,7 @@ class ControlLoop:
         self.sync.reset()
         self.buffer.clear()
         self._waiting.clear()
+        self._observation_problem = {}
         self._in_flight = None
         self.supervisor.reset_policy()
         self.advance()
@@ -327,16 +329,24 @@ class ControlLoop:
     def advance(self) -> None:
         """Tell the executive what is known, do what it says, and start a prediction if one is wanted and possible."""
         now_s, now_ns = time.monotonic(), self.now_ns()
-        silence = self.gate.silence(now_s, self._active_since_s)
-        if silence is not None:
-            self.executive.report(Input.IMAGE, f"{silence} on {self.image_subscription.topic_name}")
-        self.executive.report(Input.CAMERA_INFO, self.sync.problem(now_s) if silence is None else None)
-        if self.values["output_mode"] == "joint" and not self.executive.dry_run:
-            self.executive.report(Input.JOINT_STATES, self.arm.problem(now_s))
+        self._report_inputs(now_s)
         self._do(self.executive.tick(now_ns, now_s))
         if self.active and self._waiting and self.supervisor.idle and self.executive.wants_prediction(now_ns):
             self._request(now_ns, now_s)
         self.reporter.tick(now_s)
+
+    def _report_inputs(self, now_s: float) -> None:
+        """What is wrong with the inputs: of several problems the one that explains the others."""
+        found = dict(self._observation_problem)
+        if (unpaired := self.sync.problem(now_s)) is not None:
+            topics = f"{self.image_subscription.topic_name}, {self.info_subscription.topic_name}"
+            found = {Input.CAMERA_INFO: f"{unpaired} ({topics})"}
+        elif (silence := self.gate.silence(now_s, self._active_since_s)) is not None:
+            found = {Input.IMAGE: f"{silence} on {self.image_subscription.topic_name}"}
+        for source in (Input.IMAGE, Input.CAMERA_INFO, Input.TF):
+            self.executive.report(source, found.get(source))
+        if self.values["output_mode"] == "joint" and not self.executive.dry_run:
+            self.executive.report(Input.JOINT_STATES, self.arm.problem(now_s))
 
     def _request(self, now_ns: int, now_s: float) -> None:
         """Predict from the newest image whose transforms have come; older ones are superseded."""
@@ -346,14 +356,13 @@ class ControlLoop:
                 view = self.observer.observe(frame, self.executive.task.instruction, now_ns)
             except TransformMissing as error:
                 if now_s - frame.arrived_s > self.values["tf_timeout_s"]:
-                    self.executive.report(Input.TF, str(error))
+                    self._observation_problem = {Input.TF: str(error)}
                 continue
             except ObservationProblem as error:
-                self.executive.report(error.source, str(error))
+                self._observation_problem = {error.source: str(error)}
                 self._waiting.clear()
                 return
-            self.executive.report(Input.TF, None)
-            self.executive.report(Input.IMAGE, None)
+            self._observation_problem = {}
             self.superseded += len(self._waiting) - 1
             self._waiting.clear()
             request = self.supervisor.submit(view.observation, seed=self.values["seed"], now_s=now_s)
@@ -390,7 +399,7 @@ class ControlLoop:
         try:
             measured, stamp_ns = self.observer.measured_tool()
         except TransformMissing as error:
-            self.executive.report(Input.TF, str(error))
+            self._observation_problem = {Input.TF: str(error)}
             return
         error_text = self.motion.tracking_error(measured, stamp_ns or now_ns)
         if error_text is not None:

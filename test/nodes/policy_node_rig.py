@@ -1,4 +1,4 @@
-"""A policy_node process with a policy double, and around it a camera, TF, joints and a controller that a test can break."""
+"""A policy_node process with a policy double, and around it a camera, TF, joints and a controller to break."""
 
 import os
 import signal
@@ -22,11 +22,11 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from sqap_vla_ros.msg import ActionChunk, PolicyStatus, TokenSelection
 from std_msgs.msg import Bool, Float64MultiArray, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from sqap_vla_ros.msg import ActionChunk, PolicyStatus, TokenSelection
 from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.images import rgb_to_message
 from sqap_vla_ros.nodes.tf import StaticTransformBroadcaster, TransformBroadcaster
@@ -55,6 +55,7 @@ QUICK = {
     "tf_timeout_s": 0.25,
     "input_lost_s": 4.0,
     "joint_states_timeout_s": 0.4,
+    "workspace_max_m": [0.85, 0.6, 1.5],
 }
 
 
@@ -308,7 +309,9 @@ class Rig:
             import cv2
 
             data = cv2.imencode(".png", self._image[..., ::-1])[1].tobytes()
-            self._compressed.publish(CompressedImage(header=image.header, format="rgb8; png compressed bgr8", data=data))
+            self._compressed.publish(
+                CompressedImage(header=image.header, format="rgb8; png compressed bgr8", data=data)
+            )
         if self.infos:
             info = CameraInfo(header=image.header, width=self.info_width, height=HEIGHT, distortion_model="plumb_bob")
             info.k = [self.focal, 0.0, WIDTH / 2, 0.0, self.focal, HEIGHT / 2, 0.0, 0.0, 1.0]
