@@ -24,7 +24,8 @@ from rosbags.typesys import Stores, get_typestore
 
 NS_PER_S = 1_000_000_000
 _ROS2_NAMES = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}
-_UNREADABLE = (AnyReaderError, Ros1Error, Ros2Error, OSError, AssertionError, KeyError, ValueError, EOFError)
+# RuntimeError: rclpy raises it for bytes that are not of the type they are recorded as.
+_UNREADABLE = (AnyReaderError, Ros1Error, Ros2Error, OSError, AssertionError, KeyError, ValueError, RuntimeError)
 
 
 class BagError(ValueError):

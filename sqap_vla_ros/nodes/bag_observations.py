@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo
 
 from sqap_vla_ros.contracts import Observation
-from sqap_vla_ros.nodes.bag import NS_PER_S, Bag, BagError
+from sqap_vla_ros.nodes.bag import NS_PER_S, Bag, BagError, BagMessage
 from sqap_vla_ros.nodes.image_gate import ImageGate, ImageGateConfig
 from sqap_vla_ros.nodes.images import compressed_to_rgb, to_rgb
 from sqap_vla_ros.nodes.messages import pose_from_message, time_ns, transform_message
@@ -154,12 +154,28 @@ class BagObservations:
         self._arm = ArmKinematics.from_urdf(spec.urdf, spec.base_frame, spec.tool_frame) if self.joints else None
         self._posed = bool(self.tf_topics or self.pose or self.joints or spec.static_transforms)
         self._convert = compressed_to_rgb if image.type.endswith("CompressedImage") else to_rgb
-        self._observer, self._sync = self._fresh()
+        self._buffer = Buffer()
+        for parent, child, pose in spec.static_transforms:
+            self._buffer.set_transform_static(transform_message(pose, 0, parent, child), "given")
+        self._gate = ImageGate(ImageGateConfig())
+        self._observer = Observer(
+            self._buffer,
+            self._gate,
+            self._convert,
+            base_frame=spec.base_frame,
+            tool_frame=spec.tool_frame,
+            rectified=spec.rectified,
+            topics=(image.name, self.camera_info.name if self.camera_info else "camera_info"),
+        )
+        self._observer.needs_projection = self.camera_info is not None
+        self._begin()
 
     @property
     def sources(self) -> dict[str, str]:
         """What each input is taken from, for the report."""
-        pose = f"TF ({self.spec.base_frame} <- {self.spec.tool_frame})" if self.tf_topics else "none in the bag"
+        pose = "none in the bag"
+        if self.tf_topics or self.spec.static_transforms:
+            pose = f"TF ({self.spec.base_frame} <- {self.spec.tool_frame})"
         if self.pose:
             pose = str(self.pose)
         elif self.joints:
@@ -178,6 +194,10 @@ class BagObservations:
         self._spoken = self.spec.instruction
         for recorded in self.bag.messages(topics):
             message, now_ns = recorded.message, recorded.time_ns
+            if self._goes_back(recorded):
+                yield from self._ready(None)
+                self.counters.restarts += 1
+                self._begin()
             if recorded.topic == self.image.name:
                 self._add_image(message, now_ns)
             elif self.camera_info and recorded.topic == self.camera_info.name:
@@ -200,35 +220,33 @@ class BagObservations:
             asked = beside if beside in self.bag.topics else None
         return self.bag.choose(asked, INFO_TYPES, "camera_info", "--camera-info-topic")
 
-    def _fresh(self) -> tuple[Observer, ImageInfoSync]:
+    def _begin(self) -> None:
+        """Forget everything that is tied to the time of what was read before. Static transforms stay."""
+        self._buffer.clear()
+        self._gate.reset()
+        self._sync = ImageInfoSync(self._paired, waiting_images=_MAX_WAITING, patience_s=np.inf)
         self._waiting: deque[tuple[_Arrival, Frame]] = deque()
         self._arrived: dict[int, _Arrival] = {}  # by stamp, while the camera_info is on its way
-        self._buffer = Buffer()
-        for parent, child, pose in self.spec.static_transforms:
-            self._buffer.set_transform_static(transform_message(pose, 0, parent, child), "given")
-        info = self.camera_info.name if self.camera_info else "camera_info"
-        observer = Observer(
-            self._buffer,
-            ImageGate(ImageGateConfig()),
-            self._convert,
-            base_frame=self.spec.base_frame,
-            tool_frame=self.spec.tool_frame,
-            rectified=self.spec.rectified,
-            topics=(self.image.name, info),
-        )
-        observer.needs_projection = self.camera_info is not None
-        self._newest_ns: int | None = None
+        self._newest: dict[str, int] = {}  # newest stamp of the images and of every moving frame
         self._followed = ""  # instruction of the observation before; empty at the start of an episode
-        return observer, ImageInfoSync(self._paired, waiting_images=_MAX_WAITING, patience_s=1e9)
+
+    def _goes_back(self, recorded: BagMessage) -> bool:
+        """Stamps of one stream that jump back: the recording, or what was recorded, began anew."""
+        if recorded.topic in self.tf_topics:
+            static = recorded.topic.endswith("tf_static")
+            stamps = {t.child_frame_id: time_ns(t.header.stamp) for t in recorded.message.transforms if not static}
+        elif recorded.topic in {topic.name for topic in (self.image, self.pose, self.joints) if topic}:
+            stamps = {recorded.topic: time_ns(recorded.message.header.stamp)}
+        else:
+            return False
+        back = any(self._newest.get(name, stamp) - stamp > NS_PER_S for name, stamp in stamps.items())
+        self._newest.update(stamps)
+        return back
 
     def _add_image(self, message: Any, recorded_ns: int) -> None:
         index = self.counters.images
         self.counters.images += 1
         stamp_ns = time_ns(message.header.stamp)
-        if self._newest_ns is not None and self._newest_ns - stamp_ns > NS_PER_S:
-            self.counters.restarts += 1
-            self._observer, self._sync = self._fresh()
-        self._newest_ns = stamp_ns
         if index % self.spec.stride:
             return
         self.counters.used += 1
