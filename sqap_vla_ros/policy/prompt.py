@@ -12,43 +12,42 @@ from tokenizers import Tokenizer
 
 from sqap_vla_ros.policy.config import PromptConfig
 
-_FILES = ("tokenizer.json", "tokenizer.model")
+Encode = Callable[[str], list[int]]
 
 
 class PromptTokenizer:
     """Callable instruction -> ids [L]; the last id is the cognition token.
 
-    encode: text to ids without BOS or any other special token.
-    source: where the tokenizer came from, for messages.
+    vocabulary: ids the decoder embeds; a tokenizer that makes more of them belongs to another model.
+    name, data: `tokenizer.json` (tokenizers) or `tokenizer.model` (sentencepiece) and the file's content.
+    Raises ValueError where the content is not a tokenizer or does not fit.
     """
 
-    def __init__(self, config: PromptConfig, encode: Callable[[str], list[int]], source: str) -> None:
+    FILES = ("tokenizer.json", "tokenizer.model")
+
+    def __init__(self, config: PromptConfig, vocabulary: int, name: str, data: bytes) -> None:
         self.config = config
-        self.source = source
-        self._encode = encode
+        self.file = (name, data)
+        try:
+            self._encode, size = _sentencepiece(data) if name.endswith(".model") else _tokenizers(data)
+        except Exception as error:  # both libraries raise bare Exception or RuntimeError on foreign files
+            raise ValueError(f"{name} is not a tokenizer that can be read: {error}") from error
+        if size > vocabulary:
+            raise ValueError(f"{name} makes {size} ids but the model embeds only {vocabulary}: it is another model's")
 
     @classmethod
     def load(cls, path: str | Path, config: PromptConfig, vocabulary: int) -> PromptTokenizer:
-        """From `tokenizer.json`, `tokenizer.model` (sentencepiece) or a folder that holds one of them.
-
-        vocabulary: ids the decoder embeds; a tokenizer that makes more of them belongs to another model.
-        Raises FileNotFoundError where there is none, ValueError where the file is not a tokenizer or does not fit.
-        """
+        """From a file, or from a folder that holds one of `FILES`. Raises FileNotFoundError where there is none."""
         path = Path(path).expanduser()
         if path.is_dir():
-            found = [path / name for name in _FILES if (path / name).is_file()]
+            found = [path / name for name in cls.FILES if (path / name).is_file()]
             if not found:
-                raise FileNotFoundError(f"{path} holds no tokenizer: put {' or '.join(_FILES)} of Llama-2 there")
+                raise FileNotFoundError(f"{path} holds no tokenizer: put {' or '.join(cls.FILES)} of Llama-2 there")
             path = found[0]
         if not path.is_file():
-            raise FileNotFoundError(f"tokenizer {path} does not exist: give Llama-2's {' or '.join(_FILES)}")
-        try:
-            encode, size = _sentencepiece(path) if path.suffix == ".model" else _tokenizers(path)
-        except Exception as error:  # both libraries raise bare Exception or RuntimeError on foreign files
-            raise ValueError(f"{path} is not a tokenizer that can be read: {error}") from error
-        if size > vocabulary:
-            raise ValueError(f"{path} makes {size} ids but the model embeds only {vocabulary}: it is another model's")
-        return cls(config, encode, str(path))
+            raise FileNotFoundError(f"tokenizer {path} does not exist: give Llama-2's {' or '.join(cls.FILES)}")
+        name = cls.FILES[1] if path.suffix == ".model" else cls.FILES[0]
+        return cls(config, vocabulary, name, path.read_bytes())
 
     def __call__(self, instruction: str) -> list[int]:
         """Raises ValueError for a blank instruction or one that does not fit the prompt."""
@@ -65,8 +64,8 @@ class PromptTokenizer:
         return ids
 
 
-def _tokenizers(path: Path) -> tuple[Callable[[str], list[int]], int]:
-    tokenizer = Tokenizer.from_file(str(path))
+def _tokenizers(data: bytes) -> tuple[Encode, int]:
+    tokenizer = Tokenizer.from_buffer(data)
     # an instruction is data: "</s>" in it is four characters, not the cognition token
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
@@ -74,8 +73,8 @@ def _tokenizers(path: Path) -> tuple[Callable[[str], list[int]], int]:
     return lambda text: tokenizer.encode(text, add_special_tokens=False).ids, tokenizer.get_vocab_size()
 
 
-def _sentencepiece(path: Path) -> tuple[Callable[[str], list[int]], int]:
+def _sentencepiece(data: bytes) -> tuple[Encode, int]:
     import sentencepiece
 
-    model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    model = sentencepiece.SentencePieceProcessor(model_proto=data)
     return lambda text: list(model.encode(text)), model.get_piece_size()
