@@ -1,0 +1,147 @@
+"""Multiply-accumulates and bit operations of a CogACT prediction, by module, for any geometry and recipe.
+
+Counted from the shapes alone: matrix products, convolutions and attention products; norms, activations and look-ups are
+left out, as the papers do. Nothing is allocated, so the 7-billion-parameter geometry is counted in microseconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqap_vla_ros.compression.recipe import LINEARS, QuantizationSpec
+from sqap_vla_ros.contracts import TokenSelector
+from sqap_vla_ros.policy.config import ActionHeadConfig, PolicyConfig, TowerConfig, VisionConfig
+
+TEXT_TOKENS = 21  # BOS, "In: What action should the robot take to pick coke can?\nOut:" and the two appended ids
+FULL_BITS = 16
+
+
+class Definition(enum.Enum):
+    """How a multiply-accumulate of `w`-bit weights and `a`-bit activations is weighed against a 16-bit one.
+
+    PAPER: max(w, a) / 16 for every product of the decoder, attention products at the activations' width. It reproduces
+        the BOPs of SQAP-VLA's Table 1 (W4A4 counts a quarter).
+    BIT_PRODUCT: w * a / 256, the usual definition; attention products are 16-bit, as they are executed.
+    """
+
+    PAPER = "paper"
+    BIT_PRODUCT = "bit_product"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one prediction computes.
+
+    text_tokens: all that is not image: BOS, prompt and appended ids.
+    layers: decoder layers that are computed; None for all (EfficientVLA leaves some out).
+    reused: decoder layer -> visual tokens from that layer on whose keys and values come from a cache (VLA-Cache).
+    head_interval: the action head's blocks are computed every so many denoising steps (EfficientVLA's cache).
+    as_published: counts what the public code computes, the last block of each tower (never used) and all rows of the
+        last decoder layer included; False counts what this package executes.
+    """
+
+    config: PolicyConfig
+    text_tokens: int = TEXT_TOKENS
+    selector: TokenSelector | None = None
+    layers: Sequence[int] | None = None
+    reused: Mapping[int, int] | None = None
+    head_interval: int = 1
+    as_published: bool = True
+
+    def __post_init__(self) -> None:
+        depth = self.config.decoder.depth
+        for name, given in (("layers", self.layers or ()), ("reused", self.reused or {})):
+            for layer in given:
+                if not 0 <= layer < depth:
+                    raise ValueError(f"{name} names decoder layer {layer}; the model has layers 0 to {depth - 1}")
+        if self.text_tokens < 1 or self.head_interval < 1:
+            raise ValueError(
+                f"text_tokens and head_interval must be at least 1, got {self.text_tokens} and {self.head_interval}"
+            )
+
+
+def macs(work: Workload) -> dict[str, int]:
+    """Multiply-accumulates by module: towers, `projector`, `decoder.<linear>`, `decoder.attention`, `action_head`."""
+    config, vision = work.config, work.config.vision
+    blocks_left_out = 0 if work.as_published else 1
+    counts = {
+        "vision.dino": _tower(vision.dino, vision, 1 + vision.dino.registers, blocks_left_out),
+        "vision.siglip": _tower(vision.siglip, vision, 0, blocks_left_out),
+        "projector": vision.tokens
+        * (
+            vision.width * config.projector_width
+            + config.projector_width * config.decoder.width
+            + config.decoder.width**2
+        ),
+    }
+    counts |= _decoder(work)
+    counts["action_head"] = _action_head(config, work.head_interval)
+    return counts
+
+
+def bops(
+    work: Workload, quantization: QuantizationSpec | None = None, definition: Definition = Definition.PAPER
+) -> dict[str, float]:
+    """The same in 16-bit-equivalent multiply-accumulates: what is not quantised counts one for one."""
+    counts: dict[str, float] = dict(macs(work))
+    if quantization is None:
+        return counts
+    for linear in LINEARS:
+        weight_bits, activation_bits = quantization.bits(linear)
+        if definition is Definition.PAPER:
+            counts[f"decoder.{linear}"] *= max(weight_bits, activation_bits) / FULL_BITS
+        else:
+            counts[f"decoder.{linear}"] *= weight_bits * activation_bits / FULL_BITS**2
+    if definition is Definition.PAPER:
+        counts["decoder.attention"] *= quantization.activation_bits / FULL_BITS
+    return counts
+
+
+def relative_bops(
+    work: Workload, quantization: QuantizationSpec | None = None, definition: Definition = Definition.PAPER
+) -> float:
+    """Bit operations as a share of the same geometry's, uncompressed at 16 bits and computed as published."""
+    baseline = macs(Workload(work.config, work.text_tokens))
+    return sum(bops(work, quantization, definition).values()) / sum(baseline.values())
+
+
+def _tower(tower: TowerConfig, vision: VisionConfig, prefix: int, blocks_left_out: int) -> int:
+    tokens = vision.tokens + prefix
+    block = tokens * (4 * tower.width**2 + 2 * tower.width * tower.mlp_width) + 2 * tokens**2 * tower.width
+    return (tower.depth - blocks_left_out) * block + vision.tokens * 3 * vision.patch_size**2 * tower.width
+
+
+def _decoder(work: Workload) -> dict[str, int]:
+    decoder, selector = work.config.decoder, work.selector
+    counts = dict.fromkeys((*(f"decoder.{linear}" for linear in LINEARS), "decoder.attention"), 0)
+    computed = range(decoder.depth) if work.layers is None else sorted(work.layers)
+    visual = work.config.vision.tokens
+    for layer in computed:
+        kept = visual if selector is None or layer < selector.prune_layer else selector.budget(visual)
+        reused = max((n for first, n in (work.reused or {}).items() if first <= layer), default=0)
+        seen = work.text_tokens + kept  # tokens with a key and a value
+        new = seen - reused  # tokens whose key and value are computed
+        asked = 1 if not work.as_published and layer == computed[-1] else new
+        for linear in LINEARS:
+            rows = new if linear in ("k_proj", "v_proj") else asked
+            width = decoder.width if linear.endswith(("q_proj", "k_proj", "v_proj", "o_proj")) else decoder.mlp_width
+            counts[f"decoder.{linear}"] += rows * decoder.width * width
+        counts["decoder.attention"] += 2 * asked * seen * decoder.width
+    return counts
+
+
+def _action_head(config: PolicyConfig, interval: int) -> int:
+    head, diffusion = config.head, config.diffusion
+    rows = 2 if diffusion.guidance > 1.0 else 1
+    tokens = head.horizon + 1
+    block = tokens * 12 * head.width**2 + 2 * tokens**2 * head.width
+    refreshed = -(-diffusion.steps // interval)
+    ends = head.horizon * head.channels * head.width + tokens * head.width * head.channels
+    once = rows * config.decoder.width * head.width + diffusion.steps * _time_embedding(head)
+    return rows * (refreshed * head.depth * block + diffusion.steps * ends) + once
+
+
+def _time_embedding(head: ActionHeadConfig) -> int:
+    return 256 * head.width + head.width**2

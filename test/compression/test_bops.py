@@ -1,0 +1,101 @@
+"""Operation counts against PyTorch's own counter on a running model, and against the published figures."""
+
+import numpy as np
+import pytest
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sqap_vla_ros.compression.bops import Definition, Workload, bops, macs, relative_bops
+from sqap_vla_ros.compression.recipe import QuantizationSpec
+from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.policy.config import COGACT_BASE, MICRO
+from sqap_vla_ros.policy.micro import micro_policy
+from sqap_vla_ros.pruning import make_selector
+
+W4A4 = QuantizationSpec(weight_bits=4, activation_bits=4)
+
+
+@pytest.mark.parametrize("selector", [None, "uniform_grid", "random_drop"])
+def test_counts_equal_what_pytorch_counts_while_predicting(selector):
+    chosen = None if selector is None else make_selector(selector)
+    policy = micro_policy(seed=0, selector=chosen)
+    instruction = "pick up the red block"
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    # the fused CPU kernel is unknown to the counter; the plain one is matrix products, which it counts
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        policy.predict(Observation(image, 0, instruction))
+    text = len(policy.tokenize(instruction))
+    expected = macs(Workload(MICRO, text_tokens=text, selector=chosen, as_published=False))
+    assert counter.get_total_flops() == 2 * sum(expected.values())
+
+
+def test_official_geometry_by_module():
+    """GMACs of the published Base model at 276 tokens."""
+    counts = macs(Workload(COGACT_BASE, text_tokens=20))
+    linears = sum(v for k, v in counts.items() if k.startswith("decoder.") and k != "decoder.attention")
+    giga = {
+        "dino": counts["vision.dino"] / 1e9,
+        "siglip": counts["vision.siglip"] / 1e9,
+        "projector": counts["projector"] / 1e9,
+        "linears": linears / 1e9,
+        "attention": counts["decoder.attention"] / 1e9,
+        "head": counts["action_head"] / 1e9,
+        "total": sum(counts.values()) / 1e9,
+    }
+    published = {
+        "dino": 82.3,
+        "siglip": 109.5,
+        "projector": 18.3,
+        "linears": 1787.4,
+        "attention": 20.0,
+        "head": 29.1,
+        "total": 2046.5,
+    }
+    assert giga == pytest.approx(published, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("selector", "quantization", "percent"),
+    [
+        (make_selector("sqap"), W4A4, 26.3),
+        (make_selector("fastv", prune_layer=3), None, 42.0),
+        (make_selector("random_drop"), None, 58.2),
+        (None, None, 100.0),
+    ],
+)
+def test_papers_definition_reproduces_the_table(selector, quantization, percent):
+    share = 100 * relative_bops(Workload(COGACT_BASE, selector=selector), quantization)
+    assert share == pytest.approx(percent, abs=0.06)
+
+
+def test_bit_product_counts_a_sixteenth_for_w4a4_linears_and_leaves_attention():
+    work = Workload(COGACT_BASE)
+    full, reduced = macs(work), bops(work, W4A4, Definition.BIT_PRODUCT)
+    assert reduced["decoder.q_proj"] == full["decoder.q_proj"] / 16
+    assert reduced["decoder.attention"] == full["decoder.attention"]
+    assert reduced["projector"] == full["projector"]
+
+
+def test_weight_only_saves_nothing_by_the_papers_definition():
+    weight_only = QuantizationSpec(weight_bits=4, activation_bits=16)
+    assert relative_bops(Workload(COGACT_BASE), weight_only) == 1.0
+    assert relative_bops(Workload(COGACT_BASE), weight_only, Definition.BIT_PRODUCT) < 0.4
+
+
+def test_layers_left_out_and_cached_head_steps_cost_nothing():
+    full, fewer = macs(Workload(COGACT_BASE)), macs(Workload(COGACT_BASE, layers=range(28), head_interval=5))
+    assert fewer["decoder.q_proj"] * 32 == full["decoder.q_proj"] * 28
+    assert fewer["action_head"] < 0.22 * full["action_head"]
+
+
+def test_reused_tokens_are_seen_but_not_computed():
+    full, reused = macs(Workload(COGACT_BASE)), macs(Workload(COGACT_BASE, reused={16: 100}))
+    assert reused["decoder.q_proj"] * 277 * 2 == full["decoder.q_proj"] * (277 + 177)
+    assert reused["decoder.attention"] * 277 * 2 == full["decoder.attention"] * (277 + 177)
+
+
+def test_bad_workload_is_named():
+    with pytest.raises(ValueError, match=r"layer 32.*0 to 31"):
+        Workload(COGACT_BASE, layers=[32])
+    with pytest.raises(ValueError, match="text_tokens"):
+        Workload(COGACT_BASE, text_tokens=0)
