@@ -70,7 +70,11 @@ def fill(model: CogACT) -> Iterator[str]:
     bytes_tile = torch.randint(0, 256, (1 << 22,), dtype=torch.uint8, generator=generator)
 
     def repeated(source: torch.Tensor, count: int) -> torch.Tensor:
-        return source.repeat(-(-count // source.numel()))[:count]
+        result = torch.empty(count, dtype=source.dtype)
+        for start in range(0, count, source.numel()):
+            part = result[start : start + source.numel()]
+            part.copy_(source[: part.numel()])
+        return result
 
     for name, module in list(model.named_modules()):
         for leaf, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:

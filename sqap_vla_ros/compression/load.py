@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from sqap_vla_ros.policy.cogact import CogACTPolicy
 
 MICRO = "micro"
+AS_TRAINED = "fp32"  # the default recipe: a compressed file then follows its own
 CALIBRATION_OBSERVATIONS = 8  # made-up ones, for the micro policy
 
 
 def load_policy(
     checkpoint: str,
-    recipe: str = "fp32",
+    recipe: str = AS_TRAINED,
     *,
     device: str = "cpu",
     dtype: str | torch.dtype | None = None,
@@ -33,28 +34,28 @@ def load_policy(
 ) -> Policy:
     """Load a policy and do to it what the recipe says.
 
-    checkpoint: `micro` (a small policy with random weights, seeded), a checkpoint folder, or a file made by
-        `sqap-vla compress`.
+    checkpoint: `micro` (a small policy, random weights, seeded), a checkpoint folder, or a `.safetensors` file, also
+        one made by `sqap-vla compress`. Such a file follows its own recipe; another one may be named if it quantises
+        the same way (`sqap` on a `w4a4` file adds the pruning).
     recipe: a name of `config/recipes` or a YAML file.
-    dtype: overrides the recipe's.
+    dtype: overrides the recipe's; not for compressed files.
     unnorm_key: which dataset's statistics turn the normalised chunk into metres and radians.
     seed: of the micro policy's weights.
     """
     chosen = load_recipe(recipe)
-    policy = load_full_precision(checkpoint, chosen, device=device, dtype=dtype, unnorm_key=unnorm_key, seed=seed)
-    spec = chosen.quantization
-    if spec is not None:
-        if spec.needs_calibration and checkpoint != MICRO:
-            raise RecipeError(
-                f"recipe {chosen.name!r} needs calibration: run `sqap-vla compress --checkpoint {checkpoint} "
-                f"--recipe {chosen.name} --calibration ... --out policy.safetensors` once and load that file"
+    path = Path(checkpoint).expanduser()
+    if checkpoint != MICRO:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"checkpoint {path} does not exist; give a folder, a .safetensors file, or {MICRO!r}"
             )
-        observations = synthetic_observations(CALIBRATION_OBSERVATIONS) if spec.needs_calibration else []
-        from sqap_vla_ros.compression.compress import compress
-        from sqap_vla_ros.quantization.linear import use_backend
+        from sqap_vla_ros.compression.storage import is_compressed
 
-        compress(policy, chosen, observations)
-        use_backend(policy.model)
+        if is_compressed(path):
+            return _load_compressed(path, chosen, device, unnorm_key)
+    policy = load_uncompressed(checkpoint, chosen, device=device, dtype=dtype, unnorm_key=unnorm_key, seed=seed)
+    if chosen.quantization is not None:
+        policy = _quantize_in_memory(policy, chosen, checkpoint)
     policy.selector = selector_of(chosen)
     return policy
 
@@ -68,7 +69,7 @@ def selector_of(recipe: Recipe) -> TokenSelector | None:
     return make_selector(recipe.pruning.selector, **recipe.pruning.parameters)
 
 
-def load_full_precision(
+def load_uncompressed(
     checkpoint: str,
     recipe: Recipe,
     *,
@@ -77,7 +78,7 @@ def load_full_precision(
     unnorm_key: str | None = None,
     seed: int = 0,
 ) -> CogACTPolicy:
-    """The policy before any quantisation, in the recipe's dtype unless another is given."""
+    """The policy before quantisation and without a selector, in the recipe's dtype unless another is given."""
     import torch
 
     resolved = getattr(torch, str(dtype or recipe.dtype).removeprefix("torch."))
@@ -87,11 +88,42 @@ def load_full_precision(
         policy = micro_policy(seed=seed)
         policy.model.to(device=device, dtype=resolved)
         policy.model.action_head.float()
-        policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
-        return policy
-    from sqap_vla_ros.policy.checkpoint import load_checkpoint
+    else:
+        from sqap_vla_ros.policy.checkpoint import load_checkpoint
 
-    path = Path(checkpoint).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"checkpoint {path} does not exist; give a folder, a .safetensors file, or {MICRO!r}")
-    return load_checkpoint(path, device=device, dtype=resolved, unnorm_key=unnorm_key)
+        policy = load_checkpoint(checkpoint, device=device, dtype=resolved, unnorm_key=unnorm_key)
+    policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
+    return policy
+
+
+def _quantize_in_memory(policy: CogACTPolicy, recipe: Recipe, checkpoint: str) -> CogACTPolicy:
+    from sqap_vla_ros.compression.compress import compress
+    from sqap_vla_ros.compression.policy import CompressedPolicy
+    from sqap_vla_ros.quantization.linear import use_backend
+
+    calibrated = recipe.quantization is not None and recipe.quantization.needs_calibration
+    if calibrated and checkpoint != MICRO:
+        raise RecipeError(
+            f"recipe {recipe.name!r} needs calibration: run `sqap-vla compress --checkpoint {checkpoint} "
+            f"--recipe {recipe.name} --calibration ... --out policy.safetensors` once and load that file"
+        )
+    compress(policy, recipe, synthetic_observations(CALIBRATION_OBSERVATIONS) if calibrated else [])
+    use_backend(policy.model)
+    return CompressedPolicy.of(policy)
+
+
+def _load_compressed(path: Path, recipe: Recipe, device: str, unnorm_key: str | None) -> Policy:
+    from sqap_vla_ros.compression.storage import CompressedFile, load_compressed
+
+    own = CompressedFile(path).header.recipe
+    if recipe.name == AS_TRAINED:
+        recipe = own
+    elif recipe.quantization != own.quantization:
+        raise RecipeError(
+            f"{path} was compressed with recipe {own.name!r}, which quantises otherwise than {recipe.name!r}; "
+            f"use recipe {own.name!r} or compress the checkpoint anew"
+        )
+    policy = load_compressed(path, device=device, unnorm_key=unnorm_key)
+    policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
+    policy.selector = selector_of(recipe)
+    return policy

@@ -1,7 +1,7 @@
 """Activation quantisation as one compiled kernel: the same integers as `quantizers.quantize_activation`, sooner.
 
-Written out as tensor operations, quantising a token's activations is half a dozen passes over memory; TorchInductor makes
-one C++ (or, on a GPU, Triton) kernel of them. It needs a C++ compiler at run time and some seconds the first time.
+Written out as tensor operations, quantising a token's activations is half a dozen passes over memory; TorchInductor
+makes one C++ kernel of them. It needs a C++ compiler at run time and some seconds the first time.
 """
 
 from __future__ import annotations
