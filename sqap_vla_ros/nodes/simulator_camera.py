@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
-from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image
 
 from sqap_vla_ros.nodes.images import rgb_to_message
+from sqap_vla_ros.nodes.messages import time_message
 from sqap_vla_ros.simulation.camera import intrinsics
 from sqap_vla_ros.simulation.renderer import SceneRenderer
 from sqap_vla_ros.simulation.world import TabletopWorld
@@ -86,7 +86,7 @@ class SimulatorCamera:
                 mujoco.mj_fwdPosition(self._world.model, data)
                 renderer.update(data)
             image = renderer.draw()
-            stamp = Time(nanoseconds=stamp_ns).to_msg()
+            stamp = time_message(stamp_ns)
             self._info.header.stamp = stamp
             self._info_publisher.publish(self._info)
             self._image_publisher.publish(rgb_to_message(image, stamp=stamp, frame_id=OPTICAL_FRAME))

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import mujoco
 import numpy as np
 from geometry_msgs.msg import TransformStamped
-from numpy.typing import ArrayLike
 from rclpy.node import Node
-from rclpy.time import Time
 
+from sqap_vla_ros.nodes.messages import transform_message
 from sqap_vla_ros.nodes.tf import StaticTransformBroadcaster, TransformBroadcaster
-from sqap_vla_ros.robot.conventions import invert_pose, split_pose
+from sqap_vla_ros.robot.conventions import invert_pose
 from sqap_vla_ros.simulation.camera import LINK_FROM_OPTICAL
-from sqap_vla_ros.simulation.scene import HAND_TO_TOOL_M
 from sqap_vla_ros.simulation.world import TabletopWorld
 
 _MOVING = (*(f"link{i}" for i in range(1, 8)), "left_finger", "right_finger")
@@ -30,44 +27,35 @@ class SimulatorFrames:
         model = world.model
         self._children = np.array([model.body(name).id for name in _MOVING])
         self._parents = model.body_parentid[self._children]
+        self._parent_names = [model.body(parent).name for parent in self._parents]
 
     def publish_static(self, stamp_ns: int) -> None:
         """The fixed frames, again after every reset: the camera stands a little differently in each episode."""
-        camera_link = self._world.base_from_optical @ invert_pose(LINK_FROM_OPTICAL)
-        hand = self._world.model.body("hand")
-        transforms = [
-            transform("link7", "hand", hand.pos, np.roll(hand.quat, -1), stamp_ns),
-            transform("hand", "tool0", (0.0, 0.0, HAND_TO_TOOL_M), (0.0, 0.0, 0.0, 1.0), stamp_ns),
-            transform("base_link", "camera_link", *split_pose(camera_link), stamp_ns),
-            transform("camera_link", "camera_optical_frame", *split_pose(LINK_FROM_OPTICAL), stamp_ns),
-        ]
-        self._static_broadcaster.sendTransform(transforms)
+        base_from_hand, base_from_link7 = self._world.body_pose("hand"), self._world.body_pose("link7")
+        base_from_camera = self._world.base_from_optical @ invert_pose(LINK_FROM_OPTICAL)
+        fixed = (
+            (invert_pose(base_from_link7) @ base_from_hand, "link7", "hand"),
+            (invert_pose(base_from_hand) @ self._world.base_from_tool, "hand", "tool0"),
+            (base_from_camera, "base_link", "camera_link"),
+            (LINK_FROM_OPTICAL, "camera_link", "camera_optical_frame"),
+        )
+        self._static_broadcaster.sendTransform(
+            [transform_message(pose, stamp_ns, parent, child) for pose, parent, child in fixed]
+        )
 
     def moving(self, stamp_ns: int) -> list[TransformStamped]:
         """The links' transforms at the world's present state, whose kinematics must be current."""
-        data, model = self._world.data, self._world.model
+        data = self._world.data
         rotations = data.xmat.reshape(-1, 3, 3)
-        parent = rotations[self._parents].transpose(0, 2, 1)  # [L, 3, 3]
-        offsets = data.xpos[self._children] - data.xpos[self._parents]
-        xyz = np.einsum("lij,lj->li", parent, offsets)
-        relative = (parent @ rotations[self._children]).reshape(-1, 9)
-        transforms = []
-        quat = np.zeros(4)
-        for i, (child, parent_id) in enumerate(zip(_MOVING, self._parents, strict=True)):
-            mujoco.mju_mat2Quat(quat, relative[i])  # wxyz
-            transforms.append(transform(model.body(parent_id).name, child, xyz[i], np.roll(quat, -1), stamp_ns))
-        return transforms
+        from_base = rotations[self._parents].transpose(0, 2, 1)  # [L, 3, 3]
+        poses = np.tile(np.eye(4), (len(_MOVING), 1, 1))
+        poses[:, :3, :3] = from_base @ rotations[self._children]
+        poses[:, :3, 3] = np.einsum("lij,lj->li", from_base, data.xpos[self._children] - data.xpos[self._parents])
+        return [
+            transform_message(pose, stamp_ns, parent, child)
+            for pose, parent, child in zip(poses, self._parent_names, _MOVING, strict=True)
+        ]
 
     def broadcast(self, transforms: Sequence[TransformStamped]) -> None:
+        """Send what `moving` returned."""
         self._broadcaster.sendTransform(list(transforms))
-
-
-def transform(parent: str, child: str, xyz: ArrayLike, quat_xyzw: ArrayLike, stamp_ns: int) -> TransformStamped:
-    """A TransformStamped: `parent_from_child`."""
-    message = TransformStamped()
-    message.header.stamp = Time(nanoseconds=stamp_ns).to_msg()
-    message.header.frame_id, message.child_frame_id = parent, child
-    t, q = message.transform.translation, message.transform.rotation
-    t.x, t.y, t.z = np.asarray(xyz, dtype=float).tolist()
-    q.x, q.y, q.z, q.w = np.asarray(quat_xyzw, dtype=float).tolist()
-    return message

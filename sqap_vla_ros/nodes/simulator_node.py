@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import rclpy
@@ -21,7 +20,6 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray, String
@@ -29,10 +27,10 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from sqap_vla_ros.nodes import simulator_parameters
+from sqap_vla_ros.nodes.messages import pose_from_message, time_message, time_ns
 from sqap_vla_ros.nodes.simulator_camera import SimulatorCamera
 from sqap_vla_ros.nodes.simulator_frames import SimulatorFrames
 from sqap_vla_ros.resources import share_path
-from sqap_vla_ros.robot.conventions import pose_matrix
 from sqap_vla_ros.simulation.commander import ArmCommander
 from sqap_vla_ros.simulation.joint_path import TrajectoryRejectedError, accept_trajectory
 from sqap_vla_ros.simulation.layout import VARIATIONS, sample_layout
@@ -108,14 +106,14 @@ class SimulatorNode(Node):
     # -- commands -----------------------------------------------------------------------------------------------------
 
     def _on_trajectory(self, message: JointTrajectory) -> None:
-        start = Time.from_msg(message.header.stamp).nanoseconds
+        start = time_ns(message.header.stamp)
         with self._lock:
             start = start or self._time_ns  # a zero stamp means now
             try:
                 path = accept_trajectory(
                     ARM_JOINTS,
                     names=message.joint_names,
-                    times_ns=[start + _nanoseconds(point.time_from_start) for point in message.points],
+                    times_ns=[start + time_ns(point.time_from_start) for point in message.points],
                     positions=[point.positions for point in message.points],
                     velocities=[point.velocities for point in message.points],
                     now_ns=self._time_ns,
@@ -131,9 +129,8 @@ class SimulatorNode(Node):
         if message.header.frame_id != BASE_FRAME:
             self._refuse("target_pose", f"frame_id must be {BASE_FRAME!r}, got {message.header.frame_id!r}")
             return
-        p, q = message.pose.position, message.pose.orientation
         try:
-            pose = pose_matrix((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
+            pose = pose_from_message(message.pose)
             with self._lock:
                 self._arm.move_to(pose)
         except ValueError as error:  # ReachError is one
@@ -156,7 +153,9 @@ class SimulatorNode(Node):
 
     def _on_gripper(self, message: Float64MultiArray) -> None:
         if len(message.data) != 1 or not np.isfinite(message.data[0]):
-            self._refuse("gripper_command", f"one finite value is needed, the finger opening in metres, got {list(message.data)}")
+            self._refuse(
+                "gripper_command", f"needs one finite value, the finger opening in m, got {list(message.data)}"
+            )
             return
         with self._lock:
             self.world.command_fingers(message.data[0])
@@ -223,7 +222,7 @@ class SimulatorNode(Node):
                 self._camera.capture(now_ns, self._episode)
             succeeded = self._success_if_changed() if picture_due else None
         if self._clock_publisher is not None:
-            self._clock_publisher.publish(Clock(clock=Time(nanoseconds=now_ns).to_msg()))
+            self._clock_publisher.publish(Clock(clock=time_message(now_ns)))
         if state_due:
             self._joint_states.publish(states)
             self._frames.broadcast(frames)
@@ -240,14 +239,10 @@ class SimulatorNode(Node):
 
     def _joint_state(self, now_ns: int) -> JointState:
         message = JointState(name=[*ARM_JOINTS, *FINGER_JOINTS])
-        message.header.stamp = Time(nanoseconds=now_ns).to_msg()
+        message.header.stamp = time_message(now_ns)
         message.position = [*self.world.arm_position.tolist(), *self.world.finger_position.tolist()]
         message.velocity = [*self.world.arm_velocity.tolist(), *self.world.finger_velocity.tolist()]
         return message
-
-
-def _nanoseconds(duration: Any) -> int:
-    return int(duration.sec) * 1_000_000_000 + int(duration.nanosec)
 
 
 def _crossed(before_ns: int, now_ns: int, rate_hz: float) -> bool:

@@ -13,14 +13,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         "task",
         "",
         "Task family of every episode; '' draws one at random. The words are on the instruction topic.",
-        choices=("", *TaskFamily),
+        choices=("", *map(str, TaskFamily)),
     ),
     Parameter("seed", 0, "The first episode's layout; each ~/reset takes the next number.", minimum=0),
     Parameter(
         "variation",
         "visual_matching",
-        "How much looks vary: 'visual_matching' stays near the nominal scene, 'variant_aggregation' has other table tops, "
-        "light, camera positions and more objects.",
+        "How much looks vary: 'visual_matching' stays near the nominal scene, 'variant_aggregation' has other table "
+        "tops, light, camera positions and more objects.",
         choices=tuple(VARIATIONS),
     ),
     Parameter("image_width", 640, "Pixels.", minimum=16, maximum=1280),
@@ -33,7 +33,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         maximum=60.0,
     ),
     Parameter("shadows", False, "Render shadows: better looking, about three times the cost."),
-    Parameter("state_rate", 60.0, "Hz of joint_states and /tf; each image's stamp gets its own besides.", minimum=5.0, maximum=125.0),
+    Parameter(
+        "state_rate",
+        60.0,
+        "Hz of joint_states and /tf; each image's stamp gets its own besides.",
+        minimum=5.0,
+        maximum=125.0,
+    ),
     Parameter(
         "max_joint_velocity",
         1.5,
@@ -54,7 +60,6 @@ PARAMETERS: tuple[Parameter, ...] = (
         maximum=100.0,
     ),
 )
-FILE = "config/simulator.yaml"
 
 
 def declare(node: Any) -> None:
@@ -62,7 +67,7 @@ def declare(node: Any) -> None:
     from rcl_interfaces.msg import ParameterDescriptor
 
     for p in PARAMETERS:
-        text = "one of " + ", ".join(map(repr, map(str, p.choices))) if p.choices else ""
+        text = "one of " + ", ".join(map(repr, p.choices)) if p.choices else ""
         descriptor = ParameterDescriptor(
             name=p.name, description=p.description, additional_constraints=text, read_only=True
         )

@@ -1,8 +1,8 @@
 """Which OpenGL renders without a screen: EGL first, then OSMesa.
 
-MuJoCo reads MUJOCO_GL once, at its first import, and fails late and obscurely when the library it names is missing. The
-choice is therefore made here, before that import (`simulation/__init__.py` calls `select_backend`), by opening a display
-through the C library itself.
+MuJoCo reads MUJOCO_GL once, at its first import, and fails late and obscurely when the library it names is missing.
+The choice is therefore made here, before that import (`simulation/__init__.py` calls `select_backend`), by opening a
+display through the C library itself.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import sys
 
 HELP = (
     "no OpenGL for rendering without a screen: neither EGL nor OSMesa could be opened. "
-    "Install one of them (Debian, Ubuntu: `sudo apt install libegl1 libgl1-mesa-dri` or `sudo apt install libosmesa6`), "
-    "or set MUJOCO_GL=glfw on a desktop"
+    "Install one of them (Debian, Ubuntu: `sudo apt install libegl1 libgl1-mesa-dri` or "
+    "`sudo apt install libosmesa6`), or set MUJOCO_GL=glfw on a desktop"
 )
 
 _EGL_PLATFORM_DEVICE_EXT = 0x313F

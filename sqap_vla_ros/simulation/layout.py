@@ -84,7 +84,9 @@ def sample_layout(seed: int, family: TaskFamily | str | None = None, variation: 
     with_bowl = family == TaskFamily.PLACE_IN_BOWL or (drawer_m == 0.0 and bool(rng.integers(2)))
 
     kinds = [ObjectKind(colour, shape) for colour in COLOURS for shape in SHAPES]
-    chosen = [kinds[i] for i in rng.permutation(len(kinds))[: rng.integers(variation.objects[0], variation.objects[1] + 1)]]
+    chosen = [
+        kinds[i] for i in rng.permutation(len(kinds))[: rng.integers(variation.objects[0], variation.objects[1] + 1)]
+    ]
     # Room in front of the cabinet for the drawer, its handle and the hand that moves it.
     y_max = min(_REACH_Y_M[1], cabinet[1] - 0.14 - drawer_m - 0.08)
     centres = _scatter(rng, len(chosen) + with_bowl, y_max, bowl_first=with_bowl)

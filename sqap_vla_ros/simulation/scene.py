@@ -111,7 +111,12 @@ def _add_bowl(spec: mujoco.MjSpec, segments: int = 16) -> None:
     body = spec.worldbody.add_body(name="bowl", pos=[-1.0, 0.5, -2.0])
     default = spec.find_default("furniture")
     body.add_geom(
-        default, name="bowl", type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.043, 0.003, 0], pos=[0, 0, 0.003], material="bowl"
+        default,
+        name="bowl",
+        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+        size=[0.043, 0.003, 0],
+        pos=[0, 0, 0.003],
+        material="bowl",
     )
     lean = np.deg2rad(30.0)
     middle = (0.042 + BOWL_RADIUS_M) / 2
@@ -150,11 +155,14 @@ def _table_texture(name: str, size: int = 512) -> NDArray[np.uint8]:
     rng = np.random.default_rng(sum(map(ord, name)))
     y, x = np.mgrid[0:size, 0:size] * (2 * np.pi / size)
     wave = sum(
-        rng.uniform(0.4, 1.0) / k * np.sin(rng.integers(1, 4) * y + k * x + rng.uniform(0, 2 * np.pi)) for k in (1, 2, 3, 5)
+        rng.uniform(0.4, 1.0) / k * np.sin(rng.integers(1, 4) * y + k * x + rng.uniform(0, 2 * np.pi))
+        for k in (1, 2, 3, 5)
     )
     grain = rng.normal(0.0, 1.0, (size, size))
     if name in ("oak", "walnut"):
-        light, dark = ((0.76, 0.66, 0.52), (0.66, 0.55, 0.41)) if name == "oak" else ((0.47, 0.33, 0.23), (0.36, 0.24, 0.16))
+        light, dark = (
+            ((0.76, 0.66, 0.52), (0.66, 0.55, 0.41)) if name == "oak" else ((0.47, 0.33, 0.23), (0.36, 0.24, 0.16))
+        )
         streaks = np.repeat(rng.normal(0.0, 1.0, (size, 1)), size, axis=1)
         level = 0.5 + 0.22 * np.sin(14 * y + 1.1 * wave) + 0.12 * streaks + 0.05 * grain
         planks = np.abs((8 * y / (2 * np.pi)) % 1.0 - 0.5) > 0.488

@@ -16,13 +16,18 @@ OPENED_M = 0.12
 CLOSED_M = 0.015
 
 
-class TaskFamily(enum.StrEnum):
+class TaskFamily(str, enum.Enum):
+    """Values are the names used in parameters, files and reports."""
+
     PICK = "pick"
     MOVE_NEAR = "move_near"
     OPEN_DRAWER = "open_drawer"
     CLOSE_DRAWER = "close_drawer"
     PLACE_IN_DRAWER = "place_in_drawer"
     PLACE_IN_BOWL = "place_in_bowl"
+
+    def __str__(self) -> str:
+        return self.value
 
 
 # Control steps (at 5 Hz) after which an episode has failed: about twice what the scripted expert needs.
@@ -53,7 +58,7 @@ class WorldState:
     tool_xyz_m, tool_yaw_rad: the measured tool frame; finger_m: the measured opening of a finger.
     gripper_open: what the hand was last told.
     handle_xyz_m: centre of the drawer's handle; drawer_xyz_m: centre of its floor; drawer_m: how far it is open.
-    target, reference: the objects the task is about.
+    target, reference: the objects the task is about; others_xyz_m: what else stands on the table, bowl included.
     """
 
     tool_xyz_m: NDArray[np.float64]
@@ -66,6 +71,7 @@ class WorldState:
     bowl_xyz_m: NDArray[np.float64] | None
     target: ObjectState
     reference: ObjectState
+    others_xyz_m: tuple[NDArray[np.float64], ...]
 
 
 @dataclass(frozen=True)

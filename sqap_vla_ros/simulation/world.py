@@ -103,6 +103,14 @@ class TabletopWorld:
         pose[:3, 3] = self.data.site_xpos[self._tool]
         return pose
 
+    def body_pose(self, name: str) -> NDArray[np.float64]:
+        """[4, 4] pose of a body of the model, as of the last step."""
+        body = self.data.body(name)
+        pose = np.eye(4)
+        pose[:3, :3] = body.xmat.reshape(3, 3)
+        pose[:3, 3] = body.xpos
+        return pose
+
     @property
     def base_from_optical(self) -> NDArray[np.float64]:
         """[4, 4] the camera's optical frame; fixed during an episode."""
@@ -117,7 +125,7 @@ class TabletopWorld:
         if self.layout is None:
             raise RuntimeError("the world has no layout yet: call reset first")
         pose = self.base_from_tool
-        closing = float(self.data.ctrl[7]) < np.mean(FINGER_RANGE_M)
+        closing = bool(self.data.ctrl[7] < np.mean(FINGER_RANGE_M))
         bowl = None if self.layout.bowl_xy_m is None else self.data.xpos[self._bowl].copy()
         return WorldState(
             tool_xyz_m=pose[:3, 3],
@@ -130,6 +138,8 @@ class TabletopWorld:
             bowl_xyz_m=bowl,
             target=self._object_state(0, closing),
             reference=self._object_state(1, closing),
+            others_xyz_m=tuple(self.data.xpos[body].copy() for body in self._slots[2 : len(self.layout.objects)])
+            + (() if bowl is None else (bowl,)),
         )
 
     def _object_state(self, slot: int, closing: bool) -> ObjectState:
@@ -216,8 +226,8 @@ class TabletopWorld:
         metres, radians = pose_distance(pose, self.forward(position))
         if metres > 2e-3 or radians > np.deg2rad(0.5):
             raise ReachError(
-                f"the arm cannot put its tool at {np.round(pose[:3, 3], 3).tolist()} m: the nearest posture found misses by "
-                f"{1e3 * metres:.1f} mm and {np.rad2deg(radians):.1f} degrees"
+                f"the arm cannot put its tool at {np.round(pose[:3, 3], 3).tolist()} m: the nearest posture found misses "
+                f"by {1e3 * metres:.1f} mm and {np.rad2deg(radians):.1f} degrees"
             )
         return position
 
