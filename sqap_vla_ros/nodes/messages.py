@@ -9,6 +9,7 @@ from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, Transform, TransformStamped, Twist, Vector3
 from nav_msgs.msg import Path
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from std_msgs.msg import Header
 from trajectory_msgs.msg import (
     JointTrajectory,
@@ -91,7 +92,7 @@ def chunk_message(
     message.deltas = chunk.deltas.ravel().tolist()
     message.normalized = chunk.normalized.ravel().tolist()
     message.anchor = pose_message(trajectory.anchor)
-    message.poses = [pose_message(pose) for pose in trajectory.poses]
+    message.poses = _pose_messages(trajectory.poses)
     message.gripper = trajectory.gripper.tolist()
     return message
 
@@ -200,10 +201,19 @@ def path_message(trajectory: PoseTrajectory, base_frame: str) -> Path:
     return Path(
         header=header(trajectory.stamp_ns, base_frame),
         poses=[
-            PoseStamped(header=header(due_ns, base_frame), pose=pose_message(pose))
-            for due_ns, pose in zip(trajectory.times_ns, trajectory.poses, strict=True)
+            PoseStamped(header=header(due_ns, base_frame), pose=pose)
+            for due_ns, pose in zip(trajectory.times_ns, _pose_messages(trajectory.poses), strict=True)
         ],
     )
+
+
+def _pose_messages(poses: NDArray[np.float64]) -> list[Pose]:
+    """[T, 4, 4] as messages; all rotations in one call, for this is on the way of every chunk."""
+    quaternions = Rotation.from_matrix(poses[:, :3, :3]).as_quat(canonical=True)
+    return [
+        Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+        for (x, y, z), (qx, qy, qz, qw) in zip(poses[:, :3, 3].tolist(), quaternions.tolist(), strict=True)
+    ]
 
 
 def _transform(pose: NDArray[np.float64]) -> Transform:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 Vector = tuple[float, float, float]
 Quaternion = tuple[float, float, float, float]  # xyzw
 
-_QUATERNION_TOLERANCE = 1e-2  # on the squared norm, as tf2
 _IDENTITY: tuple[Vector, Quaternion] = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
 
 
@@ -121,6 +120,8 @@ class _MovingLink:
             raise ExtrapolationException(
                 f"lookup would require extrapolation {side} time {_seconds(time_ns)}, but {known}"
             )
+        if time_ns == stamps[0] != stamps[-1]:
+            return self.links[0]  # of several at the oldest stamp tf2 takes the first, elsewhere the last
         index = bisect.bisect_right(stamps, time_ns) - 1
         older = self.links[index]
         if stamps[index] == time_ns:
@@ -154,7 +155,9 @@ class TransformTree:
     ) -> None:
         """Store the pose of `child` in `parent`. Raises ValueError when it is invalid or older than the whole cache."""
         parent, child = parent.removeprefix("/"), child.removeprefix("/")
-        link = _Link(parent, translation, rotation)
+        norm = math.sqrt(sum(c * c for c in rotation)) or math.nan  # a null quaternion is no rotation
+        x, y, z, w = (c / norm for c in rotation)
+        link = _Link(parent, translation, (x, y, z, w))
         if fault := _fault(child, link):
             raise ValueError(fault)
         frame = self._frames.get(child)
@@ -230,6 +233,8 @@ class TransformTree:
         limits = {source: math.inf}  # frame reached from the source -> newest time that reaches it
         for child, parent, limit in self._newest_links(source):
             limits[parent] = min(limits[child], limit)
+            if parent == target:
+                break
         meeting, limit_to_meeting = target, math.inf
         for _, parent, limit in self._newest_links(target):
             if meeting in limits:
@@ -272,9 +277,7 @@ def _fault(child: str, link: _Link) -> str:
     if child == link.parent:
         return "frame_id and child_frame_id are the same"
     if not all(map(math.isfinite, (*link.translation, *link.rotation))):
-        return f"it is not finite: translation {link.translation}, rotation {link.rotation}"
-    if abs(sum(c * c for c in link.rotation) - 1.0) >= _QUATERNION_TOLERANCE:
-        return f"rotation {link.rotation} is not a unit quaternion"
+        return f"it is not finite: translation {link.translation}, rotation {link.rotation} (normalised)"
     return ""
 
 
