@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from sqap_vla_ros.robot.conventions import (
+    compose_delta,
+    invert_pose,
+    pose_distance,
+    pose_matrix,
+    rotation_from_rpy,
+    split_pose,
+)
+
+
+def about(axis: str, angle: float) -> np.ndarray:
+    c, s = np.cos(angle), np.sin(angle)
+    return {
+        "x": np.array([[1, 0, 0], [0, c, -s], [0, s, c]]),
+        "y": np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]),
+        "z": np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]),
+    }[axis]
+
+
+def random_pose(rng: np.random.Generator) -> np.ndarray:
+    return pose_matrix(rng.normal(size=3), Rotation.random(rng=rng).as_quat())
+
+
+def test_roll_pitch_yaw_is_extrinsic_xyz():
+    roll, pitch, yaw = 0.3, -0.7, 1.1
+    closed_form = about("z", yaw) @ about("y", pitch) @ about("x", roll)
+    np.testing.assert_allclose(rotation_from_rpy([roll, pitch, yaw]), closed_form, atol=1e-15)
+
+
+def test_a_delta_turns_about_the_base_axes_and_not_about_the_tools():
+    flange_down = pose_matrix([0.5, 0.0, 0.3], Rotation.from_euler("y", 90, degrees=True).as_quat())
+    delta = np.array([0.01, 0.02, 0.03, 0.0, 0.0, np.pi / 2, 1.0])
+    following = compose_delta(flange_down, delta)
+    # The tool's z axis points along base x. A yaw about base z turns it to base y; about the tool's z it would stay.
+    np.testing.assert_allclose(following[:3, 2], [0.0, 1.0, 0.0], atol=1e-12)
+    right_composed = flange_down[:3, :3] @ rotation_from_rpy(delta[3:6])
+    np.testing.assert_allclose(right_composed[:, 2], [1.0, 0.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(following[:3, 3], [0.51, 0.02, 0.33])
+
+
+def test_composing_does_not_change_the_pose_given():
+    pose = np.eye(4)
+    compose_delta(pose, [0.1] * 7)
+    np.testing.assert_array_equal(pose, np.eye(4))
+
+
+def test_a_pose_survives_the_way_through_translation_and_quaternion():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        pose = random_pose(rng)
+        xyz, quat = split_pose(pose)
+        assert quat[3] >= 0
+        np.testing.assert_allclose(pose_matrix(xyz, quat), pose, atol=1e-12)
+
+
+def test_inverse_maps_back():
+    rng = np.random.default_rng(2)
+    base_from_tool = random_pose(rng)
+    point = np.array([0.1, -0.2, 0.3, 1.0])
+    np.testing.assert_allclose(invert_pose(base_from_tool) @ (base_from_tool @ point), point, atol=1e-12)
+
+
+def test_distance_between_poses():
+    a = np.eye(4)
+    b = pose_matrix([0.3, 0.0, 0.4], Rotation.from_rotvec([0.0, 0.25, 0.0]).as_quat())
+    assert pose_distance(a, b) == pytest.approx((0.5, 0.25))
+
+
+@pytest.mark.parametrize("quat", [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.1], [0.0, 0.0, 0.0, np.nan], [0.0, 0.0, 1.0]])
+def test_a_quaternion_that_is_none_is_refused(quat):
+    with pytest.raises(ValueError, match="quaternion must be 4 numbers"):
+        pose_matrix([0.0, 0.0, 0.0], quat)
+
+
+def test_a_translation_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="translation must be 3 finite numbers"):
+        pose_matrix([0.0, np.inf, 0.0], [0.0, 0.0, 0.0, 1.0])
