@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from xml.etree import ElementTree
 
 import numpy as np
 import pinocchio as pin
@@ -105,10 +106,12 @@ class ArmKinematics:
         chain = support[support.index(base_joint) + 1 :]
         if not chain:
             raise KinematicsError(f"no movable joint lies between {base_frame!r} and {tool_frame!r}")
+        followers = {joint.get("name") for joint in ElementTree.fromstring(urdf_xml).iterfind("joint[mimic]")}
         for joint in chain:
-            kind = model.joints[joint].shortname()
-            if model.joints[joint].nv != 1 or "Mimic" in kind:
-                raise KinematicsError(f"joint {model.names[joint]!r} between base and tool is a {kind}: not supported")
+            name, kind = model.names[joint], model.joints[joint].shortname()
+            if model.joints[joint].nv != 1 or name in followers:
+                kind = "mimic joint" if name in followers else kind
+                raise KinematicsError(f"joint {name!r} between base and tool is a {kind}: not supported")
         locked = [joint for joint in range(1, model.njoints) if joint not in chain]
         reduced = pin.buildReducedModel(model, locked, pin.neutral(model))
         return cls(reduced, base_frame, tool_frame, posture)
@@ -227,10 +230,9 @@ class ArmKinematics:
         self, q: NDArray[np.float64], root_from_tool: pin.SE3
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Jacobian [6, n] of the tool in its own axes and the remaining motion [6] (m, rad) in them."""
-        jacobian = pin.computeFrameJacobian(
-            self._model, self._data, self._configuration(q), self._tool_id, pin.ReferenceFrame.LOCAL
-        )
-        current = self._data.oMf[self._tool_id]
+        pin.computeJointJacobians(self._model, self._data, self._configuration(q))
+        current = pin.updateFramePlacement(self._model, self._data, self._tool_id)
+        jacobian = pin.getFrameJacobian(self._model, self._data, self._tool_id, pin.ReferenceFrame.LOCAL)
         return jacobian, pin.log6(current.actInv(root_from_tool)).vector
 
     def _stepped(
