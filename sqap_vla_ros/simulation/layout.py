@@ -88,7 +88,8 @@ def sample_layout(seed: int, family: TaskFamily | str | None = None, variation: 
         kinds[i] for i in rng.permutation(len(kinds))[: rng.integers(variation.objects[0], variation.objects[1] + 1)]
     ]
     # Room in front of the cabinet for the drawer, its handle and the hand that moves it.
-    y_max = min(_REACH_Y_M[1], cabinet[1] - 0.14 - drawer_m - 0.08)
+    reach_m = DRAWER_OPEN_M if family == TaskFamily.OPEN_DRAWER else drawer_m
+    y_max = min(_REACH_Y_M[1], cabinet[1] - 0.14 - reach_m - 0.08)
     centres = _scatter(rng, len(chosen) + with_bowl, y_max, bowl_first=with_bowl)
     bowl = centres.pop(0) if with_bowl else None
     objects = tuple(

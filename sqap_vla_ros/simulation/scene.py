@@ -56,6 +56,7 @@ SHAPES: dict[str, Shape] = {
     "bar": Shape(mujoco.mjtGeom.mjGEOM_BOX, (0.050, 0.014, 0.018), np.pi),
 }
 OBJECT_MASS_KG = 0.05
+OBJECT_INERTIA_KG_M2 = 2e-5  # of a 5 cm cube of that mass, about every axis
 BOWL_RADIUS_M = 0.062
 BOWL_HEIGHT_M = 0.035
 
@@ -95,9 +96,11 @@ def slot_geom(slot: int, shape: str) -> str:
 def _add_object_slot(spec: mujoco.MjSpec, slot: int) -> None:
     body = spec.worldbody.add_body(name=f"object{slot}", pos=[-1.0 - 0.2 * slot, 0.0, -2.0])
     body.add_freejoint(name=f"object{slot}")
+    body.explicitinertial = True  # the shapes share it: whichever is shown, the others must not weigh
     body.mass = OBJECT_MASS_KG
-    body.inertia = [2e-5] * 3
-    body.explicitinertial = True
+    body.ipos = [0.0, 0.0, 0.0]
+    body.iquat = [1.0, 0.0, 0.0, 0.0]
+    body.inertia = [OBJECT_INERTIA_KG_M2] * 3
     default = spec.find_default("object")
     for name, shape in SHAPES.items():
         size = np.zeros(3)
