@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from sqap_vla_ros.evaluation.demo import add_demo
 from sqap_vla_ros.evaluation.replay_arguments import add_replay
 
 
 def register(subparsers: Any) -> None:
-    """Add `replay`."""
+    """Add `demo` and `replay`."""
+    add_demo(subparsers)
     add_replay(subparsers)

@@ -1,0 +1,157 @@
+"""What a live run left behind, without ROS: the material of the video and the report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sqap_vla_ros.contracts import ActionChunk, Reason, TokenSelection
+from sqap_vla_ros.robot.camera import CameraModel, ToolProjection
+from sqap_vla_ros.robot.trajectory import NS_PER_S, PoseTrajectory
+
+
+@dataclass(frozen=True)
+class RecordedImage:
+    """A camera image, compressed, with where the tool was. optical_from_base: [4, 4]; None where TF did not say."""
+
+    stamp_ns: int
+    jpeg: bytes
+    optical_from_base: NDArray[np.float64] | None
+    tool: ToolProjection
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """[H, W, 3] uint8."""
+        bgr = cv2.imdecode(np.frombuffer(self.jpeg, np.uint8), cv2.IMREAD_COLOR)
+        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+
+
+@dataclass(frozen=True)
+class RecordedChunk:
+    """A published chunk: its poses in the base frame, the tokens it saw, and the stages of its latency in ms."""
+
+    chunk: ActionChunk
+    trajectory: PoseTrajectory
+    selection: TokenSelection | None
+    stages_ms: Mapping[str, float]
+    overhead_ms: float
+    age_s: float
+
+
+@dataclass(frozen=True)
+class JointCommand:
+    """A joint trajectory that was sent. times_ns: [T] int64, absolute; positions: [T, n]."""
+
+    joint_names: tuple[str, ...]
+    stamp_ns: int
+    times_ns: NDArray[np.int64]
+    positions: NDArray[np.float64]
+
+
+@dataclass
+class Recording:
+    """One run. Times are nanoseconds of the nodes' clock; `start_ns` is when the policy was enabled.
+
+    joint_times_ns: [M]; joint_positions: [M, n] in the order of `joint_names`; tool_times_ns: [K]; tool_poses:
+    [K, 4, 4] base_from_tool. states: (time, state, reason) at every change of the policy node's state.
+    """
+
+    start_ns: int
+    end_ns: int
+    instruction: str
+    model: dict[str, Any]
+    camera: CameraModel | None
+    images: list[RecordedImage]
+    chunks: list[RecordedChunk]
+    joint_names: tuple[str, ...]
+    joint_times_ns: NDArray[np.int64]
+    joint_positions: NDArray[np.float64]
+    tool_times_ns: NDArray[np.int64]
+    tool_poses: NDArray[np.float64]
+    commands: list[JointCommand]
+    states: list[tuple[int, str, str]]
+    counters: dict[str, int] = field(default_factory=dict)
+    success: bool | None = None
+
+    def seconds(self, times_ns: Any) -> NDArray[np.float64]:
+        """Times relative to `start_ns`."""
+        return (np.asarray(times_ns, dtype=np.int64) - self.start_ns) / NS_PER_S
+
+    def stage_names(self) -> list[str]:
+        """Stages of the latency in order of execution, without the total."""
+        names: dict[str, None] = {}
+        for chunk in self.chunks:
+            names.update(dict.fromkeys(chunk.stages_ms))
+        return [name for name in names if name != "total"]
+
+    def stages(self, name: str) -> NDArray[np.float64]:
+        """[chunks] milliseconds of one stage; NaN where a chunk does not have it."""
+        return np.array([chunk.stages_ms.get(name, np.nan) for chunk in self.chunks])
+
+    def kept_by_reason(self) -> dict[Reason, NDArray[np.int64]]:
+        """Reason -> [chunks] number of kept tokens; reasons that never occur are left out."""
+        counts = [Counter(chunk.selection.reasons.tolist() if chunk.selection else []) for chunk in self.chunks]
+        by_reason = {reason: np.array([count[reason] for count in counts], dtype=np.int64) for reason in Reason}
+        return {reason: values for reason, values in by_reason.items() if values.any()}
+
+    def commanded_positions(self, times_ns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[N, n] where the newest trajectory of each time wants the joints; NaN before the first.
+
+        Interpolated linearly; before a trajectory's first point it says nothing yet, after its last it holds.
+        """
+        out = np.full((len(times_ns), len(self.joint_names)), np.nan)
+        columns_of = {name: column for column, name in enumerate(self.joint_names)}
+        for command in self.commands:
+            since = times_ns >= max(command.stamp_ns, int(command.times_ns[0]))
+            for source, name in enumerate(command.joint_names):
+                if name in columns_of:
+                    seconds = self.seconds(times_ns[since])
+                    out[since, columns_of[name]] = np.interp(
+                        seconds, self.seconds(command.times_ns), command.positions[:, source]
+                    )
+        return out
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the run, for JSON. Latencies in ms, lengths in m, angles in rad."""
+        overhead, age = (np.array([getattr(chunk, name) for chunk in self.chunks]) for name in ("overhead_ms", "age_s"))
+        kept = [len(chunk.selection.indices) for chunk in self.chunks if chunk.selection]
+        total = [int(np.prod(chunk.selection.grid)) for chunk in self.chunks if chunk.selection]
+        error = self.commanded_positions(self.joint_times_ns) - self.joint_positions
+        error = error[np.isfinite(error).all(axis=1)]
+        steps = np.linalg.norm(np.diff(self.tool_poses[:, :3, 3], axis=0), axis=1)
+        return {
+            "instruction": self.instruction,
+            "duration_s": (self.end_ns - self.start_ns) / NS_PER_S,
+            "model": self.model,
+            "images": len(self.images),
+            "chunks": len(self.chunks),
+            "counters": self.counters,
+            "latency_ms": {name: _percentiles(self.stages(name)) for name in [*self.stage_names(), "total"]},
+            "overhead_ms": _percentiles(overhead),
+            "image_to_chunk_ms": _percentiles(age * 1e3),
+            "tokens_kept": kept[-1] if kept else 0,
+            "tokens_total": total[-1] if total else 0,
+            "kept_mean": {reason.name.lower(): float(n.mean()) for reason, n in self.kept_by_reason().items()},
+            "tool_travel_m": float(steps.sum()),
+            "joint_error_rad": {
+                "rms": float(np.sqrt(np.mean(error**2))) if len(error) else None,
+                "max": float(np.abs(error).max()) if len(error) else None,
+            },
+            "states": [
+                {"at_s": (when - self.start_ns) / NS_PER_S, "state": state, "reason": reason}
+                for when, state, reason in self.states
+            ],
+            "success": self.success,
+        }
+
+
+def _percentiles(values: NDArray[np.float64]) -> dict[str, float]:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return {}
+    return {f"p{q}": float(np.percentile(values, q)) for q in (50, 95, 99)}
