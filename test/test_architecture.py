@@ -115,7 +115,8 @@ def test_every_library_the_sources_import_is_declared():
     """In setup.cfg for pip and in package.xml for rosdep. cv_bridge is used where it imports and works."""
     config = configparser.ConfigParser()
     config.read(PACKAGE.parent / "setup.cfg")
-    needs = [Requirement(line) for line in config["options"]["install_requires"].splitlines() if line]
+    lists = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    needs = [Requirement(line) for text in lists for line in text.splitlines() if line]
     declared = {canonicalize_name(requirement.name) for requirement in needs}
     package = ET.parse(PACKAGE.parent / "package.xml").getroot()
     ros = {element.text for element in package if element.tag.endswith("depend")} | {"cv_bridge"}
