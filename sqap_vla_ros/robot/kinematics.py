@@ -160,10 +160,7 @@ class ArmKinematics:
         root_from_tool = pin.SE3(invert_pose(self._base_from_root) @ wanted)
         for iteration in range(MAX_ITERATIONS):
             jacobian, error = self._linearised(q, root_from_tool)
-            arrived = np.linalg.norm(error[:3]) < POSITION_TOLERANCE_M and (
-                np.linalg.norm(error[3:]) < ROTATION_TOLERANCE_RAD
-            )
-            if arrived and iteration > 0:
+            if iteration > 0 and _arrived(error):
                 return q
             # The first step alone moves in the null space: pulling in each would keep the error from closing.
             toward_posture = np.zeros(len(q))
@@ -172,7 +169,7 @@ class ArmKinematics:
                 toward_posture = away * min(1.0, posture_step / max(float(np.linalg.norm(away)), 1e-12))
             q = self._stepped(q, jacobian, error, toward_posture)
         _, error = self._linearised(q, root_from_tool)
-        if np.linalg.norm(error[:3]) < POSITION_TOLERANCE_M and np.linalg.norm(error[3:]) < ROTATION_TOLERANCE_RAD:
+        if _arrived(error):
             return q
         raise KinematicsError(self._residual_text(q, wanted))
 
@@ -258,7 +255,7 @@ class ArmKinematics:
         largest = np.abs(step).max()
         if largest > MAX_STEP_RAD:
             step *= MAX_STEP_RAD / largest
-        return np.clip(q + step, self.lower, self.upper)
+        return np.minimum(np.maximum(q + step, self.lower), self.upper)
 
     def _residual_text(self, q: NDArray[np.float64], wanted: NDArray[np.float64]) -> str:
         distance_m, angle_rad = pose_distance(self.forward(q), wanted)
@@ -273,3 +270,8 @@ class ArmKinematics:
             f"no joint values bring {self.tool_frame} to ({xyz}) m: {distance_m * 1e3:.1f} mm and "
             f"{np.degrees(angle_rad):.1f} degrees remain{limits}"
         )
+
+
+def _arrived(error: NDArray[np.float64]) -> bool:
+    moved, turned = error[:3], error[3:]
+    return bool(moved @ moved < POSITION_TOLERANCE_M**2 and turned @ turned < ROTATION_TOLERANCE_RAD**2)
