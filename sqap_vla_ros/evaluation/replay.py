@@ -152,7 +152,7 @@ def replay_recipe(
             "complete": True,
         }
         (folder / RUN).write_text(json.dumps(summary, indent=1))
-    return RecipeRun(worker.recipe, policy.info, records, peak_mb, counters)
+    return load_run(folder, worker.recipe)  # what is on disk, not what it was rounded from
 
 
 def load_run(folder: Path, recipe: str) -> RecipeRun:

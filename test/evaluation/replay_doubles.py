@@ -1,10 +1,12 @@
 """Policies that misbehave on purpose, loaded by name in the worker process."""
 
 import os
+import signal
 
 import numpy as np
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo
+from sqap_vla_ros.evaluation.replay_jobs import JobResult
 
 
 class Double:
@@ -53,3 +55,12 @@ def unreliable():
 
 def dying():
     return Dying()
+
+
+def die_once(job, *, show=False):
+    """Instead of replaying: the first time the whole process is killed, as the kernel does when memory runs out."""
+    mark = job.out.with_suffix(".died")
+    if not mark.exists():
+        mark.write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return JobResult(job, [{"frames": 1}])

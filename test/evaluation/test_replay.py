@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
@@ -22,8 +20,8 @@ from sqap_vla_ros.nodes.bag_observations import BagObservations, ReplaySpec
 from sqap_vla_ros.nodes.worker import WorkerConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the worker gets our sys.path and finds replay_doubles
-    0, str(Path(__file__).resolve().parent)
-)  # the worker gets our sys.path, and finds this folder's doubles
+import replay_doubles
+
 WORKER = WorkerConfig("micro", "fp32", threads=1, warmup=1)
 SPEC = ReplaySpec()
 
@@ -154,17 +152,8 @@ def test_many_bags_one_of_them_broken(bag, tmp_path):
     assert [result.summaries[0]["frames"] for result in (results[0], results[2])] == [6, 3]
 
 
-def die_once(job, *, show=False):
-    """As `_attempt`, but the first time the whole process is killed, as the kernel does when memory runs out."""
-    mark = job.out.with_suffix(".died")
-    if not mark.exists():
-        mark.write_text("")
-        os.kill(os.getpid(), signal.SIGKILL)
-    return replay_jobs.JobResult(job, [{"frames": 1}])
-
-
 def test_a_lost_process_has_its_bag_redone(bag, tmp_path, monkeypatch):
-    monkeypatch.setattr(replay_jobs, "_attempt", die_once)
+    monkeypatch.setattr(replay_jobs, "_attempt", replay_doubles.die_once)
     results = run_jobs([job(bag, tmp_path / "a"), job(bag, tmp_path / "b")], processes=2)
     assert [result.error for result in results] == ["", ""]
 
