@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -87,14 +88,13 @@ class SqapSelector(Selector):
             patches = [(-1, -1) if patch is None else patch for patch in context.gripper_patch]
             gripper = torch.tensor(patches, dtype=torch.int32).to(device, non_blocking=True)
             return self.select_on_device(context, gripper)
-        attention = None if context.attention is None else context.attention.numpy()
-        hidden = None if context.hidden is None else context.hidden
+        attention = None if context.attention is None else context.attention.detach().numpy()
         reasons = np.stack(
             [
                 self._select_one(
                     context,
                     None if attention is None else attention[image],
-                    None if hidden is None else hidden[image],
+                    None if context.hidden is None else context.hidden[image],
                     patch,
                 )
                 for image, patch in enumerate(context.gripper_patch)
@@ -179,7 +179,8 @@ class SqapSelector(Selector):
             order = ranking_batched(context.attention)
             place = torch.empty_like(order).scatter_(1, order, index.expand(batch, tokens))
         top = place < (k if context.attention is not None else 0)
-        reach = (_on(patch_grid.cells(grid), device)[None] - gripper[:, None, :]).abs().amax(dim=2)  # [B, N]
+        cells, walk, distances, centre = _tables_on(grid, self.ties == "uniform", device)
+        reach = (cells[None] - gripper[:, None, :]).abs().amax(dim=2)  # [B, N]
         in_ring = (gripper[:, :1] >= 0) & (reach <= (-1 if self.ring_radius is None else self.ring_radius))
         worth = torch.where(in_ring, reach * tokens + index, tokens * tokens + place)
         worth = worth.masked_fill(~(in_ring | top), 3 * tokens * tokens)
@@ -189,15 +190,9 @@ class SqapSelector(Selector):
         reasons = reasons.masked_fill(~kept, DROPPED)
 
         if self.fill == "farthest":
-            uniform = self.ties == "uniform"
-            walk = _on(patch_grid.uniform_order(grid), device) if uniform else index
             if self.metric == "cosine" and context.hidden is not None:
                 distances = _cosine_distances(context.hidden)[:, walk][:, :, walk]
-            else:
-                distances = _on(patch_grid.squared_distances(grid), device)[walk][:, walk]
-            centre = (
-                _on(patch_grid.distance_to_centre(grid), device)[walk] * tokens + index
-            )  # unique: ties to the first
+            centre = centre * tokens + index  # unique: ties to the first
             first = torch.where(kept[:, walk], torch.iinfo(centre.dtype).max, centre).argmin(dim=1)
             steps = budget - (k if context.attention is not None else 0)
             from_kept = self.start == "kept"
@@ -213,8 +208,15 @@ class SqapSelector(Selector):
         return pack_batched(reasons, budget)
 
 
-def _on(table: NDArray[np.int32], device: torch.device) -> Tensor:
-    return torch.tensor(table, dtype=torch.int64, device=device)
+@lru_cache(maxsize=16)
+def _tables_on(grid: tuple[int, int], uniform: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """cells [N, 2], walk [N], squared distances [N, N] and distance to the centre [N] in the walk's order, int64."""
+    tokens = grid[0] * grid[1]
+    order = patch_grid.uniform_order(grid) if uniform else np.arange(tokens)
+    distances = patch_grid.squared_distances(grid)[np.ix_(order, order)]
+    tables = (patch_grid.cells(grid), order, distances, patch_grid.distance_to_centre(grid)[order])
+    cells, walk, table, centre = (torch.tensor(value, dtype=torch.int64, device=device) for value in tables)
+    return cells, walk, table, centre
 
 
 def _cosine_distances(hidden: Tensor) -> Tensor:
