@@ -60,9 +60,10 @@ def _record(args: argparse.Namespace) -> Any:
     from sqap_vla_ros.nodes.bringup import NodeProcesses
     from sqap_vla_ros.nodes.node_table import BRINGUPS
     from sqap_vla_ros.nodes.run_recorder import STATES, RunRecorder
+    from sqap_vla_ros.resources import share_path
 
     given = {"checkpoint": args.checkpoint, "recipe": args.recipe, "task": args.task, "seed": str(args.seed)}
-    given |= {"log_level": "warn"}
+    given |= {"log_level": "warn", "params_file": str(share_path("config/demo.yaml"))}
     print("starting simulator_node and policy_node ...")
     with RunRecorder() as recorder, NodeProcesses(BRINGUPS["simulation"], given) as nodes:
 

@@ -126,4 +126,7 @@ def _joints(positions_axis: Axes, error_axis: Axes, recording: Recording) -> Non
     end = float(recording.seconds(recording.end_ns))
     positions_axis.set(title="Joints: measured (solid), commanded (dotted)", ylabel="rad", xlabel="s", xlim=(0, end))
     error_axis.set(title="Commanded minus measured", ylabel="mrad", xlabel="s", xlim=(0, end))
-    positions_axis.legend(fontsize=7, ncols=4, loc="best")
+    if positions_axis.lines:
+        positions_axis.legend(fontsize=7, ncols=4, loc="best")
+    else:
+        positions_axis.text(0.5, 0.5, "no joint was commanded", ha="center", transform=positions_axis.transAxes)

@@ -83,8 +83,8 @@ def _page(recording: Recording, summary: dict[str, Any], png: bytes) -> str:
     )
     middle = recording.images[len(recording.images) // 2]
     facts = html.escape(summary_text(summary))
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Run: {html.escape(recording.instruction)}</title>
-<style>{_STYLE}</style>
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<title>Run: {html.escape(recording.instruction)}</title><style>{_STYLE}</style>
 <h1>{html.escape(recording.instruction)}</h1>
 <p class="muted">{html.escape(str(model.get("checkpoint")))}, recipe {html.escape(str(model.get("recipe")))},
 {model.get("parameters", 0):,} parameters</p>
