@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+NEGLIGIBLE = 1e-12  # coefficients below it move no pixel, and their roots lie beyond any lens
 COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 
 
@@ -207,7 +208,7 @@ def _max_radius(distortion: NDArray[np.float64], fisheye: bool) -> float:
     slope = numerator_poly * denominator_poly + 2 * s * (
         numerator_poly.deriv() * denominator_poly - numerator_poly * denominator_poly.deriv()
     )
-    roots = np.concatenate([slope.trim().roots(), denominator_poly.trim().roots()])
+    roots = np.concatenate([slope.trim(NEGLIGIBLE).roots(), denominator_poly.trim(NEGLIGIBLE).roots()])
     positive = roots.real[(np.abs(roots.imag) < 1e-9 * np.abs(roots)) & (roots.real > 0.0)]
     if positive.size == 0:
         return np.inf
