@@ -1,8 +1,8 @@
 """The simulated camera's geometry: pinhole intrinsics and the optical frame of a MuJoCo camera.
 
-MuJoCo's camera looks along its -z axis with y up and has square pixels; `fovy` is the vertical angle between the edges of
-the image. ROS's optical frame looks along z with y down. OpenGL puts pixel centres at half-integers, ROS and OpenCV at
-integers, hence the principal point at ((W - 1) / 2, (H - 1) / 2).
+MuJoCo's camera looks along its -z axis with y up and has square pixels; `fovy` is the vertical angle between the edges
+of the image. ROS's optical frame looks along z with y down. OpenGL puts pixel centres at half-integers, ROS and OpenCV
+at integers, hence the principal point at ((W - 1) / 2, (H - 1) / 2).
 """
 
 from __future__ import annotations

@@ -129,10 +129,10 @@ def _move_drawer(task: Task, state: WorldState) -> NDArray[np.float64]:
     low = tool[2] < handle[2] + 0.03
     if opening:
         engaged = low and aside < 0.045 and 0.004 < behind < 0.05
-        start = handle[:2] + (0.0, 0.027)
+        start = handle[:2] + np.array([0.0, 0.027])
     else:
         engaged = low and aside < 0.05 and -0.075 < behind < 0.0
-        start = handle[:2] - (0.0, 0.045)
+        start = handle[:2] - np.array([0.0, 0.045])
     if engaged:
         lift = float(np.clip(handle[2] - tool[2], -0.02, 0.02))
         return np.array([0.0, -0.045 if opening else 0.045, lift, 0.0, 0.0, _turn_to(state, 0.0, np.pi), CLOSED])
@@ -173,9 +173,7 @@ def _turn_to(state: WorldState, yaw_rad: float, period_rad: float) -> float:
     return float(turns[np.abs(turns).argmin()])
 
 
-def _roll(
-    task: Task, state: WorldState, action: NDArray[np.float64], closing_steps: int
-) -> tuple[WorldState, int]:
+def _roll(task: Task, state: WorldState, action: NDArray[np.float64], closing_steps: int) -> tuple[WorldState, int]:
     """The state after one action, by kinematics; closing_steps: how many steps the hand has been told to close."""
     tool = state.tool_xyz_m + action[:3]
     is_open = bool(action[6] > 0.5)
@@ -217,8 +215,4 @@ def _drag(task: Task, before: WorldState, moved: WorldState) -> WorldState:
     elif task.family == TaskFamily.CLOSE_DRAWER and before.tool_xyz_m[1] < handle[1]:
         opened_m = max(0.0, opened_m - max(0.0, tool[1] - (handle[1] - contact)))
     shift = np.array([0.0, before.drawer_m - opened_m, 0.0])
-    return replace(
-        moved, drawer_m=opened_m, handle_xyz_m=handle + shift, drawer_xyz_m=before.drawer_xyz_m + shift
-    )
-
-
+    return replace(moved, drawer_m=opened_m, handle_xyz_m=handle + shift, drawer_xyz_m=before.drawer_xyz_m + shift)

@@ -1,8 +1,7 @@
-"""Which OpenGL renders without a screen: EGL first, then OSMesa.
+"""An OpenGL context without a screen: EGL where it opens, else OSMesa.
 
-MuJoCo reads MUJOCO_GL once, at its first import, and fails late and obscurely when the library it names is missing.
-The choice is therefore made here, before that import (`simulation/__init__.py` calls `select_backend`), by opening a
-display through the C library itself.
+MuJoCo decides at its first import, by MUJOCO_GL alone, and fails late and obscurely where that does not fit the
+machine. Here each library is tried, through its C interface, when the first picture is wanted; MUJOCO_GL overrides as usual.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import ctypes
 import ctypes.util
 import os
 import platform
-import sys
+from typing import Any
 
 HELP = (
     "no OpenGL for rendering without a screen: neither EGL nor OSMesa could be opened. "
@@ -19,6 +18,7 @@ HELP = (
     "`sudo apt install libosmesa6`), or set MUJOCO_GL=glfw on a desktop"
 )
 
+_OFF = ("off", "disable", "disabled", "false", "0")
 _EGL_PLATFORM_DEVICE_EXT = 0x313F
 _OSMESA_RGBA = 0x1908
 
@@ -27,24 +27,36 @@ class RenderingUnavailableError(RuntimeError):
     """This machine has no OpenGL that renders without a screen; the message says what to install."""
 
 
-def select_backend() -> str:
-    """Set MUJOCO_GL to a backend that opens here, unless the user or an earlier import of mujoco chose; return it.
+def create_context(width: int, height: int) -> tuple[Any, str]:
+    """An OpenGL context (make_current, free) for pictures of this size, and the name of its backend.
 
-    Returns "egl", "osmesa", "native" (macOS, Windows), "disabled" (physics works, rendering does not) or what MUJOCO_GL
-    already said.
+    Raises:
+        RenderingUnavailableError: there is none; the message says what to install.
     """
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
-    if chosen:
-        return chosen
-    if platform.system() != "Linux" or "mujoco" in sys.modules:
+    backend = chosen or _working_backend()
+    if backend in _OFF:
+        raise RenderingUnavailableError(HELP if not chosen else f"MUJOCO_GL={chosen} turns rendering off: unset it")
+    try:
+        if backend == "egl":
+            from mujoco.egl import GLContext
+        elif backend == "osmesa":
+            from mujoco.osmesa import GLContext
+        else:
+            from mujoco import GLContext
+        return GLContext(width, height), backend
+    except (
+        Exception
+    ) as error:  # every backend has its own types, and PyOpenGL raises AttributeError for a missing library
+        raise RenderingUnavailableError(f"OpenGL backend {backend!r} failed ({error}); {HELP}") from error
+
+
+def _working_backend() -> str:
+    if platform.system() != "Linux":
         return "native"
     if _egl_opens():
-        os.environ["MUJOCO_GL"] = "egl"
-    elif _osmesa_opens():
-        os.environ["MUJOCO_GL"] = "osmesa"
-    else:
-        os.environ["MUJOCO_GL"] = "disabled"
-    return os.environ["MUJOCO_GL"]
+        return "egl"
+    return "osmesa" if _osmesa_opens() else "off"
 
 
 def _egl_opens() -> bool:

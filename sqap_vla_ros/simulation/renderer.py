@@ -1,15 +1,15 @@
-"""Off-screen pictures of the scene. A renderer belongs to the thread that made it."""
+"""Off-screen pictures of the scene."""
 
 from __future__ import annotations
-
-import os
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from sqap_vla_ros.simulation.gl import HELP, RenderingUnavailableError
+from sqap_vla_ros.simulation.gl import create_context
 from sqap_vla_ros.simulation.scene import CAMERA
+
+_MAX_GEOMS = 1000
 
 
 class SceneRenderer:
@@ -25,22 +25,35 @@ class SceneRenderer:
         limit = (model.vis.global_.offwidth, model.vis.global_.offheight)
         if not (0 < width <= limit[0] and 0 < height <= limit[1]):
             raise ValueError(f"image size must be within 1x1 and {limit[0]}x{limit[1]} pixels, got {width}x{height}")
-        self.backend = os.environ.get("MUJOCO_GL", "") or "native"
-        if not hasattr(mujoco, "Renderer") or self.backend == "disabled":
-            raise RenderingUnavailableError(HELP)
-        try:
-            self._renderer = mujoco.Renderer(model, height, width)
-        except Exception as error:  # each backend raises its own type; all mean that no context could be made
-            raise RenderingUnavailableError(f"{HELP} (backend {self.backend!r}: {error})") from error
-        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = int(shadows)
+        self._model = model
+        self._rect = mujoco.MjrRect(0, 0, width, height)
+        self._option = mujoco.MjvOption()
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._camera.fixedcamid = model.camera(CAMERA).id
+        self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = int(shadows)
+        self._gl, self.backend = create_context(width, height)
+        self._gl.make_current()
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_resizeOffscreen(width, height, self._context)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
 
     def update(self, data: mujoco.MjData) -> None:
         """Take what `draw` shows from `data`, whose kinematics, cameras and lights must be current (0.1 ms)."""
-        self._renderer.update_scene(data, CAMERA)
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+        )
 
     def draw(self) -> NDArray[np.uint8]:
         """[H, W, 3] uint8 RGB of the state last taken. Reads neither model nor data, so physics may go on."""
-        return self._renderer.render()
+        if self._context is None:
+            raise RuntimeError("the renderer is closed")
+        pixels = np.empty((self._rect.height, self._rect.width, 3), np.uint8)
+        self._gl.make_current()
+        mujoco.mjr_render(self._rect, self._scene, self._context)
+        mujoco.mjr_readPixels(pixels, None, self._rect, self._context)
+        return np.ascontiguousarray(pixels[::-1])  # OpenGL's first row is the lowest
 
     def render(self, data: mujoco.MjData) -> NDArray[np.uint8]:
         """`update` and `draw`."""
@@ -49,16 +62,25 @@ class SceneRenderer:
 
     def segmentation(self, data: mujoco.MjData) -> NDArray[np.int32]:
         """[H, W] int32, the id of the body seen in each pixel, 0 (the world) for table and background."""
-        self._renderer.enable_segmentation_rendering()
-        self._renderer.update_scene(data, CAMERA)
-        ids = self._renderer.render()  # [H, W, 2]: object id, object type
-        self._renderer.disable_segmentation_rendering()
-        model = self._renderer.model
-        is_geom = ids[..., 1] == mujoco.mjtObj.mjOBJ_GEOM
-        return np.where(is_geom, model.geom_bodyid[np.where(is_geom, ids[..., 0], 0)], 0).astype(np.int32)
+        flags = self._scene.flags.copy()
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = 1
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
+        colours = self.render(data).astype(np.int32)
+        self._scene.flags[:] = flags
+        segments = colours @ (1, 1 << 8, 1 << 16)  # 0 is the background, else one more than the segment's number
+        body_of = np.zeros(self._scene.ngeom + 1, np.int32)
+        for geom in self._scene.geoms[: self._scene.ngeom]:
+            if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and geom.segid >= 0:
+                body_of[geom.segid + 1] = self._model.geom_bodyid[geom.objid]
+        return body_of[segments]
 
     def close(self) -> None:
-        self._renderer.close()
+        """Free the OpenGL context; closing twice is harmless."""
+        if self._context is not None:
+            self._gl.make_current()
+            self._context.free()
+            self._context = None
+            self._gl.free()
 
     def __enter__(self) -> SceneRenderer:
         return self

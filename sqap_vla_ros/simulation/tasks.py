@@ -30,7 +30,7 @@ class TaskFamily(str, enum.Enum):
         return self.value
 
 
-# Control steps (at 5 Hz) after which an episode has failed: about twice what the scripted expert needs.
+# Control steps (at 5 Hz) after which an episode has failed: two to three times what the scripted expert needs.
 MAX_STEPS = {
     TaskFamily.PICK: 35,
     TaskFamily.MOVE_NEAR: 50,

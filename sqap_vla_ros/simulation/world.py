@@ -226,8 +226,8 @@ class TabletopWorld:
         metres, radians = pose_distance(pose, self.forward(position))
         if metres > 2e-3 or radians > np.deg2rad(0.5):
             raise ReachError(
-                f"the arm cannot put its tool at {np.round(pose[:3, 3], 3).tolist()} m: the nearest posture found misses "
-                f"by {1e3 * metres:.1f} mm and {np.rad2deg(radians):.1f} degrees"
+                f"the arm cannot put its tool at {np.round(pose[:3, 3], 3).tolist()} m: "
+                f"the nearest posture found misses by {1e3 * metres:.1f} mm and {np.rad2deg(radians):.1f} degrees"
             )
         return position
 

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from sqap_vla_ros.simulation.layout import (
+    CLEARANCE_M,
+    VARIANT_AGGREGATION,
+    VISUAL_MATCHING,
+    Variation,
+    sample_layout,
+)
+from sqap_vla_ros.simulation.tasks import TaskFamily
+
+
+@pytest.mark.parametrize("variation", [VISUAL_MATCHING, VARIANT_AGGREGATION], ids=lambda v: v.name)
+def test_layouts_are_within_their_variation(variation):
+    for seed in range(60):
+        layout = sample_layout(seed, None, variation)
+        assert variation.objects[0] <= len(layout.objects) <= variation.objects[1]
+        assert layout.table_material in variation.table_materials
+        assert variation.light_range[0] <= layout.light <= variation.light_range[1]
+        assert layout.task.target == layout.objects[0].kind
+        assert layout.task.reference == layout.objects[1].kind
+        assert len({placed.kind for placed in layout.objects}) == len(layout.objects)  # the words name one object
+        spots = np.array([placed.xy_m for placed in layout.objects])
+        gaps = np.linalg.norm(spots[:, None] - spots[None], axis=-1)[np.triu_indices(len(spots), 1)]
+        assert gaps.min() > CLEARANCE_M
+
+
+def test_a_seed_gives_one_layout():
+    assert sample_layout(5, "pick") == sample_layout(5, TaskFamily.PICK)
+    assert sample_layout(5, "pick") != sample_layout(6, "pick")
+
+
+def test_each_family_finds_what_it_needs():
+    for seed in range(30):
+        assert sample_layout(seed, "open_drawer").drawer_m == 0.0
+        assert sample_layout(seed, "close_drawer").drawer_m > 0.1
+        assert sample_layout(seed, "place_in_drawer").drawer_m > 0.1
+        assert sample_layout(seed, "place_in_bowl").bowl_xy_m is not None
+
+
+def test_all_families_are_drawn():
+    assert {sample_layout(seed).task.family for seed in range(60)} == set(TaskFamily)
+
+
+def test_wrong_variations_are_refused():
+    with pytest.raises(ValueError, match="velvet"):
+        Variation("x", 0.0, (1.0, 1.0), ("velvet",), (2, 3))
+    with pytest.raises(ValueError, match=r"got \(3, 9\)"):
+        Variation("x", 0.0, (1.0, 1.0), ("oak",), (3, 9))
