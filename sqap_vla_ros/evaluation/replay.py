@@ -123,23 +123,25 @@ def replay_recipe(
     with Bag(bag_path) as bag:
         source = BagObservations(bag, spec)
         identity = _identity(bag, spec, worker)
-        done = _resume(folder, identity)
+        done, complete = _resume(folder, identity)
+        if complete:
+            return load_run(folder, worker.recipe)
         policy = _Policy(worker)
         try:
             records = _keep(done, policy.info)
-            with (folder / FRAMES).open("w") as file:
-                file.writelines(record.to_json() + "\n" for record in records)
+            kept = folder / f"{FRAMES}.kept"  # renamed when whole: an interruption now loses nothing either
+            kept.write_text("".join(record.to_json() + "\n" for record in records))
+            kept.replace(folder / FRAMES)
+            with (folder / FRAMES).open("a") as file:
                 total = -(-source.image.count // spec.stride)
                 bar = tqdm(source, desc=f"{worker.recipe:>16}", total=total, unit="frame", disable=not show)
                 finished = {record.index for record in records}
                 for frame in bar:
                     if frame.index in finished:
                         continue
-                    record = policy.predict(frame)
-                    records.append(record)
-                    file.write(record.to_json() + "\n")
+                    file.write(policy.predict(frame).to_json() + "\n")
                     file.flush()
-            peak_mb = max(policy.peak_memory_mb(), _before(folder, "peak_memory_mb"))
+            peak_mb = policy.peak_memory_mb()
         finally:
             policy.close()
         counters = {**vars(source.counters), "without_camera_info": source.counters.without_camera_info}
@@ -252,12 +254,14 @@ def _identity(bag: Bag, spec: ReplaySpec, worker: WorkerConfig) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _resume(folder: Path, identity: str) -> list[FrameRecord]:
+def _resume(folder: Path, identity: str) -> tuple[list[FrameRecord], bool]:
+    """The frames that were predicted before, and whether that was all of them."""
     run, frames = folder / RUN, folder / FRAMES
     if not run.exists():
         run.write_text(json.dumps({"identity": identity, "complete": False}))
-        return []
-    if json.loads(run.read_text())["identity"] != identity:
+        return [], False
+    summary = json.loads(run.read_text())
+    if summary["identity"] != identity:
         raise ReplayError(
             f"{folder} holds the replay of another bag, or with other options: choose another --out, or delete it"
         )
@@ -267,7 +271,7 @@ def _resume(folder: Path, identity: str) -> list[FrameRecord]:
             records.append(FrameRecord.from_json(line))
         except (json.JSONDecodeError, KeyError):
             break  # the line being written when it was interrupted
-    return records
+    return records, summary["complete"]
 
 
 def _keep(done: list[FrameRecord], info: PolicyInfo) -> list[FrameRecord]:
@@ -276,7 +280,3 @@ def _keep(done: list[FrameRecord], info: PolicyInfo) -> list[FrameRecord]:
         return done
     starts = [position for position, record in enumerate(done) if record.new_episode]
     return done[: starts[-1]] if starts else []
-
-
-def _before(folder: Path, key: str) -> float:
-    return float(json.loads((folder / RUN).read_text()).get(key, 0.0))

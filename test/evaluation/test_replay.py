@@ -13,7 +13,7 @@ from bag_factory import START_NS, write_bag
 from sqap_vla_ros import cli
 from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.evaluation import replay_jobs
-from sqap_vla_ros.evaluation.replay import FRAMES, ReplayError, load_run, replay_recipe
+from sqap_vla_ros.evaluation.replay import FRAMES, RUN, ReplayError, load_run, replay_recipe
 from sqap_vla_ros.evaluation.replay_jobs import ReplayJob, run_jobs
 from sqap_vla_ros.nodes.bag import Bag
 from sqap_vla_ros.nodes.bag_observations import BagObservations, ReplaySpec
@@ -88,6 +88,8 @@ def test_resumes_where_it_stopped(bag, replayed, tmp_path, monkeypatch):
     lines = (folder / FRAMES).read_text().splitlines()
     marked = [json.loads(line) for line in lines[:3]]
     marked[0]["policy_ms"] = 123456.0  # shows that it was not predicted again
+    unfinished = json.loads((folder / RUN).read_text()) | {"complete": False}
+    (folder / RUN).write_text(json.dumps(unfinished))
     text = "\n".join([*(json.dumps(entry) for entry in marked), lines[3][: len(lines[3]) // 2]])
     (folder / FRAMES).write_text(text)
     run = replay_recipe(bag, SPEC, config, folder, show=False)
@@ -105,6 +107,8 @@ def test_a_policy_with_a_memory_resumes_at_the_episodes_start(tmp_path):
     assert [record.deltas[0, 0] for record in whole.records] == [1.0, 2.0, 1.0, 2.0, 3.0]
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     lines = (tmp_path / "cut" / FRAMES).read_text().splitlines()
+    unfinished = json.loads((tmp_path / "cut" / RUN).read_text()) | {"complete": False}
+    (tmp_path / "cut" / RUN).write_text(json.dumps(unfinished))
     (tmp_path / "cut" / FRAMES).write_text("\n".join(lines[:4]) + "\n")
     cut = replay_recipe(path, SPEC, config, tmp_path / "cut", show=False)
     assert [record.deltas[0, 0] for record in cut.records] == [1.0, 2.0, 1.0, 2.0, 3.0]
