@@ -78,14 +78,14 @@ class SafetyLimits:
     workspace_max_m: tuple[float, float, float] = (1.0, 1.0, 1.2)
     max_linear_velocity: float = 0.5
     max_linear_acceleration: float = 4.0
-    max_linear_jerk: float = 60.0
+    max_linear_jerk: float = 200.0
     max_angular_velocity: float = 1.5
     max_angular_acceleration: float = 15.0
-    max_angular_jerk: float = 250.0
+    max_angular_jerk: float = 750.0
     max_step_m: float = 0.1
     max_step_rad: float = 0.5
     max_start_m: float = 0.15
-    max_start_rad: float = 0.6
+    max_start_rad: float = 0.8
     max_joint_velocity: float = math.inf
     joint_margin: float = 0.0
     hard_ratio: float = 3.0
