@@ -142,6 +142,7 @@ class CachingDecoder(Decoder):
 
     candidates: [n] visual tokens that may be reused in the next forward pass, the most similar first.
     reused: visual tokens that were not recomputed in all layers of the last forward pass.
+    reused_from: decoder layer -> how many visual tokens were left out from that layer on in the last forward pass.
     """
 
     def __init__(self, decoder: Decoder, settings: VlaCacheSettings, visual_tokens: int) -> None:
@@ -160,6 +161,7 @@ class CachingDecoder(Decoder):
         self._share: list[float] = []  # by layer, of the candidates that are reused
         self._relevance: Tensor | None = None  # [N]
         self.reused: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self.reused_from: dict[int, int] = {}
 
     def forward(
         self,
@@ -182,12 +184,14 @@ class CachingDecoder(Decoder):
         cos, sin = (table.unsqueeze(0) for table in self.rotary(length, embeddings))
         active = torch.arange(length, device=embeddings.device)
         hidden, left_out = embeddings, 0
+        self.reused_from = {}
         fresh = not self._keys
         entropies: list[float] = []
         last = len(self.layers) - 1
         for index in range(len(self.layers)):
             if index in self.settings.layers and len(candidates) and not fresh:
                 left_out = max(left_out, int(self._share[index] * len(candidates)))
+                self.reused_from[index] = left_out
                 skipped = torch.from_numpy(candidates[:left_out] + VISUAL_START).to(active.device)
                 stays = ~torch.isin(active, skipped)
                 hidden, active = hidden[:, stays], active[stays]

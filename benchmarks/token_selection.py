@@ -1,0 +1,73 @@
+"""Time of one token selection, for every selector, at 256 tokens of the published width.
+
+Prints the best, the median and the 95th percentile of interleaved runs and stores them. With --device cuda the
+selectors' tensor path is measured, each call up to the end of its work on the GPU.
+
+    OMP_NUM_THREADS=1 python benchmarks/token_selection.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sqap_vla_ros.contracts import SelectionContext
+from sqap_vla_ros.pruning import SELECTORS, make_selector
+
+RESULTS = Path(__file__).parent / "results" / "token_selection.json"
+GRID, WIDTH = (16, 16), 4096
+
+
+def main() -> None:
+    """Measures, prints and stores the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=200)
+    args = parser.parse_args()
+    tokens = GRID[0] * GRID[1]
+    generator = torch.Generator().manual_seed(0)
+    context = SelectionContext(
+        GRID,
+        [(6, 9)],
+        attention=torch.rand(1, tokens, generator=generator).to(args.device),
+        hidden=torch.randn(1, tokens, WIDTH, generator=generator).to(args.device, torch.bfloat16),
+        saliency=torch.rand(1, tokens, generator=generator).to(args.device),
+    )
+    selectors = {name: make_selector(name) for name in sorted(SELECTORS) if name != "tome"}  # merges inside the towers
+    selectors["sqap, ties uniform"] = make_selector("sqap", ties="uniform")
+    selectors["sqap, farthest in features"] = make_selector("sqap", metric="cosine")
+    times: dict[str, list[float]] = {name: [] for name in selectors}
+    with torch.inference_mode():
+        for step in range(args.rounds + 5):
+            for name, selector in selectors.items():
+                started = time.perf_counter()
+                selector.select(context)
+                if args.device != "cpu":
+                    torch.cuda.synchronize()
+                if step >= 5:
+                    times[name].append((time.perf_counter() - started) * 1e3)
+    rows = {
+        name: {
+            "kept": selectors[name].budget(tokens),
+            "best_ms": round(min(values), 4),
+            "median_ms": round(float(np.median(values)), 4),
+            "p95_ms": round(float(np.percentile(values, 95)), 4),
+        }
+        for name, values in times.items()
+    }
+    print(f"{'selector':30s}{'kept':>6s}{'best ms':>10s}{'median ms':>12s}{'p95 ms':>10s}")
+    for name, row in rows.items():
+        print(f"{name:30s}{row['kept']:6d}{row['best_ms']:10.3f}{row['median_ms']:12.3f}{row['p95_ms']:10.3f}")
+    machine = {"machine": platform.processor() or platform.machine(), "device": args.device, "torch": torch.__version__}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({**machine, "threads": torch.get_num_threads(), "selectors": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
