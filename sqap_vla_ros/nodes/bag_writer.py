@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -73,13 +74,23 @@ class BagWriter:
 class TopicRecorder:
     """Records topics of a running system as they come, without deserialising them.
 
-    topics: name -> "package/msg/Name". Recorded at the node's clock (simulated time where the node uses it).
+    topics: name -> "package/msg/Name". now_ns: the time to record at. latched: names whose readers come late.
     """
 
-    def __init__(self, node: Node, writer: BagWriter, topics: dict[str, str], *, latched: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        writer: BagWriter,
+        topics: dict[str, str],
+        now_ns: Callable[[], int],
+        *,
+        latched: tuple[str, ...] = (),
+    ) -> None:
         self.counts = dict.fromkeys(topics, 0)
-        self._node, self._writer = node, writer
-        self._subscriptions = [self._subscribe(topic, kind, topic.endswith(latched)) for topic, kind in topics.items()]
+        self._node, self._writer, self._now_ns = node, writer, now_ns
+        self._subscriptions = [
+            self._subscribe(topic, kind, bool(latched) and topic.endswith(latched)) for topic, kind in topics.items()
+        ]
 
     def _subscribe(self, topic: str, type_name: str, latched: bool) -> Subscription:
         qos = QoSProfile(
@@ -89,7 +100,7 @@ class TopicRecorder:
         )
 
         def store(data: bytes) -> None:
-            self._writer.write_serialized(topic, type_name, self._node.get_clock().now().nanoseconds, bytes(data))
+            self._writer.write_serialized(topic, type_name, self._now_ns(), bytes(data))
             self.counts[topic] += 1
 
         return self._node.create_subscription(message_class(type_name), topic, store, qos, raw=True)

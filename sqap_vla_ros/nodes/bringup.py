@@ -79,7 +79,7 @@ class NodeProcesses:
 
 
 def run(bringup: Bringup, given: Mapping[str, str]) -> int:
-    """Run until Ctrl-C, SIGTERM or the end of any node. 0 when all nodes ended as they were told to, else 1."""
+    """Run until Ctrl-C, SIGTERM or the end of any node. 0 when all nodes ended with status 0, else 1."""
     received: list[signal.Signals] = []
 
     def remember(signum: int, frame: FrameType | None) -> None:
@@ -92,7 +92,7 @@ def run(bringup: Bringup, given: Mapping[str, str]) -> int:
                 time.sleep(POLL_S)
             for name, code in nodes.ended().items():
                 print(f"bringup: {name} ended by itself with status {code}, stopping the others", file=sys.stderr)
-            died = bool(nodes.ended())
+            died = any(nodes.ended().values())  # status 0 is a node whose work is done, such as bag_player's
             codes = nodes.stop(received[0] if received else signal.SIGINT)
     finally:
         for signum, handler in previous.items():

@@ -152,6 +152,17 @@ _SIMULATOR = (
 )
 
 
+_REPLAY = (
+    Argument("bag", "Recording to play: a rosbag2 folder or a ROS 1 .bag file. Required."),
+    Argument("record", "Folder of a new bag for what the policy node published. Empty: not recorded."),
+    _optional("rate", "Times real time.", float, file="replay_params_file"),
+    Argument(
+        "replay_params_file",
+        "Parameters of bag_player. Empty: the package's config/replay.yaml, which explains each.",
+    ),
+)
+
+
 def _same(*names: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, name) for name in names)
 
@@ -169,6 +180,7 @@ _SIMULATOR_NODE = NodeEntry(
     "config/simulator.yaml",
     (*_same("task", "seed", "variation"), ("publish_clock", "use_sim_time")),
 )
+_BAG_PLAYER = NodeEntry("bag_player", "replay_params_file", "config/replay.yaml", _same("bag", "record", "rate"))
 
 BRINGUPS: dict[str, Bringup] = {
     bringup.name: bringup
@@ -184,6 +196,21 @@ BRINGUPS: dict[str, Bringup] = {
             "A simulated arm, camera and task on a tabletop, and the policy node that drives it.",
             (*_POLICY, Argument(*_DRY_RUN, "false", bool, _BOOL), *_SIMULATOR, *_COMMON),
             (_SIMULATOR_NODE, replace(_POLICY_NODE, topics=())),
+        ),
+        Bringup(
+            "replay",
+            "The policy node on a recording that is played in simulated time; ends when the recording does.",
+            (
+                *_REPLAY,
+                *_POLICY,
+                Argument(*_DRY_RUN, "true", bool, _BOOL),
+                *_TOPICS,
+                *(
+                    replace(argument, default="true") if argument.name == "use_sim_time" else argument
+                    for argument in _COMMON
+                ),
+            ),
+            (_BAG_PLAYER, _POLICY_NODE),
         ),
     )
 }
