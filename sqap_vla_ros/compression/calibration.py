@@ -1,4 +1,4 @@
-"""Observations to calibrate on: a folder of images, a rosbag, or made-up scenes.
+"""Observations to calibrate on: a folder of images, or made-up scenes. (Recordings: `nodes.bag_observations`.)
 
 A folder holds images (png, jpg) and `instructions.txt`: one line for all images, or lines of
 `file name<TAB>instruction`.
@@ -6,7 +6,6 @@ A folder holds images (png, jpg) and `instructions.txt`: one line for all images
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -84,48 +83,13 @@ def _read_instructions(path: Path) -> dict[str, str]:
     return instructions
 
 
-def bag_observations(path: Path, instruction: str, limit: int, topic: str | None = None) -> list[Observation]:
-    """At most `limit` images of a rosbag, evenly spread. topic: which one; None takes the bag's only image topic."""
-    from rosbags.highlevel import AnyReader
-
-    from sqap_vla_ros.nodes.images import to_rgb
-
-    types = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-    with AnyReader([path]) as reader:
-        connections = [c for c in reader.connections if c.msgtype in types and topic in (None, c.topic)]
-        topics = sorted({c.topic for c in connections})
-        if len(topics) != 1:
-            found = ", ".join(topics) or "none"
-            raise CalibrationError(f"{path} must have one image topic, or name it; found: {found}")
-        total = sum(c.msgcount for c in connections)
-        wanted = set(np.linspace(0, total - 1, min(limit, total)).astype(int).tolist())
-
-        def images() -> Iterator[Observation]:
-            for index, (connection, stamp, raw) in enumerate(reader.messages(connections=connections)):
-                if index in wanted:
-                    yield Observation(to_rgb(reader.deserialize(raw, connection.msgtype)), stamp, instruction)
-
-        return list(images())
-
-
-def load_observations(
-    source: str, *, limit: int, instruction: str | None = None, topic: str | None = None
-) -> list[Observation]:
-    """Calibration observations from `synthetic`, a folder of images, or a bag (folder with metadata.yaml, .bag, .mcap).
-
-    instruction: needed for bags, which do not carry one for every image.
-    """
+def load_observations(source: str, limit: int) -> list[Observation]:
+    """Calibration observations from `synthetic` or a folder of images."""
     if limit < 1:
         raise CalibrationError(f"at least one calibration observation is needed, got a limit of {limit}")
     if source == SYNTHETIC:
         return synthetic_observations(limit)
     path = Path(source).expanduser()
-    if not path.exists():
-        raise CalibrationError(
-            f"calibration data {path} does not exist; give a folder of images, a bag or `{SYNTHETIC}`"
-        )
-    if path.is_dir() and not (path / "metadata.yaml").is_file():
-        return folder_observations(path, limit)
-    if not instruction:
-        raise CalibrationError(f"{path} is a bag: give --instruction, what the robot was told while it was recorded")
-    return bag_observations(path, instruction, limit, topic)
+    if not path.is_dir():
+        raise CalibrationError(f"calibration data {path} is not a folder of images; give one, a bag or `{SYNTHETIC}`")
+    return folder_observations(path, limit)

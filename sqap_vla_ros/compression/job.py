@@ -29,7 +29,14 @@ from sqap_vla_ros.compression.compress import (
     require_calibration,
 )
 from sqap_vla_ros.compression.recipe import Recipe
-from sqap_vla_ros.compression.storage import CompressedFileError, Header, Read, tokenizer_tensors, write_file
+from sqap_vla_ros.compression.storage import (
+    CompressedFileError,
+    Header,
+    Read,
+    check_target,
+    tokenizer_tensors,
+    write_file,
+)
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 
@@ -80,11 +87,7 @@ def compress_to_file(
     after_layer: called with the index of every layer once it is safely on disk.
     """
     require_calibration(recipe, observations)
-    if out.suffix != ".safetensors":
-        raise CompressedFileError(f"a compressed policy is a .safetensors file, got {out}")
-    if not out.parent.is_dir():
-        raise CompressedFileError(f"folder {out.parent} does not exist")
-    header_statistics = policy.statistics
+    check_target(out)
     plan = Plan(recipe.digest, weights_digest(policy), observations_digest(observations))
     source = {"checkpoint": policy.provenance.checkpoint, "sha256": plan.source}
     work = _Workspace(out.with_name(out.name + ".partial"), plan)
@@ -110,7 +113,7 @@ def compress_to_file(
     header = Header(
         config=policy.model.config,
         recipe=recipe,
-        statistics=header_statistics,
+        statistics=policy.statistics,
         source=source,
         calibration={"observations": len(observations), "digest": plan.calibration, **(calibration or {})},
         report=report,

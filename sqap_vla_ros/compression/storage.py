@@ -246,6 +246,14 @@ def load_compressed(
     )
 
 
+def check_target(path: Path) -> None:
+    """Raise `CompressedFileError` when nothing can be written there; better before an hour of work than after."""
+    if path.suffix != ".safetensors":
+        raise CompressedFileError(f"a compressed policy is a .safetensors file, got {path}")
+    if not path.absolute().parent.is_dir():
+        raise CompressedFileError(f"folder {path.absolute().parent} does not exist")
+
+
 def is_compressed(path: Path) -> bool:
     """Whether a file says that it is a compressed policy."""
     if path.suffix != ".safetensors" or not path.is_file():

@@ -1,0 +1,52 @@
+import cv2
+import numpy as np
+import pytest
+
+from sqap_vla_ros.compression.calibration import CalibrationError, load_observations, synthetic_observations
+
+
+def folder_of_images(folder, count: int):
+    for index in range(count):
+        cv2.imwrite(str(folder / f"{index:02d}.png"), np.full((4, 6, 3), (index, 0, 200), np.uint8))
+    return folder
+
+
+def test_folder_with_one_instruction(tmp_path):
+    folder_of_images(tmp_path, 5)
+    (tmp_path / "instructions.txt").write_text("pick up the can\n")
+    found = load_observations(str(tmp_path), 3)
+    assert [o.instruction for o in found] == ["pick up the can"] * 3
+    # spread over the folder, and RGB
+    assert [o.image[0, 0].tolist() for o in found] == [[200, 0, 0], [200, 0, 2], [200, 0, 4]]
+
+
+def test_folder_with_an_instruction_each(tmp_path):
+    folder_of_images(tmp_path, 2)
+    (tmp_path / "instructions.txt").write_text("00.png\tpush\n\n01.png\t lift it \n")
+    assert [o.instruction for o in load_observations(str(tmp_path), 9)] == ["push", "lift it"]
+
+
+def test_bad_folders_are_explained(tmp_path):
+    with pytest.raises(CalibrationError, match="holds no images"):
+        load_observations(str(tmp_path), 3)
+    folder_of_images(tmp_path, 2)
+    with pytest.raises(CalibrationError, match=r"instructions\.txt is missing: write one"):
+        load_observations(str(tmp_path), 3)
+    (tmp_path / "instructions.txt").write_text("00.png\tpush\n")
+    with pytest.raises(CalibrationError, match=r"has no instruction for 01\.png"):
+        load_observations(str(tmp_path), 3)
+    (tmp_path / "instructions.txt").write_text("push\n")
+    (tmp_path / "01.png").write_bytes(b"not a picture")
+    with pytest.raises(CalibrationError, match=r"01\.png is not an image"):
+        load_observations(str(tmp_path), 3)
+    with pytest.raises(CalibrationError, match="is not a folder of images"):
+        load_observations(str(tmp_path / "nothing"), 3)
+    with pytest.raises(CalibrationError, match="limit of 0"):
+        load_observations("synthetic", 0)
+
+
+def test_synthetic_scenes_repeat_and_differ():
+    one, again, other = (synthetic_observations(2, seed=seed) for seed in (0, 0, 1))
+    assert np.array_equal(one[1].image, again[1].image)
+    assert not np.array_equal(one[1].image, other[1].image)
+    assert not np.array_equal(one[0].image, one[1].image)
