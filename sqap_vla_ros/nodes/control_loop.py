@@ -134,7 +134,7 @@ class ControlLoop:
         self.observer = Observer(
             self.buffer,
             self.gate,
-            images.to_rgb,
+            images.compressed_to_rgb if compressed else images.to_rgb,
             base_frame=values["base_frame"],
             tool_frame=values["tool_frame"],
             rectified=values["image_rectified"],

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -158,7 +159,12 @@ def _run(node: PolicyNode, interrupted: threading.Event) -> int:
             status = 0 if interrupted.is_set() else 1
             interrupted.set()
     while not interrupted.is_set():
-        executor.spin_once(timeout_sec=0.1)
+        try:
+            executor.spin_once(timeout_sec=0.1)
+        except Exception:  # a defect in a callback: the arm is to be held before the process ends
+            node.get_logger().fatal(f"ending after an unexpected error:\n{traceback.format_exc()}")
+            status = 1
+            break
     node.trigger_shutdown()
     executor.shutdown()
     return status
