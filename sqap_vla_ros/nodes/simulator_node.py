@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseStamped, TwistStamped
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -88,15 +89,17 @@ class SimulatorNode(Node):
         self.create_subscription(Float64MultiArray, "gripper_command", self._on_gripper, 1)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._physics = threading.Thread(target=self._run_physics, name="physics")
+
+    def start(self) -> None:
+        """Let time pass."""
         self._physics.start()
         self._camera.start()
 
-    def destroy_node(self) -> None:
-        """Stop the threads (the camera closes its OpenGL context) before the publishers go."""
+    def stop(self) -> None:
+        """End the threads (the camera closes its OpenGL context); after this only `destroy_node` makes sense."""
         self._stopped.set()
         self._physics.join()
         self._camera.stop()
-        super().destroy_node()
 
     @property
     def camera_error(self) -> Exception | None:
@@ -259,12 +262,13 @@ def main(args: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: interrupted.set())
     try:
         node = SimulatorNode()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, InvalidParameterTypeException) as error:
         print(f"simulator_node: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 2
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    node.start()
     while not interrupted.is_set() and node.camera_error is None:
         executor.spin_once(timeout_sec=0.1)
     status = 0
@@ -272,6 +276,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"simulator_node: {node.camera_error}", file=sys.stderr)
         status = 1
     executor.shutdown()
+    node.stop()
     node.destroy_node()
     rclpy.try_shutdown()
     return status
