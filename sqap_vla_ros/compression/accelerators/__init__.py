@@ -1,6 +1,6 @@
 """Accelerators that change how a policy runs its layers, beyond choosing tokens: VLA-Cache, EfficientVLA, ToMe.
 
-A recipe names them where it names a selector; `accelerate` puts them on a loaded (and possibly quantised) policy.
+A recipe names them where it names a selector; `with_pruning` puts either on a loaded (and possibly quantised) policy.
 """
 
 from __future__ import annotations
@@ -9,10 +9,27 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sqap_vla_ros.compression.recipe import PruningSpec
     from sqap_vla_ros.contracts import Observation, Policy
     from sqap_vla_ros.policy.cogact import CogACTPolicy
 
 ACCELERATORS = ("efficient_vla", "tome", "vla_cache")
+
+
+def with_pruning(policy: CogACTPolicy, pruning: PruningSpec | None, calibration: Sequence[Observation] = ()) -> Policy:
+    """What a recipe's `pruning` asks for, put on `policy`: nothing, a token selector, or an accelerator.
+
+    Returns what predicts; `policy` itself is changed. See `accelerate` for calibration and errors.
+    """
+    policy.selector = None
+    if pruning is None:
+        return policy
+    if pruning.selector in ACCELERATORS:
+        return accelerate(policy, pruning.selector, pruning.parameters, calibration)
+    from sqap_vla_ros.pruning import make_selector
+
+    policy.selector = make_selector(pruning.selector, **pruning.parameters)
+    return policy
 
 
 def accelerate(
