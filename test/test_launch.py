@@ -65,7 +65,8 @@ def test_a_missing_parameter_file_is_named(tmp_path):
 @pytest.mark.parametrize("node", [n for b in BRINGUPS.values() for n in b.nodes], ids=lambda node: node.executable)
 def test_every_parameter_argument_is_a_parameter_of_the_node(node: NodeEntry):
     (parameters,) = yaml.safe_load(share_path(node.shipped_params).read_text()).values()
-    assert {parameter for parameter, _ in node.parameters} - {"use_sim_time"} <= set(parameters["ros__parameters"])
+    of_one_run = {"use_sim_time", "bag", "record"}  # not a matter of a parameter file
+    assert {parameter for parameter, _ in node.parameters} - of_one_run <= set(parameters["ros__parameters"])
 
 
 @pytest.mark.parametrize("bringup", BRINGUPS.values(), ids=lambda bringup: bringup.name)
@@ -181,6 +182,13 @@ def test_a_node_that_dies_ends_the_others_and_the_status_says_so(stand_in, capfd
 def test_a_node_that_ends_by_itself_is_not_a_success(stand_in, capfd):
     assert run(stand_in(brief="sys.exit(0)\n"), {}) == 1
     assert "brief ended by itself with status 0" in capfd.readouterr().err
+
+
+def test_a_node_whose_work_is_done_ends_the_run_well(stand_in):
+    bringup = stand_in(steady=OBEDIENT + SLEEP, player="while not os.path.exists(os.environ['SEEN'] + '.up'): pass\n")
+    steady, player = bringup.nodes
+    assert run(replace(bringup, nodes=(steady, replace(player, finite=True))), {}) == 0
+    assert stand_in.seen.read_text() == "SIGINT "
 
 
 def test_a_deaf_node_is_killed_with_its_children(stand_in, tmp_path):

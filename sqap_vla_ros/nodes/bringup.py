@@ -79,7 +79,8 @@ class NodeProcesses:
 
 
 def run(bringup: Bringup, given: Mapping[str, str]) -> int:
-    """Run until Ctrl-C, SIGTERM or the end of any node. 0 when all nodes ended with status 0, else 1."""
+    """Run until Ctrl-C, SIGTERM or the end of any node. 0 when all nodes ended as they were meant to, else 1."""
+    finite = {node.executable for node in bringup.nodes if node.finite}
     received: list[signal.Signals] = []
 
     def remember(signum: int, frame: FrameType | None) -> None:
@@ -90,9 +91,9 @@ def run(bringup: Bringup, given: Mapping[str, str]) -> int:
         with NodeProcesses(bringup, given) as nodes:
             while not received and not nodes.ended():
                 time.sleep(POLL_S)
-            for name, code in nodes.ended().items():
+            died = {name: code for name, code in nodes.ended().items() if code != 0 or name not in finite}
+            for name, code in died.items():
                 print(f"bringup: {name} ended by itself with status {code}, stopping the others", file=sys.stderr)
-            died = any(nodes.ended().values())  # status 0 is a node whose work is done, such as bag_player's
             codes = nodes.stop(received[0] if received else signal.SIGINT)
     finally:
         for signum, handler in previous.items():

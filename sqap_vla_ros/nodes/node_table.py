@@ -57,6 +57,7 @@ class NodeEntry:
     shipped_params: the package's own, taken when that argument is empty.
     parameters: (parameter, argument that sets it).
     topics: arguments that replace the topic of the same name.
+    finite: it ends by itself when its work is done, and with it the run; any other node's end is a failure.
     """
 
     executable: str
@@ -64,6 +65,7 @@ class NodeEntry:
     shipped_params: str
     parameters: tuple[tuple[str, str], ...]
     topics: tuple[str, ...] = ()
+    finite: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,9 @@ _SIMULATOR_NODE = NodeEntry(
     "config/simulator.yaml",
     (*_same("task", "seed", "variation"), ("publish_clock", "use_sim_time")),
 )
-_BAG_PLAYER = NodeEntry("bag_player", "replay_params_file", "config/replay.yaml", _same("bag", "record", "rate"))
+_BAG_PLAYER = NodeEntry(
+    "bag_player", "replay_params_file", "config/replay.yaml", _same("bag", "record", "rate"), finite=True
+)
 
 BRINGUPS: dict[str, Bringup] = {
     bringup.name: bringup
