@@ -178,21 +178,23 @@ def blend(old: PoseTrajectory, new: PoseTrajectory, now_ns: int, blend_s: float)
     The pose goes from old(t) to new(t), straight in position and by slerp in orientation, by a ratio that rises from 0
     to 1 as 10x^3 - 15x^4 + 6x^5, whose velocity and acceleration vanish at both ends. Both trajectories keep moving
     while it rises, so a seam between two chunks that agree changes nothing. The gripper follows `new` at once.
+    However short `blend_s` is, the trajectory begins at old(now): the command does not jump, it goes to the next step
+    of `new` at a speed that `SafetyLimits.check` judges. Zero alone means to be on `new` at once, jump included.
     """
     if not 0.0 <= blend_s < np.inf:
         raise ValueError(f"blend_s must be finite and not negative, got {blend_s}")
     remaining = new.after(now_ns)
     if remaining is None:
         return None
-    blend_ns = round(blend_s * NS_PER_S)
-    start_ns = max(now_ns, remaining.anchor_ns)
-    if blend_ns == 0:
+    if blend_s == 0.0:
         return remaining
+    start_ns = max(now_ns, remaining.anchor_ns)
     step_ns = (new.end_ns - new.anchor_ns) / len(new)
-    knots = int(np.clip(round(BLEND_KNOTS_PER_STEP * blend_ns / step_ns), 1, MAX_BLEND_KNOTS))
+    blend_ns = max(round(blend_s * NS_PER_S), 1)
+    knots = min(round(BLEND_KNOTS_PER_STEP * blend_ns / step_ns), MAX_BLEND_KNOTS)
     window_ns = start_ns + np.linspace(0, blend_ns, knots + 1)[1:].astype(np.int64)
     # A knot next to a step that exists would make a segment too short to have a meaningful velocity.
-    near_a_step = np.abs(window_ns[:, None] - remaining.times_ns[None]).min(axis=1) < blend_ns / (2 * knots)
+    near_a_step = np.abs(window_ns[:, None] - remaining.times_ns[None]).min(axis=1) < blend_ns / max(2 * knots, 1)
     times_ns = np.union1d(window_ns[~near_a_step], remaining.times_ns)
     knots_ns = np.concatenate([np.array([start_ns], dtype=np.int64), times_ns])
     old_poses, _ = old.sample_many(knots_ns)

@@ -186,11 +186,27 @@ def test_a_blend_takes_the_short_way_round():
         assert pose_distance(joined.sample(t_ns)[0], target)[1] <= np.radians(20) + 1e-6
 
 
+@pytest.mark.parametrize("blend_s", [1e-12, 0.001, 0.04])
+def test_however_short_the_blend_the_command_does_not_jump(blend_s):
+    old = hold(ANCHOR, 1.0, STAMP_NS)
+    away = ANCHOR.copy()
+    away[0, 3] += 0.05
+    new = anchor_chunk(np.zeros((16, 7)), away, STAMP_NS, 0.2)
+    now_ns = STAMP_NS + seconds(0.35)
+    joined = blend(old, new, now_ns, blend_s)
+    assert joined is not None
+    np.testing.assert_array_equal(joined.times_ns, new.times_ns[1:])
+    np.testing.assert_allclose(joined.anchor, ANCHOR, atol=1e-12)
+    fastest = max(np.linalg.norm(joined.twist(t)[:3]) for t in range(now_ns, joined.end_ns, seconds(0.005)))
+    assert fastest == pytest.approx(0.05 / 0.05, rel=0.01)  # the next step is due in 0.05 s
+
+
 def test_no_blend_time_means_the_new_trajectory_at_once():
     new = anchor_chunk(chunk(2), ANCHOR, STAMP_NS, 0.2)
     joined = blend(hold(np.eye(4), 1.0, STAMP_NS), new, STAMP_NS + seconds(0.3), 0.0)
     assert joined is not None
     np.testing.assert_array_equal(joined.times_ns, new.times_ns[1:])
+    np.testing.assert_array_equal(joined.anchor, new.sample(STAMP_NS + seconds(0.3))[0])
     with pytest.raises(ValueError, match="blend_s"):
         blend(new, new, STAMP_NS, -0.1)
 
@@ -206,7 +222,7 @@ def test_blends_of_any_length_have_increasing_times_and_no_tiny_segment(now, ble
     assert rest is not None
     first_step_ns = int(rest.times_ns[0]) - joined.anchor_ns
     shortest_ns = int(np.diff(joined.times_ns, prepend=joined.anchor_ns).min())
-    assert shortest_ns >= min(first_step_ns, seconds(min(blend_s / 4, 0.05)) - 2)
+    assert shortest_ns >= min(first_step_ns, seconds(0.05) - 2)
 
 
 def test_a_hold_stays():
