@@ -27,11 +27,11 @@ BAG = "jsk_demos/test-button-light.bag"
 CAMERA, CAMERA_FRAME = "/wide_stereo/left", "wide_stereo_optical_frame"
 RADIUS = 2  # of the protected ring, in patches (the recipe's)
 
-# The bag has no TF: the camera looks along the base's x, 0.2 m above the tool, which is 0.9 m in front of it.
+# The bag has no TF: the camera looks along the base's x; the tool is 0.9 m in front of it, low and on the left.
 BASE_FROM_OPTICAL = np.array([[0.0, 0, 1, -0.3], [-1, 0, 0, 0], [0, -1, 0, 0.7], [0, 0, 0, 1]])
 BASE_FROM_TOOL = np.eye(4)
 BASE_FROM_TOOL[:3, :3] = Rotation.from_euler("xyz", [np.pi, 0.1, 0.3]).as_matrix()
-BASE_FROM_TOOL[:3, 3] = 0.6, 0.1, 0.5
+BASE_FROM_TOOL[:3, 3] = 0.6, 0.3, 0.4
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_real_camera_through_the_node(recorded):
     optical_from_tool = np.linalg.inv(BASE_FROM_OPTICAL) @ BASE_FROM_TOOL
     pixel = cv2.projectPoints(optical_from_tool[None, :3, 3], np.zeros(3), np.zeros(3), k, d)[0].ravel()
     straight = (k @ (optical_from_tool[:3, 3] / optical_from_tool[2, 3]))[:2]
-    assert np.linalg.norm(pixel - straight) > 3  # the lens matters here
+    assert np.linalg.norm(pixel - straight) > 10  # the lens matters here
     for message in selections:
         check_ring(message, pixel, 640, 480)
 
