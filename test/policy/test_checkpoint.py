@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from official_writer import random_groups, reference_features, write_folder
+from policy.official_writer import random_groups, reference_features, write_folder
 
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.checkpoint import (
@@ -185,7 +185,7 @@ def test_wrong_folders_are_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         open_checkpoint(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="must hold exactly one .pt file, found none"):
+    with pytest.raises(CheckpointError, match=r"must hold exactly one \.pt file, found none"):
         open_checkpoint(tmp_path / "empty")
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(CheckpointError, match=r"notes\.txt is not a checkpoint"):
@@ -206,7 +206,7 @@ def test_tokenizer_beside_named_or_missing(folder, tmp_path):
     shutil.move(folder / "tokenizer.json", tmp_path / "elsewhere.json")
     named = load_checkpoint(folder, config=MICRO, tokenizer=tmp_path / "elsewhere.json")
     assert beside.tokenize("lift") == named.tokenize("lift")
-    with pytest.raises(CheckpointError, match="no tokenizer came with .* put Llama-2's tokenizer.json"):
+    with pytest.raises(CheckpointError, match=r"no tokenizer came with .* put Llama-2's tokenizer\.json"):
         load_checkpoint(folder, config=MICRO)
 
 
