@@ -47,7 +47,7 @@ PAPER_BOPS = {"random_drop": 58.5, "fastv, layer 3": 42.0, "vla_cache": 80.1, "e
 
 def decoder_of(depth: int, parts: list[nn.Module], norm: nn.Module) -> Decoder:
     """A decoder of `depth` layers made of shared ones."""
-    small = dataclasses.replace(COGACT_BASE.decoder, depth=1, vocabulary=1, mlp_width=2, width=64)
+    small = dataclasses.replace(COGACT_BASE.decoder, depth=1, vocabulary=8, mlp_width=2, width=64)
     decoder = Decoder(small)
     decoder.config = COGACT_BASE.decoder
     decoder.layers = nn.ModuleList(parts[index % len(parts)] for index in range(depth))
@@ -58,7 +58,7 @@ def decoder_of(depth: int, parts: list[nn.Module], norm: nn.Module) -> Decoder:
 def distinct_layers() -> tuple[list[nn.Module], nn.Module]:
     """Layers of the published width and the final norm, bfloat16, random weights."""
     torch.set_default_dtype(torch.bfloat16)
-    made = Decoder(dataclasses.replace(COGACT_BASE.decoder, depth=DISTINCT_LAYERS, vocabulary=1))
+    made = Decoder(dataclasses.replace(COGACT_BASE.decoder, depth=DISTINCT_LAYERS, vocabulary=8))
     torch.set_default_dtype(torch.float32)
     return list(made.layers), made.norm
 

@@ -40,7 +40,7 @@ def main() -> None:
         saliency=torch.rand(1, tokens, generator=generator).to(args.device),
     )
     selectors = {name: make_selector(name) for name in sorted(SELECTORS) if name != "tome"}  # merges inside the towers
-    selectors["sqap, ties uniform"] = make_selector("sqap", ties="uniform")
+    selectors["sqap, ties lowest"] = make_selector("sqap", ties="lowest")
     selectors["sqap, farthest in features"] = make_selector("sqap", metric="cosine")
     times: dict[str, list[float]] = {name: [] for name in selectors}
     with torch.inference_mode():

@@ -1,6 +1,7 @@
 """Farthest-point sampling over tokens (SQAP-VLA Eq. 5; Qi et al., PointNet++, 2017).
 
-Each pick is the token farthest from everything kept so far; ties go to the lowest index. Two implementations with the
+Each pick is the token farthest from everything kept so far; ties go to the lowest index, so that a caller who wants
+another precedence permutes the tokens first. Two implementations with the
 same answer: NumPy for one image (the CPU path) and a batched tensor loop of fixed length (the GPU path, no host
 synchronisation).
 """

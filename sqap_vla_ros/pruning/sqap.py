@@ -35,9 +35,9 @@ class SqapSelector(Selector):
         ranking (the ablation without strategy 3); "grid" and "random" are the baselines farthest points must beat.
     metric: "grid": distance between patches; "cosine": 1 - cosine between hidden states.
     start: "kept": farthest from what is kept already; "remainder": as if nothing were kept.
-    ties: which of equally far tokens is picked: the "lowest" index, or the first in the "uniform" order. Distances on a
-        grid are small integers: once every gap is one patch wide all that is left is tied, and the lowest index fills
-        the image from the top.
+    ties: which of equally far tokens is picked: the first in the "uniform" order of the grid, or the "lowest" index.
+        Distances on a grid are small integers: once every gap is one patch wide, all that is left is tied, and the
+        lowest index would spend the rest of the quota on the top of the image.
     query: whose attention is read: the "cognition" token (last) or the mean over the "instruction" tokens.
 
     A token of both K_ring and K_attn carries the reason RING. Where ring and attention exceed the budget, the ring
@@ -50,7 +50,7 @@ class SqapSelector(Selector):
     fill: str = "farthest"
     metric: str = "grid"
     start: str = "kept"
-    ties: str = "lowest"
+    ties: str = "uniform"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.attention_share <= 1.0:
@@ -61,7 +61,7 @@ class SqapSelector(Selector):
             ("fill", FILL_REASON),
             ("metric", ("grid", "cosine")),
             ("start", ("kept", "remainder")),
-            ("ties", ("lowest", "uniform")),
+            ("ties", ("uniform", "lowest")),
         ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{self.name}: {field} must be one of {list(allowed)}, got {getattr(self, field)!r}")
