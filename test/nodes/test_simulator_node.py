@@ -29,7 +29,8 @@ def _fresh(request: pytest.FixtureRequest) -> None:
     if "rig" in request.fixturenames:
         rig = request.getfixturevalue("rig")
         rig.call_reset()
-        rig.wait(rig.at_rest, "the arm at rest after a reset")
+        called = rig.node.get_clock().now().nanoseconds
+        rig.wait(lambda: rig.now_ns > called and rig.at_rest(), "the arm at rest after a reset")
 
 
 def test_image_and_camera_info_belong_together(rig):
