@@ -301,6 +301,10 @@ class ControlLoop:
         if flight.task is not self._task:
             self._task = flight.task
             self.motion.new_task()
+        self._report_inputs(time.monotonic())
+        if (obstacle := self.executive.obstacle()) is not None:
+            self._reject(obstacle, flight, malformed=False)
+            return
         measured = self._measured()
         tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
         try:

@@ -63,7 +63,8 @@ _ENDS_OPEN_LOOP = frozenset({Input.IMAGE, Input.CAMERA_INFO, Input.TF})
 class ExecutiveConfig:
     """Times and limits of the state machine.
 
-    replan: "continuous" predicts whenever the policy is free; "horizon" only when the remaining motion gets short.
+    replan: "continuous" predicts whenever the policy is free, while moving at most once an action; "horizon" only when
+        the remaining motion gets short.
     execution_horizon: actions of a chunk to execute before the next one takes over; 0 is all of them.
     request_margin_s: with "horizon", a chunk is requested when less than the p95 latency plus this remains.
     task_deadline_s: a task without a deadline of its own ends after this; a policy of this kind never ends by itself.
@@ -250,12 +251,18 @@ class Executive:
     def problem(self, source: Input) -> str | None:
         return self._problems.get(source)
 
+    def obstacle(self) -> str | None:
+        """The problem with which nothing may move, not even a chunk that is just arriving; None when there is none."""
+        return next((text for source, text in self._problems.items() if source in _HOLD_AT_ONCE), None)
+
     def wants_prediction(self, now_ns: int) -> bool:
         """A chunk should be requested now, if the policy is free and an observation is there."""
-        if self.task is None or not self.enabled or self._latched() or Input.WORKER in self._problems:
+        if self.task is None or not self.enabled or self._latched() or self.obstacle() is not None:
             return False
-        if self.dry_run or self._motion is None or self.config.replan == "continuous":
+        if self.dry_run or self._motion is None:
             return True
+        if self.config.replan == "continuous":
+            return now_ns - self._motion.stamp_ns >= round(self._motion.dt_s * NS_PER_S)
         horizon = self.config.execution_horizon
         end_ns = self._motion.end_ns
         if horizon:
@@ -319,8 +326,7 @@ class Executive:
         if self._motion is not None:
             if not any(source in self._problems for source in _ENDS_OPEN_LOOP):
                 self._input_ok_s = now_s
-            urgent = next((self._problems[source] for source in _HOLD_AT_ONCE if source in self._problems), None)
-            if urgent is not None:
+            if (urgent := self.obstacle()) is not None:
                 self._motion = None
                 self._pending_hold = urgent
             elif now_s - self._input_ok_s >= self.config.max_open_loop_s:

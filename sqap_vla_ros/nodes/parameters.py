@@ -179,8 +179,10 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "replan",
         "continuous",
-        "'continuous' predicts from the newest image whenever the policy is free. 'horizon' waits until the motion "
-        "that remains is shorter than the p95 latency and request_margin_s, and leaves the computer to others.",
+        "'continuous' predicts from the newest image whenever the policy is free, while moving at most once an action. "
+        "'horizon' waits until the motion that remains is shorter than the p95 latency and request_margin_s. Every "
+        "chunk starts again from the measured tool: an arm that follows its commands t seconds late moves "
+        "1 / (1 + t / period) as fast as the policy means when it gets a new chunk every period.",
         choices=("continuous", "horizon"),
     ),
     Parameter(

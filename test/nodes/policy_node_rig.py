@@ -35,6 +35,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 NS_PER_S = 1_000_000_000
 TIMEOUT_S = 20.0
+STATE_PERIOD_S = 0.02
 WIDTH, HEIGHT, FOCAL = 160, 120, 150.0
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -79,6 +80,7 @@ class Rig:
         self._sim_ns: int | None = 1_000 * NS_PER_S if sim_time else None
         self._parameters = {"dry_run": False, "output_mode": "pose", **QUICK, **parameters}
         self._factory = factory
+        self._velocity = np.zeros(3)  # as the last twist said
         self._late: list[tuple[float, Any]] = []
         self._random = np.random.default_rng(0)
         self._image = self._random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
@@ -265,7 +267,7 @@ class Rig:
             ("/diagnostics", DiagnosticArray, 10),
         ):
             self.subscribe(topic, kind, qos)
-        node.create_timer(0.02, self._publish_state)
+        node.create_timer(STATE_PERIOD_S, self._publish_state)
         node.create_timer(0.05, self._publish_image)
 
     def subscribe(self, topic: str, kind: Any, qos: Any = 10) -> None:
@@ -276,12 +278,16 @@ class Rig:
         self.got(name).append(message)
         if name == "target_pose" and self.follow:
             self.tool = messages.pose_from_message(message.pose)
+        if name == "delta_twist_cmds":
+            v = message.twist.linear
+            self._velocity = np.array([v.x, v.y, v.z])
 
     def _publish_state(self) -> None:
         if self._sim_ns is not None:
-            self._sim_ns += 20_000_000
+            self._sim_ns += round(STATE_PERIOD_S * NS_PER_S)
             self._clock.publish(Clock(clock=messages.time_message(self._sim_ns)))
         now_ns = self.now_ns()
+        self.tool[:3, 3] += self._velocity * STATE_PERIOD_S
         if self.move_joints is not None:
             self.move_joints(now_ns)
         if self.transforms:

@@ -154,7 +154,12 @@ def test_running_out_of_a_chunk_without_a_problem_is_no_hold(rig):
     assert rig.state is State.RUNNING
 
 
-def test_continuous_replanning_always_wants_the_next_chunk(rig):
+def test_continuous_replanning_wants_a_chunk_for_every_action(rig):
+    assert rig.executive.wants_prediction(rig.ns)
+    rig.accept(latency_s=0.05)
+    rig.tick(0.04)
+    assert not rig.executive.wants_prediction(rig.ns)
+    rig.tick(0.02)  # an action is 0.1 s
     assert rig.executive.wants_prediction(rig.ns)
 
 
@@ -385,9 +390,14 @@ def test_a_time_jump_holds_and_forgets_what_was_late(rig):
     assert rig.executive.wants_prediction(rig.ns)
 
 
-def test_a_lost_worker_is_not_asked(rig):
-    rig.executive.report(Input.WORKER, "gone")
+@pytest.mark.parametrize("source", [Input.WORKER, Input.JOINT_STATES])
+def test_what_holds_at_once_also_keeps_the_next_chunk_from_moving(rig, source):
+    rig.executive.report(source, "gone")
+    assert rig.executive.obstacle() == "gone"
     assert not rig.executive.wants_prediction(rig.ns)
+    rig.executive.report(source, None)
+    assert rig.executive.obstacle() is None
+    assert rig.executive.wants_prediction(rig.ns)
 
 
 @pytest.mark.parametrize(
