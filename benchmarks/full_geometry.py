@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sqap_vla_ros.compression.accelerators import with_pruning
 from sqap_vla_ros.compression.calibration import synthetic_observations
-from sqap_vla_ros.compression.load import selector_of
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.compression.skeleton import empty_model, put, quantize_structure
 from sqap_vla_ros.policy.actions import ActionStatistics
@@ -117,8 +117,9 @@ def build(recipe_name: str) -> CogACTPolicy:
     gc.collect()
     bound = np.array([0.02] * 3 + [0.1] * 3 + [1.0])
     statistics_ = ActionStatistics(-bound, bound, np.array([True] * 6 + [False]), dt_s=0.2)
-    selector = selector_of(load_recipe("sqap" if recipe_name == "bf16_pruned" else recipe_name))
-    return CogACTPolicy(model, lambda _: PROMPT, {"random": statistics_}, selector=selector)
+    policy = CogACTPolicy(model, lambda _: PROMPT, {"random": statistics_})
+    with_pruning(policy, load_recipe("sqap" if recipe_name == "bf16_pruned" else recipe_name).pruning)
+    return policy
 
 
 def run_variant(recipe: str, predictions: int, threads: int) -> dict[str, object]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.recipe import Recipe, RecipeError, load_recipe
-from sqap_vla_ros.contracts import Policy, TokenSelector
+from sqap_vla_ros.contracts import Policy
 
 if TYPE_CHECKING:
     import torch
@@ -56,17 +56,7 @@ def load_policy(
     policy = load_uncompressed(checkpoint, chosen, device=device, dtype=dtype, unnorm_key=unnorm_key, seed=seed)
     if chosen.quantization is not None:
         policy = _quantize_in_memory(policy, chosen, checkpoint)
-    policy.selector = selector_of(chosen)
-    return policy
-
-
-def selector_of(recipe: Recipe) -> TokenSelector | None:
-    """The recipe's token selector, ready to use; None when it keeps every token."""
-    if recipe.pruning is None:
-        return None
-    from sqap_vla_ros.pruning import make_selector
-
-    return make_selector(recipe.pruning.selector, **recipe.pruning.parameters)
+    return _prune(policy, chosen, checkpoint)
 
 
 def load_uncompressed(
@@ -125,5 +115,15 @@ def _load_compressed(path: Path, recipe: Recipe, device: str, unnorm_key: str | 
         )
     policy = load_compressed(path, device=device, unnorm_key=unnorm_key)
     policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
-    policy.selector = selector_of(recipe)
-    return policy
+    return _prune(policy, recipe, str(path))
+
+
+def _prune(policy: CogACTPolicy, recipe: Recipe, checkpoint: str) -> Policy:
+    """Put the recipe's token selector or accelerator on a policy."""
+    if recipe.pruning is None:
+        return policy
+    from sqap_vla_ros.compression.accelerators import with_pruning
+
+    # EfficientVLA ranks layers on observations; recipes for real checkpoints name the layers instead
+    observations = synthetic_observations(CALIBRATION_OBSERVATIONS) if checkpoint == MICRO else []
+    return with_pruning(policy, recipe.pruning, observations)

@@ -14,7 +14,6 @@ import mmap
 import os
 import struct
 import sys
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -100,13 +99,9 @@ class Header:
 
 def tokenizer_tensors(policy: CogACTPolicy) -> dict[str, torch.Tensor]:
     """The policy's tokenizer file as bytes, so that the compressed file needs no companion."""
-    file: tuple[str, bytes] | None = getattr(policy.tokenize, "file", None)
-    if file is None and Path(getattr(policy.tokenize, "source", "")).is_file():
-        path = Path(policy.tokenize.source)  # type: ignore[attr-defined]
-        file = path.name, path.read_bytes()
-    if file is None:
-        raise CompressedFileError("the policy's tokenizer did not come from a file, so it cannot be stored")
-    name, data = file
+    if not isinstance(policy.tokenize, PromptTokenizer):
+        raise CompressedFileError("the policy's tokenizer is not a file, so it cannot be stored with the weights")
+    name, data = policy.tokenize.file
     return {TOKENIZER + name: torch.frombuffer(bytearray(data), dtype=torch.uint8)}
 
 
@@ -185,11 +180,8 @@ class CompressedFile:
     def tokenizer(self) -> PromptTokenizer:
         """The tokenizer that travelled with the policy."""
         (name,) = (n for n in self.names if n.startswith(TOKENIZER))
-        config = self.header.config
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name.removeprefix(TOKENIZER)
-            path.write_bytes(_raw(self.tensor(name)))
-            return PromptTokenizer.load(path, config.prompt, config.decoder.vocabulary)
+        prompt, vocabulary = self.header.config.prompt, self.header.config.decoder.vocabulary
+        return PromptTokenizer(prompt, vocabulary, name.removeprefix(TOKENIZER), bytes(_raw(self.tensor(name))))
 
 
 def layer_names(names: list[str]) -> Iterator[tuple[str, list[str]]]:

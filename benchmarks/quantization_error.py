@@ -1,0 +1,129 @@
+"""Error of every quantisation recipe on the micro policy: weights, cognition feature, attention, actions.
+
+Each recipe compresses the same policies with the same calibration observations and is judged on held-out ones, against
+the unquantised policy; tokens are not pruned. Two kinds of policy: `plain` (random weights, activations without
+outliers, as initialised) and `outliers` (four channels of the residual stream thirty times louder, as trained decoders
+have). Observations are frames of real robots where the data is at hand ($SQAP_VLA_DATA, ../shared/data), made-up scenes
+elsewhere. Raw results go to benchmarks/results/quantization_error.json.
+
+    python benchmarks/quantization_error.py [--seeds 3] [--recipes rtn_w4a4 w4a4 ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sqap_vla_ros.compression.calibration import synthetic_observations
+from sqap_vla_ros.compression.compress import compress
+from sqap_vla_ros.compression.recipe import load_recipe
+from sqap_vla_ros.compression.report import attention_overlap, probe
+from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.policy.cogact import CogACTPolicy
+from sqap_vla_ros.policy.micro import micro_policy
+from sqap_vla_ros.quantization.linear import use_backend
+
+RESULTS = Path(__file__).parent / "results" / "quantization_error.json"
+RECIPES = (
+    "rtn_w8a8",
+    "w8a8_smoothquant",
+    "w8a8_omniquant",
+    "rtn_w4a4",
+    "sqap_paper",
+    "w4a4_smoothquant",
+    "w4a4_omniquant",
+    "w4a4_rotated",
+    "w4a4",
+    "w4a4_down8",
+    "rtn_w4a16",
+    "w4a16_awq",
+)
+CLIPS = {"bridge_real_1.mp4": "pick up the carrot", "rt1_real_standing_coke_can_1.mp4": "pick up the can"}
+LOUD_CHANNELS, LOUDNESS = (7, 23, 64, 101), 30.0
+
+
+def real_frames() -> list[Observation]:
+    """Frames of two real robots, empty where the data is absent."""
+    folder = Path(os.environ.get("SQAP_VLA_DATA", Path(__file__).parents[2] / "shared" / "data")) / "real2sim"
+    found = []
+    for name, instruction in CLIPS.items():
+        if (folder / name).is_file():
+            import imageio.v3 as imageio
+
+            frames = imageio.imread(folder / name, plugin="FFMPEG")
+            found += [Observation(np.ascontiguousarray(f), i, instruction) for i, f in enumerate(frames)]
+    return found
+
+
+def make_policy(kind: str, seed: int) -> CogACTPolicy:
+    """`plain` or `outliers`, see the module's docstring."""
+    policy = micro_policy(seed=seed)
+    if kind == "outliers":
+        with torch.no_grad():
+            channels = list(LOUD_CHANNELS)
+            policy.model.decoder.embed_tokens.weight[:, channels] *= LOUDNESS
+            last = [m for m in policy.model.projector.modules() if isinstance(m, torch.nn.Linear)][-1]
+            last.weight[channels] *= LOUDNESS
+            last.bias[channels] *= LOUDNESS
+    return policy
+
+
+def cognition(policy: CogACTPolicy, observations: Sequence[Observation]) -> Tensor:
+    """[n, D] what the decoder hands to the action head."""
+    features: list[Tensor] = []
+    handle = policy.model.decoder.register_forward_hook(lambda _, __, output: features.append(output.cognition.float()))
+    for observation in observations:
+        policy.predict(observation)
+    handle.remove()
+    return torch.cat(features)
+
+
+def errors(kind: str, recipe: str, seed: int, calibration: list[Observation], held_out: list[Observation]) -> Any:
+    """The numbers of one recipe on one policy."""
+    original, policy = make_policy(kind, seed), make_policy(kind, seed)
+    report = compress(policy, load_recipe(recipe), calibration)
+    use_backend(policy.model)
+    before, after = probe(original, held_out), probe(policy, held_out)
+    expected, actual = cognition(original, held_out), cognition(policy, held_out)
+    return {
+        "weight": statistics.mean(r.weight_error for r in report),
+        "cognition": float((actual - expected).norm() / expected.norm()),
+        "action": float(np.sqrt(np.square(after.chunks - before.chunks).mean() / np.square(before.chunks).mean())),
+        "attention_top_30": attention_overlap(before, after, round(0.3 * before.attention.size)),
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--recipes", nargs="+", default=RECIPES)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    frames = real_frames()
+    source = "real frames" if frames else "synthetic"
+    frames = frames or synthetic_observations(32)
+    calibration, held_out = frames[0::4][:10], frames[2::4][:10]
+    print(f"{source}: {len(calibration)} to calibrate, {len(held_out)} held out, {args.seeds} policies of each kind")
+    rows = []
+    for kind in ("plain", "outliers"):
+        for recipe in args.recipes:
+            runs = [errors(kind, recipe, seed, calibration, held_out) for seed in range(args.seeds)]
+            medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+            rows.append({"policy": kind, "recipe": recipe, "median": medians, "runs": runs})
+            print(f"{kind:9s}{recipe:18s}" + "  ".join(f"{k} {v:.4f}" for k, v in medians.items()), flush=True)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({"observations": source, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
