@@ -38,11 +38,10 @@ def farthest_points(
         start = 1
     nearest[kept] = -1  # below every distance: neither kept tokens nor earlier picks can win again
     nearest[picks[:start]] = -1
-    rows = list(distances)  # views: list indexing is several times cheaper than array indexing
     for step in range(start, count):
         pick = nearest.argmax()  # the first of equals
         picks[step] = pick
-        np.minimum(nearest, rows[pick], out=nearest)
+        np.minimum(nearest, distances[pick], out=nearest)
         nearest[pick] = -1
     return picks
 

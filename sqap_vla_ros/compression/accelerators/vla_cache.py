@@ -84,7 +84,9 @@ class VlaCachePolicy:
 
     def __getattr__(self, name: str) -> Any:
         """What is not about the cache (`model`, `transform`, ...) is the wrapped policy's."""
-        return getattr(self.__dict__["policy"], name)
+        if name == "policy":  # not set yet: while being unpickled
+            raise AttributeError(name)
+        return getattr(self.policy, name)
 
     @property
     def info(self) -> PolicyInfo:
