@@ -146,9 +146,11 @@ class BagObservations:
         elif spec.urdf:
             self.joints = bag.choose(spec.joint_topic, JOINT_TYPES, "joint states", "--joint-topic")
         if spec.instruction_topic or not (spec.instruction or spec.segments):
-            self.instructions = bag.choose(
-                spec.instruction_topic, TEXT_TYPES, "the instruction", "--instruction-topic (or give --instruction)"
-            )
+            # Strings are used for much (robot_description, ...): one that is called as the node's topic is meant.
+            named = [t.name for t in bag.of_type(*TEXT_TYPES) if t.name.rpartition("/")[2] == "instruction"]
+            asked = spec.instruction_topic or (named[0] if len(named) == 1 else None)
+            option = "--instruction-topic (or give --instruction)"
+            self.instructions = bag.choose(asked, TEXT_TYPES, "the instruction", option)
         if self.instructions is None and not (spec.instruction or spec.segments):
             raise BagError(f"{bag.path} has no instruction topic: give --instruction or --segments")
         self._arm = ArmKinematics.from_urdf(spec.urdf, spec.base_frame, spec.tool_frame) if self.joints else None
