@@ -230,9 +230,22 @@ class ControlLoop:
         self.supervisor.reset_policy()
         self.advance()
 
+    def _forget_future_transforms(self) -> None:
+        """After a jump back a transform of the old time may come last; the buffer then refuses all of the new."""
+        if Input.TF not in self._observation_problem:
+            return
+        try:
+            _, stamp_ns = self.observer.measured_tool()
+        except TransformMissing:
+            return
+        if stamp_ns - self.now_ns() > self.gate.config.jump_back_s * NS_PER_S:
+            self._log.warning("forgetting transforms from the future, of before the time jumped")
+            self.buffer.clear()
+
     def _on_timer(self) -> None:
         self._on_worker()
         self.sync.expire(time.monotonic())
+        self._forget_future_transforms()
         self.advance()
         self._command()
         self.services.tick(time.monotonic())
@@ -341,6 +354,8 @@ class ControlLoop:
 
     def _report_inputs(self, now_s: float) -> None:
         """What is wrong with the inputs: of several problems the one that explains the others."""
+        if self.executive.task is None:
+            self._observation_problem = {}  # nothing was looked at since
         found = dict(self._observation_problem)
         if (unpaired := self.sync.problem(now_s)) is not None:
             topics = f"{self.image_subscription.topic_name}, {self.info_subscription.topic_name}"

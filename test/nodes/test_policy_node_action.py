@@ -140,7 +140,7 @@ def test_a_fault_ends_a_goal(rig):
 
 
 def test_inputs_that_stay_away_end_a_goal(rig):
-    goal = send(rig, "pick the cube", 1.9)
+    goal = send(rig, "pick the cube", 15.0)
     rig.images = False
     _, outcome = result(rig, goal)
     assert outcome.termination_reason == INPUT_LOST
