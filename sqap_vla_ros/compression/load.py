@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from sqap_vla_ros.policy.cogact import CogACTPolicy
 
 MICRO = "micro"
-AS_TRAINED = "fp32"  # the default recipe: a compressed file then follows its own
 CALIBRATION_OBSERVATIONS = 8  # made-up ones, for the micro policy
 
 
 def load_policy(
     checkpoint: str,
-    recipe: str = AS_TRAINED,
+    recipe: str = "fp32",
     *,
     device: str = "cpu",
     dtype: str | torch.dtype | None = None,
@@ -35,8 +34,8 @@ def load_policy(
     """Load a policy and do to it what the recipe says.
 
     checkpoint: `micro` (a small policy, random weights, seeded), a checkpoint folder, or a `.safetensors` file, also
-        one made by `sqap-vla compress`. Such a file follows its own recipe; another one may be named if it quantises
-        the same way (`sqap` on a `w4a4` file adds the pruning).
+        one made by `sqap-vla compress`. Such a file follows its own recipe; a recipe that only prunes replaces its
+        pruning (`fastv` on a `w4a4` file), and so does one that quantises the same way (`sqap` on a `w4a4` file).
     recipe: a name of `config/recipes` or a YAML file.
     dtype: overrides the recipe's; not for compressed files.
     unnorm_key: which dataset's statistics turn the normalised chunk into metres and radians.
@@ -106,13 +105,15 @@ def _load_compressed(path: Path, recipe: Recipe, device: str, unnorm_key: str | 
     from sqap_vla_ros.compression.storage import CompressedFile, load_compressed
 
     own = CompressedFile(path).header.recipe
-    if recipe.name == AS_TRAINED:
-        recipe = own
-    elif recipe.quantization != own.quantization:
+    if recipe.quantization not in (None, own.quantization):
         raise RecipeError(
             f"{path} was compressed with recipe {own.name!r}, which quantises otherwise than {recipe.name!r}; "
             f"use recipe {own.name!r} or compress the checkpoint anew"
         )
+    if recipe.quantization is None and recipe.pruning is None:
+        recipe = own
+    elif recipe.quantization is None:
+        recipe = dataclasses.replace(own, name=f"{own.name}+{recipe.name}", pruning=recipe.pruning)
     policy = load_compressed(path, device=device, unnorm_key=unnorm_key)
     policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
     return _prune(policy, recipe, str(path))

@@ -157,6 +157,9 @@ def test_recipes_on_a_compressed_file(file):
     pruned = load_policy(str(file), "sqap")
     assert pruned.info.selector == "sqap"
     assert len(pruned.predict(HELD_OUT).selection.indices) == 154
+    other = load_policy(str(file), "fastv")
+    assert (other.info.selector, other.info.recipe) == ("fastv", "w4a4+fastv")
+    assert load_policy(str(file), "bf16").info.recipe == "w4a4"
     with pytest.raises(RecipeError, match="compressed with recipe 'w4a4', which quantises otherwise than 'rtn_w8a8'"):
         load_policy(str(file), "rtn_w8a8")
 
