@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -38,6 +38,7 @@ def test_an_image_of_the_right_size_is_untouched():
     np.testing.assert_array_equal(ImageTransform().apply(noise(224, 224)), noise(224, 224))
 
 
+@settings(max_examples=25, deadline=None)
 @given(height=st.integers(1, 400), width=st.integers(1, 400), crop=crops)
 def test_any_size(height, width, crop):
     assert ImageTransform(crop=crop).apply(np.full((height, width, 3), 7, np.uint8)).tolist()[0][0] == [7, 7, 7]
