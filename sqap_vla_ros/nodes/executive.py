@@ -65,7 +65,6 @@ class ExecutiveConfig:
 
     replan: "continuous" predicts whenever the policy is free, while moving at most once an action; "horizon" only when
         the remaining motion gets short.
-    execution_horizon: actions of a chunk to execute before the next one takes over; 0 is all of them.
     request_margin_s: with "horizon", a chunk is requested when less than the p95 latency plus this remains.
     task_deadline_s: a task without a deadline of its own ends after this; a policy of this kind never ends by itself.
     input_lost_s: a task ends when it could not predict for this long.
@@ -75,7 +74,6 @@ class ExecutiveConfig:
     """
 
     replan: str = "continuous"
-    execution_horizon: int = 0
     request_margin_s: float = 0.1
     task_deadline_s: float = 60.0
     input_lost_s: float = 10.0
@@ -86,9 +84,8 @@ class ExecutiveConfig:
     def __post_init__(self) -> None:
         if self.replan not in ("continuous", "horizon"):
             raise ValueError(f"replan must be 'continuous' or 'horizon', got {self.replan!r}")
-        for name in ("execution_horizon", "request_margin_s"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.request_margin_s < 0:
+            raise ValueError(f"request_margin_s must not be negative, got {self.request_margin_s}")
         for name in ("task_deadline_s", "input_lost_s", "malformed_limit", "tracking_limit", "max_open_loop_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -263,11 +260,8 @@ class Executive:
             return True
         if self.config.replan == "continuous":
             return now_ns - self._motion.stamp_ns >= round(self._motion.dt_s * NS_PER_S)
-        horizon = self.config.execution_horizon
-        end_ns = self._motion.end_ns
-        if horizon:
-            end_ns = min(end_ns, self._motion.stamp_ns + round(horizon * self._motion.dt_s * NS_PER_S))
-        return (end_ns - now_ns) / NS_PER_S < self.latency_s(95) + self.config.request_margin_s
+        remaining_s = (self._motion.end_ns - now_ns) / NS_PER_S
+        return remaining_s < self.latency_s(95) + self.config.request_margin_s
 
     def accepted(self, stamp_ns: int, end_ns: int, dt_s: float, latency_s: float, now_s: float) -> None:
         """A chunk passed every check and is being executed until end_ns (or would be, in a dry run)."""

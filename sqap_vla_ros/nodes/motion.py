@@ -30,6 +30,7 @@ class UnsafeChunk(ValueError):
 class MotionConfig:
     """How chunks are executed; the parameters of the same names in config/policy.yaml say why."""
 
+    execution_horizon: int = 0
     max_open_loop_s: float = 4.0
     blend_s: float = 0.2
     ramp_s: float = 1.0
@@ -114,10 +115,13 @@ class Motion:
 
     def _checked(self, fresh: PoseTrajectory, measured: NDArray[np.float64], start_ns: int) -> Plan:
         age_s = (start_ns - fresh.stamp_ns) / NS_PER_S
+        if 0 < self.config.execution_horizon < len(fresh):
+            fresh = _first(fresh, self.config.execution_horizon)
         if fresh.after(start_ns) is None:
             length_s = (fresh.end_ns - fresh.stamp_ns) / NS_PER_S
             raise UnsafeChunk(
-                f"every action is past: the chunk ends {length_s:.2f} s after its image and came {age_s:.2f} s after it"
+                f"every action is past: what is to be executed ends {length_s:.2f} s after its image and came "
+                f"{age_s:.2f} s after it"
             )
         fresh = self._limit_open_loop(fresh, start_ns)
         if self.current is not None:
@@ -143,9 +147,13 @@ class Motion:
                 f"nothing of the chunk lies within max_open_loop_s = {self.config.max_open_loop_s:g} of its image: the "
                 f"chunk came {(start_ns - trajectory.stamp_ns) / NS_PER_S:.2f} s after it"
             )
-        return replace(
-            trajectory,
-            times_ns=trajectory.times_ns[:keep],
-            poses=trajectory.poses[:keep],
-            gripper=trajectory.gripper[:keep],
-        )
+        return _first(trajectory, keep)
+
+
+def _first(trajectory: PoseTrajectory, steps: int) -> PoseTrajectory:
+    return replace(
+        trajectory,
+        times_ns=trajectory.times_ns[:steps],
+        poses=trajectory.poses[:steps],
+        gripper=trajectory.gripper[:steps],
+    )

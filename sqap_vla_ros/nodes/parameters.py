@@ -188,8 +188,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "execution_horizon",
         0,
-        "Actions of a chunk to execute before the next one takes over; 0 is all. Fewer react faster, more move "
-        "smoother.",
+        "Actions of a chunk that are executed, and checked, at most; 0 is all. What lies beyond is mostly replaced by "
+        "the next chunk anyway. At least the policy's latency, in actions, plus a few.",
         minimum=0,
     ),
     Parameter("request_margin_s", 0.1, "See replan. Covers the jitter of the latency.", minimum=0.0),

@@ -190,17 +190,6 @@ def test_horizon_replanning_uses_the_p95_latency():
     assert rig.executive.wants_prediction(rig.ns)
 
 
-def test_execution_horizon_asks_for_the_next_chunk_after_that_many_actions():
-    rig = Rig(replan="horizon", execution_horizon=4, request_margin_s=0.0)
-    rig.executive.set_instruction("pick the cube", rig.s)
-    rig.executive.enable(rig.s)
-    rig.accept(length_s=1.6, latency_s=0.05)
-    rig.tick(0.25)
-    assert not rig.executive.wants_prediction(rig.ns)
-    rig.tick(0.1)
-    assert rig.executive.wants_prediction(rig.ns)
-
-
 def test_unusable_chunks_in_a_row_latch_a_fault(rig):
     for count in range(3):
         assert rig.state is not State.FAULT, count

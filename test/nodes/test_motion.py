@@ -111,8 +111,19 @@ def test_agreeing_chunks_leave_no_trace_at_the_seam():
 
 
 def test_a_chunk_that_is_all_past_is_refused():
-    with pytest.raises(UnsafeChunk, match=r"every action is past: the chunk ends 1.60 s after its image and came 1.7"):
+    with pytest.raises(UnsafeChunk, match=r"every action is past: .* ends 1.60 s after its image and came 1.7"):
         motion().plan(chunk(), pose(), pose(), at(1.7))
+
+
+def test_only_the_execution_horizon_is_executed_and_checked():
+    fast = SafetyLimits(**{**vars(LIMITS), "max_linear_velocity": 1.0})
+    planner = motion(fast, execution_horizon=4, ramp_s=0.0)
+    leaving = chunk((0.0, 0.05, 0.0))  # outside the workspace from the eleventh action on
+    trajectory = planner.plan(leaving, pose(), pose(), at(0.05)).trajectory
+    assert trajectory.end_ns == at(0.4)
+    np.testing.assert_allclose(trajectory.poses[-1, :3, 3], [0.4, 0.2, 0.3], atol=1e-9)
+    with pytest.raises(UnsafeChunk, match=r"every action is past: .* ends 0.40 s"):
+        planner.plan(chunk(stamp_ns=at(1.0)), pose(), pose(), at(1.45))
 
 
 def test_motion_never_reaches_beyond_the_open_loop_limit():

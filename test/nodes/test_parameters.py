@@ -60,7 +60,7 @@ def test_a_wrong_value_is_named(changes, text):
 def test_every_value_reaches_its_configuration():
     changed = values(replan="horizon", execution_horizon=3, max_open_loop_s=1.5, blend_s=0.7, joint_margin=0.3, seed=4)
     assert parameters.executive_config(changed).replan == "horizon"
-    assert parameters.executive_config(changed).execution_horizon == 3
+    assert parameters.motion_config(changed).execution_horizon == 3
     assert parameters.motion_config(changed).max_open_loop_s == 1.5
     assert parameters.motion_config(changed).blend_s == 0.7
     assert parameters.safety_limits(changed).joint_margin == 0.3
