@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqap_vla_ros.compression.recipe import LINEARS, QuantizationSpec
+from sqap_vla_ros.compression.recipe import LINEARS, QuantizationSpec, Recipe
 from sqap_vla_ros.contracts import TokenSelector
 from sqap_vla_ros.policy.config import ActionHeadConfig, PolicyConfig, TowerConfig, VisionConfig
 
@@ -60,6 +60,29 @@ class Workload:
             raise ValueError(
                 f"text_tokens and head_interval must be at least 1, got {self.text_tokens} and {self.head_interval}"
             )
+
+
+def workload_of(recipe: Recipe, config: PolicyConfig, text_tokens: int = TEXT_TOKENS) -> Workload:
+    """What one prediction under `recipe` computes, as published.
+
+    `vla_cache` is counted with nothing reused: how much it saves depends on the scene. `tome` is counted in the decoder
+    and not in the towers.
+    """
+    if recipe.pruning is None:
+        return Workload(config, text_tokens)
+    name, parameters = recipe.pruning.selector, recipe.pruning.parameters
+    if name == "vla_cache":
+        return Workload(config, text_tokens)
+    if name == "efficient_vla":
+        from sqap_vla_ros.compression.accelerators.efficient_vla import EfficientVla
+
+        method = EfficientVla(**parameters)
+        removed = method.remove if method.removed_layers is None else len(method.removed_layers)
+        left = range(config.decoder.depth - removed)
+        return Workload(config, text_tokens, method.selector, layers=left, head_interval=method.head_interval)
+    from sqap_vla_ros.pruning import make_selector
+
+    return Workload(config, text_tokens, make_selector(name, **parameters))
 
 
 def macs(work: Workload) -> dict[str, int]:

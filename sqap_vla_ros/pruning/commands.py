@@ -132,14 +132,13 @@ def side_by_side(panels: list[NDArray[np.uint8]], columns: int = 3, gap: int = 4
 
 def run_bops(args: argparse.Namespace) -> None:
     """Prints operations by module under both definitions."""
-    from sqap_vla_ros.compression.bops import TEXT_TOKENS, Definition, Workload, bops, macs, relative_bops
-    from sqap_vla_ros.compression.load import selector_of
+    from sqap_vla_ros.compression.bops import TEXT_TOKENS, Definition, Workload, bops, macs, relative_bops, workload_of
     from sqap_vla_ros.compression.recipe import load_recipe
     from sqap_vla_ros.policy.config import named_config
 
     recipe = load_recipe(args.recipe)
     text_tokens = args.text_tokens or TEXT_TOKENS
-    work = Workload(named_config(args.model), text_tokens, selector_of(recipe))
+    work = workload_of(recipe, named_config(args.model), text_tokens)
     baseline = macs(Workload(work.config, text_tokens))
     table = {
         module: {

@@ -5,8 +5,8 @@ import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sqap_vla_ros.compression.bops import Definition, Workload, bops, macs, relative_bops
-from sqap_vla_ros.compression.recipe import QuantizationSpec
+from sqap_vla_ros.compression.bops import Definition, Workload, bops, macs, relative_bops, workload_of
+from sqap_vla_ros.compression.recipe import QuantizationSpec, list_recipes, load_recipe
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.config import COGACT_BASE, MICRO
 from sqap_vla_ros.policy.micro import micro_policy
@@ -92,6 +92,15 @@ def test_reused_tokens_are_seen_but_not_computed():
     full, reused = macs(Workload(COGACT_BASE)), macs(Workload(COGACT_BASE, reused={16: 100}))
     assert reused["decoder.q_proj"] * 277 * 2 == full["decoder.q_proj"] * (277 + 177)
     assert reused["decoder.attention"] * 277 * 2 == full["decoder.attention"] * (277 + 177)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_can_be_counted(name):
+    recipe = load_recipe(name)
+    share = relative_bops(workload_of(recipe, COGACT_BASE), recipe.quantization)
+    saves = recipe.quantization is not None and recipe.quantization.activation_bits < 16
+    prunes = recipe.pruning is not None and recipe.pruning.selector != "vla_cache"
+    assert 0.1 < share < 1.0 if saves or prunes else share == 1.0
 
 
 def test_bad_workload_is_named():
