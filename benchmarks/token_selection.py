@@ -1,4 +1,4 @@
-"""Time of one token selection, for every selector, at 256 tokens of the published width.
+"""Time of one token selection, for every selector, at 256 tokens of the published width, and of drawing one overlay.
 
 Prints the best, the median and the 95th percentile of interleaved rounds of ten runs and stores them. With
 --device cuda the selectors' tensor path is measured, each call up to the end of its work on the GPU.
@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sqap_vla_ros.contracts import SelectionContext
+from sqap_vla_ros.contracts import SelectionContext, TokenSelection
+from sqap_vla_ros.policy.preprocessing import ImageTransform
 from sqap_vla_ros.pruning import SELECTORS, make_selector
+from sqap_vla_ros.pruning.overlay import draw_overlay
 
 RESULTS = Path(__file__).parent / "results" / "token_selection.json"
 GRID, WIDTH = (16, 16), 4096
@@ -53,7 +55,7 @@ def main() -> None:
                     torch.cuda.synchronize()
                 if step:  # the first round warms up
                     times[name].append((time.perf_counter() - started) * 1e3)
-    rows = {
+    rows: dict[str, dict[str, float]] = {
         name: {
             "kept": selectors[name].budget(tokens),
             "best_ms": round(min(values), 4),
@@ -65,9 +67,32 @@ def main() -> None:
     print(f"{'selector':30s}{'kept':>6s}{'best ms':>10s}{'median ms':>12s}{'p95 ms':>10s}")
     for name, row in rows.items():
         print(f"{name:30s}{row['kept']:6d}{row['best_ms']:10.3f}{row['median_ms']:12.3f}{row['p95_ms']:10.3f}")
+    overlays = {f"{width}x{height}": overlay_ms(width, height) for width, height in ((640, 480), (224, 224))}
+    for size, median in overlays.items():
+        print(f"overlay at {size}: median {median:.3f} ms")
     machine = {"machine": platform.processor() or platform.machine(), "device": args.device, "torch": torch.__version__}
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({**machine, "threads": torch.get_num_threads(), "selectors": rows}, indent=2) + "\n")
+    RESULTS.write_text(
+        json.dumps({**machine, "threads": torch.get_num_threads(), "selectors": rows, "overlay_ms": overlays}, indent=2)
+        + "\n"
+    )
+
+
+def overlay_ms(width: int, height: int, runs: int = 200) -> float:
+    """Median time of one overlay with everything in it, milliseconds."""
+    image = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    pixel = (0.6 * width, 0.4 * height)
+    attention = torch.rand(1, GRID[0] * GRID[1], generator=torch.Generator().manual_seed(0))
+    chosen = make_selector("sqap").select(SelectionContext(GRID, [(6, 9)], attention=attention))
+    indices, reasons = chosen.indices[0].numpy().astype(np.int32), chosen.reasons[0].numpy()
+    selection = TokenSelection(indices, reasons, GRID, "sqap", 3, (6, 9))
+    path = np.linspace(pixel, (0.3 * width, 0.7 * height), 16)
+    times = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        draw_overlay(image, selection, ImageTransform(), gripper_pixel=pixel, path_pixels=path, caption="sqap")
+        times.append((time.perf_counter() - started) * 1e3)
+    return round(float(np.median(times)), 3)
 
 
 if __name__ == "__main__":
