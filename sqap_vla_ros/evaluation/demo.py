@@ -64,7 +64,7 @@ def _record(args: argparse.Namespace) -> Any:
 
     given = {"checkpoint": args.checkpoint, "recipe": args.recipe, "task": args.task, "seed": str(args.seed)}
     given |= {"log_level": "warn", "params_file": str(share_path("config/demo.yaml"))}
-    print("starting simulator_node and policy_node ...")
+    print("starting simulator_node and policy_node, loading the policy ...", flush=True)
     with RunRecorder() as recorder, NodeProcesses(BRINGUPS["simulation"], given) as nodes:
 
         def check() -> None:

@@ -39,9 +39,9 @@ def _latency(axis: Axes, recording: Recording) -> None:
     axis.stackplot(times, stages, labels=names, colors=_STAGE_COLOURS[: len(names)], linewidth=0)
     ages = np.array([chunk.age_s * 1e3 for chunk in recording.chunks])
     axis.plot(times, ages, color="black", linewidth=0.8, label="image stamp to chunk")
-    axis.set_ylim(0, 1.1 * np.nanpercentile(ages, 99) if np.isfinite(ages).any() else None)
-    axis.set(title="Latency by stage", ylabel="ms", xlabel="s")
-    axis.legend(fontsize=7, ncols=3, loc="lower right", framealpha=0.9)
+    axis.set_ylim(0, 1.45 * np.nanpercentile(ages, 99) if np.isfinite(ages).any() else None)  # room for the legend
+    axis.set(title="Latency by stage", ylabel="ms", xlabel="s", xlim=(0, float(recording.seconds(recording.end_ns))))
+    axis.legend(fontsize=7, ncols=4, loc="upper center", framealpha=0.9)
 
 
 def _tokens(axis: Axes, recording: Recording) -> None:
@@ -52,10 +52,11 @@ def _tokens(axis: Axes, recording: Recording) -> None:
     axis.stackplot(times, list(kept.values()), labels=[r.name.lower() for r in kept], colors=colours, step="post")
     total = next((int(np.prod(c.selection.grid)) for c in recording.chunks if c.selection), 0)
     axis.axhline(total, color="black", linestyle="--", linewidth=0.8)
-    axis.text(times[0], total, f" {total} tokens of the image", va="bottom", fontsize=8)
-    axis.set_ylim(0, 1.15 * total)
-    axis.set(title="Visual tokens kept by the decoder", ylabel="tokens", xlabel="s")
-    axis.legend(fontsize=7, loc="lower right", framealpha=0.9)
+    axis.text(0.0, total, f" {total} in the image", va="bottom", fontsize=8)
+    axis.set_ylim(0, 1.3 * total)
+    end = float(recording.seconds(recording.end_ns))
+    axis.set(title="Visual tokens kept by the decoder, by reason", ylabel="tokens", xlabel="s", xlim=(0, end))
+    axis.legend(fontsize=7, ncols=4, loc="upper right", framealpha=0.9)
 
 
 def _motion(axes: list[Axes], recording: Recording) -> None:

@@ -15,6 +15,7 @@ from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Bool, String
@@ -56,7 +57,7 @@ class RunRecorder:
         self._success: bool | None = None
         self._start_ns = 0
         self._context = rclpy.Context()
-        rclpy.init(context=self._context)
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is the caller's
         self._node = Node("run_recorder", context=self._context)
         self._buffer = Buffer(cache_time=Duration(seconds=cache_s))
         self._listener = TransformListener(self._buffer, self._node, spin_thread=False)
