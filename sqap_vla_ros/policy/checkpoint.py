@@ -61,6 +61,7 @@ class Contents:
     names: frozenset[str]
     read: Read
     tokenizer: tuple[str, bytes] | None
+    crop: str = "none"
 
 
 def load_checkpoint(
@@ -73,13 +74,14 @@ def load_checkpoint(
     tokenizer: str | Path | None = None,
     dt_s: float | None = None,
     config: PolicyConfig | None = None,
-    crop: str = "none",
+    crop: str | None = None,
 ) -> CogACTPolicy:
     """A policy from a published folder (or its `.pt`) or from our `.safetensors`.
 
     dtype: of towers, projector and decoder; the action head stays fp32, as it was trained.
     tokenizer: file or folder; None takes the one that came with the checkpoint.
     dt_s: seconds between actions, where the statistics do not say.
+    crop: see `ImageTransform`; None takes what the file says, "none" where it says nothing.
     config: geometry of a published-format folder that is not one of the published sizes.
     Raises CheckpointError, FileNotFoundError.
     """
@@ -92,7 +94,13 @@ def load_checkpoint(
         model = assemble(contents, device=device, dtype=dtype)
         provenance = Provenance(str(path), digest.result())
     return CogACTPolicy(
-        model, tokenize, statistics, unnorm_key=key, selector=selector, crop=crop, provenance=provenance
+        model,
+        tokenize,
+        statistics,
+        unnorm_key=key,
+        selector=selector,
+        crop=contents.crop if crop is None else crop,
+        provenance=provenance,
     )
 
 
@@ -151,12 +159,15 @@ def save_checkpoint(policy: CogACTPolicy, path: str | Path) -> None:
         "format": FORMAT,
         "config": json.dumps(policy.model.config.to_dict()),
         "statistics": json.dumps({key: value.to_dict() for key, value in policy.statistics.items()}),
+        "crop": policy.transform.crop,
     }
     if tokenizer is not None:
         metadata["tokenizer_name"], data = tokenizer
         metadata["tokenizer"] = base64.b64encode(data).decode()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.model.state_dict().items()}
-    save_file(tensors, str(path), metadata=metadata)
+    partial = path.with_name(path.name + ".partial")  # an interrupted write leaves no file that looks whole
+    save_file(tensors, str(partial), metadata=metadata)
+    partial.replace(path)
 
 
 def save_official(policy: CogACTPolicy, folder: str | Path) -> Path:
@@ -199,7 +210,8 @@ def _open_safetensors(path: Path) -> Contents:
             tokenizer = metadata["tokenizer_name"], base64.b64decode(metadata["tokenizer"], validate=True)
     except (KeyError, ValueError, binascii.Error) as error:
         raise CheckpointError(f"{path} has a damaged header: {error}") from error
-    return Contents(path, "safetensors", config, datasets, frozenset(file.keys()), file.get_tensor, tokenizer)
+    crop = metadata.get("crop", "none")
+    return Contents(path, "safetensors", config, datasets, frozenset(file.keys()), file.get_tensor, tokenizer, crop)
 
 
 def _open_official(path: Path, config: PolicyConfig | None) -> Contents:
@@ -287,7 +299,7 @@ def _tokenizer(contents: Contents, path: str | Path | None) -> PromptTokenizer:
     if contents.tokenizer is None:
         raise CheckpointError(
             f"no tokenizer came with {contents.path}: put Llama-2's {' or '.join(PromptTokenizer.FILES)} into the "
-            "checkpoint's folder, or name it (--tokenizer)"
+            "checkpoint's folder, or name it (`sqap-vla convert --tokenizer`)"
         )
     return PromptTokenizer(prompt, vocabulary, *contents.tokenizer)
 

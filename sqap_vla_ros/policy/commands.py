@@ -71,16 +71,36 @@ def run_predict(args: argparse.Namespace) -> None:
 
 def run_inspect(args: argparse.Namespace) -> None:
     """Prints what the headers say."""
+    from sqap_vla_ros.compression.storage import is_compressed
     from sqap_vla_ros.policy.checkpoint import open_checkpoint
     from sqap_vla_ros.policy.description import describe
 
-    facts = describe(open_checkpoint(args.checkpoint))
+    path = args.checkpoint.expanduser()
+    facts = _describe_compressed(path) if is_compressed(path) else describe(open_checkpoint(path))
     if args.json:
         print(json.dumps(facts, indent=2))
         return
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:<{width}}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _describe_compressed(path: Path) -> dict[str, Any]:
+    """The facts of a file made by `sqap-vla compress`."""
+    from sqap_vla_ros.compression.storage import CompressedFile
+
+    header = CompressedFile(path).header
+    return {
+        "file": str(path),
+        "format": "sqap_vla_ros, compressed",
+        "model": header.config.name,
+        "recipe": header.recipe.name,
+        "what it does": header.recipe.description,
+        "size [GiB]": round(path.stat().st_size / 2**30, 3),
+        "compressed from": header.source.get("checkpoint", "unknown"),
+        "its sha256": header.source.get("sha256", "unknown"),
+        "datasets (unnorm_key)": sorted(header.statistics),
+    }
 
 
 def run_convert(args: argparse.Namespace) -> None:

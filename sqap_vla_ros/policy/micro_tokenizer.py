@@ -1,7 +1,7 @@
 """Makes the micro policy's tokenizer: `python -m sqap_vla_ros.policy.micro_tokenizer` writes it beside this file.
 
-A byte-level BPE of at most 512 ids trained on tabletop instructions: common words are one id, and any other text, in any
-script, still has ids.
+A byte-level BPE of at most 512 ids trained on tabletop instructions: common words are one id, and any other text, in
+any script, still has ids.
 """
 
 from __future__ import annotations

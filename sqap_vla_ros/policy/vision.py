@@ -2,6 +2,9 @@
 
 The towers are transformers' DINOv2-with-registers and SigLIP. CogACT reads the raw output of the last but one block of
 each (no final norm), so the last block, the norms and SigLIP's pooling head are never built.
+
+transformers 5 or later is needed: version 4 names the towers' parameters otherwise, and those names are what our
+checkpoints are written with.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from sqap_vla_ros.policy.config import COGACT_BASE, HEAD_SIZES, MICRO
 from sqap_vla_ros.policy.description import describe
 from sqap_vla_ros.policy.micro import micro_policy
 from sqap_vla_ros.policy.official import head_config
+from sqap_vla_ros.policy.preprocessing import ImageTransform
 
 OBSERVATION = Observation(
     np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8), 0, "put the red block on the plate"
@@ -76,14 +77,16 @@ def test_decoder_projector_and_head_take_the_stored_tensors(folder, groups):
 
 def test_a_model_survives_the_published_format_and_ours(tmp_path):
     policy = micro_policy(seed=4)
+    policy.transform = ImageTransform(crop="deployment")
     expected = policy.predict(OBSERVATION, seed=2)
     save_official(policy, tmp_path / "folder")
     save_checkpoint(policy, tmp_path / "one.safetensors")
-    official = load_checkpoint(tmp_path / "folder", config=MICRO)
+    official = load_checkpoint(tmp_path / "folder", config=MICRO, crop="deployment")
     ours = load_checkpoint(tmp_path / "one.safetensors")
     np.testing.assert_allclose(official.predict(OBSERVATION, seed=2).normalized, expected.normalized, atol=1e-6)
     np.testing.assert_array_equal(ours.predict(OBSERVATION, seed=2).deltas, expected.deltas)
     assert ours.info.checkpoint_sha256 == sha256_of(tmp_path / "one.safetensors")
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["one.safetensors"]
     assert (ours.info.dt_s, ours.info.unnorm_key) == (policy.info.dt_s, "micro")
 
 

@@ -99,6 +99,15 @@ def test_convert_there_and_back_and_inspect(tmp_path, capsys):
     assert "nothing is overwritten" in capsys.readouterr().err
 
 
+def test_inspect_knows_compressed_files(tmp_path, capsys):
+    packed = str(tmp_path / "packed.safetensors")
+    assert main(["compress", "--checkpoint", "micro", "--recipe", "rtn_w8a16", "--out", packed]) == 0
+    capsys.readouterr()
+    assert main(["inspect", packed, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["format"], facts["recipe"], facts["model"]) == ("sqap_vla_ros, compressed", "rtn_w8a16", "micro")
+
+
 def test_calibration_files_of_both_kinds(tmp_path):
     k, p = list(range(1, 10)), list(range(12))
     calibration = {
