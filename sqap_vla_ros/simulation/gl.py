@@ -1,7 +1,7 @@
 """An OpenGL context without a screen: EGL where it opens, else OSMesa.
 
 MuJoCo decides at its first import, by MUJOCO_GL alone, and fails late and obscurely where that does not fit the
-machine. Here each library is tried, through its C interface, when the first picture is wanted; MUJOCO_GL overrides as usual.
+machine. Here each library is tried, through its C interface, when the first picture is wanted; MUJOCO_GL overrides.
 """
 
 from __future__ import annotations
