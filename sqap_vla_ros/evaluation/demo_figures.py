@@ -35,10 +35,12 @@ def _latency(axis: Axes, recording: Recording) -> None:
     """Stacked milliseconds of every chunk by stage, and the time from image to published chunk."""
     times = recording.seconds([chunk.chunk.stamp_ns for chunk in recording.chunks])
     names = recording.stage_names()
-    stages = np.nan_to_num([recording.stages(name) for name in names]).reshape(len(names), len(times))
-    axis.stackplot(times, stages, labels=names, colors=_STAGE_COLOURS[: len(names)], linewidth=0)
+    overhead = [chunk.overhead_ms for chunk in recording.chunks]
+    stages = np.nan_to_num([*(recording.stages(name) for name in names), overhead])  # [stages + 1, chunks]
+    labels = [*names, "the node's own"]
+    axis.stackplot(times, stages, labels=labels, colors=_STAGE_COLOURS[: len(labels)], linewidth=0)
     ages = np.array([chunk.age_s * 1e3 for chunk in recording.chunks])
-    axis.plot(times, ages, color="black", linewidth=0.8, label="image stamp to chunk")
+    axis.plot(times, ages, color="black", linewidth=0.8, label="since the image's stamp")
     axis.set_ylim(0, 1.45 * np.nanpercentile(ages, 99) if np.isfinite(ages).any() else None)  # room for the legend
     axis.set(title="Latency by stage", ylabel="ms", xlabel="s", xlim=(0, float(recording.seconds(recording.end_ns))))
     axis.legend(fontsize=7, ncols=4, loc="upper center", framealpha=0.9)

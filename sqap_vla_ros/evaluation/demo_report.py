@@ -20,7 +20,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }
 h1 { font-size: 1.5em; } table { border-collapse: collapse; } td, th { padding: .15em .9em .15em 0; text-align: right; }
 td:first-child, th:first-child { text-align: left; } img { max-width: 100%; } .side { display: flex; gap: 2em;
-flex-wrap: wrap; } .muted { color: #666; }
+flex-wrap: wrap; } pre { white-space: pre-wrap; } td:first-child { white-space: nowrap; } .muted { color: #666; }
 """
 
 
@@ -41,13 +41,14 @@ def summary_text(summary: dict[str, Any]) -> str:
     joint_error = summary["joint_error_rad"]
     stages = ", ".join(f"{name} {values['p50']:.1f}" for name, values in latency.items() if values and name != "total")
     kept = ", ".join(f"{name} {number:.0f}" for name, number in summary["kept_mean"].items())
+    aimless = " (the motion means nothing)" if "random weights" in str(model.get("checkpoint")) else ""
     lines = [
         f"instruction   {summary['instruction']}",
-        f"policy        {model.get('checkpoint')}, recipe {model.get('recipe')}",
+        f"policy        {model.get('checkpoint')}, recipe {model.get('recipe')}{aimless}",
         f"chunks        {counters.get('chunks_published', summary['chunks'])} published, "
         f"{counters.get('chunks_rejected', 0)} rejected for safety, in {summary['duration_s']:.1f} s",
-        f"latency       {_pair(summary['image_to_chunk_ms'])} ms from image to chunk (median, p95); medians by stage: "
-        f"{stages}",
+        f"latency       {_pair(summary['image_to_chunk_ms'])} ms from the image's stamp to the chunk (median, p95)",
+        f"stages        {stages} ms (medians)",
         f"overhead      {_pair(summary['overhead_ms'])} ms (median, p95): image to chunk without the policy's own time",
         f"tokens        {summary['tokens_kept']} of {summary['tokens_total']} kept: {kept}",
         f"motion        the tool travelled {summary['tool_travel_m']:.2f} m",
