@@ -37,6 +37,7 @@ from sqap_vla_ros.robot.kinematics import KinematicsError
 
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 FLUSH_S = 0.5  # how long the last command may take to be acknowledged
+RETRY_S = 0.01  # between looks whether the transforms of an image have come
 WAITING_IMAGES = 8  # images that may wait for their transforms at the same time
 
 
@@ -100,6 +101,8 @@ class ControlLoop:
         self._timer = node.create_timer(
             1.0 / values["command_rate"], self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
+        self._retry = node.create_timer(RETRY_S, self._on_retry, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._retry.cancel()
         self.supervisor.start()
 
     # Setting up and taking down
@@ -129,7 +132,7 @@ class ControlLoop:
             node.create_subscription(String, "instruction", self._on_instruction, LATCHED_QOS),
             node.create_subscription(Bool, "safety_stop", self._on_safety_stop, QoSProfile(depth=1)),
         ]
-        self.buffer = Buffer(node=node)
+        self.buffer = Buffer()
         self._tf_listener = TransformListener(self.buffer, node, spin_thread=False)
         self.observer = Observer(
             self.buffer,
@@ -169,6 +172,7 @@ class ControlLoop:
         """End the worker and remove everything from the node."""
         self.supervisor.close()
         self._node.destroy_timer(self._timer)
+        self._node.destroy_timer(self._retry)
         self._jumps.unregister()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
@@ -241,6 +245,10 @@ class ControlLoop:
         if stamp_ns - self.now_ns() > self.gate.config.jump_back_s * NS_PER_S:
             self._log.warning("forgetting transforms from the future, of before the time jumped")
             self.buffer.clear()
+
+    def _on_retry(self) -> None:
+        self._retry.cancel()
+        self.advance()
 
     def _on_timer(self) -> None:
         self._on_worker()
@@ -370,25 +378,34 @@ class ControlLoop:
     def _request(self, now_ns: int, now_s: float) -> None:
         """Predict from the newest image whose transforms have come; older ones are superseded."""
         assert self.executive.task is not None
-        for frame in reversed(self._waiting):
+        for frame in reversed(tuple(self._waiting)):
             try:
                 view = self.observer.observe(frame, self.executive.task.instruction, now_ns)
             except TransformMissing as error:
-                if now_s - frame.arrived_s > self.values["tf_timeout_s"]:
-                    self._observation_problem = {Input.TF: str(error)}
-                continue
+                if now_s - frame.arrived_s <= self.values["tf_timeout_s"]:
+                    continue  # it may still come; an older image may have its transforms already
+                self._observation_problem = {Input.TF: str(error)}
             except ObservationProblem as error:
-                self._observation_problem = {error.source: str(error)}
-                self._waiting.clear()
-                return
-            self._observation_problem = {}
-            self.superseded += len(self._waiting) - 1
-            self._waiting.clear()
-            request = self.supervisor.submit(view.observation, seed=self.values["seed"], now_s=now_s)
-            if request is not None:
-                usable_s = max(frame.arrived_s, self._idle_since_s)
-                self._in_flight = _InFlight(request, view, self.executive.task, usable_s, now_s)
-            return
+                if frame is self._waiting[-1]:
+                    self._observation_problem = {error.source: str(error)}
+            else:
+                self._observation_problem = {}
+                self._submit(view, now_s)
+            # Used or useless: so are the older ones.
+            while self._waiting and self._waiting[0].stamp_ns <= frame.stamp_ns:
+                self._waiting.popleft()
+                self.superseded += 1
+            break
+        if self._waiting:
+            self._retry.reset()
+
+    def _submit(self, view: View, now_s: float) -> None:
+        assert self.executive.task is not None
+        request = self.supervisor.submit(view.observation, seed=self.values["seed"], now_s=now_s)
+        if request is not None:
+            self.superseded -= 1  # this one was used
+            usable_s = max(view.frame.arrived_s, self._idle_since_s)
+            self._in_flight = _InFlight(request, view, self.executive.task, usable_s, now_s)
 
     def _do(self, step: Step) -> None:
         if step.hold is not None:

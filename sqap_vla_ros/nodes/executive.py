@@ -207,7 +207,8 @@ class Executive:
         """From the topic: starts a new task, or ends the one before if empty. Only remembered while a goal runs."""
         instruction = instruction.strip()
         if self.task is not None and not self.task.from_goal and instruction != self.task.instruction:
-            self._end(Termination.CANCELED, f"the instruction changed to {instruction!r}", now_s, hold=not instruction)
+            message = f"the instruction changed to {instruction!r}" if instruction else "the instruction was cleared"
+            self._end(Termination.CANCELED, message, now_s, hold=not instruction)
         self._topic_instruction = instruction
         if self.enabled and self.task is None and instruction:
             self._begin(Task(instruction, False, now_s, self.config.task_deadline_s))

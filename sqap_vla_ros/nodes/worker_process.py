@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from sqap_vla_ros.contracts import Observation, Policy
+from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
 from sqap_vla_ros.nodes.worker import (
     LoadFailed,
     PredictFailed,
@@ -67,6 +67,8 @@ def main(arguments: Sequence[str]) -> None:
             )
             chunk = policy.predict(observation, seed=request.seed)
             policy_s = time.perf_counter() - begin
+            if not isinstance(chunk, ActionChunk):
+                raise TypeError(f"the policy returned {type(chunk).__name__} and no ActionChunk")
         except Exception as error:
             traceback.print_exc()
             connection.send(PredictFailed(request.request, _one_line(error)))

@@ -79,6 +79,11 @@ class Raises(Double):
         raise ArithmeticError("the double always fails")
 
 
+class Nothing(Double):
+    def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+        return None  # type: ignore[return-value]
+
+
 class Crashes(Double):
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
         os._exit(17)
@@ -127,5 +132,6 @@ FACTORIES: dict[str, type[Double]] = {
     "misshapen": Misshapen,
     "far": Far,
     "raise": Raises,
+    "nothing": Nothing,
     "crash": Crashes,
 }

@@ -54,7 +54,7 @@ QUICK = {
     "max_open_loop_s": 1.0,
     "ramp_s": 0.3,
     "tf_timeout_s": 0.25,
-    "input_lost_s": 4.0,
+    "input_lost_s": 15.0,
     "joint_states_timeout_s": 0.4,
     "workspace_max_m": [0.85, 0.6, 1.5],
 }

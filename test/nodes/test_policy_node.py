@@ -336,7 +336,13 @@ def test_a_gripper_out_of_view_has_no_ring_and_it_runs_and_says_so(rig):
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "text"), [("not finite", "not finite"), ("misshapen", "[16, 6]"), ("raise", "always fails")]
+    ("behaviour", "text"),
+    [
+        ("not finite", "not finite"),
+        ("misshapen", "[16, 6]"),
+        ("raise", "always fails"),
+        ("nothing", "returned NoneType"),
+    ],
 )
 def test_unusable_chunks_publish_nothing_and_latch_a_fault(rig, behaviour, text):
     rig.instruct(behaviour)

@@ -147,14 +147,16 @@ def test_inputs_that_stay_away_end_a_goal(rig):
     assert "no new image" in outcome.message
 
 
-def test_a_worker_killed_in_the_middle_of_a_goal_is_restarted_and_the_goal_goes_on(rig):
+def test_a_worker_killed_in_the_middle_of_a_goal_is_restarted_and_the_goal_ends_as_it_should(rig):
     goal = send(rig, "pick the cube", 4.0)
     rig.wait(lambda: rig.got("target_pose"), "a command")
     os.kill(int(rig.wait(lambda: rig.diagnostics("policy worker"))["pid"]), signal.SIGKILL)
     rig.wait_for_state(HOLDING, "SIGKILL")
-    rig.wait_for_state(RUNNING)
     _, outcome = result(rig, goal)
-    assert outcome.termination_reason in (DEADLINE, INPUT_LOST)  # a slow restart may outlast input_lost_s
+    # On a busy computer the restart may outlast input_lost_s; the client is told either way.
+    assert outcome.termination_reason in (DEADLINE, INPUT_LOST)
+    rig.wait(lambda: "starting the policy worker again" in rig.log)
+    rig.wait(lambda: rig.log.count("policy ready") >= 2, "the policy to be loaded again")
 
 
 def test_the_default_deadline_also_ends_a_task_from_the_topic(rig):
