@@ -81,7 +81,11 @@ def to_rgb(message: Image) -> NDArray[np.uint8]:
             f"image encoding '{message.encoding}' is not supported; supported are: {', '.join(SUPPORTED_ENCODINGS)}"
         )
     pixels = _pixels(message, encoding)
-    if _CV_BRIDGE is not None and pixels.dtype.isnative and encoding.to_rgb is not None:
+    # What is left to the own converter: releases of cv_bridge differ in the names of YUV and fail on swapped bytes and
+    # on a last row without its padding.
+    whole = len(message.data) >= message.step * message.height
+    suits_bridge = encoding.to_rgb is not None and encoding.channels != 2 and pixels.dtype.isnative and whole
+    if _CV_BRIDGE is not None and suits_bridge:
         return np.asarray(_CV_BRIDGE.imgmsg_to_cv2(message, "rgb8"))
     return _convert(pixels, encoding.to_rgb)
 

@@ -8,6 +8,7 @@ import pytest
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 
+from sqap_vla_ros.nodes import images
 from sqap_vla_ros.nodes.images import SUPPORTED_ENCODINGS, ImageError, compressed_to_rgb, rgb_to_message, to_rgb
 
 HEIGHT, WIDTH = 24, 32
@@ -214,10 +215,30 @@ def test_message_of_something_else_is_refused(bad):
         rgb_to_message(bad, stamp=Time(), frame_id="camera")
 
 
+def test_cv_bridge_converts_what_it_is_good_at(picture, monkeypatch):
+    class Bridge:
+        def imgmsg_to_cv2(self, message, desired_encoding):
+            asked.append((message.encoding, desired_encoding))
+            return np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+
+    asked = []
+    monkeypatch.setattr(images, "_CV_BRIDGE", Bridge())
+    assert not to_rgb(message_of(picture, "bgr8")).any()
+    assert asked == [("bgr8", "rgb8")]
+    swapped = message_of(picture[..., 0].astype(np.uint16), "mono16", big_endian=True)
+    short = message_of(picture, "bgr8", padding=4)
+    short.data = short.data[:-4]
+    for message in (swapped, short, message_of(picture[..., :2], "yuyv"), message_of(picture, "rgb8")):
+        assert to_rgb(message).any()
+    assert len(asked) == 1
+    truncated = message_of(picture, "bgr8")
+    truncated.data = truncated.data[:-1]
+    with pytest.raises(ImageError, match="truncated"):
+        to_rgb(truncated)
+
+
 def test_agrees_with_cv_bridge(picture):
     cv_bridge = pytest.importorskip("cv_bridge", reason="cv_bridge is not installed", exc_type=ImportError)
-    from sqap_vla_ros.nodes import images
-
     bridge = cv_bridge.CvBridge()
     for encoding, pixels in {
         **{f"{name}8": make(picture) for name, make in LAYOUTS.items()},
