@@ -1,11 +1,17 @@
-"""The whole 7B-geometry policy with random weights: bf16 against w4a4 against sqap, end to end, by stage, with memory.
+"""The whole 7B-geometry policy with random weights: bf16 against w4a4 against sqap, by stage, with memory.
 
-Every variant runs the package's own prediction (preprocessing to un-normalised chunk) in a process of its own, so that
-peak resident memory is its own; the processes take turns (`--rounds`), so that a busy machine slows all of them. Random
-weights cost exactly what trained ones do. With one thread the clock is CPU time, which other processes hardly
-change; with more it is the wall clock. Raw results go to benchmarks/results/full_geometry_cpu_N_threads.json.
+Every variant runs the package's own prediction (preprocessing to un-normalised chunk). Random weights cost exactly
+what trained ones do. Two measurements:
 
-    python benchmarks/full_geometry.py [--rounds 2] [--predictions 5] [--threads N]
+* memory: each variant with all its 32 layers in a process of its own, one prediction, peak resident memory;
+* time: bf16 and integer policies side by side in one process, predictions taking turns, so that a busy machine slows all
+  of them. Both at full size do not fit into 24 GB, so `--distinct` decoder layers hold weights of their own and are
+  passed through several times (8 layers are 3.2 GB in bf16, far more than any cache). `--distinct 32` undoes that.
+
+With one thread the clock is CPU time, which other processes hardly change; with more it is the wall clock. Raw results
+go to benchmarks/results/full_geometry_cpu_N_threads.json.
+
+    python benchmarks/full_geometry.py [--rounds 5] [--threads N] [--distinct 8]
 """
 
 from __future__ import annotations
@@ -22,14 +28,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from sqap_vla_ros.compression.accelerators import with_pruning
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.compression.skeleton import empty_model, put, quantize_structure
+from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import named_config
@@ -100,11 +109,12 @@ def fill(model: CogACT) -> Iterator[str]:
             yield name
 
 
-def build(recipe_name: str) -> CogACTPolicy:
-    """The published geometry (base head) under a recipe."""
-    recipe = load_recipe("bf16" if recipe_name == "bf16_pruned" else recipe_name)
+def build(recipe_name: str, distinct: int) -> CogACTPolicy:
+    """The published geometry (base head) under a recipe's quantisation; `distinct` decoder layers make up all 32."""
+    recipe = load_recipe(recipe_name)
     model = empty_model(named_config("cogact-base"))
-    model.action_head.float()
+    depth = len(model.decoder.layers)
+    model.decoder.layers = model.decoder.layers[:distinct]
     if recipe.quantization is not None:
         quantize_structure(model, recipe.quantization, {})
         for layer in model.modules():
@@ -114,103 +124,117 @@ def build(recipe_name: str) -> CogACTPolicy:
         module = model.get_submodule(name)
         if isinstance(module, QuantizedLinear):
             use_backend(module)
+    model.decoder.layers = nn.ModuleList(model.decoder.layers[i % distinct] for i in range(depth))
     gc.collect()
     bound = np.array([0.02] * 3 + [0.1] * 3 + [1.0])
     statistics_ = ActionStatistics(-bound, bound, np.array([True] * 6 + [False]), dt_s=0.2)
-    policy = CogACTPolicy(model, lambda _: PROMPT, {"random": statistics_})
-    with_pruning(policy, load_recipe("sqap" if recipe_name == "bf16_pruned" else recipe_name).pruning)
-    return policy
+    return CogACTPolicy(model, lambda _: PROMPT, {"random": statistics_})
 
 
-def run_variant(recipe: str, predictions: int, threads: int) -> dict[str, object]:
-    """Build, warm up, predict; milliseconds by stage of every prediction, and peak resident memory."""
-    torch.set_num_threads(threads)
-    if threads == 1:  # the policy's stage timers then count CPU time, which other processes hardly change
-        time.perf_counter = time.process_time
+def predict(policy: CogACTPolicy, variant: str, observation: Observation) -> dict[str, float]:
+    """One prediction of a variant; milliseconds by stage."""
+    with_pruning(policy, load_recipe("sqap").pruning if variant in ("bf16_pruned", "sqap") else None)
+    chunk = policy.predict(observation)
+    if not np.isfinite(chunk.normalized).all():
+        raise RuntimeError(f"{variant}: random weights gave a non-finite chunk")
+    return dict(chunk.timings_ms)
+
+
+def measure_memory(variant: str) -> dict[str, float]:
+    """All layers resident, one prediction; this process's peak resident memory in GiB."""
     start = time.perf_counter()
-    policy = build(recipe)
+    policy = build("bf16" if variant.startswith("bf16") else "w4a4", 32)
     build_s = time.perf_counter() - start
-    observations = synthetic_observations(predictions + 2)
-    timings, chunk = [], None
-    for index, observation in enumerate(observations):
-        chunk = policy.predict(observation)
-        if index >= 2:
-            timings.append(dict(chunk.timings_ms))
-    assert chunk is not None
-    assert np.isfinite(chunk.normalized).all(), "random weights gave a non-finite chunk"
-    return {
-        "variant": recipe,
-        "timings_ms": timings,
-        "tokens_kept": 0 if chunk.selection is None else len(chunk.selection.indices),
-        "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "build_s": build_s,
-        "load_average": os.getloadavg()[0],
-    }
+    timings = predict(policy, variant, synthetic_observations(1)[0])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"peak_rss_gib": peak, "build_s": build_s, "first_prediction_ms": timings["total"]}
 
 
-def summary(results: list[dict[str, object]]) -> dict[str, object]:
-    """Median milliseconds by stage and variant, and ratios to bf16."""
-    table: dict[str, dict[str, float]] = {}
-    for variant in VARIANTS:
-        runs = [r for r in results if r["variant"] == variant]
-        timings = [t for r in runs for t in r["timings_ms"]]  # type: ignore[attr-defined]
-        table[variant] = {stage: statistics.median(t[stage] for t in timings) for stage in timings[0]}
-        table[variant]["peak_rss_gib"] = max(r["peak_rss_gib"] for r in runs)  # type: ignore[type-var]
-    base = table["bf16"]
-    ratios = {
-        variant: {
-            "speed_up": base["total"] / row["total"],
-            "decoder_speed_up": base["decoder"] / (row["decoder"] + row["selection"]),
-            "memory": row["peak_rss_gib"] / base["peak_rss_gib"],
-        }
-        for variant, row in table.items()
-    }
-    return {"median_ms": table, "against_bf16": ratios}
+def measure_time(rounds: int, distinct: int) -> dict[str, list[dict[str, float]]]:
+    """Variant -> milliseconds by stage, one entry for every round; variants take turns."""
+    policies = {name: build(name, distinct) for name in ("bf16", "w4a4")}
+    timings: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
+    for number, observation in enumerate(synthetic_observations(rounds + 1)):
+        for variant in VARIANTS:
+            taken = predict(policies["bf16" if variant.startswith("bf16") else "w4a4"], variant, observation)
+            if number:  # the first round warms up
+                timings[variant].append(taken)
+        print(
+            f"round {number}: " + ", ".join(f"{v} {t[-1]['total']:.0f} ms" for v, t in timings.items() if t),
+            file=sys.stderr,
+        )
+    return timings
 
 
-def show(results: dict[str, object]) -> None:
+def summary(timings: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Median milliseconds by stage, and median ratios to the bf16 prediction of the same round."""
+    table = {v: {stage: statistics.median(t[stage] for t in runs) for stage in runs[0]} for v, runs in timings.items()}
+
+    def ratio(variant: str, stages: tuple[str, ...]) -> float:
+        pairs = zip(timings["bf16"], timings[variant], strict=True)
+        return statistics.median(sum(b[s] for s in stages) / sum(t[s] for s in stages) for b, t in pairs)
+
+    ratios = {v: {"end_to_end": ratio(v, ("total",)), "decoder": ratio(v, ("decoder", "selection"))} for v in VARIANTS}
+    return {"median_ms": table, "speed_up": ratios}
+
+
+def show(table: dict[str, dict[str, dict[str, float]]], memory: dict[str, dict[str, float]]) -> None:
     """The table."""
-    table, ratios = results["median_ms"], results["against_bf16"]
-    stages = list(table["bf16"])  # type: ignore[index]
-    print("ms".ljust(14) + "".join(stage.rjust(13) for stage in stages) + "speed-up".rjust(10) + "memory".rjust(8))
-    for variant, row in table.items():  # type: ignore[attr-defined]
-        ratio = ratios[variant]  # type: ignore[index]
-        cells = "".join(f"{row[stage]:13.1f}" for stage in stages)
-        print(variant.ljust(14) + cells + f"{ratio['speed_up']:10.2f}{ratio['memory']:8.2f}")
+    stages = list(table["median_ms"]["bf16"])
+    print("ms".ljust(13) + "".join(stage.rjust(12) for stage in stages) + "end to end".rjust(12) + "decoder".rjust(9))
+    for variant, row in table["median_ms"].items():
+        ratio = table["speed_up"][variant]
+        cells = "".join(f"{row[stage]:12.1f}" for stage in stages)
+        print(variant.ljust(13) + cells + f"{ratio['end_to_end']:11.2f}x{ratio['decoder']:8.2f}x")
+    for variant, row in memory.items():
+        share = row["peak_rss_gib"] / memory["bf16"]["peak_rss_gib"]
+        print(f"peak memory of {variant}: {row['peak_rss_gib']:.1f} GiB ({share:.0%} of bf16)")
 
 
 def main() -> None:
-    """Run the variants in turn, print, write."""
+    """Measure in fresh processes, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--predictions", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--variant", choices=VARIANTS, help="run this one alone and print its raw result")
+    parser.add_argument("--distinct", type=int, default=8, choices=range(1, 33), metavar="1..32")
+    parser.add_argument("--memory", nargs="*", default=["bf16", "sqap"], choices=VARIANTS, help="peaks to measure")
+    parser.add_argument("--only", help=argparse.SUPPRESS)  # what a child process does
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    if args.variant:
-        print(json.dumps(run_variant(args.variant, args.predictions, args.threads)))
+    torch.set_num_threads(args.threads)
+    if args.threads == 1:  # the policy's stage timers then count CPU time
+        time.perf_counter = time.process_time
+    if args.only:
+        time_only = args.only == "time"
+        print(json.dumps(measure_time(args.rounds, args.distinct) if time_only else measure_memory(args.only)))
         return
-    results = []
-    for _ in range(args.rounds):
-        for variant in VARIANTS:
-            command = [sys.executable, __file__, "--variant", variant, "--predictions", str(args.predictions)]
-            done = subprocess.run(
-                [*command, "--threads", str(args.threads)], check=True, stdout=subprocess.PIPE, text=True
-            )
-            results.append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"{variant}: {statistics.median(t['total'] for t in results[-1]['timings_ms']):.0f} ms", flush=True)
+
+    def child(what: str) -> Any:
+        options = {"--only": what, "--rounds": args.rounds, "--threads": args.threads, "--distinct": args.distinct}
+        command = [sys.executable, __file__, *(str(part) for option in options.items() for part in option)]
+        return json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+        )
+
+    memory = {variant: child(variant) for variant in args.memory}
+    load_before = os.getloadavg()[0]
+    timings = child("time")
+    table = summary(timings)
+    show(table, memory)
     report = {
         "machine": {
             "cpu": platform.processor() or platform.machine(),
             "threads": args.threads,
+            "clock": "process time" if args.threads == 1 else "wall",
+            "load_average": [load_before, os.getloadavg()[0]],
             "torch": torch.__version__,
         },
         "tokens": len(PROMPT) + 256,
-        **summary(results),
-        "runs": results,
+        "distinct_layers": args.distinct,
+        **table,
+        "memory": memory,
+        "timings_ms": timings,
     }
-    show(report)
     out = args.out or RESULTS / f"full_geometry_cpu_{args.threads}_threads.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")

@@ -24,7 +24,10 @@ SEED = 0  # of R1's random signs; a compressed file depends on it
 
 
 class UnrotatedNorm(nn.Module):
-    """The decoder's final RMSNorm for a turned stream: normalise, turn back, scale. [..., D] -> [..., D]."""
+    """The decoder's final RMSNorm for a turned stream: normalise, turn back, scale. [..., D] -> [..., D].
+
+    It sees one token, so it turns in float32 whatever the stream's dtype.
+    """
 
     def __init__(self, norm: LlamaRMSNorm, rotation: OrthogonalMix) -> None:
         super().__init__()
@@ -33,7 +36,8 @@ class UnrotatedNorm(nn.Module):
         norm.weight.data.fill_(1.0)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.rotation.inverse(self.norm(hidden)) * self.weight
+        turned_back = self.rotation.inverse(self.norm(hidden).float())
+        return (turned_back * self.weight.float()).to(hidden.dtype)
 
 
 def residual_rotation(width: int) -> OrthogonalMix:

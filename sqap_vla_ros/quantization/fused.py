@@ -26,10 +26,17 @@ def quantize_per_token(x: torch.Tensor, bits: int, clip: torch.Tensor) -> tuple[
     return values, inverse.reciprocal().to(x.dtype)
 
 
+@functools.cache
 def fused_unavailable() -> str:
-    """Why nothing can be compiled here; empty when it can."""
+    """Why nothing can be compiled here; empty when it can. The first call compiles, which takes some seconds."""
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         return "there is no C++ compiler (install g++)"
+    clip = torch.tensor(1.0)
+    try:
+        for tokens in (1, 2):  # one token alone is compiled for itself
+            fused_quantizer()(torch.ones(tokens, 64, dtype=torch.bfloat16), 4, clip)
+    except Exception as error:  # whatever the compiler, its cache folder or its headers may come up with
+        return f"compiling failed: {str(error).splitlines()[0]}"
     return ""
 
 

@@ -64,7 +64,8 @@ class ActivationQuantizer:
             return result
         rotated = x if self.rotation is None else self.rotation(x)
         if self.fused and self.granularity == "token":
-            values, scale = fused_quantizer()(rotated, self.bits, torch.tensor(self.clip, device=x.device))
+            rows = rotated.reshape(-1, rotated.shape[-1])
+            values, scale = fused_quantizer()(rows, self.bits, torch.tensor(self.clip, device=x.device))
         else:
             values, scale = quantize_activation(rotated, self.bits, clip=self.clip, granularity=self.granularity)
         result = values.reshape(-1, values.shape[-1]), scale.reshape(-1, 1)
@@ -167,6 +168,6 @@ def use_backend(model: nn.Module, name: str = "auto", *, fused: bool | None = No
         raise BackendError(f"activation quantisation cannot be compiled here: {fused_unavailable()}")
     for linear in linears:
         linear.use_backend(name)
-        wide = linear.in_features >= FUSED_FROM and not fused_unavailable()
-        linear.activation.fused = linear.backend != "reference" and wide if fused is None else fused
+        pays = linear.backend != "reference" and linear.in_features >= FUSED_FROM
+        linear.activation.fused = pays and not fused_unavailable() if fused is None else fused
     return linears[0].backend if linears else ""

@@ -55,13 +55,14 @@ def test_order_of_the_schemes_on_a_stream_with_an_outlier(stream):
 
 
 @pytest.mark.parametrize("equalization", ["smoothquant", "awq", "omniquant"])
-def test_equalized_schemes_beat_plain_rounding_where_they_were_calibrated(equalization, stream):
+def test_equalized_schemes_beat_plain_rounding_where_they_were_calibrated(equalization, stream, monkeypatch):
+    monkeypatch.setattr("sqap_vla_ros.quantization.omniquant.EPOCHS", 6)
     bits = {"activation_bits": 16, "weight_group": 32, "weight_symmetric": False} if equalization == "awq" else {}
     plain = layer_error(QuantizationSpec(**bits), stream, 10.0)
     assert layer_error(QuantizationSpec(**bits, equalization=equalization), stream, 10.0) < plain
 
 
-@pytest.mark.parametrize("recipe", ["rtn_w8a8", "w8a8_smoothquant", "w8a16_awq", "rtn_w8a16"])
+@pytest.mark.parametrize("recipe", ["rtn_w8a8", "w8a8_smoothquant", "rtn_w8a16"])
 def test_eight_bits_hardly_change_the_actions(recipe):
     policy = load_policy("micro", recipe, dtype="float32")
     for observation in HELD_OUT[:2]:

@@ -52,7 +52,7 @@ def test_rotation_flattens_an_outlier_channel():
         policy.model.decoder.embed_tokens.weight[:, 7] *= 50
         spiky = policy.model.decoder.embed_tokens.weight[10:20].clone()
         rotate_stream_ends(policy.model.decoder, policy.model.projector)
-        flat = policy.model.decoder.embed_tokens.weight[10:20]
+        flat = policy.model.decoder.embed_tokens.weight[10:20].clone()
 
     def peak(x: torch.Tensor) -> float:
         return float((x.abs().amax(-1) / x.square().mean(-1).sqrt()).mean())
