@@ -1,7 +1,10 @@
 """Published folders and our safetensors form: faithful, lean, and clear about what is wrong."""
 
+import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from sqap_vla_ros.policy.checkpoint import (
     save_official,
     sha256_of,
 )
+from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import COGACT_BASE, HEAD_SIZES, MICRO
 from sqap_vla_ros.policy.description import describe
 from sqap_vla_ros.policy.micro import micro_policy
@@ -232,9 +236,45 @@ def test_description_names_what_is_there(folder):
 
 
 def test_the_published_geometry_has_the_published_size():
-    from sqap_vla_ros.policy.cogact import CogACT
-
     with torch.device("meta"):
         model = CogACT(COGACT_BASE)
     # 6.738 B Llama-2 (32000 ids) with 64 more ids and no language head
     assert sum(p.numel() for p in model.decoder.parameters()) == 6_738_415_616 + 64 * 4096 - 32000 * 4096
+
+
+LOAD_AND_MEASURE = """
+import sys, torch
+from pathlib import Path
+from sqap_vla_ros.policy.checkpoint import assemble, open_checkpoint
+from sqap_vla_ros.policy.config import MICRO
+import dataclasses
+
+def resident(field):
+    line = next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(field))
+    return int(line.split()[1]) * 1024
+
+config = MICRO.replace(decoder=dataclasses.replace(MICRO.decoder, **{decoder!r}))
+contents = open_checkpoint(sys.argv[1], config)
+before = resident("VmRSS")
+model = assemble(contents, device="cpu", dtype=torch.bfloat16)
+size = sum(p.numel() * p.element_size() for p in model.parameters())
+print((resident("VmHWM") - before) / size)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory from /proc (Linux)")
+@pytest.mark.parametrize("form", ["published", "safetensors"])
+def test_loading_never_holds_two_copies(tmp_path, form):
+    """The fp32 file is twice the bf16 model: kept in memory, it would make the peak three times the model."""
+    decoder = {"width": 512, "mlp_width": 1408}
+    policy = micro_policy()
+    config = MICRO.replace(decoder=dataclasses.replace(MICRO.decoder, **decoder))
+    large = CogACTPolicy(CogACT(config), policy.tokenize, policy.statistics)
+    if form == "published":
+        save_official(large, tmp_path / "checkpoint")
+    else:
+        save_checkpoint(large, tmp_path / "checkpoint.safetensors")
+    path = next(tmp_path.glob("checkpoint*"))
+    command = [sys.executable, "-c", LOAD_AND_MEASURE.format(decoder=decoder), str(path)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert float(output) < 1.5
