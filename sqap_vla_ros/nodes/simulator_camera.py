@@ -32,7 +32,8 @@ class SimulatorCamera:
     def __init__(self, node: Node, world: TabletopWorld, lock: threading.Lock, values: Mapping[str, Any]) -> None:
         self.error: Exception | None = None
         self._node, self._world, self._lock = node, world, lock
-        self._width, self._height, self._shadows = values["image_width"], values["image_height"], values["shadows"]
+        self._width, self._height = values["image_width"], values["image_height"]
+        self._looks = {name: values[name] for name in ("shadows", "antialiasing")}
         self._image_publisher = node.create_publisher(Image, "image", qos_profile_sensor_data)
         self._info_publisher = node.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
         self._info = camera_info(world.camera_fovy_rad, self._width, self._height)
@@ -62,7 +63,7 @@ class SimulatorCamera:
 
     def _run(self) -> None:
         try:
-            with SceneRenderer(self._world.model, self._width, self._height, shadows=self._shadows) as renderer:
+            with SceneRenderer(self._world.model, self._width, self._height, **self._looks) as renderer:
                 self._node.get_logger().info(
                     f"camera: {self._width}x{self._height} through OpenGL backend {renderer.backend!r}"
                 )

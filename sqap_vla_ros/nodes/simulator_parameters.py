@@ -32,7 +32,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         above=0.0,
         maximum=60.0,
     ),
-    Parameter("shadows", False, "Render shadows: better looking, about three times the cost."),
+    Parameter("shadows", False, "Render shadows: better looking, at about three times the cost on a CPU."),
+    Parameter("antialiasing", False, "Smooth edges, at two to three times the cost on a CPU."),
     Parameter(
         "state_rate",
         60.0,

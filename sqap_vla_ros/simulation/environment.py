@@ -46,10 +46,12 @@ class TabletopEnv:
         width: int = 640,
         height: int = 480,
         shadows: bool = True,
+        antialiasing: bool = True,
     ) -> None:
         self.variation = variation
         self.world = TabletopWorld()
-        self.width, self.height, self._shadows = width, height, shadows
+        self.width, self.height = width, height
+        self._looks = {"shadows": shadows, "antialiasing": antialiasing}
         self._renderer: SceneRenderer | None = None
         self._pose = np.eye(4)
         self._joints = np.zeros(7)
@@ -139,5 +141,5 @@ class TabletopEnv:
 
     def _get_renderer(self) -> SceneRenderer:
         if self._renderer is None:
-            self._renderer = SceneRenderer(self.world.model, self.width, self.height, shadows=self._shadows)
+            self._renderer = SceneRenderer(self.world.model, self.width, self.height, **self._looks)
         return self._renderer

@@ -15,13 +15,22 @@ _MAX_GEOMS = 1000
 class SceneRenderer:
     """Renders the front camera. Use as a context manager or call `close`: OpenGL must go before the interpreter does.
 
+    shadows, antialiasing: both look better and cost more than all the rest on a CPU (benchmarks/simulator.py).
     OpenGL contexts are bound to a thread, so create, use and close a renderer in one thread.
 
     Raises:
         RenderingUnavailableError: no OpenGL without a screen on this machine.
     """
 
-    def __init__(self, model: mujoco.MjModel, width: int = 640, height: int = 480, *, shadows: bool = True) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        width: int = 640,
+        height: int = 480,
+        *,
+        shadows: bool = True,
+        antialiasing: bool = True,
+    ) -> None:
         limit = (model.vis.global_.offwidth, model.vis.global_.offheight)
         if not (0 < width <= limit[0] and 0 < height <= limit[1]):
             raise ValueError(f"image size must be within 1x1 and {limit[0]}x{limit[1]} pixels, got {width}x{height}")
@@ -35,7 +44,10 @@ class SceneRenderer:
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = int(shadows)
         self._gl, self.backend = create_context(width, height)
         self._gl.make_current()
+        samples = model.vis.quality.offsamples
+        model.vis.quality.offsamples = samples if antialiasing else 0  # read when the context is made, and only then
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        model.vis.quality.offsamples = samples
         mujoco.mjr_resizeOffscreen(width, height, self._context)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
 
