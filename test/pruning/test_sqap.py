@@ -229,3 +229,26 @@ def test_bad_context_is_named():
         selector.select(SelectionContext((16, 16), [None], attention=torch.zeros(1, 255)))
     with pytest.raises(ValueError, match="not finite"):
         selector.select(SelectionContext((16, 16), [None], attention=torch.full((1, 256), math.nan)))
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device: the same choice is checked across devices"
+)
+@pytest.mark.parametrize("parameters", [{}, {"fill": "random"}, {"fill": "grid"}, {"ties": "lowest"}, {"ratio": 0.9}])
+def test_choice_is_the_same_on_the_gpu_and_needs_no_synchronisation(parameters):
+    selector = make_selector("sqap", **parameters)
+    patches = [None, (0, 5), (15, 15)]
+    attention = torch.rand(3, 256, generator=torch.Generator().manual_seed(0))
+    expected = selector.select(SelectionContext((16, 16), patches, attention=attention, seed=1))
+    context = SelectionContext((16, 16), patches, attention=attention.cuda(), seed=1)
+    gripper = torch.tensor([p or (-1, -1) for p in patches], dtype=torch.int32).cuda()
+    chosen = selector.select_on_device(context, gripper)
+    if selector.fill == "farthest":  # the order of the others comes from the host
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            chosen = selector.select_on_device(context, gripper)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(chosen.indices.cpu(), expected.indices)
+    assert torch.equal(chosen.reasons.cpu(), expected.reasons)
+    assert torch.equal(selector.select(context).indices.cpu(), expected.indices)
