@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,7 @@ class Variation:
 
 
 VISUAL_MATCHING = Variation("visual_matching", 0.01, (0.85, 1.15), ("oak",), (2, 3))
-VARIANT_AGGREGATION = Variation("variant_aggregation", 0.03, (0.5, 1.5), ("walnut", "marble", "cloth"), (3, 5))
+VARIANT_AGGREGATION = Variation("variant_aggregation", 0.03, (0.5, 1.3), ("walnut", "marble", "cloth"), (3, 5))
 VARIATIONS = {variation.name: variation for variation in (VISUAL_MATCHING, VARIANT_AGGREGATION)}
 
 
@@ -116,9 +117,10 @@ def _scatter(rng: np.random.Generator, count: int, y_max: float, *, bowl_first: 
         centres: list[tuple[float, float]] = []
         for _ in range(60 * count):
             centre = (float(rng.uniform(*_REACH_X_M)), float(rng.uniform(_REACH_Y_M[0], y_max)))
-            gaps = [np.hypot(centre[0] - other[0], centre[1] - other[1]) for other in centres]
-            needed = [CLEARANCE_M + (0.03 if bowl_first and i == 0 else 0.0) for i in range(len(gaps))]
-            if all(gap > need for gap, need in zip(gaps, needed, strict=True)):
+            if all(
+                math.dist(centre, other) > CLEARANCE_M + (0.03 if bowl_first and i == 0 else 0.0)
+                for i, other in enumerate(centres)
+            ):
                 centres.append(centre)
                 if len(centres) == count:
                     return centres

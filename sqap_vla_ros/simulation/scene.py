@@ -171,7 +171,7 @@ def _table_texture(name: str, size: int = 512) -> NDArray[np.uint8]:
         planks = np.abs((8 * y / (2 * np.pi)) % 1.0 - 0.5) > 0.488
         level = np.where(planks, 1.5, level)
     elif name == "marble":
-        light, dark = (0.86, 0.86, 0.87), (0.62, 0.63, 0.67)
+        light, dark = (0.72, 0.72, 0.74), (0.48, 0.49, 0.54)
         level = np.abs(np.sin(3 * x + 2 * y + 1.6 * wave)) ** 0.35
         level = 1.0 - level + 0.03 * grain
     else:
