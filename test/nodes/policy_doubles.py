@@ -5,6 +5,7 @@ Nothing here imports torch, so a worker with a double is ready in a fraction of 
 
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -79,6 +80,14 @@ class Raises(Double):
         raise ArithmeticError("the double always fails")
 
 
+class Defect(Double):
+    """A chunk that is fine and tokens that nobody expects: what a defect in the node itself looks like."""
+
+    def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+        chunk = super().predict(observation, seed=seed)
+        return replace(chunk, selection=replace(chunk.selection, indices=None))  # type: ignore[type-var, arg-type]
+
+
 class Nothing(Double):
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
         return None  # type: ignore[return-value]
@@ -133,5 +142,6 @@ FACTORIES: dict[str, type[Double]] = {
     "far": Far,
     "raise": Raises,
     "nothing": Nothing,
+    "defect": Defect,
     "crash": Crashes,
 }

@@ -34,7 +34,7 @@ from sqap_vla_ros.nodes.tf import StaticTransformBroadcaster, TransformBroadcast
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 NS_PER_S = 1_000_000_000
-TIMEOUT_S = 20.0
+TIMEOUT_S = 40.0  # several times what it takes on a busy computer
 STATE_PERIOD_S = 0.02
 WIDTH, HEIGHT, FOCAL = 160, 120, 150.0
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)

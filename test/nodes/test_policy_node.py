@@ -464,3 +464,15 @@ def test_sigterm_holds_as_the_last_command_and_leaves_nothing_behind(rig):
     begin = len(rig.log)
     rig.start_process()
     rig.wait(lambda: "active: call ~/enable" in rig.log[begin:])
+
+
+def test_an_unexpected_error_holds_before_the_process_ends(rig):
+    rig.run()
+    rig.instruct("defect")
+    assert rig.wait(lambda: rig.process.poll() is not None) is True
+    assert rig.process.returncode == 1
+    assert_holding_at_the_measured_pose(rig)
+    assert "ending after an unexpected error" in rig.log
+    begin = len(rig.log)
+    rig.start_process()
+    rig.wait(lambda: "active: call ~/enable" in rig.log[begin:])
