@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 
 import numpy as np
@@ -88,6 +89,7 @@ class SimulatorNode(Node):
         self.create_subscription(TwistStamped, "delta_twist_cmds", self._on_twist, 1)
         self.create_subscription(Float64MultiArray, "gripper_command", self._on_gripper, 1)
         self.create_service(Trigger, "~/reset", self._on_reset)
+        self._physics_error: Exception | None = None
         self._physics = threading.Thread(target=self._run_physics, name="physics")
 
     def start(self) -> None:
@@ -102,9 +104,9 @@ class SimulatorNode(Node):
         self._camera.stop()
 
     @property
-    def camera_error(self) -> Exception | None:
-        """Why there are no pictures, None while all is well."""
-        return self._camera.error
+    def error(self) -> Exception | None:
+        """What ended a thread of the node, None while all is well."""
+        return self._physics_error or self._camera.error
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
@@ -187,10 +189,16 @@ class SimulatorNode(Node):
         self.get_logger().info(f"episode {self._episode} (seed {seed}): {layout.task.instruction}")
 
     def _run_physics(self) -> None:
-        """Let physics and clock advance together, tick by tick."""
+        try:
+            self._advance()
+        except Exception as error:  # a thread's exception goes nowhere: `main` ends the node with it
+            self.get_logger().fatal("".join(traceback.format_exception(error)))
+            self._physics_error = error
+
+    def _advance(self) -> None:
+        """Let physics follow a steady clock, tick by tick. Stamps are what the ROS clock says when a tick is due."""
         tick_s = STEPS_PER_TICK * self.world.timestep_s
         wall_s = tick_s / self._values["real_time_factor"]
-        tick_ns = round(1e9 * tick_s)
         due_s = time.monotonic()
         while not self._stopped.is_set():
             due_s += wall_s
@@ -203,18 +211,19 @@ class SimulatorNode(Node):
                     throttle_duration_sec=5.0,
                 )
                 due_s = time.monotonic()
-                if not self._sim_time:
-                    self._time_ns = self.get_clock().now().nanoseconds
-            self._tick(tick_ns)
+            if self._sim_time:
+                self._tick(self._time_ns + round(1e9 * tick_s))
+            else:
+                self._tick(self.get_clock().now().nanoseconds - round(1e9 * (time.monotonic() - due_s)))
 
-    def _tick(self, tick_ns: int) -> None:
+    def _tick(self, now_ns: int) -> None:
+        dt_s = self.world.timestep_s
         with self._lock:
-            before_ns, self._time_ns = self._time_ns, self._time_ns + tick_ns
-            step_ns = tick_ns // STEPS_PER_TICK
+            before_ns, self._time_ns = self._time_ns, now_ns
             for i in range(1, STEPS_PER_TICK + 1):
-                self.world.command_arm(self._arm.update(before_ns + i * step_ns, step_ns * 1e-9))
+                step_ns = before_ns + (now_ns - before_ns) * i // STEPS_PER_TICK
+                self.world.command_arm(self._arm.update(step_ns, dt_s))
                 self.world.step()
-            now_ns = self._time_ns
             picture_due = _crossed(before_ns, now_ns, self._values["camera_rate"])
             state_due = picture_due or _crossed(before_ns, now_ns, self._values["state_rate"])
             if state_due:
@@ -269,11 +278,11 @@ def main(args: Sequence[str] | None = None) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     node.start()
-    while not interrupted.is_set() and node.camera_error is None:
+    while not interrupted.is_set() and node.error is None:
         executor.spin_once(timeout_sec=0.1)
     status = 0
-    if node.camera_error is not None:
-        print(f"simulator_node: {node.camera_error}", file=sys.stderr)
+    if node.error is not None:
+        print(f"simulator_node: {node.error}", file=sys.stderr)
         status = 1
     executor.shutdown()
     node.stop()
