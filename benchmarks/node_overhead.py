@@ -31,6 +31,7 @@ from sqap_vla_ros.nodes.node_table import dds_environment
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "node_overhead.json"
 WIDTH, HEIGHT, RATE_HZ, FOCAL = 640, 480, 30.0, 500.0
+READOUT_S = 0.005  # from a camera's stamp to its image; the arm's transforms come meanwhile. Cameras take longer
 GRID, KEPT = (16, 16), 154
 POLICY_MS = "SQAP_BENCHMARK_POLICY_MS"
 # The tool points down half a metre below a camera that looks straight down.
@@ -97,6 +98,7 @@ def camera(seconds: float) -> None:
         stamp_ns = node.get_clock().now().nanoseconds
         info.header = messages.header(stamp_ns, "camera")
         moving.sendTransform(messages.transform_message(base_from_tool, stamp_ns, "base_link", "tool0"))
+        time.sleep(READOUT_S)
         infos.publish(info)
         images.publish(rgb_to_message(pictures[index % 8], stamp=info.header.stamp, frame_id="camera"))
     print(count, flush=True)
