@@ -53,6 +53,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{summary_text(summary)}")
     for name in ("demo.mp4", "demo.webp", "report.html", "report.png", "report.json"):
         print(f"  {args.out / name}")
+    if not recording.commands:
+        why = next((reason for _, _, reason in reversed(recording.states) if reason), "no reason was given")
+        raise DemoFailed(f"the policy never commanded the arm: {why}")
     return 0
 
 

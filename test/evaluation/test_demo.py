@@ -164,6 +164,14 @@ def test_an_impossible_duration_is_refused(tmp_path, duration):
         demo.run(arguments(tmp_path, duration=duration))
 
 
+def test_an_arm_that_was_never_commanded_is_a_failure_with_a_report(recording, tmp_path, monkeypatch):
+    recording.commands.clear()
+    monkeypatch.setattr(demo, "_record", lambda args: recording)
+    with pytest.raises(demo.DemoFailed, match="never commanded the arm: no image"):
+        demo.run(arguments(tmp_path))
+    assert (tmp_path / "report.html").exists()
+
+
 @pytest.mark.ros
 def test_the_whole_demo(tmp_path, capsys):
     assert demo.run(arguments(tmp_path, duration=3.0)) == 0
