@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sqap_vla_ros.policy.config import ActionHeadConfig
+from sqap_vla_ros.policy.constants import constant
 
 _EPS = 1e-6
 _TIME_FEATURES = 256
@@ -173,7 +174,7 @@ class GuidedNoise:
             uncondition = head.z_embedder.uncondition.expand(len(cognition), -1)
             cognition = torch.cat((cognition, uncondition.to(cognition)), dim=0)
         self._condition = head.z_embedder(cognition)  # [B or 2B, H]
-        embedded = head.t_embedder(torch.tensor(timesteps, device=cognition.device))
+        embedded = head.t_embedder(constant(timesteps, cognition.device))
         self._time = dict(zip(timesteps, embedded, strict=True))
 
     def __call__(self, x: Tensor, timestep: int) -> Tensor:

@@ -208,7 +208,7 @@ def _drop(
 
 
 def _now(tensor: Tensor) -> float:
-    """Seconds; waits for the GPU so that a stage is charged with its own work."""
-    if tensor.is_cuda:
+    """Seconds; waits for the GPU so that a stage is charged with its own work, except while a graph is captured."""
+    if tensor.is_cuda and not torch.cuda.is_current_stream_capturing():
         torch.cuda.synchronize(tensor.device)
     return time.perf_counter()

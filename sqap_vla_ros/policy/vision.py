@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, SiglipVisionConfig, SiglipVisionModel
 
 from sqap_vla_ros.policy.config import VisionConfig
+from sqap_vla_ros.policy.constants import constant
 
 # per-channel mean and standard deviation of each tower's training images
 DINO_MEAN, DINO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -24,7 +25,7 @@ _LAYER_NORM_EPS = 1e-6
 
 
 def _normalised(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) -> Tensor:
-    mean_, std_ = (torch.tensor(v, device=image.device).view(3, 1, 1) for v in (mean, std))
+    mean_, std_ = (constant(v, image.device).view(3, 1, 1) for v in (mean, std))
     return ((image - mean_) / std_).to(dtype)
 
 

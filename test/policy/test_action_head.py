@@ -83,3 +83,15 @@ def test_guidance_is_an_extrapolation_from_the_unconditioned_half():
         torch.testing.assert_close(head.guided(cognition, (40,), guidance)(x, 40), conditioned)
     expected = unconditioned + 2.5 * (conditioned - unconditioned)
     torch.testing.assert_close(head.guided(cognition, (40,), 2.5)(x, 40), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_training_after_inference():
+    """Tensors cached by a prediction must not be inference tensors in a later backward pass."""
+    torch.manual_seed(0)
+    head = DiffusionTransformer(MICRO.head, features=8)
+    noise, cognition, timesteps = torch.randn(2, 16, 7), torch.randn(2, 8), (40, 30)
+    with torch.inference_mode():
+        head.guided(cognition, timesteps, 1.5)(noise, 40)
+    predict = head.guided(cognition, timesteps, 1.5)
+    predict(noise, 30).sum().backward()
+    assert head.final_layer.linear.weight.grad.abs().sum() > 0
