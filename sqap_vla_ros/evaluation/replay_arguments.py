@@ -137,7 +137,8 @@ def _segments(path: Path) -> tuple[tuple[float, str], ...]:
 
 def _run(args: argparse.Namespace) -> int:
     from sqap_vla_ros.evaluation.replay_jobs import run_jobs
-    from sqap_vla_ros.evaluation.replay_report import OPEN_LOOP, print_table
+    from sqap_vla_ros.evaluation.replay_report import OPEN_LOOP
+    from sqap_vla_ros.evaluation.replay_tables import print_table
 
     results = run_jobs(make_jobs(args), processes=args.jobs, ray_address=args.ray)
     for result in results:

@@ -70,11 +70,11 @@ def worst_pictures(
     ]
 
 
-def write_video(path: Path, bag_path: Path, spec: ReplaySpec, run: RecipeRun, *, show: bool = True) -> None:
-    """The overlay of every predicted frame at the recording's own pace; nothing where there are fewer than two."""
+def write_video(path: Path, bag_path: Path, spec: ReplaySpec, run: RecipeRun, *, show: bool = True) -> bool:
+    """The overlay of every predicted frame at the recording's own pace; False where there are fewer than two."""
     by_index = {record.index: record for record in run.records if record.selection is not None}
     if len(by_index) < 2:
-        return
+        return False
     gaps_s = np.diff([record.stamp_ns for record in by_index.values()]) / 1e9
     rate_hz = float(np.clip(1.0 / np.median(gaps_s[gaps_s > 0]), 1.0, 30.0)) if (gaps_s > 0).any() else 10.0
     size: tuple[int, ...] | None = None
@@ -89,6 +89,7 @@ def write_video(path: Path, bag_path: Path, spec: ReplaySpec, run: RecipeRun, *,
             size = size or picture.shape
             if picture.shape == size:  # a bag whose image size changes goes on in the first size
                 file.append_data(picture)  # type: ignore[attr-defined]
+    return True
 
 
 def _shrink(image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
@@ -114,9 +115,15 @@ def latency_figure(summaries: Sequence[dict[str, Any]], control_rate_hz: float) 
         axis.barh(names, widths, left=left, color=colour, label=stage)
         left += widths
     p95 = [summary["latency_ms"].get("total", {}).get("p95", np.nan) for summary in summaries]
+    # A disturbed machine has a p95 far from the bars: it is written beside them rather than stretching the axis.
+    right = min(1.15 * np.nanmax([*p95, *left]), 3.0 * left.max() or 1.0)
     axis.plot(p95, names, "k|", markersize=12, label="p95 of the whole")
+    for row, value in enumerate(p95):
+        if value > right:
+            axis.text(right, row, f"p95 {value:.0f} →", ha="right", va="center", fontsize=7)
+    axis.set_xlim(0.0, right)
     period_ms = 1e3 / control_rate_hz
-    if period_ms < 2 * np.nanmax(p95):
+    if period_ms < right:
         axis.axvline(period_ms, color="crimson", linestyle="--", linewidth=1, label=f"period at {control_rate_hz:g} Hz")
     axis.invert_yaxis()
     axis.set_xlabel("milliseconds (bars: medians by stage)")
@@ -176,7 +183,7 @@ def difference_figure(summaries: Sequence[dict[str, Any]]) -> Figure:
         axis.plot([q["max"] for q in quantiles], names, "kx", markersize=5, label="max")
         axis.set_xlabel(f"{label} per action")
     axes[0].invert_yaxis()
-    axes[1].legend(fontsize=7)
+    axes[1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -187,7 +194,9 @@ def motion_figure(summaries: Sequence[dict[str, Any]], records: Sequence[FrameRe
     for summary in summaries:
         if motion := summary["recorded_motion"]:
             steps = np.arange(1, len(motion["by_step_mm"]) + 1) * dt_s
-            axis.plot(steps, _with_gaps(motion["by_step_mm"]), marker=".", label=summary["recipe"])
+            # Wider lines below, so that recipes that agree are all seen.
+            width = 1.0 + 1.5 * (len(summaries) - summaries.index(summary) - 1)
+            axis.plot(steps, _with_gaps(motion["by_step_mm"]), linewidth=width, label=summary["recipe"])
     still = next(summary["recorded_motion"]["still_mm"] for summary in summaries if summary["recorded_motion"])
     axis.plot(np.arange(1, len(still) + 1) * dt_s, _with_gaps(still), "k--", linewidth=1, label="not moving at all")
     axis.set(xlabel="seconds after the image", ylabel="mm from the recorded tool", ylim=(0, None))

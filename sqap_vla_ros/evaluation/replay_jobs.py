@@ -18,6 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sqap_vla_ros.compression.load import CALIBRATION_OBSERVATIONS, MICRO
+from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.evaluation.replay import RUN, replay_recipe
 from sqap_vla_ros.evaluation.replay_metrics import summarise
 from sqap_vla_ros.nodes.bag_observations import ReplaySpec
@@ -67,7 +69,11 @@ def run_job(job: ReplayJob, *, show: bool = True) -> JobResult:
         replay_recipe(job.bag, job.spec, dataclasses.replace(job.worker, recipe=recipe), job.out / recipe, show=show)
         for recipe in job.recipes
     ]
-    summaries = [summarise(run, runs[0], control_rate_hz=job.control_rate_hz) for run in runs]
+    summaries = [
+        summarise(run, runs[0], control_rate_hz=job.control_rate_hz)
+        | {"compression": compression_of(dataclasses.replace(job.worker, recipe=run.recipe))}
+        for run in runs
+    ]
     sources = json.loads((job.out / job.recipes[0] / RUN).read_text())["sources"]
     write_report(
         job.out,
@@ -82,6 +88,26 @@ def run_job(job: ReplayJob, *, show: bool = True) -> JobResult:
         show=show,
     )
     return JobResult(job, summaries)
+
+
+def compression_of(worker: WorkerConfig) -> dict[str, str]:
+    """What was done to the policy, in words: "description", and what it was calibrated on as "calibration"."""
+    if worker.factory:
+        return {"description": f"made by {worker.factory}", "calibration": "unknown"}
+    recipe = load_recipe(worker.recipe)
+    calibration = "nothing, it needs none"
+    if worker.checkpoint != MICRO and Path(worker.checkpoint).expanduser().is_file():
+        from sqap_vla_ros.compression.storage import CompressedFile, is_compressed  # imports torch
+
+        if is_compressed(Path(worker.checkpoint)):
+            header = CompressedFile(Path(worker.checkpoint)).header
+            calibration = str(header.calibration.get("source", "unknown"))
+            return {"description": f"file compressed as {header.recipe.name}; {recipe.description}"} | {
+                "calibration": calibration
+            }
+    if recipe.quantization is not None and recipe.quantization.needs_calibration:
+        calibration = f"{CALIBRATION_OBSERVATIONS} made-up scenes, which represent no task"
+    return {"description": recipe.description, "calibration": calibration}
 
 
 def run_jobs(jobs: Sequence[ReplayJob], *, processes: int = 1, ray_address: str | None = None) -> list[JobResult]:

@@ -21,6 +21,8 @@ from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
 
 PERCENTILES = (50, 95, 99)
 _GRIPPER_THRESHOLD = 0.5
+_PAUSE_NS = 2_000_000_000
+_FAILURES = 5  # different texts that are reported
 
 
 def summarise(run: RecipeRun, reference: RecipeRun, *, control_rate_hz: float) -> dict[str, Any]:
@@ -31,11 +33,14 @@ def summarise(run: RecipeRun, reference: RecipeRun, *, control_rate_hz: float) -
     """
     predicted = [record for record in run.records if record.deltas is not None]
     policy_ms = np.array([record.policy_ms for record in predicted])
+    # Frames without an observation (no instruction read) are the bag's problem, counted in `inputs`, not the recipe's.
+    failures = [record.problem for record in run.records if record.instruction and record.problem]
     return {
         "recipe": run.recipe,
         "frames": len(run.records),
         "predicted": len(predicted),
-        "problems": dict(Counter(record.problem.split(":")[0] for record in run.records if record.problem)),
+        "failed": len(failures),
+        "failures": dict(Counter(failures).most_common(_FAILURES)),
         "latency_ms": latency(predicted),
         "deadline_misses": float(np.mean(policy_ms > 1e3 / control_rate_hz)) if len(policy_ms) else None,
         "peak_memory_mb": run.peak_memory_mb,
@@ -92,8 +97,7 @@ def action_difference(records: Iterable[FrameRecord], reference: Iterable[FrameR
     ours, theirs = (np.stack([_deltas(pair[side]) for pair in pairs]) for side in (0, 1))  # [F, T, 7]
     opened = [side[..., 6] > _GRIPPER_THRESHOLD for side in (ours, theirs)]
     norms = frame_errors(pairs)
-    starts = [position for position, (record, _) in enumerate(pairs) if record.new_episode] or [0]
-    episodes = np.split(norms, starts[1:])
+    episodes = np.split(norms, np.cumsum([len(episode) for episode in episodes_of([ours for ours, _ in pairs])])[:-1])
     identity = np.eye(4)
     ends = [[anchor_chunk(_deltas(record), identity, 0, record.dt_s).poses[-1] for record in pair] for pair in pairs]
     end_mm = [1e3 * float(np.linalg.norm(a[:3, 3] - b[:3, 3])) for a, b in ends]
@@ -120,7 +124,8 @@ def against_recording(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
     """Where the chunk would have put the tool against where it went; None where the bag has no poses.
 
     by_step_mm, by_step_deg: [T] means over frames, for every action whose due time lies within the recorded episode.
-    still_mm: the same for a policy that never moves, the yardstick a useful policy has to beat.
+    still_mm: the same for a policy that never moves, the yardstick a useful policy has to beat. first_mm, mean_mm,
+    still_mean_mm: after the first action, and over all of them.
     """
     errors_mm: list[NDArray[np.float64]] = []
     errors_deg: list[NDArray[np.float64]] = []
@@ -152,6 +157,9 @@ def against_recording(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
         "by_step_mm": _column_means(errors_mm),
         "by_step_deg": _column_means(errors_deg),
         "still_mm": _column_means(still_mm),
+        "first_mm": _column_means(errors_mm)[0],
+        "mean_mm": float(np.nanmean(errors_mm)),
+        "still_mean_mm": float(np.nanmean(still_mm)),
         "frames": len(errors_mm),
     }
 
@@ -189,10 +197,15 @@ def jerk(record: FrameRecord) -> float:
 
 
 def episodes_of(records: Sequence[FrameRecord]) -> list[list[FrameRecord]]:
-    """Records split where the instruction changed or time began anew."""
+    """Records split where the instruction changed, time began anew, or the camera paused.
+
+    A pause is longer than two seconds and than five usual gaps: bags of many clips may repeat an instruction.
+    """
+    gaps_ns = np.diff([record.stamp_ns for record in records]) if len(records) > 1 else np.zeros(0)
+    pause_ns = max(_PAUSE_NS, 5 * float(np.median(gaps_ns))) if gaps_ns.size else 0.0
     episodes: list[list[FrameRecord]] = []
-    for record in records:
-        if record.new_episode or not episodes:
+    for position, record in enumerate(records):
+        if not episodes or record.new_episode or gaps_ns[position - 1] > pause_ns:
             episodes.append([])
         episodes[-1].append(record)
     return episodes

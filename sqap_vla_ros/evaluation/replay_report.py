@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import csv
 import html
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
+from sqap_vla_ros.compression.load import MICRO
 from sqap_vla_ros.evaluation.replay import RecipeRun
 from sqap_vla_ros.evaluation.replay_figures import (
     difference_figure,
@@ -29,13 +27,22 @@ from sqap_vla_ros.evaluation.replay_figures import (
     worst_pictures,
     write_video,
 )
-from sqap_vla_ros.evaluation.replay_metrics import frame_errors
+from sqap_vla_ros.evaluation.replay_tables import GROUPS, write_frames_csv, write_recipes_csv
 from sqap_vla_ros.nodes.bag_observations import ReplaySpec
 
 OPEN_LOOP = (
     "Open loop: the recorded camera went on whatever the policy would have done. The differences below say what "
     "compression did to the actions on this recording; they are not task success."
 )
+RANDOM_WEIGHTS = (
+    "The policy is the built-in one with random weights: its actions mean nothing, neither do their distances from the "
+    "recorded motion. Give --checkpoint for a trained one."
+)
+OVERLAY = (
+    "Tinted: kept tokens, by reason. Dark: dropped ones. The white square is the gripper's patch, the line the chunk's "
+    "path as the camera would see it (both where the bag tells where the gripper is)."
+)
+VIDEO = "overlay.mp4"
 
 
 def write_report(
@@ -59,8 +66,8 @@ def write_report(
     reference, others = runs[0], runs[1:]
     document = {"bag": str(bag_path), "sources": sources, "reference": reference.recipe, "recipes": list(summaries)}
     (out / "report.json").write_text(json.dumps(document, indent=1))
-    _write_recipes_csv(out / "recipes.csv", summaries)
-    _write_frames_csv(out / "frames.csv", runs)
+    write_recipes_csv(out / "recipes.csv", summaries)
+    write_frames_csv(out / "frames.csv", runs)
     figures = [
         ("Latency by stage", latency_figure(summaries, control_rate_hz)),
         ("Kept tokens by reason", tokens_figure(summaries)),
@@ -71,99 +78,12 @@ def write_report(
     if any(summary["recorded_motion"] for summary in summaries):
         figures.append(("Planned against recorded motion", motion_figure(summaries, reference.records)))
     pictures = worst_pictures(bag_path, spec, runs, worst)
-    if video:
-        write_video(out / "overlay.mp4", bag_path, spec, runs[-1], show=show)
-    page = _page(bag_path, sources, runs, summaries, figures, pictures, control_rate_hz)
+    note = ""
+    if video and write_video(out / VIDEO, bag_path, spec, runs[-1], show=show):
+        note = f"<p>{VIDEO}, beside this page, shows every frame under <b>{html.escape(runs[-1].recipe)}</b>.</p>"
+    page = _page(bag_path, sources, runs, summaries, figures, pictures, control_rate_hz, spec.max_age_s, note)
     (out / "report.html").write_text(page)
     return out / "report.html"
-
-
-# -- tables and the page ----------------------------------------------------------------------------------------------
-
-_Column = tuple[str, Callable[[dict[str, Any]], Any]]
-
-
-def _at(*path: str) -> Callable[[dict[str, Any]], Any]:
-    def read(summary: dict[str, Any]) -> Any:
-        value: Any = summary
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
-
-    return read
-
-
-_COLUMNS: list[_Column] = [
-    ("recipe", _at("recipe")),
-    ("frames predicted", _at("predicted")),
-    ("p50 ms", _at("latency_ms", "total", "p50")),
-    ("p95 ms", _at("latency_ms", "total", "p95")),
-    ("p99 ms", _at("latency_ms", "total", "p99")),
-    ("max ms", _at("latency_ms", "total", "max")),
-    ("deadline misses", _at("deadline_misses")),
-    ("peak memory MB", _at("peak_memory_mb")),
-    ("kept tokens", _at("kept", "total")),
-    ("gripper in view", _at("ring", "in_view")),
-    ("action mm (mean)", _at("action_difference", "translation_mm", "mean")),
-    ("action mm (p95)", _at("action_difference", "translation_mm", "p95")),
-    ("action deg (mean)", _at("action_difference", "rotation_deg", "mean")),
-    ("chunk end mm", _at("action_difference", "end_translation_mm", "mean")),
-    ("chunk end deg", _at("action_difference", "end_rotation_deg", "mean")),
-    ("gripper disagrees", _at("action_difference", "gripper_disagreement")),
-    ("QVLA Eq. 4", _at("action_difference", "squared")),
-    ("QVLA Eq. 5", _at("action_difference", "cumulative")),
-    ("seam mm", _at("seams", "translation_mm", "mean")),
-    ("jerk m/s3", _at("jerk_m_s3", "mean")),
-]
-_FRAME_COLUMNS = (
-    *("recipe", "frame", "stamp_ns", "age_s", "policy_ms", "kept"),
-    *("gripper_u", "gripper_v", "error", "problem", "note"),
-)
-_TERMINAL = ("recipe", "p50 ms", "p95 ms", "peak memory MB", "kept tokens", "action mm (mean)", "action deg (mean)")
-_SHARES = {"deadline misses", "gripper in view", "gripper disagrees"}
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, str | int):
-        return str(value)
-    return f"{100 * value:.1f} %" if name in _SHARES else f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-def print_table(bag_path: Path, summaries: Sequence[dict[str, Any]]) -> None:
-    """The most important columns, for the terminal."""
-    columns = [column for column in _COLUMNS if column[0] in _TERMINAL]
-    table = Table(title=f"Replay of {bag_path.name}")
-    for name, _ in columns:
-        table.add_column(name, justify="left" if name == "recipe" else "right")
-    for summary in summaries:
-        table.add_row(*(_cell(name, read(summary)) for name, read in columns))
-    Console().print(table)
-
-
-def _write_recipes_csv(path: Path, summaries: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([name for name, _ in _COLUMNS])
-        writer.writerows([[read(summary) for _, read in _COLUMNS] for summary in summaries])
-
-
-def _write_frames_csv(path: Path, runs: Sequence[RecipeRun]) -> None:
-    reference = {record.index: record for record in runs[0].records if record.deltas is not None}
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(_FRAME_COLUMNS)
-        for run in runs:
-            for record in run.records:
-                error = None
-                if record.deltas is not None and record.index in reference:
-                    error = float(frame_errors([(record, reference[record.index])])[0])
-                kept = len(record.selection.indices) if record.selection is not None else None
-                u, v = record.pixel if record.pixel is not None else (None, None)
-                milliseconds = record.policy_ms or None
-                place = (run.recipe, record.index, record.stamp_ns, record.age_s)
-                writer.writerow([*place, milliseconds, kept, u, v, error, record.problem, record.note])
 
 
 def _png(figure: Figure) -> str:
@@ -185,56 +105,117 @@ def _page(
     figures: Sequence[tuple[str, Figure]],
     pictures: Sequence[tuple[str, int, float, NDArray[np.uint8]]],
     control_rate_hz: float,
+    max_age_s: float,
+    video: str,
 ) -> str:
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name, _ in _COLUMNS)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_cell(name, read(summary)))}</td>" for name, read in _COLUMNS) + "</tr>"
-        for summary in summaries
-    )
-    inputs = summaries[0]["inputs"]
-    problems = {**inputs["problems"], **summaries[0]["problems"]}
-    hidden = summaries[0]["ring"]["not_in_view"]
-    facts = {
-        **sources,
-        "images": f"{inputs['images']}, used {inputs['used']}, observed {inputs['observed']}",
-        "without camera_info": inputs["without_camera_info"],
-        "stale when recorded": inputs["stale"],
-        "time went back": inputs["restarts"],
-        "problems": ", ".join(f"{name}: {count}" for name, count in problems.items()) or "none",
-        "gripper not in view": ", ".join(f"{why}: {count}" for why, count in hidden.items()) or "never",
-        "deadline": f"{1e3 / control_rate_hz:.0f} ms ({control_rate_hz:g} Hz)",
-        "policy": f"{runs[0].info.checkpoint}, {runs[0].info.parameters / 1e6:.1f} M parameters in {runs[0].recipe}",
-    }
-    listing = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
+    title = html.escape(f"Replay of {bag_path.name}: {', '.join(run.recipe for run in runs)}")
     plots = "".join(
-        f'<h2>{html.escape(title)}</h2><img alt="{html.escape(title)}" src="data:image/png;base64,{_png(figure)}">'
-        for title, figure in figures
+        f'<h2>{html.escape(name)}</h2><img alt="{html.escape(name)}" src="data:image/png;base64,{_png(figure)}">'
+        for name, figure in figures
     )
-    thumbnails = "".join(
-        f'<figure><img alt="frame {index}" src="data:image/jpeg;base64,{_jpeg(picture)}">'
-        f"<figcaption>{html.escape(recipe)}, frame {index}: ||A' - A*|| = {error:.3g}</figcaption></figure>"
-        for recipe, index, error, picture in pictures
-    )
-    heading = f"<h2>Frames farthest from {html.escape(runs[0].recipe)}</h2>"
-    worst = f"{heading}<div class=row>{thumbnails}</div>" if thumbnails else ""
+    random = f"<p class=note>{RANDOM_WEIGHTS}</p>" if runs[0].info.checkpoint.startswith(MICRO) else ""
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Replay of {html.escape(bag_path.name)}</title>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <style>
 body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse; font-size: 13px; margin: 1rem 0; display: block; overflow-x: auto }}
-th, td {{ border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: right; white-space: nowrap }}
-th:first-child, td:first-child {{ text-align: left }}
-table.facts th, table.facts td {{ text-align: left; white-space: normal }}
-img {{ max-width: 100% }} .row {{ display: flex; flex-wrap: wrap; gap: 1rem }}
-figure {{ margin: 0; max-width: 420px }} figcaption {{ font-size: 13px }}
+table {{ border-collapse: collapse; font-size: 14px; margin: 1rem 0; display: block; overflow-x: auto }}
+th, td {{ border-bottom: 1px solid #ddd; padding: .25rem .7rem; text-align: right; font-weight: normal }}
+th:first-child, td:first-child {{ text-align: left; position: sticky; left: 0; background: #fff }}
+thead th, th.group {{ font-weight: bold }} th.group {{ padding-top: .9rem }}
+table.text th, table.text td {{ text-align: left; vertical-align: top }}
+img {{ max-width: 100% }}
+.row {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); gap: .8rem }}
+figure {{ margin: 0 }} figcaption {{ font-size: 13px }}
 p.note {{ background: #fff6dd; border-left: 4px solid #e0a100; padding: .6rem 1rem }}
 </style></head><body>
-<h1>Replay of {html.escape(bag_path.name)}</h1>
-<p class=note>{html.escape(OPEN_LOOP)}</p>
-<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>
-<p>Differences are to <b>{html.escape(runs[0].recipe)}</b> on the same frames and noise. QVLA Eq. 4 is the mean squared,
-Eq. 5 the summed distance between normalised chunks. Seams are unblended jumps between successive chunks.</p>
-{plots}{worst}
-<h2>What was read</h2><table class=facts><tbody>{listing}</tbody></table>
+<h1>{title}</h1>
+<p class=note>{html.escape(OPEN_LOOP)}</p>{random}
+{_measures_table(runs, summaries)}
+<p>A deadline is one period of {control_rate_hz:g} Hz, {1e3 / control_rate_hz:.0f} ms. The reference is
+<b>{html.escape(runs[0].recipe)}</b>, given the same frames and the same noise. Distances of QVLA's Eq. 4 and 5 are
+between normalised chunks, clipped as they are executed. Jumps are between chunks of successive frames, unblended.</p>
+{plots}
+{_latency_table(summaries)}
+{_worst(runs, pictures)}{video}
+<h2>What was compressed, and how</h2>{_recipes_table(summaries)}
+<h2>What was read</h2>{_inputs_table(sources, summaries[0], max_age_s)}
 </body></html>
 """
+
+
+def _measures_table(runs: Sequence[RecipeRun], summaries: Sequence[dict[str, Any]]) -> str:
+    """Measures down, recipes across; rows that nobody has anything for are left out."""
+    rows = [_row("th", ["", *(run.recipe for run in runs)])]
+    for group, measures in GROUPS.items():
+        known = [measure for measure in measures if any(measure.read(summary) is not None for summary in summaries)]
+        if known:
+            rows.append(f'<tr><th class=group colspan="{len(runs) + 1}">{html.escape(group)}</th></tr>')
+            rows += [_row("td", [each.words, *(each.text(summary) for summary in summaries)]) for each in known]
+    return f"<table><thead>{rows[0]}</thead><tbody>{''.join(rows[1:])}</tbody></table>"
+
+
+def _latency_table(summaries: Sequence[dict[str, Any]]) -> str:
+    """Milliseconds by stage; the stages are those of any recipe, in order of execution."""
+    stages = list(dict.fromkeys(stage for summary in summaries for stage in summary["latency_ms"]))
+    if not stages:
+        return ""
+    stages = [*(stage for stage in stages if stage != "total"), "total"]
+    head = _row("th", ["p50 / p95 / p99 / max, ms", *(summary["recipe"] for summary in summaries)])
+    body = ""
+    for stage in stages:
+        cells = [summary["latency_ms"].get(stage) for summary in summaries]
+        texts = [" / ".join(f"{ms:.3g}" for ms in cell.values()) if cell else "–" for cell in cells]
+        body += _row("td", [stage, *texts])
+    return f"<h2>Latency by stage, in numbers</h2><table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def _worst(runs: Sequence[RecipeRun], pictures: Sequence[tuple[str, int, float, NDArray[np.uint8]]]) -> str:
+    """The pictures, a row a recipe."""
+    sections = []
+    for run in runs[1:]:
+        figures = "".join(
+            f'<figure><img alt="frame {index}" src="data:image/jpeg;base64,{_jpeg(picture)}">'
+            f"<figcaption>frame {index}: distance {error:.3g}</figcaption></figure>"
+            for recipe, index, error, picture in pictures
+            if recipe == run.recipe
+        )
+        if figures:
+            sections.append(f"<h3>{html.escape(run.recipe)}</h3><div class=row>{figures}</div>")
+    if not sections:
+        return ""
+    return f"<h2>Frames farthest from {html.escape(runs[0].recipe)}</h2><p>{OVERLAY}</p>{''.join(sections)}"
+
+
+def _recipes_table(summaries: Sequence[dict[str, Any]]) -> str:
+    head = _row("th", ["recipe", "what it does", "calibrated on", "parameters", "kept tokens by reason, mean"])
+    body = ""
+    for summary in summaries:
+        compression = summary["compression"]
+        kept = ", ".join(f"{reason} {count:.3g}" for reason, count in summary["kept"].items() if reason != "total")
+        million = f"{summary['parameters'] / 1e6:.1f} M"
+        body += _row("td", [summary["recipe"], compression["description"], compression["calibration"], million, kept])
+    return f"<table class=text><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def _inputs_table(sources: dict[str, str], summary: dict[str, Any], max_age_s: float) -> str:
+    """Where every input came from, and what was missing or late."""
+    inputs = summary["inputs"]
+    hidden = summary["ring"]["not_in_view"]
+    facts = {
+        **sources,
+        "images": f"{inputs['images']} in the bag, {inputs['used']} used, {inputs['observed']} observed",
+        "images without camera_info": inputs["without_camera_info"],
+        "images recorded too late": f"{inputs['stale']} (more than {max_age_s:g} s after their stamp)",
+        "images that could not be observed": _counts(inputs["problems"]) or "none",
+        "times that stamps went back": inputs["restarts"],
+        "gripper not in view": _counts(hidden) or "never",
+    }
+    return f"<table class=text><tbody>{''.join(_row('td', [k, str(v)]) for k, v in facts.items())}</tbody></table>"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{text}: {count}" for text, count in counts.items())
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"

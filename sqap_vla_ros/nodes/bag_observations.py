@@ -108,7 +108,7 @@ class ReplayCounters:
 
     @property
     def without_camera_info(self) -> int:
-        """Used images whose camera_info is not in the bag."""
+        """Used images whose camera_info is not in the bag: all of them where the topic is missing."""
         return self.used - self.paired
 
 
@@ -260,7 +260,7 @@ class BagObservations:
 
     def _paired(self, image: Any, camera_info: Any) -> None:
         stamp_ns = time_ns(image.header.stamp)
-        self.counters.paired += 1
+        self.counters.paired += self.camera_info is not None
         self._waiting.append((self._arrived[stamp_ns], Frame(image, camera_info, stamp_ns, 0.0)))
         self._arrived = {stamp: arrival for stamp, arrival in self._arrived.items() if stamp > stamp_ns}
 

@@ -66,7 +66,10 @@ def test_report_is_complete(replayed):
     assert second["ring"]["in_view"] == 1.0
     assert first["peak_memory_mb"] > 50
     assert first["recorded_motion"]["frames"] == 6
+    assert [recipe["compression"]["calibration"] for recipe in report["recipes"]] == ["nothing, it needs none"] * 2
     page = (replayed / "report.html").read_text()
+    assert "<h1>Replay of demo: fp32, sqap_pruning</h1>" in page
+    assert "built-in one with random weights" in page
     assert page.count("data:image/png") == 5
     assert page.count("data:image/jpeg") == 4
     assert "http" not in page  # needs nothing else

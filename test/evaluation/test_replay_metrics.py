@@ -171,3 +171,17 @@ def test_worst_frames_come_first():
     worst = metrics.worst_frames(run(ours), run([record(i) for i in range(3)]), 2)
     assert [index for index, _ in worst] == [1, 2]
     assert worst[0][1] == pytest.approx(0.3 * 4)
+
+
+def test_a_pause_of_the_camera_separates_episodes():
+    """Clips with the same instruction: what was planned in one is not compared with where the tool was in the next."""
+    seconds = [0.0, 0.2, 0.4, 6.0, 6.2, 6.4]
+    poses = [np.eye(4) for _ in seconds]
+    for pose in poses[3:]:
+        pose[0, 3] = 1.0
+    records = [record(i, second=s, pose=p) for i, (s, p) in enumerate(zip(seconds, poses, strict=True))]
+    assert [len(episode) for episode in metrics.episodes_of(records)] == [3, 3]
+    assert metrics.against_recording(records)["mean_mm"] == 0.0
+    assert metrics.seams(records)["translation_mm"]["max"] == 0.0
+    sparse = [record(i, second=5.0 * i) for i in range(4)]
+    assert len(metrics.episodes_of(sparse)) == 1  # every n-th frame: no pause, a slow camera

@@ -76,7 +76,7 @@ def test_without_camera_info_there_is_no_ring_but_a_pose(tmp_path):
         assert frame.observation.gripper_pixel is None
         assert "no camera_info" in frame.note
         assert frame.observation.base_from_tool is not None
-    assert source.counters.without_camera_info == 0
+    assert source.counters.without_camera_info == 5
 
 
 def test_unsynchronised_camera_info(tmp_path):
