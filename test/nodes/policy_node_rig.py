@@ -310,6 +310,10 @@ class Rig:
             self._image[self._random.integers(HEIGHT), self._random.integers(WIDTH), 0] ^= 0xFF
         image = rgb_to_message(self._image, stamp=messages.time_message(stamp_ns), frame_id=self.frame_id)
         self.stamps[stamp_ns] = self.tool.copy()
+        if self.transforms and self.image_delay_ns == 0:
+            # A transform of the very stamp: what the node finds there needs no interpolation.
+            message = messages.transform_message(self.tool, stamp_ns, "base_link", "tool0")
+            self._late.append((time.monotonic() + self.transform_delay_s, message))
         self._image_publisher.publish(image)
         if self._parameters.get("image_transport") == "compressed":
             import cv2

@@ -108,7 +108,7 @@ def test_a_chunk_is_anchored_at_the_tool_pose_of_its_image(rig):
         assert chunk.stamp_ns in rig.stamps
         assert message.header.frame_id == "base_link"
         assert message.tool_frame == "tool0"
-        np.testing.assert_allclose(trajectory.anchor, rig.stamps[chunk.stamp_ns], atol=2e-3)
+        np.testing.assert_allclose(trajectory.anchor, rig.stamps[chunk.stamp_ns], atol=1e-9)
         np.testing.assert_allclose(trajectory.poses[:, 0, 3] - trajectory.anchor[0, 3], STEP_M * np.arange(1, 17))
 
 
@@ -265,7 +265,7 @@ def test_late_tf_is_waited_for(rig):
     rig.wait(lambda: len(rig.got("action_chunk")) > 5)
     for message in rig.got("action_chunk"):
         chunk, trajectory = messages.chunk_from_message(message)
-        np.testing.assert_allclose(trajectory.anchor, rig.stamps[chunk.stamp_ns], atol=2e-3)
+        np.testing.assert_allclose(trajectory.anchor, rig.stamps[chunk.stamp_ns], atol=1e-9)
 
 
 def test_tf_later_than_the_timeout_is_not(rig):
