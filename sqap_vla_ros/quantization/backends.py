@@ -6,6 +6,8 @@ Every backend computes the same product: int8 activations [M, K] times int8 weig
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -86,15 +88,29 @@ def onednn_unsupported() -> str:
     return ""
 
 
-BACKENDS: dict[str, type[ReferenceProduct] | type[OneDnnProduct]] = {
+def triton_product(weight: torch.Tensor, scale: torch.Tensor) -> IntegerProduct:
+    """int4-packed weights unpacked inside a GPU kernel, see `triton_product`."""
+    if weight.device.type != "cuda":
+        raise BackendError(f"backend triton runs on CUDA devices, the weights are on {weight.device}; use backend auto")
+    try:
+        from sqap_vla_ros.quantization.triton_product import TritonProduct
+    except ImportError as error:
+        raise BackendError(f"backend triton needs the package triton ({error}); use backend reference") from error
+    return TritonProduct(weight, scale)
+
+
+BACKENDS: dict[str, Callable[[torch.Tensor, torch.Tensor], IntegerProduct]] = {
     "reference": ReferenceProduct,
     "onednn": OneDnnProduct,
+    "triton": triton_product,
 }
 
 
 def resolve_backend(name: str, device: torch.device) -> str:
     """`auto` becomes the fastest backend this device runs; other names are checked."""
     if name == "auto":
+        if device.type == "cuda":
+            return "triton" if importlib.util.find_spec("triton") else "reference"
         return "onednn" if device.type == "cpu" and not onednn_unsupported() else "reference"
     if name not in BACKENDS:
         raise BackendError(f"no backend named {name!r}; there are: auto, {', '.join(BACKENDS)}")

@@ -121,7 +121,7 @@ class QuantizedLinear(PackedLinear):
         self._product: IntegerProduct | None = None
 
     def use_backend(self, name: str) -> None:
-        """Hand the weights to a backend (`auto`, `reference`, `onednn`); faster ones replace the packed copy."""
+        """Hand the weights to a backend (`auto` or one of `BACKENDS`); faster ones replace the packed copy."""
         name = resolve_backend(name, self.weight_scale.device)
         if name == self.backend:
             return
@@ -168,6 +168,6 @@ def use_backend(model: nn.Module, name: str = "auto", *, fused: bool | None = No
         raise BackendError(f"activation quantisation cannot be compiled here: {fused_unavailable()}")
     for linear in linears:
         linear.use_backend(name)
-        pays = linear.backend != "reference" and linear.in_features >= FUSED_FROM
+        pays = linear.backend == "onednn" and linear.in_features >= FUSED_FROM
         linear.activation.fused = pays and not fused_unavailable() if fused is None else fused
     return linears[0].backend if linears else ""
