@@ -4,8 +4,8 @@ Every variant runs the package's own prediction (preprocessing to un-normalised 
 what trained ones do. Two measurements:
 
 * memory: each variant with all its 32 layers in a process of its own, one prediction, peak resident memory;
-* time: bf16 and integer policies side by side in one process, predictions taking turns, so that a busy machine slows all
-  of them. Both at full size do not fit into 24 GB, so `--distinct` decoder layers hold weights of their own and are
+* time: bf16 and integer policies side by side in one process, predictions taking turns, so that a busy machine slows
+  all of them. Both at full size do not fit into 24 GB, so `--distinct` decoder layers hold weights of their own and are
   passed through several times (8 layers are 3.2 GB in bf16, far more than any cache). `--distinct 32` undoes that.
 
 With one thread the clock is CPU time, which other processes hardly change; with more it is the wall clock. Raw results
