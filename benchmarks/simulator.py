@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import threading
 import time
@@ -120,7 +121,11 @@ def main() -> None:
             + "  ".join(f"{key[:-3]} {value:.2f}" for key, value in row.items())
             + " ms"
         )
-    machine = {"processor": platform.processor() or platform.machine(), "opengl": backend}
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "opengl": backend,
+        "load_average": os.getloadavg()[0],
+    }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"machine": machine, "times": rows, "tick_lateness": late}, indent=2) + "\n")
 

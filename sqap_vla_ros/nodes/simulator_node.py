@@ -180,7 +180,12 @@ class SimulatorNode(Node):
         with self._lock:
             self._episode += 1
             seed = self._values["seed"] + self._episode
-            layout = sample_layout(seed, self._values["task"] or None, VARIATIONS[self._values["variation"]])
+            layout = sample_layout(
+                seed,
+                self._values["task"] or None,
+                VARIATIONS[self._values["variation"]],
+                instruction=self._values["instruction"],
+            )
             self.world.reset(layout)
             self._arm.restart()
             self._succeeded = None

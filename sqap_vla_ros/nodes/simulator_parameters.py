@@ -15,6 +15,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Task family of every episode; '' draws one at random. The words are on the instruction topic.",
         choices=("", *map(str, TaskFamily)),
     ),
+    Parameter(
+        "instruction",
+        "",
+        "The task of every episode in words, such as 'pick up the red cube'; overrides task. The scene then has the "
+        "objects that the words name.",
+    ),
     Parameter("seed", 0, "The first episode's layout; each ~/reset takes the next number.", minimum=0),
     Parameter(
         "variation",

@@ -59,9 +59,9 @@ class TabletopEnv:
 
     # -- gymnasium's verbs --------------------------------------------------------------------------------------------
 
-    def reset(self, seed: int, family: TaskFamily | str | None = None) -> Task:
-        """Start the episode of `seed`; None draws the task family as well. Returns the task."""
-        return self.start(sample_layout(seed, family, self.variation))
+    def reset(self, seed: int, family: TaskFamily | str | None = None, *, instruction: str = "") -> Task:
+        """Start the episode of `seed`, its task drawn, of a family or in words (see `sample_layout`)."""
+        return self.start(sample_layout(seed, family, self.variation, instruction=instruction))
 
     def start(self, layout: Layout) -> Task:
         """Start the episode that `layout` describes."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sqap_vla_ros.simulation.scene import COLOURS, SHAPES, SLOTS, TABLE_MATERIALS, ObjectKind
-from sqap_vla_ros.simulation.tasks import Task, TaskFamily
+from sqap_vla_ros.simulation.tasks import Task, TaskFamily, parse_instruction
 
 DRAWER_OPEN_M = 0.15
 CABINET_NOMINAL_M = (0.45, 0.33)
@@ -70,8 +70,21 @@ class Layout:
     table_material: str
 
 
-def sample_layout(seed: int, family: TaskFamily | str | None = None, variation: Variation = VISUAL_MATCHING) -> Layout:
-    """Draw an episode. The same arguments give the same layout; None draws the task family too."""
+def sample_layout(
+    seed: int,
+    family: TaskFamily | str | None = None,
+    variation: Variation = VISUAL_MATCHING,
+    *,
+    instruction: str = "",
+) -> Layout:
+    """Draw an episode. The same arguments give the same layout.
+
+    family: None draws the task family too. instruction: the task in words, which then has the last word on the family
+    and on the objects it names; ValueError when there is no such task (see `parse_instruction`).
+    """
+    named: tuple[ObjectKind, ...] = ()
+    if instruction:
+        family, named = parse_instruction(instruction)
     rng = np.random.default_rng(seed)
     families = list(TaskFamily)
     drawn = families[rng.integers(len(families))]
@@ -88,6 +101,7 @@ def sample_layout(seed: int, family: TaskFamily | str | None = None, variation: 
     chosen = [
         kinds[i] for i in rng.permutation(len(kinds))[: rng.integers(variation.objects[0], variation.objects[1] + 1)]
     ]
+    chosen = [*named, *(kind for kind in chosen if kind not in named)][: len(chosen)]
     # Room in front of the cabinet for the drawer, its handle and the hand that moves it.
     reach_m = DRAWER_OPEN_M if family == TaskFamily.OPEN_DRAWER else drawer_m
     y_max = min(_REACH_Y_M[1], cabinet[1] - 0.14 - reach_m - 0.08)

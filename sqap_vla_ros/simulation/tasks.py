@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+import itertools
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sqap_vla_ros.simulation.scene import BOWL_RADIUS_M, ObjectKind
+from sqap_vla_ros.simulation.scene import BOWL_RADIUS_M, COLOURS, SHAPES, ObjectKind
 
 LIFTED_M = 0.08  # above where the object stood
 NEAR_M = 0.12
@@ -124,3 +126,37 @@ class Task:
                     return False
                 gap = np.linalg.norm(target.xyz_m[:2] - state.bowl_xyz_m[:2])
                 return released and bool(gap < BOWL_RADIUS_M and 0.01 < target.xyz_m[2] < 0.07)
+
+
+# Of the object families: whether the words name the target, and the reference.
+_NAMES_TARGET = frozenset(TaskFamily) - {TaskFamily.OPEN_DRAWER, TaskFamily.CLOSE_DRAWER}
+_NAMES_REFERENCE = frozenset({TaskFamily.MOVE_NEAR})
+
+
+@cache
+def _named_kinds() -> dict[str, tuple[TaskFamily, tuple[ObjectKind, ...]]]:
+    """Every instruction there is, with the objects it names."""
+    kinds = [ObjectKind(colour, shape) for colour in COLOURS for shape in SHAPES]
+    known: dict[str, tuple[TaskFamily, tuple[ObjectKind, ...]]] = {}
+    for family in TaskFamily:
+        for target, reference in itertools.permutations(kinds, 2):
+            named = (target,) * (family in _NAMES_TARGET) + (reference,) * (family in _NAMES_REFERENCE)
+            known[Task(family, target, reference).instruction] = (family, named)
+    return known
+
+
+def parse_instruction(instruction: str) -> tuple[TaskFamily, tuple[ObjectKind, ...]]:
+    """The family and the objects that an instruction names: none, the target, or target and reference.
+
+    Raises:
+        ValueError: this tabletop knows no such task; the message gives an example of each.
+    """
+    words = " ".join(instruction.lower().removesuffix(".").split())
+    if words not in _named_kinds():
+        example = (ObjectKind("red", "cube"), ObjectKind("blue", "can"))
+        examples = [repr(Task(family, *example).instruction) for family in TaskFamily]
+        raise ValueError(
+            f"no task is called {instruction!r}; there are {', '.join(examples)}, "
+            f"with {', '.join(COLOURS)} and {', '.join(SHAPES)}"
+        )
+    return _named_kinds()[words]

@@ -29,6 +29,7 @@ def test_ends_cleanly_with_simulated_time(number):
         ({"real_time_factor": 2.0}, "real_time_factor must be 1 without publish_clock, got 2"),
         ({"seed": "first"}, "expecting type 'INTEGER'"),
         ({"task": "juggle"}, "task must be one of '', 'pick'"),
+        ({"instruction": "make coffee"}, "no task is called 'make coffee'; there are 'pick up the red cube'"),
         ({"image_width": 5000}, "image_width must be at most 1280, got 5000"),
     ],
 )

@@ -48,3 +48,12 @@ def test_wrong_variations_are_refused():
         Variation("x", 0.0, (1.0, 1.0), ("velvet",), (2, 3))
     with pytest.raises(ValueError, match=r"got \(3, 9\)"):
         Variation("x", 0.0, (1.0, 1.0), ("oak",), (3, 9))
+
+
+def test_a_scene_for_given_words():
+    for seed in range(20):
+        layout = sample_layout(seed, instruction="move the yellow bar near the purple can")
+        assert layout.task.instruction == "move the yellow bar near the purple can"
+        assert [str(placed.kind) for placed in layout.objects[:2]] == ["yellow bar", "purple can"]
+        assert len({placed.kind for placed in layout.objects}) == len(layout.objects)
+    assert sample_layout(0, instruction="open the drawer").drawer_m == 0.0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sqap_vla_ros.simulation.scene import ObjectKind
-from sqap_vla_ros.simulation.tasks import ObjectState, Task, TaskFamily, WorldState
+from sqap_vla_ros.simulation.tasks import ObjectState, Task, TaskFamily, WorldState, parse_instruction
 
 RED, BLUE = ObjectKind("red", "cube"), ObjectKind("blue", "can")
 FREE = ObjectState(np.array([0.4, 0.0, 0.02]), 0.0, held=False, touched=False)
@@ -81,3 +81,20 @@ def test_instructions_name_what_they_are_about():
     assert words[TaskFamily.MOVE_NEAR] == "move the red cube near the blue can"
     assert words[TaskFamily.CLOSE_DRAWER] == "close the drawer"
     assert len(set(words.values())) == len(TaskFamily)
+
+
+def test_instructions_are_understood_as_they_are_said():
+    for family, objects in (
+        (TaskFamily.PICK, (RED,)),
+        (TaskFamily.MOVE_NEAR, (RED, BLUE)),
+        (TaskFamily.OPEN_DRAWER, ()),
+        (TaskFamily.PLACE_IN_BOWL, (RED,)),
+    ):
+        assert parse_instruction(Task(family, RED, BLUE).instruction) == (family, objects)
+    assert parse_instruction("  Pick up  the red CUBE.") == (TaskFamily.PICK, (RED,))
+
+
+@pytest.mark.parametrize("words", ["make coffee", "pick up the pink cube", "move the red cube near the red cube", ""])
+def test_other_words_are_answered_with_examples(words):
+    with pytest.raises(ValueError, match=r"no task is called .*'move the red cube near the blue can'"):
+        parse_instruction(words)
