@@ -204,14 +204,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         "blend_s",
         0.2,
         "Time in which a new chunk takes over from the old one. Shorter leaves jerk at the seam, longer delays "
-        "reactions.",
-        minimum=0.0,
+        "reactions; none at all would be a jump.",
+        minimum=0.02,
     ),
     Parameter(
         "ramp_s",
         1.0,
         "The same for the first chunk after standing still, from the measured pose.",
-        minimum=0.0,
+        minimum=0.02,
     ),
     Parameter(
         "ensemble_chunks",
