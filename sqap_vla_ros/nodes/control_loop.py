@@ -37,7 +37,7 @@ from sqap_vla_ros.robot.kinematics import KinematicsError
 
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 FLUSH_S = 0.5  # how long the last command may take to be acknowledged
-RETRY_S = 0.01  # between looks whether the transforms of an image have come
+RETRY_S = 0.002  # between looks whether the transforms of an image have come; a look costs a tenth of that
 WAITING_IMAGES = 8  # images that may wait for their transforms at the same time
 
 
