@@ -193,12 +193,16 @@ step package "messages and package on $ros_title" install_package \
 
 # --- Rendering --------------------------------------------------------------------------------------------------------
 
-if ! { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -qE 'libEGL\.so|libOSMesa\.so'; then
+libraries=$({ ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | awk '{print $1}')
+has() { grep -q "^$1\.so" <<<"$libraries"; }
+if ! { has libEGL && { has libOpenGL || has libGL; }; } && ! has libOSMesa; then
+  packages="libegl1 libopengl0 libgl1-mesa-dri"
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    printf 'installing OpenGL for rendering without a screen (libegl1, libgl1-mesa-dri)\n'
-    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq libegl1 libgl1-mesa-dri; } >"$log" 2>&1 ||
-      { keep_log=yes && fail "OpenGL for rendering without a screen could not be installed; apt-get's output is in $log"; }
+    printf 'installing OpenGL for rendering without a screen (%s)\n' "$packages"
+    # shellcheck disable=SC2086
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq $packages; } >"$log" 2>&1 ||
+      { keep_log=yes && fail "OpenGL could not be installed; apt-get's output is in $log"; }
   else
-    fail "The simulator cannot render without EGL or OSMesa. Install with: sudo apt-get install libegl1 libgl1-mesa-dri"
+    fail "The simulator cannot render without EGL or OSMesa. Install with: sudo apt-get install $packages"
   fi
 fi
