@@ -38,8 +38,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         above=0.0,
         maximum=60.0,
     ),
-    Parameter("shadows", False, "Render shadows: better looking, at about three times the cost on a CPU."),
-    Parameter("antialiasing", False, "Smooth edges, at two to three times the cost on a CPU."),
+    Parameter("shadows", False, "Render shadows: the best look, at many times the cost of a plain picture on a CPU."),
+    Parameter("antialiasing", False, "Smooth edges, at several times the cost of a plain picture on a CPU."),
     Parameter(
         "state_rate",
         60.0,
