@@ -105,8 +105,9 @@ def make_jobs(args: argparse.Namespace) -> list[ReplayJob]:
         load_recipe(name)  # a wrong name is told before an hour of work, not after
     if args.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
+    path = Path(args.checkpoint).expanduser()
     worker = WorkerConfig(
-        args.checkpoint,
+        str(path.resolve()) if path.exists() else args.checkpoint,
         device=args.device,
         dtype=args.dtype,
         unnorm_key=args.unnorm_key,

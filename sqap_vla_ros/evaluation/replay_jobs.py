@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -151,24 +153,32 @@ def _over_processes(jobs: Sequence[ReplayJob], processes: int) -> list[JobResult
 
 
 def _over_ray(jobs: Sequence[ReplayJob], address: str) -> list[JobResult]:
+    """A worker that dies has its bag redone, by another one where there is one, from the last frame on disk."""
     try:
         import ray  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise ValueError("--ray needs Ray: pip install 'sqap-vla-ros[cluster]'") from error
-    ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
+    # Workers start elsewhere: they get our import paths, and paths that do not depend on the working directory.
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    environment = {"env_vars": {"PYTHONPATH": paths}}
+    ray.init(address=address, runtime_env=environment, log_to_driver=False, include_dashboard=False)
     try:
-        task = ray.remote(max_retries=_TRIES)(_attempt)
-        pending = {task.remote(job): number for number, job in enumerate(jobs)}
+        task = ray.remote(max_retries=_TRIES - 1)(_attempt)
+        pending = {task.remote(_absolute(job)): number for number, job in enumerate(jobs)}
         results: dict[int, JobResult] = {}
         with tqdm(total=len(jobs), desc="bags", unit="bag") as bar:
             while pending:
                 (done,), _ = ray.wait(list(pending), num_returns=1)
                 number = pending.pop(done)
                 try:
-                    results[number] = ray.get(done)
+                    results[number] = dataclasses.replace(ray.get(done), job=jobs[number])
                 except ray.exceptions.RayError as error:
                     results[number] = JobResult(jobs[number], [], f"{jobs[number].bag}: {error}")
                 bar.update()
         return [results[number] for number in range(len(jobs))]
     finally:
         ray.shutdown()
+
+
+def _absolute(job: ReplayJob) -> ReplayJob:
+    return dataclasses.replace(job, bag=job.bag.expanduser().resolve(), out=job.out.expanduser().resolve())
