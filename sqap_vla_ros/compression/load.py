@@ -52,9 +52,10 @@ def load_policy(
 
         if is_compressed(path):
             return _load_compressed(path, chosen, device, unnorm_key)
-    policy = load_uncompressed(checkpoint, chosen, device=device, dtype=dtype, unnorm_key=unnorm_key, seed=seed)
+    first = device if chosen.quantization is None else "cpu"  # quantising happens on the CPU
+    policy = load_uncompressed(checkpoint, chosen, device=first, dtype=dtype, unnorm_key=unnorm_key, seed=seed)
     if chosen.quantization is not None:
-        policy = _quantize_in_memory(policy, chosen, checkpoint)
+        policy = _quantize_in_memory(policy, chosen, checkpoint, device)
     return _prune(policy, chosen, checkpoint)
 
 
@@ -85,7 +86,7 @@ def load_uncompressed(
     return policy
 
 
-def _quantize_in_memory(policy: CogACTPolicy, recipe: Recipe, checkpoint: str) -> CogACTPolicy:
+def _quantize_in_memory(policy: CogACTPolicy, recipe: Recipe, checkpoint: str, device: str) -> CogACTPolicy:
     from sqap_vla_ros.compression.compress import compress
     from sqap_vla_ros.compression.policy import CompressedPolicy
     from sqap_vla_ros.quantization.linear import use_backend
@@ -97,6 +98,7 @@ def _quantize_in_memory(policy: CogACTPolicy, recipe: Recipe, checkpoint: str) -
             f"--recipe {recipe.name} --calibration ... --out policy.safetensors` once and load that file"
         )
     compress(policy, recipe, synthetic_observations(CALIBRATION_OBSERVATIONS) if calibrated else [])
+    policy.model.to(device)
     use_backend(policy.model)
     return CompressedPolicy.of(policy)
 
