@@ -27,23 +27,32 @@ from sqap_vla_ros.robot.trajectory import anchor_chunk
 
 _STAGE_COLOURS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
 _VIDEO_WIDTH = 640
+_LEGIBLE_WIDTH = 320
 
 
 def overlay_of(frame: ReplayFrame, record: FrameRecord, run: RecipeRun, *, caption: str = "") -> NDArray[np.uint8]:
-    """The frame with its kept tokens, the gripper's patch and the chunk projected into the image; [H, W, 3] uint8."""
+    """The frame with its kept tokens, the gripper's patch and the chunk projected into the image; [H, W, 3] uint8.
+
+    Images too small to draw on are enlarged by a whole factor first.
+    """
     assert frame.observation is not None
     assert record.selection is not None
-    path = None
+    image, gripper, path = frame.observation.image, record.pixel, None
     if record.deltas is not None and record.pose is not None and frame.camera and frame.optical_from_base is not None:
         planned = anchor_chunk(record.deltas, record.pose, record.stamp_ns, record.dt_s)
         origins = np.concatenate([planned.poses[:, :3, 3], np.ones((len(planned), 1))], axis=1)
         projection = frame.camera.project((origins @ frame.optical_from_base.T)[:, :3])
         path = projection.pixels
+    factor = max(1, _LEGIBLE_WIDTH // image.shape[1])
+    if factor > 1:
+        image = np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
+        gripper = None if gripper is None else (factor * gripper[0], factor * gripper[1])
+        path = None if path is None else factor * path
     return draw_overlay(
-        frame.observation.image,
+        image,
         record.selection,
         ImageTransform(run.info.image_size),
-        gripper_pixel=record.pixel,
+        gripper_pixel=gripper,
         path_pixels=path,
         caption=caption,
     )
