@@ -128,7 +128,10 @@ def check_ring(message, pixel, width, height):
     np.testing.assert_allclose([message.gripper_u, message.gripper_v], pixel, atol=0.05)
     selection = messages.selection_from_message(message)
     rows, cols = selection.grid
-    row, col = int(pixel[1] / height * rows), int(pixel[0] / width * cols)
+    row, col = (
+        int((n + 0.5) / size * patches)
+        for n, size, patches in zip(pixel[::-1], (height, width), (rows, cols), strict=True)
+    )
     assert selection.gripper_patch == (row, col)
     ring = {
         r * cols + c
