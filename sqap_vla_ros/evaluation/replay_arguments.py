@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +142,11 @@ def _run(args: argparse.Namespace) -> int:
     from sqap_vla_ros.evaluation.replay_report import OPEN_LOOP
     from sqap_vla_ros.evaluation.replay_tables import print_table
 
-    results = run_jobs(make_jobs(args), processes=args.jobs, ray_address=args.ray)
+    try:
+        results = run_jobs(make_jobs(args), processes=args.jobs, ray_address=args.ray)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        raise
     for result in results:
         if result.error:
             print(f"error: {result.error}")

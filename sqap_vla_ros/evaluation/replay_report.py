@@ -68,10 +68,9 @@ def write_report(
     (out / "report.json").write_text(json.dumps(document, indent=1))
     write_recipes_csv(out / "recipes.csv", summaries)
     write_frames_csv(out / "frames.csv", runs)
-    figures = [
-        ("Latency by stage", latency_figure(summaries, control_rate_hz)),
-        ("Kept tokens by reason", tokens_figure(summaries)),
-    ]
+    figures = [("Latency by stage", latency_figure(summaries, control_rate_hz))]
+    if any(summary["kept"] for summary in summaries):
+        figures.append(("Kept tokens by reason", tokens_figure(summaries)))
     if others:
         figures.append((f"Distance from {reference.recipe} over the recording", error_figure(runs)))
         figures.append((f"Single actions against {reference.recipe}", difference_figure(summaries[1:])))

@@ -2,8 +2,12 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +18,13 @@ from sqap_vla_ros import cli
 from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.evaluation import replay_jobs
 from sqap_vla_ros.evaluation.replay import FRAMES, RUN, ReplayError, load_run, replay_recipe
+from sqap_vla_ros.evaluation.replay_arguments import make_jobs
 from sqap_vla_ros.evaluation.replay_jobs import ReplayJob, run_jobs
 from sqap_vla_ros.nodes.bag import Bag
 from sqap_vla_ros.nodes.bag_observations import BagObservations, ReplaySpec
 from sqap_vla_ros.nodes.worker import WorkerConfig
+from sqap_vla_ros.resources import share_path
+from sqap_vla_ros.robot.kinematics import ArmKinematics
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the worker gets our sys.path and finds replay_doubles
 import replay_doubles
@@ -190,3 +197,44 @@ def test_segments_file(bag, tmp_path, capsys):
 def test_a_bag_that_cannot_be_read_is_an_exit_status(tmp_path, capsys):
     assert cli.main(["replay", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]) == 1
     assert "does not exist" in capsys.readouterr().out
+
+
+def test_joint_states_and_urdf_from_the_command_line(tmp_path):
+    urdf = share_path("config/robots/tabletop_arm.urdf")
+    arm = ArmKinematics.from_urdf(urdf.read_text(), "base_link", "tool0")
+    q = np.linspace(-0.4, 0.4, len(arm.joint_names))
+    path = write_bag(tmp_path / "bag", tf=False, info=False, joints=dict(zip(arm.joint_names, q, strict=True)))
+    options = ["--urdf", str(urdf), "--joint-topic", "/joint_states", "--recipes", "fp32"]
+    (made,) = make_jobs(cli.build_parser().parse_args(["replay", str(path), *options]))
+    with Bag(path) as recording:
+        source = BagObservations(recording, made.spec)
+        poses = [frame.observation.base_from_tool for frame in source]
+    assert len(poses) == 5
+    np.testing.assert_allclose(poses, [arm.forward(q)] * 5, atol=1e-9)
+    assert source.sources["tool pose"].endswith("through the URDF")
+
+
+def test_ctrl_c_keeps_what_was_done(tmp_path):
+    """As a terminal sends it, to the whole process group: exit status 130, whole lines, nothing left running."""
+    demo = Path(__file__).resolve().parents[1] / "bags" / "tabletop"
+    command = ["replay", str(demo), "--recipes", "fp32", "--threads", "1", "--no-video", "--out", str(tmp_path)]
+    run = "import sys; from sqap_vla_ros.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", run, *command], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    frames = tmp_path / "fp32" / FRAMES
+    deadline_s = time.monotonic() + 120.0
+    while not (frames.exists() and frames.read_text().count("\n") >= 2):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline_s, "no frame was predicted"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from here" in errors
+    assert "Traceback" not in errors
+    lines = frames.read_text().splitlines()
+    assert 2 <= len(lines) < 48
+    assert [json.loads(line)["index"] for line in lines] == list(range(len(lines)))
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
