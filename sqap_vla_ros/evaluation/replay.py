@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -82,6 +83,10 @@ class FrameRecord:
     @classmethod
     def from_json(cls, line: str) -> FrameRecord:
         values = json.loads(line)
+        # Texts repeat in every line: one copy of each, or they would be most of a long replay's memory.
+        for name in ("instruction", "note", "problem"):
+            values[name] = sys.intern(values.get(name, ""))
+        values["timings_ms"] = {sys.intern(stage): ms for stage, ms in values["timings_ms"].items()}
         for name in ("pose", "deltas", "normalized"):
             if name in values:
                 values[name] = np.asarray(values[name], dtype=np.float64)
@@ -98,7 +103,7 @@ class FrameRecord:
                 selection["prune_layer"],
                 None if patch is None else tuple(patch),
             )
-        return cls(**{"new_episode": False, "note": "", **values})
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -130,12 +135,14 @@ def replay_recipe(
         try:
             records = _keep(done, policy.info)
             kept = folder / f"{FRAMES}.kept"  # renamed when whole: an interruption now loses nothing either
-            kept.write_text("".join(record.to_json() + "\n" for record in records))
+            with kept.open("w") as file:
+                file.writelines(record.to_json() + "\n" for record in records)
             kept.replace(folder / FRAMES)
+            finished = {record.index for record in records}
+            del done, records
             with (folder / FRAMES).open("a") as file:
                 total = -(-source.image.count // spec.stride)
                 bar = tqdm(source, desc=f"{worker.recipe:>16}", total=total, unit="frame", disable=not show)
-                finished = {record.index for record in records}
                 for frame in bar:
                     if frame.index in finished:
                         continue
@@ -162,7 +169,8 @@ def load_run(folder: Path, recipe: str) -> RecipeRun:
     try:
         summary = json.loads((folder / RUN).read_text())
         info = PolicyInfo(**{**summary["info"], "grid": tuple(summary["info"]["grid"])})
-        records = [FrameRecord.from_json(line) for line in (folder / FRAMES).read_text().splitlines()]
+        with (folder / FRAMES).open() as lines:
+            records = [FrameRecord.from_json(line) for line in lines]
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise ReplayError(f"{folder} holds no finished replay of {recipe}: run it again") from error
     return RecipeRun(recipe, info, records, summary["peak_memory_mb"], summary["counters"])
@@ -265,13 +273,16 @@ def _resume(folder: Path, identity: str) -> tuple[list[FrameRecord], bool]:
         raise ReplayError(
             f"{folder} holds the replay of another bag, or with other options: choose another --out, or delete it"
         )
+    if summary["complete"] or not frames.exists():
+        return [], summary["complete"]
     records = []
-    for line in frames.read_text().splitlines() if frames.exists() else ():
-        try:
-            records.append(FrameRecord.from_json(line))
-        except (json.JSONDecodeError, KeyError):
-            break  # the line being written when it was interrupted
-    return records, summary["complete"]
+    with frames.open() as lines:
+        for line in lines:
+            try:
+                records.append(FrameRecord.from_json(line))
+            except (json.JSONDecodeError, KeyError):
+                break  # the line being written when it was interrupted
+    return records, False
 
 
 def _keep(done: list[FrameRecord], info: PolicyInfo) -> list[FrameRecord]:
