@@ -98,7 +98,7 @@ GROUPS: dict[str, tuple[Measure, ...]] = {
     ),
 }
 MEASURES = tuple(measure for group in GROUPS.values() for measure in group)
-_FRAME_COLUMNS = (
+FRAME_COLUMNS = (
     *("recipe", "frame", "stamp_ns", "age_s", "policy_ms", "kept_tokens"),
     *("gripper_u", "gripper_v", "distance", "problem", "gripper_note"),
 )
@@ -128,7 +128,7 @@ def write_frames_csv(path: Path, runs: Sequence[RecipeRun]) -> None:
     reference = {record.index: record for record in runs[0].records if record.deltas is not None}
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(_FRAME_COLUMNS)
+        writer.writerow(FRAME_COLUMNS)
         for run in runs:
             for record in run.records:
                 distance = None

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -87,6 +88,14 @@ def test_report_is_complete(replayed):
         rows = list(csv.DictReader(file))
     assert len(rows) == 12
     assert int(rows[0]["stamp_ns"]) == START_NS
+
+
+def test_every_column_is_documented(replayed):
+    pages = Path(__file__).resolve().parents[2] / "docs" / "replay.md"
+    documented = set(re.findall(r"`(\w+)`", pages.read_text()))
+    for name in ("recipes.csv", "frames.csv"):
+        with (replayed / name).open() as file:
+            assert set(next(csv.reader(file))) - {"recipe"} <= documented
 
 
 def test_resumes_where_it_stopped(bag, replayed, tmp_path, monkeypatch):
