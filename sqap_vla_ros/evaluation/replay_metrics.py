@@ -98,10 +98,7 @@ def action_difference(records: Iterable[FrameRecord], reference: Iterable[FrameR
     opened = [side[..., 6] > _GRIPPER_THRESHOLD for side in (ours, theirs)]
     norms = frame_errors(pairs)
     episodes = np.split(norms, np.cumsum([len(episode) for episode in episodes_of([ours for ours, _ in pairs])])[:-1])
-    identity = np.eye(4)
-    ends = [[anchor_chunk(_deltas(record), identity, 0, record.dt_s).poses[-1] for record in pair] for pair in pairs]
-    end_mm = [1e3 * float(np.linalg.norm(a[:3, 3] - b[:3, 3])) for a, b in ends]
-    end_deg = [math.degrees(Rotation.from_matrix(a[:3, :3].T @ b[:3, :3]).magnitude()) for a, b in ends]
+    end_mm, end_deg = np.array([_end_difference(*pair) for pair in pairs]).T
     return {
         "translation_mm": _quantiles((1e3 * np.linalg.norm(ours[..., :3] - theirs[..., :3], axis=-1)).ravel()),
         "rotation_deg": _quantiles(_rotation_deg(ours, theirs)),
@@ -116,8 +113,14 @@ def action_difference(records: Iterable[FrameRecord], reference: Iterable[FrameR
 
 def frame_errors(pairs: Sequence[tuple[FrameRecord, FrameRecord]]) -> NDArray[np.float64]:
     """||A' - A*|| of each pair, over all actions of the normalised chunks clipped to [-1, 1] as they are executed."""
-    clipped = [[np.clip(_normalized(record), -1.0, 1.0) for record in pair] for pair in pairs]
-    return np.array([np.linalg.norm(a - b) for a, b in clipped])
+    return np.array([np.linalg.norm(_executed(a) - _executed(b)) for a, b in pairs])
+
+
+def _end_difference(ours: FrameRecord, theirs: FrameRecord) -> tuple[float, float]:
+    """Millimetres and degrees between the ends of two chunks that start at the same pose."""
+    a, b = (anchor_chunk(_deltas(record), np.eye(4), 0, record.dt_s).poses[-1] for record in (ours, theirs))
+    angle = Rotation.from_matrix(a[:3, :3].T @ b[:3, :3]).magnitude()
+    return 1e3 * float(np.linalg.norm(a[:3, 3] - b[:3, 3])), math.degrees(angle)
 
 
 def against_recording(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
@@ -171,11 +174,11 @@ def seams(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
     """
     jumps_mm, jumps_deg = [], []
     for episode in episodes_of(records):
-        plans = [
+        plans = (  # one at a time: an episode may be half an hour
             anchor_chunk(record.deltas, record.pose, record.stamp_ns, record.dt_s)
             for record in episode
             if record.deltas is not None and record.pose is not None
-        ]
+        )
         for before, after in itertools.pairwise(plans):
             due_ns = int(after.times_ns[0])
             if due_ns > before.end_ns:
@@ -242,9 +245,10 @@ def _deltas(record: FrameRecord) -> NDArray[np.float64]:
     return record.deltas
 
 
-def _normalized(record: FrameRecord) -> NDArray[np.float64]:
+def _executed(record: FrameRecord) -> NDArray[np.float64]:
+    """The normalised chunk as it is executed: clipped."""
     assert record.normalized is not None
-    return record.normalized
+    return np.clip(record.normalized, -1.0, 1.0)
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:
