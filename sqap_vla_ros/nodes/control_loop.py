@@ -28,7 +28,7 @@ from sqap_vla_ros.nodes.motion import MalformedChunk, Motion, UnsafeChunk
 from sqap_vla_ros.nodes.observer import Frame, ObservationProblem, Observer, TransformMissing, View
 from sqap_vla_ros.nodes.reporter import Prediction, Reporter
 from sqap_vla_ros.nodes.services import Services
-from sqap_vla_ros.nodes.sinks import GripperSink, JointSink, Measured, PoseSink, Sink, TwistSink
+from sqap_vla_ros.nodes.sinks import GripperSink, JointSink, Measured, MeasuredTool, PoseSink, Sink, TwistSink
 from sqap_vla_ros.nodes.supervisor import WorkerSupervisor
 from sqap_vla_ros.nodes.tf import Buffer, TransformListener
 from sqap_vla_ros.nodes.time_sync import ImageInfoSync
@@ -430,14 +430,16 @@ class ControlLoop:
         if not self.executive.moving or self.motion.current is None:
             return
         now_ns = self.now_ns()
-        self.sink.tick(now_ns)
-        self.gripper.update(self.motion.current.sample(now_ns)[1])
+        tool = None
         try:
-            measured, stamp_ns = self.observer.measured_tool()
+            tool = MeasuredTool(*self.observer.measured_tool())
         except TransformMissing as error:
             self._observation_problem = {Input.TF: str(error)}
+        self.sink.tick(now_ns, tool)
+        self.gripper.update(self.motion.current.sample(now_ns)[1])
+        if tool is None:
             return
-        error_text = self.motion.tracking_error(measured, stamp_ns or now_ns)
+        error_text = self.motion.tracking_error(tool.base_from_tool, tool.stamp_ns or now_ns)
         if error_text is not None:
             self.executive.tracking_error(error_text, time.monotonic())
             self.advance()

@@ -13,6 +13,7 @@ import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from numpy.typing import NDArray
 from rclpy.qos import QoSProfile
+from scipy.spatial.transform import Rotation
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -27,12 +28,24 @@ COMMAND_QOS = QoSProfile(depth=1)  # reliable: a command must arrive, and only t
 HOLD_DURATION_NS = 100_000_000  # a trajectory controller needs a point in the future
 
 
+TWIST_GAIN_HZ = 2.0  # a lag is made up for in half a second
+TWIST_CORRECTION_LIMITS = (0.05, 0.25)  # m/s and rad/s that a correction may add
+
+
 @dataclass(frozen=True)
 class Measured:
     """Where the arm is. joints: [n] rad in the order of the kinematics' joint names; None outside output mode joint."""
 
     base_from_tool: NDArray[np.float64] | None
     joints: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class MeasuredTool:
+    """base_from_tool [4, 4] as TF had it at stamp_ns (0: at no particular time)."""
+
+    base_from_tool: NDArray[np.float64]
+    stamp_ns: int
 
 
 class Sink(Protocol):
@@ -46,8 +59,8 @@ class Sink(Protocol):
         Raises KinematicsError, and sends nothing, when the arm cannot.
         """
 
-    def tick(self, now_ns: int) -> None:
-        """Send what is due."""
+    def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
+        """Send what is due. tool: where it was last measured, None when unknown."""
 
     def hold(self, measured: Measured, now_ns: int) -> None:
         """Command the measured pose once, and forget the trajectory."""
@@ -78,7 +91,7 @@ class JointSink:
         self.publisher.publish(messages.joint_trajectory_message(arrays))
         return trajectory
 
-    def tick(self, now_ns: int) -> None:
+    def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
         pass  # the whole trajectory was sent
 
     def hold(self, measured: Measured, now_ns: int) -> None:
@@ -105,7 +118,7 @@ class PoseSink:
         self._trajectory = trajectory
         return trajectory
 
-    def tick(self, now_ns: int) -> None:
+    def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
         if self._trajectory is None:
             return
         self._send(self._trajectory.sample(now_ns)[0], now_ns)
@@ -123,7 +136,11 @@ class PoseSink:
 
 
 class TwistSink:
-    """geometry_msgs/TwistStamped samples in the base frame, for moveit_servo. Holding is a zero twist here."""
+    """geometry_msgs/TwistStamped samples in the base frame, for moveit_servo. Holding is a zero twist here.
+
+    The trajectory's velocity and a bounded correction towards where the trajectory has the tool: a velocity alone never
+    makes up for what was lost on the way, and every new chunk, which starts from the measured tool, would subtract it.
+    """
 
     def __init__(self, node: Any, base_frame: str) -> None:
         self._base_frame = base_frame
@@ -134,10 +151,13 @@ class TwistSink:
         self._trajectory = trajectory
         return trajectory
 
-    def tick(self, now_ns: int) -> None:
+    def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
         if self._trajectory is None:
             return
-        self._send(self._trajectory.twist(now_ns), now_ns)
+        twist = self._trajectory.twist(now_ns)
+        if tool is not None and now_ns < self._trajectory.end_ns:
+            twist = twist + _correction(self._trajectory.sample(tool.stamp_ns or now_ns)[0], tool.base_from_tool)
+        self._send(twist, now_ns)
         if now_ns >= self._trajectory.end_ns:
             self._trajectory = None  # the zero twist of the end has been sent
 
@@ -150,6 +170,14 @@ class TwistSink:
         linear, angular = message.twist.linear, message.twist.angular
         linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = map(float, twist)
         self.publisher.publish(message)
+
+
+def _correction(commanded: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Twist [6] from the measured towards the commanded pose, both [4, 4]; bounded in m/s and rad/s."""
+    linear = TWIST_GAIN_HZ * (commanded[:3, 3] - measured[:3, 3])
+    angular = TWIST_GAIN_HZ * Rotation.from_matrix(commanded[:3, :3] @ measured[:3, :3].T).as_rotvec()
+    parts = zip((linear, angular), TWIST_CORRECTION_LIMITS, strict=True)
+    return np.concatenate([part * min(1.0, limit / max(float(np.linalg.norm(part)), 1e-12)) for part, limit in parts])
 
 
 class GripperSink:
