@@ -36,7 +36,6 @@ os.environ.setdefault("HOME", _logs.name)  # rclpy refuses to start without one
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One worker takes all tests that run nodes, one after the other; the rest is shared out file by file."""
     for item in items:
