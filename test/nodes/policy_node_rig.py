@@ -1,5 +1,6 @@
 """A policy_node process with a policy double, and around it a camera, TF, joints and a controller to break."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -159,11 +160,19 @@ class Rig:
         time.sleep(seconds)
 
     def call(self, name: str, kind: Any, request: Any) -> Any:
-        client = self._clients.setdefault(name, self.node.create_client(kind, f"policy_node/{name}"))
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, f"policy_node/{name}")
+        client = self._clients[name]
         assert client.wait_for_service(TIMEOUT_S), name
-        future = client.call_async(request)
-        self.wait(future.done, name)
-        return future.result()
+        # A service of a node that has just started may answer before it has discovered who listens, and the answer is
+        # lost (rmw: "client will not receive response"). Every request here may be repeated.
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            future = client.call_async(request)
+            with contextlib.suppress(AssertionError):
+                self.wait(future.done, name, timeout_s=5.0)
+                return future.result()
+        raise AssertionError(f"waited {TIMEOUT_S:g} s for {name}; {self.summary()}")
 
     def enable(self, on: bool = True) -> SetBool.Response:
         return self.call("enable", SetBool, SetBool.Request(data=on))
