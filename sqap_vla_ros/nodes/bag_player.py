@@ -29,6 +29,8 @@ from sqap_vla_ros.nodes.bag_writer import BagWriter, TopicRecorder
 from sqap_vla_ros.nodes.messages import time_message
 
 _CLOCK_PERIOD_NS = 10_000_000
+# A node that has just started may answer before it has discovered who listens: the answer is lost, so ask again.
+_ANSWER_S = 5.0
 _LATCHED = ("/tf_static", "/robot_description", "/instruction")
 _ANSWERS = {
     "action_chunk": "sqap_vla_ros/msg/ActionChunk",
@@ -117,15 +119,17 @@ class BagPlayer(Node):
         if self._enable is None:
             return
         deadline_s = time.monotonic() + self._values["wait_s"]
-        answer = None
+        answer, asked_s = None, 0.0
         while rclpy.ok() and time.monotonic() < deadline_s:
             clock.publish(Clock(clock=time_message(self._bag_ns)))
             if answer is None and self._enable.service_is_ready():
-                answer = self._enable.call_async(SetBool.Request(data=True))
+                answer, asked_s = self._enable.call_async(SetBool.Request(data=True)), time.monotonic()
             if answer is not None and answer.done():
                 if (response := answer.result()) is not None and response.success:
                     return
                 answer = None  # not configured yet: ask again
+            if answer is not None and time.monotonic() > asked_s + _ANSWER_S:
+                answer = None
             time.sleep(0.05)
         if rclpy.ok():
             raise BagError(f"{self._enable.srv_name} did not enable the policy within {self._values['wait_s']:g} s")
