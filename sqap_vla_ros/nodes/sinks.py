@@ -26,8 +26,6 @@ from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 COMMAND_QOS = QoSProfile(depth=1)  # reliable: a command must arrive, and only the newest matters
 HOLD_DURATION_NS = 100_000_000  # a trajectory controller needs a point in the future
-
-
 TWIST_GAIN_HZ = 2.0  # a lag is made up for in half a second
 TWIST_CORRECTION_LIMITS = (0.05, 0.25)  # m/s and rad/s that a correction may add
 
@@ -156,7 +154,7 @@ class TwistSink:
             return
         twist = self._trajectory.twist(now_ns)
         if tool is not None and now_ns < self._trajectory.end_ns:
-            twist = twist + _correction(self._trajectory.sample(tool.stamp_ns or now_ns)[0], tool.base_from_tool)
+            twist = twist + tracking_twist(self._trajectory.sample(tool.stamp_ns or now_ns)[0], tool.base_from_tool)
         self._send(twist, now_ns)
         if now_ns >= self._trajectory.end_ns:
             self._trajectory = None  # the zero twist of the end has been sent
@@ -172,7 +170,7 @@ class TwistSink:
         self.publisher.publish(message)
 
 
-def _correction(commanded: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
+def tracking_twist(commanded: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
     """Twist [6] from the measured towards the commanded pose, both [4, 4]; bounded in m/s and rad/s."""
     linear = TWIST_GAIN_HZ * (commanded[:3, 3] - measured[:3, 3])
     angular = TWIST_GAIN_HZ * Rotation.from_matrix(commanded[:3, :3] @ measured[:3, :3].T).as_rotvec()
