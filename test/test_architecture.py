@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "robot": FOUNDATION,
     # The overlay draws through the policy's own image transform.
     "pruning": FOUNDATION | {"policy"},
-    "compression": FOUNDATION | {"policy", "pruning", "quantization"},
+    # Calibration looks at the simulator, which is loaded when it is asked for.
+    "compression": FOUNDATION | {"policy", "pruning", "quantization", "simulation"},
     "simulation": FOUNDATION | {"robot"},
     "nodes": FOUNDATION | {"compression", "policy", "pruning", "robot", "simulation"},
     "evaluation": FOUNDATION | {"compression", "policy", "pruning", "robot", "simulation", "nodes"},

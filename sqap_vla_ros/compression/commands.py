@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from sqap_vla_ros.compression.recipe import Recipe
     from sqap_vla_ros.contracts import Observation
 
+HELD_OUT_SEED = 950_000  # of the simulator's layouts, beside those that it calibrates on
+
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the room's sub-commands."""
@@ -19,12 +21,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Compress a checkpoint into one .safetensors file that the node, `predict` and `replay` load. "
         "Interrupted runs go on where they stopped.",
     )
-    parser.add_argument("--checkpoint", required=True, help="`micro`, a CogACT folder or a .safetensors file")
+    parser.add_argument(
+        "--checkpoint", required=True, help="`tabletop`, `micro`, a CogACT folder or a .safetensors file"
+    )
     parser.add_argument("--recipe", default="sqap", help="a name of config/recipes or a YAML file (default: sqap)")
     parser.add_argument("--out", type=Path, required=True, help="the file to write, policy.safetensors")
     parser.add_argument(
         "--calibration",
-        help="folder of images with instructions.txt, a rosbag, or `synthetic`; needed by recipes that look at data",
+        help="folder of images with instructions.txt, a rosbag, `simulator` or `synthetic` (`simulator:64`: that many, "
+        "whatever --observations says); needed by recipes that look at data",
     )
     parser.add_argument("--observations", type=int, default=16, help="calibration observations to use (default: 16)")
     parser.add_argument("--instruction", default="", help="what the robot was told, for bags without a topic for it")
@@ -100,13 +105,22 @@ def _report(
 
 def _observations(args: argparse.Namespace) -> tuple[list[Observation], list[Observation]]:
     """For calibration (empty when none was named), and held out for the report."""
-    from sqap_vla_ros.compression.calibration import load_observations, synthetic_observations
+    from sqap_vla_ros.compression.calibration import (
+        SIMULATOR,
+        SYNTHETIC,
+        load_observations,
+        simulator_observations,
+        synthetic_observations,
+    )
 
     held_out_count = 8
-    if args.calibration is None:
-        return [], synthetic_observations(held_out_count, seed=1)
-    if args.calibration == "synthetic":
-        return load_observations("synthetic", args.observations), synthetic_observations(held_out_count, seed=1)
+    source = (args.calibration or "").partition(":")[0]
+    if source == SIMULATOR:
+        held_out = simulator_observations(held_out_count, seed=HELD_OUT_SEED) if args.report else []
+        return load_observations(args.calibration, args.observations), held_out
+    if source in ("", SYNTHETIC):
+        found = load_observations(args.calibration, args.observations) if source else []
+        return found, synthetic_observations(held_out_count, seed=1)
     path = Path(args.calibration).expanduser()
     wanted = args.observations + (held_out_count if args.report else 0)
     if path.is_file() or (path / "metadata.yaml").is_file():

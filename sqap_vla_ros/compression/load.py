@@ -1,4 +1,4 @@
-"""One door to a policy: a checkpoint (or `micro`) and a recipe in, something that predicts out.
+"""One door to a policy: a checkpoint (or `micro`, or `tabletop`) and a recipe in, something that predicts out.
 
 The node's worker, the command line and the evaluation all come through here.
 """
@@ -9,17 +9,19 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqap_vla_ros.compression.calibration import synthetic_observations
+from sqap_vla_ros.compression.calibration import simulator_observations, synthetic_observations
 from sqap_vla_ros.compression.recipe import Recipe, RecipeError, load_recipe
-from sqap_vla_ros.contracts import Policy
+from sqap_vla_ros.contracts import Observation, Policy
 
 if TYPE_CHECKING:
     import torch
 
     from sqap_vla_ros.policy.cogact import CogACTPolicy
 
-MICRO = "micro"
-CALIBRATION_OBSERVATIONS = 8  # made-up ones, for the micro policy
+MICRO, TABLETOP = "micro", "tabletop"
+SHIPPED = {TABLETOP: Path(__file__).parents[1] / "policy" / "assets" / "tabletop.safetensors"}  # name -> weights
+CALIBRATION_OBSERVATIONS = {MICRO: 8, TABLETOP: 48}
+RANKING_OBSERVATIONS = 8  # for EfficientVLA, which chooses layers
 
 
 def load_policy(
@@ -33,21 +35,21 @@ def load_policy(
 ) -> Policy:
     """Load a policy and do to it what the recipe says.
 
-    checkpoint: `micro` (a small policy, random weights, seeded), a checkpoint folder, or a `.safetensors` file, also
-        one made by `sqap-vla compress`. Such a file follows its own recipe; a recipe that only prunes replaces its
-        pruning (`fastv` on a `w4a4` file), and so does one that quantises the same way (`sqap` on a `w4a4` file).
+    Recipes that look at observations calibrate policies of the geometries `micro` and `tabletop` on the spot: on
+    made-up scenes, and in the simulator. Other policies are compressed to a file once.
+
+    checkpoint: `tabletop` (the trained policy that ships), `micro` (a small policy, random weights, seeded), a
+        checkpoint folder, or a `.safetensors` file, also one made by `sqap-vla compress`. Such a file follows its own
+        recipe; a recipe that only prunes replaces its pruning (`fastv` on a `w4a4` file), and so does one that
+        quantises the same way (`sqap` on a `w4a4` file).
     recipe: a name of `config/recipes` or a YAML file.
     dtype: overrides the recipe's; not for compressed files.
     unnorm_key: which dataset's statistics turn the normalised chunk into metres and radians.
     seed: of the micro policy's weights.
     """
     chosen = load_recipe(recipe)
-    path = Path(checkpoint).expanduser()
     if checkpoint != MICRO:
-        if not path.exists():
-            raise FileNotFoundError(
-                f"checkpoint {path} does not exist; give a folder, a .safetensors file, or {MICRO!r}"
-            )
+        path = checkpoint_path(checkpoint)
         from sqap_vla_ros.compression.storage import is_compressed
 
         if is_compressed(path):
@@ -56,7 +58,32 @@ def load_policy(
     policy = load_uncompressed(checkpoint, chosen, device=first, dtype=dtype, unnorm_key=unnorm_key, seed=seed)
     if chosen.quantization is not None:
         policy = _quantize_in_memory(policy, chosen, checkpoint, device)
-    return _prune(policy, chosen, checkpoint)
+    return _prune(policy, chosen)
+
+
+def checkpoint_path(checkpoint: str) -> Path:
+    """Where a checkpoint is, also for the name of a shipped one; raises FileNotFoundError when it is not there."""
+    path = SHIPPED.get(checkpoint, Path(checkpoint).expanduser())
+    if path.exists():
+        return path
+    if checkpoint in SHIPPED:
+        raise FileNotFoundError(
+            f"the trained policy {checkpoint!r} is not in this installation ({path} is missing): reinstall the "
+            f"package, or use {MICRO!r}"
+        )
+    raise FileNotFoundError(
+        f"checkpoint {path} does not exist; give a folder, a .safetensors file, {', '.join(map(repr, SHIPPED))} or "
+        f"{MICRO!r}"
+    )
+
+
+def own_observations(policy: CogACTPolicy, count: int | None = None) -> list[Observation]:
+    """Calibration observations for a policy whose scenes the package can make itself; none for others."""
+    name = policy.model.config.name
+    count = count or CALIBRATION_OBSERVATIONS.get(name, 0)
+    if name == TABLETOP:
+        return simulator_observations(count)
+    return synthetic_observations(count) if name == MICRO else []
 
 
 def load_uncompressed(
@@ -81,7 +108,9 @@ def load_uncompressed(
     else:
         from sqap_vla_ros.policy.checkpoint import load_checkpoint
 
-        policy = load_checkpoint(checkpoint, device=device, dtype=resolved, unnorm_key=unnorm_key)
+        path = checkpoint_path(checkpoint)
+        policy = load_checkpoint(path, device=device, dtype=resolved, unnorm_key=unnorm_key)
+        policy.provenance = dataclasses.replace(policy.provenance, checkpoint=checkpoint)
     policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
     return policy
 
@@ -92,12 +121,13 @@ def _quantize_in_memory(policy: CogACTPolicy, recipe: Recipe, checkpoint: str, d
     from sqap_vla_ros.quantization.linear import use_backend
 
     calibrated = recipe.quantization is not None and recipe.quantization.needs_calibration
-    if calibrated and checkpoint != MICRO:
+    observations = own_observations(policy) if calibrated else []
+    if calibrated and not observations:
         raise RecipeError(
             f"recipe {recipe.name!r} needs calibration: run `sqap-vla compress --checkpoint {checkpoint} "
             f"--recipe {recipe.name} --calibration ... --out policy.safetensors` once and load that file"
         )
-    compress(policy, recipe, synthetic_observations(CALIBRATION_OBSERVATIONS) if calibrated else [])
+    compress(policy, recipe, observations)
     policy.model.to(device)
     use_backend(policy.model)
     return CompressedPolicy.of(policy)
@@ -118,15 +148,15 @@ def _load_compressed(path: Path, recipe: Recipe, device: str, unnorm_key: str | 
         recipe = dataclasses.replace(own, name=f"{own.name}+{recipe.name}", pruning=recipe.pruning)
     policy = load_compressed(path, device=device, unnorm_key=unnorm_key)
     policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
-    return _prune(policy, recipe, str(path))
+    return _prune(policy, recipe)
 
 
-def _prune(policy: CogACTPolicy, recipe: Recipe, checkpoint: str) -> Policy:
+def _prune(policy: CogACTPolicy, recipe: Recipe) -> Policy:
     """Put the recipe's token selector or accelerator on a policy."""
     if recipe.pruning is None:
         return policy
     from sqap_vla_ros.compression.accelerators import with_pruning
 
-    # EfficientVLA ranks layers on observations; recipes for real checkpoints name the layers instead
-    observations = synthetic_observations(CALIBRATION_OBSERVATIONS) if checkpoint == MICRO else []
-    return with_pruning(policy, recipe.pruning, observations)
+    # EfficientVLA ranks layers on observations; recipes for other policies name the layers instead
+    ranks = recipe.pruning.selector == "efficient_vla" and recipe.pruning.parameters.get("removed_layers") is None
+    return with_pruning(policy, recipe.pruning, own_observations(policy, RANKING_OBSERVATIONS) if ranks else [])
