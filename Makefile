@@ -16,8 +16,8 @@ help:  ## this list
 setup:  ## virtual environment, ROS 2, messages (seconds when nothing changed)
 	@scripts/setup.sh
 
-demo: setup  ## a simulated arm under the compressed policy: video, report, numbers in out/demo
-	@$(RUN) -m sqap_vla_ros.cli demo $(ARGS)
+demo: setup  ## a simulated arm under the compressed policy: make demo TASK="pick up the red cube"
+	@$(RUN) -m sqap_vla_ros.cli demo $(if $(TASK),--instruction "$$TASK") $(ARGS)
 
 test: setup lint pytest  ## everything CI checks
 

@@ -78,8 +78,14 @@ def test_every_argument_has_an_effect(bringup: Bringup):
 
 
 def test_the_simulated_arm_is_commanded_unless_told_otherwise():
-    simulator, policy_node = resolve(BRINGUPS["simulation"], {"use_sim_time": "true", "task": "pick", "seed": "3"})
-    assert simulator.parameters == {"task": "pick", "seed": 3, "publish_clock": True}
+    given = {"use_sim_time": "true", "instruction": "pick up the red cube", "task": "pick", "seed": "3"}
+    simulator, policy_node = resolve(BRINGUPS["simulation"], given)
+    assert simulator.parameters == {
+        "instruction": "pick up the red cube",
+        "task": "pick",
+        "seed": 3,
+        "publish_clock": True,
+    }
     assert policy_node.parameters == {"dry_run": False, "use_sim_time": True}
     assert set(TASKS) == set(TaskFamily)
 

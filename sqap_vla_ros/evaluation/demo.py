@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+CHECKPOINT, RECIPE = "micro", ""
 LOAD_TIMEOUT_S = 900.0
 FIRST_CHUNK_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 30.0
+AFTER_SUCCESS_S = 1.5  # so that the film shows it
 
 
 class DemoFailed(ValueError):
@@ -25,11 +29,13 @@ def add_demo(subparsers: Any) -> None:
         help="a simulated arm under the compressed policy: film, report, numbers",
         description="Starts simulator_node and policy_node, enables the policy, records the run and reports on it.",
     )
-    parser.add_argument("--checkpoint", default="micro", help="CogACT folder, compressed file or 'micro' (default)")
-    parser.add_argument("--recipe", default="", help="how the policy is compressed (default: what the node takes)")
-    parser.add_argument("--task", default="", help="kind of task in the simulation (default: drawn by the seed)")
-    parser.add_argument("--seed", type=int, default=0, help="layout of the scene (default 0)")
-    parser.add_argument("--duration", type=float, default=20.0, metavar="S", help="seconds to run (default 20)")
+    parser.add_argument("--instruction", default="", help="the task in words, such as 'pick up the red cube'")
+    parser.add_argument("--task", default="", help="kind of task (default: drawn by the seed)")
+    parser.add_argument("--seed", type=int, default=0, help="layout of the first scene (default 0)")
+    parser.add_argument("--episodes", type=int, default=1, metavar="N", help="scenes, one after the other (default 1)")
+    parser.add_argument("--duration", type=float, default=20.0, metavar="S", help="longest episode (default 20 s)")
+    parser.add_argument("--checkpoint", default=CHECKPOINT, help=f"CogACT folder or file (default {CHECKPOINT})")
+    parser.add_argument("--recipe", default=RECIPE, help="how the policy is compressed")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results (default out/demo)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.set_defaults(run=run)
@@ -39,6 +45,14 @@ def run(args: argparse.Namespace) -> int:
     """Run the demonstration. Raises DemoFailed where the arm did not move under the policy."""
     if not 1.0 <= args.duration <= 3600.0:
         raise ValueError(f"--duration must be from 1 to 3600 seconds, got {args.duration:g}")
+    if not 1 <= args.episodes <= 100:
+        raise ValueError(f"--episodes must be from 1 to 100, got {args.episodes}")
+    if args.instruction and args.task:
+        raise ValueError("--instruction says what the task is: --task cannot be given beside it")
+    if args.instruction:
+        from sqap_vla_ros.simulation.tasks import parse_instruction
+
+        parse_instruction(args.instruction)  # before anything is started
     from sqap_vla_ros.evaluation.demo_report import summary_text, write_report
     from sqap_vla_ros.evaluation.demo_video import write_video
 
@@ -54,18 +68,18 @@ def run(args: argparse.Namespace) -> int:
     for name in ("demo.mp4", "demo.webp", "report.html", "report.png", "report.json"):
         print(f"  {args.out / name}")
     if not recording.commands:
-        why = next((reason for _, _, reason in reversed(recording.states) if reason), "no reason was given")
-        raise DemoFailed(f"the policy never commanded the arm: {why}")
+        raise DemoFailed(f"the policy never commanded the arm: {_last_reason(recording)}")
     return 0
 
 
 def _record(args: argparse.Namespace) -> Any:
     from sqap_vla_ros.nodes.bringup import NodeProcesses
     from sqap_vla_ros.nodes.node_table import BRINGUPS
-    from sqap_vla_ros.nodes.run_recorder import STATES, RunRecorder
+    from sqap_vla_ros.nodes.run_recorder import RunRecorder
     from sqap_vla_ros.resources import share_path
 
-    given = {"checkpoint": args.checkpoint, "recipe": args.recipe, "task": args.task, "seed": str(args.seed)}
+    given = {"checkpoint": args.checkpoint, "recipe": args.recipe, "seed": str(args.seed)}
+    given |= {"task": args.task, "instruction": args.instruction}
     given |= {"log_level": "warn", "params_file": str(share_path("config/demo.yaml"))}
     print("starting simulator_node and policy_node, loading the policy ...", flush=True)
     with RunRecorder() as recorder, NodeProcesses(BRINGUPS["simulation"], given) as nodes:
@@ -76,32 +90,49 @@ def _record(args: argparse.Namespace) -> Any:
                 raise DemoFailed(f"ended by itself: {names}; its messages are above")
 
         try:
-            recorder.enable(True, LOAD_TIMEOUT_S, check=check)
+            for episode in range(args.episodes):
+                if episode:
+                    recorder.control.reset(ANSWER_TIMEOUT_S, check=check)
+                recorder.begin(LOAD_TIMEOUT_S, check=check)
+                _watch(recorder, args, f"{episode + 1}/{args.episodes} " if args.episodes > 1 else "", check)
+                recorder.end(ANSWER_TIMEOUT_S, check=check)  # the arm is held before the nodes go
+                if not recorder.chunks:
+                    break
         except TimeoutError as error:
             raise DemoFailed(str(error)) from error
-        begin = time.monotonic()
-        with tqdm(
-            total=args.duration,
-            unit="s",
-            disable=args.quiet,
-            bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s [{postfix}]",
-        ) as bar:
-            while (elapsed := time.monotonic() - begin) < args.duration:
-                check()
-                status = recorder.status
-                state = STATES[status.state] if status is not None else "no status"
-                if elapsed > FIRST_CHUNK_TIMEOUT_S and not recorder.chunks:
-                    break
-                bar.set_description(state.lower())
-                bar.set_postfix_str(f"{recorder.images} images, {recorder.chunks} chunks", refresh=False)
-                bar.update(elapsed - bar.n)
-                time.sleep(0.1)
         recording = recorder.finish()
         if not recording.chunks:
-            why = recorder.status.reason if recorder.status is not None else "policy_node published no status"
-            raise DemoFailed(f"the policy published no chunk: {why or 'no reason was given'}")
-        recorder.enable(False, 10.0, check=check)  # the arm is held before the nodes go
+            raise DemoFailed(f"the policy published no chunk: {_last_reason(recording)}")
     return recording
+
+
+def _watch(recorder: Any, args: argparse.Namespace, prefix: str, check: Callable[[], None]) -> None:
+    """Until the task is done and a moment longer, or its time is over."""
+    from sqap_vla_ros.nodes.run_recorder import STATES
+
+    begin = time.monotonic()
+    until, done_s = begin + args.duration, None
+    bar_format = "{desc}|{bar}| {n:.0f}/{total:.0f} s{postfix}"
+    with tqdm(total=args.duration, disable=args.quiet, bar_format=bar_format) as bar:
+        while (now := time.monotonic()) < until:
+            check()
+            state = STATES[recorder.status.state].lower() if recorder.status is not None else "no status"
+            if recorder.control.done_ns is not None:
+                done_s = now if done_s is None else done_s
+                until = min(until, done_s + AFTER_SUCCESS_S)
+                state = "done"
+            bar.set_description_str(f"{prefix}{recorder.control.instruction}: {state} ", refresh=False)
+            if now - begin > FIRST_CHUNK_TIMEOUT_S and not recorder.chunks:
+                return
+            bar.set_postfix_str(f"{recorder.images} images, {recorder.chunks} chunks", refresh=False)
+            bar.update(now - begin - bar.n)
+            time.sleep(0.1)
+
+
+def _last_reason(recording: Any) -> str:
+    """What the policy node said last while it was enabled."""
+    reasons = (reason for _, state, reason in reversed(recording.states) if reason and state != "DISABLED")
+    return next(reasons, "no reason was given")
 
 
 def _prepare_environment() -> None:

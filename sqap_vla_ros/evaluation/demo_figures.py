@@ -15,7 +15,7 @@ from sqap_vla_ros.evaluation.recording import Recording
 from sqap_vla_ros.pruning.overlay import COLOURS
 
 _STAGE_COLOURS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
-_MEASURED, _PLANNED, _GREY = "#0072b2", "#d55e00", "0.6"
+_MEASURED, _PLANNED, _GREY, _DONE = "#0072b2", "#d55e00", "0.6", "#009e73"
 
 
 def run_figure(recording: Recording) -> Figure:
@@ -80,6 +80,8 @@ def _motion(axes: list[Axes], recording: Recording) -> None:
         axis.set_title(names[column], fontsize=9)
     axes[0].plot([], [], color=_PLANNED, label="planned chunks")
     axes[0].plot([], [], color=_MEASURED, label="measured (TF)")
+    if any(episode.done_ns is not None for episode in recording.episodes):
+        axes[0].plot([], [], color=_DONE, label="task done")
     axes[0].legend(fontsize=7)
     gripper = axes[6]
     for chunk in recording.chunks[::4]:
@@ -92,8 +94,18 @@ def _motion(axes: list[Axes], recording: Recording) -> None:
     gripper.set_ylim(-0.1, 1.1)
     end = float(recording.seconds(recording.end_ns))
     for axis in axes:
+        _episodes(axis, recording)
         axis.set_xlim(0, end)
         axis.tick_params(labelsize=7)
+
+
+def _episodes(axis: Axes, recording: Recording) -> None:
+    """A dotted line where an episode after the first begins, a green one where a task was done."""
+    for number, episode in enumerate(recording.episodes):
+        if number:
+            axis.axvline(float(recording.seconds(episode.start_ns)), color=_GREY, linestyle=":", linewidth=1.0)
+        if episode.done_ns is not None:
+            axis.axvline(float(recording.seconds(episode.done_ns)), color=_DONE, linewidth=1.0)
 
 
 def _unwrapped(poses: np.ndarray) -> np.ndarray:
@@ -111,7 +123,8 @@ def _timeline(axis: Axes, recording: Recording) -> None:
     axis.step([*moments, end], [*levels, *levels[-1:]], where="post", color="black", linewidth=1.2)
     axis.set_yticks(range(len(order)), order, fontsize=7)
     axis.set_xlim(0, end)
-    axis.set_title("state of policy_node", fontsize=9)
+    _episodes(axis, recording)
+    axis.set_title("state of policy_node; green: task done", fontsize=9)
     axis.tick_params(labelsize=7)
 
 

@@ -43,7 +43,7 @@ def summary_text(summary: dict[str, Any]) -> str:
     kept = ", ".join(f"{name} {number:.0f}" for name, number in summary["kept_mean"].items())
     aimless = " (the motion means nothing)" if "random weights" in str(model.get("checkpoint")) else ""
     lines = [
-        f"instruction   {summary['instruction']}",
+        *_outcomes(summary["episodes"]),
         f"policy        {model.get('checkpoint')}, recipe {model.get('recipe')}{aimless}",
         f"chunks        {counters.get('chunks_published', summary['chunks'])} published, "
         f"{counters.get('chunks_rejected', 0)} rejected for safety, in {summary['duration_s']:.1f} s",
@@ -59,6 +59,19 @@ def summary_text(summary: dict[str, Any]) -> str:
             f"{1e3 * joint_error['max']:.1f} at most"
         )
     return "\n".join(lines)
+
+
+def _outcomes(episodes: list[dict[str, Any]]) -> list[str]:
+    """Each task and what became of it, and the sum where there are several."""
+    lines = []
+    for episode in episodes:
+        done_s = episode["done_s"]
+        outcome = f"not done in {episode['duration_s']:.1f} s" if done_s is None else f"done in {done_s:.1f} s"
+        lines.append(f"task          {episode['instruction']}: {outcome}")
+    if len(episodes) > 1:
+        done = sum(episode["done_s"] is not None for episode in episodes)
+        lines.append(f"success       {done} of {len(episodes)}")
+    return lines
 
 
 def _pair(percentiles: dict[str, float]) -> str:

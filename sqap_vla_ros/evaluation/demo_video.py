@@ -26,13 +26,18 @@ def frame_picture(recording: Recording, image: RecordedImage) -> NDArray[np.uint
     rgb = image.rgb()
     stamps = [chunk.chunk.stamp_ns for chunk in recording.chunks]
     index = bisect.bisect_right(stamps, image.stamp_ns) - 1
+    episode = recording.episodes[int(recording.episode_of(image.stamp_ns))]
     if index < 0 or (chosen := recording.chunks[index]).selection is None:
+        return rgb
+    if chosen.chunk.stamp_ns < episode.start_ns:
         return rgb
     selection = chosen.selection
     assert selection is not None
-    latency_ms = chosen.age_s * 1e3
-    seconds = float(recording.seconds(image.stamp_ns))
-    caption = f"{recording.instruction}   t {seconds:4.1f} s   image to chunk {latency_ms:.0f} ms"
+    caption = f"{episode.instruction}   t {(image.stamp_ns - episode.start_ns) / NS_PER_S:4.1f} s   "
+    if episode.done_ns is not None and image.stamp_ns >= episode.done_ns:
+        caption += f"done in {episode.done_s:.1f} s"
+    else:
+        caption += f"image to chunk {chosen.age_s * 1e3:.0f} ms"
     return draw_overlay(
         rgb,
         selection,
@@ -78,8 +83,7 @@ def _path_pixels(recording: Recording, chosen: RecordedChunk, image: RecordedIma
 
 
 def _rate_hz(recording: Recording) -> float:
-    """Images per second on average: the film lasts as long as the run."""
-    if len(recording.images) < 2:
-        return 10.0
-    span_ns = recording.images[-1].stamp_ns - recording.images[0].stamp_ns
-    return float(np.clip((len(recording.images) - 1) * NS_PER_S / span_ns, 1.0, 60.0))
+    """Images per second on average within the episodes: the film lasts as long as they do."""
+    stamps_ns = np.array([image.stamp_ns for image in recording.images], dtype=np.int64)
+    intervals_ns = np.diff(stamps_ns)[np.diff(recording.episode_of(stamps_ns)) == 0]
+    return float(np.clip(NS_PER_S / intervals_ns.mean(), 1.0, 60.0)) if len(intervals_ns) else 10.0

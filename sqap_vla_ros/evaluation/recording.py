@@ -53,17 +53,31 @@ class JointCommand:
     positions: NDArray[np.float64]
 
 
-@dataclass
-class Recording:
-    """One run. Times are nanoseconds of the nodes' clock; `start_ns` is when the policy was enabled.
-
-    joint_times_ns: [M]; joint_positions: [M, n] in the order of `joint_names`; tool_times_ns: [K]; tool_poses:
-    [K, 4, 4] base_from_tool. states: (time, state, reason) at every change of the policy node's state.
-    """
+@dataclass(frozen=True)
+class Episode:
+    """From enabling the policy to disabling it. done_ns: when the task was done first; None when it never was."""
 
     start_ns: int
     end_ns: int
     instruction: str
+    done_ns: int | None = None
+
+    @property
+    def done_s(self) -> float | None:
+        """Seconds that the task took; None when it was not done."""
+        return None if self.done_ns is None else (self.done_ns - self.start_ns) / NS_PER_S
+
+
+@dataclass
+class Recording:
+    """One run: episodes, one after the other, each a fresh scene. Times are nanoseconds of the nodes' clock.
+
+    images and tool poses are those within the episodes. joint_times_ns: [M]; joint_positions: [M, n] in the order of
+    `joint_names`; tool_times_ns: [K]; tool_poses: [K, 4, 4] base_from_tool. states: (time, state, reason) at every
+    change of the policy node's state.
+    """
+
+    episodes: list[Episode]
     model: dict[str, Any]
     camera: CameraModel | None
     images: list[RecordedImage]
@@ -76,7 +90,24 @@ class Recording:
     commands: list[JointCommand]
     states: list[tuple[int, str, str]]
     counters: dict[str, int] = field(default_factory=dict)
-    success: bool | None = None
+
+    @property
+    def start_ns(self) -> int:
+        return self.episodes[0].start_ns
+
+    @property
+    def end_ns(self) -> int:
+        return self.episodes[-1].end_ns
+
+    @property
+    def instruction(self) -> str:
+        """What was asked for, each task once."""
+        return ", then ".join(dict.fromkeys(episode.instruction for episode in self.episodes))
+
+    def episode_of(self, times_ns: Any) -> NDArray[np.intp]:
+        """Number of the newest episode that has begun at each time; 0 also before the first."""
+        starts_ns = np.array([episode.start_ns for episode in self.episodes[1:]], dtype=np.int64)
+        return np.searchsorted(starts_ns, np.asarray(times_ns, dtype=np.int64), side="right")
 
     def seconds(self, times_ns: Any) -> NDArray[np.float64]:
         """Times relative to `start_ns`."""
@@ -102,12 +133,16 @@ class Recording:
     def commanded_positions(self, times_ns: NDArray[np.int64]) -> NDArray[np.float64]:
         """[N, n] where the newest trajectory of each time wants the joints; NaN before the first.
 
-        Interpolated linearly; before a trajectory's first point it says nothing yet, after its last it holds.
+        Interpolated linearly; before a trajectory's first point it says nothing yet, after its last it holds until the
+        episode ends: the next one begins with the arm somewhere else.
         """
         out = np.full((len(times_ns), len(self.joint_names)), np.nan)
         columns_of = {name: column for column, name in enumerate(self.joint_names)}
+        of_time = self.episode_of(times_ns)
+        inside = times_ns <= np.array([episode.end_ns for episode in self.episodes])[of_time]
         for command in self.commands:
-            since = times_ns >= max(command.stamp_ns, int(command.times_ns[0]))
+            same = inside & (of_time == self.episode_of(command.stamp_ns))
+            since = same & (times_ns >= max(command.stamp_ns, int(command.times_ns[0])))
             for source, name in enumerate(command.joint_names):
                 if name in columns_of:
                     seconds = self.seconds(times_ns[since])
@@ -124,9 +159,19 @@ class Recording:
         error = self.commanded_positions(self.joint_times_ns) - self.joint_positions
         error = error[np.isfinite(error)]  # without fingers, which have a command of their own
         steps = np.linalg.norm(np.diff(self.tool_poses[:, :3, 3], axis=0), axis=1)
+        steps = steps[np.diff(self.episode_of(self.tool_times_ns)) == 0]
         return {
             "instruction": self.instruction,
-            "duration_s": (self.end_ns - self.start_ns) / NS_PER_S,
+            "duration_s": sum(episode.end_ns - episode.start_ns for episode in self.episodes) / NS_PER_S,
+            "episodes": [
+                {
+                    "instruction": episode.instruction,
+                    "at_s": float(self.seconds(episode.start_ns)),
+                    "duration_s": (episode.end_ns - episode.start_ns) / NS_PER_S,
+                    "done_s": episode.done_s,
+                }
+                for episode in self.episodes
+            ],
             "model": self.model,
             "images": len(self.images),
             "chunks": len(self.chunks),
@@ -146,7 +191,6 @@ class Recording:
                 {"at_s": (when - self.start_ns) / NS_PER_S, "state": state, "reason": reason}
                 for when, state, reason in self.states
             ],
-            "success": self.success,
         }
 
 

@@ -146,6 +146,7 @@ _SIMULATOR = (
     *(
         _optional(*argument, file="simulator_params_file")
         for argument in (
+            ("instruction", "Every episode's task in words, such as 'pick up the red cube'; overrides task."),
             ("task", "Kind of every episode's task.", str, TASKS),
             ("seed", "Layout of the first episode; each reset takes the next number.", int),
             ("variation", "How much the scene's looks vary.", str, ("visual_matching", "variant_aggregation")),
@@ -180,7 +181,7 @@ _SIMULATOR_NODE = NodeEntry(
     "simulator_node",
     "simulator_params_file",
     "config/simulator.yaml",
-    (*_same("task", "seed", "variation"), ("publish_clock", "use_sim_time")),
+    (*_same("instruction", "task", "seed", "variation"), ("publish_clock", "use_sim_time")),
 )
 _BAG_PLAYER = NodeEntry(
     "bag_player", "replay_params_file", "config/replay.yaml", _same("bag", "record", "rate"), finite=True

@@ -1,10 +1,9 @@
-"""Watches the policy node, the camera and the arm during a run, and enables the policy; for demo and reports."""
+"""Watches the policy node, the camera and the arm during a run of one or more episodes; for demo and reports."""
 
 from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,13 +17,13 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image, JointState
-from std_msgs.msg import Bool, String
-from std_srvs.srv import SetBool
+from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from sqap_vla_ros.evaluation.recording import JointCommand, RecordedChunk, RecordedImage, Recording
+from sqap_vla_ros.evaluation.recording import Episode, JointCommand, RecordedChunk, RecordedImage, Recording
 from sqap_vla_ros.msg import ActionChunk, PolicyStatus, TokenSelection
 from sqap_vla_ros.nodes import images, messages
+from sqap_vla_ros.nodes.run_control import RunControl
 from sqap_vla_ros.nodes.tf import Buffer, TransformException, TransformListener
 from sqap_vla_ros.robot.camera import CameraError, CameraModel, ToolProjection, project_tool
 
@@ -53,16 +52,16 @@ class RunRecorder:
         self._states: list[tuple[int, str, str]] = []
         self._joints: list[JointState] = []
         self._commands: list[JointTrajectory] = []
-        self._instruction, self._model = "", "{}"
-        self._success: bool | None = None
-        self._start_ns = 0
+        self._model = "{}"
+        self._episodes: list[Episode] = []
+        self._start_ns: int | None = None  # of the episode that is being recorded
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is the caller's
         self._node = Node("run_recorder", context=self._context)
         self._buffer = Buffer(cache_time=Duration(seconds=cache_s))
         self._listener = TransformListener(self._buffer, self._node, spin_thread=False)
         self._subscribe()
-        self._enable = self._node.create_client(SetBool, "policy_node/enable")
+        self.control = RunControl(self._node)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, name="run_recorder")
@@ -87,43 +86,34 @@ class RunRecorder:
         """Number of images so far."""
         return len(self._images)
 
-    def enable(self, on: bool, timeout_s: float, *, check: Callable[[], None] = lambda: None) -> None:
-        """Call ~/enable until the policy node agrees; it refuses while it is loading.
+    def begin(self, timeout_s: float, *, check: Callable[[], None] = lambda: None) -> None:
+        """Enable the policy: an episode begins. Raises TimeoutError; check as in RunControl."""
+        self.control.enable(True, timeout_s, check=check)
+        self._start_ns = self._now_ns()
 
-        check: called while waiting; raises to give up. Raises TimeoutError with the node's last answer.
-        """
-        deadline = time.monotonic() + timeout_s
-        answer = "it does not answer"
-        while time.monotonic() < deadline:
-            check()
-            if not self._enable.wait_for_service(timeout_sec=0.2):
-                continue
-            future = self._enable.call_async(SetBool.Request(data=on))
-            if _wait(future.done, min(deadline, time.monotonic() + 5.0), check):
-                result = future.result()
-                if result.success:
-                    if on:
-                        self._start_ns = self._now_ns()
-                    return
-                answer = result.message
-            time.sleep(0.2)
-        raise TimeoutError(f"policy_node could not be {'en' if on else 'dis'}abled within {timeout_s:g} s: {answer}")
+    def end(self, timeout_s: float, *, check: Callable[[], None] = lambda: None) -> None:
+        """Disable the policy, which holds the arm: the episode is over. Raises TimeoutError."""
+        self._close_episode()
+        self.control.enable(False, timeout_s, check=check)
 
     def finish(self) -> Recording:
         """The run so far."""
-        end_ns = self._now_ns()
+        self._close_episode()
+        episodes = self._episodes or [Episode(self._now_ns(), self._now_ns(), self.control.instruction)]
         camera = self._camera()
         joint_names = tuple(self._joints[0].name) if self._joints else ()
         joints = [state for state in self._joints if tuple(state.name) == joint_names]
-        tool_times_ns, tool_poses = self._tool_motion(end_ns)
+        tool_times_ns, tool_poses = self._tool_motion(episodes)
         last = self.status
         return Recording(
-            start_ns=self._start_ns,
-            end_ns=end_ns,
-            instruction=self._instruction,
+            episodes=episodes,
             model=json.loads(self._model),
             camera=camera,
-            images=[self._image(camera, *image) for image in self._images if image[0] >= self._start_ns],
+            images=[
+                self._image(camera, *image)
+                for image in self._images
+                if any(episode.start_ns <= image[0] <= episode.end_ns for episode in episodes)
+            ],
             chunks=[self._chunk(stamp_ns) for stamp_ns in sorted(self._chunks)],
             joint_names=joint_names,
             joint_times_ns=np.array([messages.time_ns(state.header.stamp) for state in joints], dtype=np.int64),
@@ -137,7 +127,6 @@ class RunRecorder:
                 for name in ("images_received", "images_superseded", "chunks_published", "chunks_rejected")
                 if last is not None
             },
-            success=self._success,
         )
 
     def _subscribe(self) -> None:
@@ -147,12 +136,10 @@ class RunRecorder:
         subscribe(CameraInfo, "camera_info", self._on_camera_info, qos_profile_sensor_data)
         subscribe(JointState, "joint_states", self._joints.append, many)
         subscribe(JointTrajectory, "joint_trajectory", self._commands.append, many)
-        subscribe(String, "instruction", self._on_instruction, _LATCHED)
         subscribe(ActionChunk, "policy_node/action_chunk", self._on_chunk, many)
         subscribe(TokenSelection, "policy_node/token_selection", self._on_selection, many)
         subscribe(PolicyStatus, "policy_node/status", self._on_status, QoSProfile(depth=100))
         subscribe(String, "policy_node/model_info", self._on_model, _LATCHED)
-        subscribe(Bool, "simulator/success", self._on_success, _LATCHED)
 
     def _spin(self) -> None:
         try:
@@ -171,14 +158,8 @@ class RunRecorder:
     def _on_camera_info(self, message: CameraInfo) -> None:
         self._camera_info = message
 
-    def _on_instruction(self, message: String) -> None:
-        self._instruction = message.data
-
     def _on_model(self, message: String) -> None:
         self._model = message.data
-
-    def _on_success(self, message: Bool) -> None:
-        self._success = bool(message.data)
 
     def _on_chunk(self, message: ActionChunk) -> None:
         self._chunks[messages.time_ns(message.header.stamp)] = message
@@ -226,24 +207,22 @@ class RunRecorder:
             status.observation_age_s if status is not None else float("nan"),
         )
 
-    def _tool_motion(self, end_ns: int) -> tuple[Any, Any]:
+    def _tool_motion(self, episodes: list[Episode]) -> tuple[Any, Any]:
         times, poses = [], []
-        for stamp_ns in range(self._start_ns, end_ns, 1_000_000_000 // _TOOL_RATE_HZ):
-            try:
-                poses.append(self._pose(self._base_frame, self._tool_frame, stamp_ns))
-            except TransformException:
-                continue
-            times.append(stamp_ns)
+        for episode in episodes:
+            for stamp_ns in range(episode.start_ns, episode.end_ns, 1_000_000_000 // _TOOL_RATE_HZ):
+                try:
+                    poses.append(self._pose(self._base_frame, self._tool_frame, stamp_ns))
+                except TransformException:
+                    continue
+                times.append(stamp_ns)
         return np.array(times, dtype=np.int64), np.array(poses).reshape(len(times), 4, 4)
 
-
-def _wait(condition: Callable[[], bool], deadline: float, check: Callable[[], None]) -> bool:
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        check()
-        time.sleep(0.01)
-    return True
+    def _close_episode(self) -> None:
+        if self._start_ns is not None:
+            done_ns = self.control.done_ns
+            self._episodes.append(Episode(self._start_ns, self._now_ns(), self.control.instruction, done_ns))
+            self._start_ns = None
 
 
 def _joint_command(message: JointTrajectory) -> JointCommand:

@@ -12,7 +12,7 @@ from sqap_vla_ros.contracts import ActionChunk, Reason, TokenSelection
 from sqap_vla_ros.evaluation import demo
 from sqap_vla_ros.evaluation.demo_report import summary_text, write_report
 from sqap_vla_ros.evaluation.demo_video import frame_picture, write_video
-from sqap_vla_ros.evaluation.recording import JointCommand, RecordedChunk, RecordedImage, Recording
+from sqap_vla_ros.evaluation.recording import Episode, JointCommand, RecordedChunk, RecordedImage, Recording
 from sqap_vla_ros.robot.camera import CameraModel, ToolProjection
 from sqap_vla_ros.robot.trajectory import anchor_chunk
 
@@ -67,9 +67,7 @@ def made_up_recording():
     command_times = START + np.array([0, 2 * SECOND], dtype=np.int64)
     command = JointCommand(("b", "a"), START, command_times, np.array([[0.0, 0.0], [-2.0, 2.0]]))
     return Recording(
-        start_ns=START,
-        end_ns=START + 2 * SECOND,
-        instruction="push the <b>box</b>",
+        episodes=[Episode(START, START + 2 * SECOND, "push the <b>box</b>", START + 3 * SECOND // 2)],
         model={"checkpoint": "none", "recipe": "sqap", "parameters": 7, "image_size": 224},
         camera=camera,
         images=images,
@@ -91,10 +89,10 @@ def recording():
 
 
 def test_commanded_joints_are_matched_by_name_and_interpolated(recording):
-    times = START + np.array([-SECOND, 0, SECOND // 2, 3 * SECOND], dtype=np.int64)
+    times = START + np.array([-SECOND, 0, SECOND // 2, 2 * SECOND, 3 * SECOND], dtype=np.int64)
     wanted = recording.commanded_positions(times)
-    assert np.isnan(wanted[0]).all()
-    np.testing.assert_allclose(wanted[1:, :2], [[0, 0], [0.5, -0.5], [2, -2]], atol=1e-9)
+    assert np.isnan(wanted[[0, -1]]).all()  # before the first command and after the end
+    np.testing.assert_allclose(wanted[1:-1, :2], [[0, 0], [0.5, -0.5], [2, -2]], atol=1e-9)
     assert np.isnan(wanted[:, 2]).all()  # nobody commanded the finger
 
 
@@ -103,6 +101,38 @@ def test_a_newer_trajectory_takes_over_from_its_first_point(recording):
     recording.commands.append(JointCommand(("a", "b"), START + SECOND, times, np.array([[1.0, -1], [5, -5], [9, -9]])))
     wanted = recording.commanded_positions(START + np.array([SECOND - 1, SECOND + SECOND // 4], dtype=np.int64))
     np.testing.assert_allclose(wanted[:, 0], [1.0, 3.0], atol=1e-6)
+
+
+def two_episodes(recording):
+    """The same run cut in two at one second: then the scene was set again and the arm jumped."""
+    first, second = Episode(START, START + SECOND - 1, "pick", START + SECOND // 2), START + SECOND
+    recording.episodes = [first, Episode(second, START + 2 * SECOND, "place")]
+    recording.tool_poses[50:, 1, 3] = 0.5
+    return recording
+
+
+def test_a_command_ends_with_its_episode(recording):
+    wanted = two_episodes(recording).commanded_positions(START + np.array([SECOND // 2, 3 * SECOND // 2]))
+    assert np.isfinite(wanted[0, :2]).all()
+    assert np.isnan(wanted[1]).all()
+
+
+def test_episodes_are_told_apart(recording):
+    summary = two_episodes(recording).summary()
+    assert [episode["done_s"] for episode in summary["episodes"]] == [0.5, None]
+    assert summary["instruction"] == "pick, then place"
+    assert summary["tool_travel_m"] == pytest.approx(0.1, rel=0.02)  # without the jump in between
+    text = summary_text(summary)
+    assert "pick: done in 0.5 s" in text
+    assert "place: not done in 1.0 s" in text
+    assert "success       1 of 2" in text
+
+
+def test_the_film_says_when_the_task_is_done(recording):
+    before, after = (frame_picture(recording, recording.images[index]) for index in (14, 15))
+    recording.episodes = [Episode(START, START + 2 * SECOND, "push the <b>box</b>")]
+    np.testing.assert_array_equal(before, frame_picture(recording, recording.images[14]))
+    assert (after != frame_picture(recording, recording.images[15]))[:12].any()  # the caption
 
 
 def test_the_summary_counts(recording):
@@ -158,6 +188,20 @@ def arguments(tmp_path, **changed):
     return argparse.Namespace(**{**vars(args), **changed})
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"instruction": "juggle the eggs"}, "no task is called 'juggle the eggs'; there are 'pick up the red cube'"),
+        ({"instruction": "open the drawer", "task": "pick"}, "--task cannot be given beside it"),
+        ({"episodes": 0}, "--episodes must be from 1 to 100, got 0"),
+    ],
+)
+def test_a_wrong_task_is_refused_before_anything_starts(tmp_path, monkeypatch, changed, message):
+    monkeypatch.setattr(demo, "_record", lambda args: pytest.fail("nodes were started"))
+    with pytest.raises(ValueError, match=message):
+        demo.run(arguments(tmp_path, **changed))
+
+
 @pytest.mark.parametrize("duration", [0.0, -1.0, 1e9, float("nan")])
 def test_an_impossible_duration_is_refused(tmp_path, duration):
     with pytest.raises(ValueError, match="--duration must be from 1 to 3600 seconds"):
@@ -174,11 +218,13 @@ def test_an_arm_that_was_never_commanded_is_a_failure_with_a_report(recording, t
 
 @pytest.mark.ros
 def test_the_whole_demo(tmp_path, capsys):
-    assert demo.run(arguments(tmp_path, duration=3.0)) == 0
+    assert demo.run(arguments(tmp_path, duration=3.0, episodes=2, instruction="pick up the red cube")) == 0
     for name in ("demo.mp4", "demo.webp", "report.html", "report.png", "report.json"):
         assert (tmp_path / name).stat().st_size > 1000
     summary = json.loads((tmp_path / "report.json").read_text())
     assert summary["chunks"] > 0
+    assert [episode["instruction"] for episode in summary["episodes"]] == ["pick up the red cube"] * 2
+    assert summary["episodes"][1]["at_s"] > 3.0
     assert summary["kept_mean"]["ring"] > 0
     assert summary["joint_error_rad"]["rms"] < 0.05
     assert str(tmp_path / "demo.mp4") in capsys.readouterr().out

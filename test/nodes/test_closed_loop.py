@@ -28,11 +28,11 @@ def run():
             assert not nodes.ended(), f"a node ended by itself: {nodes.ended()}"
 
         infos = listener.collect(CameraInfo, "camera_info")
-        recorder.enable(True, 120.0, check=check)
+        recorder.begin(120.0, check=check)
         enough = wait(lambda: check() or recorder.chunks >= CHUNKS, 90)
         recording = recorder.finish()
         assert enough, f"{recorder.chunks} chunks; {recording.states}"
-        recorder.enable(False, 20.0, check=check)
+        recorder.end(20.0, check=check)
         statuses = nodes.stop()
     return recording, infos, statuses
 
