@@ -71,7 +71,7 @@ def simulator_observations(count: int, *, seed: int = SIMULATOR_SEED) -> list[Ob
     from sqap_vla_ros.simulation.tasks import TaskFamily
 
     families = list(TaskFamily)
-    share = min(PER_EPISODE, -(-count // len(families)))
+    share = min(PER_EPISODE, max(1, count // len(families)))
     observations: list[Observation] = []
     with TabletopEnv(shadows=False, antialiasing=False) as env:
         for episode in itertools.count():
