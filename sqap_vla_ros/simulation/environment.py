@@ -129,6 +129,11 @@ class TabletopEnv:
         return self.task.succeeded(self.world.state())
 
     @property
+    def commanded_pose(self) -> NDArray[np.float64]:
+        """[4, 4] base_from_tool that the arm was told to reach last."""
+        return self._pose.copy()
+
+    @property
     def gripper_pixel(self) -> tuple[float, float] | None:
         """(u, v) of the tool frame in the rendered image; None outside of it."""
         optical = np.linalg.inv(self.world.base_from_optical) @ self.world.base_from_tool
