@@ -1,0 +1,251 @@
+"""Episodes in the simulator under a policy: how chunks become motion, episodes in lockstep, what is recorded."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
+from sqap_vla_ros.policy.cogact import CogACTPolicy
+from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
+from sqap_vla_ros.robot.trajectory import anchor_chunk
+from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
+from sqap_vla_ros.simulation.layout import VARIATIONS, sample_layout
+from sqap_vla_ros.simulation.tasks import TaskFamily
+
+ENSEMBLES = ("none", "original", "by_time")
+CHUNKS_PER_EPISODE = 1000  # noise seeds of one episode: seed * CHUNKS_PER_EPISODE + number of the chunk
+_DT_NS = round(CONTROL_DT_S * 1e9)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How chunks become motion.
+
+    horizon: actions executed between two images, 1 to 16.
+    ensemble: `none`; `by_time` averages chunks about the same moment (robot/ensemble.py); `original` as published: one
+        action a call, so it needs horizon 1.
+    latency_s: 0: the world waits for the policy. Otherwise it goes on: a chunk takes effect so long after its image was
+        taken (rounded up to whole control steps), its past actions are dropped, and the arm follows the chunk before,
+        or holds still, until then. The rest of the chunk is anchored where the arm was told to be when the image was
+        taken, as policy_node does.
+    """
+
+    horizon: int = 4
+    ensemble: str = "none"
+    latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.horizon <= 16:
+            raise ValueError(f"horizon must be within 1 and 16 actions, got {self.horizon}")
+        if self.ensemble not in ENSEMBLES:
+            raise ValueError(f"ensemble must be one of {', '.join(ENSEMBLES)}, got {self.ensemble!r}")
+        if self.ensemble == "original" and self.horizon != 1:
+            raise ValueError(f"the original ensemble executes one action a call: horizon must be 1, got {self.horizon}")
+        if not 0.0 <= self.latency_s <= self.horizon * CONTROL_DT_S + 1e-9:
+            raise ValueError(
+                f"latency must be within 0 and the {self.horizon * CONTROL_DT_S:.1f} s between two images "
+                f"(one image is thought about at a time), got {self.latency_s} s"
+            )
+
+    @property
+    def delay_steps(self) -> int:
+        """Control steps between an image and the first action that its chunk decides."""
+        return math.ceil(self.latency_s / CONTROL_DT_S - 1e-9)
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One episode, as stored.
+
+    reason: why it ended: `success`, `time`, or `invalid action` where the policy's numbers were not finite.
+    path_m: length of the tool's measured path. jerk_m_s3: root mean square of the third difference of the tool's
+        positions at control steps over dt^3; None for fewer than four positions.
+    inference_ms: processor time of one prediction in milliseconds, its share of a batch.
+    """
+
+    suite: str
+    family: str
+    seed: int
+    success: bool
+    steps: int
+    reason: str
+    chunks: int
+    path_m: float
+    jerk_m_s3: float | None
+    inference_ms: float
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+class Episode:
+    """One episode under way: `observe`, have a chunk predicted, `act`; again until `finished`."""
+
+    def __init__(self, env: TabletopEnv, suite: str, family: TaskFamily, seed: int, execution: Execution) -> None:
+        self.suite, self.family, self.seed = suite, family, seed
+        self._env, self._execution = env, execution
+        self._instruction = env.start(sample_layout(seed, family, VARIATIONS[suite])).instruction
+        self._ensemble: AdaptiveEnsemble | None = None
+        if execution.ensemble != "none":
+            self._ensemble = AdaptiveEnsemble(align="time" if execution.ensemble == "by_time" else "call")
+        self._anchor = np.eye(4)
+        self._plan: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None = None  # first step, poses, gripper
+        self._path = [env.world.base_from_tool[:3, 3]]
+        self.reason = ""
+        self.chunks = 0
+        self.inference_ms = 0.0
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.reason)
+
+    @property
+    def noise_seed(self) -> int:
+        """Of the next chunk; the same for every method."""
+        return self.seed * CHUNKS_PER_EPISODE + self.chunks
+
+    def observe(self) -> Observation:
+        """What the policy is to look at now."""
+        env = self._env
+        self._anchor = env.commanded_pose
+        return Observation(env.render(), env.steps * _DT_NS, self._instruction, env.gripper_pixel)
+
+    def act(self, chunk: ActionChunk, inference_ms: float = 0.0) -> None:
+        """Let the world go on until the next image is due, or the episode is over."""
+        if abs(chunk.dt_s - CONTROL_DT_S) > 1e-6:
+            raise ValueError(f"the policy acts every {chunk.dt_s} s, the simulator every {CONTROL_DT_S} s")
+        self.chunks += 1
+        self.inference_ms += inference_ms
+        if not np.isfinite(chunk.deltas).all():
+            self.reason = "invalid action"
+            return
+        deltas = chunk.deltas
+        if self._ensemble is not None:
+            deltas = self._ensemble.update(deltas, chunk.stamp_ns, chunk.dt_s)
+        if self._execution.delay_steps == 0:
+            for action in deltas[: self._execution.horizon]:
+                if not self._step(action):
+                    return
+            return
+        motion = anchor_chunk(deltas, self._anchor, chunk.stamp_ns, chunk.dt_s)
+        newest = (self._env.steps, motion.poses, motion.gripper)
+        for passed in range(self._execution.horizon):
+            if passed == self._execution.delay_steps:
+                self._plan = newest
+            if not self._step(self._towards_plan()):
+                return
+        if self._execution.delay_steps == self._execution.horizon:
+            self._plan = newest
+
+    def result(self) -> EpisodeResult:
+        """What is stored of a finished episode."""
+        path = np.array(self._path)
+        return EpisodeResult(
+            suite=self.suite,
+            family=str(self.family),
+            seed=self.seed,
+            success=self.reason == "success",
+            steps=self._env.steps,
+            reason=self.reason,
+            chunks=self.chunks,
+            path_m=round(float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum()), 4),
+            jerk_m_s3=rms_jerk(path),
+            inference_ms=round(self.inference_ms / max(1, self.chunks), 2),
+        )
+
+    def _step(self, action: NDArray[np.float64]) -> bool:
+        """Execute one action; False when the episode is over."""
+        result = self._env.step(action)
+        self._path.append(self._env.world.base_from_tool[:3, 3])
+        self.reason = "success" if result.terminated else "time" if result.truncated else ""
+        return not self.finished
+
+    def _towards_plan(self) -> NDArray[np.float64]:
+        """The action that leads from the commanded pose to where the plan wants it next; none holds still."""
+        gripper = float(self._env.state.gripper_open)
+        if self._plan is None:
+            return np.array([0.0] * 6 + [gripper])
+        first, poses, grippers = self._plan
+        index = self._env.steps - first
+        if index >= len(poses):
+            return np.array([0.0] * 6 + [gripper])
+        here, there = self._env.commanded_pose, poses[index]
+        turn = Rotation.from_matrix(there[:3, :3] @ here[:3, :3].T).as_euler("xyz")
+        return np.concatenate([there[:3, 3] - here[:3, 3], turn, [grippers[index]]])
+
+
+def rms_jerk(positions: NDArray[np.float64]) -> float | None:
+    """Of tool positions [n, 3] in metres at control steps, m/s^3."""
+    if len(positions) < 4:
+        return None
+    third = np.diff(positions, n=3, axis=0) / CONTROL_DT_S**3
+    return round(float(np.sqrt(np.mean(np.sum(third**2, axis=1)))), 4)
+
+
+def lockstep_width(policy: Policy, wanted: int) -> int:
+    """How many episodes may share a prediction without touching each other.
+
+    One for policies that remember frames, and for selectors that draw at random: their draw follows the batch's first
+    seed.
+    """
+    if not isinstance(policy, CogACTPolicy) or policy.info.stateful:
+        return 1
+    selector = policy.selector
+    random = selector is not None and ("random" in selector.name or getattr(selector, "fill", "") == "random")
+    return 1 if random or hasattr(selector, "reset") else wanted
+
+
+def run_episodes(
+    policy: Policy,
+    envs: Sequence[TabletopEnv],
+    suite: str,
+    family: TaskFamily,
+    seeds: Sequence[int],
+    execution: Execution,
+) -> list[EpisodeResult]:
+    """One episode for each seed, side by side in their own environment, predicted together.
+
+    Rows of a batch differ from single predictions by rounding alone (a test holds them together), so an episode does
+    not depend on its neighbours; what is batched together is fixed by the seeds, so a run can be repeated exactly.
+    """
+    if len(envs) < len(seeds):
+        raise ValueError(f"{len(seeds)} episodes side by side need as many environments, got {len(envs)}")
+    policy.reset()
+    episodes = [Episode(env, suite, family, seed, execution) for env, seed in zip(envs, seeds, strict=False)]
+    while active := [episode for episode in episodes if not episode.finished]:
+        observations = [episode.observe() for episode in active]
+        chunks = predict_together(policy, observations, [episode.noise_seed for episode in active])
+        for episode, (chunk, inference_ms) in zip(active, chunks, strict=True):
+            episode.act(chunk, inference_ms)
+    return [episode.result() for episode in episodes]
+
+
+def predict_together(
+    policy: Policy, observations: Sequence[Observation], seeds: Sequence[int]
+) -> list[tuple[ActionChunk, float]]:
+    """A chunk for each observation, and its share of the processor time in milliseconds.
+
+    Only prompts of equal length share a batch: padded rows would take part in the scales of per-tensor quantisation.
+    """
+    alike: dict[int, list[int]] = defaultdict(list)
+    for row, observation in enumerate(observations):
+        length = len(policy.tokenize(observation.instruction)) if isinstance(policy, CogACTPolicy) else row
+        alike[length].append(row)
+    answers: dict[int, tuple[ActionChunk, float]] = {}
+    for rows in alike.values():
+        started = time.process_time()
+        if len(rows) > 1 and isinstance(policy, CogACTPolicy):
+            chunks = policy.predict_batch([observations[row] for row in rows], seeds=[seeds[row] for row in rows])
+        else:
+            chunks = [policy.predict(observations[row], seed=seeds[row]) for row in rows]
+        spent_ms = 1e3 * (time.process_time() - started) / len(rows)
+        answers |= {row: (chunk, spent_ms) for row, chunk in zip(rows, chunks, strict=True)}
+    return [answers[row] for row in range(len(observations))]
