@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import ACTION_DIM, ActionChunk
 from sqap_vla_ros.robot.conventions import pose_distance
@@ -16,6 +18,8 @@ from sqap_vla_ros.robot.trajectory import NS_PER_S, PoseTrajectory, anchor_chunk
 # Commands computed now reach the controller a little later; what is due before that would arrive in its past.
 COMMAND_LEAD_NS = 10_000_000
 LONGEST_STEP_S = 10.0
+# While a chunk was computed from an image, the one before it may have come: that and what it replaced.
+REMEMBERED = 3
 
 
 class MalformedChunk(ValueError):
@@ -36,6 +40,8 @@ class MotionConfig:
     ramp_s: float = 1.0
     ensemble_chunks: int = 2
     ensemble_alpha: float = 0.1
+    max_lead_m: float = 0.05
+    max_lead_rad: float = 0.3
     max_tracking_m: float = 0.1
     max_tracking_rad: float = 0.6
 
@@ -54,8 +60,13 @@ class Motion:
     def __init__(self, config: MotionConfig, limits: SafetyLimits) -> None:
         self.config = config
         self.limits = limits
-        self.current: PoseTrajectory | None = None
+        self._executed: deque[PoseTrajectory] = deque(maxlen=REMEMBERED)  # oldest first
         self._ensemble = AdaptiveEnsemble(config.ensemble_chunks, config.ensemble_alpha)
+
+    @property
+    def current(self) -> PoseTrajectory | None:
+        """What is being executed."""
+        return self._executed[-1] if self._executed else None
 
     def validate(self, chunk: ActionChunk, horizon: int) -> None:
         """Raises MalformedChunk naming what is wrong with the numbers of a chunk."""
@@ -76,24 +87,38 @@ class Motion:
     ) -> Plan:
         """The trajectory to follow from now on; `commit` it once the arm is known to be able to.
 
-        base_from_tool: [4, 4] at the image's stamp, the chunk's anchor. measured: [4, 4] now.
+        base_from_tool: [4, 4] measured at the image's stamp. measured: [4, 4] now.
         Raises UnsafeChunk.
         """
         start_ns = now_ns + COMMAND_LEAD_NS
         deltas = self._ensemble.update(chunk.deltas, chunk.stamp_ns, chunk.dt_s)
+        anchor = self.anchor(base_from_tool, chunk.stamp_ns)
         try:
-            return self._checked(anchor_chunk(deltas, base_from_tool, chunk.stamp_ns, chunk.dt_s), measured, start_ns)
+            return self._checked(anchor_chunk(deltas, anchor, chunk.stamp_ns, chunk.dt_s), measured, start_ns)
         except UnsafeChunk:
             self._ensemble.reset()  # what is not executed must not colour what comes next
             raise
 
     def commit(self, trajectory: PoseTrajectory) -> None:
         """This is executed now."""
-        self.current = trajectory
+        self._executed.append(trajectory)
+
+    def anchor(self, base_from_tool: NDArray[np.float64], stamp_ns: int) -> NDArray[np.float64]:
+        """The pose [4, 4] that a chunk of the image of `stamp_ns` is composed onto.
+
+        It is where the arm was told to be then. From where it was measured, every chunk would take back what the arm
+        lags behind its commands, and an arm t seconds late would move 1 / (1 + t / period) as far as the policy means.
+        But never further than max_lead_* from the measured pose [4, 4]: a blocked arm must not be pushed ever harder.
+        """
+        told = [trajectory for trajectory in self._executed if trajectory.anchor_ns <= stamp_ns]
+        if not told:
+            return base_from_tool
+        commanded, _ = told[-1].sample(stamp_ns)
+        return toward(base_from_tool, commanded, self.config.max_lead_m, self.config.max_lead_rad)
 
     def clear(self) -> None:
         """Nothing is executed: the next plan starts from the measured pose, with a ramp."""
-        self.current = None
+        self._executed.clear()
         self.new_task()
 
     def new_task(self) -> None:
@@ -148,6 +173,19 @@ class Motion:
                 f"chunk came {(start_ns - trajectory.stamp_ns) / NS_PER_S:.2f} s after it"
             )
         return _first(trajectory, keep)
+
+
+def toward(
+    start: NDArray[np.float64], goal: NDArray[np.float64], max_m: float, max_rad: float
+) -> NDArray[np.float64]:
+    """The pose `goal` [4, 4], or as far towards it as `max_m` and `max_rad` from `start` [4, 4] allow."""
+    move = goal[:3, 3] - start[:3, 3]
+    turn = Rotation.from_matrix(goal[:3, :3] @ start[:3, :3].T).as_rotvec()
+    pose = np.eye(4)
+    pose[:3, 3] = start[:3, 3] + move * min(1.0, max_m / max(float(np.linalg.norm(move)), 1e-12))
+    turn *= min(1.0, max_rad / max(float(np.linalg.norm(turn)), 1e-12))
+    pose[:3, :3] = Rotation.from_rotvec(turn).as_matrix() @ start[:3, :3]
+    return pose
 
 
 def _first(trajectory: PoseTrajectory, steps: int) -> PoseTrajectory:

@@ -180,9 +180,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "replan",
         "continuous",
         "'continuous' predicts from the newest image whenever the policy is free, while moving at most once an action. "
-        "'horizon' waits until the motion that remains is shorter than the p95 latency and request_margin_s. Every "
-        "chunk starts again from the measured tool: an arm that follows its commands t seconds late moves "
-        "1 / (1 + t / period) as fast as the policy means when it gets a new chunk every period.",
+        "'horizon' waits until the motion that remains is shorter than the p95 latency and request_margin_s: with "
+        "execution_horizon, a few actions of each chunk are executed, which many policies need to get anywhere.",
         choices=("continuous", "horizon"),
     ),
     Parameter(
@@ -193,6 +192,16 @@ PARAMETERS: tuple[Parameter, ...] = (
         minimum=0,
     ),
     Parameter("request_margin_s", 0.1, "See replan. Covers the jitter of the latency.", minimum=0.0),
+    Parameter(
+        "max_lead_m",
+        0.05,
+        "A chunk is composed onto where the tool was told to be when its image was taken, at most this far from where "
+        "it was measured then. 0 composes it onto the measured tool: then an arm that follows t seconds late moves "
+        "1 / (1 + t / period) as far as the policy means, with a new chunk every period. More pushes a blocked arm "
+        "harder. Covers the controller's lag; not above max_tracking_m.",
+        minimum=0.0,
+    ),
+    Parameter("max_lead_rad", 0.3, "The same for the orientation; not above max_tracking_rad.", minimum=0.0),
     Parameter(
         "max_open_loop_s",
         4.0,
@@ -336,6 +345,10 @@ def problems(values: Mapping[str, Any]) -> list[str]:
             f"gripper_close_below must not exceed gripper_open_above, got {values['gripper_close_below']:g} and "
             f"{values['gripper_open_above']:g}"
         )
+    for unit in ("m", "rad"):
+        lead, tracking = values[f"max_lead_{unit}"], values[f"max_tracking_{unit}"]
+        if lead > tracking:
+            found.append(f"max_lead_{unit} must not exceed max_tracking_{unit}, got {lead:g} and {tracking:g}")
     return found
 
 

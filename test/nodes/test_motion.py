@@ -176,6 +176,59 @@ def test_clear_forgets_the_ensemble_and_the_seam():
     np.testing.assert_allclose(np.diff(again.poses[:, 0, 3]), 0.006, atol=1e-9)
 
 
+def lagging(planner, lag_s: float, seconds: float, blocked_at: float = np.inf) -> float:
+    """How far along x the commands lead an arm that is `lag_s` behind them, with a new chunk every 0.2 s."""
+    times, commanded = [at(0.0)], [0.4]
+    for moment in np.arange(0.0, seconds, 0.2):
+        stamp_ns, now_ns = at(moment), at(moment + 0.05)
+        x = min(float(np.interp(stamp_ns - lag_s * NS_PER_S, times, commanded)), blocked_at)
+        now = min(float(np.interp(now_ns - lag_s * NS_PER_S, times, commanded)), blocked_at)
+        planner.commit(planner.plan(chunk((0.01, 0.0, 0.0), stamp_ns=stamp_ns), pose(x), pose(now), now_ns).trajectory)
+        for later in np.arange(0.06, 0.26, 0.01):
+            times.append(at(moment + later))
+            commanded.append(planner.current.sample(times[-1])[0][0, 3])
+    return commanded[-1] - 0.4
+
+
+def test_an_arm_that_lags_loses_nothing_of_the_motion():
+    asked_m = 0.1 * 3.0
+    told = lagging(motion(max_lead_m=0.05, ramp_s=0.02), 0.1, 3.0)
+    assert told == pytest.approx(asked_m, abs=0.015)
+    # Composed onto the measured tool, every chunk takes back what the arm lags behind.
+    assert lagging(motion(max_lead_m=0.0, ramp_s=0.02), 0.1, 3.0) < 0.8 * asked_m
+
+
+def test_an_arm_that_is_blocked_is_not_pushed_ever_further():
+    """Chunks that ask for more of the same lead no further than max_lead_m and what they ask for themselves."""
+    reach_m = [lagging(motion(max_lead_m=lead, ramp_s=0.02), 0.0, 3.0, blocked_at=0.45) for lead in (0.0, 0.03)]
+    one_chunk_m = 0.1 * 0.26  # of the last, from its image on
+    assert reach_m[0] <= 0.05 + one_chunk_m + 1e-6
+    assert reach_m[1] <= 0.05 + 0.03 + one_chunk_m + 1e-6
+    assert reach_m[1] > reach_m[0] + 0.02
+
+
+def test_a_chunk_is_composed_onto_what_was_told_at_its_image_within_bounds():
+    planner = motion(max_lead_m=0.02, max_lead_rad=0.1, ramp_s=0.02)
+    measured = pose(0.4, 0.01)
+    np.testing.assert_array_equal(planner.anchor(measured, at(0.0)), measured)  # nothing was told yet
+    first = planner.plan(chunk(), pose(), pose(), at(0.05)).trajectory
+    planner.commit(first)
+    np.testing.assert_array_equal(planner.anchor(measured, at(0.0)), measured)
+    near = first.sample(at(0.5))[0]
+    np.testing.assert_allclose(planner.anchor(near, at(0.5)), near, atol=1e-12)
+    off = near.copy()
+    off[:3, 3] -= (0.03, 0.04, 0.0)
+    off[:3, :3] = Rotation.from_rotvec([0.0, 0.0, -0.5]).as_matrix()
+    bounded = planner.anchor(off, at(0.5))
+    np.testing.assert_allclose(bounded[:3, 3] - off[:3, 3], [0.012, 0.016, 0.0], atol=1e-12)
+    np.testing.assert_allclose(Rotation.from_matrix(bounded[:3, :3]).as_rotvec(), [0.0, 0.0, -0.4], atol=1e-12)
+    # A chunk came while this one was computed: what counts is what was being executed at the image.
+    planner.commit(planner.plan(chunk((0.0, 0.005, 0.0), stamp_ns=at(0.5)), near, near, at(0.6)).trajectory)
+    np.testing.assert_allclose(planner.anchor(near, at(0.55)), first.sample(at(0.55))[0], atol=1e-12)
+    planner.clear()
+    np.testing.assert_array_equal(planner.anchor(off, at(0.55)), off)
+
+
 def test_tracking_error():
     planner = motion(max_tracking_m=0.05, max_tracking_rad=0.3)
     assert planner.tracking_error(pose(9.0), at(0.5)) is None  # nothing is executed
