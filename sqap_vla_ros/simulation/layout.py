@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sqap_vla_ros.simulation.scene import COLOURS, SHAPES, SLOTS, TABLE_MATERIALS, ObjectKind
-from sqap_vla_ros.simulation.tasks import Task, TaskFamily, parse_instruction
+from sqap_vla_ros.simulation.tasks import NEAR_M, Task, TaskFamily, parse_instruction
 
 DRAWER_OPEN_M = 0.15
 CABINET_NOMINAL_M = (0.45, 0.33)
+_NOT_YET_M = 0.01  # further apart than near: the task must not be done before it begins
 CLEARANCE_M = 0.115  # between centres: a bar's half length, an open finger and a margin
 _REACH_X_M = (0.33, 0.58)
 _REACH_Y_M = (-0.29, 0.10)
@@ -105,8 +106,11 @@ def sample_layout(
     # Room in front of the cabinet for the drawer, its handle and the hand that moves it.
     reach_m = DRAWER_OPEN_M if family == TaskFamily.OPEN_DRAWER else drawer_m
     y_max = min(_REACH_Y_M[1], cabinet[1] - 0.14 - reach_m - 0.08)
-    centres = _scatter(rng, len(chosen) + with_bowl, y_max, bowl_first=with_bowl)
-    bowl = centres.pop(0) if with_bowl else None
+    while True:
+        centres = _scatter(rng, len(chosen) + with_bowl, y_max, bowl_first=with_bowl)
+        bowl = centres.pop(0) if with_bowl else None
+        if family != TaskFamily.MOVE_NEAR or math.dist(centres[0], centres[1]) > NEAR_M + _NOT_YET_M:
+            break
     objects = tuple(
         PlacedObject(kind, centre, float(rng.uniform(-np.pi / 2, np.pi / 2)))
         for kind, centre in zip(chosen, centres, strict=True)

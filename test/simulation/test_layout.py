@@ -9,6 +9,7 @@ from sqap_vla_ros.simulation.layout import (
     sample_layout,
 )
 from sqap_vla_ros.simulation.tasks import TaskFamily
+from sqap_vla_ros.simulation.world import TabletopWorld
 
 
 @pytest.mark.parametrize("variation", [VISUAL_MATCHING, VARIANT_AGGREGATION], ids=lambda v: v.name)
@@ -37,6 +38,15 @@ def test_each_family_finds_what_it_needs():
         assert sample_layout(seed, "close_drawer").drawer_m > 0.1
         assert sample_layout(seed, "place_in_drawer").drawer_m > 0.1
         assert sample_layout(seed, "place_in_bowl").bowl_xy_m is not None
+
+
+@pytest.mark.parametrize("family", TaskFamily, ids=str)
+def test_no_task_is_done_before_it_begins(family):
+    world = TabletopWorld()
+    for seed in (1, 10, 37, 72, 157):  # of objects drawn anywhere free, these seeds' were already near each other
+        layout = sample_layout(seed, family)
+        world.reset(layout)
+        assert not layout.task.succeeded(world.state())
 
 
 def test_all_families_are_drawn():
