@@ -1,4 +1,4 @@
-"""What an arm that lags costs: chunks composed onto the measured tool, onto where it was told to be, and in-process.
+"""What an arm that lags costs: chunks composed onto the measured tool, onto the commanded one, with its lag known.
 
 The expert's chunks go through the node's own planning (nodes/motion.py, nodes/executive.py, inverse kinematics,
 joint trajectories) to the simulated arm, without DDS and in simulated time, so that every run gives the same numbers.
@@ -42,7 +42,8 @@ RESULT = Path(__file__).resolve().parent / "results" / "arm_lag.json"
 IMAGE_NS, TICK_NS, GRIPPER_NS = 100_000_000, 8_000_000, 20_000_000
 STRAIGHT_M_S, STRAIGHT_S = 0.1, (1.0, 3.0)  # measured between these two, the start behind it
 REPLANS = {"action": {"replan": "continuous"}, "4 actions": {"replan": "horizon", "execution_horizon": 5}}
-LEADS = {"measured": {"max_lead_m": 0.0, "max_lead_rad": 0.0}, "commanded": {}}
+LEADS = ("measured tool", "commanded tool", "commanded tool, lag known")
+LATE_S = 0.04  # the simulated arm itself, as /diagnostics tells it
 Chunks = Callable[[TabletopWorld], NDArray[np.float64]]
 
 
@@ -79,7 +80,8 @@ class Arm:
                 world.command_arm(self._told)
                 world.step()
             if self._due(GRIPPER_NS) and self.motion.current is not None:
-                decided = self._gripper.update(self.motion.current.sample(self.now_ns)[1])
+                opening = self.motion.current.sample(self.now_ns - self.motion.lag_ns)[1]
+                decided = self._gripper.update(opening)
                 if decided is not None:
                     world.command_fingers(self._opening_m[decided])
             if self._due(IMAGE_NS):
@@ -176,11 +178,15 @@ def main() -> int:
         f"in-process, {n} a chunk": lambda family, seed, n=n: in_process(family, seed, n) for n in (1, 4)
     }
     print(f"share of a straight motion that the tool made, latency {args.latency} s")
-    for lag_s, (replan, how), (lead, bound) in itertools.product((0.0, args.lag), REPLANS.items(), LEADS.items()):
-        name = f"lag {lag_s:g} s, new chunk every {replan}, onto the {lead} tool"
-        changed = {"lag_s": lag_s, **how, **bound}
+    for lag_s, (replan, how), lead in itertools.product((0.0, args.lag), REPLANS.items(), LEADS):
+        name = f"lag {lag_s:g} s, new chunk every {replan}, onto the {lead}"
+        changed = {"lag_s": lag_s, **how}
+        if lead == "measured tool":
+            changed |= {"max_lead_m": 0.0, "max_lead_rad": 0.0}
+        elif lead.endswith("known"):
+            changed["arm_lag_s"] = lag_s + LATE_S
         share = results["straight"][name] = straight(args.latency, **changed)
-        print(f"  {name:60s} {share:.3f}")
+        print(f"  {name:72s} {share:.3f}")
         runs[name] = lambda family, seed, changed=changed: episode(family, seed, args.latency, **changed)
     print(f"the expert's chunks, {args.episodes} episodes of each task family")
     for name, run in runs.items():
@@ -193,7 +199,7 @@ def main() -> int:
         done = [row for row in rows if row["success"]]
         seconds = np.mean([row["seconds"] for row in done]) if done else float("nan")
         rejected = sum(row["rejected"] for row in rows)
-        print(f"  {name:60s} {len(done)}/{len(rows)} done, {seconds:.2f} s on average, {rejected} chunks rejected")
+        print(f"  {name:72s} {len(done)}/{len(rows)} done, {seconds:.2f} s on average, {rejected} chunks rejected")
     RESULT.write_text(json.dumps(results, indent=1) + "\n")
     print(f"raw results: {RESULT}")
     return 0

@@ -429,17 +429,19 @@ class ControlLoop:
         """Send what is due of the current trajectory, and watch that the arm follows it."""
         if not self.executive.moving or self.motion.current is None:
             return
-        now_ns = self.now_ns()
+        now_ns, lag_ns = self.now_ns(), self.motion.lag_ns
         tool = None
         try:
-            tool = MeasuredTool(*self.observer.measured_tool())
+            base_from_tool, stamp_ns = self.observer.measured_tool()
+            tool = MeasuredTool(base_from_tool, (stamp_ns or now_ns) - lag_ns)
         except TransformMissing as error:
             self._observation_problem = {Input.TF: str(error)}
         self.sink.tick(now_ns, tool)
-        self.gripper.update(self.motion.current.sample(now_ns)[1])
+        # The fingers close where the tool is, not where it is told to be: as late as the arm.
+        self.gripper.update(self.motion.current.sample(now_ns - lag_ns)[1])
         if tool is None:
             return
-        error_text = self.motion.tracking_error(tool.base_from_tool, tool.stamp_ns or now_ns)
+        error_text = self.motion.tracking_error(tool.base_from_tool, tool.shows_ns + lag_ns)
         if error_text is not None:
             self.executive.tracking_error(error_text, time.monotonic())
             self.advance()

@@ -102,6 +102,7 @@ class Diagnostics:
                     "starved": counters.starved,
                     "tracking errors": counters.tracking_errors,
                     "slowed down": loop.slowed,
+                    **({} if (lag_s := loop.motion.measured_lag_s) is None else {"arm lag": f"{1e3 * lag_s:.0f} ms"}),
                 },
                 name="safety",
             ),

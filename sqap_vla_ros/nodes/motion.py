@@ -18,8 +18,9 @@ from sqap_vla_ros.robot.trajectory import NS_PER_S, PoseTrajectory, anchor_chunk
 # Commands computed now reach the controller a little later; what is due before that would arrive in its past.
 COMMAND_LEAD_NS = 10_000_000
 LONGEST_STEP_S = 10.0
-# While a chunk was computed from an image, the one before it may have come: that and what it replaced.
-REMEMBERED = 3
+# What was executed when the image was taken is among the last few: while its chunk was computed, one or two more came.
+REMEMBERED = 6
+LAG_SAMPLES, LAG_SAMPLES_MIN, LAG_SPEED_M_S = 500, 50, 0.03
 
 
 class MalformedChunk(ValueError):
@@ -40,6 +41,7 @@ class MotionConfig:
     ramp_s: float = 1.0
     ensemble_chunks: int = 2
     ensemble_alpha: float = 0.1
+    arm_lag_s: float = 0.0
     max_lead_m: float = 0.05
     max_lead_rad: float = 0.3
     max_tracking_m: float = 0.1
@@ -62,6 +64,8 @@ class Motion:
         self.limits = limits
         self._executed: deque[PoseTrajectory] = deque(maxlen=REMEMBERED)  # oldest first
         self._ensemble = AdaptiveEnsemble(config.ensemble_chunks, config.ensemble_alpha)
+        self.lag_ns = round(config.arm_lag_s * NS_PER_S)
+        self._lags_s: deque[float] = deque(maxlen=LAG_SAMPLES)
 
     @property
     def current(self) -> PoseTrajectory | None:
@@ -93,8 +97,10 @@ class Motion:
         start_ns = now_ns + COMMAND_LEAD_NS
         deltas = self._ensemble.update(chunk.deltas, chunk.stamp_ns, chunk.dt_s)
         anchor = self.anchor(base_from_tool, chunk.stamp_ns)
+        # What is to be done by a certain time has to be commanded earlier by what the arm lags behind.
+        fresh = anchor_chunk(deltas, anchor, chunk.stamp_ns - self.lag_ns, chunk.dt_s)
         try:
-            return self._checked(anchor_chunk(deltas, anchor, chunk.stamp_ns, chunk.dt_s), measured, start_ns)
+            return self._checked(replace(fresh, stamp_ns=chunk.stamp_ns), measured, start_ns)
         except UnsafeChunk:
             self._ensemble.reset()  # what is not executed must not colour what comes next
             raise
@@ -106,15 +112,20 @@ class Motion:
     def anchor(self, base_from_tool: NDArray[np.float64], stamp_ns: int) -> NDArray[np.float64]:
         """The pose [4, 4] that a chunk of the image of `stamp_ns` is composed onto.
 
-        It is where the arm was told to be then. From where it was measured, every chunk would take back what the arm
-        lags behind its commands, and an arm t seconds late would move 1 / (1 + t / period) as far as the policy means.
+        It is the commanded pose that the image shows. From where the arm was measured, every chunk would take back what
+        the arm lags behind or misses its commands by: t seconds behind, with a new chunk every period, it would move
+        1 / (1 + t / period) as far as the policy means, and an arm with friction not at all.
         But never further than max_lead_* from the measured pose [4, 4]: a blocked arm must not be pushed ever harder.
         """
-        told = [trajectory for trajectory in self._executed if trajectory.anchor_ns <= stamp_ns]
-        if not told:
+        if (told := self.told(stamp_ns)) is None:
             return base_from_tool
-        commanded, _ = told[-1].sample(stamp_ns)
-        return toward(base_from_tool, commanded, self.config.max_lead_m, self.config.max_lead_rad)
+        return toward(base_from_tool, told, self.config.max_lead_m, self.config.max_lead_rad)
+
+    def told(self, at_ns: int) -> NDArray[np.float64] | None:
+        """The commanded pose [4, 4] that an arm as late as arm_lag_s shows at `at_ns`; None before the first."""
+        shown_ns = at_ns - self.lag_ns
+        begun = [trajectory for trajectory in self._executed if trajectory.anchor_ns <= shown_ns]
+        return begun[-1].sample(shown_ns)[0] if begun else None
 
     def clear(self) -> None:
         """Nothing is executed: the next plan starts from the measured pose, with a ramp."""
@@ -129,7 +140,9 @@ class Motion:
         """What is wrong with where the arm was at `at_ns`, or None."""
         if self.current is None:
             return None
-        away_m, away_rad = pose_distance(self.current.sample(at_ns)[0], measured)
+        self._note_lag(self.current, measured, at_ns)
+        told = self.told(at_ns)
+        away_m, away_rad = pose_distance(self.current.anchor if told is None else told, measured)
         if away_m <= self.config.max_tracking_m and away_rad <= self.config.max_tracking_rad:
             return None
         return (
@@ -137,6 +150,17 @@ class Motion:
             f"(limits {self.config.max_tracking_m * 1e3:.0f} mm, {self.config.max_tracking_rad:g} rad); is it blocked, "
             "or does no controller listen?"
         )
+
+    @property
+    def measured_lag_s(self) -> float | None:
+        """How late the arm follows its commands, the median while it moved; None before it moved enough."""
+        return float(np.median(self._lags_s)) if len(self._lags_s) >= LAG_SAMPLES_MIN else None
+
+    def _note_lag(self, current: PoseTrajectory, measured: NDArray[np.float64], at_ns: int) -> None:
+        velocity = current.twist(at_ns)[:3]
+        if (square := float(velocity @ velocity)) > LAG_SPEED_M_S**2:
+            behind = current.sample(at_ns)[0][:3, 3] - measured[:3, 3]
+            self._lags_s.append(float(behind @ velocity) / square)
 
     def _checked(self, fresh: PoseTrajectory, measured: NDArray[np.float64], start_ns: int) -> Plan:
         age_s = (start_ns - fresh.stamp_ns) / NS_PER_S
@@ -175,9 +199,7 @@ class Motion:
         return _first(trajectory, keep)
 
 
-def toward(
-    start: NDArray[np.float64], goal: NDArray[np.float64], max_m: float, max_rad: float
-) -> NDArray[np.float64]:
+def toward(start: NDArray[np.float64], goal: NDArray[np.float64], max_m: float, max_rad: float) -> NDArray[np.float64]:
     """The pose `goal` [4, 4], or as far towards it as `max_m` and `max_rad` from `start` [4, 4] allow."""
     move = goal[:3, 3] - start[:3, 3]
     turn = Rotation.from_matrix(goal[:3, :3] @ start[:3, :3].T).as_rotvec()

@@ -193,12 +193,20 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter("request_margin_s", 0.1, "See replan. Covers the jitter of the latency.", minimum=0.0),
     Parameter(
+        "arm_lag_s",
+        0.0,
+        "How late the arm follows its commands. Commands are sent that much earlier, so that the arm is on time: "
+        "without, chunks that name the way to a goal overshoot it. /diagnostics tells the measured lag.",
+        minimum=0.0,
+        maximum=1.0,
+    ),
+    Parameter(
         "max_lead_m",
         0.05,
-        "A chunk is composed onto where the tool was told to be when its image was taken, at most this far from where "
-        "it was measured then. 0 composes it onto the measured tool: then an arm that follows t seconds late moves "
+        "A chunk is composed onto the commanded pose that its image shows, at most this far from where the tool was "
+        "measured then. 0 composes it onto the measured tool: an arm that follows t seconds late then moves "
         "1 / (1 + t / period) as far as the policy means, with a new chunk every period. More pushes a blocked arm "
-        "harder. Covers the controller's lag; not above max_tracking_m.",
+        "harder. Not above max_tracking_m.",
         minimum=0.0,
     ),
     Parameter("max_lead_rad", 0.3, "The same for the orientation; not above max_tracking_rad.", minimum=0.0),

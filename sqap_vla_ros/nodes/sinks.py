@@ -40,10 +40,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class MeasuredTool:
-    """base_from_tool [4, 4] as TF had it at stamp_ns (0: at no particular time)."""
+    """base_from_tool [4, 4] as TF last had it. shows_ns: of the command that it shows, earlier by the arm's lag."""
 
     base_from_tool: NDArray[np.float64]
-    stamp_ns: int
+    shows_ns: int
 
 
 class Sink(Protocol):
@@ -137,7 +137,7 @@ class TwistSink:
     """geometry_msgs/TwistStamped samples in the base frame, for moveit_servo. Holding is a zero twist here.
 
     The trajectory's velocity and a bounded correction towards where the trajectory has the tool: a velocity alone never
-    makes up for what was lost on the way, and every new chunk, which starts from the measured tool, would subtract it.
+    makes up for what was lost on the way.
     """
 
     def __init__(self, node: Any, base_frame: str) -> None:
@@ -154,7 +154,7 @@ class TwistSink:
             return
         twist = self._trajectory.twist(now_ns)
         if tool is not None and now_ns < self._trajectory.end_ns:
-            twist = twist + tracking_twist(self._trajectory.sample(tool.stamp_ns or now_ns)[0], tool.base_from_tool)
+            twist = twist + tracking_twist(self._trajectory.sample(tool.shows_ns)[0], tool.base_from_tool)
         self._send(twist, now_ns)
         if now_ns >= self._trajectory.end_ns:
             self._trajectory = None  # the zero twist of the end has been sent

@@ -198,6 +198,27 @@ def test_an_arm_that_lags_loses_nothing_of_the_motion():
     assert lagging(motion(max_lead_m=0.0, ramp_s=0.02), 0.1, 3.0) < 0.8 * asked_m
 
 
+def test_the_lag_of_the_arm_is_measured_and_made_up_for():
+    planner = motion(ramp_s=0.02)
+    planner.commit(planner.plan(chunk((0.01, 0.0, 0.0)), pose(), pose(), at(0.0)).trajectory)
+    assert planner.measured_lag_s is None
+    for moment in np.arange(0.3, 1.3, 0.01):  # an arm that shows each command 80 ms later
+        assert planner.tracking_error(planner.current.sample(at(moment - 0.08))[0], at(moment)) is None
+    assert planner.measured_lag_s == pytest.approx(0.08, abs=1e-6)
+
+    known = motion(ramp_s=0.02, arm_lag_s=0.08)
+    first = known.plan(chunk((0.01, 0.0, 0.0)), pose(), pose(), at(0.0)).trajectory
+    known.commit(first)
+    # It is told 80 ms early, so at 1.0 s it has made ten steps of 1 cm.
+    assert first.sample(at(1.0 - 0.08))[0][0, 3] == pytest.approx(0.5, abs=1e-6)
+    shown = first.sample(at(1.0 - 0.08))[0]
+    np.testing.assert_allclose(known.anchor(shown, at(1.0)), shown, atol=1e-12)
+    # A goal that is named again is reached and not overshot.
+    rest = known.plan(chunk((0.0, 0.0, 0.0), stamp_ns=at(1.0)), shown, shown, at(1.05)).trajectory
+    assert rest.poses[-1, 0, 3] == pytest.approx(0.5, abs=1e-6)
+    assert known.tracking_error(shown, at(1.0)) is None
+
+
 def test_an_arm_that_is_blocked_is_not_pushed_ever_further():
     """Chunks that ask for more of the same lead no further than max_lead_m and what they ask for themselves."""
     reach_m = [lagging(motion(max_lead_m=lead, ramp_s=0.02), 0.0, 3.0, blocked_at=0.45) for lead in (0.0, 0.03)]
