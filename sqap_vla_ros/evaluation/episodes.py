@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
 from sqap_vla_ros.policy.cogact import CogACTPolicy
+from sqap_vla_ros.pruning.baselines import RandomSelector
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
 from sqap_vla_ros.robot.trajectory import anchor_chunk
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
@@ -199,7 +200,7 @@ def lockstep_width(policy: Policy, wanted: int) -> int:
     if not isinstance(policy, CogACTPolicy) or policy.info.stateful:
         return 1
     selector = policy.selector
-    random = selector is not None and ("random" in selector.name or getattr(selector, "fill", "") == "random")
+    random = isinstance(selector, RandomSelector) or getattr(selector, "fill", "") == "random"
     return 1 if random or hasattr(selector, "reset") else wanted
 
 

@@ -1,0 +1,378 @@
+"""The tables of the papers on the embedded benchmark: every method here in closed loop, on the same episodes.
+
+    python benchmarks/papers_tables.py run [--jobs 2] [--minutes 40] [--only main sweep] [--scale 0.2]
+    python benchmarks/papers_tables.py tables      # prints and writes the tables from what has been measured
+
+`run` goes through SECTIONS in the order of their importance and may be interrupted: the same command goes on.
+Raw results, one line an episode: benchmarks/results/closed_loop/episodes/; tables.md, CSV and pictures beside them.
+Recipes are the shipped ones where they fit a decoder of six layers, else files written to results/closed_loop/recipes.
+docs/benchmark.md says what is measured and what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from sqap_vla_ros.compression.calibration import simulator_observations
+from sqap_vla_ros.compression.job import compress_to_file
+from sqap_vla_ros.compression.load import CALIBRATION_OBSERVATIONS, TABLETOP, load_uncompressed
+from sqap_vla_ros.compression.recipe import Recipe, load_recipe
+from sqap_vla_ros.evaluation.closed_loop import Method, Store, Unit, run
+from sqap_vla_ros.evaluation.closed_loop_figures import deviation_figure, success_figure, sweep_figure
+from sqap_vla_ros.evaluation.closed_loop_tables import Row, make_rows, markdown, write_csv
+from sqap_vla_ros.evaluation.episodes import Execution
+from sqap_vla_ros.policy.checkpoint import save_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "benchmarks" / "results" / "closed_loop"
+WORK = ROOT / "out" / "papers_tables"  # compressed policies; made anew when missing
+VM, VA = "visual_matching", "variant_aggregation"
+LAYER = 2  # of 6: tokens are dropped before it, by the attention of the layer before
+RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+LOUD_CHANNELS, LOUDNESS = (7, 23, 64, 101), 30.0
+_COMPRESSED: dict[tuple[str, str], Path] = {}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row: what it is called in the table, and how it is made.
+
+    quantization: name of a shipped recipe whose scheme is used, or a scheme; None for none. pruning: selector and
+    parameters. outliers: on the policy with injected outlier channels.
+    """
+
+    name: str
+    words: str
+    quantization: str | dict[str, Any] | None = None
+    pruning: tuple[str, dict[str, Any]] | None = None
+    dtype: str = "bfloat16"
+    execution: Execution = dataclasses.field(default_factory=Execution)
+    outliers: bool = False
+
+    def recipe(self) -> Recipe:
+        """As data."""
+        scheme = self.quantization
+        if isinstance(scheme, str):
+            scheme = load_recipe(scheme).to_dict()["quantization"]
+        pruning = None if self.pruning is None else {"selector": self.pruning[0], "parameters": self.pruning[1]}
+        content = {"name": self.name, "description": self.words, "dtype": self.dtype}
+        return Recipe.from_dict({**content, "pruning": pruning, "quantization": scheme})
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table. episodes: of each family. deviations: taught episodes a family. reference: the row compared with."""
+
+    key: str
+    title: str
+    entries: tuple[Entry, ...]
+    suites: tuple[str, ...] = (VM,)
+    episodes: int = 50
+    deviations: int = 0
+    reference: str = "fp32"
+
+
+FP32 = Entry("fp32", "CogACT, fp32", dtype="float32")
+W4A4 = Entry("w4a4", "W4A4 (rotated, GPTQ)", "w4a4")
+
+
+def pruned(name: str, words: str, selector: str, quantization: str | None = None, **parameters: Any) -> Entry:
+    """A row that drops tokens before layer LAYER unless told otherwise."""
+    return Entry(name, words, quantization, (selector, {"prune_layer": LAYER, **parameters}))
+
+
+def at(selector: str, ratio: float, layer: int = LAYER, quantization: str | None = "w4a4") -> Entry:
+    """A row of a sweep; the same name wherever it appears, so that it is measured once."""
+    own: dict[str, dict[str, Any]] = {"top_k": {"attention_share": 1.0, "ring_radius": None, "fill": "attention"}}
+    own |= {"ring": {"fill": "attention"}, "no_fps_grid": {"fill": "grid"}, "no_fps_random": {"fill": "random"}}
+    chosen = "sqap" if selector in own else selector
+    parameters = {"ratio": ratio, "prune_layer": layer, **own.get(selector, {})}
+    name = f"{quantization or 'bf16'}_{selector}_{ratio:g}" + ("" if layer == LAYER else f"_layer{layer}")
+    return Entry(name, f"{SELECTOR_WORDS[selector]}, {ratio:.0%} dropped", quantization, (chosen, parameters))
+
+
+SELECTOR_WORDS = {
+    "sqap": "top-k + ring + FPS (SQAP)",
+    "top_k": "top-k attention",
+    "ring": "top-k + ring",
+    "no_fps_grid": "top-k + ring + uniform grid",
+    "no_fps_random": "top-k + ring + random",
+    "random_same_budget": "random",
+    "uniform_grid": "uniform grid",
+}
+MAIN = (
+    FP32,
+    Entry("bf16", "CogACT, bf16"),
+    pruned("random_drop", "Random dropping, 112 kept", "random_drop"),
+    pruned("fastv", "FastV, 56 kept", "fastv"),
+    Entry("vla_cache", "VLA-Cache", pruning=("vla_cache", {"layers": (1, 2, 3), "relevance_layer": 1})),
+    Entry("efficient_vla", "EfficientVLA, 1 of 6 layers out, 112 kept", pruning=("efficient_vla", {"remove": 1})),
+    Entry("rtn_w4a4", "W4A4, round to nearest", "rtn_w4a4"),
+    W4A4,
+    Entry("sqap_paper", "SQAP-VLA as in the paper", "sqap_paper", ("sqap", {"ratio": 0.4, "prune_layer": LAYER})),
+    at("sqap", 0.4),
+    Entry("sqap", "SQAP-VLA, recipe `sqap` as shipped", "sqap", ("sqap", {"ratio": 0.4})),
+    at("top_k", 0.4),
+    at("random_same_budget", 0.4),
+    Entry("w4a4_smoothquant", "SmoothQuant W4A4", "w4a4_smoothquant"),
+    at("sqap", 0.4, quantization=None),
+    Entry("divprune", "DivPrune, 40 % dropped", pruning=("divprune", {})),
+    Entry("visionzip", "VisionZip, 40 % dropped", pruning=("visionzip", {})),
+    Entry("tome", "ToMe, 40 % merged", pruning=("tome", {})),
+)
+ABLATION = ("top_k", "ring", "sqap", "no_fps_grid", "no_fps_random", "uniform_grid", "random_same_budget")
+
+
+def executed(name: str, words: str, **execution: Any) -> Entry:
+    """fp32 under another execution."""
+    return Entry(name, words, dtype="float32", execution=Execution(**execution))
+
+
+def loud(name: str, words: str, quantization: str | None = None, **more: Any) -> Entry:
+    """On the policy with outlier channels."""
+    return Entry(f"outliers_{name}", words, quantization, outliers=True, **more)
+
+
+def bits(weight: int, activation: int, words: str, **scheme: Any) -> Entry:
+    """A scheme of other widths."""
+    widths = {"weight_bits": weight, "activation_bits": activation}
+    return Entry(
+        f"w{weight}a{activation}_{words.split()[0].strip(',').lower()}",
+        f"W{weight}A{activation}, {words}",
+        widths | scheme,
+    )
+
+
+ROTATED = {"rotation": "hadamard", "rounding": "gptq", "weight_clip": True, "activation_clip": None}
+GROUPS = {"weight_group": 64, "weight_symmetric": False}
+SECTIONS = (
+    Section("main", "Tables 1 and 2: methods", MAIN, (VM, VA), deviations=3),
+    Section(
+        "sweep",
+        "Table 3: share of tokens dropped, W4A4",
+        (W4A4, *(at(s, r) for r in RATIOS for s in ("sqap", "top_k", "random_same_budget", "uniform_grid"))),
+    ),
+    Section("ablation", "Table 4: ablation at 40 %, W4A4", (FP32, W4A4, *(at(s, 0.4) for s in ABLATION)), (VM, VA)),
+    Section("ablation80", "Ablation at 80 %, W4A4", (FP32, W4A4, *(at(s, 0.8) for s in ABLATION))),
+    Section(
+        "execution",
+        "Execution of chunks, fp32",
+        (
+            FP32,
+            *(executed(f"fp32_h{h}", f"{h} actions a chunk", horizon=h) for h in (1, 2, 8, 16)),
+            *(
+                executed(f"fp32_h{h}_by_time", f"{h}, ensemble by time", horizon=h, ensemble="by_time")
+                for h in (1, 2, 4)
+            ),
+            executed("fp32_h1_original", "1, ensemble as published", horizon=1, ensemble="original"),
+            *(executed(f"fp32_late{s:g}", f"4, {s:g} s late", latency_s=s) for s in (0.2, 0.4, 0.8)),
+            executed("fp32_late0.4_by_time", "4, 0.4 s late, ensemble by time", latency_s=0.4, ensemble="by_time"),
+        ),
+    ),
+    Section(
+        "outliers",
+        "Synthetic outlier channels (four channels behind every norm 30 times louder, undone in the next weights)",
+        (
+            loud("fp32", "fp32", dtype="float32"),
+            loud("rtn_w4a4", "W4A4, round to nearest", "rtn_w4a4"),
+            loud("smoothquant", "SmoothQuant W4A4", "w4a4_smoothquant"),
+            loud("w4a4", "W4A4 (rotated, GPTQ)", "w4a4"),
+            loud("sqap_paper", "SQAP-VLA as in the paper", "sqap_paper", pruning=("sqap", {"prune_layer": LAYER})),
+            loud("sqap", "top-k + ring + FPS (SQAP), 40 % dropped", "w4a4", pruning=("sqap", {"prune_layer": LAYER})),
+        ),
+        reference="outliers_fp32",
+    ),
+    Section(
+        "depth",
+        "Where tokens are dropped, W4A4, 70 %",
+        (W4A4, *(at(s, 0.7, layer) for layer in (1, 2, 3) for s in ("sqap", "top_k", "random_same_budget"))),
+    ),
+    Section(
+        "bits",
+        "Fewer bits",
+        (
+            FP32,
+            bits(2, 16, "nearest, groups of 64", **GROUPS),
+            bits(2, 4, "rotated, GPTQ", **ROTATED),
+            bits(2, 8, "rotated, GPTQ", **ROTATED),
+        ),
+    ),
+    Section("fp32", "The uncompressed policy", (FP32,), (VM,), episodes=200),
+    Section(
+        "searched",
+        "Tables 1 and 2, continued: scales that are searched for minutes",
+        (
+            FP32,
+            Entry("w4a4_omniquant", "OmniQuant W4A4", "w4a4_omniquant"),
+            Entry("w4a16_awq", "AWQ W4A16", "w4a16_awq"),
+            bits(2, 16, "AWQ, groups of 64", equalization="awq", **GROUPS),
+        ),
+        (VM, VA),
+    ),
+)
+
+
+# -- making what is measured ------------------------------------------------------------------------------------------
+
+
+def methods(section: Section, checkpoint: str) -> Iterator[Method]:
+    """The section's rows as methods, their files made where they are missing."""
+    for entry in section.entries:
+        recipe = entry.recipe()
+        path = OUT / "recipes" / f"{entry.name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {key: value for key, value in recipe.to_dict().items() if value is not None and key != "name"}
+        path.write_text(yaml.safe_dump(_plain(content), sort_keys=False, width=120))
+        source = outlier_checkpoint(checkpoint) if entry.outliers else checkpoint
+        if recipe.quantization is not None:
+            source = compressed(source, recipe, "outliers" if entry.outliers else "plain")
+        yield Method(entry.name, _short(path), source, entry.execution)
+
+
+def compressed(checkpoint: str, recipe: Recipe, kind: str) -> str:
+    """The checkpoint quantised as the recipe says, compressed once for all rows that prune it differently."""
+    plain = dataclasses.replace(recipe, pruning=None)
+    path = WORK / f"{kind}_{plain.digest[:12]}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        needs = plain.quantization is not None and plain.quantization.needs_calibration
+        policy = load_uncompressed(checkpoint, plain)
+        started = time.monotonic()
+        compress_to_file(policy, plain, calibration() if needs else [], path, calibration={"source": "simulator"})
+        print(f"compressed {recipe.name} ({kind}) in {time.monotonic() - started:.0f} s", flush=True)
+    return _short(path)
+
+
+def calibration(cached: list[Any] = []) -> list[Any]:  # noqa: B006 made once
+    """The simulator's observations that `load_policy` calibrates on too."""
+    if not cached:
+        cached += simulator_observations(CALIBRATION_OBSERVATIONS[TABLETOP])
+    return cached
+
+
+@torch.no_grad()
+def outlier_checkpoint(checkpoint: str) -> str:
+    """The same function with loud channels: behind every norm some are LOUDNESS times louder, undone in the weights."""
+    path = WORK / "outliers.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        policy = load_uncompressed(checkpoint, load_recipe("fp32"))
+        channels = list(LOUD_CHANNELS)
+        layers: Sequence[Any] = list(policy.model.decoder.layers)
+        for layer in layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            for norm, readers in (
+                (layer.input_layernorm, (attention.q_proj, attention.k_proj, attention.v_proj)),
+                (layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj)),
+            ):
+                norm.weight[channels] *= LOUDNESS
+                for linear in readers:
+                    linear.weight[:, channels] /= LOUDNESS
+        save_checkpoint(policy, path)
+    return _short(path)
+
+
+def _short(path: Path) -> str:
+    """Without the folders of this machine where it can be."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _plain(value: Any) -> Any:
+    """Containers that YAML writes without tags."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+# -- what came out ----------------------------------------------------------------------------------------------------
+
+
+def write_tables(store: Store) -> str:
+    """All tables as Markdown, also written to OUT with CSV and pictures."""
+    text, every = [], []
+    for section in SECTIONS:
+        words = {entry.name: entry.words for entry in section.entries}
+        for suite in section.suites:
+            rows = make_rows(store, list(words), suite, section.reference)
+            if not rows:
+                continue
+            text.append(f"## {section.title}, {suite.replace('_', ' ')}\n\n{markdown(rows, words)}")
+            every += [row for row in rows if (row.method, row.suite) not in {(r.method, r.suite) for r in every}]
+            if len(rows) > 1:
+                success_figure(OUT / f"{section.key}_{suite}.png", rows, f"{section.title}, {suite}", words)
+    write_csv(OUT / "tables.csv", every)
+    _pictures(store)
+    content = "\n".join(text)
+    (OUT / "tables.md").write_text(content)
+    return content
+
+
+def _pictures(store: Store) -> None:
+    names = [at(s, r).name for s in ("sqap", "top_k", "random_same_budget", "uniform_grid") for r in RATIOS]
+    found: dict[str, Row] = {row.method: row for row in make_rows(store, ["fp32", "w4a4", *names], VM)}
+    curves = {
+        SELECTOR_WORDS[s]: [(r, found[at(s, r).name]) for r in RATIOS if at(s, r).name in found]
+        for s in ("sqap", "top_k", "random_same_budget", "uniform_grid")
+    }
+    across = {
+        words: found[name] for name, words in (("fp32", "fp32"), ("w4a4", "W4A4, nothing dropped")) if name in found
+    }
+    if any(curves.values()):
+        title = f"W4A4, tokens dropped before layer {LAYER} of 6, visual matching"
+        sweep_figure(OUT / "ratio_sweep.png", curves, title, "share of visual tokens dropped", across)
+    deviations = {e.words: [d for d in store.deviations(e.name) if d["suite"] == VM] for e in MAIN[1:]}
+    deviations = {words: episodes for words, episodes in deviations.items() if episodes}
+    if deviations:
+        deviation_figure(OUT / "deviation.png", deviations, "Cumulative action deviation from fp32 (teacher-forced)")
+
+
+def main() -> int:
+    """Measure or print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "tables"))
+    parser.add_argument("--checkpoint", default=TABLETOP)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--minutes", type=float, help="stop then; the same command goes on")
+    parser.add_argument("--only", nargs="+", choices=[section.key for section in SECTIONS], help="these sections alone")
+    parser.add_argument("--suites", nargs="+", choices=(VM, VA), default=(VM, VA))
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of episodes")
+    parser.add_argument("--out", type=Path, help="another folder of results")
+    args = parser.parse_args()
+    global OUT, WORK
+    if args.out is not None:
+        OUT, WORK = args.out.resolve(), args.out.resolve() / "compressed"
+    OUT.mkdir(parents=True, exist_ok=True)
+    if args.what == "tables":
+        print(write_tables(Store(OUT)))
+        return 0
+    scaled: Callable[[int], int] = lambda episodes: max(1, round(args.scale * episodes))  # noqa: E731
+    units: list[Unit] = []
+    for section in SECTIONS:
+        if args.only and section.key not in args.only:
+            continue
+        for method in methods(section, args.checkpoint):
+            for suite in section.suites:
+                if suite in args.suites:
+                    taught = section.deviations if suite == VM else 0
+                    units.append(Unit(method, suite, scaled(section.episodes), deviations=taught))
+    reference = Method("fp32", "fp32", args.checkpoint)
+    deadline_s = None if args.minutes is None else 60 * args.minutes
+    problems = run(units, OUT, reference=reference, jobs=args.jobs, deadline_s=deadline_s)
+    print(write_tables(Store(OUT)))
+    for name, problem in problems.items():
+        print(f"error: {name}: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
