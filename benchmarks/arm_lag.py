@@ -28,7 +28,7 @@ from sqap_vla_ros.nodes.executive import Executive
 from sqap_vla_ros.nodes.motion import Motion, UnsafeChunk
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.gripper import GripperHysteresis
-from sqap_vla_ros.robot.kinematics import ArmKinematics
+from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 from sqap_vla_ros.simulation.commander import ArmCommander
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
 from sqap_vla_ros.simulation.experts import plan
@@ -107,12 +107,12 @@ class Arm:
         latency_s = (self.now_ns - chunk.stamp_ns) / 1e9
         try:
             trajectory = self.motion.plan(chunk, tool, self.world.base_from_tool, self.now_ns).trajectory
-        except UnsafeChunk as error:
+            q_start = self._kinematics.inverse(trajectory.anchor, self.world.arm_position)
+            joints = self._kinematics.joint_trajectory(trajectory, q_start)
+        except (UnsafeChunk, KinematicsError) as error:
             self.rejected += 1
             self._executive.rejected(str(error), malformed=False, latency_s=latency_s, now_s=now_s)
             return
-        q_start = self._kinematics.inverse(trajectory.anchor, self.world.arm_position)
-        joints = self._kinematics.joint_trajectory(trajectory, q_start)
         path = accept_trajectory(
             ARM_JOINTS,
             names=list(joints.joint_names),

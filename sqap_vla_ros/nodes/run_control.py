@@ -32,6 +32,7 @@ class RunControl:
         self._camera_infos = 0
         self._enable = node.create_client(SetBool, "policy_node/enable")
         self._reset = node.create_client(Trigger, "simulator/reset")
+        self._reset_fault = node.create_client(Trigger, "policy_node/reset_fault")
         node.create_subscription(String, "instruction", self._on_instruction, _LATCHED)
         node.create_subscription(Bool, "simulator/success", self._on_success, _LATCHED)
         node.create_subscription(CameraInfo, "camera_info", self._on_camera_info, qos_profile_sensor_data)
@@ -47,7 +48,7 @@ class RunControl:
     def reset(self, timeout_s: float, *, check: Callable[[], None] = lambda: None) -> str:
         """Begin the simulator's next episode and return its instruction, once images of it come.
 
-        Disable the policy first. Raises TimeoutError.
+        Disable the policy first; a fault that it latched in the episode before is cleared. Raises TimeoutError.
         """
         deadline = time.monotonic() + timeout_s
         answer = self._call(self._reset, Trigger.Request(), "simulator_node could not be reset", timeout_s, check)
@@ -63,6 +64,8 @@ class RunControl:
         )
         if not fresh:
             raise TimeoutError(f"nothing of the new episode was seen within {timeout_s:g} s of the simulator's reset")
+        what = "policy_node's fault could not be cleared"
+        self._call(self._reset_fault, Trigger.Request(), what, timeout_s, check)
         self.done_ns = None
         return str(answer.message)
 

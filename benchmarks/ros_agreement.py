@@ -1,0 +1,207 @@
+"""Does the shipped policy do as well through ROS as in-process? The same episodes in both loops, paired by layout.
+
+In-process is the loop of the benchmark (evaluation/episodes.py): the world stands still while the policy thinks, four
+actions of each chunk are executed. Over ROS the chunks of policy_node (config/demo.yaml) reach simulator_node as joint
+trajectories over DDS, and the world goes on meanwhile. Time is simulated (/clock): `--real-time-factor` below 1 makes
+the result independent of how busy the computer is, but for the policy's own latency, which is counted and reported in
+simulated time. Both have the time limit of the task. Layouts are those of seeds 0, 1, ..., which draw the family too.
+Raw results: benchmarks/results/ros_agreement.json, written after every episode.
+
+    python benchmarks/ros_agreement.py [--episodes 60] [--recipe sqap] [--real-time-factor 0.5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sqap_vla_ros.evaluation.episodes import Execution, lockstep_width, run_episodes
+from sqap_vla_ros.evaluation.statistics import PairedOutcomes, wilson
+from sqap_vla_ros.nodes.bringup import NodeProcesses
+from sqap_vla_ros.nodes.node_table import BRINGUPS, dds_environment
+from sqap_vla_ros.resources import share_path
+from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
+from sqap_vla_ros.simulation.layout import VARIATIONS, sample_layout
+from sqap_vla_ros.simulation.tasks import Task, TaskFamily
+
+RESULT = Path(__file__).resolve().parent / "results" / "ros_agreement.json"
+LOAD_TIMEOUT_S, ANSWER_TIMEOUT_S = 900.0, 60.0
+STALLED_S = 120.0  # by the steady clock: simulated time does not go on
+LOCKSTEP = 5
+
+
+def task_of(suite: str, seed: int) -> Task:
+    return sample_layout(seed, None, VARIATIONS[suite]).task
+
+
+def in_process(checkpoint: str, recipe: str, suite: str, episodes: int) -> list[dict[str, Any]]:
+    """One row for each seed."""
+    from sqap_vla_ros.compression.load import load_policy
+
+    policy = load_policy(checkpoint, recipe)
+    by_family: dict[TaskFamily, list[int]] = {}
+    for seed in range(episodes):
+        by_family.setdefault(task_of(suite, seed).family, []).append(seed)
+    width = lockstep_width(policy, LOCKSTEP)
+    envs = [TabletopEnv(variation=VARIATIONS[suite]) for _ in range(width)]
+    rows = []
+    for family, seeds in by_family.items():
+        for first in range(0, len(seeds), width):
+            results = run_episodes(policy, envs, suite, family, seeds[first : first + width], Execution())
+            rows += [
+                {"seed": r.seed, "family": r.family, "success": r.success, "seconds": r.steps * CONTROL_DT_S}
+                for r in results
+            ]
+    for env in envs:
+        env.close()
+    return sorted(rows, key=lambda row: row["seed"])
+
+
+def over_ros(given: dict[str, str], suite: str, episodes: int, real_time_factor: float) -> Iterator[dict[str, Any]]:
+    """One row for each seed, as they come."""
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.parameter import Parameter
+    from rclpy.qos import QoSProfile
+    from sqap_vla_ros.msg import PolicyStatus
+
+    from sqap_vla_ros.nodes.run_control import RunControl
+
+    rclpy.init()
+    node = rclpy.create_node("ros_agreement", parameter_overrides=[Parameter("use_sim_time", value=True)])
+    statuses: list[PolicyStatus] = []
+    node.create_subscription(PolicyStatus, "policy_node/status", statuses.append, QoSProfile(depth=100))
+    control = RunControl(node)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(f"/**:\n  ros__parameters:\n    real_time_factor: {float(real_time_factor)}\n")
+        file.flush()
+        given = {**given, "simulator_params_file": file.name, "seed": "0", "variation": suite, "use_sim_time": "true"}
+        try:
+            with NodeProcesses(BRINGUPS["simulation"], given) as nodes:
+
+                def check() -> None:
+                    if ended := nodes.ended():
+                        raise RuntimeError(f"ended by itself: {ended}; its messages are above")
+
+                for seed in range(episodes):
+                    if seed:
+                        control.reset(ANSWER_TIMEOUT_S, check=check)
+                    control.enable(True, LOAD_TIMEOUT_S, check=check)
+                    row = watch(node, control, statuses, task_of(suite, seed), check)
+                    control.enable(False, ANSWER_TIMEOUT_S, check=check)
+                    yield {"seed": seed, **row}
+        finally:
+            executor.shutdown()
+            thread.join()
+            node.destroy_node()
+            rclpy.shutdown()
+
+
+def watch(node: Any, control: Any, statuses: list[Any], task: Task, check: Callable[[], None]) -> dict[str, Any]:
+    """Until the task is done or its time is over, in simulated time."""
+    if control.instruction != task.instruction:
+        raise RuntimeError(f"the simulator's task is {control.instruction!r}, expected {task.instruction!r}")
+    before = statuses[-1] if statuses else None
+    statuses.clear()
+    start_ns = now_ns = node.get_clock().now().nanoseconds
+    limit_ns = start_ns + round(task.max_steps * CONTROL_DT_S * 1e9)
+    begin_s = changed_s = time.monotonic()
+    while control.done_ns is None and now_ns < limit_ns:
+        check()
+        time.sleep(0.01)
+        earlier_ns, now_ns = now_ns, node.get_clock().now().nanoseconds
+        changed_s = time.monotonic() if now_ns != earlier_ns else changed_s
+        if time.monotonic() - changed_s > STALLED_S:
+            raise RuntimeError(f"simulated time stands at {now_ns * 1e-9:.1f} s")
+    done = control.done_ns is not None and control.done_ns <= limit_ns
+    seen = list(statuses)
+    last = seen[-1] if seen else before
+    ages_s = {(s.observation_stamp.sec, s.observation_stamp.nanosec): s.observation_age_s for s in seen if s.stage_ms}
+    rejected = last.chunks_rejected - (before.chunks_rejected if before is not None else 0) if last is not None else 0
+    return {
+        "family": str(task.family),
+        "success": done,
+        "seconds": ((control.done_ns if done else limit_ns) - start_ns) * 1e-9,
+        "wall_s": time.monotonic() - begin_s,
+        "image_to_chunk_s": statistics.median(ages_s.values()) if ages_s else None,
+        "chunks": len(ages_s),
+        "chunks_rejected": int(rejected),
+        "reasons": dict(Counter(s.reason for s in seen if s.reason).most_common(3)),
+    }
+
+
+def report(results: dict[str, Any]) -> None:
+    """Success of both, family by family and together, and the paired difference."""
+    loops = {name: {row["seed"]: row for row in results[name]} for name in ("in_process", "ros")}
+    seeds = sorted(set(loops["in_process"]) & set(loops["ros"]))
+    for family in [*TaskFamily, None]:
+        chosen = [seed for seed in seeds if family is None or loops["ros"][seed]["family"] == family]
+        if not chosen:
+            continue
+        cells = []
+        for rows in loops.values():
+            done = sum(rows[seed]["success"] for seed in chosen)
+            rate = wilson(done, len(chosen))
+            cells.append(f"{done:3d}/{len(chosen):<3d} {rate.value:6.1%} [{rate.low:5.1%}, {rate.high:6.1%}]")
+        print(f"{family or 'all':16s} in-process {cells[0]}   over ROS {cells[1]}")
+    pairs = PairedOutcomes.of(*([rows[seed]["success"] for seed in seeds] for rows in reversed(loops.values())))
+    difference = pairs.difference()
+    print(
+        f"over ROS minus in-process: {difference.value:+.1%} [{difference.low:+.1%}, {difference.high:+.1%}]; "
+        f"only over ROS {pairs.ours_only}, only in-process {pairs.reference_only}, both {pairs.both}, "
+        f"neither {pairs.neither}; McNemar p = {pairs.mcnemar():.3f}"
+    )
+    results["difference"] = {"value": difference.value, "low": difference.low, "high": difference.high}
+    ages = [row["image_to_chunk_s"] for row in results["ros"] if row["image_to_chunk_s"] is not None]
+    if ages:
+        print(f"image to chunk over ROS: median {1e3 * statistics.median(ages):.0f} ms of simulated time")
+    print(f"chunks rejected over ROS: {sum(row['chunks_rejected'] for row in results['ros'])}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--episodes", type=int, default=60)
+    parser.add_argument("--checkpoint", default="tabletop")
+    parser.add_argument("--recipe", default="sqap")
+    parser.add_argument("--suite", default="visual_matching", choices=sorted(VARIATIONS))
+    parser.add_argument("--real-time-factor", type=float, default=0.5)
+    parser.add_argument("--params-file", default=str(share_path("config/demo.yaml")), help="of policy_node")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    args = parser.parse_args()
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.update(dds_environment(os.environ))
+    results: dict[str, Any] = {
+        "command": {name: str(value) for name, value in vars(args).items() if name != "out"},
+        "execution": vars(Execution()),
+    }
+    begin_s = time.monotonic()
+    results["in_process"] = in_process(args.checkpoint, args.recipe, args.suite, args.episodes)
+    print(f"in-process: {args.episodes} episodes in {time.monotonic() - begin_s:.0f} s", flush=True)
+    given = {"checkpoint": args.checkpoint, "recipe": args.recipe, "params_file": args.params_file, "log_level": "warn"}
+    results["ros"] = []
+    for row in over_ros(given, args.suite, args.episodes, args.real_time_factor):
+        results["ros"].append(row)
+        outcome = f"done in {row['seconds']:.1f} s" if row["success"] else "not done"
+        print(f"{row['seed']:3d} {row['family']:16s} {outcome}, {row['wall_s']:.0f} s by the clock", flush=True)
+        args.out.write_text(json.dumps(results, indent=1) + "\n")
+    report(results)
+    args.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"raw results: {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
