@@ -41,6 +41,7 @@ from sqap_vla_ros.simulation.world import TabletopWorld
 RESULT = Path(__file__).resolve().parent / "results" / "arm_lag.json"
 IMAGE_NS, TICK_NS, GRIPPER_NS = 100_000_000, 8_000_000, 20_000_000
 STRAIGHT_M_S, STRAIGHT_S = 0.1, (1.0, 3.0)  # measured between these two, the start behind it
+DEMO = {"ensemble_chunks": 1, "ramp_s": 0.6, "max_angular_velocity": 2.5}  # of config/demo.yaml
 REPLANS = {"action": {"replan": "continuous"}, "4 actions": {"replan": "horizon", "execution_horizon": 5}}
 LEADS = ("measured tool", "commanded tool", "commanded tool, lag known")
 LATE_S = 0.04  # the simulated arm itself, as /diagnostics tells it
@@ -51,7 +52,7 @@ class Arm:
     """The arm's half of policy_node and simulator_node around one world."""
 
     def __init__(self, world: TabletopWorld, latency_s: float, lag_s: float, **changed: Any) -> None:
-        values = {**parameters.defaults(), "ensemble_chunks": 1, "ramp_s": 0.2, **changed}
+        values = {**parameters.defaults(), **DEMO, **changed}
         self.world = world
         self.motion = Motion(parameters.motion_config(values), parameters.safety_limits(values))
         self.rejected = 0

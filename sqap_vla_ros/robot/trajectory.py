@@ -166,6 +166,17 @@ def hold(base_from_tool: NDArray[np.float64], gripper: float, now_ns: int) -> Po
     )
 
 
+def _halve_gaps(times_ns: NDArray[np.int64], start_ns: int, end_ns: int, wanted_ns: float) -> NDArray[np.int64]:
+    """`times_ns` with a knot in the middle of every gap that begins within [start, end) and is too long.
+
+    A blend from rest is up to twice as fast as the chunk itself: whole steps of it would be too long to be checked and
+    to be solved for joints.
+    """
+    begins_ns = np.concatenate([np.array([start_ns], dtype=np.int64), times_ns[:-1]])
+    long = (begins_ns < end_ns) & (times_ns - begins_ns > 1.2 * wanted_ns)
+    return np.union1d(times_ns, ((begins_ns + times_ns) // 2)[long])
+
+
 # Poses inserted in a blend: enough to follow the smooth ratio, but not so close together that a controller would turn
 # the corners of the chunk itself sharper inside a blend than outside.
 MAX_BLEND_KNOTS = 8
@@ -196,6 +207,7 @@ def blend(old: PoseTrajectory, new: PoseTrajectory, now_ns: int, blend_s: float)
     # A knot next to a step that exists would make a segment too short to have a meaningful velocity.
     near_a_step = np.abs(window_ns[:, None] - remaining.times_ns[None]).min(axis=1) < blend_ns / max(2 * knots, 1)
     times_ns = np.union1d(window_ns[~near_a_step], remaining.times_ns)
+    times_ns = _halve_gaps(times_ns, start_ns, start_ns + blend_ns, step_ns / BLEND_KNOTS_PER_STEP)
     knots_ns = np.concatenate([np.array([start_ns], dtype=np.int64), times_ns])
     old_poses, _ = old.sample_many(knots_ns)
     new_poses, gripper = new.sample_many(knots_ns)

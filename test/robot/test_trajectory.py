@@ -262,3 +262,15 @@ def test_a_trajectory_whose_shapes_or_times_contradict_is_refused():
         PoseTrajectory(times_ns[::-1].copy(), poses, np.zeros(2), np.eye(4), 0, 0)
     with pytest.raises(ValueError, match="int64"):
         PoseTrajectory(times_ns.astype(float), poses, np.zeros(2), np.eye(4), 0, 0)
+
+
+def test_a_ramp_from_rest_has_no_long_steps():
+    """Catching up with the chunk is up to twice as fast as the chunk: its poses lie closer there."""
+    deltas = np.tile([0.05, 0.0, 0.0, 0.0, 0.0, 0.35, 1.0], (16, 1))
+    chunk = anchor_chunk(deltas, np.eye(4), 0, 0.2)
+    for latency_ns in range(10_000_000, 210_000_000, 20_000_000):
+        ramp = blend(hold(np.eye(4), 1.0, latency_ns), chunk, latency_ns, 0.6)
+        inside = ramp.times_ns <= latency_ns + 600_000_000
+        steps_s = np.diff(ramp.times_ns, prepend=ramp.anchor_ns)[inside] / 1e9
+        assert steps_s.max() <= 0.12 + 1e-9
+        assert (np.linalg.norm(ramp.segment_velocities()[1], axis=1)[inside] * steps_s).max() < 0.4
