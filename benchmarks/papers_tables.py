@@ -25,13 +25,13 @@ import yaml
 
 from sqap_vla_ros.compression.calibration import simulator_observations
 from sqap_vla_ros.compression.job import compress_to_file
-from sqap_vla_ros.compression.load import CALIBRATION_OBSERVATIONS, TABLETOP, load_uncompressed
+from sqap_vla_ros.compression.load import CALIBRATION_OBSERVATIONS, TABLETOP, checkpoint_path, load_uncompressed
 from sqap_vla_ros.compression.recipe import Recipe, load_recipe
 from sqap_vla_ros.evaluation.closed_loop import Method, Store, Unit, run
 from sqap_vla_ros.evaluation.closed_loop_figures import deviation_figure, success_figure, sweep_figure
 from sqap_vla_ros.evaluation.closed_loop_tables import Row, make_rows, markdown, write_csv
 from sqap_vla_ros.evaluation.episodes import Execution
-from sqap_vla_ros.policy.checkpoint import save_checkpoint
+from sqap_vla_ros.policy.checkpoint import save_checkpoint, sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "closed_loop"
@@ -76,7 +76,7 @@ class Section:
     key: str
     title: str
     entries: tuple[Entry, ...]
-    suites: tuple[str, ...] = (VM,)
+    suite: str = VM
     episodes: int = 50
     deviations: int = 0
     reference: str = "fp32"
@@ -156,14 +156,22 @@ def bits(weight: int, activation: int, words: str, **scheme: Any) -> Entry:
 ROTATED = {"rotation": "hadamard", "rounding": "gptq", "weight_clip": True, "activation_clip": None}
 GROUPS = {"weight_group": 64, "weight_symmetric": False}
 SECTIONS = (
-    Section("main", "Tables 1 and 2: methods", MAIN, (VM, VA), deviations=3),
+    Section("main", "Table 1: methods", MAIN, deviations=3),
+    Section("fp32", "The uncompressed policy", (FP32,), episodes=200),
     Section(
         "sweep",
         "Table 3: share of tokens dropped, W4A4",
-        (W4A4, *(at(s, r) for r in RATIOS for s in ("sqap", "top_k", "random_same_budget", "uniform_grid"))),
+        (
+            FP32,
+            W4A4,
+            *(at("sqap", ratio) for ratio in RATIOS),
+            *(at(s, ratio) for ratio in RATIOS[1::2] for s in ("top_k", "random_same_budget", "uniform_grid")),
+            *(at(s, RATIOS[-1]) for s in ("top_k", "random_same_budget", "uniform_grid")),
+        ),
+        episodes=30,
     ),
-    Section("ablation", "Table 4: ablation at 40 %, W4A4", (FP32, W4A4, *(at(s, 0.4) for s in ABLATION)), (VM, VA)),
-    Section("ablation80", "Ablation at 80 %, W4A4", (FP32, W4A4, *(at(s, 0.8) for s in ABLATION))),
+    Section("ablation", "Table 4: ablation at 40 %, W4A4", (FP32, W4A4, *(at(s, 0.4) for s in ABLATION))),
+    Section("main_va", "Table 2: methods", MAIN, VA, episodes=30),
     Section(
         "execution",
         "Execution of chunks, fp32",
@@ -178,6 +186,7 @@ SECTIONS = (
             *(executed(f"fp32_late{s:g}", f"4, {s:g} s late", latency_s=s) for s in (0.2, 0.4, 0.8)),
             executed("fp32_late0.4_by_time", "4, 0.4 s late, ensemble by time", latency_s=0.4, ensemble="by_time"),
         ),
+        episodes=30,
     ),
     Section(
         "outliers",
@@ -190,12 +199,15 @@ SECTIONS = (
             loud("sqap_paper", "SQAP-VLA as in the paper", "sqap_paper", pruning=("sqap", {"prune_layer": LAYER})),
             loud("sqap", "top-k + ring + FPS (SQAP), 40 % dropped", "w4a4", pruning=("sqap", {"prune_layer": LAYER})),
         ),
+        episodes=30,
         reference="outliers_fp32",
     ),
+    Section("ablation80", "Ablation at 80 %, W4A4", (FP32, W4A4, *(at(s, 0.8) for s in ABLATION)), episodes=30),
     Section(
         "depth",
         "Where tokens are dropped, W4A4, 70 %",
         (W4A4, *(at(s, 0.7, layer) for layer in (1, 2, 3) for s in ("sqap", "top_k", "random_same_budget"))),
+        episodes=30,
     ),
     Section(
         "bits",
@@ -206,8 +218,8 @@ SECTIONS = (
             bits(2, 4, "rotated, GPTQ", **ROTATED),
             bits(2, 8, "rotated, GPTQ", **ROTATED),
         ),
+        episodes=30,
     ),
-    Section("fp32", "The uncompressed policy", (FP32,), (VM,), episodes=200),
     Section(
         "searched",
         "Tables 1 and 2, continued: scales that are searched for minutes",
@@ -217,7 +229,7 @@ SECTIONS = (
             Entry("w4a16_awq", "AWQ W4A16", "w4a16_awq"),
             bits(2, 16, "AWQ, groups of 64", equalization="awq", **GROUPS),
         ),
-        (VM, VA),
+        episodes=30,
     ),
 )
 
@@ -242,7 +254,7 @@ def methods(section: Section, checkpoint: str) -> Iterator[Method]:
 def compressed(checkpoint: str, recipe: Recipe, kind: str) -> str:
     """The checkpoint quantised as the recipe says, compressed once for all rows that prune it differently."""
     plain = dataclasses.replace(recipe, pruning=None)
-    path = WORK / f"{kind}_{plain.digest[:12]}.safetensors"
+    path = WORK / f"{kind}_{_sha(checkpoint)}_{plain.digest[:8]}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         needs = plain.quantization is not None and plain.quantization.needs_calibration
@@ -263,7 +275,7 @@ def calibration(cached: list[Any] = []) -> list[Any]:  # noqa: B006 made once
 @torch.no_grad()
 def outlier_checkpoint(checkpoint: str) -> str:
     """The same function with loud channels: behind every norm some are LOUDNESS times louder, undone in the weights."""
-    path = WORK / "outliers.safetensors"
+    path = WORK / f"outliers_{_sha(checkpoint)}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         policy = load_uncompressed(checkpoint, load_recipe("fp32"))
@@ -280,6 +292,11 @@ def outlier_checkpoint(checkpoint: str) -> str:
                     linear.weight[:, channels] /= LOUDNESS
         save_checkpoint(policy, path)
     return _short(path)
+
+
+def _sha(checkpoint: str) -> str:
+    """A few digits that change with the weights."""
+    return sha256_of(checkpoint_path(checkpoint))[:8]
 
 
 def _short(path: Path) -> str:
@@ -302,14 +319,14 @@ def write_tables(store: Store) -> str:
     text, every = [], []
     for section in SECTIONS:
         words = {entry.name: entry.words for entry in section.entries}
-        for suite in section.suites:
-            rows = make_rows(store, list(words), suite, section.reference)
-            if not rows:
-                continue
-            text.append(f"## {section.title}, {suite.replace('_', ' ')}\n\n{markdown(rows, words)}")
-            every += [row for row in rows if (row.method, row.suite) not in {(r.method, r.suite) for r in every}]
-            if len(rows) > 1:
-                success_figure(OUT / f"{section.key}_{suite}.png", rows, f"{section.title}, {suite}", words)
+        rows = make_rows(store, list(words), section.suite, section.reference)
+        if not rows:
+            continue
+        heading = f"{section.title}, {section.suite.replace('_', ' ')}"
+        text.append(f"## {heading}\n\n{markdown(rows, words)}")
+        every += [row for row in rows if (row.method, row.suite) not in {(r.method, r.suite) for r in every}]
+        if len(rows) > 1:
+            success_figure(OUT / f"{section.key}.png", rows, heading, words)
     write_csv(OUT / "tables.csv", every)
     _pictures(store)
     content = "\n".join(text)
@@ -344,7 +361,6 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--minutes", type=float, help="stop then; the same command goes on")
     parser.add_argument("--only", nargs="+", choices=[section.key for section in SECTIONS], help="these sections alone")
-    parser.add_argument("--suites", nargs="+", choices=(VM, VA), default=(VM, VA))
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of episodes")
     parser.add_argument("--out", type=Path, help="another folder of results")
     args = parser.parse_args()
@@ -361,10 +377,7 @@ def main() -> int:
         if args.only and section.key not in args.only:
             continue
         for method in methods(section, args.checkpoint):
-            for suite in section.suites:
-                if suite in args.suites:
-                    taught = section.deviations if suite == VM else 0
-                    units.append(Unit(method, suite, scaled(section.episodes), deviations=taught))
+            units.append(Unit(method, section.suite, scaled(section.episodes), deviations=section.deviations))
     reference = Method("fp32", "fp32", args.checkpoint)
     deadline_s = None if args.minutes is None else 60 * args.minutes
     problems = run(units, OUT, reference=reference, jobs=args.jobs, deadline_s=deadline_s)
