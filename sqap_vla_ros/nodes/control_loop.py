@@ -141,6 +141,8 @@ class ControlLoop:
             base_frame=values["base_frame"],
             tool_frame=values["tool_frame"],
             rectified=values["image_rectified"],
+            optical_frame_rectified=values["optical_frame_rectified"],
+            contract=parameters.camera_contract(values),
             topics=(self.image_subscription.topic_name, self.info_subscription.topic_name),
         )
 

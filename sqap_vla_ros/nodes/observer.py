@@ -15,6 +15,7 @@ from sqap_vla_ros.nodes.executive import Input
 from sqap_vla_ros.nodes.image_gate import ImageGate
 from sqap_vla_ros.nodes.tf import Buffer, TransformException
 from sqap_vla_ros.robot.camera import CameraError, CameraModel, ToolProjection, project_tool
+from sqap_vla_ros.robot.camera_contract import CameraContract
 from sqap_vla_ros.robot.conventions import pose_matrix
 
 
@@ -72,19 +73,26 @@ class Observer:
         tool_frame: str,
         rectified: bool,
         topics: tuple[str, str],
+        optical_frame_rectified: bool = False,
+        contract: CameraContract | None = None,
     ) -> None:
-        """to_rgb: image message -> [H, W, 3] uint8. topics: resolved names of image and camera_info, for messages."""
+        """to_rgb: image message -> [H, W, 3] uint8. topics: resolved names of image and camera_info, for messages.
+
+        rectified, optical_frame_rectified: see CameraModel. contract: what the camera must see like.
+        """
         self.needs_projection = True
         self._buffer = buffer
         self._gate = gate
         self._to_rgb = to_rgb
         self._base_frame = base_frame
         self._tool_frame = tool_frame
-        self._rectified = rectified
+        self._rectification = {"rectified": rectified, "optical_frame_rectified": optical_frame_rectified}
+        self._contract = contract
         self._image_topic, self._info_topic = topics
         self._camera_key: tuple[Any, ...] | None = None
         self._camera: CameraModel | None = None
         self._camera_problem = ""
+        self._other_camera: str | None = None
 
     def transform(self, target: str, source: str, stamp_ns: int) -> NDArray[np.float64]:
         """[4, 4] target_from_source at a time; 0 is the latest. Raises TransformMissing."""
@@ -114,7 +122,7 @@ class Observer:
                 Input.CAMERA_INFO, f"images on {self._image_topic} have no frame_id: set the camera driver's frame"
             )
         camera = self._camera_of(frame)
-        if camera is None and self.needs_projection:
+        if camera is None and (self.needs_projection or self._contract is not None):
             raise ObservationProblem(Input.CAMERA_INFO, self._camera_problem)
         optical_from_base = None
         tool = ToolProjection(None, self._camera_problem)
@@ -132,6 +140,9 @@ class Observer:
                 raise ObservationProblem(
                     Input.CAMERA_INFO, f"{self._image_topic} and {self._info_topic} differ: {error}"
                 ) from error
+            if self._other_camera is not None:
+                text = f"{self._info_topic} (for {self._image_topic}): {self._other_camera}"
+                raise ObservationProblem(Input.CAMERA_INFO, text)
         if (frozen := self._gate.frozen(image, frame.stamp_ns, base_from_tool[:3, 3])) is not None:
             raise ObservationProblem(Input.IMAGE, f"{frozen} ({self._image_topic})")
         observation = Observation(image, frame.stamp_ns, instruction, tool.pixel, base_from_tool)
@@ -146,10 +157,12 @@ class Observer:
             tuple(info.d), tuple(info.k), tuple(info.r), tuple(info.p),
         )  # fmt: skip
         if key != self._camera_key:
+            self._camera, self._camera_problem, self._other_camera = None, "", None
             try:
-                self._camera, self._camera_problem = CameraModel.from_camera_info(info, rectified=self._rectified), ""
+                self._camera = CameraModel.from_camera_info(info, **self._rectification)
             except CameraError as error:
-                self._camera = None
                 self._camera_problem = f"{self._info_topic} (for {self._image_topic}): {error}"
+            if self._camera is not None and self._contract is not None:
+                self._other_camera = self._contract.problem(self._camera)
             self._camera_key = key
         return self._camera

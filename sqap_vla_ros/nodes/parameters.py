@@ -16,6 +16,7 @@ from sqap_vla_ros.nodes.executive import ExecutiveConfig
 from sqap_vla_ros.nodes.image_gate import ImageGateConfig
 from sqap_vla_ros.nodes.motion import MotionConfig
 from sqap_vla_ros.nodes.worker import WorkerConfig
+from sqap_vla_ros.robot.camera_contract import CameraContract
 from sqap_vla_ros.robot.safety import SafetyLimits
 
 Value = bool | int | float | str | list[float]
@@ -118,6 +119,27 @@ PARAMETERS: tuple[Parameter, ...] = (
         "image_rectified",
         False,
         "The image topic is a rectified one (image_rect*): the P matrix of camera_info applies, without distortion.",
+    ),
+    Parameter(
+        "optical_frame_rectified",
+        False,
+        "What TF calls the image's frame is the rectified camera's, as with calibrated stereo pairs: the matrix R "
+        "of camera_info is then applied the other way. Only matters where R is not the identity.",
+    ),
+    Parameter(
+        "training_camera",
+        [0.0] * 6,
+        "The camera of the images that the policy was trained on: width, height, fx, fy, cx, cy in pixels. Nothing is "
+        "predicted from a camera that sees differently, by field of view, principal point, distortion or region of "
+        "interest; the resolution does not matter. Zeros: unknown, not compared.",
+        length=6,
+    ),
+    Parameter(
+        "training_camera_tolerance",
+        0.05,
+        "How far from its place in the training image a direction may appear, as a share of the image's side.",
+        above=0.0,
+        maximum=0.5,
     ),
     Parameter(
         "image_reliability",
@@ -353,6 +375,10 @@ def problems(values: Mapping[str, Any]) -> list[str]:
             f"gripper_close_below must not exceed gripper_open_above, got {values['gripper_close_below']:g} and "
             f"{values['gripper_open_above']:g}"
         )
+    try:
+        camera_contract(values)
+    except ValueError as error:
+        found.append(f"training_camera: {error}")
     for unit in ("m", "rad"):
         lead, tracking = values[f"max_lead_{unit}"], values[f"max_tracking_{unit}"]
         if lead > tracking:
@@ -382,6 +408,14 @@ def safety_limits(values: Mapping[str, Any]) -> SafetyLimits:
     limits["workspace_min_m"] = tuple(values["workspace_min_m"])
     limits["workspace_max_m"] = tuple(values["workspace_max_m"])
     return SafetyLimits(**limits)
+
+
+def camera_contract(values: Mapping[str, Any]) -> CameraContract | None:
+    """What the camera must see like; None when it is not known. Raises ValueError for numbers that are no camera."""
+    width, height, fx, fy, cx, cy = values["training_camera"]
+    if not any((width, height, fx, fy, cx, cy)):
+        return None
+    return CameraContract(width, height, fx, fy, cx, cy, tolerance=values["training_camera_tolerance"])
 
 
 def image_gate_config(values: Mapping[str, Any]) -> ImageGateConfig:

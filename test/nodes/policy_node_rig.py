@@ -58,6 +58,8 @@ QUICK = {
     "input_lost_s": 15.0,
     "joint_states_timeout_s": 0.4,
     "workspace_max_m": [0.85, 0.6, 1.5],
+    # The same camera at twice the resolution.
+    "training_camera": [2.0 * WIDTH, 2.0 * HEIGHT, 2.0 * FOCAL, 2.0 * FOCAL, WIDTH + 0.5, HEIGHT + 0.5],
 }
 
 

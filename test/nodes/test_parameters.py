@@ -49,6 +49,8 @@ def test_every_description_says_something():
         ({"gripper_open_above": 1.5}, "gripper_open_above must be at most 1, got 1.5"),
         ({"workspace_min_m": [0.0, 0.0]}, r"workspace_min_m must have 3 values, got [0.0, 0.0]"),
         ({"workspace_min_m": [0.0, 0.7, 0.0]}, "workspace_min_m must be below workspace_max_m in every axis"),
+        ({"max_lead_m": 0.2}, "max_lead_m must not exceed max_tracking_m, got 0.2 and 0.1"),
+        ({"training_camera": [640.0, 480.0, 0.0, 600.0, 320.0, 240.0]}, "training_camera: a camera needs positive"),
         ({"gripper_close_below": 0.7}, "gripper_close_below must not exceed gripper_open_above, got 0.7 and 0.6"),
     ],
 )

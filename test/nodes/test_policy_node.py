@@ -10,7 +10,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Path
 from policy_doubles import GRID, STEP_M
-from policy_node_rig import HEIGHT, HOME, NS_PER_S, WIDTH, Rig
+from policy_node_rig import FOCAL, HEIGHT, HOME, NS_PER_S, WIDTH, Rig
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from sqap_vla_ros.msg import PolicyStatus
@@ -285,6 +285,17 @@ def test_an_uncalibrated_camera_is_refused_with_both_topics(rig):
     status = rig.wait_for_state(WAITING, "uncalibrated")
     assert "/camera_info" in status.reason
     assert "/image" in status.reason
+    assert not rig.got("action_chunk")
+
+
+def test_another_camera_than_in_training_is_refused_with_both_fields_of_view(rig):
+    rig.focal = 0.7 * FOCAL
+    rig.settle(0.3)
+    rig.instruct("pick the cube")
+    rig.enable()
+    status = rig.wait_for_state(WAITING, "not the camera that the policy was trained with")
+    assert "/camera_info" in status.reason
+    assert "about 75 x 59 degrees and was 56 x 44" in status.reason
     assert not rig.got("action_chunk")
 
 
