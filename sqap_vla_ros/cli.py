@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from sqap_vla_ros import __version__
 
 # In the order of --help.
-ROOMS = ("evaluation", "compression", "policy", "pruning")
+ROOMS = ("evaluation", "training", "compression", "policy", "pruning")
 
 
 def build_parser() -> argparse.ArgumentParser:

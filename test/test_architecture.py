@@ -31,10 +31,11 @@ MAY_IMPORT = {
     # Calibration looks at the simulator, which is loaded when it is asked for.
     "compression": FOUNDATION | {"policy", "pruning", "quantization", "simulation"},
     "simulation": FOUNDATION | {"robot"},
+    "training": FOUNDATION | {"policy", "simulation"},
     "nodes": FOUNDATION | {"compression", "policy", "pruning", "robot", "simulation"},
     "evaluation": FOUNDATION | {"compression", "policy", "pruning", "robot", "simulation", "nodes"},
     "cli": FOUNDATION
-    | {"compression", "policy", "pruning", "robot", "simulation", "nodes", "evaluation", "quantization"},
+    | {"compression", "policy", "pruning", "robot", "simulation", "nodes", "evaluation", "quantization", "training"},
 }
 
 # The recorder fills the record that evaluation draws; the record itself knows neither ROS nor the nodes.

@@ -239,11 +239,24 @@ MICRO = PolicyConfig(
     prompt=PromptConfig(pad=3, suffix=(4, 2)),
 )
 
-_NAMED = {config.name: config for config in (MICRO, COGACT_SMALL, COGACT_BASE, COGACT_LARGE)}
+# The policy that ships: trained in the embedded tabletop simulator (training/), with the micro policy's prompt ids.
+TABLETOP = PolicyConfig(
+    name="tabletop",
+    vision=VisionConfig(
+        dino=TowerConfig(width=96, depth=4, heads=2, mlp_width=384, registers=4),
+        siglip=TowerConfig(width=96, depth=4, heads=2, mlp_width=384),
+    ),
+    projector_width=384,
+    decoder=DecoderConfig(width=192, depth=4, heads=4, mlp_width=512, vocabulary=512),
+    head=ActionHeadConfig(width=128, depth=3, heads=4),
+    prompt=MICRO.prompt,
+)
+
+_NAMED = {config.name: config for config in (MICRO, TABLETOP, COGACT_SMALL, COGACT_BASE, COGACT_LARGE)}
 
 
 def named_config(name: str) -> PolicyConfig:
-    """`micro`, `cogact-small`, `cogact-base` or `cogact-large`."""
+    """`micro`, `tabletop`, `cogact-small`, `cogact-base` or `cogact-large`."""
     if name not in _NAMED:
         raise ValueError(f"no policy configuration named {name!r}: choose one of {', '.join(_NAMED)}")
     return _NAMED[name]

@@ -120,8 +120,11 @@ class TabletopWorld:
     def camera_fovy_rad(self) -> float:
         return float(np.deg2rad(self.model.cam_fovy[self._camera]))
 
-    def state(self) -> WorldState:
-        """What the task's detector and expert look at."""
+    def state(self, target: int = 0, reference: int = 1) -> WorldState:
+        """What the task's detector and expert look at.
+
+        target, reference: numbers of the layout's objects; others than the task's own ask about another task.
+        """
         if self.layout is None:
             raise RuntimeError("the world has no layout yet: call reset first")
         pose = self.base_from_tool
@@ -136,9 +139,13 @@ class TabletopWorld:
             drawer_xyz_m=self.data.xpos[self._drawer].copy(),
             drawer_m=float(self.data.qpos[self._drawer_qpos]),
             bowl_xyz_m=bowl,
-            target=self._object_state(0, closing),
-            reference=self._object_state(1, closing),
-            others_xyz_m=tuple(self.data.xpos[body].copy() for body in self._slots[2 : len(self.layout.objects)])
+            target=self._object_state(target, closing),
+            reference=self._object_state(reference, closing),
+            others_xyz_m=tuple(
+                self.data.xpos[self._slots[slot]].copy()
+                for slot in range(len(self.layout.objects))
+                if slot not in (target, reference)
+            )
             + (() if bowl is None else (bowl,)),
         )
 

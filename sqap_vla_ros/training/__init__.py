@@ -1,0 +1,1 @@
+"""Training of the small policy in the embedded simulator: demonstrations, imitation, corrections."""

@@ -1,0 +1,107 @@
+"""What is minimised: CogACT's diffusion loss, and four auxiliary losses that a small model needs to get going.
+
+The diffusion loss alone leaves a small model deaf: it learns what a scene makes likely, not what it was told. The
+auxiliary read-outs use the simulator's knowledge, exist in training only, and are not part of the checkpoint.
+Sources: Li et al., "CogACT" (2024), Eq. 5, for the diffusion loss; Ho and Salimans (2022) for dropping the condition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sqap_vla_ros.policy.cogact import CogACT
+from sqap_vla_ros.policy.diffusion import Sampler
+from sqap_vla_ros.training.dataset import POSE, SEGMENTS, WORDS, Batch
+from sqap_vla_ros.training.packed import Block, PackedOutput, packed_forward
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors of the auxiliary losses; `attention` 0 trains the control that nobody tells where to look.
+
+    words: family, colours and shapes from the cognition token after the first layer. segments: what each patch shows,
+    from the visual tokens. pose: where things are, from the cognition feature. attention: Kullback-Leibler distance of
+    three heads' attention from the target, the hand and the goal.
+    repeats: noises drawn for each chunk. uncondition: share of chunks trained without their cognition feature.
+    """
+
+    words: float = 0.1
+    segments: float = 2.0
+    pose: float = 0.5
+    attention: float = 0.1
+    repeats: int = 2
+    uncondition: float = 0.1
+
+
+class Supervision(nn.Module):
+    """The read-outs of the auxiliary losses."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.words = nn.Linear(width, sum(WORDS))
+        self.segments = nn.Linear(width, SEGMENTS)
+        self.pose = nn.Linear(width, POSE)
+
+
+def losses(
+    model: CogACT,
+    supervision: Supervision,
+    sampler: Sampler,
+    batch: Batch,
+    image: Tensor,
+    weights: LossWeights,
+    block_function: Block | None = None,
+) -> dict[str, Tensor]:
+    """Each loss by name, unweighted. image: the batch's, perhaps augmented; block_function: see `packed_forward`."""
+    out = packed_forward(model, image, batch.prompts, block_function)
+    return {
+        "diffusion": diffusion_loss(model, sampler, out.cognition, batch.chunk, weights),
+        "words": _words(supervision.words(out.words).float(), batch.words),
+        "segments": F.binary_cross_entropy_with_logits(supervision.segments(out.visual).float(), batch.segments),
+        "pose": ((supervision.pose(out.cognition).float() - batch.pose).square() * batch.posed).sum()
+        / batch.posed.sum(),
+        "attention": _attention(out, batch),
+    }
+
+
+def total(parts: dict[str, Tensor], weights: LossWeights) -> Tensor:
+    """The weighted sum."""
+    return (
+        parts["diffusion"]
+        + weights.words * parts["words"]
+        + weights.segments * parts["segments"]
+        + weights.pose * parts["pose"]
+        + weights.attention * parts["attention"]
+    )
+
+
+def diffusion_loss(model: CogACT, sampler: Sampler, cognition: Tensor, chunk: Tensor, weights: LossWeights) -> Tensor:
+    """Mean squared error of the predicted noise. cognition: [B, K, D]; chunk: [B, K, 16, 7]."""
+    head = model.action_head
+    condition = cognition.flatten(0, 1).repeat(weights.repeats, 1)
+    x0 = chunk.flatten(0, 1).repeat(weights.repeats, 1, 1)
+    dropped = torch.rand(len(condition), 1, device=condition.device) < weights.uncondition
+    condition = torch.where(dropped, head.z_embedder.uncondition.to(condition), condition)
+    timestep = torch.randint(0, sampler.config.train_steps, (len(x0),), device=x0.device)
+    noise = torch.randn_like(x0)
+    noisy = sampler.add_noise(x0, timestep, noise).to(condition.dtype)
+    predicted = head(noisy, timestep, condition)
+    return F.mse_loss(predicted.float(), noise)
+
+
+def _words(logits: Tensor, words: Tensor) -> Tensor:
+    parts = logits.split(WORDS, dim=-1)
+    return torch.stack(
+        [F.cross_entropy(part.flatten(0, 1), words[..., i].flatten()) for i, part in enumerate(parts)]
+    ).sum()
+
+
+def _attention(out: PackedOutput, batch: Batch) -> Tensor:
+    heads = batch.look.shape[2]
+    log_attention = out.attention.transpose(1, 2)[:, :, :heads]  # [B, K, 3, N]
+    distance = -(batch.look * log_attention).sum(dim=-1)
+    return (distance * batch.looked).sum() / batch.looked.sum().clamp(min=1.0)

@@ -1,0 +1,167 @@
+"""The shipped policy from nothing: demonstrations, imitation, corrections, imitation of both. Resumes at any point."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from sqap_vla_ros.policy.micro_tokenizer import micro_tokenizer
+from sqap_vla_ros.training.collection import CollectionConfig, collect
+from sqap_vla_ros.training.corrections import correction_shard
+from sqap_vla_ros.training.dataset import Demonstrations
+from sqap_vla_ros.training.objective import LossWeights
+from sqap_vla_ros.training.train import STATE, TrainingConfig, train
+
+# Large tensors come and go with every operation: kept and on large pages they cost a CPU a fifth less.
+_MEMORY = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
+    "glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=268435456"
+)
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of corrections with the policy so far, then training on them and the experts' demonstrations."""
+
+    shards: int
+    training: TrainingConfig
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Everything the result depends on, beside the machine's arithmetic."""
+
+    collection: CollectionConfig
+    imitation: TrainingConfig
+    rounds: tuple[Round, ...] = field(default_factory=tuple)
+
+    def scaled(self, factor: float) -> PipelineConfig:
+        """Shards and steps times `factor`, at least one of each: to try the pipeline."""
+
+        def steps(training: TrainingConfig) -> TrainingConfig:
+            return dataclasses.replace(training, steps=max(1, round(training.steps * factor)))
+
+        frames = max(8, round(self.collection.frames * min(1.0, 10.0 * factor)))
+        shards = max(1, round(self.collection.shards * factor))
+        return PipelineConfig(
+            dataclasses.replace(self.collection, shards=shards, frames=frames),
+            steps(self.imitation),
+            tuple(Round(max(1, round(r.shards * factor)), steps(r.training)) for r in self.rounds),
+        )
+
+    def seeded(self, seed: int) -> PipelineConfig:
+        """The same with other demonstrations, weights and noise."""
+        return self._mapped(lambda training: dataclasses.replace(training, seed=seed), seed)
+
+    def without_attention(self) -> PipelineConfig:
+        """The control: no head is told where to look."""
+        loss = LossWeights(attention=0.0)
+        return self._mapped(lambda training: dataclasses.replace(training, loss=loss), self.collection.seed)
+
+    def _mapped(self, change, seed: int) -> PipelineConfig:  # type: ignore[no-untyped-def]
+        return PipelineConfig(
+            dataclasses.replace(self.collection, seed=seed),
+            change(self.imitation),
+            tuple(Round(r.shards, change(r.training)) for r in self.rounds),
+        )
+
+
+# What the shipped checkpoint was trained with.
+SHIPPED = PipelineConfig(
+    collection=CollectionConfig(shards=48),
+    imitation=TrainingConfig(steps=4200, final_rate=0.35),
+    rounds=(Round(16, TrainingConfig(steps=4000, rate=6e-4)),),
+)
+
+
+def run(
+    out: Path, config: PipelineConfig, *, jobs: int = 2, device: str = "cpu", compiled: bool = False, show: bool = True
+) -> Path:
+    """Do what is still missing under `out` and return the checkpoint of the last stage.
+
+    jobs: processes, also those a CPU training is spread over (its result depends on their number by rounding alone).
+    """
+    expert = out / "expert"
+    collect(expert, config.collection, jobs=jobs, show=show)
+    stage = out / "imitation"
+    _train(stage, config.imitation, expert, None, None, jobs, device, compiled, show)
+    for number, one in enumerate(config.rounds):
+        corrections = out / f"corrections{number}"
+        make = functools.partial(correction_shard, checkpoint=stage / "policy.safetensors")
+        # other layouts than the experts' and the rounds' before
+        collection = dataclasses.replace(config.collection, shards=one.shards, seed=config.collection.seed + number)
+        collect(corrections, collection, jobs=jobs, make=make, show=show)
+        before, stage = stage, out / f"round{number}"
+        _train(stage, one.training, expert, corrections, before / STATE, jobs, device, compiled, show)
+    return stage / "policy.safetensors"
+
+
+def _train(
+    stage: Path,
+    training: TrainingConfig,
+    expert: Path,
+    corrections: Path | None,
+    start: Path | None,
+    jobs: int,
+    device: str,
+    compiled: bool,
+    show: bool,
+) -> None:
+    if (stage / "done").is_file():
+        return
+    training = dataclasses.replace(training, compiled=compiled)
+    os.environ.setdefault("GLIBC_TUNABLES", _MEMORY)  # read when the processes below start
+    jobs = jobs if device == "cpu" else 1
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = (jobs, port, stage, training, expert, corrections, start, device, show)
+    mp.spawn(_worker, arguments, nprocs=jobs)
+    (stage / "done").touch()
+
+
+def _worker(
+    rank: int,
+    jobs: int,
+    port: int,
+    stage: Path,
+    training: TrainingConfig,
+    expert: Path,
+    corrections: Path | None,
+    start: Path | None,
+    device: str,
+    show: bool,
+) -> None:
+    """One process of a training; a thread each: two threads on small tensors wait for each other most of the time."""
+    if device == "cpu":
+        torch.set_num_threads(1)
+    if jobs > 1:
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        dist.init_process_group("gloo", rank=rank, world_size=jobs)
+    tokenize = micro_tokenizer()
+    try:
+        train(
+            Demonstrations(shards_in(expert), tokenize),
+            stage,
+            training,
+            start=start,
+            corrections=None if corrections is None else Demonstrations(shards_in(corrections), tokenize),
+            device=device,
+            show=show,
+        )
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """The whole shards of a folder, in order."""
+    return sorted(path for path in folder.glob("shard[0-9][0-9][0-9][0-9]") if path.is_dir())
