@@ -98,7 +98,11 @@ def at(selector: str, ratio: float, layer: int = LAYER, quantization: str | None
     chosen = "sqap" if selector in own else selector
     parameters = {"ratio": ratio, "prune_layer": layer, **own.get(selector, {})}
     name = f"{quantization or 'bf16'}_{selector}_{ratio:g}" + ("" if layer == LAYER else f"_layer{layer}")
-    return Entry(name, f"{SELECTOR_WORDS[selector]}, {ratio:.0%} dropped", quantization, (chosen, parameters))
+    deep = "" if layer == LAYER else f", layer {layer}"
+    words = (
+        f"{'bf16' if quantization is None else 'W4A4'}, {SELECTOR_WORDS[selector]}, {100 * ratio:.0f} % dropped{deep}"
+    )
+    return Entry(name, words, quantization, (chosen, parameters))
 
 
 SELECTOR_WORDS = {
@@ -197,7 +201,12 @@ SECTIONS = (
             loud("smoothquant", "SmoothQuant W4A4", "w4a4_smoothquant"),
             loud("w4a4", "W4A4 (rotated, GPTQ)", "w4a4"),
             loud("sqap_paper", "SQAP-VLA as in the paper", "sqap_paper", pruning=("sqap", {"prune_layer": LAYER})),
-            loud("sqap", "top-k + ring + FPS (SQAP), 40 % dropped", "w4a4", pruning=("sqap", {"prune_layer": LAYER})),
+            loud(
+                "sqap",
+                "W4A4, top-k + ring + FPS (SQAP), 40 % dropped",
+                "w4a4",
+                pruning=("sqap", {"prune_layer": LAYER}),
+            ),
         ),
         episodes=30,
         reference="outliers_fp32",

@@ -17,6 +17,7 @@ from sqap_vla_ros.evaluation.deviation import cumulative_curve
 from sqap_vla_ros.evaluation.statistics import Interval
 
 _DPI = 120
+_COLOURS = 10  # of the default cycle, before they repeat
 
 
 def success_figure(path: Path, rows: Sequence[Row], title: str, words: Mapping[str, str] | None = None) -> None:
@@ -71,16 +72,18 @@ def sweep_figure(
 
 def deviation_figure(path: Path, deviations: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> None:
     """Cumulative action deviation over the chunks of an episode (QVLA, Figure 3)."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9.5, 4.6), layout="constrained")
     ends = {}
-    for label, episodes in deviations.items():
+    for number, (label, episodes) in enumerate(deviations.items()):
         curve = cumulative_curve([episode["distances"] for episode in episodes])
         if curve.size:
-            axes.plot(np.arange(1, curve.size + 1), curve, marker="o", markersize=3, label=label)
+            style = "-" if number < _COLOURS else "--"
+            axes.plot(np.arange(1, curve.size + 1), curve, style, marker="o", markersize=3, label=label)
             ends[label] = curve[-1]
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: -ends[labels[i]])  # as the curves lie
-    axes.legend([handles[i] for i in order], [labels[i] for i in order], fontsize=8)
+    beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "fontsize": 8}
+    axes.legend([handles[i] for i in order], [labels[i] for i in order], **beside)
     axes.set_xlabel("chunk of the reference's episode")
     axes.set_ylabel("sum of ||A' − A*|| so far, mean over episodes")
     axes.set_title(title, fontsize=10)

@@ -1,7 +1,9 @@
 """Closed-loop runs: execution of chunks, lockstep, resuming, tables. Real simulator; micro policy or scripted ones."""
 
+import argparse
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -19,6 +21,9 @@ from sqap_vla_ros.evaluation.closed_loop import (
     run,
     split,
 )
+from sqap_vla_ros.evaluation.closed_loop_arguments import add_evaluate, make_units
+from sqap_vla_ros.evaluation.closed_loop_figures import sweep_figure
+from sqap_vla_ros.evaluation.closed_loop_report import print_summary, write_report
 from sqap_vla_ros.evaluation.closed_loop_tables import make_rows, markdown, write_csv
 from sqap_vla_ros.evaluation.deviation import cumulative_curve, deviation, teach
 from sqap_vla_ros.evaluation.episodes import Episode, Execution, lockstep_width, rms_jerk, run_episodes
@@ -312,3 +317,67 @@ def test_rows_compare_the_same_episodes(tmp_path):
     lines = (tmp_path / "rows.csv").read_text().splitlines()
     assert len(lines) == 3
     assert lines[2].startswith("sqap,visual_matching,8,37.5,")
+
+
+def test_the_report_has_tables_and_pictures(tmp_path, capsys):
+    store = Store(tmp_path)
+    for name, successes in (("fp32", 5), ("sqap", 4)):
+        store.append(name, EPISODES, [row("pick", seed, seed < successes) for seed in range(8)])
+        store.append(name, DEVIATIONS, [{"suite": SUITE, "family": "pick", "seed": 0, "distances": [0.1, 0.2]}])
+    path = write_report(store, ["fp32", "sqap"], SUITE)
+    text = path.read_text()
+    assert "| sqap | 8 | 50 |" in text
+    for picture in (f"{SUITE}_success.png", f"{SUITE}_deviation.png"):
+        assert f"]({picture})" in text
+        assert cv2.imread(str(tmp_path / picture)).std() > 1.0
+    assert (tmp_path / f"{SUITE}.csv").read_text().count("\n") == 3
+    print_summary(store, ["fp32", "sqap"], SUITE)
+    assert "-12.5" in capsys.readouterr().out
+
+
+def test_the_sweep_is_drawn(tmp_path):
+    store = Store(tmp_path)
+    store.append("fp32", EPISODES, [row("pick", seed, seed < 5) for seed in range(8)])
+    (measured,) = make_rows(store, ["fp32"], SUITE)
+    sweep_figure(
+        tmp_path / "a.png", {"sqap": [(0.4, measured), (0.8, measured)], "none": []}, "t", "x", {"f": measured}
+    )
+    assert cv2.imread(str(tmp_path / "a.png")).std() > 1.0
+
+
+def arguments(*given):
+    parser = argparse.ArgumentParser()
+    add_evaluate(parser.add_subparsers())
+    return parser.parse_args(["evaluate", *given])
+
+
+def test_the_command_line_becomes_units():
+    units = make_units(
+        arguments(
+            "--recipes", "fp32,sqap", "--suite", "both", "--families", "pick", "--horizon", "8", "--episodes", "7"
+        )
+    )
+    assert [(u.method.name, u.suite) for u in units] == [
+        ("fp32", "visual_matching"),
+        ("fp32", "variant_aggregation"),
+        ("sqap", "visual_matching"),
+        ("sqap", "variant_aggregation"),
+    ]
+    assert units[0].families == (PICK,)
+    assert units[0].method.execution == Execution(8)
+    assert (units[0].episodes, units[0].deviations, units[0].method.checkpoint) == (7, 3, "tabletop")
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (["--recipes", "fp32,fp32"], "each once"),
+        (["--recipes", "w4a3"], "w4a3"),
+        (["--families", "pick,fly"], "pick,fly"),
+        (["--episodes", "0"], "--episodes must be at least 1"),
+        (["--horizon", "4", "--async-latency", "2"], "2.0 s"),
+    ],
+)
+def test_a_wrong_option_is_told_before_the_work(given, match):
+    with pytest.raises(ValueError, match=match):
+        make_units(arguments(*given))
