@@ -43,9 +43,18 @@ from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import named_config
 from sqap_vla_ros.quantization.linear import PackedLinear, QuantizedLinear, use_backend
+from sqap_vla_ros.quantization.prepacked import prepack
+from sqap_vla_ros.quantization.streamline import make_ready
 
 RESULTS = Path(__file__).parent / "results"
-VARIANTS = ("bf16", "bf16_pruned", "w4a4", "sqap")
+# variant -> (recipe of the weights, whether linears are prepacked, whether tokens are pruned)
+VARIANTS = {
+    "bf16": ("bf16", False, False),
+    "bf16_prepared": ("bf16", True, False),
+    "bf16_pruned": ("bf16", True, True),
+    "w4a4": ("w4a4", True, False),
+    "sqap": ("w4a4", True, True),
+}
 # the ids of "pick up the can" under the published prompt and tokenizer: 20 of text after BOS, S = 277
 PROMPT = [
     1,
@@ -109,8 +118,11 @@ def fill(model: CogACT) -> Iterator[str]:
             yield name
 
 
-def build(recipe_name: str, distinct: int) -> CogACTPolicy:
-    """The published geometry (base head) under a recipe's quantisation; `distinct` decoder layers make up all 32."""
+def build(recipe_name: str, distinct: int, prepared: bool) -> CogACTPolicy:
+    """The published geometry (base head) under a recipe's quantisation; `distinct` decoder layers make up all 32.
+
+    prepared: as `load_policy` would, prepacked; the bf16 policy then gets the bf16 action head of `w4a4` as well.
+    """
     recipe = load_recipe(recipe_name)
     model = empty_model(named_config("cogact-base"))
     depth = len(model.decoder.layers)
@@ -124,6 +136,10 @@ def build(recipe_name: str, distinct: int) -> CogACTPolicy:
         module = model.get_submodule(name)
         if isinstance(module, QuantizedLinear):
             use_backend(module)
+    if prepared:
+        model.action_head.to(getattr(torch, load_recipe("w4a4").head_dtype))
+        make_ready(model)
+        prepack(model)
     model.decoder.layers = nn.ModuleList(model.decoder.layers[i % distinct] for i in range(depth))
     gc.collect()
     bound = np.array([0.02] * 3 + [0.1] * 3 + [1.0])
@@ -133,7 +149,7 @@ def build(recipe_name: str, distinct: int) -> CogACTPolicy:
 
 def predict(policy: CogACTPolicy, variant: str, observation: Observation) -> dict[str, float]:
     """One prediction of a variant; milliseconds by stage."""
-    with_pruning(policy, load_recipe("sqap").pruning if variant in ("bf16_pruned", "sqap") else None)
+    with_pruning(policy, load_recipe("sqap").pruning if VARIANTS[variant][2] else None)
     chunk = policy.predict(observation)
     if not np.isfinite(chunk.normalized).all():
         raise RuntimeError(f"{variant}: random weights gave a non-finite chunk")
@@ -143,7 +159,7 @@ def predict(policy: CogACTPolicy, variant: str, observation: Observation) -> dic
 def measure_memory(variant: str) -> dict[str, float]:
     """All layers resident, one prediction; this process's peak resident memory in GiB."""
     start = time.perf_counter()
-    policy = build("bf16" if variant.startswith("bf16") else "w4a4", 32)
+    policy = build(VARIANTS[variant][0], 32, VARIANTS[variant][1])
     build_s = time.perf_counter() - start
     timings = predict(policy, variant, synthetic_observations(1)[0])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -152,11 +168,12 @@ def measure_memory(variant: str) -> dict[str, float]:
 
 def measure_time(rounds: int, distinct: int) -> dict[str, list[dict[str, float]]]:
     """Variant -> milliseconds by stage, one entry for every round; variants take turns."""
-    policies = {name: build(name, distinct) for name in ("bf16", "w4a4")}
+    kinds = dict.fromkeys((recipe, prepared) for recipe, prepared, _ in VARIANTS.values())
+    policies = {(recipe, prepared): build(recipe, distinct, prepared) for recipe, prepared in kinds}
     timings: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     for number, observation in enumerate(synthetic_observations(rounds + 1)):
         for variant in VARIANTS:
-            taken = predict(policies["bf16" if variant.startswith("bf16") else "w4a4"], variant, observation)
+            taken = predict(policies[VARIANTS[variant][:2]], variant, observation)
             if number:  # the first round warms up
                 timings[variant].append(taken)
         print(

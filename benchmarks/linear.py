@@ -98,7 +98,7 @@ def measure(repeats: int, clock: Callable[[], float]) -> list[dict[str, object]]
                 "_int_mm (product only)": lambda w=integers, x=x_integer: torch._int_mm(x, w),
                 "w4a4": lambda layer=ours, x=x: layer(x),
                 "w4a4, not compiled": lambda layer=plain, x=x: layer(x),
-                "w4a4, input shared": lambda layer=ours, quantized=shared: layer._product(*quantized),
+                "w4a4, input shared": lambda layer=ours, quantized=shared: layer.product(*quantized),
             }
             if dynamic is not None:
                 contenders["torchao int8 dynamic"] = lambda layer=dynamic, x=x: layer(x)

@@ -30,7 +30,7 @@ from sqap_vla_ros.compression.report import attention_overlap, probe
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.micro import micro_policy
-from sqap_vla_ros.quantization.linear import use_backend
+from sqap_vla_ros.quantization.streamline import make_ready
 
 RESULTS = Path(__file__).parent / "results" / "quantization_error.json"
 RECIPES = (
@@ -91,7 +91,7 @@ def errors(kind: str, recipe: str, seed: int, calibration: list[Observation], he
     """The numbers of one recipe on one policy."""
     original, policy = make_policy(kind, seed), make_policy(kind, seed)
     report = compress(policy, load_recipe(recipe), calibration)
-    use_backend(policy.model)
+    make_ready(policy.model)
     before, after = probe(original, held_out), probe(policy, held_out)
     expected, actual = cognition(original, held_out), cognition(policy, held_out)
     return {

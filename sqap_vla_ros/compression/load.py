@@ -58,7 +58,7 @@ def load_policy(
     policy = load_uncompressed(checkpoint, chosen, device=first, dtype=dtype, unnorm_key=unnorm_key, seed=seed)
     if chosen.quantization is not None:
         policy = _quantize_in_memory(policy, chosen, checkpoint, device)
-    return _prune(policy, chosen)
+    return _finish(policy, chosen)
 
 
 def checkpoint_path(checkpoint: str) -> Path:
@@ -95,7 +95,10 @@ def load_uncompressed(
     unnorm_key: str | None = None,
     seed: int = 0,
 ) -> CogACTPolicy:
-    """The policy before quantisation and without a selector, in the recipe's dtype unless another is given."""
+    """The policy before quantisation and without a selector, in the recipe's dtypes.
+
+    dtype: another one; the action head then stays in float32.
+    """
     import torch
 
     resolved = getattr(torch, str(dtype or recipe.dtype).removeprefix("torch."))
@@ -103,14 +106,16 @@ def load_uncompressed(
         from sqap_vla_ros.policy.micro import micro_policy
 
         policy = micro_policy(seed=seed)
-        policy.model.to(device=device, dtype=resolved)
-        policy.model.action_head.float()
+        for part in (policy.model.vision, policy.model.projector, policy.model.decoder):
+            part.to(resolved)
+        policy.model.to(device)
     else:
         from sqap_vla_ros.policy.checkpoint import load_checkpoint
 
         path = checkpoint_path(checkpoint)
         policy = load_checkpoint(path, device=device, dtype=resolved, unnorm_key=unnorm_key)
         policy.provenance = dataclasses.replace(policy.provenance, checkpoint=checkpoint)
+    policy.model.action_head.to(getattr(torch, recipe.head_dtype if dtype is None else "float32"))
     policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
     return policy
 
@@ -118,7 +123,7 @@ def load_uncompressed(
 def _quantize_in_memory(policy: CogACTPolicy, recipe: Recipe, checkpoint: str, device: str) -> CogACTPolicy:
     from sqap_vla_ros.compression.compress import compress
     from sqap_vla_ros.compression.policy import CompressedPolicy
-    from sqap_vla_ros.quantization.linear import use_backend
+    from sqap_vla_ros.quantization.streamline import make_ready
 
     calibrated = recipe.quantization is not None and recipe.quantization.needs_calibration
     observations = own_observations(policy) if calibrated else []
@@ -129,7 +134,7 @@ def _quantize_in_memory(policy: CogACTPolicy, recipe: Recipe, checkpoint: str, d
         )
     compress(policy, recipe, observations)
     policy.model.to(device)
-    use_backend(policy.model)
+    make_ready(policy.model)
     return CompressedPolicy.of(policy)
 
 
@@ -148,11 +153,14 @@ def _load_compressed(path: Path, recipe: Recipe, device: str, unnorm_key: str | 
         recipe = dataclasses.replace(own, name=f"{own.name}+{recipe.name}", pruning=recipe.pruning)
     policy = load_compressed(path, device=device, unnorm_key=unnorm_key)
     policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
-    return _prune(policy, recipe)
+    return _finish(policy, recipe)
 
 
-def _prune(policy: CogACTPolicy, recipe: Recipe) -> Policy:
-    """Put the recipe's token selector or accelerator on a policy."""
+def _finish(policy: CogACTPolicy, recipe: Recipe) -> Policy:
+    """Make a policy as quick as it can be, and put the recipe's token selector or accelerator on it."""
+    from sqap_vla_ros.quantization.prepacked import prepack
+
+    prepack(policy.model)
     if recipe.pruning is None:
         return policy
     from sqap_vla_ros.compression.accelerators import with_pruning

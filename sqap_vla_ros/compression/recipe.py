@@ -115,16 +115,22 @@ class QuantizationSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that is done to a policy. `dtype` is that of the towers, projector and unquantised decoder parts."""
+    """Everything that is done to a policy.
+
+    dtype: of the towers, projector and unquantised decoder parts. head_dtype: of the action head's network; the chunk
+    itself is refined in float32.
+    """
 
     name: str
     description: str = ""
     dtype: str = "float32"
+    head_dtype: str = "float32"
     pruning: PruningSpec | None = None
     quantization: QuantizationSpec | None = None
 
     def __post_init__(self) -> None:
         _choice(f"recipe {self.name!r}", "dtype", self.dtype, DTYPES)
+        _choice(f"recipe {self.name!r}", "head_dtype", self.head_dtype, DTYPES)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, as stored in a compressed file."""

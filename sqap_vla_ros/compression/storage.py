@@ -30,7 +30,7 @@ from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.cogact import CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import PolicyConfig
 from sqap_vla_ros.policy.prompt import PromptTokenizer
-from sqap_vla_ros.quantization.linear import use_backend
+from sqap_vla_ros.quantization.streamline import make_ready
 
 FORMAT, VERSION = "sqap_vla_ros compressed policy", "1"
 TOKENIZER = "tokenizer."  # followed by the tokenizer's file name
@@ -209,7 +209,7 @@ def load_compressed(
 ) -> CompressedPolicy:
     """The policy in a compressed file, its recipe's selector not yet set.
 
-    backend: for the integer products, see `quantization.linear.use_backend`.
+    backend: for the integer products, see `quantization.streamline.make_ready`.
     """
     file = CompressedFile(path)
     header = file.header
@@ -220,7 +220,7 @@ def load_compressed(
         tensors = {name: file.tensor(name) for name in names}
         for name, tensor in tensors.items():
             put(model, name, tensor if device == "cpu" else tensor.to(device))
-        if layer and use_backend(model.get_submodule(layer), backend) != "reference":
+        if layer and make_ready(model.get_submodule(layer), backend) != "reference":
             for tensor in tensors.values():
                 _give_back(tensor)
     missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]

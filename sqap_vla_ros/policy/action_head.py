@@ -163,7 +163,7 @@ class DiffusionTransformer(nn.Module):
 
 
 class GuidedNoise:
-    """Callable (x [B, T, 7], timestep) -> noise [B, T, 7] for one batch of cognition features."""
+    """Callable (x [B, T, 7], timestep) -> noise [B, T, 7] in x's dtype, for one batch of cognition features."""
 
     def __init__(
         self, head: DiffusionTransformer, cognition: Tensor, timesteps: tuple[int, ...], guidance: float
@@ -179,7 +179,9 @@ class GuidedNoise:
 
     def __call__(self, x: Tensor, timestep: int) -> Tensor:
         condition = self._condition + self._time[timestep]
+        actions = x.to(condition.dtype)
         if self._guidance <= 1.0:
-            return self._head.denoise(x, condition)
-        conditioned, unconditioned = self._head.denoise(torch.cat((x, x), dim=0), condition).chunk(2, dim=0)
+            return self._head.denoise(actions, condition).to(x.dtype)
+        both = self._head.denoise(torch.cat((actions, actions), dim=0), condition).to(x.dtype)
+        conditioned, unconditioned = both.chunk(2, dim=0)
         return unconditioned + self._guidance * (conditioned - unconditioned)

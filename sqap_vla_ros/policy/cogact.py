@@ -89,10 +89,14 @@ class CogACT(nn.Module):
     def sample(
         self, cognition: Tensor, noise: Tensor, generators: Sequence[torch.Generator], sampler: Sampler
     ) -> Tensor:
-        """Cognition features [B, D] and noise [B, T, 7] to normalised chunks [B, T, 7], in the action head's dtype."""
+        """Cognition features [B, D] and noise [B, T, 7] to normalised chunks [B, T, 7].
+
+        The chunk is kept in float32 at least; the head may compute in less.
+        """
         dtype = self.action_head.positional_embedding.dtype
+        wide = torch.promote_types(dtype, torch.float32)
         predict = self.action_head.guided(cognition.to(dtype), sampler.timesteps, sampler.config.guidance)
-        return sampler.sample(predict, noise.to(dtype), generators)
+        return sampler.sample(predict, noise.to(wide), generators)
 
 
 @dataclass(frozen=True)

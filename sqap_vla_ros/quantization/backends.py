@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 
 ROWS_PER_CALL = 256  # oneDNN's int8 kernel takes twice the time from 257 rows on; two smaller calls do not
+ROWS_OF_A_TILE = 16  # of an AMX register
 
 
 class BackendError(RuntimeError):
@@ -29,6 +30,9 @@ class IntegerProduct(Protocol):
         the activation scale.
         """
 
+    def unscaled(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The same before the activation scale: [M, N]."""
+
 
 class ReferenceProduct:
     """Integer arithmetic in plain PyTorch: the definition. Slow, and runs anywhere."""
@@ -43,8 +47,11 @@ class ReferenceProduct:
         # no int32 product off the CPU; float64 holds every accumulator exactly (|sum| < 2^53)
         return (values.double() @ self.weight.double().t()).to(torch.int32)
 
+    def unscaled(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return (self.accumulate(values).float() * self.scale).to(dtype)
+
     def __call__(self, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return (self.accumulate(values).float() * self.scale).to(scale.dtype).mul_(scale)
+        return self.unscaled(values, scale.dtype).mul_(scale)
 
 
 class OneDnnProduct:
@@ -69,14 +76,25 @@ class OneDnnProduct:
         """[M, K] int8 -> [M, N] float32 accumulators, exact while they are below 2^24."""
         return self._product(values, torch.ones_like(self.scale), torch.float32)
 
+    def unscaled(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        parts = [self._product(values[rows], self.scale, dtype) for rows in row_parts(values.shape[0])]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
     def __call__(self, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        if values.shape[0] <= ROWS_PER_CALL:
+        parts = row_parts(values.shape[0])
+        if len(parts) == 1:
             return self._product(values, self.scale, scale.dtype).mul_(scale)
         result = torch.empty(values.shape[0], self.scale.shape[0], dtype=scale.dtype)
-        for rows in range(0, values.shape[0], ROWS_PER_CALL):
-            part = slice(rows, rows + ROWS_PER_CALL)
-            torch.mul(self._product(values[part], self.scale, scale.dtype), scale[part], out=result[part])
+        for rows in parts:
+            torch.mul(self._product(values[rows], self.scale, scale.dtype), scale[rows], out=result[rows])
         return result
+
+
+def row_parts(rows: int) -> list[slice]:
+    """Rows in calls of about equal size, at most `ROWS_PER_CALL` each: a small rest would cost nearly a whole call."""
+    calls = max(1, -(-rows // ROWS_PER_CALL))
+    size = -(-rows // (calls * ROWS_OF_A_TILE)) * ROWS_OF_A_TILE
+    return [slice(start, min(start + size, rows)) for start in range(0, max(rows, 1), size or 1)]
 
 
 def onednn_unsupported() -> str:

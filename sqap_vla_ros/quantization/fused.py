@@ -1,7 +1,8 @@
-"""Activation quantisation as one compiled kernel: the same integers as `quantizers.quantize_activation`, sooner.
+"""Passes over activations as single compiled kernels: the same integers as the plain operations, sooner.
 
 Written out as tensor operations, quantising a token's activations is half a dozen passes over memory; TorchInductor
-makes one C++ kernel of them. It needs a C++ compiler at run time and some seconds the first time.
+makes one parallel C++ kernel of them. It needs a C++ compiler at run time and some seconds the first time. Columns are
+compiled in (a kernel for each width), rows may vary; a single row is not worth a kernel.
 """
 
 from __future__ import annotations
@@ -11,19 +12,56 @@ import shutil
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
-from sqap_vla_ros.quantization.quantizers import TINY, cut_to_bfloat16, largest
+from sqap_vla_ros.quantization.quantizers import largest, row_scales
 
-Quantize = Callable[[torch.Tensor, int, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Quantize = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def quantize_per_token(x: torch.Tensor, bits: int, clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is compiled: `quantize_activation` per token, written so that it fuses. clip: float32 scalar tensor."""
-    top = largest(bits)
-    magnitude = x.abs().amax(-1, keepdim=True)
-    inverse = cut_to_bfloat16((magnitude.float() * (clip / top)).clamp_min(TINY).reciprocal())
-    values = (x.float() * inverse).round().clamp(-top, top).to(torch.int8)
-    return values, inverse.reciprocal().to(x.dtype)
+def quantize_rows(x: Tensor, bits: int, clip: float, rms_eps: float | None) -> tuple[Tensor, Tensor]:
+    """`quantize_activation` per token in one kernel. x: [M, K], M > 1."""
+    torch._dynamo.maybe_mark_dynamic(x, 0)
+    return _quantizer(bits, rms_eps)(x, torch.tensor(clip, device=x.device))
+
+
+@functools.cache
+def _quantizer(bits: int, rms_eps: float | None) -> Quantize:
+    top = float(largest(bits))
+
+    def rounded(x: Tensor, inverse: Tensor) -> Tensor:
+        return (x.float() * inverse).round().clamp(-top, top).to(torch.int8)
+
+    def plain(x: Tensor, clip: Tensor) -> tuple[Tensor, Tensor]:
+        inverse, scale = row_scales(x, x.abs().amax(-1, keepdim=True), clip / top, None)
+        return rounded(x, inverse), scale
+
+    def normalised(x: Tensor, clip: Tensor) -> tuple[Tensor, Tensor]:
+        inverse, scale = row_scales(x, x.abs().amax(-1, keepdim=True), clip / top, rms_eps)
+        return rounded(x, inverse), scale
+
+    return torch.compile(plain if rms_eps is None else normalised, dynamic=False, fullgraph=True)
+
+
+def gated(gate: Tensor, up: Tensor, scale: Tensor) -> Tensor:
+    """silu(gate * scale) * (up * scale), rounded once. gate, up: [M, K]; scale: [M, 1]; all of one dtype."""
+    if len(gate) < 2:
+        return _gated(gate, up, scale)
+    for tensor in (gate, up, scale):
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    compiled: Tensor = _compiled_gate()(gate, up, scale)
+    return compiled
+
+
+def _gated(gate: Tensor, up: Tensor, scale: Tensor) -> Tensor:
+    wide = scale.float()
+    opened = gate.float() * wide
+    return (opened * opened.sigmoid() * (up.float() * wide)).to(gate.dtype)
+
+
+@functools.cache
+def _compiled_gate() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return torch.compile(_gated, dynamic=False, fullgraph=True)
 
 
 @functools.cache
@@ -31,16 +69,8 @@ def fused_unavailable() -> str:
     """Why nothing can be compiled here; empty when it can. The first call compiles, which takes some seconds."""
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         return "there is no C++ compiler (install g++)"
-    clip = torch.tensor(1.0)
     try:
-        for tokens in (1, 2):  # one token alone is compiled for itself
-            fused_quantizer()(torch.ones(tokens, 64, dtype=torch.bfloat16), 4, clip)
+        quantize_rows(torch.ones(2, 64, dtype=torch.bfloat16), 4, 1.0, None)
     except Exception as error:  # whatever the compiler, its cache folder or its headers may come up with
         return f"compiling failed: {str(error).splitlines()[0]}"
     return ""
-
-
-@functools.cache
-def fused_quantizer() -> Quantize:
-    """The compiled kernel; the first call for a dtype and a number of bits compiles it, token counts may vary."""
-    return torch.compile(quantize_per_token, dynamic=True, fullgraph=True)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from sqap_vla_ros.quantization.backends import BACKENDS, BackendError, IntegerProduct, resolve_backend
-from sqap_vla_ros.quantization.fused import fused_quantizer, fused_unavailable
+from sqap_vla_ros.quantization.fused import fused_unavailable, quantize_rows
 from sqap_vla_ros.quantization.packing import PackedWeight, packed_columns
 from sqap_vla_ros.quantization.quantizers import QuantizedWeight, quantize_activation
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
@@ -47,6 +47,7 @@ class ActivationQuantizer:
         self.bits, self.clip, self.granularity = bits, clip, granularity
         self.rotation, self.consumers = rotation, consumers
         self.fused = False  # compiled into one kernel; the result is the same
+        self.rms_eps: float | None = None  # of an RMSNorm that is applied here instead of before, see `streamline`
         self._source: weakref.ref[torch.Tensor] | None = None
         self._result: tuple[torch.Tensor, torch.Tensor] | None = None
         self._left = 0
@@ -63,11 +64,13 @@ class ActivationQuantizer:
                 self._source = self._result = None
             return result
         rotated = x if self.rotation is None else self.rotation(x)
-        if self.fused and self.granularity == "token":
-            rows = rotated.reshape(-1, rotated.shape[-1])
-            values, scale = fused_quantizer()(rows, self.bits, torch.tensor(self.clip, device=x.device))
+        rows = rotated.reshape(-1, rotated.shape[-1])
+        if self.fused and self.granularity == "token" and len(rows) > 1:
+            values, scale = quantize_rows(rows, self.bits, self.clip, self.rms_eps)
         else:
-            values, scale = quantize_activation(rotated, self.bits, clip=self.clip, granularity=self.granularity)
+            values, scale = quantize_activation(
+                rotated, self.bits, clip=self.clip, granularity=self.granularity, rms_eps=self.rms_eps
+            )
         result = values.reshape(-1, values.shape[-1]), scale.reshape(-1, 1)
         self._source = self._result = None
         if self.consumers > 1:
@@ -130,11 +133,16 @@ class QuantizedLinear(PackedLinear):
         if name != "reference":
             self.weight = None
 
+    @property
+    def product(self) -> IntegerProduct:
+        """What multiplies the integers."""
+        if self._product is not None:
+            return self._product
+        return BACKENDS["reference"](self.quantized_weight().values, self.weight_scale[:, 0])
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., S, K] -> [..., S, N] in x's dtype."""
-        values, scale = self.activation(x)
-        product = self._product or BACKENDS["reference"](self.quantized_weight().values, self.weight_scale[:, 0])
-        y = product(values, scale)
+        y = self.product(*self.activation(x))
         if self.bias is not None:
             y += self.bias.to(y.dtype)
         return y.view(*x.shape[:-1], self.out_features)

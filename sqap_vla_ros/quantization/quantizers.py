@@ -129,12 +129,14 @@ def quantize_weight(
 
 
 def quantize_activation(
-    x: torch.Tensor, bits: int, *, clip: float = 1.0, granularity: str = "token"
+    x: torch.Tensor, bits: int, *, clip: float = 1.0, granularity: str = "token", rms_eps: float | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Dynamic symmetric quantisation of x [..., S, K].
 
     clip: quantised range over the largest magnitude.
     granularity: `token` (one scale for each of the S rows) or `tensor` (one for the last two axes).
+    rms_eps: given, what is quantised is x / sqrt(mean(x^2) + rms_eps), row by row. The integers do not depend on a
+        row's magnitude, so the norm costs one more factor in the scale.
     Returns int8 values shaped like x, values = clamp(round(x * inverse)), and the scale 1 / inverse [..., S, 1] in x's
     dtype. `inverse` = top / (clip * max|x|) is cut to bfloat16's precision, so that its product with a bfloat16 x is
     exact in float32 and every way of computing this gives the same integers.
@@ -144,7 +146,7 @@ def quantize_activation(
     if granularity == "tensor" and x.dim() > 1:
         magnitude = magnitude.amax(-2, keepdim=True).expand_as(magnitude)
     ratio = torch.tensor(clip, dtype=torch.float32, device=x.device) / top
-    inverse = cut_to_bfloat16((magnitude.float() * ratio).clamp_min(TINY).reciprocal())
+    inverse, scale = row_scales(x, magnitude, ratio, rms_eps)
     if x.dtype == torch.bfloat16 and bits <= 4:
         # 192 + x * inverse lies where bfloat16 holds integers only: one operation multiplies and rounds (ties to even)
         shifted = torch.addcmul(_offset(x.device), x, inverse.to(x.dtype))
@@ -153,7 +155,21 @@ def quantize_activation(
         values = shifted.to(torch.uint8).sub_(_OFFSET).view(torch.int8)
     else:
         values = (x.float() * inverse).round_().clamp_(-top, top).to(torch.int8)
-    return values, inverse.reciprocal().to(x.dtype)
+    return values, scale
+
+
+def row_scales(
+    x: torch.Tensor, magnitude: torch.Tensor, ratio: torch.Tensor, rms_eps: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(what x is multiplied with, float32; what the integers are, in x's dtype), both shaped like `magnitude`.
+
+    magnitude: the largest |x| a scale covers. ratio: float32 scalar, clip over the largest integer.
+    """
+    inverse = cut_to_bfloat16((magnitude.float() * ratio).clamp_min(TINY).reciprocal())
+    scale = inverse.reciprocal()
+    if rms_eps is not None:
+        scale = scale * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + rms_eps)
+    return inverse, scale.to(x.dtype)
 
 
 def cut_to_bfloat16(x: torch.Tensor) -> torch.Tensor:

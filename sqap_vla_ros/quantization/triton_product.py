@@ -109,3 +109,7 @@ class TritonProduct:
         """See `backends.IntegerProduct`."""
         out = torch.empty(values.shape[0], self.outputs, dtype=scale.dtype, device=values.device)
         return self._launch(values, scale.contiguous(), out, scaled=True)
+
+    def unscaled(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """See `backends.IntegerProduct`."""
+        return self(values, torch.ones(values.shape[0], 1, dtype=dtype, device=values.device))

@@ -14,6 +14,8 @@ from sqap_vla_ros.policy.micro import micro_policy
 from sqap_vla_ros.policy.micro_tokenizer import micro_tokenizer
 from sqap_vla_ros.quantization.linear import QuantizedLinear
 
+DEPTH = named_config("tabletop").decoder.depth
+
 
 @pytest.fixture
 def tabletop(tmp_path, monkeypatch):
@@ -48,7 +50,7 @@ def test_calibrated_recipes_calibrate_it_in_the_simulator(tabletop, by_name, mon
     policy = load_policy("tabletop" if by_name else str(tabletop), "sqap")
     assert asked == [3]
     assert (policy.info.recipe, policy.info.selector) == ("sqap", "sqap")
-    assert sum(isinstance(m, QuantizedLinear) for m in policy.model.modules()) == 7 * 6
+    assert sum(isinstance(m, QuantizedLinear) for m in policy.model.modules()) == 7 * DEPTH
     assert np.isfinite(policy.predict(synthetic_observations(1)[0]).normalized).all()
 
 
@@ -57,9 +59,20 @@ def test_accelerators_that_choose_layers_look_at_the_simulator(tabletop, monkeyp
     monkeypatch.setattr(load, "simulator_observations", lambda count: asked.append(count) or simulator_observations(1))
     policy = load_policy("tabletop", "efficient_vla_small")
     assert asked == [2]
-    assert len(policy.model.decoder.layers) == 5
+    assert len(policy.model.decoder.layers) == DEPTH - 1
     load_policy("tabletop", "vla_cache")
     assert asked == [2]  # nothing to choose
+
+
+def test_the_head_may_compute_in_bfloat16():
+    policy, exact = load_policy("micro", "w4a4"), load_policy("micro", "w4a4")
+    exact.model.action_head.float()
+    assert policy.model.action_head.positional_embedding.dtype == torch.bfloat16
+    observation = synthetic_observations(1, seed=3)[0]
+    chunk, expected = (p.predict(observation).normalized for p in (policy, exact))
+    assert 0 < np.sqrt(np.square(chunk - expected).mean()) < 0.02 * np.sqrt(np.square(expected).mean())
+    # another dtype is a wish for exactness: the head keeps it
+    assert load_policy("micro", "w4a4", dtype="float32").model.action_head.positional_embedding.dtype == torch.float32
 
 
 def test_a_missing_shipped_policy_is_explained(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ from sqap_vla_ros.quantization.backends import (
     onednn_unsupported,
     resolve_backend,
 )
-from sqap_vla_ros.quantization.fused import fused_unavailable
+from sqap_vla_ros.quantization.fused import fused_unavailable, gated
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, WeightOnlyLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
@@ -151,6 +151,20 @@ def test_compiled_quantiser_gives_the_same_integers():
             assert torch.equal(actual, expected)
     fused.clip = plain.clip = 0.7
     assert torch.equal(fused(x)[0], plain(x)[0])
+    fused.rms_eps = plain.rms_eps = 1e-5
+    (values, scale), (expected_values, expected_scale) = fused(x), plain(x)
+    assert torch.equal(values, expected_values)
+    torch.testing.assert_close(scale, expected_scale)  # the sum of squares may run in another order
+
+
+def test_compiled_gate_is_the_formula():
+    if fused_unavailable():
+        pytest.skip(fused_unavailable())
+    for tokens in (1, 5, 40):
+        gate, up = (random(tokens, 48, seed=i).bfloat16() for i in (1, 2))
+        scale = random(tokens, 1, seed=3).abs().bfloat16()
+        expected = nn.functional.silu(gate.float() * scale) * (up.float() * scale)
+        torch.testing.assert_close(gated(gate, up, scale), expected.bfloat16())
 
 
 def test_compilation_is_refused_without_a_compiler(monkeypatch):

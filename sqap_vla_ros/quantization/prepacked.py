@@ -1,0 +1,48 @@
+"""bfloat16 linears whose weights lie in memory as oneDNN's kernels want them.
+
+A plain weight is rearranged inside every call, which costs as much as the product itself when there are few rows (the
+action head's 34, ten times a prediction). The result is the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+WORTH_IT = 512  # input or output channels; below, the call itself costs more than rearranging
+
+
+class PrepackedLinear(nn.Module):
+    """x W^T + b with W [N, K] bfloat16, [..., K] -> [..., N], on a CPU.
+
+    `weight` only tells shape and dtype from then on (it is on the meta device): prepack what is not stored again.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight = nn.Parameter(torch.empty_like(linear.weight, device="meta"), requires_grad=False)
+        self.bias = linear.bias
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+        return y
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def prepack(model: nn.Module) -> int:
+    """Replace a model's wide bfloat16 linears on the CPU; returns how many (none where oneDNN lacks bfloat16)."""
+    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return 0
+    replaced = 0
+    for owner in list(model.modules()):
+        for name, child in list(owner.named_children()):
+            if type(child) is not nn.Linear or max(child.weight.shape) < WORTH_IT:
+                continue
+            if child.weight.dtype == torch.bfloat16 and child.weight.device.type == "cpu":
+                setattr(owner, name, PrepackedLinear(child))
+                replaced += 1
+    return replaced

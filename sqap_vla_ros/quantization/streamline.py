@@ -1,0 +1,69 @@
+"""Fewer passes over memory between a decoder layer's integer products.
+
+An RMSNorm whose weight was folded away is one factor in the scale of the quantiser that follows, and the scales of gate
+and up join the SiLU product. Both change the result by roundings of the activations' dtype only.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
+
+from sqap_vla_ros.quantization.backends import row_parts
+from sqap_vla_ros.quantization.fused import gated
+from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
+
+
+class IntegerMlp(nn.Module):
+    """down(silu(gate(x)) * up(x)) of three integer linears, [..., S, D] -> [..., S, D]."""
+
+    def __init__(self, gate: QuantizedLinear, up: QuantizedLinear, down: QuantizedLinear) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = gate, up, down
+        gate.activation.consumers = 1  # asked once, for both
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, scale = self.gate_proj.activation(x)
+        parts = []
+        for rows in row_parts(len(values)):
+            gate, up = (linear.product.unscaled(values[rows], scale.dtype) for linear in (self.gate_proj, self.up_proj))
+            parts.append(self.down_proj(gated(gate, up, scale[rows])))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
+
+
+def make_ready(model: nn.Module, backend: str = "auto") -> str:
+    """`use_backend`, and streamlined decoder layers where kernels are compiled; returns the backend's name."""
+    used = use_backend(model, backend)
+    for layer in model.modules():
+        if isinstance(layer, LlamaDecoderLayer):
+            query = layer.self_attn.q_proj
+            if isinstance(query, QuantizedLinear) and query.activation.fused:
+                streamline(layer)
+    return used
+
+
+def streamline(layer: LlamaDecoderLayer) -> None:
+    """Join what can be joined in a Llama decoder layer, in place. What cannot (other schemes) is left as it is."""
+    attention, mlp = layer.self_attn, layer.mlp
+    linears: list[nn.Module] = [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+    for name, readers in (
+        ("input_layernorm", [attention.q_proj, attention.k_proj, attention.v_proj]),
+        ("post_attention_layernorm", linears[:2]),
+    ):
+        norm, shared = getattr(layer, name), _shared_quantizer(readers)
+        if shared is not None and isinstance(norm, LlamaRMSNorm) and bool((norm.weight == 1).all()):
+            shared.rms_eps = norm.variance_epsilon
+            setattr(layer, name, nn.Identity())
+    integer = [linear for linear in linears if isinstance(linear, QuantizedLinear) and linear.bias is None]
+    if len(integer) == 3 and _shared_quantizer(linears[:2]) is not None:
+        layer.mlp = IntegerMlp(*integer)
+
+
+def _shared_quantizer(linears: list[nn.Module]) -> ActivationQuantizer | None:
+    """The quantiser all these linears read through, when it works row by row on the tensor as it comes."""
+    quantizers = {linear.activation if isinstance(linear, QuantizedLinear) else None for linear in linears}
+    (first, *others) = quantizers
+    if others or first is None or first.granularity != "token" or first.rotation is not None:
+        return None
+    return first

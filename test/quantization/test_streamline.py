@@ -1,0 +1,96 @@
+import copy
+
+import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
+
+from sqap_vla_ros.quantization.backends import row_parts
+from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear
+from sqap_vla_ros.quantization.packing import PackedWeight
+from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
+from sqap_vla_ros.quantization.rotations import OrthogonalMix
+from sqap_vla_ros.quantization.streamline import IntegerMlp, streamline
+
+WIDTH, MLP_WIDTH, HEADS = 64, 96, 4
+
+
+def decoder_layer(granularity: str = "token") -> LlamaDecoderLayer:
+    """A Llama layer of integer linears, as recipes with folded norms make it; A8, where a flipped value is small."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=WIDTH,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        intermediate_size=MLP_WIDTH,
+        attn_implementation="sdpa",
+    )
+    layer = LlamaDecoderLayer(config, 0)
+    mix = {"o_proj": OrthogonalMix(HEADS, stride=WIDTH // HEADS), "down_proj": OrthogonalMix(MLP_WIDTH)}
+    for owner, group in (
+        (layer.self_attn, ("q_proj", "k_proj", "v_proj")),
+        (layer.self_attn, ("o_proj",)),
+        (layer.mlp, ("gate_proj", "up_proj")),
+        (layer.mlp, ("down_proj",)),
+    ):
+        shared = ActivationQuantizer(
+            8, clip=0.9, granularity=granularity, rotation=mix.get(group[0]), consumers=len(group)
+        )
+        for name in group:
+            weight = torch.randn(getattr(owner, name).weight.shape) * 0.2
+            setattr(owner, name, QuantizedLinear(PackedWeight.of(quantize_weight(weight, 4)), shared))
+    return layer.bfloat16().requires_grad_(False)
+
+
+def run(layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
+    angle = torch.outer(torch.arange(hidden.shape[1]).float(), torch.ones(WIDTH // HEADS) * 0.1)
+    tables = angle.cos()[None].to(hidden), angle.sin()[None].to(hidden)
+    return layer(hidden, position_embeddings=tables)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 300])
+def test_a_streamlined_layer_differs_by_roundings_only(tokens):
+    layer = decoder_layer()
+    streamlined = copy.deepcopy(layer)
+    streamline(streamlined)
+    assert isinstance(streamlined.input_layernorm, torch.nn.Identity)
+    assert isinstance(streamlined.mlp, IntegerMlp)
+    # the norms' factors differ token by token
+    hidden = torch.randn(1, tokens, WIDTH) * torch.logspace(-2, 2, tokens)[:, None]
+    hidden = hidden.bfloat16()
+    expected, actual = run(layer, hidden).float(), run(streamlined, hidden).float()
+    assert (actual - expected).norm() / (expected - hidden.float()).norm() < 0.05
+    exact = decoder_layer().float()
+    exact_out = run(exact, hidden.float())
+    # as near to the same integer layer in float32 as the plain one is
+    assert (actual - exact_out).norm() < 1.2 * (expected - exact_out).norm() + 1e-3 * exact_out.norm()
+
+
+def test_what_cannot_be_joined_stays():
+    layer = decoder_layer()
+    layer.input_layernorm.weight[3] = 2.0
+    streamline(layer)
+    assert not isinstance(layer.input_layernorm, torch.nn.Identity)  # its weight was not folded
+    assert isinstance(layer.post_attention_layernorm, torch.nn.Identity)
+    whole = decoder_layer("tensor")  # one scale for all tokens: rows' norms do not commute with it
+    streamline(whole)
+    assert not isinstance(whole.input_layernorm, torch.nn.Identity)
+    assert isinstance(whole.mlp, LlamaMLP)
+
+
+def test_a_norm_inside_the_quantiser_is_the_norm_before_it():
+    x = torch.randn(7, 48) * torch.logspace(-3, 3, 7)[:, None]
+    values, scale = quantize_activation(x, 8, rms_eps=1e-5)
+    normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)
+    torch.testing.assert_close(values * scale, normed, atol=0.02, rtol=0.02)
+    assert torch.equal(values, quantize_activation(x, 8)[0])
+    assert torch.isfinite(quantize_activation(torch.zeros(1, 8), 4, rms_eps=1e-5)[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"), [(0, [0]), (1, [1]), (256, [256]), (257, [144, 113]), (277, [144, 133]), (600, [208, 208, 184])]
+)
+def test_rows_are_shared_out_evenly(rows, sizes):
+    parts = row_parts(rows)
+    assert [len(range(rows)[part]) for part in parts] == sizes
+    assert [i for part in parts for i in range(rows)[part]] == list(range(rows))
