@@ -331,7 +331,7 @@ class ControlLoop:
         measured = self._measured()
         tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
         try:
-            plan = self.motion.plan(chunk, view.base_from_tool, tool, now_ns)
+            plan = self.motion.plan(chunk, view.base_from_tool, tool, now_ns, self.observer.measured_twist())
             trajectory = plan.trajectory
             if not self.executive.dry_run:
                 trajectory = self.sink.start(trajectory, measured)

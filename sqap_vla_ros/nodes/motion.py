@@ -87,11 +87,17 @@ class Motion:
             raise MalformedChunk(f"the chunk's time step must lie between 0 and {LONGEST_STEP_S:g} s, got {chunk.dt_s}")
 
     def plan(
-        self, chunk: ActionChunk, base_from_tool: NDArray[np.float64], measured: NDArray[np.float64], now_ns: int
+        self,
+        chunk: ActionChunk,
+        base_from_tool: NDArray[np.float64],
+        measured: NDArray[np.float64],
+        now_ns: int,
+        measured_twist: NDArray[np.float64] | None = None,
     ) -> Plan:
         """The trajectory to follow from now on; `commit` it once the arm is known to be able to.
 
-        base_from_tool: [4, 4] measured at the image's stamp. measured: [4, 4] now.
+        base_from_tool: [4, 4] measured at the image's stamp. measured: [4, 4] now. measured_twist: [6] now (m/s, rad/s,
+        base axes); None when unknown, then the acceleration into the trajectory is not judged.
         Raises UnsafeChunk.
         """
         start_ns = now_ns + COMMAND_LEAD_NS
@@ -100,7 +106,7 @@ class Motion:
         # What is to be done by a certain time has to be commanded earlier by what the arm lags behind.
         fresh = anchor_chunk(deltas, anchor, chunk.stamp_ns - self.lag_ns, chunk.dt_s)
         try:
-            return self._checked(replace(fresh, stamp_ns=chunk.stamp_ns), measured, start_ns)
+            return self._checked(replace(fresh, stamp_ns=chunk.stamp_ns), measured, measured_twist, start_ns)
         except UnsafeChunk:
             self._ensemble.reset()  # what is not executed must not colour what comes next
             raise
@@ -162,7 +168,13 @@ class Motion:
             behind = current.sample(at_ns)[0][:3, 3] - measured[:3, 3]
             self._lags_s.append(float(behind @ velocity) / square)
 
-    def _checked(self, fresh: PoseTrajectory, measured: NDArray[np.float64], start_ns: int) -> Plan:
+    def _checked(
+        self,
+        fresh: PoseTrajectory,
+        measured: NDArray[np.float64],
+        measured_twist: NDArray[np.float64] | None,
+        start_ns: int,
+    ) -> Plan:
         age_s = (start_ns - fresh.stamp_ns) / NS_PER_S
         if 0 < self.config.execution_horizon < len(fresh):
             fresh = _first(fresh, self.config.execution_horizon)
@@ -180,7 +192,7 @@ class Motion:
         assert joined is not None  # something of it is still to come, see above
         # A ramp may be longer than what is left of the chunk.
         joined = self._limit_open_loop(joined, start_ns)
-        verdict = self.limits.check(joined, measured)
+        verdict = self.limits.check(joined, measured, measured_twist)
         if verdict.decision is Decision.REJECT:
             raise UnsafeChunk(verdict.text)
         if verdict.decision is Decision.SLOW_DOWN:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.time import Time
+from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.nodes.executive import Input
@@ -17,6 +18,8 @@ from sqap_vla_ros.nodes.tf import Buffer, TransformException
 from sqap_vla_ros.robot.camera import CameraError, CameraModel, ToolProjection, project_tool
 from sqap_vla_ros.robot.camera_contract import CameraContract
 from sqap_vla_ros.robot.conventions import pose_matrix
+
+TWIST_S = 0.05  # long beside the noise and the period of TF, short beside an action
 
 
 class ObservationProblem(Exception):
@@ -111,6 +114,16 @@ class Observer:
             raise TransformMissing(f"no transform {self._base_frame} <- {self._tool_frame}: {error}") from error
         t, q, stamp = found.transform.translation, found.transform.rotation, found.header.stamp
         return pose_matrix((t.x, t.y, t.z), (q.x, q.y, q.z, q.w)), stamp.sec * 1_000_000_000 + stamp.nanosec
+
+    def measured_twist(self) -> NDArray[np.float64] | None:
+        """[6] m/s, rad/s of the tool along base axes, over the last TWIST_S that TF knows; None where it does not."""
+        try:
+            after, stamp_ns = self.measured_tool()
+            before = self.transform(self._base_frame, self._tool_frame, stamp_ns - round(TWIST_S * 1e9))
+        except (TransformMissing, ValueError):  # ValueError: a stamp before the beginning of time
+            return None
+        turned = Rotation.from_matrix(after[:3, :3] @ before[:3, :3].T).as_rotvec()
+        return np.concatenate([after[:3, 3] - before[:3, 3], turned]) / TWIST_S
 
     def observe(self, frame: Frame, instruction: str, now_ns: int) -> View:
         """Raises TransformMissing when TF may still come, ObservationProblem when waiting does not help."""

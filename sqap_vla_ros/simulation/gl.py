@@ -14,7 +14,7 @@ from typing import Any
 
 HELP = (
     "no OpenGL for rendering without a screen: neither EGL nor OSMesa could be opened. "
-    "Install one of them (Debian, Ubuntu: `sudo apt install libegl1 libgl1-mesa-dri` or "
+    "Install one of them (Debian, Ubuntu: `sudo apt install libegl1 libopengl0 libgl1-mesa-dri` or "
     "`sudo apt install libosmesa6`), or set MUJOCO_GL=glfw on a desktop"
 )
 

@@ -147,6 +147,17 @@ def test_too_fast_is_slowed_down_on_the_same_path():
     np.testing.assert_allclose(plan.trajectory.poses[:, 1:3, 3], [[0.0, 0.3]] * len(plan.trajectory), atol=1e-9)
 
 
+def test_the_acceleration_into_a_chunk_is_judged_by_the_measured_velocity():
+    planner = motion(SafetyLimits(**{**vars(LIMITS), "max_linear_acceleration": 2.0}), ramp_s=0.3)
+    against = np.array([-0.15, 0.0, 0.0, 0.0, 0.0, 0.0])  # m/s, while the chunk begins at rest
+    assert planner.plan(chunk(), pose(), pose(), at(0.05)).note == ""
+    assert planner.plan(chunk(stamp_ns=at(0.1)), pose(), pose(), at(0.15), np.zeros(6)).note == ""
+    plan = planner.plan(chunk(stamp_ns=at(0.2)), pose(), pose(), at(0.25), against)
+    assert "linear acceleration" in plan.note
+    with pytest.raises(UnsafeChunk, match=r"linear acceleration .* hard limit"):
+        planner.plan(chunk(stamp_ns=at(0.3)), pose(), pose(), at(0.35), 10.0 * against)
+
+
 def test_far_too_fast_is_refused():
     planner = motion(SafetyLimits(**{**vars(LIMITS), "max_linear_velocity": 0.01}))
     with pytest.raises(UnsafeChunk, match="hard"):
