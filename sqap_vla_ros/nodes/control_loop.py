@@ -75,7 +75,7 @@ class ControlLoop:
         self._observation_problem: dict[Input, str] = {}  # why the newest image could not be used
         self._commanded = False  # something was commanded since the last hold
         self.superseded = 0
-        self.slowed = 0
+        self.changed = 0  # chunks that were slowed down or kept inside the workspace
         self.safety_stop = False
 
         self._guard = node.create_guard_condition(self._on_worker)
@@ -341,8 +341,8 @@ class ControlLoop:
             self._reject(str(error), flight, malformed=False)
             return
         if plan.note:
-            self.slowed += 1
-            self._log.info(f"chunk slowed down: {plan.note}", throttle_duration_sec=5.0)
+            self.changed += 1
+            self._log.info(f"chunk {plan.note}", throttle_duration_sec=5.0)
         latency_s = published_s - view.frame.arrived_s
         self.executive.accepted(chunk.stamp_ns, trajectory.end_ns, chunk.dt_s, latency_s, published_s)
 

@@ -101,7 +101,7 @@ class Diagnostics:
                     "holds": counters.holds,
                     "starved": counters.starved,
                     "tracking errors": counters.tracking_errors,
-                    "slowed down": loop.slowed,
+                    "slowed down or kept inside": loop.changed,
                     **({} if (lag_s := loop.motion.measured_lag_s) is None else {"arm lag": f"{1e3 * lag_s:.0f} ms"}),
                 },
                 name="safety",

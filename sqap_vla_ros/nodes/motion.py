@@ -50,7 +50,7 @@ class MotionConfig:
 
 @dataclass(frozen=True)
 class Plan:
-    """An acceptable trajectory. note: why it was slowed down, empty when it was not."""
+    """An acceptable trajectory. note: what was changed to make it so and why; empty when nothing was."""
 
     trajectory: PoseTrajectory
     note: str = ""
@@ -191,13 +191,16 @@ class Motion:
             joined = blend(hold(measured, float(fresh.gripper[0]), start_ns), fresh, start_ns, self.config.ramp_s)
         assert joined is not None  # something of it is still to come, see above
         # A ramp may be longer than what is left of the chunk.
-        joined = self._limit_open_loop(joined, start_ns)
+        wanted = self._limit_open_loop(joined, start_ns)
+        joined = self.limits.slid(wanted)
+        notes = [] if joined is wanted else ["kept inside the workspace"]
         verdict = self.limits.check(joined, measured, measured_twist)
         if verdict.decision is Decision.REJECT:
             raise UnsafeChunk(verdict.text)
         if verdict.decision is Decision.SLOW_DOWN:
-            return Plan(self._limit_open_loop(joined.slowed(verdict.time_scale), start_ns), verdict.text)
-        return Plan(joined)
+            joined = self._limit_open_loop(joined.slowed(verdict.time_scale), start_ns)
+            notes.append(f"slowed down: {verdict.text}")
+        return Plan(joined, "; ".join(notes))
 
     def _limit_open_loop(self, trajectory: PoseTrajectory, start_ns: int) -> PoseTrajectory:
         """Without the poses due beyond the open-loop limit. Raises UnsafeChunk when nothing is left after start_ns."""

@@ -294,6 +294,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "workspace_max_m", [0.85, 0.6, 0.8], "Upper corner of that box. A chunk that leaves it is rejected.", length=3
     ),
     Parameter(
+        "workspace_cut_m",
+        0.0,
+        "A motion that would leave the box by no more than this stops at its border and goes on along it: for a border "
+        "that work is done at, such as a table. What leads further out is rejected. 0 rejects all.",
+        minimum=0.0,
+    ),
+    Parameter(
         "max_linear_velocity",
         0.4,
         "m/s of the tool. A faster chunk is slowed down, its path kept; beyond hard_ratio times the limit it is "

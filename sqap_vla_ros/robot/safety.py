@@ -1,7 +1,8 @@
 """What a trajectory must satisfy before an arm follows it. Pure functions: a trajectory in, a verdict with reasons out.
 
 The rule is to reject, not to clamp: a pose outside the workspace means the policy is wrong about the scene, and moving
-to the nearest allowed one would follow it in its error. The one repair is slowing down, which keeps the path.
+to the nearest allowed one would follow it in its error. The repairs are slowing down, which keeps the path, and, where
+`workspace_cut_m` allows it, sliding along a border that work is done at, such as a table.
 
 Not certified for functional safety: the arm's own limits, its controller's and the emergency stop stay necessary.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,7 @@ class SafetyLimits:
 
     workspace_min_m, workspace_max_m: corners of the box the tool's origin stays in. A box is convex: the straight
         lines between poses inside stay inside.
+    workspace_cut_m: `slid` takes so much from a motion that leads out of the box; more is rejected.
     max_linear_*, max_angular_*: m/s, m/s^2, m/s^3 and rad/s, rad/s^2, rad/s^3.
     max_step_m, max_step_rad: between two neighbouring poses; beyond it slowing down is no answer.
     max_start_m, max_start_rad: between the measured pose and where the trajectory starts.
@@ -76,6 +78,7 @@ class SafetyLimits:
 
     workspace_min_m: tuple[float, float, float] = (-1.0, -1.0, -0.05)
     workspace_max_m: tuple[float, float, float] = (1.0, 1.0, 1.2)
+    workspace_cut_m: float = 0.0
     max_linear_velocity: float = 0.5
     max_linear_acceleration: float = 4.0
     max_linear_jerk: float = 200.0
@@ -100,10 +103,31 @@ class SafetyLimits:
         for name in (entry.name for entry in fields(self) if entry.name.startswith("max_")):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not self.joint_margin >= 0.0:
-            raise ValueError(f"joint_margin must not be negative, got {self.joint_margin}")
+        for name in ("joint_margin", "workspace_cut_m"):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.hard_ratio >= 1.0:
             raise ValueError(f"hard_ratio must be at least 1, got {self.hard_ratio}")
+
+    def slid(self, trajectory: PoseTrajectory) -> PoseTrajectory:
+        """The same motion, stopped at the borders of the workspace and going on along them.
+
+        Each pose is kept inside and the next begins there, as with a controller that saturates. Unchanged where more
+        than `workspace_cut_m` would have to be taken away, or nothing: `check` then says what is wrong.
+        """
+        wanted, low, high = trajectory.poses[:, :3, 3], self.workspace_min_m, self.workspace_max_m
+        if not (self.workspace_cut_m > 0.0 and np.isfinite(wanted).all()):
+            return trajectory
+        inside, offset = np.empty_like(wanted), np.zeros(3)
+        for step, position in enumerate(wanted):
+            inside[step] = np.clip(position + offset, low, high)
+            offset = inside[step] - position
+        cut_m = float(np.abs(inside - wanted).max())
+        if not 0.0 < cut_m <= self.workspace_cut_m:
+            return trajectory
+        poses = trajectory.poses.copy()
+        poses[:, :3, 3] = inside
+        return replace(trajectory, poses=poses)
 
     def check(
         self,

@@ -1,5 +1,7 @@
 """From chunks to trajectories that may be executed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -136,6 +138,14 @@ def test_motion_never_reaches_beyond_the_open_loop_limit():
 def test_leaving_the_workspace_is_refused_with_the_place():
     with pytest.raises(UnsafeChunk, match=r"outside the workspace"):
         motion().plan(chunk((0.0, 0.05, 0.0)), pose(), pose(), at(0.05))
+
+
+def test_what_leads_a_little_out_of_the_workspace_goes_on_along_its_border():
+    planner = motion(replace(LIMITS, workspace_cut_m=0.05))
+    plan = planner.plan(chunk((0.0, 0.0, -0.02)), pose(), pose(z=0.29), at(0.05))  # 3 cm below the floor at the end
+    assert "kept inside the workspace" in plan.note
+    assert plan.trajectory.poses[-1, 2, 3] == pytest.approx(0.0, abs=1e-9)
+    assert plan.trajectory.poses[:, 2, 3].min() >= 0.0
 
 
 def test_too_fast_is_slowed_down_on_the_same_path():

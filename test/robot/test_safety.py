@@ -205,3 +205,31 @@ def test_dividing_a_path_finer_does_not_change_the_verdict():
 def test_limits_that_make_no_sense_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         SafetyLimits(**change)
+
+
+def test_a_motion_slides_along_the_border_and_leaves_it_at_once():
+    """As TabletopEnv composes actions: each pose is clipped, and the next action begins there."""
+    limits = SafetyLimits(workspace_min_m=(0.0, -1.0, 0.25), workspace_max_m=(1.0, 1.0, 1.0), workspace_cut_m=0.05)
+    deltas = np.zeros((6, 7))
+    deltas[:, 0] = 0.01
+    deltas[:, 2] = (-0.04, -0.04, -0.01, 0.0, 0.02, 0.02)  # down from 0.30 m: 4 cm too far, then up
+    wanted = anchor_chunk(deltas, HOME, STAMP_NS, 0.2)
+    slid = limits.slid(wanted)
+    np.testing.assert_allclose(slid.poses[:, 2, 3], [0.26, 0.25, 0.25, 0.25, 0.27, 0.29], atol=1e-12)
+    np.testing.assert_allclose(slid.poses[:, :2, 3], wanted.poses[:, :2, 3], atol=1e-12)
+    np.testing.assert_array_equal(slid.poses[:, :3, :3], wanted.poses[:, :3, :3])
+    assert limits.check(slid, HOME).decision is not Decision.REJECT
+
+
+def test_too_far_outside_is_left_to_be_rejected():
+    box = {"workspace_min_m": (0.0, -1.0, 0.25), "workspace_max_m": (1.0, 1.0, 1.0)}
+    down = straight(-0.02, steps=5, axis=2)  # 5 cm out
+    for limits in (SafetyLimits(**box, workspace_cut_m=0.04), SafetyLimits(**box)):
+        assert limits.slid(down) is down
+        assert codes(limits.check(down, HOME)) == [Code.WORKSPACE]
+    inside = straight(0.01)
+    assert SafetyLimits(workspace_cut_m=0.05).slid(inside) is inside
+    lost = replace(down, poses=np.full_like(down.poses, np.nan))
+    assert SafetyLimits(**box, workspace_cut_m=0.05).slid(lost) is lost
+    with pytest.raises(ValueError, match=r"workspace_cut_m must not be negative, got -0\.1"):
+        SafetyLimits(workspace_cut_m=-0.1)
