@@ -330,6 +330,10 @@ class ControlLoop:
             return
         measured = self._measured()
         tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
+        if not self.executive.moving and (astray := self.motion.tracking_error(tool, now_ns)) is not None:
+            # The last motion is over and did not get there: what follows begins where the arm is.
+            self._log.warning(f"starting anew from the measured pose: {astray}")
+            self.motion.clear()
         try:
             plan = self.motion.plan(chunk, view.base_from_tool, tool, now_ns, self.observer.measured_twist())
             trajectory = plan.trajectory
