@@ -1,8 +1,11 @@
 """One decoder linear: float32, bfloat16, torch._int_mm, torchao's dynamic int8, and this package's W4A4, side by side.
 
+bfloat16 is torch's linear, which rearranges the weight in every call; "prepacked" has that done beforehand
+(`quantization.prepacked`). torchao's row is there where torchao can be imported (`pip install torchao`).
+
 The W4A4 time is the whole layer: online rotation where the recipe `w4a4` has one (o_proj across heads, down_proj over
 all channels), activation quantisation, integer product, rescaling. Contenders take turns, so that a busy machine slows
-all of them; medians and ratios are printed, raw results go to benchmarks/results/linear.json. With one thread the clock
+all of them; medians and ratios are printed, raw results go to results/linear_N_threads.json. With one thread the clock
 is the process's CPU time, which other processes hardly change; with more it is the wall clock.
 
     python benchmarks/linear.py [--repeats 15] [--threads N]
@@ -26,6 +29,7 @@ from sqap_vla_ros.quantization.backends import onednn_unsupported
 from sqap_vla_ros.quantization.fused import fused_unavailable
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
+from sqap_vla_ros.quantization.prepacked import prepack
 from sqap_vla_ros.quantization.quantizers import QuantizedWeight
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
 
@@ -64,13 +68,18 @@ def torchao_linear(inputs: int, outputs: int) -> nn.Module | None:
 def interleaved(
     contenders: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Milliseconds of every contender; in each round everyone runs once."""
+    """Milliseconds of every contender; in each round everyone runs twice, and the second time counts.
+
+    The first run puts back what the contender before pushed out of the caches: in a decoder a linear's input has just
+    been written.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for contender in contenders.values():
         contender()
         contender()
     for _ in range(repeats):
         for name, contender in contenders.items():
+            contender()
             start = clock()
             contender()
             times[name].append((clock() - start) * 1e3)
@@ -84,6 +93,8 @@ def measure(repeats: int, clock: Callable[[], float]) -> list[dict[str, object]]
     for name, (inputs, outputs, rotation) in SHAPES.items():
         wide = nn.Linear(inputs, outputs, bias=False)
         half = nn.Linear(inputs, outputs, bias=False).bfloat16()
+        packed = nn.Sequential(nn.Linear(inputs, outputs, bias=False).bfloat16())
+        prepack(packed)
         plain = random_w4a4(inputs, outputs, rotation, fused=False)
         ours = plain if fused_unavailable() else random_w4a4(inputs, outputs, rotation, fused=True)
         integers = torch.randint(-7, 8, (outputs, inputs), dtype=torch.int8).t()
@@ -95,6 +106,7 @@ def measure(repeats: int, clock: Callable[[], float]) -> list[dict[str, object]]
             contenders: dict[str, Callable[[], object]] = {
                 "float32": lambda layer=wide, x=x_wide: layer(x),
                 "bfloat16": lambda layer=half, x=x: layer(x),
+                "bfloat16, prepacked": lambda layer=packed, x=x: layer(x),
                 "_int_mm (product only)": lambda w=integers, x=x_integer: torch._int_mm(x, w),
                 "w4a4": lambda layer=ours, x=x: layer(x),
                 "w4a4, not compiled": lambda layer=plain, x=x: layer(x),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Self
 
 from sqap_vla_ros.contracts import PolicyInfo
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
@@ -23,9 +24,9 @@ class CompressedPolicy(CogACTPolicy):
         return dataclasses.replace(super().info, parameters=count_parameters(self.model))
 
     @classmethod
-    def of(cls, policy: CogACTPolicy) -> CompressedPolicy:
-        """The same model, tokenizer and statistics."""
-        return cls(
+    def of(cls, policy: CogACTPolicy) -> Self:
+        """The same model, tokenizer, statistics and settings."""
+        made = cls(
             policy.model,
             policy.tokenize,
             policy.statistics,
@@ -34,3 +35,5 @@ class CompressedPolicy(CogACTPolicy):
             crop=policy.transform.crop,
             provenance=policy.provenance,
         )
+        made.diffusion = policy.diffusion
+        return made

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 CLIP_STEPS = 40  # candidates of the clipping search: 1.0, 0.98, ..., 0.22
@@ -145,7 +146,7 @@ def quantize_activation(
     magnitude = x.abs().amax(-1, keepdim=True)
     if granularity == "tensor" and x.dim() > 1:
         magnitude = magnitude.amax(-2, keepdim=True).expand_as(magnitude)
-    ratio = torch.tensor(clip, dtype=torch.float32, device=x.device) / top
+    ratio = float(np.float32(clip) / np.float32(top))  # no tensor: a captured graph could not make it on the device
     inverse, scale = row_scales(x, magnitude, ratio, rms_eps)
     if x.dtype == torch.bfloat16 and bits <= 4:
         # 192 + x * inverse lies where bfloat16 holds integers only: one operation multiplies and rounds (ties to even)
@@ -159,11 +160,11 @@ def quantize_activation(
 
 
 def row_scales(
-    x: torch.Tensor, magnitude: torch.Tensor, ratio: torch.Tensor, rms_eps: float | None
+    x: torch.Tensor, magnitude: torch.Tensor, ratio: torch.Tensor | float, rms_eps: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(what x is multiplied with, float32; what the integers are, in x's dtype), both shaped like `magnitude`.
 
-    magnitude: the largest |x| a scale covers. ratio: float32 scalar, clip over the largest integer.
+    magnitude: the largest |x| a scale covers. ratio: a float32 value, clip over the largest integer.
     """
     inverse = cut_to_bfloat16((magnitude.float() * ratio).clamp_min(TINY).reciprocal())
     scale = inverse.reciprocal()

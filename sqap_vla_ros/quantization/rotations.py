@@ -62,25 +62,32 @@ class OrthogonalMix:
             if stride == 1
             else (torch.kron(*mix_factors(size)), torch.ones(1, 1, dtype=torch.float64))
         )
-        self._cache: dict[tuple[torch.dtype, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
+        # by dtype and device: left factor, right factor, signs
+        self._cache: dict[tuple[torch.dtype, torch.device], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = {}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[..., size * stride] -> same shape and dtype."""
-        return self._mix(x if self.signs is None else x * self.signs.to(x))
+        signs = self._tables(x)[2]
+        return self._mix(x if signs is None else x * signs)
 
     def inverse(self, x: torch.Tensor) -> torch.Tensor:
         """Undo `__call__`."""
+        signs = self._tables(x)[2]
         x = self._mix(x)
-        return x if self.signs is None else x * self.signs.to(x)
+        return x if signs is None else x * signs
+
+    def _tables(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        key = (like.dtype, like.device)
+        if key not in self._cache:
+            signs = None if self.signs is None else self.signs.to(like)
+            self._cache[key] = (self._left.to(like), self._right.to(like), signs)
+        return self._cache[key]
 
     def _mix(self, x: torch.Tensor) -> torch.Tensor:
         shape = x.shape
         if shape[-1] != self.size * self.stride:
             raise ValueError(f"expected {self.size * self.stride} channels, got {shape[-1]}")
-        key = (x.dtype, x.device)
-        if key not in self._cache:
-            self._cache[key] = (self._left.to(x), self._right.to(x))
-        left, right = self._cache[key]
+        left, right, _ = self._tables(x)
         if right.shape[0] > 1:
             x = x.reshape(-1, right.shape[0]) @ right
         if left.shape[0] > 1:
