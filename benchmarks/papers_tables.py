@@ -61,11 +61,12 @@ class Entry:
 
     def recipe(self) -> Recipe:
         """As data."""
-        scheme = self.quantization
+        scheme, head_dtype = self.quantization, "float32"
         if isinstance(scheme, str):
-            scheme = load_recipe(scheme).to_dict()["quantization"]
+            shipped = load_recipe(scheme).to_dict()
+            scheme, head_dtype = shipped["quantization"], shipped["head_dtype"]
         pruning = None if self.pruning is None else {"selector": self.pruning[0], "parameters": self.pruning[1]}
-        content = {"name": self.name, "description": self.words, "dtype": self.dtype}
+        content = {"name": self.name, "description": self.words, "dtype": self.dtype, "head_dtype": head_dtype}
         return Recipe.from_dict({**content, "pruning": pruning, "quantization": scheme})
 
 
