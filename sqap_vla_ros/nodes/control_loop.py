@@ -417,6 +417,8 @@ class ControlLoop:
         if step.hold is not None:
             self._hold(step.hold)
         if step.ended is not None:
+            if not self.executive.moving:
+                self.motion.clear()  # whatever moves the arm until the next task, that one begins where the arm is
             self.services.task_ended(step.ended)
             self.gripper.reset()
             self.supervisor.reset_policy()

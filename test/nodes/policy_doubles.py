@@ -75,6 +75,13 @@ class Far(Double):
         return deltas
 
 
+class Late(Double):
+    """So late that the arm comes to rest before the next chunk: motion ends a second after the image, see QUICK."""
+
+    def __init__(self) -> None:
+        super().__init__(latency_s=0.7)
+
+
 class Raises(Double):
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
         raise ArithmeticError("the double always fails")
@@ -140,6 +147,7 @@ FACTORIES: dict[str, type[Double]] = {
     "not finite": NotFinite,
     "misshapen": Misshapen,
     "far": Far,
+    "late": Late,
     "raise": Raises,
     "nothing": Nothing,
     "defect": Defect,

@@ -431,6 +431,21 @@ def test_disable_holds(rig):
     assert_holding_at_the_measured_pose(rig)
 
 
+def test_an_arm_that_was_moved_between_two_tasks_starts_where_it_is(rig):
+    rig.run("late")
+    rig.wait(lambda: int(rig.diagnostics("safety")["starved"]) > 0, "a motion that ended before the next chunk came")
+    rig.enable(False)
+    rig.wait_for_state(DISABLED)
+    rig.settle(0.1)
+    rig.tool[0, 3] += 0.06  # by hand, less than what would count as a tracking error
+    moved, count = rig.tool.copy(), len(rig.got("target_pose"))
+    rig.instruct("pick the cube")
+    rig.enable()
+    rig.wait(lambda: len(rig.got("target_pose")) > count, "a command")
+    first = pose_of(rig.got("target_pose")[count])
+    assert np.linalg.norm(first[:3, 3] - moved[:3, 3]) < 5e-3
+
+
 def test_deactivate_holds_as_the_last_command_and_activate_brings_it_back(rig):
     rig.run()
 
