@@ -32,6 +32,7 @@ from sqap_vla_ros.quantization.statistics import InputStatistics
 
 # linears that read the same tensor
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+LEARNED_FROM = 8  # observations that OmniQuant learns from, spread over all: it computes them many times
 Rotary = Callable[[Tensor], tuple[Tensor, Tensor]]  # hidden [1, S, D] -> cos, sin [1, S, head width]
 
 
@@ -136,12 +137,14 @@ def compress_layer(
     statistics: dict[str, InputStatistics] = {}
     expected: list[Tensor] | None = None
     row_clips: dict[str, Tensor] = {}
-    if run is not None:
+    if run is not None and hidden is not None and rotary is not None:
         expected = run()
         if spec.equalization in ("smoothquant", "awq"):
             _equalize(layer, spec, run)
         elif spec.equalization == "omniquant":
-            row_clips = learn_layer(layer, run, expected, spec.bits, GROUPS, spec.smooth_alpha)
+            few = [h.float() for h in hidden[:: max(1, len(hidden) // LEARNED_FROM)]][:LEARNED_FROM]
+            learn = partial(_outputs, layer, few, rotary)
+            row_clips = learn_layer(layer, learn, learn(), spec.bits, GROUPS, spec.smooth_alpha)
         hessians = spec.rounding == "gptq" or spec.weight_clip or spec.equalization == "awq"
         statistics = collect(layer, run, hessian=hessians)
     elif spec.needs_calibration:

@@ -19,6 +19,7 @@ import yaml
 from sqap_vla_ros.resources import share_path
 
 DTYPES = ("float32", "bfloat16")
+WEIGHT_BITS, ACTIVATION_BITS = (2, 3, 4, 8), (2, 3, 4, 8, 16)
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -43,7 +44,7 @@ class PruningSpec:
 class QuantizationSpec:
     """How the decoder's linears are stored and multiplied. Towers, projector and action head stay as they are.
 
-    weight_bits, activation_bits: 16 activation bits mean weight-only.
+    weight_bits, activation_bits: 16 activation bits mean weight-only; 3 weight bits are stored as 4.
     weight_group: input channels that share a weight scale; 0 is one scale per output row, the only choice whose
         scale can leave an integer product.
     weight_symmetric: asymmetric weights carry a zero point (weight-only schemes).
@@ -73,8 +74,8 @@ class QuantizationSpec:
 
     def __post_init__(self) -> None:
         owner = "quantization"
-        _choice(owner, "weight_bits", self.weight_bits, (2, 4, 8))
-        _choice(owner, "activation_bits", self.activation_bits, (4, 8, 16))
+        _choice(owner, "weight_bits", self.weight_bits, WEIGHT_BITS)
+        _choice(owner, "activation_bits", self.activation_bits, ACTIVATION_BITS)
         _choice(owner, "rounding", self.rounding, ("nearest", "gptq"))
         _choice(owner, "rotation", self.rotation, ("none", "hadamard", "query_key"))
         _choice(owner, "equalization", self.equalization, ("none", "smoothquant", "awq", "omniquant"))
@@ -99,8 +100,8 @@ class QuantizationSpec:
             _choice(owner, "overrides", linear, LINEARS)
             if unknown := set(widths) - {"weight_bits", "activation_bits"}:
                 raise RecipeError(f"{owner}.overrides.{linear}: unknown {', '.join(sorted(unknown))}")
-            _choice(f"{owner}.overrides.{linear}", "weight_bits", widths.get("weight_bits", 4), (2, 4, 8))
-            _choice(f"{owner}.overrides.{linear}", "activation_bits", widths.get("activation_bits", 4), (4, 8, 16))
+            _choice(f"{owner}.overrides.{linear}", "weight_bits", widths.get("weight_bits", 4), WEIGHT_BITS)
+            _choice(f"{owner}.overrides.{linear}", "activation_bits", widths.get("activation_bits", 4), ACTIVATION_BITS)
 
     def bits(self, linear: str) -> tuple[int, int]:
         """(weight, activation) bits of one of `LINEARS`."""

@@ -1,4 +1,4 @@
-"""Two int4 or four int2 values to a byte.
+"""Two int4 or four int2 values to a byte; int3 values take the room of int4.
 
 Value j of a row sits in byte j // n at bit (j % n) * bits, in two's complement, n = 8 // bits values to a byte. Rows
 are padded with zeros to whole bytes.
@@ -15,11 +15,15 @@ from sqap_vla_ros.quantization.quantizers import QuantizedWeight
 
 def packed_columns(columns: int, bits: int) -> int:
     """Bytes in a packed row."""
-    return -(-columns * bits // 8)
+    return -(-columns * _room(bits) // 8)
+
+
+def _room(bits: int) -> int:
+    return 4 if bits == 3 else bits
 
 
 def pack(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """Pack int8 values [N, K] of 2, 4 or 8 bits into uint8 [N, ceil(K * bits / 8)]."""
+    """Pack int8 values [N, K] of 2, 3, 4 or 8 bits into uint8 [N, ceil(K * bits / 8)], 3 bits as 4."""
     if values.dtype != torch.int8 or values.dim() != 2:
         raise ValueError(f"values must be [N, K] int8, got {tuple(values.shape)} of {values.dtype}")
     if bits == 8:
@@ -29,6 +33,7 @@ def pack(values: torch.Tensor, bits: int) -> torch.Tensor:
         raise ValueError(
             f"values {values.min().item()}..{values.max().item()} do not fit {bits} bits ({-half}..{half - 1})"
         )
+    bits = _room(bits)
     per_byte = 8 // bits
     padding = -values.shape[1] % per_byte
     lanes = torch.nn.functional.pad(values, (0, padding)).view(torch.uint8).view(values.shape[0], -1, per_byte)
@@ -47,6 +52,7 @@ def unpack(packed: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
         )
     if bits == 8:
         return packed.view(torch.int8)
+    bits = _room(bits)
     per_byte = 8 // bits
     values = torch.empty((*packed.shape, per_byte), dtype=torch.int8, device=packed.device)
     for lane in range(per_byte):

@@ -18,9 +18,9 @@ _OFFSET = 192  # the middle of 128...256, where bfloat16's steps are 1
 
 
 def largest(bits: int) -> int:
-    """The largest magnitude of a symmetric format: 127, 7 or 1."""
-    if bits not in (2, 4, 8):
-        raise ValueError(f"bits must be 2, 4 or 8, got {bits}")
+    """The largest magnitude of a symmetric format: 127, 7, 3 or 1."""
+    if bits not in (2, 3, 4, 8):
+        raise ValueError(f"bits must be 2, 3, 4 or 8, got {bits}")
     return 2 ** (bits - 1) - 1
 
 

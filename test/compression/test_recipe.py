@@ -29,7 +29,7 @@ def test_unknown_name_lists_the_known_ones():
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("quantization: {weight_bits: 3}", r"weight_bits must be one of 2, 4, 8, got 3"),
+        ("quantization: {weight_bits: 5}", r"weight_bits must be one of 2, 3, 4, 8, got 5"),
         ("quantization: {wieght_bits: 4}", r"unknown 'wieght_bits'; known: .*weight_bits"),
         ("quantization: {weight_group: 128}", "cannot leave an integer product"),
         ("quantization: {rotation: hadamard, equalization: smoothquant}", "choose one"),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sqap_vla_ros.quantization.packing import pack, packed_columns, unpack
 
 
-@given(rows=st.integers(1, 5), columns=st.integers(1, 33), bits=st.sampled_from([2, 4, 8]), seed=st.integers(0, 99))
+@given(rows=st.integers(1, 5), columns=st.integers(1, 33), bits=st.sampled_from([2, 3, 4, 8]), seed=st.integers(0, 99))
 @settings(max_examples=80, deadline=None)
 def test_round_trip_over_the_whole_range(rows, columns, bits, seed):
     half = 2 ** (bits - 1)

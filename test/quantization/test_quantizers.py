@@ -19,7 +19,7 @@ def matrix(shape: tuple[int, int], seed: int, outlier: float = 1.0) -> torch.Ten
     return x
 
 
-@given(shape=SHAPES, seed=st.integers(0, 99), bits=st.sampled_from([2, 4, 8]), symmetric=st.booleans())
+@given(shape=SHAPES, seed=st.integers(0, 99), bits=st.sampled_from([2, 3, 4, 8]), symmetric=st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_rounding_error_is_at_most_half_a_step(shape, seed, bits, symmetric):
     weight = matrix(shape, seed)
@@ -30,7 +30,9 @@ def test_rounding_error_is_at_most_half_a_step(shape, seed, bits, symmetric):
     assert (error <= steps * quantized.scale * 1.0001 + 1e-9).all()
 
 
-@given(shape=SHAPES, seed=st.integers(0, 99), bits=st.sampled_from([2, 4, 8]), outlier=st.sampled_from([1, 1e4, 1e20]))
+@given(
+    shape=SHAPES, seed=st.integers(0, 99), bits=st.sampled_from([2, 3, 4, 8]), outlier=st.sampled_from([1, 1e4, 1e20])
+)
 @settings(max_examples=60, deadline=None)
 def test_clip_search_never_worse_than_the_full_range(shape, seed, bits, outlier):
     weight = matrix(shape, seed, outlier)
@@ -78,7 +80,7 @@ def test_group_must_divide():
 @given(
     shape=SHAPES,
     seed=st.integers(0, 99),
-    bits=st.sampled_from([4, 8]),
+    bits=st.sampled_from([2, 3, 4, 8]),
     clip=st.sampled_from([1.0, 0.9, 0.65]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     outlier=st.sampled_from([1.0, 1e6, 1e30]),
