@@ -44,11 +44,17 @@ def write(folder: Path) -> dict[str, float]:
     started = time.perf_counter()
     with torch.device("meta"):
         model = CogACT(COGACT_BASE)
+    normal = torch.randn(
+        1 << 24
+    )  # drawing seven billion numbers would take minutes; each tensor starts elsewhere in it
+    start = 0
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             fan_in = parameter.shape[-1] if parameter.ndim > 1 else 1
             if parameter.ndim > 1:
-                value = torch.empty(parameter.shape, dtype=torch.bfloat16).normal_(std=fan_in**-0.5)
+                scaled = (normal.roll(start) * fan_in**-0.5).bfloat16()
+                value = scaled.repeat(-(-parameter.numel() // len(scaled)))[: parameter.numel()].view(parameter.shape)
+                value, start = value.clone(), start + 7919
             else:
                 value = torch.full(parameter.shape, float(name == "weight"), dtype=torch.bfloat16)
             setattr(module, name, torch.nn.Parameter(value, requires_grad=False))

@@ -1,12 +1,17 @@
-"""Error of every quantisation recipe on the micro policy: weights, cognition feature, attention, actions.
+"""Error of every quantisation recipe: weights, cognition feature, attention, actions.
 
 Each recipe compresses the same policies with the same calibration observations and is judged on held-out ones, against
-the unquantised policy; tokens are not pruned. Two kinds of policy: `plain` (random weights, activations without
-outliers, as initialised) and `outliers` (four channels of the residual stream thirty times louder, as trained decoders
-have). Observations are frames of real robots where the data is at hand ($SQAP_VLA_DATA, ../shared/data), made-up scenes
-elsewhere. Raw results go to benchmarks/results/quantization_error.json.
+the unquantised policy; tokens are not pruned. Two kinds of policy: `plain` (as it is) and `outliers` (four channels of
+the residual stream thirty times louder, as large trained decoders have; a trained policy does its task no more then,
+but its own actions are still what it is compared with).
 
-    python benchmarks/quantization_error.py [--seeds 3] [--recipes rtn_w4a4 w4a4 ...]
+* `micro`: random weights, three of them. Frames of real robots where the data is at hand ($SQAP_VLA_DATA,
+  ../shared/data), made-up scenes elsewhere.
+* `tabletop`: the trained policy that ships, calibrated on 48 observations of the simulator and judged on 24 of others.
+
+Raw results go to benchmarks/results/quantization_error[_tabletop].json.
+
+    python benchmarks/quantization_error.py [--checkpoint tabletop] [--seeds 3] [--recipes rtn_w4a4 w4a4 ...]
 """
 
 from __future__ import annotations
@@ -23,16 +28,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sqap_vla_ros.compression.calibration import synthetic_observations
+from sqap_vla_ros.compression.calibration import simulator_observations, synthetic_observations
 from sqap_vla_ros.compression.compress import compress
+from sqap_vla_ros.compression.load import checkpoint_path, load_uncompressed
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.compression.report import attention_overlap, probe
 from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.policy.checkpoint import sha256_of
 from sqap_vla_ros.policy.cogact import CogACTPolicy
-from sqap_vla_ros.policy.micro import micro_policy
 from sqap_vla_ros.quantization.streamline import make_ready
 
-RESULTS = Path(__file__).parent / "results" / "quantization_error.json"
+RESULTS = Path(__file__).parent / "results"
 RECIPES = (
     "rtn_w8a8",
     "w8a8_smoothquant",
@@ -44,8 +50,13 @@ RECIPES = (
     "w4a4_rotated",
     "w4a4",
     "w4a4_down8",
+    "rtn_w3a3",
+    "w3a3",
+    "rtn_w8a16",
+    "w8a16_awq",
     "rtn_w4a16",
     "w4a16_awq",
+    "w2a16",
 )
 CLIPS = {"bridge_real_1.mp4": "pick up the carrot", "rt1_real_standing_coke_can_1.mp4": "pick up the can"}
 LOUD_CHANNELS, LOUDNESS = (7, 23, 64, 101), 30.0
@@ -64,9 +75,9 @@ def real_frames() -> list[Observation]:
     return found
 
 
-def make_policy(kind: str, seed: int) -> CogACTPolicy:
+def make_policy(checkpoint: str, kind: str, seed: int) -> CogACTPolicy:
     """`plain` or `outliers`, see the module's docstring."""
-    policy = micro_policy(seed=seed)
+    policy = load_uncompressed(checkpoint, load_recipe("fp32"), seed=seed)
     if kind == "outliers":
         with torch.no_grad():
             channels = list(LOUD_CHANNELS)
@@ -87,9 +98,11 @@ def cognition(policy: CogACTPolicy, observations: Sequence[Observation]) -> Tens
     return torch.cat(features)
 
 
-def errors(kind: str, recipe: str, seed: int, calibration: list[Observation], held_out: list[Observation]) -> Any:
+def errors(
+    checkpoint: str, kind: str, recipe: str, seed: int, calibration: list[Observation], held_out: list[Observation]
+) -> Any:
     """The numbers of one recipe on one policy."""
-    original, policy = make_policy(kind, seed), make_policy(kind, seed)
+    original, policy = (make_policy(checkpoint, kind, seed) for _ in range(2))
     report = compress(policy, load_recipe(recipe), calibration)
     make_ready(policy.model)
     before, after = probe(original, held_out), probe(policy, held_out)
@@ -105,24 +118,36 @@ def errors(kind: str, recipe: str, seed: int, calibration: list[Observation], he
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--checkpoint", choices=["micro", "tabletop"], default="micro")
+    parser.add_argument("--seeds", type=int, default=3, help="random policies of each kind (micro)")
     parser.add_argument("--recipes", nargs="+", default=RECIPES)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    frames = real_frames()
-    source = "real frames" if frames else "synthetic"
-    frames = frames or synthetic_observations(32)
-    calibration, held_out = frames[0::4][:10], frames[2::4][:10]
-    print(f"{source}: {len(calibration)} to calibrate, {len(held_out)} held out, {args.seeds} policies of each kind")
+    trained = args.checkpoint == "tabletop"
+    seeds = 1 if trained else args.seeds
+    if trained:
+        source, calibration, held_out = (
+            "simulator",
+            simulator_observations(48),
+            simulator_observations(24, seed=950_000),
+        )
+    else:
+        frames = real_frames()
+        source = "real frames" if frames else "synthetic"
+        frames = frames or synthetic_observations(32)
+        calibration, held_out = frames[0::4][:10], frames[2::4][:10]
+    print(f"{source}: {len(calibration)} to calibrate, {len(held_out)} held out, {seeds} policies of each kind")
     rows = []
     for kind in ("plain", "outliers"):
         for recipe in args.recipes:
-            runs = [errors(kind, recipe, seed, calibration, held_out) for seed in range(args.seeds)]
+            runs = [errors(args.checkpoint, kind, recipe, seed, calibration, held_out) for seed in range(seeds)]
             medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
             rows.append({"policy": kind, "recipe": recipe, "median": medians, "runs": runs})
             print(f"{kind:9s}{recipe:18s}" + "  ".join(f"{k} {v:.4f}" for k, v in medians.items()), flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"observations": source, "rows": rows}, indent=1) + "\n")
+    out = args.out or RESULTS / f"quantization_error{'_tabletop' if trained else ''}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sha256 = sha256_of(checkpoint_path(args.checkpoint)) if trained else None
+    out.write_text(json.dumps({"observations": source, "weights_sha256": sha256, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
