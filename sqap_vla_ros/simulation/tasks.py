@@ -145,6 +145,11 @@ def _named_kinds() -> dict[str, tuple[TaskFamily, tuple[ObjectKind, ...]]]:
     return known
 
 
+def every_instruction() -> list[str]:
+    """All that can be asked for on this tabletop."""
+    return list(_named_kinds())
+
+
 def parse_instruction(instruction: str) -> tuple[TaskFamily, tuple[ObjectKind, ...]]:
     """The family and the objects that an instruction names: none, the target, or target and reference.
 

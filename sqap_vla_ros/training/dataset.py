@@ -16,7 +16,7 @@ from sqap_vla_ros.policy.prompt import PromptTokenizer
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S
 from sqap_vla_ros.simulation.experts import MAX_MOVE_M, MAX_TURN_RAD
 from sqap_vla_ros.simulation.scene import COLOURS, SHAPES, ObjectKind
-from sqap_vla_ros.simulation.tasks import Task, TaskFamily
+from sqap_vla_ros.simulation.tasks import Task, TaskFamily, every_instruction
 from sqap_vla_ros.training.collection import COVER
 from sqap_vla_ros.training.labels import FAMILIES
 from sqap_vla_ros.training.packed import PackedPrompts, common_prefix
@@ -40,6 +40,7 @@ _HANDLE, _HAND = COVER.index("handle"), COVER.index("hand")
 WORDS = (len(FAMILIES), len(_COLOURS) + 1, len(_SHAPES) + 1, len(_COLOURS) + 1, len(_SHAPES) + 1)
 SEGMENTS = len(_COLOURS) + len(_SHAPES) + len(COVER) - COVER.index("hand")
 POSE = 18  # numbers of `Batch.pose`
+PLACE = 5  # of `Batch.place`
 # the middle and half width of where things are, so that regression targets are of order one
 _XYZ_MIDDLE, _XYZ_SCALE = np.array([0.45, -0.08, 0.05]), 0.1
 
@@ -57,7 +58,8 @@ class Batch:
     image: [B, 3, size, size] uint8. chunk: [B, K, 16, 7] normalised. words: [B, K, 5] class numbers of family, the
     target's colour and shape, the reference's (the last class: not named). segments: [B, N, SEGMENTS] in 0 … 1.
     look: [B, K, 3, N] where three heads should look (target, hand, goal), each summing to one; looked: [B, K, 3] 1
-    where there is something to see. pose, posed: [B, K, POSE] numbers and which of them are known.
+    where there is something to see. pose, posed: [B, K, POSE] numbers and which of them are known. place, placed:
+    [B, N, 5] where the thing is that a patch shows (xyz, cos and sin of twice its yaw), and a weight for each number.
     """
 
     image: Tensor
@@ -69,6 +71,8 @@ class Batch:
     looked: Tensor
     pose: Tensor
     posed: Tensor
+    place: Tensor
+    placed: Tensor
 
     def to(self, device: str) -> Batch:
         """The same on another device."""
@@ -76,6 +80,18 @@ class Batch:
         prompts = self.prompts
         moved["prompts"] = PackedPrompts(prompts.prefix.to(device), prompts.own.to(device), prompts.lengths.to(device))
         return Batch(**moved)
+
+    @staticmethod
+    def joined(parts: Sequence[Batch]) -> Batch:
+        """Batches of the same prefix and padding as one."""
+        names = [name for name in Batch.__dataclass_fields__ if name != "prompts"]
+        together = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        prompts = PackedPrompts(
+            parts[0].prompts.prefix,
+            torch.cat([part.prompts.own for part in parts]),
+            torch.cat([part.prompts.lengths for part in parts]),
+        )
+        return Batch(prompts=prompts, **together)
 
 
 class Demonstrations:
@@ -112,6 +128,7 @@ class Demonstrations:
         asked = self._asked[index].astype(np.int64)
         look, looked = _look(cover, asked)
         pose, posed = self._pose(index, asked)
+        place, placed = self._place(index, cover)
         return Batch(
             image=torch.from_numpy(image).permute(0, 3, 1, 2),
             prompts=PackedPrompts(
@@ -124,6 +141,8 @@ class Demonstrations:
             looked=torch.from_numpy(looked),
             pose=torch.from_numpy(pose),
             posed=torch.from_numpy(posed),
+            place=torch.from_numpy(place),
+            placed=torch.from_numpy(placed),
         )
 
     def _kinds_of_asked(self) -> NDArray[np.int64]:
@@ -144,8 +163,8 @@ class Demonstrations:
         flat = self._kind_words.reshape(-1, 5)
         for words in map(tuple, np.unique(flat, axis=0).tolist()):
             known[words] = tokenize(_instruction(words))
-        every = list(known.values())
-        prefix = common_prefix([*every, tokenize("open the drawer"), tokenize("pick up the red cube")])
+        every = [tokenize(words) for words in every_instruction()]  # the same split for all shards
+        prefix = common_prefix(every)
         longest = max(map(len, every)) - len(prefix)
         self._prefix = torch.tensor(prefix)
         ids = np.full((len(flat), longest), tokenize.config.pad, np.int64)
@@ -186,6 +205,28 @@ class Demonstrations:
         to_bowl = family == FAMILIES.index(TaskFamily.PLACE_IN_BOWL)
         posed[..., 8:10] = (to_bowl & np.isfinite(bowl[..., 0]))[..., None]
         return pose, posed
+
+    def _place(
+        self, index: NDArray[np.int64], cover: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        objects, scene = self._objects[index], self._scene[index]
+        slots = objects.shape[1]
+        things = np.zeros((len(index), slots + 3, 5), np.float32)  # the objects, the tool, the bowl, the handle
+        turned = np.zeros((len(index), slots + 3), np.float32)
+        things[:, :slots, :3], things[:, slots, :3] = objects[..., :3], scene[:, :3]
+        things[:, slots + 1, :3], things[:, slots + 2, :3] = np.nan_to_num(scene[:, 9:12]), scene[:, 6:9]
+        yaw = np.concatenate((objects[..., 3], scene[:, 3:4]), axis=1)
+        things[:, : slots + 1, 3], things[:, : slots + 1, 4] = np.cos(2 * yaw), np.sin(2 * yaw)
+        turned[:, :slots] = self._kinds[index][..., 1] == _SHAPES.index("bar")
+        turned[:, slots] = 1.0
+        things[..., :3] = (things[..., :3] - _XYZ_MIDDLE) / _XYZ_SCALE
+        shown = cover[..., [*range(slots), _HAND, COVER.index("bowl"), _HANDLE]]  # [B, N, things]
+        most = shown.argmax(axis=-1)
+        frames = np.arange(len(index))[:, None]
+        weight = shown.max(axis=-1)
+        weight = np.where(weight > 0.05, np.sqrt(weight), 0.0)[..., None].repeat(5, axis=-1)
+        weight[..., 3:] *= turned[frames, most][..., None]
+        return things[frames, most], weight.astype(np.float32)
 
 
 def _instruction(words: tuple[int, ...]) -> str:

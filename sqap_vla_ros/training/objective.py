@@ -1,4 +1,4 @@
-"""What is minimised: CogACT's diffusion loss, and four auxiliary losses that a small model needs to get going.
+"""What is minimised: CogACT's diffusion loss, and five auxiliary losses that a small model needs to get going.
 
 The diffusion loss alone leaves a small model deaf: it learns what a scene makes likely, not what it was told. The
 auxiliary read-outs use the simulator's knowledge, exist in training only, and are not part of the checkpoint.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sqap_vla_ros.policy.cogact import CogACT
 from sqap_vla_ros.policy.diffusion import Sampler
-from sqap_vla_ros.training.dataset import POSE, SEGMENTS, WORDS, Batch
+from sqap_vla_ros.training.dataset import PLACE, POSE, SEGMENTS, WORDS, Batch
 from sqap_vla_ros.training.packed import Block, PackedOutput, packed_forward
 
 
@@ -24,13 +24,15 @@ class LossWeights:
     """Factors of the auxiliary losses; `attention` 0 trains the control that nobody tells where to look.
 
     words: family, colours and shapes from the cognition token after the first layer. segments: what each patch shows,
-    from the visual tokens. pose: where things are, from the cognition feature. attention: Kullback-Leibler distance of
+    from the visual tokens. place: where the thing is that a patch shows, from its visual token. pose: where the things
+    asked about are, from the cognition feature. attention: Kullback-Leibler distance of
     three heads' attention from the target, the hand and the goal.
     repeats: noises drawn for each chunk. uncondition: share of chunks trained without their cognition feature.
     """
 
     words: float = 0.1
     segments: float = 2.0
+    place: float = 1.0
     pose: float = 0.5
     attention: float = 0.1
     repeats: int = 2
@@ -45,6 +47,7 @@ class Supervision(nn.Module):
         self.words = nn.Linear(width, sum(WORDS))
         self.segments = nn.Linear(width, SEGMENTS)
         self.pose = nn.Linear(width, POSE)
+        self.place = nn.Linear(width, PLACE)
 
 
 def losses(
@@ -62,8 +65,8 @@ def losses(
         "diffusion": diffusion_loss(model, sampler, out.cognition, batch.chunk, weights),
         "words": _words(supervision.words(out.words).float(), batch.words),
         "segments": F.binary_cross_entropy_with_logits(supervision.segments(out.visual).float(), batch.segments),
-        "pose": ((supervision.pose(out.cognition).float() - batch.pose).square() * batch.posed).sum()
-        / batch.posed.sum(),
+        "place": _squared(supervision.place(out.visual), batch.place, batch.placed),
+        "pose": _squared(supervision.pose(out.cognition), batch.pose, batch.posed),
         "attention": _attention(out, batch),
     }
 
@@ -74,6 +77,7 @@ def total(parts: dict[str, Tensor], weights: LossWeights) -> Tensor:
         parts["diffusion"]
         + weights.words * parts["words"]
         + weights.segments * parts["segments"]
+        + weights.place * parts["place"]
         + weights.pose * parts["pose"]
         + weights.attention * parts["attention"]
     )
@@ -91,6 +95,11 @@ def diffusion_loss(model: CogACT, sampler: Sampler, cognition: Tensor, chunk: Te
     noisy = sampler.add_noise(x0, timestep, noise).to(condition.dtype)
     predicted = head(noisy, timestep, condition)
     return F.mse_loss(predicted.float(), noise)
+
+
+def _squared(found: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean of the squared error."""
+    return ((found.float() - wanted).square() * weight).sum() / weight.sum().clamp(min=1.0)
 
 
 def _words(logits: Tensor, words: Tensor) -> Tensor:

@@ -180,24 +180,12 @@ class Learner:
         """One step of the optimiser on the frames of all parts together; returns the losses."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.rate_at(step)
-        values: dict[str, float] = {}
-        size = sum(len(part.image) for part in parts)
-        for part in parts:
-            part = part.to(self.device)
-            with sdpa_kernel(SDPBackend.MATH) if self.device == "cpu" else contextlib.nullcontext():
-                found = losses(
-                    self.model,
-                    self.supervision,
-                    self._sampler,
-                    part,
-                    augment(part.image).to(torch.bfloat16),
-                    self.config.loss,
-                    self._block,
-                )
-            share = len(part.image) / size
-            (share * total(found, self.config.loss)).backward()
-            for name, value in found.items():
-                values[name] = values.get(name, 0.0) + share * float(value.detach())
+        batch = Batch.joined(parts).to(self.device)
+        # on a CPU the fused attention's backward pass is slower than the written-out one's
+        with sdpa_kernel(SDPBackend.MATH) if self.device == "cpu" else contextlib.nullcontext():
+            image = augment(batch.image).to(torch.bfloat16)
+            found = losses(self.model, self.supervision, self._sampler, batch, image, self.config.loss, self._block)
+        total(found, self.config.loss).backward()
         self._collect_gradients()
         torch.nn.utils.clip_grad_norm_(self._masters, self.config.clip)
         self._optimizer.step()
@@ -206,7 +194,7 @@ class Learner:
             if (step + 1) % _AVERAGE_EVERY == 0:
                 decay = min(self.config.average, (step + 1) / (step + 21))
                 torch._foreach_lerp_(self.averaged, self._masters, 1.0 - decay**_AVERAGE_EVERY)
-        return values
+        return {name: float(value.detach()) for name, value in found.items()}
 
     def _collect_gradients(self) -> None:
         """Gradients as float32 on the masters, averaged over the processes."""
