@@ -24,10 +24,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from sqap_vla_ros.evaluation.episodes import Execution, lockstep_width, run_episodes
 from sqap_vla_ros.evaluation.statistics import PairedOutcomes, wilson
 from sqap_vla_ros.nodes.bringup import NodeProcesses
 from sqap_vla_ros.nodes.node_table import BRINGUPS, dds_environment
+from sqap_vla_ros.nodes.parameters import defaults
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
 from sqap_vla_ros.simulation.layout import VARIATIONS, sample_layout
@@ -37,6 +40,8 @@ RESULT = Path(__file__).resolve().parent / "results" / "ros_agreement.json"
 LOAD_TIMEOUT_S, ANSWER_TIMEOUT_S = 900.0, 60.0
 STALLED_S = 120.0  # by the steady clock: simulated time does not go on
 LOCKSTEP = 5
+# Limits of policy_node on the steady clock; in slowed time they are as much longer.
+STEADY = ("image_timeout_s", "joint_states_timeout_s", "task_deadline_s", "input_lost_s")
 
 
 def task_of(suite: str, seed: int) -> Task:
@@ -85,10 +90,14 @@ def over_ros(given: dict[str, str], suite: str, episodes: int, real_time_factor:
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin)
     thread.start()
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(f"/**:\n  ros__parameters:\n    real_time_factor: {float(real_time_factor)}\n")
-        file.flush()
-        given = {**given, "simulator_params_file": file.name, "seed": "0", "variation": suite, "use_sim_time": "true"}
+    given = {**given, "seed": "0", "variation": suite, "use_sim_time": "true"}
+    with tempfile.TemporaryDirectory() as folder:
+        values = yaml.safe_load(Path(given["params_file"]).read_text())["/**"]["ros__parameters"]
+        values |= {name: max(1.0, 1.0 / real_time_factor) * values.get(name, defaults()[name]) for name in STEADY}
+        files = {"params_file": values, "simulator_params_file": {"real_time_factor": float(real_time_factor)}}
+        for argument, parameters in files.items():
+            given[argument] = str(Path(folder) / f"{argument}.yaml")
+            Path(given[argument]).write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
         try:
             with NodeProcesses(BRINGUPS["simulation"], given) as nodes:
 

@@ -347,13 +347,14 @@ class ControlLoop:
         if plan.note:
             self.changed += 1
             self._log.info(f"chunk {plan.note}", throttle_duration_sec=5.0)
-        latency_s = published_s - view.frame.arrived_s
+        latency_s = (now_ns - chunk.stamp_ns) / NS_PER_S
         self.executive.accepted(chunk.stamp_ns, trajectory.end_ns, chunk.dt_s, latency_s, published_s)
 
     def _reject(self, why: str, flight: _InFlight, *, malformed: bool) -> None:
         now_s = time.monotonic()
         self._log.warning(f"chunk rejected: {why}", throttle_duration_sec=1.0)
-        self.executive.rejected(why, malformed=malformed, latency_s=now_s - flight.view.frame.arrived_s, now_s=now_s)
+        latency_s = (self.now_ns() - flight.view.frame.stamp_ns) / NS_PER_S
+        self.executive.rejected(why, malformed=malformed, latency_s=latency_s, now_s=now_s)
 
     # Deciding
 

@@ -374,7 +374,7 @@ class Executive:
         return self._task_chunks
 
     def latency_s(self, percentile: float) -> float:
-        """Latency from the image's arrival to the chunk, over the last 100; 0 before the first."""
+        """From the image's stamp to the chunk, by ROS time, over the last 100; 0 before the first."""
         return float(np.percentile(self._latencies_s, percentile)) if self._latencies_s else 0.0
 
     def _latched(self) -> str | None:
