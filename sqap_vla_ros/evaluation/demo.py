@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +85,7 @@ def _record(args: argparse.Namespace) -> Any:
     given |= {"task": args.task, "instruction": args.instruction}
     given |= {"log_level": "warn", "params_file": str(share_path("config/demo.yaml"))}
     print("starting simulator_node and policy_node, loading the policy ...", flush=True)
-    with RunRecorder() as recorder, NodeProcesses(BRINGUPS["simulation"], given) as nodes:
+    with _sigterm_raises(), RunRecorder() as recorder, NodeProcesses(BRINGUPS["simulation"], given) as nodes:
 
         def check() -> None:
             if ended := nodes.ended():
@@ -133,6 +136,16 @@ def _last_reason(recording: Any) -> str:
     """What the policy node said last while it was enabled."""
     reasons = (reason for _, state, reason in reversed(recording.states) if reason and state != "DISABLED")
     return next(reasons, "no reason was given")
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """SIGTERM ends the nodes as Ctrl-C does, instead of leaving them behind."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _prepare_environment() -> None:
