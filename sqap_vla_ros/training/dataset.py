@@ -43,6 +43,7 @@ POSE = 18  # numbers of `Batch.pose`
 PLACE = 5  # of `Batch.place`
 # the middle and half width of where things are, so that regression targets are of order one
 _XYZ_MIDDLE, _XYZ_SCALE = np.array([0.45, -0.08, 0.05]), 0.1
+_FARTHEST = 4.0  # in that scale: an object that fell off the table must not outweigh all others
 
 
 def tabletop_statistics() -> ActionStatistics:
@@ -204,7 +205,7 @@ class Demonstrations:
         posed[..., 5:8] = (family == _MOVE_NEAR)[..., None]
         to_bowl = family == FAMILIES.index(TaskFamily.PLACE_IN_BOWL)
         posed[..., 8:10] = (to_bowl & np.isfinite(bowl[..., 0]))[..., None]
-        return pose, posed
+        return np.clip(pose, -_FARTHEST, _FARTHEST), posed
 
     def _place(
         self, index: NDArray[np.int64], cover: NDArray[np.float32]
@@ -226,7 +227,7 @@ class Demonstrations:
         weight = shown.max(axis=-1)
         weight = np.where(weight > 0.05, np.sqrt(weight), 0.0)[..., None].repeat(5, axis=-1)
         weight[..., 3:] *= turned[frames, most][..., None]
-        return things[frames, most], weight.astype(np.float32)
+        return np.clip(things, -_FARTHEST, _FARTHEST)[frames, most], weight.astype(np.float32)
 
 
 def _instruction(words: tuple[int, ...]) -> str:
