@@ -39,14 +39,10 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def write(folder: Path) -> dict[str, float]:
-    """A checkpoint of random weights that keep the activations' variance."""
-    started = time.perf_counter()
-    with torch.device("meta"):
-        model = CogACT(COGACT_BASE)
-    normal = torch.randn(
-        1 << 24
-    )  # drawing seven billion numbers would take minutes; each tensor starts elsewhere in it
+def fill_randomly(model: CogACT) -> None:
+    """bf16 weights that keep the activations' variance, in the place of a model's shapes on the meta device."""
+    # drawing seven billion numbers would take minutes: every tensor starts elsewhere among these
+    normal = torch.randn(1 << 24)
     start = 0
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -58,6 +54,14 @@ def write(folder: Path) -> dict[str, float]:
             else:
                 value = torch.full(parameter.shape, float(name == "weight"), dtype=torch.bfloat16)
             setattr(module, name, torch.nn.Parameter(value, requires_grad=False))
+
+
+def write(folder: Path) -> dict[str, float]:
+    """A checkpoint of random weights that keep the activations' variance."""
+    started = time.perf_counter()
+    with torch.device("meta"):
+        model = CogACT(COGACT_BASE)
+    fill_randomly(model)
     bound = np.array([0.02] * 3 + [0.1] * 3 + [1.0])
     statistics = ActionStatistics(-bound, bound, np.array([True] * 6 + [False]), dt_s=0.2)
     tokenizer = PromptTokenizer(

@@ -1,15 +1,16 @@
-"""Compresses a random checkpoint of the full CogACT-Base geometry, in the published format, in 24 GB of memory.
+"""Compresses a random checkpoint of the CogACT-Base geometry at full width, and says what memory and time that takes.
 
 Each phase is a process of its own, so that its peak resident memory is its own:
 
-* `write`: the checkpoint (bf16, 15 GB) with weights that keep the activations' variance;
-* `first`: `--recipe` (GPTQ on calibration observations) until layer `--layers` - 1 is on disk, then killed as a power
-  cut would;
-* `resumed`: the same command again; it goes on with the next layer, and is stopped after one more;
-* `whole`: `--whole-recipe` through all 32 layers to the finished file;
+* `write`: a checkpoint in bf16 with `--depth` decoder layers (the published model has 32: 15 GB);
+* `first`: `--recipe` with GPTQ on calibration observations, until one layer is on disk, then killed as by a power cut;
+* `resumed`: the same command again, which goes on with the second layer and finishes the file;
 * `load`: that file loaded, one prediction.
 
-    python benchmarks/compress_7b.py --folder /somewhere/with/40/GB [--layers 1] [--observations 2] [--threads 2]
+Layers stay in the checkpoint file until their turn and leave memory afterwards, so the peak is that of one layer
+whatever the depth (the file's pages aside, which the system takes back when it needs them); time goes with the depth.
+
+    python benchmarks/compress_7b.py --folder /somewhere/large [--depth 4] [--observations 2] [--threads 2]
 """
 
 from __future__ import annotations
@@ -23,26 +24,47 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from checkpoint_7b import peak_gib, write
+from checkpoint_7b import fill_randomly, peak_gib
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.job import compress_to_file
 from sqap_vla_ros.compression.load import load_policy, load_uncompressed
 from sqap_vla_ros.compression.recipe import load_recipe
+from sqap_vla_ros.policy.actions import ActionStatistics
+from sqap_vla_ros.policy.checkpoint import save_checkpoint
+from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
+from sqap_vla_ros.policy.config import COGACT_BASE
+from sqap_vla_ros.policy.micro_tokenizer import build
+from sqap_vla_ros.policy.prompt import PromptTokenizer
 
 RESULTS = Path(__file__).parent / "results" / "compress_7b.json"
+
+
+def write(path: Path, depth: int) -> dict[str, float]:
+    """A checkpoint of our one-file form, random weights that keep the activations' variance."""
+    started = time.perf_counter()
+    config = COGACT_BASE.replace(name=f"cogact-base, {depth} layers", decoder=replace(COGACT_BASE.decoder, depth=depth))
+    with torch.device("meta"):
+        model = CogACT(config)
+    fill_randomly(model)
+    bound = np.array([0.02] * 3 + [0.1] * 3 + [1.0])
+    statistics = ActionStatistics(-bound, bound, np.array([True] * 6 + [False]), dt_s=0.2)
+    tokenizer = PromptTokenizer(config.prompt, config.decoder.vocabulary, "tokenizer.json", build().to_str().encode())
+    save_checkpoint(CogACTPolicy(model, tokenizer, {"random": statistics}), path)
+    return {"seconds": time.perf_counter() - started, "file_gib": path.stat().st_size / 2**30}
 
 
 def compress(checkpoint: Path, recipe_name: str, out: Path, observations: int, layers: int | None) -> None:
     """Prints a line of JSON after loading and after every layer; dies without a word after `layers` of them."""
     started = time.perf_counter()
     recipe = load_recipe(recipe_name)
-    policy = load_uncompressed(str(checkpoint), recipe)
+    policy = load_uncompressed(str(checkpoint), recipe, mapped_layers=True)
     print(json.dumps({"loaded_s": time.perf_counter() - started, "peak_gib": peak_gib()}), flush=True)
     last = [time.perf_counter(), time.process_time()]
     done = 0
@@ -57,8 +79,8 @@ def compress(checkpoint: Path, recipe_name: str, out: Path, observations: int, l
         if done == layers:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    calibration = synthetic_observations(observations) if recipe.quantization and observations else []
-    compress_to_file(policy, recipe, calibration, out, after_layer=after_layer)
+    calibration = synthetic_observations(observations)
+    compress_to_file(policy, recipe, calibration, out, after_layer=after_layer, mapped_layers=True)
     print(json.dumps({"written_s": time.perf_counter() - last[0], "file_gib": out.stat().st_size / 2**30}), flush=True)
 
 
@@ -81,29 +103,29 @@ def load(path: Path) -> dict[str, Any]:
 def main() -> None:
     """Runs the phases, prints, writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where about 40 GB may be written for a while")
-    parser.add_argument("--recipe", default="sqap", help="calibrated recipe of the first layers")
-    parser.add_argument("--whole-recipe", default="w4a4_rotated", help="recipe that goes through all layers")
-    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--folder", type=Path, required=True, help="where twice the checkpoint may be written")
+    parser.add_argument("--depth", type=int, default=32, help="decoder layers")
+    parser.add_argument("--recipe", default="sqap")
     parser.add_argument("--observations", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--keep", action="store_true", help="leave the checkpoint in the folder, and use one there")
     parser.add_argument("--phase", choices=["write", "compress", "load"], help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--layers", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    checkpoint = args.folder / "checkpoint"
+    checkpoint, out = args.folder / "checkpoint.safetensors", args.folder / "policy.safetensors"
     if args.phase == "write":
-        print(json.dumps(write(checkpoint)))
+        print(json.dumps(write(checkpoint, args.depth)))
     elif args.phase == "compress":
-        compress(checkpoint, args.recipe, args.out, args.observations, args.layers or None)
+        compress(checkpoint, args.recipe, out, args.observations, args.layers)
     elif args.phase == "load":
-        print(json.dumps(load(args.out)))
+        print(json.dumps(load(out)))
     if args.phase:
         return
 
     def phase(name: str, *arguments: str) -> list[dict[str, Any]]:
-        command = [sys.executable, __file__, "--folder", str(args.folder), "--threads", str(args.threads), *arguments]
+        options = {"--folder": args.folder, "--depth": args.depth, "--recipe": args.recipe, "--threads": args.threads}
+        command = [sys.executable, __file__, *(str(part) for option in options.items() for part in option)]
+        command += ["--observations", str(args.observations), "--phase", *arguments]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode not in (0, -signal.SIGKILL):
             raise SystemExit(f"{name} failed with status {done.returncode}")
@@ -118,23 +140,15 @@ def main() -> None:
         "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         "recipe": args.recipe,
         "observations": args.observations,
-        "whole_recipe": args.whole_recipe,
+        "decoder_layers": args.depth,
     }
     try:
-        if not checkpoint.exists():
-            results["write"] = phase("write", "--phase", "write")
-        first = args.folder / "first.safetensors"
-        calibrated = ("--phase", "compress", "--recipe", args.recipe, "--observations", str(args.observations))
-        results["first"] = phase("first", *calibrated, "--layers", str(args.layers), "--out", str(first))
-        results["resumed"] = phase("resumed", *calibrated, "--layers", "1", "--out", str(first))
-        shutil.rmtree(first.with_name(first.name + ".partial"))
-        whole = args.folder / "whole.safetensors"
-        cheap = ("--phase", "compress", "--recipe", args.whole_recipe, "--observations", "0", "--layers", "0")
-        results["whole"] = phase("whole", *cheap, "--out", str(whole))
-        results["load"] = phase("load", "--phase", "load", "--out", str(whole))
+        results["write"] = phase("write", "write")
+        results["first"] = phase("first", "compress", "--layers", "1")
+        results["resumed"] = phase("resumed", "compress")
+        results["load"] = phase("load", "load")
     finally:
-        if not args.keep:
-            shutil.rmtree(args.folder)
+        shutil.rmtree(args.folder)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -3,7 +3,10 @@
 Every variant runs the package's own prediction (preprocessing to un-normalised chunk). Random weights cost exactly
 what trained ones do. Two measurements:
 
-* memory: each variant with all its 32 layers in a process of its own, one prediction, peak resident memory;
+* memory: each variant with all its 32 layers in a process of its own, one prediction, peak resident memory. Most of it
+  are the weights (int8 values of the decoder's linears for oneDNN: half of bf16; the rest stays bf16). Holes that the C
+  library keeps after rearranging weights, and a copy of the towers that lived too long, once made it 10 instead of 8.6
+  GiB for sqap;
 * time: bf16 and integer policies side by side in one process, predictions taking turns, so that a busy machine slows
   all of them. Both at full size do not fit into 24 GB, so `--distinct` decoder layers hold weights of their own and are
   passed through several times (8 layers are 3.2 GB in bf16, far more than any cache). `--distinct 32` undoes that.
@@ -57,7 +60,7 @@ from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import named_config
 from sqap_vla_ros.quantization.linear import PackedLinear, QuantizedLinear, use_backend
-from sqap_vla_ros.quantization.prepacked import prepack
+from sqap_vla_ros.quantization.prepacked import give_back_freed_memory, prepack
 from sqap_vla_ros.quantization.streamline import make_ready
 
 RESULTS = Path(__file__).parent / "results"
@@ -150,6 +153,7 @@ def build(recipe_name: str, distinct: int, prepared: bool, device: str = "cpu") 
         module = model.get_submodule(name)
         if isinstance(module, QuantizedLinear) and device == "cpu":
             use_backend(module)
+            give_back_freed_memory()
     model.to(device)
     if prepared:
         model.action_head.to(getattr(torch, load_recipe("w4a4").head_dtype))

@@ -45,7 +45,7 @@ def run_compress(args: argparse.Namespace) -> int:
 
     from sqap_vla_ros.compression.compress import require_calibration
     from sqap_vla_ros.compression.job import compress_to_file
-    from sqap_vla_ros.compression.load import load_uncompressed
+    from sqap_vla_ros.compression.load import MICRO, load_uncompressed
     from sqap_vla_ros.compression.recipe import load_recipe
     from sqap_vla_ros.compression.storage import check_target
 
@@ -53,7 +53,9 @@ def run_compress(args: argparse.Namespace) -> int:
     check_target(args.out)
     observations, held_out = _observations(args)
     require_calibration(recipe, observations)
-    policy = load_uncompressed(args.checkpoint, recipe, unnorm_key=args.unnorm_key)
+    # the report predicts with the whole policy first; without it, and with layers to quantise, they stay in the file
+    mapped = args.checkpoint != MICRO and args.report is None and recipe.quantization is not None
+    policy = load_uncompressed(args.checkpoint, recipe, unnorm_key=args.unnorm_key, mapped_layers=mapped)
     before = None
     if args.report:
         from sqap_vla_ros.compression.report import module_bytes, probe
@@ -73,6 +75,7 @@ def run_compress(args: argparse.Namespace) -> int:
             args.out,
             calibration={"source": args.calibration or "none"},
             progress=progress,
+            mapped_layers=mapped,
         )
     del policy
     packed = sum(row["stored_bytes"] for row in header.report)

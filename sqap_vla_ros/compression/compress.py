@@ -15,6 +15,7 @@ from sqap_vla_ros.compression.folding import rotate_stream_ends
 from sqap_vla_ros.compression.layers import LinearReport, compress_layer
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError
 from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.policy.checkpoint import release
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.decoder import Decoder
 
@@ -109,8 +110,13 @@ def compress_layers(
     *,
     start: int = 0,
     progress: Progress | None = None,
+    mapped: bool = False,
 ) -> Iterator[CompressedLayer]:
-    """Quantise the layers from `start` on, one per iteration. hidden: the calibration inputs of layer `start`."""
+    """Quantise the layers from `start` on, one per iteration.
+
+    hidden: the calibration inputs of layer `start`.
+    mapped: the layers' weights are mapped from a file, perhaps in another dtype; their pages are given back.
+    """
     depth = len(decoder.layers)
 
     def rotary(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,9 +126,14 @@ def compress_layers(
     for index in range(start, depth):
         if progress is not None:
             progress("quantising decoder layers", index, depth)
+        layer = decoder.layers[index]
+        for parameter in layer.parameters() if mapped else ():
+            stored = parameter.data
+            parameter.data = stored.to(decoder.embed_tokens.weight.dtype, copy=True)
+            release(stored)
         with torch.no_grad():
             linears, hidden = compress_layer(
-                decoder.layers[index],
+                layer,
                 spec,
                 decoder.config.heads,
                 hidden=hidden,

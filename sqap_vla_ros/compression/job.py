@@ -39,6 +39,7 @@ from sqap_vla_ros.compression.storage import (
 )
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.cogact import CogACTPolicy
+from sqap_vla_ros.quantization.prepacked import give_back_freed_memory
 
 
 def observations_digest(observations: Sequence[Observation]) -> str:
@@ -79,12 +80,14 @@ def compress_to_file(
     calibration: dict[str, Any] | None = None,
     progress: Progress | None = None,
     after_layer: Callable[[int], None] | None = None,
+    mapped_layers: bool = False,
 ) -> Header:
     """Compress a policy into `out`, going on where an earlier run of the same compression stopped.
 
     The policy is changed in place and is spent afterwards: load the file.
     calibration: summary for the header (what the observations were).
     after_layer: called with the index of every layer once it is safely on disk.
+    mapped_layers: the policy was loaded so; it then never is in memory as a whole.
     """
     require_calibration(recipe, observations)
     check_target(out)
@@ -97,10 +100,13 @@ def compress_to_file(
         start = work.finished_layers(calibrated=bool(observations), depth=len(decoder.layers))
         if start and hidden is not None:
             hidden = work.read_hidden(start)
-        for layer in compress_layers(decoder, recipe.quantization, hidden, start=start, progress=progress):
+        for layer in compress_layers(
+            decoder, recipe.quantization, hidden, start=start, progress=progress, mapped=mapped_layers
+        ):
             state = decoder.layers[layer.index].state_dict()
             work.store(layer, {f"decoder.layers.{layer.index}.{name}": tensor for name, tensor in state.items()})
             decoder.layers[layer.index] = torch.nn.Identity()  # it is on disk now
+            give_back_freed_memory()
             if after_layer is not None:
                 after_layer(layer.index)
     report, stored = work.finished()

@@ -94,10 +94,12 @@ def load_uncompressed(
     dtype: str | torch.dtype | None = None,
     unnorm_key: str | None = None,
     seed: int = 0,
+    mapped_layers: bool = False,
 ) -> CogACTPolicy:
     """The policy before quantisation and without a selector, in the recipe's dtypes.
 
     dtype: another one; the action head then stays in float32.
+    mapped_layers: see `policy.checkpoint.load_checkpoint`.
     """
     import torch
 
@@ -113,7 +115,9 @@ def load_uncompressed(
         from sqap_vla_ros.policy.checkpoint import load_checkpoint
 
         path = checkpoint_path(checkpoint)
-        policy = load_checkpoint(path, device=device, dtype=resolved, unnorm_key=unnorm_key)
+        policy = load_checkpoint(
+            path, device=device, dtype=resolved, unnorm_key=unnorm_key, mapped_layers=mapped_layers
+        )
         policy.provenance = dataclasses.replace(policy.provenance, checkpoint=checkpoint)
     policy.model.action_head.to(getattr(torch, recipe.head_dtype if dtype is None else "float32"))
     policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)

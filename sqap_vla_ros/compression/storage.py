@@ -30,6 +30,7 @@ from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.cogact import CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import PolicyConfig
 from sqap_vla_ros.policy.prompt import PromptTokenizer
+from sqap_vla_ros.quantization.prepacked import give_back_freed_memory
 from sqap_vla_ros.quantization.streamline import make_ready
 
 FORMAT, VERSION = "sqap_vla_ros compressed policy", "1"
@@ -223,6 +224,7 @@ def load_compressed(
         if layer and make_ready(model.get_submodule(layer), backend) != "reference":
             for tensor in tensors.values():
                 _give_back(tensor)
+            give_back_freed_memory()
     missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
     if missing:
         raise CompressedFileError(

@@ -75,6 +75,7 @@ def load_checkpoint(
     dt_s: float | None = None,
     config: PolicyConfig | None = None,
     crop: str | None = None,
+    mapped_layers: bool = False,
 ) -> CogACTPolicy:
     """A policy from a published folder (or its `.pt`) or from our `.safetensors`.
 
@@ -83,6 +84,7 @@ def load_checkpoint(
     dt_s: seconds between actions, where the statistics do not say.
     crop: see `ImageTransform`; None takes what the file says, "none" where it says nothing.
     config: geometry of a published-format folder that is not one of the published sizes.
+    mapped_layers: leave the decoder's layers in the file, in its dtype, for who takes them one by one (`compress`).
     Raises CheckpointError, FileNotFoundError.
     """
     contents = open_checkpoint(path, config)
@@ -91,7 +93,7 @@ def load_checkpoint(
     tokenize = _tokenizer(contents, tokenizer)
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(sha256_of, contents.path)  # reads ahead of the loader
-        model = assemble(contents, device=device, dtype=dtype)
+        model = assemble(contents, device=device, dtype=dtype, mapped_layers=mapped_layers)
         provenance = Provenance(str(path), digest.result())
     return CogACTPolicy(
         model,
@@ -114,7 +116,7 @@ def open_checkpoint(path: str | Path, config: PolicyConfig | None = None) -> Con
     return _open_official(path, config)
 
 
-def assemble(contents: Contents, *, device: str, dtype: torch.dtype) -> CogACT:
+def assemble(contents: Contents, *, device: str, dtype: torch.dtype, mapped_layers: bool = False) -> CogACT:
     """Builds the model without memory and fills it tensor by tensor.
 
     Raises CheckpointError for a missing tensor or a wrong shape.
@@ -138,10 +140,13 @@ def assemble(contents: Contents, *, device: str, dtype: torch.dtype) -> CogACT:
                     f"{contents.path}: {_stored(contents, name)!r} has shape {list(stored.shape)}, the "
                     f"{contents.config.name} geometry needs {list(expected.shape)}"
                 )
+            if mapped_layers and name.startswith("decoder.layers."):
+                _replace_parameter(model, name, stored)
+                continue
             target = torch.float32 if name.startswith("action_head.") else dtype
             tensor = stored.to(device=device, dtype=target, copy=True)
             _replace_parameter(model, name, tensor)
-            _release(stored)
+            release(stored)
             bar.update(tensor.numel())
     # the one buffer of the model is not stored
     positions = model.vision.siglip.embeddings
@@ -317,8 +322,11 @@ def _replace_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
 
 
-def _release(mapped: Tensor) -> None:
-    """Tells the kernel that the file pages behind a tensor are no longer needed: they leave the resident memory."""
+def release(mapped: Tensor) -> None:
+    """Tells the kernel that the file pages behind a tensor are not needed now: they leave the resident memory.
+
+    Only for tensors mapped from a file: other memory would be wiped.
+    """
     if not sys.platform.startswith("linux") or mapped.device.type != "cpu" or mapped.numel() == 0:
         return
     start = -(-mapped.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages of this tensor only

@@ -12,6 +12,7 @@ from sqap_vla_ros.compression.job import compress_to_file
 from sqap_vla_ros.compression.load import load_policy, load_uncompressed
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, load_recipe
 from sqap_vla_ros.compression.storage import CompressedFile, CompressedFileError
+from sqap_vla_ros.policy.checkpoint import save_checkpoint
 from sqap_vla_ros.policy.micro import micro_policy
 
 # calibrated (clipping of the activations is searched) and quick
@@ -176,3 +177,22 @@ def test_missing_calibration_and_files(tmp_path):
         compress_to_file(micro("w4a4"), load_recipe("w4a4"), OBSERVATIONS, tmp_path / "policy.bin")
     with pytest.raises(CompressedFileError, match=r"folder .* does not exist"):
         compress_to_file(micro("w4a4"), load_recipe("w4a4"), OBSERVATIONS, tmp_path / "no" / "p.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("recipe", ["rtn_w4a4", "w4a4_rotated"])
+def test_layers_left_in_the_checkpoint_give_the_same_file(recipe, dtype, tmp_path):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    source = micro_policy()
+    source.model.to(dtype)
+    with torch.no_grad():
+        for layer in source.model.decoder.layers:
+            layer.input_layernorm.weight.mul_(2.0)  # a norm that is folded, not one that happens to be unity
+    save_checkpoint(source, checkpoint)
+    before = checkpoint.read_bytes()
+    chosen = load_recipe(recipe)
+    for name, mapped in (("whole", False), ("mapped", True)):
+        policy = load_uncompressed(str(checkpoint), chosen, mapped_layers=mapped)
+        compress_to_file(policy, chosen, [], tmp_path / f"{name}.safetensors", mapped_layers=mapped)
+    assert (tmp_path / "mapped.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert checkpoint.read_bytes() == before
