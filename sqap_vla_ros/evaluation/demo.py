@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-CHECKPOINT, RECIPE = "micro", ""
+CHECKPOINT, RECIPE = "tabletop", "sqap"
 LOAD_TIMEOUT_S = 900.0
 FIRST_CHUNK_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 30.0
