@@ -5,7 +5,7 @@
 
 `run` goes through SECTIONS in the order of their importance and may be interrupted: the same command goes on.
 Raw results, one line an episode: benchmarks/results/closed_loop/episodes/; tables.md, CSV and pictures beside them.
-Recipes are the shipped ones where they fit a decoder of six layers, else files written to results/closed_loop/recipes.
+Recipes are the shipped ones where they fit a decoder of four layers, else files written to results/closed_loop/recipes.
 docs/benchmark.md says what is measured and what came out.
 """
 
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "closed_loop"
 WORK = ROOT / "out" / "papers_tables"  # compressed policies; made anew when missing
 VM, VA = "visual_matching", "variant_aggregation"
-LAYER = 1  # of 6: tokens are dropped before it, by the attention of the layer before
+LAYER = 1  # of 4: tokens are dropped before it, by the attention of the layer before
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LOUD_CHANNELS, LOUDNESS = (7, 23, 64, 101), 30.0
 _COMPRESSED: dict[tuple[str, str], Path] = {}
@@ -121,7 +121,7 @@ MAIN = (
     pruned("random_drop", "Random dropping, 112 kept", "random_drop"),
     pruned("fastv", "FastV, 56 kept", "fastv"),
     Entry("vla_cache", "VLA-Cache", pruning=("vla_cache", {"layers": (1, 2, 3), "relevance_layer": 1})),
-    Entry("efficient_vla", "EfficientVLA, 1 of 6 layers out, 112 kept", pruning=("efficient_vla", {"remove": 1})),
+    Entry("efficient_vla", "EfficientVLA, 1 of 4 layers out, 112 kept", pruning=("efficient_vla", {"remove": 1})),
     Entry("rtn_w4a4", "W4A4, round to nearest", "rtn_w4a4"),
     W4A4,
     Entry("sqap_paper", "SQAP-VLA as in the paper", "sqap_paper", ("sqap", {"ratio": 0.4, "prune_layer": LAYER})),
@@ -247,9 +247,11 @@ SECTIONS = (
 # -- making what is measured ------------------------------------------------------------------------------------------
 
 
-def methods(section: Section, checkpoint: str) -> Iterator[Method]:
-    """The section's rows as methods, their files made where they are missing."""
+def methods(section: Section, checkpoint: str, rows: Sequence[str] | None = None) -> Iterator[Method]:
+    """The section's rows, or some of them, as methods, their files made where they are missing."""
     for entry in section.entries:
+        if rows is not None and entry.name not in rows:
+            continue
         recipe = entry.recipe()
         path = OUT / "recipes" / f"{entry.name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -355,7 +357,7 @@ def _pictures(store: Store) -> None:
         words: found[name] for name, words in (("fp32", "fp32"), ("w4a4", "W4A4, nothing dropped")) if name in found
     }
     if any(curves.values()):
-        title = f"W4A4, tokens dropped before layer {LAYER} of 6, visual matching"
+        title = f"W4A4, tokens dropped before layer {LAYER} of 4, visual matching"
         sweep_figure(OUT / "ratio_sweep.png", curves, title, "share of visual tokens dropped", across)
     deviations = {e.words: [d for d in store.deviations(e.name) if d["suite"] == VM] for e in MAIN[1:]}
     deviations = {words: episodes for words, episodes in deviations.items() if episodes}
@@ -371,6 +373,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--minutes", type=float, help="stop then; the same command goes on")
     parser.add_argument("--only", nargs="+", choices=[section.key for section in SECTIONS], help="these sections alone")
+    parser.add_argument("--rows", nargs="+", help="these rows of the sections alone, by the names in tables.csv")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of episodes")
     parser.add_argument("--out", type=Path, help="another folder of results")
     args = parser.parse_args()
@@ -386,7 +389,7 @@ def main() -> int:
     for section in SECTIONS:
         if args.only and section.key not in args.only:
             continue
-        for method in methods(section, args.checkpoint):
+        for method in methods(section, args.checkpoint, args.rows):
             units.append(Unit(method, section.suite, scaled(section.episodes), deviations=section.deviations))
     reference = Method("fp32", "fp32", args.checkpoint)
     deadline_s = None if args.minutes is None else 60 * args.minutes
