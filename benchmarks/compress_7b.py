@@ -143,7 +143,8 @@ def main() -> None:
         "decoder_layers": args.depth,
     }
     try:
-        results["write"] = phase("write", "write")
+        if not checkpoint.exists():
+            results["write"] = phase("write", "write")
         results["first"] = phase("first", "compress", "--layers", "1")
         results["resumed"] = phase("resumed", "compress")
         results["load"] = phase("load", "load")

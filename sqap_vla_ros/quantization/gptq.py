@@ -62,25 +62,25 @@ def gptq(
         weight, bits, group=group, symmetric=symmetric, clip_search=clip_search, importance=hessian.diagonal()
     )
     factor = _inverse_cholesky(hessian)
-    work = weight.float().clone()
+    work = weight.float().t().contiguous()  # [K, N]: a column of the weight is a row here, in one piece
     values = torch.empty_like(work)
     size = group or columns
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
-        block, block_factor = work[:, start:stop], factor[start:stop, start:stop]
+        block, block_factor = work[start:stop], factor[start:stop, start:stop]
         errors = torch.empty_like(block)
         for column in range(stop - start):
             index = (start + column) // size
             scale = nearest.scale[:, index]
             zero = None if nearest.zero_point is None else nearest.zero_point[:, index]
-            rounded = to_grid(block[:, column], scale, zero, bits)
-            values[:, start + column] = rounded
+            rounded = to_grid(block[column], scale, zero, bits)
+            values[start + column] = rounded
             restored = (rounded if zero is None else rounded - zero) * scale
-            error = (block[:, column] - restored) / block_factor[column, column]
-            block[:, column + 1 :].addr_(error, block_factor[column, column + 1 :], alpha=-1.0)
-            errors[:, column] = error
-        work[:, stop:].addmm_(errors, factor[start:stop, stop:], alpha=-1.0)
-    result = QuantizedWeight(values.to(torch.int8), nearest.scale, nearest.zero_point, bits)
+            error = (block[column] - restored) / block_factor[column, column]
+            block[column + 1 :].addr_(block_factor[column, column + 1 :], error, alpha=-1.0)
+            errors[column] = error
+        work[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1.0)
+    result = QuantizedWeight(values.t().to(torch.int8).contiguous(), nearest.scale, nearest.zero_point, bits)
     worse = quantization_objective(weight, result.dequantize(), hessian) > quantization_objective(
         weight, nearest.dequantize(), hessian
     )

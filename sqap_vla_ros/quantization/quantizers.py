@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 CLIP_STEPS = 40  # candidates of the clipping search: 1.0, 0.98, ..., 0.22
+SEARCHED_AT_ONCE = 1 << 16  # weights
 TINY = 1e-12
 _OFFSET = 192  # the middle of 128...256, where bfloat16's steps are 1
 
@@ -95,19 +96,35 @@ def weight_grid(
     if clip_search:
         per_channel = torch.ones(columns) if importance is None else importance.float()
         per_channel = per_channel.to(weight.device).view(1, -1, group)
-        best = torch.full_like(scale, torch.inf)
-        for step in range(CLIP_STEPS):
-            candidate, candidate_zero = _grid(grouped, bits, symmetric, 1.0 - 0.02 * step)
-            values = to_grid(grouped, candidate, candidate_zero, bits)
-            if candidate_zero is not None:
-                values -= candidate_zero
-            error = (values.mul_(candidate).sub_(grouped).square_() * per_channel).sum(-1, keepdim=True)
-            better = error < best
-            best = torch.where(better, error, best)
-            scale = torch.where(better, candidate, scale)
-            if zero_point is not None and candidate_zero is not None:
-                zero_point = torch.where(better, candidate_zero, zero_point)
+        # a few rows at a time, forty candidates each: everything stays in the cache
+        size = max(1, SEARCHED_AT_ONCE // columns)
+        for rows_ in range(0, rows, size):
+            part = slice(rows_, rows_ + size)
+            found, found_zero = _search_clip(grouped[part], bits, symmetric, per_channel)
+            scale[part] = found
+            if zero_point is not None and found_zero is not None:
+                zero_point[part] = found_zero
     return scale[..., 0], None if zero_point is None else zero_point[..., 0]
+
+
+def _search_clip(
+    grouped: torch.Tensor, bits: int, symmetric: bool, per_channel: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The grid of least error for every row and group of [N, G, K/G] weights; see `weight_grid`."""
+    scale, zero_point = _grid(grouped, bits, symmetric, 1.0)
+    best = torch.full_like(scale, torch.inf)
+    for step in range(CLIP_STEPS):
+        candidate, candidate_zero = _grid(grouped, bits, symmetric, 1.0 - 0.02 * step)
+        values = to_grid(grouped, candidate, candidate_zero, bits)
+        if candidate_zero is not None:
+            values -= candidate_zero
+        error = (values.mul_(candidate).sub_(grouped).square_() * per_channel).sum(-1, keepdim=True)
+        better = error < best
+        best = torch.where(better, error, best)
+        scale = torch.where(better, candidate, scale)
+        if zero_point is not None and candidate_zero is not None:
+            zero_point = torch.where(better, candidate_zero, zero_point)
+    return scale, zero_point
 
 
 def quantize_weight(
