@@ -9,6 +9,7 @@ diffusion noise of an episode follow its seed alone.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import multiprocessing
 import os
@@ -103,6 +104,16 @@ class Store:
         for folder in (EPISODES, DEVIATIONS):
             (out / folder).mkdir(parents=True, exist_ok=True)
 
+    def lock(self) -> int:
+        """A descriptor of the folder: whoever holds it may write here, until it is closed or its process ends."""
+        descriptor = os.open(self.out, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise ClosedLoopError(f"another run is writing to {self.out}: wait for it, or use another --out") from error
+        return descriptor
+
     def episodes(self, method: str) -> list[dict[str, Any]]:
         """Stored episodes of a method."""
         return _read_lines(self.out / EPISODES / f"{method}.jsonl")
@@ -191,11 +202,13 @@ def run(
     deadline_s: stop after so many seconds; what is finished by then is stored.
     """
     store = Store(out)
+    lock = store.lock()
     for unit in units:
         store.describe(unit.method.name, identity(unit.method))
     shards = split(plan(units, store, lockstep), jobs)
     todo = sum(len(group.seeds) for shard in shards for group in shard.groups if not group.taught)
     if not shards:
+        os.close(lock)
         return {}
     stop_at = time.monotonic() + deadline_s if deadline_s is not None else None
     context = multiprocessing.get_context("spawn")  # forking a process with running threads may deadlock
@@ -230,6 +243,7 @@ def run(
         for worker in workers:
             worker.terminate()
             worker.join()
+        os.close(lock)
     return problems
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 
 import cv2
 import numpy as np
@@ -259,6 +260,15 @@ def test_a_line_cut_off_while_being_written_is_done_again(tmp_path):
     assert [r["seed"] for r in store.episodes("fp32")] == [0]
     store.append("fp32", EPISODES, [row("pick", 1, True)])
     assert [json.loads(line)["seed"] for line in path.read_text().splitlines()] == [0, 1]
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path):
+    store = Store(tmp_path)
+    held = store.lock()
+    with pytest.raises(ClosedLoopError, match="another run is writing"):
+        run([unit()], tmp_path, reference=unit().method, show=False)
+    os.close(held)
+    os.close(store.lock())
 
 
 def test_results_of_something_else_are_not_continued(tmp_path):
