@@ -36,8 +36,8 @@ class TabletopEnv:
     """One episode after the other, at 5 Hz, deterministic for a seed. Use as a context manager when rendering.
 
     Actions are [7] as robot/conventions.py defines them; they move the commanded pose, not the measured one, as a
-    controller does, so that lag does not add up. Pictures are plain unless asked for otherwise, as simulator_node's are:
-    a policy should see in training what it will see in use.
+    controller does, so that lag does not add up. Pictures are plain unless asked for otherwise, as simulator_node's
+    are: a policy should see in training what it will see in use.
     """
 
     def __init__(
