@@ -36,7 +36,8 @@ from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
 from sqap_vla_ros.simulation.layout import VARIATIONS, sample_layout
 from sqap_vla_ros.simulation.tasks import Task, TaskFamily
 
-RESULT = Path(__file__).resolve().parent / "results" / "ros_agreement.json"
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "ros_agreement.json"
 LOAD_TIMEOUT_S, ANSWER_TIMEOUT_S = 900.0, 60.0
 STALLED_S = 120.0  # by the steady clock: simulated time does not go on
 LOCKSTEP = 5
@@ -193,8 +194,9 @@ def main() -> int:
     args = parser.parse_args()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.update(dds_environment(os.environ))
+    shown = {**vars(args), "params_file": os.path.relpath(args.params_file, ROOT)}
     results: dict[str, Any] = {
-        "command": {name: str(value) for name, value in vars(args).items() if name not in ("out", "reuse")},
+        "command": {name: str(value) for name, value in shown.items() if name not in ("out", "reuse")},
         "execution": vars(Execution()),
     }
     begin_s = time.monotonic()

@@ -33,7 +33,7 @@ def add_evaluate(subparsers: Any) -> None:
         "--out", type=Path, default=Path("out/evaluate"), help="folder of results; continued if it exists"
     )
     how = parser.add_argument_group("how chunks become motion")
-    how.add_argument("--horizon", type=int, default=4, help="actions executed between two images")
+    how.add_argument("--horizon", type=int, default=8, help="actions executed between two images")
     how.add_argument(
         "--ensemble", choices=("none", "original", "by_time"), default="none", help="CogACT's adaptive ensemble"
     )

@@ -39,7 +39,7 @@ class Execution:
         taken, as policy_node does.
     """
 
-    horizon: int = 4
+    horizon: int = 8
     ensemble: str = "none"
     latency_s: float = 0.0
 

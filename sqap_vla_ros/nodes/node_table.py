@@ -104,6 +104,7 @@ class NodeCommand:
 
 # simulation.tasks.TaskFamily, without its imports.
 TASKS = ("pick", "move_near", "open_drawer", "close_drawer", "place_in_drawer", "place_in_bowl")
+VARIATIONS = ("visual_matching", "variant_aggregation", "randomised")
 
 _BOOL = ("true", "false")
 
@@ -149,7 +150,7 @@ _SIMULATOR = (
             ("instruction", "Every episode's task in words, such as 'pick up the red cube'; overrides task."),
             ("task", "Kind of every episode's task.", str, TASKS),
             ("seed", "Layout of the first episode; each reset takes the next number.", int),
-            ("variation", "How much the scene's looks vary.", str, ("visual_matching", "variant_aggregation")),
+            ("variation", "How much the scene's looks vary.", str, VARIATIONS),
         )
     ),
 )

@@ -26,7 +26,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "variation",
         "visual_matching",
         "How much looks vary: 'visual_matching' stays near the nominal scene, 'variant_aggregation' has other table "
-        "tops, light, camera positions and more objects.",
+        "tops, light, camera positions and more objects, 'randomised' is what training saw beside the first.",
         choices=tuple(VARIATIONS),
     ),
     Parameter("image_width", 640, "Pixels.", minimum=16, maximum=1280),

@@ -26,6 +26,7 @@ class Variation:
     light_range: factor on the lamp's brightness, uniform.
     table_materials: drawn from uniformly.
     objects: (fewest, most) objects on the table.
+    darkest_tint: the table's colour is multiplied by a grey between this and 1, and by a mild cast.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Variation:
     light_range: tuple[float, float]
     table_materials: tuple[str, ...]
     objects: tuple[int, int]
+    darkest_tint: float = 1.0
 
     def __post_init__(self) -> None:
         unknown = set(self.table_materials) - set(TABLE_MATERIALS)
@@ -44,7 +46,9 @@ class Variation:
 
 VISUAL_MATCHING = Variation("visual_matching", 0.01, (0.85, 1.15), ("oak",), (2, 3))
 VARIANT_AGGREGATION = Variation("variant_aggregation", 0.03, (0.5, 1.3), ("walnut", "marble", "cloth"), (3, 5))
-VARIATIONS = {variation.name: variation for variation in (VISUAL_MATCHING, VARIANT_AGGREGATION)}
+# For training alone: more looks than are matched, none of the table tops that are held out, fewer distractors.
+RANDOMISED = Variation("randomised", 0.02, (0.6, 1.25), ("oak", "plain"), (2, 4), darkest_tint=0.3)
+VARIATIONS = {variation.name: variation for variation in (VISUAL_MATCHING, VARIANT_AGGREGATION, RANDOMISED)}
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Layout:
     camera_offset_m: tuple[float, float, float]
     light: float
     table_material: str
+    table_tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 def sample_layout(
@@ -126,7 +131,15 @@ def sample_layout(
         camera_offset_m=(float(offset[0]), float(offset[1]), float(offset[2])),
         light=float(rng.uniform(*variation.light_range)),
         table_material=str(rng.choice(variation.table_materials)),
+        table_tint=_tint(rng, variation.darkest_tint),
     )
+
+
+def _tint(rng: np.random.Generator, darkest: float) -> tuple[float, float, float]:
+    if darkest == 1.0:
+        return (1.0, 1.0, 1.0)
+    red, green, blue = rng.uniform(darkest, 1.0) * rng.uniform(0.65, 1.0, 3)
+    return (float(red), float(green), float(blue))
 
 
 def _scatter(rng: np.random.Generator, count: int, y_max: float, *, bowl_first: bool) -> list[tuple[float, float]]:

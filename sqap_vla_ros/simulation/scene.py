@@ -28,7 +28,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "yellow": (0.92, 0.80, 0.10),
     "purple": (0.52, 0.18, 0.62),
 }
-TABLE_MATERIALS = ("oak", "walnut", "marble", "cloth")
+TABLE_MATERIALS = ("oak", "walnut", "marble", "cloth", "plain")
 SLOTS = 5
 
 
@@ -174,8 +174,11 @@ def _table_texture(name: str, size: int = 512) -> NDArray[np.uint8]:
         light, dark = (0.72, 0.72, 0.74), (0.48, 0.49, 0.54)
         level = np.abs(np.sin(3 * x + 2 * y + 1.6 * wave)) ** 0.35
         level = 1.0 - level + 0.03 * grain
-    else:
+    elif name == "cloth":
         light, dark = (0.36, 0.44, 0.50), (0.27, 0.34, 0.40)
         level = 0.5 + 0.35 * np.sin(64 * x) * np.sin(64 * y) + 0.15 * grain
+    else:  # nearly white, for any tint
+        light, dark = (0.95, 0.95, 0.95), (0.85, 0.85, 0.85)
+        level = 0.5 + 0.3 * np.sin(2 * x + wave) + 0.15 * grain
     colour = np.asarray(light) + np.clip(level, -0.2, 1.6)[..., None] * (np.asarray(dark) - np.asarray(light))
     return np.round(255 * np.clip(colour, 0, 1)).astype(np.uint8)

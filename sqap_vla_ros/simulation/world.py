@@ -253,7 +253,9 @@ class TabletopWorld:
             self._fill_slot(slot)
         model.cam_pos[self._camera] = self._camera_nominal + layout.camera_offset_m
         model.light_diffuse[self._lamp] = self._lamp_nominal * layout.light
-        model.geom_matid[self._table] = model.material(layout.table_material).id
+        material = model.material(layout.table_material).id
+        model.geom_matid[self._table] = material
+        model.mat_rgba[material, :3] = layout.table_tint
 
         position = self.reach(tool_pose(np.asarray(layout.tool_xyz_m)), HOME_RAD)
         data.qpos[self._arm_qpos] = position

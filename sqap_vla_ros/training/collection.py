@@ -22,7 +22,7 @@ from sqap_vla_ros.policy.preprocessing import ImageTransform
 from sqap_vla_ros.simulation.camera import intrinsics
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.experts import expert
-from sqap_vla_ros.simulation.layout import VARIATIONS
+from sqap_vla_ros.simulation.layout import VARIATIONS, Variation
 from sqap_vla_ros.simulation.renderer import SceneRenderer
 from sqap_vla_ros.simulation.scene import COLOURS, SHAPES, SLOTS
 from sqap_vla_ros.training.labels import FAMILIES, Asked, candidates, chunk, draw
@@ -39,12 +39,12 @@ _SEGMENTED = (320, 240)
 
 @dataclass(frozen=True)
 class CollectionConfig:
-    """How demonstrations are gathered. frames: per shard; kept: frames kept of an episode."""
+    """How demonstrations are gathered. frames: per shard; kept: frames kept of an episode; variations: in turn."""
 
     shards: int = 48
     frames: int = 768
     kept: int = 5
-    variation: str = "visual_matching"
+    variations: tuple[str, ...] = ("visual_matching", "randomised")
     noise_m: tuple[float, ...] = (0.0, 0.008, 0.016)
     jump: float = 0.04
     flip: float = 0.015
@@ -52,10 +52,16 @@ class CollectionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.variation not in VARIATIONS:
-            raise ValueError(f"variation must be one of {', '.join(VARIATIONS)}, got {self.variation!r}")
+        if unknown := set(self.variations) - set(VARIATIONS):
+            raise ValueError(f"variations must be some of {', '.join(VARIATIONS)}, got {', '.join(sorted(unknown))}")
+        if not self.variations:
+            raise ValueError(f"variations must name at least one of {', '.join(VARIATIONS)}")
         if min(self.shards, self.frames, self.kept) < 1:
             raise ValueError(f"shards, frames and kept must be positive, got {self.shards}, {self.frames}, {self.kept}")
+
+    def variation(self, shard: int) -> Variation:
+        """Of the scenes of one shard."""
+        return VARIATIONS[self.variations[shard % len(self.variations)]]
 
 
 class Recorder:
@@ -126,7 +132,7 @@ class Recorder:
 def expert_shard(config: CollectionConfig, shard: int) -> dict[str, NDArray]:  # type: ignore[type-arg]
     """The frames of one shard from disturbed expert episodes."""
     rng = np.random.default_rng((config.seed, shard))
-    with TabletopEnv(variation=VARIATIONS[config.variation]) as env:
+    with TabletopEnv(variation=config.variation(shard)) as env:
         recorder = Recorder(env)
         try:
             episode = 0

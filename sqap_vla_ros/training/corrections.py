@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.checkpoint import load_checkpoint
 from sqap_vla_ros.simulation.environment import TabletopEnv
-from sqap_vla_ros.simulation.layout import VARIATIONS
+from sqap_vla_ros.simulation.layout import Variation
 from sqap_vla_ros.training.collection import FIRST_SEED, LABELS, CollectionConfig, Recorder, stack
 from sqap_vla_ros.training.labels import FAMILIES, Asked, draw
 
 _WORLDS = 6
 _KEPT = 0.7  # of the decisions
-_EXECUTED = (2, 6)  # actions of a chunk, drawn anew each time: any phase of the motion may become a decision
+_EXECUTED = (2, 10)  # actions of a chunk, drawn anew each time: any phase of the motion may become a decision
 _OVERTIME = 1.2
 _SEEDS_APART = 500_000_000  # from those of the experts' layouts
 
@@ -30,8 +30,8 @@ _SEEDS_APART = 500_000_000  # from those of the experts' layouts
 class _World:
     """One tabletop in the middle of an episode."""
 
-    def __init__(self, variation: str) -> None:
-        self.env = TabletopEnv(variation=VARIATIONS[variation])
+    def __init__(self, variation: Variation) -> None:
+        self.env = TabletopEnv(variation=variation)
         self.recorder = Recorder(self.env)
 
     def begin(self, seed: int, rng: np.random.Generator) -> None:
@@ -67,7 +67,7 @@ def correction_shard(config: CollectionConfig, shard: int, *, checkpoint: Path) 
     policy = load_checkpoint(checkpoint)
     rng = np.random.default_rng((config.seed, shard, 1))
     seed = FIRST_SEED + _SEEDS_APART + (config.seed * 1000 + shard) * 10_000
-    worlds = [_World(config.variation) for _ in range(_WORLDS)]
+    worlds = [_World(config.variation(shard)) for _ in range(_WORLDS)]
     frames: list[dict[str, NDArray]] = []  # type: ignore[type-arg]
     try:
         for number, world in enumerate(worlds):

@@ -115,12 +115,11 @@ class Demonstrations:
     def __len__(self) -> int:
         return len(self._row)
 
-    def batches(self, size: int, steps: int, seed: int, weights: NDArray[np.float64] | None = None) -> Iterator[Batch]:
-        """`steps` batches of `size` frames drawn with replacement; weights: how likely each frame is."""
+    def batches(self, size: int, steps: int, seed: int) -> Iterator[Batch]:
+        """`steps` batches of `size` frames drawn with replacement."""
         rng = np.random.default_rng(seed)
-        p = None if weights is None else weights / weights.sum()
         for _ in range(steps):
-            yield self.batch(rng.choice(len(self), size, p=p))
+            yield self.batch(rng.choice(len(self), size))
 
     def batch(self, index: NDArray[np.int64]) -> Batch:
         """The frames at `index`."""

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +67,7 @@ class PipelineConfig:
         loss = LossWeights(attention=0.0)
         return self._mapped(lambda training: dataclasses.replace(training, loss=loss), self.collection.seed)
 
-    def _mapped(self, change, seed: int) -> PipelineConfig:  # type: ignore[no-untyped-def]
+    def _mapped(self, change: Callable[[TrainingConfig], TrainingConfig], seed: int) -> PipelineConfig:
         return PipelineConfig(
             dataclasses.replace(self.collection, seed=seed),
             change(self.imitation),
@@ -87,7 +88,8 @@ def run(
 ) -> Path:
     """Do what is still missing under `out` and return the checkpoint of the last stage.
 
-    jobs: processes, also those a CPU training is spread over (its result depends on their number by rounding alone).
+    jobs: processes, also those a CPU training is spread over; each draws its own share of a batch, so another number
+        gives another model of the same recipe.
     """
     expert = out / "expert"
     collect(expert, config.collection, jobs=jobs, show=show)

@@ -93,9 +93,11 @@ def as_policy(model: CogACT, name: str = DATASET) -> CogACTPolicy:
 
 
 def augment(image: Tensor) -> Tensor:
-    """[B, 3, H, W] uint8 to float: brightness, contrast and a colour cast, as lamps and cameras differ."""
+    """[B, 3, H, W] uint8 to float: brightness, contrast and colour, as lamps and cameras differ."""
     batch = len(image)
-    gain = 1.0 + 0.1 * torch.randn(batch, 1, 1, 1, device=image.device)
+    gain = (1.0 + 0.12 * torch.randn(batch, 1, 1, 1, device=image.device)) * (
+        1.0 + 0.05 * torch.randn(batch, 3, 1, 1, device=image.device)
+    )
     cast = 255.0 * 0.02 * torch.randn(batch, 3, 1, 1, device=image.device)
     return (image.float() * gain + cast).clamp_(0.0, 255.0)
 

@@ -3,8 +3,9 @@ import pytest
 
 from sqap_vla_ros.simulation.layout import (
     CLEARANCE_M,
+    RANDOMISED,
     VARIANT_AGGREGATION,
-    VISUAL_MATCHING,
+    VARIATIONS,
     Variation,
     sample_layout,
 )
@@ -12,12 +13,14 @@ from sqap_vla_ros.simulation.tasks import TaskFamily
 from sqap_vla_ros.simulation.world import TabletopWorld
 
 
-@pytest.mark.parametrize("variation", [VISUAL_MATCHING, VARIANT_AGGREGATION], ids=lambda v: v.name)
+@pytest.mark.parametrize("variation", VARIATIONS.values(), ids=lambda v: v.name)
 def test_layouts_are_within_their_variation(variation):
     for seed in range(60):
         layout = sample_layout(seed, None, variation)
         assert variation.objects[0] <= len(layout.objects) <= variation.objects[1]
         assert layout.table_material in variation.table_materials
+        assert all(0.65 * variation.darkest_tint <= tint <= 1.0 for tint in layout.table_tint)
+        assert variation.darkest_tint < 1.0 or layout.table_tint == (1.0, 1.0, 1.0)
         assert variation.light_range[0] <= layout.light <= variation.light_range[1]
         assert layout.task.target == layout.objects[0].kind
         assert layout.task.reference == layout.objects[1].kind
@@ -25,6 +28,18 @@ def test_layouts_are_within_their_variation(variation):
         spots = np.array([placed.xy_m for placed in layout.objects])
         gaps = np.linalg.norm(spots[:, None] - spots[None], axis=-1)[np.triu_indices(len(spots), 1)]
         assert gaps.min() > CLEARANCE_M
+
+
+def test_training_never_sees_the_table_tops_that_are_held_out():
+    assert not set(RANDOMISED.table_materials) & set(VARIANT_AGGREGATION.table_materials)
+
+
+def test_the_table_is_tinted_as_the_layout_says():
+    world = TabletopWorld()
+    layout = sample_layout(3, "pick", RANDOMISED)
+    world.reset(layout)
+    material = world.model.material(layout.table_material).id
+    np.testing.assert_allclose(world.model.mat_rgba[material, :3], layout.table_tint, atol=1e-6)
 
 
 def test_a_seed_gives_one_layout():

@@ -165,8 +165,8 @@ def _words(family, kinds, target, reference) -> str:
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(ValueError, match="variation must be one of visual_matching"):
-        CollectionConfig(variation="moon")
+    with pytest.raises(ValueError, match=r"some of visual_matching, .*got moon"):
+        CollectionConfig(variations=("moon",))
     with pytest.raises(ValueError, match="must be positive, got 0"):
         CollectionConfig(shards=0)
     with pytest.raises(ValueError, match="no shards"):
