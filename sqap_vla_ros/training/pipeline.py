@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from sqap_vla_ros.training.dataset import Demonstrations
 from sqap_vla_ros.training.objective import LossWeights
 from sqap_vla_ros.training.train import STATE, TrainingConfig, train
 
-# Large tensors come and go with every operation: kept and on large pages they cost a CPU a fifth less.
+# Large tensors come and go with every operation: kept and on large pages they cost a CPU less.
 _MEMORY = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
     "glibc.malloc.trim_threshold=100000000000:glibc.malloc.top_pad=268435456"
@@ -30,7 +30,7 @@ _MEMORY = (
 
 @dataclass(frozen=True)
 class Round:
-    """A round of corrections with the policy so far, then training on them and the experts' demonstrations."""
+    """A round of corrections with the policy so far, then training on all of them and the experts' demonstrations."""
 
     shards: int
     training: TrainingConfig
@@ -75,11 +75,14 @@ class PipelineConfig:
         )
 
 
-# What the shipped checkpoint was trained with, but for what docs/model_card.md tells of its first steps.
+# What the shipped checkpoint was trained with, but for what docs/model_card.md tells of the order of its data.
 SHIPPED = PipelineConfig(
-    collection=CollectionConfig(shards=48),
-    imitation=TrainingConfig(steps=4500, final_rate=0.35),
-    rounds=(Round(6, TrainingConfig(steps=2900, rate=6e-4, corrections=0.35)),),
+    collection=CollectionConfig(shards=84),
+    imitation=TrainingConfig(steps=7400, final_rate=0.35),
+    rounds=(
+        Round(6, TrainingConfig(steps=3400, rate=8e-4, final_rate=0.4, corrections=0.2)),
+        Round(8, TrainingConfig(steps=4000, rate=6e-4, corrections=0.3)),
+    ),
 )
 
 
@@ -94,13 +97,14 @@ def run(
     expert = out / "expert"
     collect(expert, config.collection, jobs=jobs, show=show)
     stage = out / "imitation"
-    _train(stage, config.imitation, expert, None, None, jobs, device, compiled, show)
+    _train(stage, config.imitation, expert, [], None, jobs, device, compiled, show)
+    corrections: list[Path] = []
     for number, one in enumerate(config.rounds):
-        corrections = out / f"corrections{number}"
+        corrections.append(out / f"corrections{number}")
         make = functools.partial(correction_shard, checkpoint=stage / "policy.safetensors")
         # other layouts than the experts' and the rounds' before
         collection = dataclasses.replace(config.collection, shards=one.shards, seed=config.collection.seed + number)
-        collect(corrections, collection, jobs=jobs, make=make, show=show)
+        collect(corrections[-1], collection, jobs=jobs, make=make, show=show)
         before, stage = stage, out / f"round{number}"
         _train(stage, one.training, expert, corrections, before / STATE, jobs, device, compiled, show)
     return stage / "policy.safetensors"
@@ -110,7 +114,7 @@ def _train(
     stage: Path,
     training: TrainingConfig,
     expert: Path,
-    corrections: Path | None,
+    corrections: Sequence[Path],
     start: Path | None,
     jobs: int,
     device: str,
@@ -137,12 +141,12 @@ def _worker(
     stage: Path,
     training: TrainingConfig,
     expert: Path,
-    corrections: Path | None,
+    corrections: Sequence[Path],
     start: Path | None,
     device: str,
     show: bool,
 ) -> None:
-    """One process of a training; a thread each: two threads on small tensors wait for each other most of the time."""
+    """One process of a training; a thread each: two threads on tensors this small wait for each other."""
     if device == "cpu":
         torch.set_num_threads(1)
     if jobs > 1:
@@ -151,11 +155,11 @@ def _worker(
     tokenize = micro_tokenizer()
     try:
         train(
-            Demonstrations(shards_in(expert), tokenize),
+            Demonstrations(shards_in([expert]), tokenize),
             stage,
             training,
             start=start,
-            corrections=None if corrections is None else Demonstrations(shards_in(corrections), tokenize),
+            corrections=None if not corrections else Demonstrations(shards_in(corrections), tokenize),
             device=device,
             show=show,
         )
@@ -164,6 +168,7 @@ def _worker(
             dist.destroy_process_group()
 
 
-def shards_in(folder: Path) -> list[Path]:
-    """The whole shards of a folder, in order."""
-    return sorted(path for path in folder.glob("shard[0-9][0-9][0-9][0-9]") if path.is_dir())
+def shards_in(folders: Sequence[Path]) -> list[Path]:
+    """The whole shards of some folders, in order."""
+    found = [sorted(folder.glob("shard[0-9][0-9][0-9][0-9]")) for folder in folders]
+    return [path for shards in found for path in shards if path.is_dir()]
