@@ -7,10 +7,13 @@ Every backend computes the same product: int8 activations [M, K] times int8 weig
 from __future__ import annotations
 
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
+
+from sqap_vla_ros.quantization.fused import gated
 
 ROWS_PER_CALL = 256  # oneDNN's int8 kernel takes twice the time from 257 rows on; two smaller calls do not
 ROWS_OF_A_TILE = 16  # of an AMX register
@@ -21,7 +24,12 @@ class BackendError(RuntimeError):
 
 
 class IntegerProduct(Protocol):
-    """Prepared weights of one linear."""
+    """Prepared weights of one linear.
+
+    rows_per_call: more rows than these are better given in several calls, see `row_parts`.
+    """
+
+    rows_per_call: int
 
     def __call__(self, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """int8 activations [M, K] and their scales [M, 1] -> [M, N] in the scales' dtype.
@@ -30,11 +38,26 @@ class IntegerProduct(Protocol):
         the activation scale.
         """
 
+    def gated(self, up: IntegerProduct, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """silu(this product) * (the product with `up`, which is of the same backend), rounded once: [M, N]."""
+
+
+class _SeparateProducts(ABC):
+    """gate and up one after the other; the activation scale waits for the pass that joins them."""
+
+    rows_per_call = ROWS_PER_CALL
+
+    @abstractmethod
     def unscaled(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """The same before the activation scale: [M, N]."""
+        """The product before the activation scale: [M, N]."""
+
+    def gated(self, up: IntegerProduct, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """See `IntegerProduct`."""
+        assert isinstance(up, _SeparateProducts)
+        return gated(self.unscaled(values, scale.dtype), up.unscaled(values, scale.dtype), scale)
 
 
-class ReferenceProduct:
+class ReferenceProduct(_SeparateProducts):
     """Integer arithmetic in plain PyTorch: the definition. Slow, and runs anywhere."""
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
@@ -54,7 +77,7 @@ class ReferenceProduct:
         return self.unscaled(values, scale.dtype).mul_(scale)
 
 
-class OneDnnProduct:
+class OneDnnProduct(_SeparateProducts):
     """oneDNN's int8 matrix product on AMX or VNNI units; weights expanded to int8 once, in the kernel's own layout."""
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
@@ -90,9 +113,9 @@ class OneDnnProduct:
         return result
 
 
-def row_parts(rows: int) -> list[slice]:
-    """Rows in calls of about equal size, at most `ROWS_PER_CALL` each: a small rest would cost nearly a whole call."""
-    calls = max(1, -(-rows // ROWS_PER_CALL))
+def row_parts(rows: int, rows_per_call: int = ROWS_PER_CALL) -> list[slice]:
+    """Rows in calls of about equal size, at most `rows_per_call` each: a small rest would cost nearly a whole call."""
+    calls = max(1, -(-rows // rows_per_call))
     size = -(-rows // (calls * ROWS_OF_A_TILE)) * ROWS_OF_A_TILE
     return [slice(start, min(start + size, rows)) for start in range(0, max(rows, 1), size or 1)]
 

@@ -2,7 +2,8 @@
 
 Written out as tensor operations, quantising a token's activations is half a dozen passes over memory; TorchInductor
 makes one parallel C++ kernel of them. It needs a C++ compiler at run time and some seconds the first time. Columns are
-compiled in (a kernel for each width), rows may vary; a single row is not worth a kernel.
+compiled in (a kernel for each width), rows may vary; a single row is not worth a kernel. GPUs have their own kernels, see
+`triton_activations`.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sqap_vla_ros.quantization.quantizers import largest, row_scales
+from sqap_vla_ros.quantization.quantizers import largest, quantize_activation, row_scales
 
 Quantize = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def quantize_rows(x: Tensor, bits: int, clip: float, rms_eps: float | None) -> tuple[Tensor, Tensor]:
-    """`quantize_activation` per token in one kernel. x: [M, K], M > 1."""
+    """`quantize_activation` per token in one kernel. x: [M, K]."""
+    if len(x) < 2:
+        return quantize_activation(x, bits, clip=clip, rms_eps=rms_eps)
     torch._dynamo.maybe_mark_dynamic(x, 0)
     return _quantizer(bits, rms_eps)(x, torch.tensor(clip, device=x.device))
 

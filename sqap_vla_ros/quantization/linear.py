@@ -12,6 +12,7 @@ schemes that leave the activations at 16 bits: it dequantises its weights on eve
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -23,6 +24,8 @@ from sqap_vla_ros.quantization.quantizers import QuantizedWeight, quantize_activ
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
 
 FUSED_FROM = 1024  # input channels from which a compiled quantiser repays its compilation
+# x [M, K], bits, clip, rms_eps -> what `quantize_activation` gives per token
+RowQuantizer = Callable[[torch.Tensor, int, float, float | None], tuple[torch.Tensor, torch.Tensor]]
 
 
 class ActivationQuantizer:
@@ -46,7 +49,7 @@ class ActivationQuantizer:
     ) -> None:
         self.bits, self.clip, self.granularity = bits, clip, granularity
         self.rotation, self.consumers = rotation, consumers
-        self.fused = False  # compiled into one kernel; the result is the same
+        self.row_quantizer: RowQuantizer | None = None  # one kernel for tokens' scales; the result is the same
         self.rms_eps: float | None = None  # of an RMSNorm that is applied here instead of before, see `streamline`
         self._source: weakref.ref[torch.Tensor] | None = None
         self._result: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -65,8 +68,8 @@ class ActivationQuantizer:
             return result
         rotated = x if self.rotation is None else self.rotation(x)
         rows = rotated.reshape(-1, rotated.shape[-1])
-        if self.fused and self.granularity == "token" and len(rows) > 1:
-            values, scale = quantize_rows(rows, self.bits, self.clip, self.rms_eps)
+        if self.row_quantizer is not None and self.granularity == "token":
+            values, scale = self.row_quantizer(rows, self.bits, self.clip, self.rms_eps)
         else:
             values, scale = quantize_activation(
                 rotated, self.bits, clip=self.clip, granularity=self.granularity, rms_eps=self.rms_eps
@@ -167,15 +170,27 @@ class WeightOnlyLinear(PackedLinear):
 def use_backend(model: nn.Module, name: str = "auto", *, fused: bool | None = None) -> str:
     """Switch every `QuantizedLinear` of a model; returns the name of the backend in use ("" when there is none).
 
-    fused: compile the activation quantisation (see `fused`); None does so where it pays, for wide layers on a machine
-        with a compiler.
+    fused: quantise activations in one kernel, compiled (see `fused`) or Triton's; None does so where it pays: always
+        on backend triton, otherwise for wide layers on a machine with a compiler.
     Raises `BackendError` before anything is changed when this machine cannot run the backend.
     """
     linears = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
-    if fused and fused_unavailable():
+    if not linears:
+        return ""
+    used = resolve_backend(name, linears[0].weight_scale.device)
+    if fused and used != "triton" and fused_unavailable():
         raise BackendError(f"activation quantisation cannot be compiled here: {fused_unavailable()}")
     for linear in linears:
         linear.use_backend(name)
-        pays = linear.backend == "onednn" and linear.in_features >= FUSED_FROM
-        linear.activation.fused = pays and not fused_unavailable() if fused is None else fused
-    return linears[0].backend if linears else ""
+        linear.activation.row_quantizer = None if fused is False else _row_quantizer(linear, needed=bool(fused))
+    return linears[0].backend
+
+
+def _row_quantizer(linear: QuantizedLinear, needed: bool) -> RowQuantizer | None:
+    """One kernel for a linear's activations where that pays or is needed."""
+    if linear.backend == "triton":
+        from sqap_vla_ros.quantization import triton_activations
+
+        return triton_activations.quantize_rows
+    pays = linear.backend == "onednn" and linear.in_features >= FUSED_FROM and not fused_unavailable()
+    return quantize_rows if needed or pays else None

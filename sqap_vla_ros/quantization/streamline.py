@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
 from sqap_vla_ros.quantization.backends import row_parts
-from sqap_vla_ros.quantization.fused import gated
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 
 
@@ -26,19 +25,19 @@ class IntegerMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         values, scale = self.gate_proj.activation(x)
         parts = []
-        for rows in row_parts(len(values)):
-            gate, up = (linear.product.unscaled(values[rows], scale.dtype) for linear in (self.gate_proj, self.up_proj))
-            parts.append(self.down_proj(gated(gate, up, scale[rows])))
+        gate, up = self.gate_proj.product, self.up_proj.product
+        for rows in row_parts(len(values), gate.rows_per_call):
+            parts.append(self.down_proj(gate.gated(up, values[rows], scale[rows])))
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
 
 
 def make_ready(model: nn.Module, backend: str = "auto") -> str:
-    """`use_backend`, and streamlined decoder layers where kernels are compiled; returns the backend's name."""
+    """`use_backend`, and streamlined decoder layers where one kernel quantises; returns the backend's name."""
     used = use_backend(model, backend)
     for layer in model.modules():
         if isinstance(layer, LlamaDecoderLayer):
             query = layer.self_attn.q_proj
-            if isinstance(query, QuantizedLinear) and query.activation.fused:
+            if isinstance(query, QuantizedLinear) and query.activation.row_quantizer is not None:
                 streamline(layer)
     return used
 

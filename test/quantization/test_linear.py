@@ -11,7 +11,7 @@ from sqap_vla_ros.quantization.backends import (
     onednn_unsupported,
     resolve_backend,
 )
-from sqap_vla_ros.quantization.fused import fused_unavailable, gated
+from sqap_vla_ros.quantization.fused import fused_unavailable, gated, quantize_rows
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, WeightOnlyLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
@@ -142,7 +142,7 @@ def test_compiled_quantiser_gives_the_same_integers():
     if fused_unavailable():
         pytest.skip(fused_unavailable())
     plain, fused = (ActivationQuantizer(4, clip=0.85) for _ in range(2))
-    fused.fused = True
+    fused.row_quantizer = quantize_rows
     generator = torch.Generator().manual_seed(0)
     for tokens, power in ((1, 0), (17, 3), (64, -5)):
         x = (torch.randn(tokens, 96, generator=generator) * 10.0**power).bfloat16()
