@@ -78,7 +78,7 @@ class Section:
     title: str
     entries: tuple[Entry, ...]
     suite: str = VM
-    episodes: int = 50
+    episodes: int = 34
     deviations: int = 0
     reference: str = "fp32"
 
@@ -115,6 +115,7 @@ SELECTOR_WORDS = {
     "random_same_budget": "random",
     "uniform_grid": "uniform grid",
 }
+SQAP = Entry("sqap", "SQAP-VLA, recipe `sqap` as shipped", "sqap", ("sqap", {"ratio": 0.4}))
 MAIN = (
     FP32,
     Entry("bf16", "CogACT, bf16"),
@@ -126,7 +127,7 @@ MAIN = (
     W4A4,
     Entry("sqap_paper", "SQAP-VLA as in the paper", "sqap_paper", ("sqap", {"ratio": 0.4, "prune_layer": LAYER})),
     at("sqap", 0.4),
-    Entry("sqap", "SQAP-VLA, recipe `sqap` as shipped", "sqap", ("sqap", {"ratio": 0.4})),
+    SQAP,
     at("top_k", 0.4),
     at("random_same_budget", 0.4),
     Entry("w4a4_smoothquant", "SmoothQuant W4A4", "w4a4_smoothquant"),
@@ -135,6 +136,7 @@ MAIN = (
     Entry("visionzip", "VisionZip, 40 % dropped", pruning=("visionzip", {})),
     Entry("tome", "ToMe, 40 % merged", pruning=("tome", {})),
 )
+HEADLINE = (FP32, W4A4, SQAP, at("sqap", 0.4))
 ABLATION = ("top_k", "ring", "sqap", "no_fps_grid", "no_fps_random", "uniform_grid", "random_same_budget")
 
 
@@ -162,7 +164,11 @@ ROTATED = {"rotation": "hadamard", "rounding": "gptq", "weight_clip": True, "act
 GROUPS = {"weight_group": 64, "weight_symmetric": False}
 SECTIONS = (
     Section("main", "Table 1: methods", MAIN, deviations=3),
+    Section("main_va", "Table 2: methods", MAIN, VA),
     Section("fp32", "The uncompressed policy", (FP32,), episodes=200),
+    Section("fp32_va", "The uncompressed policy", (FP32,), VA, episodes=200),
+    Section("headline", "SQAP-VLA against full precision", HEADLINE, episodes=100),
+    Section("headline_va", "SQAP-VLA against full precision", HEADLINE, VA, episodes=100),
     Section(
         "sweep",
         "Table 3: share of tokens dropped, W4A4",
@@ -173,10 +179,8 @@ SECTIONS = (
             *(at(s, ratio) for ratio in RATIOS[1::2] for s in ("top_k", "random_same_budget", "uniform_grid")),
             *(at(s, RATIOS[-1]) for s in ("top_k", "random_same_budget", "uniform_grid")),
         ),
-        episodes=30,
     ),
     Section("ablation", "Table 4: ablation at 40 %, W4A4", (FP32, W4A4, *(at(s, 0.4) for s in ABLATION))),
-    Section("main_va", "Table 2: methods", MAIN, VA, episodes=30),
     Section(
         "execution",
         "Execution of chunks, fp32",
@@ -191,7 +195,6 @@ SECTIONS = (
             *(executed(f"fp32_late{s:g}", f"8, {s:g} s late", latency_s=s) for s in (0.2, 0.4, 0.8, 1.6)),
             executed("fp32_late0.4_by_time", "8, 0.4 s late, ensemble by time", latency_s=0.4, ensemble="by_time"),
         ),
-        episodes=30,
     ),
     Section(
         "outliers",
@@ -209,15 +212,13 @@ SECTIONS = (
                 pruning=("sqap", {"prune_layer": LAYER}),
             ),
         ),
-        episodes=30,
         reference="outliers_fp32",
     ),
-    Section("ablation80", "Ablation at 80 %, W4A4", (FP32, W4A4, *(at(s, 0.8) for s in ABLATION)), episodes=30),
+    Section("ablation80", "Ablation at 80 %, W4A4", (FP32, W4A4, *(at(s, 0.8) for s in ABLATION))),
     Section(
         "depth",
         "Where tokens are dropped, W4A4, 70 %",
         (W4A4, *(at(s, 0.7, layer) for layer in (1, 2, 3) for s in ("sqap", "top_k", "random_same_budget"))),
-        episodes=30,
     ),
     Section(
         "bits",
@@ -228,7 +229,6 @@ SECTIONS = (
             bits(2, 4, "rotated, GPTQ", **ROTATED),
             bits(2, 8, "rotated, GPTQ", **ROTATED),
         ),
-        episodes=30,
     ),
     Section(
         "searched",
@@ -239,7 +239,6 @@ SECTIONS = (
             Entry("w4a16_awq", "AWQ W4A16", "w4a16_awq"),
             bits(2, 16, "AWQ, groups of 64", equalization="awq", **GROUPS),
         ),
-        episodes=30,
     ),
 )
 

@@ -17,6 +17,7 @@ from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.checkpoint import load_checkpoint
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.layout import Variation
+from sqap_vla_ros.simulation.tasks import TaskFamily
 from sqap_vla_ros.training.collection import FIRST_SEED, LABELS, CollectionConfig, Recorder, stack
 from sqap_vla_ros.training.labels import FAMILIES, Asked, draw
 
@@ -24,6 +25,7 @@ _WORLDS = 6
 _KEPT = 0.7  # of the decisions
 _EXECUTED = (2, 10)  # actions of a chunk, drawn anew each time: any phase of the motion may become a decision
 _OVERTIME = 1.2
+_TURNS = (*FAMILIES, TaskFamily.MOVE_NEAR, TaskFamily.PLACE_IN_BOWL)  # the hardest twice
 _SEEDS_APART = 500_000_000  # from those of the experts' layouts
 
 
@@ -36,7 +38,7 @@ class _World:
 
     def begin(self, seed: int, rng: np.random.Generator) -> None:
         """A new episode."""
-        self.env.reset(seed, FAMILIES[seed % len(FAMILIES)])
+        self.env.reset(seed, _TURNS[seed % len(_TURNS)])
         self.noise_m = float(rng.choice((0.0, 0.006)))
         self.done = False
 
