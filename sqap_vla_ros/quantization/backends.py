@@ -42,7 +42,7 @@ class IntegerProduct(Protocol):
         """silu(this product) * (the product with `up`, which is of the same backend), rounded once: [M, N]."""
 
 
-class _SeparateProducts(ABC):
+class SeparateProducts(ABC):
     """gate and up one after the other; the activation scale waits for the pass that joins them."""
 
     rows_per_call = ROWS_PER_CALL
@@ -53,11 +53,11 @@ class _SeparateProducts(ABC):
 
     def gated(self, up: IntegerProduct, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """See `IntegerProduct`."""
-        assert isinstance(up, _SeparateProducts)
+        assert isinstance(up, SeparateProducts)
         return gated(self.unscaled(values, scale.dtype), up.unscaled(values, scale.dtype), scale)
 
 
-class ReferenceProduct(_SeparateProducts):
+class ReferenceProduct(SeparateProducts):
     """Integer arithmetic in plain PyTorch: the definition. Slow, and runs anywhere."""
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
@@ -77,7 +77,7 @@ class ReferenceProduct(_SeparateProducts):
         return self.unscaled(values, scale.dtype).mul_(scale)
 
 
-class OneDnnProduct(_SeparateProducts):
+class OneDnnProduct(SeparateProducts):
     """oneDNN's int8 matrix product on AMX or VNNI units; weights expanded to int8 once, in the kernel's own layout."""
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
@@ -129,6 +129,17 @@ def onednn_unsupported() -> str:
     return ""
 
 
+def amx_product(weight: torch.Tensor, scale: torch.Tensor) -> IntegerProduct:
+    """int4-packed weights unpacked inside a kernel for AMX units, see `amx_product`."""
+    if weight.device.type != "cpu":
+        raise BackendError(f"backend amx runs on the CPU, the weights are on {weight.device}")
+    from sqap_vla_ros.quantization.amx_product import AmxProduct, amx_unsupported
+
+    if amx_unsupported():
+        raise BackendError(f"backend amx cannot run here: {amx_unsupported()}; use backend auto")
+    return AmxProduct(weight, scale)
+
+
 def triton_product(weight: torch.Tensor, scale: torch.Tensor) -> IntegerProduct:
     """int4-packed weights unpacked inside a GPU kernel, see `triton_product`."""
     if weight.device.type != "cuda":
@@ -142,6 +153,7 @@ def triton_product(weight: torch.Tensor, scale: torch.Tensor) -> IntegerProduct:
 
 BACKENDS: dict[str, Callable[[torch.Tensor, torch.Tensor], IntegerProduct]] = {
     "reference": ReferenceProduct,
+    "amx": amx_product,
     "onednn": OneDnnProduct,
     "triton": triton_product,
 }
@@ -152,7 +164,13 @@ def resolve_backend(name: str, device: torch.device) -> str:
     if name == "auto":
         if device.type == "cuda":
             return "triton" if importlib.util.find_spec("triton") else "reference"
-        return "onednn" if device.type == "cpu" and not onednn_unsupported() else "reference"
+        if device.type != "cpu":
+            return "reference"
+        from sqap_vla_ros.quantization.amx_product import amx_unsupported
+
+        if not amx_unsupported():
+            return "amx"
+        return "reference" if onednn_unsupported() else "onednn"
     if name not in BACKENDS:
         raise BackendError(f"no backend named {name!r}; there are: auto, {', '.join(BACKENDS)}")
     return name

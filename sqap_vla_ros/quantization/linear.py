@@ -115,7 +115,7 @@ class PackedLinear(nn.Module):
 class QuantizedLinear(PackedLinear):
     """Integer weights and integer activations; see the module's docstring for the formula.
 
-    It starts on the `reference` backend with packed weights; `use_backend` expands them for a faster one.
+    It starts on the `reference` backend with packed weights; `use_backend` gives them to a faster one.
     """
 
     def __init__(self, weight: PackedWeight, activation: ActivationQuantizer, bias: torch.Tensor | None = None) -> None:
@@ -170,15 +170,15 @@ class WeightOnlyLinear(PackedLinear):
 def use_backend(model: nn.Module, name: str = "auto", *, fused: bool | None = None) -> str:
     """Switch every `QuantizedLinear` of a model; returns the name of the backend in use ("" when there is none).
 
-    fused: quantise activations in one kernel, compiled (see `fused`) or Triton's; None does so where it pays: always
-        on backend triton, otherwise for wide layers on a machine with a compiler.
+    fused: quantise activations in one kernel, compiled (see `fused`) or the backend's own; None does so where it pays:
+        always on backends triton and amx, otherwise for wide layers on a machine with a compiler.
     Raises `BackendError` before anything is changed when this machine cannot run the backend.
     """
     linears = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
     if not linears:
         return ""
     used = resolve_backend(name, linears[0].weight_scale.device)
-    if fused and used != "triton" and fused_unavailable():
+    if fused and used not in ("triton", "amx") and fused_unavailable():
         raise BackendError(f"activation quantisation cannot be compiled here: {fused_unavailable()}")
     for linear in linears:
         linear.use_backend(name)
@@ -192,5 +192,9 @@ def _row_quantizer(linear: QuantizedLinear, needed: bool) -> RowQuantizer | None
         from sqap_vla_ros.quantization import triton_activations
 
         return triton_activations.quantize_rows
+    if linear.backend == "amx":
+        from sqap_vla_ros.quantization import amx_product
+
+        return amx_product.quantize_rows
     pays = linear.backend == "onednn" and linear.in_features >= FUSED_FROM and not fused_unavailable()
     return quantize_rows if needed or pays else None

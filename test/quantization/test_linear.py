@@ -121,10 +121,11 @@ def test_asymmetric_weights_cannot_enter_an_integer_product():
 
 
 def test_backend_names_and_unsupported_cpu(monkeypatch):
-    with pytest.raises(BackendError, match="no backend named 'cuda'; there are: auto, reference, onednn, triton"):
+    with pytest.raises(BackendError, match="no backend named 'cuda'; there are: auto, reference, amx, onednn, triton"):
         resolve_backend("cuda", torch.device("cpu"))
     with pytest.raises(BackendError, match="backend triton runs on CUDA devices, the weights are on cpu"):
         use_backend(nn.Sequential(linear(4, 8)), "triton")
+    monkeypatch.setattr("sqap_vla_ros.quantization.amx_product.amx_unsupported", lambda: "no AMX")
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     assert resolve_backend("auto", torch.device("cpu")) == "reference"
     with pytest.raises(BackendError, match=r"neither AVX512-VNNI nor AMX.*use backend reference"):

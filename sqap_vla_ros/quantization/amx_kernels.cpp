@@ -1,0 +1,332 @@
+// Kernels of backend amx, see amx_product.py: the quantiser of activations (AVX-512) and the integer product (AMX).
+//
+// The product is int8 activations times int8 or int4 weights. // Tiles hold 16 rows of 64 bytes. A panel is 32 output channels, two tiles wide. The depth is worked off in blocks of
+// eight tiles: then a panel's weights (16 KiB) and a row block's activations (16 KiB) stay in the first-level cache. Four
+// accumulating tiles take every loaded tile twice. Panels are taken in groups, so that a depth block of all activations is
+// used several times while it is in the second-level cache; weights come from memory once, prefetched a block ahead.
+//
+// int4: one byte holds the values of channels n (low nibble) and n + 16 (high nibble) of a panel. A nibble at the top of
+// its byte is 16 times the value in int8, so unpacking is one shift and two masks; the accumulators are shifted back.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include <omp.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace {
+
+constexpr int64_t kRows = 16;            // of a tile
+constexpr int64_t kDepth = 64;           // int8 values in a tile's row
+constexpr int64_t kTile = 1024;          // bytes
+constexpr int64_t kPanel = 32;           // output channels
+constexpr int64_t kSteps = 8;            // tiles of a depth block
+constexpr int64_t kGroup = 8;            // panels that share a depth block of activations
+constexpr int64_t kAccumulators = 1024;  // int32 values of a row block (32 rows) times a panel
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The compiler does not know what tile instructions read: values written before must be in memory.
+void written() { asm volatile("" ::: "memory"); }
+
+void configure_tiles() {
+  struct alignas(64) {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {};
+    uint8_t rows[16] = {};
+  } config;
+  for (int i = 0; i < 8; ++i) {
+    config.row_bytes[i] = kDepth;
+    config.rows[i] = kRows;
+  }
+  asm volatile("" ::"r"(&config) : "memory");
+  _tile_loadconfig(&config);
+}
+
+// Memory of a thread, kept for the next call.
+template <int kWhich>
+int8_t* scratch(int64_t bytes) {
+  struct Free {
+    void operator()(int8_t* p) const { ::operator delete[](p, std::align_val_t{64}); }
+  };
+  static thread_local std::unique_ptr<int8_t[], Free> held;
+  static thread_local int64_t size = 0;
+  if (size < bytes) {
+    held.reset(static_cast<int8_t*>(::operator new[](bytes, std::align_val_t{64})));
+    size = bytes;
+  }
+  return held.get();
+}
+
+// float32 -> the same rounded to bfloat16 (nearest, ties to even), in the upper halves of int32.
+__m512i to_bfloat16(__m512 x) {
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  const __m512i kept = _mm512_and_si512(rounded, _mm512_set1_epi32(static_cast<int>(0xffff0000)));
+  return _mm512_mask_mov_epi32(kept, nan, _mm512_set1_epi32(0x7fc00000));
+}
+
+// Rows of activations [rows, inputs] -> one row of tiles [depth / 64][16][64], zeros where there is nothing.
+void pack_rows(const int8_t* values, int8_t* tiles, int64_t rows, int64_t inputs) {
+  const int64_t whole = inputs / kDepth, rest = inputs % kDepth;
+  const __mmask64 mask = (uint64_t{1} << rest) - 1;
+  for (int64_t row = 0; row < kRows; ++row) {
+    const int8_t* from = values + row * inputs;
+    int8_t* to = tiles + row * kDepth;
+    const bool there = row < rows;
+    for (int64_t t = 0; t < whole; ++t, to += kTile)
+      _mm512_store_si512(to, there ? _mm512_loadu_si512(from + t * kDepth) : _mm512_setzero_si512());
+    if (rest) _mm512_store_si512(to, _mm512_maskz_loadu_epi8(there ? mask : 0, from + whole * kDepth));
+  }
+}
+
+// Weights are read once in a product: with small pages, looking up where they are takes a good part of the time.
+void ask_for_huge_pages(uint8_t* memory, int64_t bytes) {
+#ifdef __linux__
+  constexpr uintptr_t kPage = 2 << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) & ~(kPage - 1);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) & ~(kPage - 1);
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+void unpack(const uint8_t* packed, int8_t* tiles, int64_t steps) {
+  const __m512i high = _mm512_set1_epi8(static_cast<char>(0xf0));
+  for (int64_t i = 0; i < steps; ++i, packed += kTile, tiles += 2 * kTile)
+    for (int64_t row = 0; row < kTile; row += kDepth) {
+      const __m512i both = _mm512_loadu_si512(packed + row);
+      _mm512_store_si512(tiles + row, _mm512_and_si512(_mm512_slli_epi16(both, 4), high));
+      _mm512_store_si512(tiles + kTile + row, _mm512_and_si512(both, high));
+    }
+}
+
+// 16 or 32 rows times a panel over `steps` tiles of depth, onto accumulators [2][2][16][16] that start at zero if `first`.
+template <bool kBoth>
+void multiply(const int8_t* upper, const int8_t* lower, const int8_t* weights, int32_t* sums, int64_t steps, bool first) {
+  if (first) {
+    _tile_zero(0);
+    _tile_zero(1);
+    if (kBoth) {
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+  } else {
+    _tile_loadd(0, sums, 64);
+    _tile_loadd(1, sums + 256, 64);
+    if (kBoth) {
+      _tile_loadd(2, sums + 512, 64);
+      _tile_loadd(3, sums + 768, 64);
+    }
+  }
+  for (int64_t i = 0; i < steps; ++i) {
+    _tile_loadd(4, upper + i * kTile, 64);
+    _tile_loadd(6, weights + 2 * i * kTile, 64);
+    _tile_loadd(7, weights + (2 * i + 1) * kTile, 64);
+    if (kBoth) _tile_loadd(5, lower + i * kTile, 64);
+    _tile_dpbssd(0, 4, 6);
+    _tile_dpbssd(1, 4, 7);
+    if (kBoth) {
+      _tile_dpbssd(2, 5, 6);
+      _tile_dpbssd(3, 5, 7);
+    }
+  }
+  _tile_stored(0, sums, 64);
+  _tile_stored(1, sums + 256, 64);
+  if (kBoth) {
+    _tile_stored(2, sums + 512, 64);
+    _tile_stored(3, sums + 768, 64);
+  }
+}
+
+// Accumulators -> output: times the channel's scale, rounded, times the row's scale if there is one, rounded.
+template <typename T>
+void write_out(const int32_t* sums, int shift, const float* scale, const T* row_scale, T* out, int64_t rows,
+               int64_t channels, int64_t outputs) {
+  constexpr bool kHalf = sizeof(T) == 2;  // bfloat16
+  const __m128i by = _mm_cvtsi32_si128(shift);
+  for (int64_t row = 0; row < rows; ++row) {
+    __m512 factor = _mm512_setzero_ps();
+    if (row_scale && kHalf)
+      factor = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(uint32_t(row_scale[row]) << 16)));
+    else if (row_scale)
+      factor = _mm512_set1_ps(row_scale[row]);
+    for (int64_t half = 0; half * 16 < channels; ++half) {
+      const __m512i sum = _mm512_load_si512(sums + ((row / 16) * 2 + half) * 256 + (row % 16) * 16);
+      __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sra_epi32(sum, by)), _mm512_loadu_ps(scale + half * 16));
+      if (kHalf) y = _mm512_castsi512_ps(to_bfloat16(y));
+      if (row_scale) y = _mm512_mul_ps(y, factor);
+      if (row_scale && kHalf) y = _mm512_castsi512_ps(to_bfloat16(y));
+      const int64_t left = channels - half * 16;
+      const __mmask16 mask = left >= 16 ? 0xffff : (1 << left) - 1;
+      T* to = out + row * outputs + half * 16;
+      if (kHalf)
+        _mm512_mask_cvtepi32_storeu_epi16(to, mask, _mm512_srli_epi32(_mm512_castps_si512(y), 16));
+      else
+        _mm512_mask_storeu_ps(to, mask, y);
+    }
+  }
+}
+
+template <typename T>
+void product(const int8_t* values, const uint8_t* packed, bool four_bits, const float* scale, const T* row_scale, T* out,
+             int64_t rows, int64_t outputs, int64_t inputs) {
+  const int64_t depth = ceil_div(inputs, kDepth), panels = ceil_div(outputs, kPanel);
+  const int64_t tiles = ceil_div(rows, kRows), blocks = ceil_div(tiles, 2);
+  const int64_t panel_step = four_bits ? kTile : 2 * kTile;  // bytes of a panel for one tile of depth
+  int8_t* activations = scratch<0>(tiles * depth * kTile);
+#pragma omp parallel
+  {
+    const int64_t group = std::clamp<int64_t>(panels / (2 * omp_get_num_threads()), 1, kGroup);
+    int32_t* sums = reinterpret_cast<int32_t*>(scratch<1>(group * blocks * kAccumulators * 4));
+    int8_t* unpacked = scratch<2>(2 * kTile * kSteps);
+#pragma omp for
+    for (int64_t i = 0; i < tiles; ++i)
+      pack_rows(values + i * kRows * inputs, activations + i * depth * kTile, rows - i * kRows, inputs);
+    configure_tiles();
+#pragma omp for schedule(dynamic)
+    for (int64_t start = 0; start < panels; start += group) {
+      const int64_t end = std::min(start + group, panels);
+      for (int64_t d = 0; d < depth; d += kSteps) {
+        const int64_t steps = std::min(kSteps, depth - d);
+        for (int64_t p = start; p < end; ++p) {
+          const uint8_t* block = packed + (d * panels + p * steps) * panel_step;
+          const bool last = p + 1 == end;  // the next block: of this group's first panel, further down
+          const int64_t next_d = last ? d + kSteps : d;
+          const int64_t next_steps = std::min(kSteps, depth - next_d);
+          const uint8_t* next = packed + (next_d * panels + (last ? start : p + 1) * next_steps) * panel_step;
+          const int64_t lines = std::max<int64_t>(next_steps, 0) * panel_step / 64;
+          const int8_t* weights = reinterpret_cast<const int8_t*>(block);
+          if (four_bits) {
+            unpack(block, unpacked, steps);
+            weights = unpacked;
+          }
+          written();
+          for (int64_t b = 0; b < blocks; ++b) {
+            for (int64_t line = b * lines / blocks; line < (b + 1) * lines / blocks; ++line)
+              _mm_prefetch(reinterpret_cast<const char*>(next) + line * 64, _MM_HINT_T1);
+            int32_t* sum = sums + ((p - start) * blocks + b) * kAccumulators;
+            const int8_t* upper = activations + (2 * b * depth + d) * kTile;
+            if (2 * b + 1 < tiles)
+              multiply<true>(upper, upper + depth * kTile, weights, sum, steps, d == 0);
+            else
+              multiply<false>(upper, upper, weights, sum, steps, d == 0);
+            if (d + kSteps < depth) continue;
+            const int64_t row = b * 2 * kRows, channel = p * kPanel;
+            write_out(sum, four_bits ? 4 : 0, scale + channel, row_scale ? row_scale + row : nullptr,
+                      out + row * outputs + channel, std::min(2 * kRows, rows - row), std::min(kPanel, outputs - channel),
+                      outputs);
+          }
+        }
+      }
+    }
+    _tile_release();
+  }
+}
+
+float from_bfloat16(uint16_t x) {
+  const uint32_t bits = uint32_t(x) << 16;
+  float y;
+  std::memcpy(&y, &bits, sizeof y);
+  return y;
+}
+
+// 16 values of a row, zeros beyond its end.
+__m512 load_row(const uint16_t* x, int64_t at, int64_t inputs) {
+  const int64_t left = inputs - at;
+  const __mmask16 mask = left >= 16 ? 0xffff : (1 << left) - 1;
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x + at)), 16));
+}
+
+// One row: integers, and the scale they have, see quantize_activation of quantizers.py. rms_eps < 0: no norm.
+uint16_t quantize_row(const uint16_t* x, int8_t* values, int64_t inputs, int top, float ratio, float rms_eps) {
+  constexpr float kTiny = 1e-12f;
+  __m512 largest = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+  __mmask16 nan = 0;
+  for (int64_t k = 0; k < inputs; k += 16) {
+    const __m512 v = load_row(x, k, inputs);
+    largest = _mm512_max_ps(_mm512_abs_ps(v), largest);
+    nan |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    if (rms_eps >= 0) squares = _mm512_fmadd_ps(v, v, squares);
+  }
+  const float magnitude = nan ? NAN : _mm512_reduce_max_ps(largest);
+  const float step = magnitude * ratio;
+  float inverse = 1.0f / (step < kTiny ? kTiny : step);
+  uint32_t bits;
+  std::memcpy(&bits, &inverse, sizeof bits);
+  inverse = from_bfloat16(bits >> 16);
+  float scale = 1.0f / inverse;
+  if (rms_eps >= 0) scale *= 1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / inputs + rms_eps);
+  const __m512 factor = _mm512_set1_ps(inverse), high = _mm512_set1_ps(top), low = _mm512_set1_ps(-top);
+  for (int64_t k = 0; k < inputs; k += 16) {
+    const __m512 v = _mm512_mul_ps(load_row(x, k, inputs), factor);
+    const __m512i integers = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(v, low), high));  // to nearest, ties to even
+    const int64_t left = inputs - k;
+    _mm512_mask_cvtepi32_storeu_epi8(values + k, left >= 16 ? 0xffff : (1 << left) - 1, integers);
+  }
+  return _mm_cvtsi128_si32(_mm512_castsi512_si128(to_bfloat16(_mm512_set1_ps(scale)))) >> 16;
+}
+
+}  // namespace
+
+extern "C" {
+
+// x [rows, inputs] bfloat16 -> values [rows, inputs], scale [rows] bfloat16.
+void quantize_rows(const uint16_t* x, int8_t* values, uint16_t* scale, int64_t rows, int64_t inputs, int top, float ratio,
+                   float rms_eps) {
+#pragma omp parallel for
+  for (int64_t row = 0; row < rows; ++row)
+    scale[row] = quantize_row(x + row * inputs, values + row * inputs, inputs, top, ratio, rms_eps);
+}
+
+// Bytes that pack_weight writes.
+int64_t packed_bytes(int64_t outputs, int64_t inputs, int four_bits) {
+  return ceil_div(outputs, kPanel) * ceil_div(inputs, kDepth) * (four_bits ? kTile : 2 * kTile);
+}
+
+// weight [outputs, inputs] -> [depth blocks][panels][steps][(2 tiles)][16][16 channels][4 inputs], zeros beyond the edges.
+void pack_weight(const int8_t* weight, uint8_t* packed, int64_t outputs, int64_t inputs, int four_bits) {
+  const int64_t depth = ceil_div(inputs, kDepth), panels = ceil_div(outputs, kPanel);
+  const int64_t panel_step = four_bits ? kTile : 2 * kTile;
+  const auto at = [&](int64_t n, int64_t k) {
+    return static_cast<uint8_t>(n < outputs && k < inputs ? weight[n * inputs + k] : 0);
+  };
+  ask_for_huge_pages(packed, packed_bytes(outputs, inputs, four_bits));
+#pragma omp parallel for
+  for (int64_t p = 0; p < panels; ++p)
+    for (int64_t t = 0; t < depth; ++t) {
+      const int64_t d = t / kSteps * kSteps, steps = std::min(kSteps, depth - d);
+      uint8_t* tile = packed + (d * panels + p * steps + t - d) * panel_step;
+      for (int64_t i = 0; i < kTile; ++i) {
+        const int64_t n = p * kPanel + i % 64 / 4, k = t * kDepth + i / 64 * 4 + i % 4;
+        const uint8_t low = at(n, k), high = at(n + 16, k);
+        if (four_bits) {
+          tile[i] = static_cast<uint8_t>((low & 15) | (high << 4));
+        } else {
+          tile[i] = low;
+          tile[i + kTile] = high;
+        }
+      }
+    }
+}
+
+// values [rows, inputs], scale [panels * 32], row_scale [rows] or null, out [rows, outputs].
+void product_bfloat16(const int8_t* values, const uint8_t* packed, int four_bits, const float* scale,
+                      const uint16_t* row_scale, uint16_t* out, int64_t rows, int64_t outputs, int64_t inputs) {
+  product(values, packed, four_bits != 0, scale, row_scale, out, rows, outputs, inputs);
+}
+
+void product_float32(const int8_t* values, const uint8_t* packed, int four_bits, const float* scale,
+                     const float* row_scale, float* out, int64_t rows, int64_t outputs, int64_t inputs) {
+  product(values, packed, four_bits != 0, scale, row_scale, out, rows, outputs, inputs);
+}
+}
