@@ -20,13 +20,14 @@ def _private_domain() -> int:
     return 1 + (start + int(worker)) % 100
 
 
-# Before anything imports rclpy, MuJoCo or torch: they read these once. Processes that a test starts inherit them.
+# Before anything imports rclpy, MuJoCo, torch or Triton: they read these once. Processes started by tests inherit them.
 os.environ.update(
     ROS_DOMAIN_ID=str(_private_domain()),
     ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST",
     ROS_PYTHON_CHECK_FIELDS="1",
     OMP_NUM_THREADS="1",
     OMP_WAIT_POLICY="PASSIVE",
+    TRITON_INTERPRET="1",
     PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
 )
 os.environ.update(dds_environment(os.environ))

@@ -2,7 +2,7 @@
 
 Written out as tensor operations, quantising a token's activations is half a dozen passes over memory; TorchInductor
 makes one parallel C++ kernel of them. It needs a C++ compiler at run time and some seconds the first time. Columns are
-compiled in (a kernel for each width), rows may vary; a single row is not worth a kernel. GPUs have their own kernels, see
+compiled in (a kernel for each width), rows may vary; a single row is not worth a kernel. For GPUs there are
 `triton_activations`.
 """
 
