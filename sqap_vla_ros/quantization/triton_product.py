@@ -18,7 +18,6 @@ from sqap_vla_ros.quantization.backends import IntegerProduct
 from sqap_vla_ros.quantization.quantizers import largest
 from sqap_vla_ros.quantization.triton_tiles import Tile, tile_for
 
-
 # PTX for four bytes in a register
 LOW = tl.constexpr("shl.b32 $0, $1, 4; and.b32 $0, $0, 0xF0F0F0F0;")
 HIGH = tl.constexpr("and.b32 $0, $1, 0xF0F0F0F0;")
@@ -41,8 +40,7 @@ def _tile_sum(  # type: ignore[no-untyped-def]
     w_ptr,
     m,
     n,
-    inputs,
-    row_bytes,
+    INPUTS: tl.constexpr,
     PACKED: tl.constexpr,
     ASSEMBLY: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -54,7 +52,8 @@ def _tile_sum(  # type: ignore[no-untyped-def]
     The weights are the left factor, which Hopper's tensor cores take from registers: unpacked there, they never go
     back to shared memory.
     """
-    x_row = x_ptr + m.to(tl.int64)[:, None] * inputs
+    row_bytes: tl.constexpr = (INPUTS + 1) // 2 if PACKED else INPUTS
+    x_row = x_ptr + m.to(tl.int64)[:, None] * INPUTS
     w_row = w_ptr + n.to(tl.int64)[:, None] * row_bytes
     total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.int32)
     for start in range(0, row_bytes, BLOCK_K):
@@ -63,7 +62,7 @@ def _tile_sum(  # type: ignore[no-untyped-def]
         w = tl.load(w_row + k, mask=k < row_bytes, other=0)
         if PACKED:
             # byte j of a row holds columns j (low nibble) and row_bytes + j (high nibble)
-            x_high = tl.load(x_row + row_bytes + k, mask=row_bytes + k < inputs, other=0)
+            x_high = tl.load(x_row + row_bytes + k, mask=row_bytes + k < INPUTS, other=0)
             low, high = _nibbles(w, ASSEMBLY)
             total = tl.dot(low, tl.trans(x), total, out_dtype=tl.int32)
             total = tl.dot(high, tl.trans(x_high), total, out_dtype=tl.int32)
@@ -72,7 +71,7 @@ def _tile_sum(  # type: ignore[no-untyped-def]
     return total >> 4 if PACKED else total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # one kernel for all row counts
 def _product_kernel(  # type: ignore[no-untyped-def]
     x_ptr,
     x_scale_ptr,
@@ -83,9 +82,7 @@ def _product_kernel(  # type: ignore[no-untyped-def]
     out_ptr,
     rows,
     outputs,
-    inputs,
-    row_bytes,
-    up_row_bytes,
+    INPUTS: tl.constexpr,
     PACKED: tl.constexpr,
     UP_PACKED: tl.constexpr,
     SCALED: tl.constexpr,
@@ -104,15 +101,13 @@ def _product_kernel(  # type: ignore[no-untyped-def]
     # beyond the edge the first rows are read again; what they give is not stored
     m_read, n_read = m % rows, n % outputs
     kind = out_ptr.dtype.element_ty
-    result = _tile_sum(x_ptr, w_ptr, m_read, n_read, inputs, row_bytes, PACKED, ASSEMBLY, BLOCK_M, BLOCK_N, BLOCK_K)
+    result = _tile_sum(x_ptr, w_ptr, m_read, n_read, INPUTS, PACKED, ASSEMBLY, BLOCK_M, BLOCK_N, BLOCK_K)
     if SCALED:
         x_scale = tl.load(x_scale_ptr + m_read)[None, :].to(tl.float32)
         # rounded between the two scales, as every backend does
         result = (result.to(tl.float32) * tl.load(w_scale_ptr + n_read)[:, None]).to(kind).to(tl.float32) * x_scale
     if GATED:
-        up = _tile_sum(
-            x_ptr, up_ptr, m_read, n_read, inputs, up_row_bytes, UP_PACKED, ASSEMBLY, BLOCK_M, BLOCK_N, BLOCK_K
-        )
+        up = _tile_sum(x_ptr, up_ptr, m_read, n_read, INPUTS, UP_PACKED, ASSEMBLY, BLOCK_M, BLOCK_N, BLOCK_K)
         up = (up.to(tl.float32) * tl.load(up_scale_ptr + n_read)[:, None]).to(kind).to(tl.float32) * x_scale
         result = result * tl.sigmoid(result) * up
     place = out_ptr + m.to(tl.int64)[:, None] * outputs + n[None, :]
@@ -151,8 +146,6 @@ class TritonProduct:
                 rows,
                 self.outputs,
                 self.inputs,
-                self.weight.shape[1],
-                second.weight.shape[1],
                 PACKED=self.packed,
                 UP_PACKED=second.packed,
                 SCALED=scale is not None,

@@ -236,10 +236,10 @@ def compiled(kernel, types, constants, architecture, **options):
 
 pointers = dict(x_ptr="*i8", x_scale_ptr="*bf16", w_ptr="*u8", w_scale_ptr="*fp32")
 pointers |= dict(up_ptr="*u8", up_scale_ptr="*fp32", out_ptr="*bf16")
-sizes = dict.fromkeys(("rows", "outputs", "inputs", "row_bytes", "up_row_bytes"), "i32")
+sizes = dict.fromkeys(("rows", "outputs"), "i32")
 for architecture, tiles in ((90, TILES), (80, TILES[:1])):
     for tile in tiles:
-        constants = dict(PACKED=True, UP_PACKED=True, SCALED=True, GATED=True, ASSEMBLY=True)
+        constants = dict(INPUTS=4096, PACKED=True, UP_PACKED=True, SCALED=True, GATED=True, ASSEMBLY=True)
         constants |= dict(BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k)
         options = dict(num_warps=tile.warps, num_stages=tile.stages)
         kernel = compiled(_product_kernel, pointers | sizes, constants, architecture, **options)
