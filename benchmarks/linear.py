@@ -4,9 +4,10 @@ bfloat16 is torch's linear, which rearranges the weight in every call; "prepacke
 (`quantization.prepacked`). torchao's row is there where torchao can be imported (`pip install torchao`).
 
 The W4A4 time is the whole layer: online rotation where the recipe `w4a4` has one (o_proj across heads, down_proj over
-all channels), activation quantisation, integer product, rescaling. Contenders take turns, so that a busy machine slows
-all of them; medians and ratios are printed, raw results go to results/linear_N_threads.json. With one thread the clock
-is the process's CPU time, which other processes hardly change; with more it is the wall clock.
+all channels), activation quantisation, integer product, rescaling, on the backend that `auto` takes here; "oneDNN" is
+the same layer on that backend. Contenders take turns, so that a busy machine slows all of them; medians and ratios are
+printed, raw results go to results/linear_N_threads.json. With one thread the clock is the process's CPU time, which
+other processes hardly change; with more it is the wall clock.
 
     python benchmarks/linear.py [--repeats 15] [--threads N]
 """
@@ -25,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sqap_vla_ros.quantization.backends import onednn_unsupported
+from sqap_vla_ros.quantization.backends import onednn_unsupported, resolve_backend
 from sqap_vla_ros.quantization.fused import fused_unavailable
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
@@ -45,12 +46,12 @@ SHAPES: dict[str, tuple[int, int, OrthogonalMix | None]] = {
 TOKENS = (175, 277, 300)  # 154 kept + 21 of text, nothing pruned, a longer instruction
 
 
-def random_w4a4(inputs: int, outputs: int, rotation: OrthogonalMix | None, fused: bool) -> QuantizedLinear:
-    """A W4A4 layer with random weights on its grid. fused: with the compiled activation quantiser."""
+def random_w4a4(inputs: int, outputs: int, rotation: OrthogonalMix | None, backend: str = "auto") -> QuantizedLinear:
+    """A W4A4 layer with random weights on its grid."""
     values = torch.randint(-7, 8, (outputs, inputs), dtype=torch.int8)
     weight = PackedWeight.of(QuantizedWeight(values, torch.full((outputs, 1), 0.004), None, 4))
     layer = QuantizedLinear(weight, ActivationQuantizer(4, clip=0.9, rotation=rotation))
-    use_backend(layer, fused=fused)
+    use_backend(layer, backend)
     return layer
 
 
@@ -94,10 +95,8 @@ def measure(repeats: int, clock: Callable[[], float]) -> list[dict[str, object]]
         packed = [nn.Sequential(nn.Linear(inputs, outputs, bias=False).bfloat16()) for _ in range(2)]
         for layer in packed:
             prepack(layer)
-        plain = [random_w4a4(inputs, outputs, rotation, fused=False) for _ in range(2)]
-        ours = plain
-        if not fused_unavailable():
-            ours = [random_w4a4(inputs, outputs, rotation, fused=True) for _ in range(2)]
+        ours = [random_w4a4(inputs, outputs, rotation) for _ in range(2)]
+        others = [] if onednn_unsupported() else [random_w4a4(inputs, outputs, rotation, "onednn") for _ in range(2)]
         integers = [torch.randint(-7, 8, (outputs, inputs), dtype=torch.int8).t() for _ in range(2)]
         dynamic = [torchao_linear(inputs, outputs) for _ in range(2)]
         for tokens in TOKENS:
@@ -110,9 +109,10 @@ def measure(repeats: int, clock: Callable[[], float]) -> list[dict[str, object]]
                 "bfloat16, prepacked": lambda i, layers=packed, x=x: layers[i](x),
                 "_int_mm (product only)": lambda i, weights=integers, x=x_integer: torch._int_mm(x, weights[i]),
                 "w4a4": lambda i, layers=ours, x=x: layers[i](x),
-                "w4a4, not compiled": lambda i, layers=plain, x=x: layers[i](x),
                 "w4a4, input shared": lambda i, layers=ours, quantized=shared: layers[i].product(*quantized),
             }
+            if others:
+                contenders["w4a4, oneDNN"] = lambda i, layers=others, x=x: layers[i](x)
             if dynamic[0] is not None:
                 contenders["torchao int8 dynamic"] = lambda i, layers=dynamic, x=x: layers[i](x)
             times = interleaved(contenders, repeats, clock)
@@ -146,6 +146,7 @@ def main() -> None:
         "clock": clock.__name__,
         "load_average": os.getloadavg(),
         "torch": torch.__version__,
+        "backend": resolve_backend("auto", torch.device("cpu")),
         "compiled_quantiser": fused_unavailable() or "yes",
         "onednn_int8": onednn_unsupported() or "yes",
     }

@@ -148,46 +148,93 @@ void multiply(const int8_t* upper, const int8_t* lower, const int8_t* weights, i
   }
 }
 
-// Accumulators -> output: times the channel's scale, rounded, times the row's scale if there is one, rounded.
+float to_float(float x) { return x; }
+
+float to_float(uint16_t bfloat16) {
+  const uint32_t bits = uint32_t(bfloat16) << 16;
+  float y;
+  std::memcpy(&y, &bits, sizeof y);
+  return y;
+}
+
+// To the precision of an output, which is bfloat16 or float32.
 template <typename T>
-void write_out(const int32_t* sums, int shift, const float* scale, const T* row_scale, T* out, int64_t rows,
-               int64_t channels, int64_t outputs) {
-  constexpr bool kHalf = sizeof(T) == 2;  // bfloat16
-  const __m128i by = _mm_cvtsi32_si128(shift);
+__m512 rounded(__m512 x) {
+  return sizeof(T) == 2 ? _mm512_castsi512_ps(to_bfloat16(x)) : x;
+}
+
+template <typename T>
+void store(T* to, __mmask16 mask, __m512 y) {
+  if (sizeof(T) == 2)
+    _mm512_mask_cvtepi32_storeu_epi16(to, mask, _mm512_srli_epi32(_mm512_castps_si512(y), 16));
+  else
+    _mm512_mask_storeu_ps(to, mask, y);
+}
+
+__m512 exponential(__m512 x) {
+  const __m512 power = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
+  const __m512 whole = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 t = _mm512_mul_ps(_mm512_sub_ps(power, whole), _mm512_set1_ps(0.693147181f));  // |t| <= 0.35
+  __m512 sum = _mm512_set1_ps(1.0f / 720);
+  for (const float factorial : {120.0f, 24.0f, 6.0f, 2.0f, 1.0f, 1.0f})
+    sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(1.0f / factorial));
+  return _mm512_scalef_ps(sum, whole);
+}
+
+// Prepared weights of a linear. scale: [panels * 32].
+struct Weights {
+  const uint8_t* packed;
+  bool four_bits;
+  const float* scale;
+
+  int64_t panel_bytes() const { return four_bits ? kTile : 2 * kTile; }  // for one tile of depth
+
+  const uint8_t* block(int64_t d, int64_t panel, int64_t panels, int64_t steps) const {
+    return packed + (d * panels + panel * steps) * panel_bytes();
+  }
+
+  // 16 accumulators times their channels' scales, rounded.
+  template <typename T>
+  __m512 scaled(const int32_t* sums, int64_t row, int64_t half, int64_t channel) const {
+    __m512i sum = _mm512_load_si512(sums + ((row / 16) * 2 + half) * 256 + (row % 16) * 16);
+    if (four_bits) sum = _mm512_srai_epi32(sum, 4);
+    return rounded<T>(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(scale + channel + half * 16)));
+  }
+};
+
+// What a row block and a panel came to -> output: times the rows' scales, and silu(gate) * up where there is an `up`.
+template <typename T>
+void write_out(const Weights& weights, const int32_t* sums, const Weights* up, const int32_t* up_sums, const T* row_scale,
+               T* out, int64_t rows, int64_t channel, int64_t outputs) {
+  const int64_t channels = std::min(kPanel, outputs - channel);
   for (int64_t row = 0; row < rows; ++row) {
-    __m512 factor = _mm512_setzero_ps();
-    if (row_scale && kHalf)
-      factor = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(uint32_t(row_scale[row]) << 16)));
-    else if (row_scale)
-      factor = _mm512_set1_ps(row_scale[row]);
+    const __m512 factor = _mm512_set1_ps(to_float(row_scale[row]));
     for (int64_t half = 0; half * 16 < channels; ++half) {
-      const __m512i sum = _mm512_load_si512(sums + ((row / 16) * 2 + half) * 256 + (row % 16) * 16);
-      __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sra_epi32(sum, by)), _mm512_loadu_ps(scale + half * 16));
-      if (kHalf) y = _mm512_castsi512_ps(to_bfloat16(y));
-      if (row_scale) y = _mm512_mul_ps(y, factor);
-      if (row_scale && kHalf) y = _mm512_castsi512_ps(to_bfloat16(y));
+      __m512 y = _mm512_mul_ps(weights.scaled<T>(sums, row, half, channel), factor);
+      if (up) {
+        const __m512 below = _mm512_add_ps(exponential(_mm512_sub_ps(_mm512_setzero_ps(), y)), _mm512_set1_ps(1.0f));
+        const __m512 other = _mm512_mul_ps(up->scaled<T>(up_sums, row, half, channel), factor);
+        y = _mm512_mul_ps(_mm512_div_ps(y, below), other);
+      }
       const int64_t left = channels - half * 16;
-      const __mmask16 mask = left >= 16 ? 0xffff : (1 << left) - 1;
-      T* to = out + row * outputs + half * 16;
-      if (kHalf)
-        _mm512_mask_cvtepi32_storeu_epi16(to, mask, _mm512_srli_epi32(_mm512_castps_si512(y), 16));
-      else
-        _mm512_mask_storeu_ps(to, mask, y);
+      store(out + row * outputs + channel + half * 16, left >= 16 ? 0xffff : (1 << left) - 1, rounded<T>(y));
     }
   }
 }
 
+// up: the second factor of a gated MLP, of the same shape; null for a plain product.
 template <typename T>
-void product(const int8_t* values, const uint8_t* packed, bool four_bits, const float* scale, const T* row_scale, T* out,
-             int64_t rows, int64_t outputs, int64_t inputs) {
+void product(const int8_t* values, const Weights& weights, const Weights* up, const T* row_scale, T* out, int64_t rows,
+             int64_t outputs, int64_t inputs) {
   const int64_t depth = ceil_div(inputs, kDepth), panels = ceil_div(outputs, kPanel);
   const int64_t tiles = ceil_div(rows, kRows), blocks = ceil_div(tiles, 2);
-  const int64_t panel_step = four_bits ? kTile : 2 * kTile;  // bytes of a panel for one tile of depth
+  const Weights* factors[] = {&weights, up};
+  const int64_t count = up ? 2 : 1;
   int8_t* activations = scratch<0>(tiles * depth * kTile);
 #pragma omp parallel
   {
-    const int64_t group = std::clamp<int64_t>(panels / (2 * omp_get_num_threads()), 1, kGroup);
-    int32_t* sums = reinterpret_cast<int32_t*>(scratch<1>(group * blocks * kAccumulators * 4));
+    const int64_t group = std::clamp<int64_t>(panels / (2 * omp_get_num_threads()), 1, kGroup / count);
+    int32_t* sums = reinterpret_cast<int32_t*>(scratch<1>(group * count * blocks * kAccumulators * 4));
     int8_t* unpacked = scratch<2>(2 * kTile * kSteps);
 #pragma omp for
     for (int64_t i = 0; i < tiles; ++i)
@@ -195,49 +242,43 @@ void product(const int8_t* values, const uint8_t* packed, bool four_bits, const 
     configure_tiles();
 #pragma omp for schedule(dynamic)
     for (int64_t start = 0; start < panels; start += group) {
-      const int64_t end = std::min(start + group, panels);
+      const int64_t turns = (std::min(start + group, panels) - start) * count;
       for (int64_t d = 0; d < depth; d += kSteps) {
         const int64_t steps = std::min(kSteps, depth - d);
-        for (int64_t p = start; p < end; ++p) {
-          const uint8_t* block = packed + (d * panels + p * steps) * panel_step;
-          const bool last = p + 1 == end;  // the next block: of this group's first panel, further down
-          const int64_t next_d = last ? d + kSteps : d;
-          const int64_t next_steps = std::min(kSteps, depth - next_d);
-          const uint8_t* next = packed + (next_d * panels + (last ? start : p + 1) * next_steps) * panel_step;
-          const int64_t lines = std::max<int64_t>(next_steps, 0) * panel_step / 64;
-          const int8_t* weights = reinterpret_cast<const int8_t*>(block);
-          if (four_bits) {
-            unpack(block, unpacked, steps);
-            weights = unpacked;
-          }
+        for (int64_t turn = 0; turn < turns; ++turn) {
+          const int64_t panel = start + turn / count;
+          const Weights& factor = *factors[turn % count];
+          // the next block: at the end of a group, that of its first panel further down
+          const bool last = turn + 1 == turns;
+          const int64_t next_turn = last ? 0 : turn + 1, next_d = last ? d + kSteps : d;
+          const int64_t next_steps = std::max<int64_t>(std::min(kSteps, depth - next_d), 0);
+          const Weights& next_factor = *factors[next_turn % count];
+          const uint8_t* next = next_factor.block(next_d, start + next_turn / count, panels, next_steps);
+          const int64_t lines = next_steps * next_factor.panel_bytes() / 64;
+          const uint8_t* block = factor.block(d, panel, panels, steps);
+          if (factor.four_bits) unpack(block, unpacked, steps);
+          const int8_t* multiplied = factor.four_bits ? unpacked : reinterpret_cast<const int8_t*>(block);
           written();
           for (int64_t b = 0; b < blocks; ++b) {
             for (int64_t line = b * lines / blocks; line < (b + 1) * lines / blocks; ++line)
               _mm_prefetch(reinterpret_cast<const char*>(next) + line * 64, _MM_HINT_T1);
-            int32_t* sum = sums + ((p - start) * blocks + b) * kAccumulators;
+            int32_t* sum = sums + (turn * blocks + b) * kAccumulators;
             const int8_t* upper = activations + (2 * b * depth + d) * kTile;
             if (2 * b + 1 < tiles)
-              multiply<true>(upper, upper + depth * kTile, weights, sum, steps, d == 0);
+              multiply<true>(upper, upper + depth * kTile, multiplied, sum, steps, d == 0);
             else
-              multiply<false>(upper, upper, weights, sum, steps, d == 0);
-            if (d + kSteps < depth) continue;
-            const int64_t row = b * 2 * kRows, channel = p * kPanel;
-            write_out(sum, four_bits ? 4 : 0, scale + channel, row_scale ? row_scale + row : nullptr,
-                      out + row * outputs + channel, std::min(2 * kRows, rows - row), std::min(kPanel, outputs - channel),
-                      outputs);
+              multiply<false>(upper, upper, multiplied, sum, steps, d == 0);
+            if (d + kSteps < depth || turn % count + 1 < count) continue;
+            const int64_t row = b * 2 * kRows;
+            const int32_t* first = sums + ((turn - count + 1) * blocks + b) * kAccumulators;
+            write_out(weights, first, up, sum, row_scale + row, out + row * outputs,
+                      std::min(2 * kRows, rows - row), panel * kPanel, outputs);
           }
         }
       }
     }
     _tile_release();
   }
-}
-
-float from_bfloat16(uint16_t x) {
-  const uint32_t bits = uint32_t(x) << 16;
-  float y;
-  std::memcpy(&y, &bits, sizeof y);
-  return y;
 }
 
 // 16 values of a row, zeros beyond its end.
@@ -263,7 +304,7 @@ uint16_t quantize_row(const uint16_t* x, int8_t* values, int64_t inputs, int top
   float inverse = 1.0f / (step < kTiny ? kTiny : step);
   uint32_t bits;
   std::memcpy(&bits, &inverse, sizeof bits);
-  inverse = from_bfloat16(bits >> 16);
+  inverse = to_float(static_cast<uint16_t>(bits >> 16));
   float scale = 1.0f / inverse;
   if (rms_eps >= 0) scale *= 1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / inputs + rms_eps);
   const __m512 factor = _mm512_set1_ps(inverse), high = _mm512_set1_ps(top), low = _mm512_set1_ps(-top);
@@ -319,14 +360,29 @@ void pack_weight(const int8_t* weight, uint8_t* packed, int64_t outputs, int64_t
     }
 }
 
-// values [rows, inputs], scale [panels * 32], row_scale [rows] or null, out [rows, outputs].
+// values [rows, inputs], scale [panels * 32], row_scale [rows], out [rows, outputs].
 void product_bfloat16(const int8_t* values, const uint8_t* packed, int four_bits, const float* scale,
                       const uint16_t* row_scale, uint16_t* out, int64_t rows, int64_t outputs, int64_t inputs) {
-  product(values, packed, four_bits != 0, scale, row_scale, out, rows, outputs, inputs);
+  product(values, {packed, four_bits != 0, scale}, nullptr, row_scale, out, rows, outputs, inputs);
 }
 
 void product_float32(const int8_t* values, const uint8_t* packed, int four_bits, const float* scale,
                      const float* row_scale, float* out, int64_t rows, int64_t outputs, int64_t inputs) {
-  product(values, packed, four_bits != 0, scale, row_scale, out, rows, outputs, inputs);
+  product(values, {packed, four_bits != 0, scale}, nullptr, row_scale, out, rows, outputs, inputs);
+}
+
+// silu(gate) * up, both with row_scale.
+void gated_bfloat16(const int8_t* values, const uint8_t* packed, int four_bits, const float* scale,
+                    const uint8_t* up_packed, int up_four_bits, const float* up_scale, const uint16_t* row_scale,
+                    uint16_t* out, int64_t rows, int64_t outputs, int64_t inputs) {
+  const Weights up{up_packed, up_four_bits != 0, up_scale};
+  product(values, {packed, four_bits != 0, scale}, &up, row_scale, out, rows, outputs, inputs);
+}
+
+void gated_float32(const int8_t* values, const uint8_t* packed, int four_bits, const float* scale,
+                   const uint8_t* up_packed, int up_four_bits, const float* up_scale, const float* row_scale, float* out,
+                   int64_t rows, int64_t outputs, int64_t inputs) {
+  const Weights up{up_packed, up_four_bits != 0, up_scale};
+  product(values, {packed, four_bits != 0, scale}, &up, row_scale, out, rows, outputs, inputs);
 }
 }

@@ -2,8 +2,8 @@
 
 oneDNN reaches a quarter of what the units can do on a decoder's linears and needs a byte for each weight. This kernel
 (amx_kernels.cpp) reads half a byte, packs the activations once into tiles, keeps what it multiplies in the caches, and
-applies both scales before it writes. It is compiled with the machine's C++ compiler the first time and kept in the
-user's cache folder.
+applies both scales before it writes; gate and up of an MLP are one pass with SiLU and their product at its end. It is
+compiled with the machine's C++ compiler the first time and kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sqap_vla_ros.quantization.backends import SeparateProducts
+from sqap_vla_ros.quantization.backends import IntegerProduct
 from sqap_vla_ros.quantization.quantizers import largest, quantize_activation
 
 SOURCE = Path(__file__).with_name("amx_kernels.cpp")
@@ -32,7 +32,7 @@ CHANNELS_OF_A_PANEL = 32
 MOST_INPUTS = 2**31 // (127 * 128)  # more could overflow an accumulator: |activation| <= 127, |weight| <= 128
 
 
-class AmxProduct(SeparateProducts):
+class AmxProduct:
     """Prepared weights of one linear, see `backends.IntegerProduct`. weight: int8 [N, K]; scale: [N]."""
 
     rows_per_call = 1 << 20  # the kernel splits the work itself
@@ -50,31 +50,28 @@ class AmxProduct(SeparateProducts):
         missing = -self.outputs % CHANNELS_OF_A_PANEL
         self.scale = torch.nn.functional.pad(scale.float(), (0, missing)).contiguous()
 
-    def unscaled(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """See `IntegerProduct`."""
-        return self._run(values, None, dtype)
-
     def __call__(self, values: Tensor, scale: Tensor) -> Tensor:
-        return self._run(values, scale, scale.dtype)
+        return self._run("product", values, scale, self._weights)
 
-    def _run(self, values: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def gated(self, up: IntegerProduct, values: Tensor, scale: Tensor) -> Tensor:
+        """See `IntegerProduct`."""
+        assert isinstance(up, AmxProduct)
+        return self._run("gated", values, scale, self._weights + up._weights)
+
+    @property
+    def _weights(self) -> list[object]:
+        return [_address(self.packed), self.four_bits, _address(self.scale)]
+
+    def _run(self, kernel: str, values: Tensor, scale: Tensor, weights: list[object]) -> Tensor:
         if values.shape[-1] != self.inputs or values.dtype != torch.int8:
             raise ValueError(f"expected int8 [M, {self.inputs}], got {values.dtype} {tuple(values.shape)}")
-        run = getattr(_library(), {torch.bfloat16: "product_bfloat16", torch.float32: "product_float32"}[dtype])
-        values, rows = values.contiguous(), len(values)
-        if scale is not None:
-            scale = scale.contiguous()
-        result = torch.empty(rows, self.outputs, dtype=dtype)
-        sizes = [ctypes.c_int64(size) for size in (rows, self.outputs, self.inputs)]
-        run(
-            _address(values),
-            _address(self.packed),
-            self.four_bits,
-            _address(self.scale),
-            None if scale is None else _address(scale),
-            _address(result),
-            *sizes,
-        )
+        if scale.dtype not in (torch.bfloat16, torch.float32):
+            raise ValueError(f"backend amx computes in bfloat16 and float32, not in {scale.dtype}")
+        values, scale = values.contiguous(), scale.contiguous()
+        result = torch.empty(len(values), self.outputs, dtype=scale.dtype)
+        sizes = map(ctypes.c_int64, (len(values), self.outputs, self.inputs))
+        run = getattr(_library(), f"{kernel}_{str(scale.dtype).removeprefix('torch.')}")
+        run(_address(values), *weights, _address(scale), _address(result), *sizes)
         return result
 
 

@@ -53,9 +53,32 @@ def test_products_are_the_references_to_the_last_bit(m, k, n, top, extreme, thre
         for dtype in (torch.float32, torch.bfloat16):
             token_scale = (torch.rand(m, 1, generator=generator) + 0.5).to(dtype)
             assert torch.equal(amx(values, token_scale), reference(values, token_scale))
-            assert torch.equal(amx.unscaled(values, dtype), reference.unscaled(values, dtype))
     finally:
         torch.set_num_threads(before)
+
+
+@needs_amx
+@pytest.mark.parametrize(("rows", "outputs"), [(1, 1), (40, 33), (16, 288)])
+def test_gated_is_the_formula(rows, outputs):
+    generator = torch.Generator().manual_seed(rows)
+    values = torch.randint(-7, 8, (rows, 600), generator=generator).to(torch.int8)
+    scale = torch.logspace(-4, 4, rows)[:, None].bfloat16()  # SiLU at its linear and at its flat parts
+    weights = [torch.randint(-top, top, (outputs, 600), generator=generator).to(torch.int8) for top in (8, 127)]
+    scales = [torch.rand(outputs, generator=generator) * 0.01 for _ in weights]
+    gate, up = (AmxProduct(*pair) for pair in zip(weights, scales, strict=True))
+    for dtype in (torch.bfloat16, torch.float32):
+        products = [ReferenceProduct(*pair).unscaled(values, dtype) for pair in zip(weights, scales, strict=True)]
+        opened, other = (product.float() * scale.float() for product in products)
+        expected = (torch.nn.functional.silu(opened) * other).to(dtype)
+        tolerance = 0.008 if dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(gate.gated(up, values, scale.to(dtype)), expected, atol=1e-6, rtol=tolerance)
+
+
+@needs_amx
+def test_no_rows_give_no_rows():
+    product = AmxProduct(torch.ones(40, 64, dtype=torch.int8), torch.ones(40))
+    values, scale = quantize_rows(torch.ones(0, 64).bfloat16(), 4, 0.9, None)
+    assert product(values, scale).shape == (0, 40)
 
 
 @needs_amx
@@ -116,7 +139,9 @@ def test_whole_layers_agree_with_the_reference(dtype):
 def test_activations_of_another_width_are_refused():
     product = AmxProduct(torch.ones(8, 64, dtype=torch.int8), torch.ones(8))
     with pytest.raises(ValueError, match=r"expected int8 \[M, 64\], got torch.int8 \(2, 63\)"):
-        product.unscaled(torch.ones(2, 63, dtype=torch.int8), torch.float32)
+        product(torch.ones(2, 63, dtype=torch.int8), torch.ones(2, 1))
+    with pytest.raises(ValueError, match=r"not in torch\.float64"):
+        product(torch.ones(2, 64, dtype=torch.int8), torch.ones(2, 1).double())
     with pytest.raises(ValueError, match="could overflow 32 bits"):
         AmxProduct(torch.ones(1, amx_product.MOST_INPUTS + 1, dtype=torch.int8), torch.ones(1))
 
