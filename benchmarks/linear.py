@@ -10,6 +10,10 @@ printed, raw results go to results/linear_N_threads.json. With one thread the cl
 other processes hardly change; with more it is the wall clock.
 
     python benchmarks/linear.py [--repeats 15] [--threads N]
+    python benchmarks/linear.py --device cuda [--repeats 15]
+
+On a GPU: torch's bf16 linear and `_int_mm` against the layer on backend `triton`, launched one by one ("eager") and as
+CUDA graphs, timed by events, each from a cold cache. There are no results of that: it has not been run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -46,11 +50,13 @@ SHAPES: dict[str, tuple[int, int, OrthogonalMix | None]] = {
 TOKENS = (175, 277, 300)  # 154 kept + 21 of text, nothing pruned, a longer instruction
 
 
-def random_w4a4(inputs: int, outputs: int, rotation: OrthogonalMix | None, backend: str = "auto") -> QuantizedLinear:
+def random_w4a4(
+    inputs: int, outputs: int, rotation: OrthogonalMix | None, backend: str = "auto", device: str = "cpu"
+) -> QuantizedLinear:
     """A W4A4 layer with random weights on its grid."""
     values = torch.randint(-7, 8, (outputs, inputs), dtype=torch.int8)
     weight = PackedWeight.of(QuantizedWeight(values, torch.full((outputs, 1), 0.004), None, 4))
-    layer = QuantizedLinear(weight, ActivationQuantizer(4, clip=0.9, rotation=rotation))
+    layer = QuantizedLinear(weight, ActivationQuantizer(4, clip=0.9, rotation=rotation)).to(device)
     use_backend(layer, backend)
     return layer
 
@@ -116,16 +122,65 @@ def measure(repeats: int, clock: Callable[[], float]) -> list[dict[str, object]]
             if dynamic[0] is not None:
                 contenders["torchao int8 dynamic"] = lambda i, layers=dynamic, x=x: layers[i](x)
             times = interleaved(contenders, repeats, clock)
-            medians = {key: statistics.median(value) for key, value in times.items()}
-            ratio = statistics.median(
-                b / o for b, o in zip(times["bfloat16"], times["w4a4"], strict=True)
-            )  # of neighbours in time
-            print(
-                f"{name}, {tokens} tokens: bf16/w4a4 = {ratio:.2f}   "
-                + "  ".join(f"{key} {value:.2f}" for key, value in medians.items()),
-                flush=True,
-            )
-            rows.append({"linear": name, "tokens": tokens, "median_ms": medians, "bf16_over_w4a4": ratio, "ms": times})
+            rows.append(summary(name, tokens, times))
+    return rows
+
+
+def summary(name: str, tokens: int, times: dict[str, list[float]]) -> dict[str, object]:
+    """Medians, and the median ratio of neighbours in time; printed."""
+    medians = {key: statistics.median(value) for key, value in times.items()}
+    ratio = statistics.median(b / o for b, o in zip(times["bfloat16"], times["w4a4"], strict=True))
+    print(
+        f"{name}, {tokens} tokens: bf16/w4a4 = {ratio:.2f}   "
+        + "  ".join(f"{key} {value:.{2 if value > 0.5 else 4}f}" for key, value in medians.items()),
+        flush=True,
+    )
+    return {"linear": name, "tokens": tokens, "median_ms": medians, "bf16_over_w4a4": ratio, "ms": times}
+
+
+def captured(work: Callable[[], object]) -> Callable[[], None]:
+    """The same as a CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # kernels are compiled and tiles chosen
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+@torch.inference_mode()
+def measure_cuda(repeats: int) -> list[dict[str, object]]:
+    """Every shape at every token count on a GPU; each of the `repeats` is a median of its own."""
+    from sqap_vla_ros.quantization.triton_tiles import milliseconds
+
+    rows: list[dict[str, object]] = []
+    for name, (inputs, outputs, rotation) in SHAPES.items():
+        half = nn.Linear(inputs, outputs, bias=False, device="cuda", dtype=torch.bfloat16)
+        ours, plain = (random_w4a4(inputs, outputs, rotation, "triton", "cuda") for _ in range(2))
+        use_backend(plain, "triton", fused=False)
+        integers = torch.randint(-7, 8, (outputs, inputs), dtype=torch.int8, device="cuda").t()
+        for tokens in TOKENS:
+            x = torch.randn(1, tokens, inputs, device="cuda").bfloat16()
+            x_integer = torch.randint(-7, 8, (tokens, inputs), dtype=torch.int8, device="cuda")
+            shared = ours.activation(x)
+            works: dict[str, Callable[[], object]] = {
+                "bfloat16": lambda layer=half, x=x: layer(x),
+                "w4a4": lambda layer=ours, x=x: layer(x),
+                "w4a4, quantised in PyTorch": lambda layer=plain, x=x: layer(x),
+                "w4a4, input shared": lambda layer=ours, quantized=shared: layer.product(*quantized),
+                "_int_mm (product only)": lambda weight=integers, x=x_integer: torch._int_mm(x, weight),
+            }
+            contenders = {key: captured(work) for key, work in works.items()}
+            contenders |= {f"{key}, eager": works[key] for key in ("bfloat16", "w4a4")}
+            times: dict[str, list[float]] = {key: [] for key in contenders}
+            for _ in range(repeats):
+                for key, contender in contenders.items():
+                    times[key].append(milliseconds(contender))
+            rows.append(summary(name, tokens, times))
     return rows
 
 
@@ -134,8 +189,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.device == "cuda":
+        if not torch.cuda.is_available():
+            parser.error("--device cuda: PyTorch sees no CUDA device here")
+        machine = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+        write(args.out or RESULTS / "linear_cuda.json", machine, measure_cuda(args.repeats))
+        return
     torch.set_num_threads(args.threads)
     clock = time.process_time if args.threads == 1 else time.perf_counter
     rows = measure(args.repeats, clock)
@@ -150,7 +212,11 @@ def main() -> None:
         "compiled_quantiser": fused_unavailable() or "yes",
         "onednn_int8": onednn_unsupported() or "yes",
     }
-    out = args.out or RESULTS / f"linear_{args.threads}_threads.json"
+    write(args.out or RESULTS / f"linear_{args.threads}_threads.json", machine, rows)
+
+
+def write(out: Path, machine: dict[str, object], rows: list[dict[str, object]]) -> None:
+    """The raw results."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
