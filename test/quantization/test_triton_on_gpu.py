@@ -1,0 +1,92 @@
+"""The kernels as compiled for the GPU at hand, against the definitions on the CPU.
+
+A process of its own, since the tests' process has Triton interpret its kernels. Without a GPU the same script runs
+under the interpreter on fewer shapes, so that it is right when a GPU comes.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_kernels_equal_the_definitions(device):
+    pytest.importorskip("triton", reason="backend triton: triton is not installed")
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no CUDA device here")
+    environment = {**os.environ, "TRITON_INTERPRET": "1" if device == "cpu" else "0"}
+    run = subprocess.run([sys.executable, __file__, device], env=environment, capture_output=True, text=True)
+    assert not run.returncode, run.stderr[-3000:]
+    assert "tiles" in run.stdout
+
+
+@torch.inference_mode()
+def check(device: str) -> None:
+    from sqap_vla_ros.quantization import triton_tiles
+    from sqap_vla_ros.quantization.backends import ReferenceProduct
+    from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear
+    from sqap_vla_ros.quantization.packing import PackedWeight
+    from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
+    from sqap_vla_ros.quantization.rotations import OrthogonalMix
+    from sqap_vla_ros.quantization.triton_activations import quantize_rows
+    from sqap_vla_ros.quantization.triton_product import TritonProduct
+
+    torch.manual_seed(0)
+    gpu = device == "cuda"
+    # Triton's interpreter cuts float32 to bfloat16 where a GPU rounds
+    kinds = (torch.bfloat16, torch.float16, torch.float32) if gpu else (torch.float16, torch.float32)
+    for rows, columns in [(1, 4096), (277, 4096), (175, 11008), (5, 43)] if gpu else [(1, 300), (5, 43)]:
+        for kind in kinds:
+            x = torch.randn(rows, columns)
+            x[0, 0], x[-1, 1:] = 300.0, 0.0
+            x = x.to(kind)
+            for bits, clip in ((4, 0.9), (8, 1.0)):
+                found = quantize_rows(x.to(device), bits, clip, None)
+                for one, other in zip(found, quantize_activation(x, bits, clip=clip), strict=True):
+                    assert torch.equal(one.cpu(), other), ("quantize_rows", rows, columns, kind, bits)
+                values, scale = quantize_rows(x.to(device), bits, clip, 1e-5)
+                expected = quantize_activation(x, bits, clip=clip, rms_eps=1e-5)
+                assert torch.equal(values.cpu(), expected[0])
+                torch.testing.assert_close(scale.cpu(), expected[1])
+    candidates = triton_tiles.TILES
+    for tile in candidates:
+        triton_tiles.TILES = (tile,)
+        triton_tiles._chosen.clear()
+        for m, k, n in [(277, 4096, 256), (175, 11008, 96), (3, 43, 17)] if gpu else [(70, 130, 17)]:
+            for width in (4, 8):
+                top = 2 ** (width - 1) - 1
+                weights = [torch.randint(-top, top + 1, (n, k)).to(torch.int8) for _ in range(2)]
+                values, scale = torch.randint(-7, 8, (m, k)).to(torch.int8), torch.rand(n) / 100
+                token_scale = torch.rand(m, 1).to(kinds[0])
+                products = [TritonProduct(weight.to(device), scale.to(device)) for weight in weights]
+                plain = [ReferenceProduct(weight, scale) for weight in weights]
+                given = values.to(device), token_scale.to(device)
+                case = (tile, m, k, n, width)
+                assert torch.equal(products[0].accumulate(given[0]).cpu(), plain[0].accumulate(values)), case
+                assert torch.equal(products[0](*given).cpu(), plain[0](values, token_scale)), case
+                gate, up = (product.unscaled(values, token_scale.dtype).float() * token_scale for product in plain)
+                expected = (torch.nn.functional.silu(gate) * up).to(kinds[0])
+                torch.testing.assert_close(products[0].gated(products[1], *given).cpu(), expected)
+    triton_tiles.TILES = candidates
+    triton_tiles._chosen.clear()
+    print("tiles equal the reference")
+    if gpu:
+        from sqap_vla_ros.compression.captured import GraphedCall
+
+        weight = PackedWeight.of(quantize_weight(torch.randn(512, 11008), 4))
+        layer = QuantizedLinear(weight, ActivationQuantizer(4, clip=0.9, rotation=OrthogonalMix(11008))).to(device)
+        layer.use_backend("triton")
+        layer.activation.row_quantizer = quantize_rows
+        x = torch.randn(1, 277, 11008, device=device).bfloat16()
+        call = GraphedCall(lambda x: (layer(x),), (x,))
+        for _ in range(2):
+            x = torch.randn_like(x)
+            assert torch.equal(call(x)[0], layer(x))
+        print("captured, tiles:", triton_tiles._chosen)
+
+
+if __name__ == "__main__":
+    check(sys.argv[1])
