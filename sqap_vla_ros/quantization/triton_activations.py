@@ -5,9 +5,10 @@ In one pass, without leaving the registers: the range of the row, the recipe's c
 bit, and so are the scales without a norm; with one, the sum of squares runs in another order.
 
 Not inside the product's kernel: a scale needs its whole row, and every one of the product's N / BLOCK_N column tiles
-would read and quantise all of it again (32 to 172 times in the 7B decoder), from bfloat16 instead of int8; q, k and v
+would read and quantise all of it again (16 to 172 times in the 7B decoder), from bfloat16 instead of int8; q, k and v
 also share one result. Not joined with the online rotations either: those are two small matrix products (`rotations`),
-which the GPU's own library does. Tested with Triton's interpreter on a CPU; speed and launch settings are unmeasured.
+which the GPU's own library does. One scale for a whole tensor (recipe `sqap_paper`) is left to the plain operations.
+Tested with Triton's interpreter on a CPU, not run on a GPU yet; launch settings are reasoned, not measured.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 int8 x int8 -> int32 on the tensor cores (Hopper has no int4 ones), both scales applied before the result is written.
 Four-bit weights cost four times less memory than bfloat16; the arithmetic is int8's. gate and up of an MLP are one
 kernel with SiLU and their product at its end. The activations come quantised by another kernel, `triton_activations`
-says why. The kernels' logic is tested with Triton's interpreter on a CPU; their speed has not been measured.
+says why. The kernels' logic is tested with Triton's interpreter on a CPU, and they are compiled to machine code there;
+they have not run on a GPU yet, their speed is unmeasured.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sqap_vla_ros.quantization.backends import IntegerProduct
 from sqap_vla_ros.quantization.quantizers import largest
 from sqap_vla_ros.quantization.triton_tiles import Tile, tile_for
 
-# PTX for four bytes in a register
+# PTX for four bytes in a register; for NVIDIA's GPUs only, the interpreter and others take the plain operations
 LOW = tl.constexpr("shl.b32 $0, $1, 4; and.b32 $0, $0, 0xF0F0F0F0;")
 HIGH = tl.constexpr("and.b32 $0, $1, 0xF0F0F0F0;")
 
@@ -68,7 +69,7 @@ def _tile_sum(  # type: ignore[no-untyped-def]
             total = tl.dot(high, tl.trans(x_high), total, out_dtype=tl.int32)
         else:
             total = tl.dot(w.to(tl.int8, bitcast=True), tl.trans(x), total, out_dtype=tl.int32)
-    return total >> 4 if PACKED else total
+    return total >> 4 if PACKED else total  # sixteen times a sum fits int32 for up to 150,000 inputs
 
 
 @triton.jit(do_not_specialize=["rows"])  # one kernel for all row counts
@@ -150,7 +151,7 @@ class TritonProduct:
                 UP_PACKED=second.packed,
                 SCALED=scale is not None,
                 GATED=up is not None,
-                ASSEMBLY=isinstance(_product_kernel, triton.JITFunction),  # the interpreter has none
+                ASSEMBLY=isinstance(_product_kernel, triton.JITFunction) and torch.version.hip is None,
                 BLOCK_M=tile.m,
                 BLOCK_N=tile.n,
                 BLOCK_K=tile.k,
