@@ -1,12 +1,16 @@
 // Kernels of backend amx, see amx_product.py: the quantiser of activations (AVX-512) and the integer product (AMX).
 //
-// The product is int8 activations times int8 or int4 weights. // Tiles hold 16 rows of 64 bytes. A panel is 32 output channels, two tiles wide. The depth is worked off in blocks of
-// eight tiles: then a panel's weights (16 KiB) and a row block's activations (16 KiB) stay in the first-level cache. Four
-// accumulating tiles take every loaded tile twice. Panels are taken in groups, so that a depth block of all activations is
-// used several times while it is in the second-level cache; weights come from memory once, prefetched a block ahead.
+// The product is int8 activations times int8 or int4 weights. A tile holds 16 rows of 64 bytes. A panel is 32 output
+// channels, two tiles wide. The depth is worked off in blocks of eight tiles: then a panel's weights (16 KiB) and a row
+// block's activations (16 KiB) stay in the first-level cache. Four accumulating tiles take every loaded tile twice.
+// Panels are taken in groups, so that a depth block of all activations is used several times while it is in the
+// second-level cache; weights come from memory once, prefetched a block ahead.
 //
-// int4: one byte holds the values of channels n (low nibble) and n + 16 (high nibble) of a panel. A nibble at the top of
-// its byte is 16 times the value in int8, so unpacking is one shift and two masks; the accumulators are shifted back.
+// int4: one byte holds the values of channels n (low nibble) and n + 16 (high nibble) of a panel. A nibble at the top
+// of its byte is 16 times the value in int8, so unpacking is one shift and two masks; the sums are shifted back.
+//
+// Slower when tried: depth blocks of 4, 6, 12 or 16 tiles, unpacking the next block between the multiplications,
+// streaming loads, prefetching past the second-level cache.
 
 #include <immintrin.h>
 
@@ -110,9 +114,10 @@ void unpack(const uint8_t* packed, int8_t* tiles, int64_t steps) {
     }
 }
 
-// 16 or 32 rows times a panel over `steps` tiles of depth, onto accumulators [2][2][16][16] that start at zero if `first`.
+// 16 or 32 rows times a panel over `steps` tiles of depth, onto sums [2][2][16][16] that start at zero if `first`.
 template <bool kBoth>
-void multiply(const int8_t* upper, const int8_t* lower, const int8_t* weights, int32_t* sums, int64_t steps, bool first) {
+void multiply(const int8_t* upper, const int8_t* lower, const int8_t* weights, int32_t* sums, int64_t steps,
+              bool first) {
   if (first) {
     _tile_zero(0);
     _tile_zero(1);
@@ -204,8 +209,8 @@ struct Weights {
 
 // What a row block and a panel came to -> output: times the rows' scales, and silu(gate) * up where there is an `up`.
 template <typename T>
-void write_out(const Weights& weights, const int32_t* sums, const Weights* up, const int32_t* up_sums, const T* row_scale,
-               T* out, int64_t rows, int64_t channel, int64_t outputs) {
+void write_out(const Weights& weights, const int32_t* sums, const Weights* up, const int32_t* up_sums,
+               const T* row_scale, T* out, int64_t rows, int64_t channel, int64_t outputs) {
   const int64_t channels = std::min(kPanel, outputs - channel);
   for (int64_t row = 0; row < rows; ++row) {
     const __m512 factor = _mm512_set1_ps(to_float(row_scale[row]));
@@ -310,7 +315,8 @@ uint16_t quantize_row(const uint16_t* x, int8_t* values, int64_t inputs, int top
   const __m512 factor = _mm512_set1_ps(inverse), high = _mm512_set1_ps(top), low = _mm512_set1_ps(-top);
   for (int64_t k = 0; k < inputs; k += 16) {
     const __m512 v = _mm512_mul_ps(load_row(x, k, inputs), factor);
-    const __m512i integers = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(v, low), high));  // to nearest, ties to even
+    // to nearest, ties to even
+    const __m512i integers = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(v, low), high));
     const int64_t left = inputs - k;
     _mm512_mask_cvtepi32_storeu_epi8(values + k, left >= 16 ? 0xffff : (1 << left) - 1, integers);
   }
@@ -322,8 +328,8 @@ uint16_t quantize_row(const uint16_t* x, int8_t* values, int64_t inputs, int top
 extern "C" {
 
 // x [rows, inputs] bfloat16 -> values [rows, inputs], scale [rows] bfloat16.
-void quantize_rows(const uint16_t* x, int8_t* values, uint16_t* scale, int64_t rows, int64_t inputs, int top, float ratio,
-                   float rms_eps) {
+void quantize_rows(const uint16_t* x, int8_t* values, uint16_t* scale, int64_t rows, int64_t inputs, int top,
+                   float ratio, float rms_eps) {
 #pragma omp parallel for
   for (int64_t row = 0; row < rows; ++row)
     scale[row] = quantize_row(x + row * inputs, values + row * inputs, inputs, top, ratio, rms_eps);
@@ -334,7 +340,7 @@ int64_t packed_bytes(int64_t outputs, int64_t inputs, int four_bits) {
   return ceil_div(outputs, kPanel) * ceil_div(inputs, kDepth) * (four_bits ? kTile : 2 * kTile);
 }
 
-// weight [outputs, inputs] -> [depth blocks][panels][steps][(2 tiles)][16][16 channels][4 inputs], zeros beyond the edges.
+// weight [outputs, inputs] -> [depth blocks][panels][steps][(2 tiles)][16][16 channels][4 inputs], zeros at the edges.
 void pack_weight(const int8_t* weight, uint8_t* packed, int64_t outputs, int64_t inputs, int four_bits) {
   const int64_t depth = ceil_div(inputs, kDepth), panels = ceil_div(outputs, kPanel);
   const int64_t panel_step = four_bits ? kTile : 2 * kTile;
@@ -380,8 +386,8 @@ void gated_bfloat16(const int8_t* values, const uint8_t* packed, int four_bits, 
 }
 
 void gated_float32(const int8_t* values, const uint8_t* packed, int four_bits, const float* scale,
-                   const uint8_t* up_packed, int up_four_bits, const float* up_scale, const float* row_scale, float* out,
-                   int64_t rows, int64_t outputs, int64_t inputs) {
+                   const uint8_t* up_packed, int up_four_bits, const float* up_scale, const float* row_scale,
+                   float* out, int64_t rows, int64_t outputs, int64_t inputs) {
   const Weights up{up_packed, up_four_bits != 0, up_scale};
   product(values, {packed, four_bits != 0, scale}, &up, row_scale, out, rows, outputs, inputs);
 }
