@@ -4,9 +4,8 @@ Every variant runs the package's own prediction (preprocessing to un-normalised 
 what trained ones do. Two measurements:
 
 * memory: each variant with all its 32 layers in a process of its own, one prediction, peak resident memory. Most of it
-  are the weights (int8 values of the decoder's linears for oneDNN: half of bf16; the rest stays bf16). Holes that the C
-  library keeps after rearranging weights, and a copy of the towers that lived too long, once made it 10 instead of 8.6
-  GiB for sqap;
+  are the weights (the decoder's linears in four bits, or in eight where oneDNN computes; the rest stays bf16). Holes that
+  the C library keeps after rearranging weights, and a copy of the towers that lived too long, can add a GiB or more;
 * time: bf16 and integer policies side by side in one process, predictions taking turns, so that a busy machine slows
   all of them. Both at full size do not fit into 24 GB, so `--distinct` decoder layers hold weights of their own and are
   passed through several times (8 layers are 3.2 GB in bf16, far more than any cache). `--distinct 32` undoes that.
@@ -22,12 +21,10 @@ On a GPU every variant has all its layers and a process of its own: eager bf16 a
 w4a4 and sqap captured as a CUDA graph, with the peak of the memory PyTorch holds. No result of that is here: it has not
 been run on a GPU yet.
 
-What made the difference on the CPU (per prediction, two threads of a Xeon with AMX): one compiled pass that finds a
-token's range, applies the RMSNorm and rounds, instead of twelve operations (its first version, compiled for any width,
-ran on one thread only); the scales of gate and up applied inside the SiLU product; 277 tokens as 144 + 133 instead of
-256 + 21, since a call for 21 rows costs what one for 60 does; prepacked towers and action head (1.2 and 1.4 times), the
-head in bf16 (2.3 times). Not worth their trouble: torch.compile for the head (5 %), other factors of the online
-rotation than 86 x 128, transposing instead of batched products in it, larger malloc thresholds.
+What made the difference on the CPU (two threads of a Xeon with AMX): a product of our own (quantization/amx_kernels.cpp)
+in place of oneDNN's, which is slower by half and more (benchmarks/linear.py has both); one pass that finds a token's
+range, applies the RMSNorm and rounds; gate, up and the SiLU between them in one call; prepacked towers and action head,
+the head in bf16. What remains of sqap is the vision and the head, which pruning and four bits do not touch.
 """
 
 from __future__ import annotations
