@@ -4,8 +4,8 @@ Every variant runs the package's own prediction (preprocessing to un-normalised 
 what trained ones do. Two measurements:
 
 * memory: each variant with all its 32 layers in a process of its own, one prediction, peak resident memory. Most of it
-  are the weights (the decoder's linears in four bits, or in eight where oneDNN computes; the rest stays bf16). Holes that
-  the C library keeps after rearranging weights, and a copy of the towers that lived too long, can add a GiB or more;
+  are the weights (the decoder's linears in four bits, or in eight where oneDNN computes; the rest stays bf16). Holes
+  that the C library keeps after rearranging weights, and a copy of the towers that lived too long, can add a GiB;
 * time: bf16 and integer policies side by side in one process, predictions taking turns, so that a busy machine slows
   all of them. Both at full size do not fit into 24 GB, so `--distinct` decoder layers hold weights of their own and are
   passed through several times (8 layers are 3.2 GB in bf16, far more than any cache). `--distinct 32` undoes that.
@@ -21,10 +21,10 @@ On a GPU every variant has all its layers and a process of its own: eager bf16 a
 w4a4 and sqap captured as a CUDA graph, with the peak of the memory PyTorch holds. No result of that is here: it has not
 been run on a GPU yet.
 
-What made the difference on the CPU (two threads of a Xeon with AMX): a product of our own (quantization/amx_kernels.cpp)
-in place of oneDNN's, which is slower by half and more (benchmarks/linear.py has both); one pass that finds a token's
-range, applies the RMSNorm and rounds; gate, up and the SiLU between them in one call; prepacked towers and action head,
-the head in bf16. What remains of sqap is the vision and the head, which pruning and four bits do not touch.
+What made the difference on the CPU (two threads of a Xeon with AMX): a product of our own (amx_kernels.cpp) in place of
+oneDNN's, which takes nearly twice as long (benchmarks/linear.py has both); one pass that finds a token's range, applies
+the RMSNorm and rounds; gate, up and the SiLU between them in one call; prepacked towers and action head, the head in
+bf16. What remains of sqap is the vision and the head, which pruning and four bits do not touch.
 """
 
 from __future__ import annotations
