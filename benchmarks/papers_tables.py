@@ -138,6 +138,7 @@ MAIN = (
 )
 HEADLINE = (FP32, W4A4, SQAP, at("sqap", 0.4))
 ABLATION = ("top_k", "ring", "sqap", "no_fps_grid", "no_fps_random", "uniform_grid", "random_same_budget")
+DEPTH = ("sqap", "top_k", "random_same_budget")
 
 
 def executed(name: str, words: str, **execution: Any) -> Entry:
@@ -217,8 +218,8 @@ SECTIONS = (
     Section("ablation80", "Ablation at 80 %, W4A4", (FP32, W4A4, *(at(s, 0.8) for s in ABLATION))),
     Section(
         "depth",
-        "Where tokens are dropped, W4A4, 70 %",
-        (W4A4, *(at(s, 0.7, layer) for layer in (1, 2, 3) for s in ("sqap", "top_k", "random_same_budget"))),
+        "Where tokens are dropped, W4A4",
+        (W4A4, *(at(s, r, layer) for r in (0.4, 0.7) for layer in (1, 2, 3) for s in DEPTH)),
     ),
     Section(
         "bits",
