@@ -327,6 +327,10 @@ uint16_t quantize_row(const uint16_t* x, int8_t* values, int64_t inputs, int top
 
 extern "C" {
 
+// Of the calling thread's next calls. torch may bring an OpenMP of its own, whose setting is not this one's.
+void use_threads(int count) { omp_set_num_threads(count); }
+int threads() { return omp_get_max_threads(); }
+
 // x [rows, inputs] bfloat16 -> values [rows, inputs], scale [rows] bfloat16.
 void quantize_rows(const uint16_t* x, int8_t* values, uint16_t* scale, int64_t rows, int64_t inputs, int top,
                    float ratio, float rms_eps) {

@@ -44,7 +44,7 @@ class AmxProduct:
         low, high = torch.aminmax(weight)
         self.four_bits = bool(low >= -8 and high <= 7)
         sizes = [ctypes.c_int64(size) for size in weight.shape]
-        weight, library = weight.contiguous(), _library()
+        weight, library = weight.contiguous(), _kernels()
         self.packed = torch.empty(library.packed_bytes(*sizes, self.four_bits), dtype=torch.uint8)
         library.pack_weight(_address(weight), _address(self.packed), *sizes, self.four_bits)
         missing = -self.outputs % CHANNELS_OF_A_PANEL
@@ -70,7 +70,7 @@ class AmxProduct:
         values, scale = values.contiguous(), scale.contiguous()
         result = torch.empty(len(values), self.outputs, dtype=scale.dtype)
         sizes = map(ctypes.c_int64, (len(values), self.outputs, self.inputs))
-        run = getattr(_library(), f"{kernel}_{str(scale.dtype).removeprefix('torch.')}")
+        run = getattr(_kernels(), f"{kernel}_{str(scale.dtype).removeprefix('torch.')}")
         run(_address(values), *weights, _address(scale), _address(result), *sizes)
         return result
 
@@ -82,7 +82,7 @@ def quantize_rows(x: Tensor, bits: int, clip: float, rms_eps: float | None) -> t
     x, top = x.contiguous(), largest(bits)
     values = torch.empty(x.shape, dtype=torch.int8)
     scale = torch.empty(len(x), 1, dtype=x.dtype)
-    _library().quantize_rows(
+    _kernels().quantize_rows(
         *map(_address, (x, values, scale)),
         *map(ctypes.c_int64, x.shape),
         top,
@@ -108,6 +108,13 @@ def amx_unsupported() -> str:
     except OSError as error:
         return str(error)
     return ""
+
+
+def _kernels() -> ctypes.CDLL:
+    """The library, about to use as many threads as torch does."""
+    library = _library()
+    library.use_threads(torch.get_num_threads())
+    return library
 
 
 @functools.cache

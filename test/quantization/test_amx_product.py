@@ -53,6 +53,7 @@ def test_products_are_the_references_to_the_last_bit(m, k, n, top, extreme, thre
         for dtype in (torch.float32, torch.bfloat16):
             token_scale = (torch.rand(m, 1, generator=generator) + 0.5).to(dtype)
             assert torch.equal(amx(values, token_scale), reference(values, token_scale))
+        assert amx_product._kernels().threads() == threads
     finally:
         torch.set_num_threads(before)
 
