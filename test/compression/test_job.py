@@ -14,6 +14,7 @@ from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeErro
 from sqap_vla_ros.compression.storage import CompressedFile, CompressedFileError
 from sqap_vla_ros.policy.checkpoint import save_checkpoint
 from sqap_vla_ros.policy.micro import micro_policy
+from sqap_vla_ros.quantization.streamline import make_ready
 
 # calibrated (clipping of the activations is searched) and quick
 QUICK = Recipe("quick", dtype="bfloat16", quantization=QuantizationSpec(rotation="hadamard", activation_clip=None))
@@ -35,6 +36,7 @@ def file(tmp_path_factory):
 def test_the_file_predicts_what_compression_in_memory_predicts(file):
     in_memory = micro("w4a4")
     compress(in_memory, load_recipe("w4a4"), OBSERVATIONS)
+    make_ready(in_memory.model)
     expected = in_memory.predict(HELD_OUT).normalized
     np.testing.assert_array_equal(load_policy(str(file)).predict(HELD_OUT).normalized, expected)
 
@@ -62,6 +64,7 @@ def test_other_schemes_round_trip(recipe, tmp_path):
     compress_to_file(micro(recipe), load_recipe(recipe), observations, path)
     in_memory = micro(recipe)
     compress(in_memory, load_recipe(recipe), observations)
+    make_ready(in_memory.model)
     loaded = load_policy(str(path))
     with_pruning(in_memory, load_recipe(recipe).pruning)
     np.testing.assert_array_equal(loaded.predict(HELD_OUT).normalized, in_memory.predict(HELD_OUT).normalized)
