@@ -226,10 +226,15 @@ def test_joint_states_and_urdf_from_the_command_line(tmp_path):
 def test_ctrl_c_keeps_what_was_done(tmp_path):
     """As a terminal sends it, to the whole process group: exit status 130, whole lines, nothing left running."""
     demo = Path(__file__).resolve().parents[1] / "bags" / "tabletop"
-    command = ["replay", str(demo), "--recipes", "fp32,bf16", "--threads", "1", "--no-video", "--out", str(tmp_path)]
+    command = ["replay", str(demo), "--recipes", "fp32", "--threads", "1", "--no-video", "--out", str(tmp_path)]
     run = "import sys; from sqap_vla_ros.cli import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen(
-        [sys.executable, "-c", run, *command], start_new_session=True, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", run, *command],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a job in the background starts with interrupts ignored, and so would all that it starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     frames = tmp_path / "fp32" / FRAMES
     deadline_s = time.monotonic() + 120.0
@@ -243,9 +248,7 @@ def test_ctrl_c_keeps_what_was_done(tmp_path):
     assert "the same command goes on from here" in errors
     assert "Traceback" not in errors
     lines = frames.read_text().splitlines()
-    second = frames.parent.with_name("bf16") / FRAMES
-    assert len(lines) >= 2
-    assert len(lines) + (second.read_text().count("\n") if second.exists() else 0) < 96
+    assert 2 <= len(lines) < 48
     assert [json.loads(line)["index"] for line in lines] == list(range(len(lines)))
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
