@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where twice the checkpoint may be written")
     parser.add_argument("--depth", type=int, default=32, help="decoder layers")
-    parser.add_argument("--recipe", default="sqap")
+    parser.add_argument("--recipe", default="w4a4", help="`sqap` quantises the same way and needs four layers")
     parser.add_argument("--observations", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--phase", choices=["write", "compress", "load"], help=argparse.SUPPRESS)

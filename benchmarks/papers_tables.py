@@ -94,10 +94,8 @@ def pruned(name: str, words: str, selector: str, quantization: str | None = None
 
 def at(selector: str, ratio: float, layer: int = LAYER, quantization: str | None = "w4a4") -> Entry:
     """A row of a sweep; the same name wherever it appears, so that it is measured once."""
-    own: dict[str, dict[str, Any]] = {"top_k": {"attention_share": 1.0, "ring_radius": None, "fill": "attention"}}
-    own |= {"ring": {"fill": "attention"}, "no_fps_grid": {"fill": "grid"}, "no_fps_random": {"fill": "random"}}
-    chosen = "sqap" if selector in own else selector
-    parameters = {"ratio": ratio, "prune_layer": layer, **own.get(selector, {})}
+    chosen = "sqap" if selector in VARIANTS else selector
+    parameters = {"ratio": ratio, "prune_layer": layer, **VARIANTS.get(selector, {})}
     name = f"{quantization or 'bf16'}_{selector}_{ratio:g}" + ("" if layer == LAYER else f"_layer{layer}")
     deep = "" if layer == LAYER else f", layer {layer}"
     words = (
@@ -106,8 +104,16 @@ def at(selector: str, ratio: float, layer: int = LAYER, quantization: str | None
     return Entry(name, words, quantization, (chosen, parameters))
 
 
+VARIANTS: dict[str, dict[str, Any]] = {  # of SQAP's selector
+    "features": {"metric": "cosine"},
+    "top_k": {"attention_share": 1.0, "ring_radius": None, "fill": "attention"},
+    "ring": {"fill": "attention"},
+    "no_fps_grid": {"fill": "grid"},
+    "no_fps_random": {"fill": "random"},
+}
 SELECTOR_WORDS = {
     "sqap": "top-k + ring + FPS (SQAP)",
+    "features": "top-k + ring + FPS in feature space",
     "top_k": "top-k attention",
     "ring": "top-k + ring",
     "no_fps_grid": "top-k + ring + uniform grid",
@@ -115,7 +121,9 @@ SELECTOR_WORDS = {
     "random_same_budget": "random",
     "uniform_grid": "uniform grid",
 }
-SQAP = Entry("sqap", "SQAP-VLA, recipe `sqap` as shipped", "sqap", ("sqap", {"ratio": 0.4}))
+SHIPPED = load_recipe("sqap").pruning
+assert SHIPPED is not None
+SQAP = Entry("sqap", "SQAP-VLA, recipe `sqap` as shipped", "sqap", (SHIPPED.selector, dict(SHIPPED.parameters)))
 MAIN = (
     FP32,
     Entry("bf16", "CogACT, bf16"),
@@ -127,6 +135,7 @@ MAIN = (
     W4A4,
     Entry("sqap_paper", "SQAP-VLA as in the paper", "sqap_paper", ("sqap", {"ratio": 0.4, "prune_layer": LAYER})),
     at("sqap", 0.4),
+    at("features", 0.4),
     SQAP,
     at("top_k", 0.4),
     at("random_same_budget", 0.4),
@@ -136,9 +145,10 @@ MAIN = (
     Entry("visionzip", "VisionZip, 40 % dropped", pruning=("visionzip", {})),
     Entry("tome", "ToMe, 40 % merged", pruning=("tome", {})),
 )
-HEADLINE = (FP32, W4A4, SQAP, at("sqap", 0.4))
-ABLATION = ("top_k", "ring", "sqap", "no_fps_grid", "no_fps_random", "uniform_grid", "random_same_budget")
-DEPTH = ("sqap", "top_k", "random_same_budget")
+HEADLINE = (FP32, W4A4, SQAP, at("features", 0.4), at("sqap", 0.4))
+DRAWN = ("features", "sqap", "top_k", "random_same_budget", "uniform_grid")  # in the picture of the sweep
+ABLATION = ("top_k", "ring", "sqap", "features", "no_fps_grid", "no_fps_random", "uniform_grid", "random_same_budget")
+DEPTH = ("features", "sqap", "top_k", "random_same_budget")
 
 
 def executed(name: str, words: str, **execution: Any) -> Entry:
@@ -176,7 +186,7 @@ SECTIONS = (
         (
             FP32,
             W4A4,
-            *(at("sqap", ratio) for ratio in RATIOS),
+            *(at(s, ratio) for s in ("sqap", "features") for ratio in RATIOS),
             *(at(s, ratio) for ratio in RATIOS[1::2] for s in ("top_k", "random_same_budget", "uniform_grid")),
             *(at(s, RATIOS[-1]) for s in ("top_k", "random_same_budget", "uniform_grid")),
         ),
@@ -347,12 +357,9 @@ def write_tables(store: Store) -> str:
 
 
 def _pictures(store: Store) -> None:
-    names = [at(s, r).name for s in ("sqap", "top_k", "random_same_budget", "uniform_grid") for r in RATIOS]
+    names = [at(s, r).name for s in DRAWN for r in RATIOS]
     found: dict[str, Row] = {row.method: row for row in make_rows(store, ["fp32", "w4a4", *names], VM)}
-    curves = {
-        SELECTOR_WORDS[s]: [(r, found[at(s, r).name]) for r in RATIOS if at(s, r).name in found]
-        for s in ("sqap", "top_k", "random_same_budget", "uniform_grid")
-    }
+    curves = {SELECTOR_WORDS[s]: [(r, found[at(s, r).name]) for r in RATIOS if at(s, r).name in found] for s in DRAWN}
     across = {
         words: found[name] for name, words in (("fp32", "fp32"), ("w4a4", "W4A4, nothing dropped")) if name in found
     }

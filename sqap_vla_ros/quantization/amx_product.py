@@ -1,9 +1,9 @@
 """Backend `amx` for CPUs with AMX: four-bit weights stay packed in memory and are unpacked inside the kernel.
 
-oneDNN reaches a quarter of what the units can do on a decoder's linears and needs a byte for each weight. This kernel
-(amx_kernels.cpp) reads half a byte, packs the activations once into tiles, keeps what it multiplies in the caches, and
-applies both scales before it writes; gate and up of an MLP are one pass with SiLU and their product at its end. It is
-compiled with the machine's C++ compiler the first time and kept in the user's cache folder.
+oneDNN needs a byte for each weight. This kernel (amx_kernels.cpp) reads half a byte, packs the activations once into
+tiles, keeps what it multiplies in the caches, and applies both scales before it writes; gate and up of an MLP are one
+pass with SiLU and their product at its end. It is compiled with the machine's C++ compiler the first time and kept in
+the user's cache folder.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sqap_vla_ros.quantization.backends import IntegerProduct
-from sqap_vla_ros.quantization.quantizers import largest, quantize_activation
+from sqap_vla_ros.quantization.quantizers import clip_ratio, largest, quantize_activation
 
 SOURCE = Path(__file__).with_name("amx_kernels.cpp")
 COMPILERS = ("c++", "g++", "clang++")
@@ -86,7 +85,7 @@ def quantize_rows(x: Tensor, bits: int, clip: float, rms_eps: float | None) -> t
         *map(_address, (x, values, scale)),
         *map(ctypes.c_int64, x.shape),
         top,
-        ctypes.c_float(float(np.float32(clip) / np.float32(top))),
+        ctypes.c_float(clip_ratio(clip, bits)),
         ctypes.c_float(-1.0 if rms_eps is None else rms_eps),
     )
     return values, scale

@@ -163,8 +163,7 @@ def quantize_activation(
     magnitude = x.abs().amax(-1, keepdim=True)
     if granularity == "tensor" and x.dim() > 1:
         magnitude = magnitude.amax(-2, keepdim=True).expand_as(magnitude)
-    ratio = float(np.float32(clip) / np.float32(top))  # no tensor: a captured graph could not make it on the device
-    inverse, scale = row_scales(x, magnitude, ratio, rms_eps)
+    inverse, scale = row_scales(x, magnitude, clip_ratio(clip, bits), rms_eps)
     if x.dtype == torch.bfloat16 and bits <= 4:
         # 192 + x * inverse lies where bfloat16 holds integers only: one operation multiplies and rounds (ties to even)
         shifted = torch.addcmul(_offset(x.device), x, inverse.to(x.dtype))
@@ -174,6 +173,11 @@ def quantize_activation(
     else:
         values = (x.float() * inverse).round_().clamp_(-top, top).to(torch.int8)
     return values, scale
+
+
+def clip_ratio(clip: float, bits: int) -> float:
+    """Clip over the largest integer, as float32 divides; no tensor: a captured graph could not make it on a device."""
+    return float(np.float32(clip) / np.float32(largest(bits)))
 
 
 def row_scales(

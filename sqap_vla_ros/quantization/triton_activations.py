@@ -13,12 +13,11 @@ Tested with Triton's interpreter on a CPU, not run on a GPU yet; launch settings
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-from sqap_vla_ros.quantization.quantizers import TINY, largest, quantize_activation
+from sqap_vla_ros.quantization.quantizers import TINY, clip_ratio, largest, quantize_activation
 
 LONGEST_ROW = 1 << 15  # channels a program holds in registers; longer rows take the plain operations
 CHANNELS_OF_A_WARP = 1024  # 32 in each thread, four loads of 16 bytes in bfloat16
@@ -72,7 +71,7 @@ def quantize_rows(x: torch.Tensor, bits: int, clip: float, rms_eps: float | None
             values,
             scale,
             columns,
-            float(np.float32(clip) / np.float32(top)),
+            clip_ratio(clip, bits),
             rms_eps or 0.0,
             TOP=top,
             SMALLEST=TINY,

@@ -41,7 +41,7 @@ _SEGMENTED = (320, 240)
 class CollectionConfig:
     """How demonstrations are gathered. frames: per shard; kept: frames kept of an episode; variations: in turn."""
 
-    shards: int = 48
+    shards: int = 84
     frames: int = 768
     kept: int = 5
     variations: tuple[str, ...] = ("visual_matching", "randomised")
@@ -52,10 +52,8 @@ class CollectionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if unknown := set(self.variations) - set(VARIATIONS):
-            raise ValueError(f"variations must be some of {', '.join(VARIATIONS)}, got {', '.join(sorted(unknown))}")
-        if not self.variations:
-            raise ValueError(f"variations must name at least one of {', '.join(VARIATIONS)}")
+        if not self.variations or not set(self.variations) <= set(VARIATIONS):
+            raise ValueError(f"variations must be some of {', '.join(VARIATIONS)}, got {', '.join(self.variations)!r}")
         if min(self.shards, self.frames, self.kept) < 1:
             raise ValueError(f"shards, frames and kept must be positive, got {self.shards}, {self.frames}, {self.kept}")
 

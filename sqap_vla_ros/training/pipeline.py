@@ -77,11 +77,11 @@ class PipelineConfig:
 
 # What the shipped checkpoint was trained with, but for what docs/model_card.md tells of the order of its data.
 SHIPPED = PipelineConfig(
-    collection=CollectionConfig(shards=84),
+    collection=CollectionConfig(),
     imitation=TrainingConfig(steps=7400, final_rate=0.35),
     rounds=(
         Round(6, TrainingConfig(steps=3400, rate=8e-4, final_rate=0.4, corrections=0.2)),
-        Round(8, TrainingConfig(steps=4000, rate=6e-4, corrections=0.3)),
+        Round(10, TrainingConfig(steps=4500, rate=6e-4, corrections=0.3)),
     ),
 )
 
