@@ -221,5 +221,7 @@ def _tables_on(grid: tuple[int, int], uniform: bool, device: torch.device) -> tu
 
 def _cosine_distances(hidden: Tensor) -> Tensor:
     """1 - cosine between tokens. [..., N, D] -> [..., N, N] fp32, clamped at 0."""
-    unit = torch.nn.functional.normalize(hidden.float(), dim=-1)
-    return (1.0 - unit @ unit.transpose(-1, -2)).clamp_min(0.0)
+    wide = hidden.float()
+    length = wide.norm(dim=-1).clamp_min(1e-12)
+    cosine = wide @ wide.transpose(-1, -2) / (length[..., :, None] * length[..., None, :])
+    return (1.0 - cosine).clamp_min(0.0)
