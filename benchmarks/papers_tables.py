@@ -98,9 +98,8 @@ def at(selector: str, ratio: float, layer: int = LAYER, quantization: str | None
     parameters = {"ratio": ratio, "prune_layer": layer, **VARIANTS.get(selector, {})}
     name = f"{quantization or 'bf16'}_{selector}_{ratio:g}" + ("" if layer == LAYER else f"_layer{layer}")
     deep = "" if layer == LAYER else f", layer {layer}"
-    words = (
-        f"{'bf16' if quantization is None else 'W4A4'}, {SELECTOR_WORDS[selector]}, {100 * ratio:.0f} % dropped{deep}"
-    )
+    kind = {None: "bf16", "w4a4": "W4A4", "w4a4_text8": "W4A4, text at 8 bits"}[quantization]
+    words = f"{kind}, {SELECTOR_WORDS[selector]}, {100 * ratio:.0f} % dropped{deep}"
     return Entry(name, words, quantization, (chosen, parameters))
 
 
@@ -121,9 +120,19 @@ SELECTOR_WORDS = {
     "random_same_budget": "random",
     "uniform_grid": "uniform grid",
 }
-SHIPPED = load_recipe("sqap").pruning
-assert SHIPPED is not None
-SQAP = Entry("sqap", "SQAP-VLA, recipe `sqap` as shipped", "sqap", (SHIPPED.selector, dict(SHIPPED.parameters)))
+
+
+def shipped(name: str, words: str) -> Entry:
+    """A recipe of `config/recipes` that quantises and prunes, as it is."""
+    pruning = load_recipe(name).pruning
+    return Entry(name, words, name, None if pruning is None else (pruning.selector, dict(pruning.parameters)))
+
+
+SQAP = shipped("sqap", "SQAP-VLA, recipe `sqap` as shipped")
+TEXT8 = (
+    shipped("w4a4_text8", "W4A4 (rotated, GPTQ), text at 8 bits"),
+    shipped("sqap_text8", "SQAP-VLA, recipe `sqap_text8` as shipped"),
+)
 MAIN = (
     FP32,
     Entry("bf16", "CogACT, bf16"),
@@ -137,6 +146,8 @@ MAIN = (
     at("sqap", 0.4),
     at("features", 0.4),
     SQAP,
+    *TEXT8,
+    at("features", 0.4, quantization="w4a4_text8"),
     at("top_k", 0.4),
     at("random_same_budget", 0.4),
     Entry("w4a4_smoothquant", "SmoothQuant W4A4", "w4a4_smoothquant"),
@@ -145,7 +156,8 @@ MAIN = (
     Entry("visionzip", "VisionZip, 40 % dropped", pruning=("visionzip", {})),
     Entry("tome", "ToMe, 40 % merged", pruning=("tome", {})),
 )
-HEADLINE = (FP32, W4A4, SQAP, at("features", 0.4), at("sqap", 0.4))
+HEADLINE = (FP32, W4A4, SQAP, *TEXT8)
+EARLY = (FP32, at("features", 0.4), at("sqap", 0.4))
 DRAWN = ("features", "sqap", "top_k", "random_same_budget", "uniform_grid")  # in the picture of the sweep
 ABLATION = ("top_k", "ring", "sqap", "features", "no_fps_grid", "no_fps_random", "uniform_grid", "random_same_budget")
 DEPTH = ("features", "sqap", "top_k", "random_same_budget")
@@ -176,10 +188,10 @@ GROUPS = {"weight_group": 64, "weight_symmetric": False}
 SECTIONS = (
     Section("main", "Table 1: methods", MAIN, deviations=3),
     Section("main_va", "Table 2: methods", MAIN, VA),
-    Section("fp32", "The uncompressed policy", (FP32,), episodes=200),
-    Section("fp32_va", "The uncompressed policy", (FP32,), VA, episodes=200),
-    Section("headline", "SQAP-VLA against full precision", HEADLINE, episodes=100),
-    Section("headline_va", "SQAP-VLA against full precision", HEADLINE, VA, episodes=100),
+    Section("headline", "SQAP-VLA against full precision", HEADLINE, episodes=200),
+    Section("headline_va", "SQAP-VLA against full precision", HEADLINE, VA, episodes=200),
+    Section("early", "W4A4, dropped before layer 1", EARLY, episodes=100),
+    Section("early_va", "W4A4, dropped before layer 1", EARLY, VA, episodes=100),
     Section(
         "sweep",
         "Table 3: share of tokens dropped, W4A4",

@@ -111,14 +111,21 @@ def bops(
     counts: dict[str, float] = dict(macs(work))
     if quantization is None:
         return counts
-    for linear in LINEARS:
-        weight_bits, activation_bits = quantization.bits(linear)
+    text = _decoder(work, text_alone=True)
+    text_bits = quantization.text_activation_bits or 0
+
+    def weighed(name: str, weight_bits: int, activation_bits: int) -> float:
+        widths = activation_bits, max(activation_bits, text_bits)
         if definition is Definition.PAPER:
-            counts[f"decoder.{linear}"] *= max(weight_bits, activation_bits) / FULL_BITS
+            image, behind = (max(weight_bits, width) / FULL_BITS for width in widths)
         else:
-            counts[f"decoder.{linear}"] *= weight_bits * activation_bits / FULL_BITS**2
+            image, behind = (weight_bits * width / FULL_BITS**2 for width in widths)
+        return (counts[name] - text[name]) * image + text[name] * behind
+
+    for linear in LINEARS:
+        counts[f"decoder.{linear}"] = weighed(f"decoder.{linear}", *quantization.bits(linear))
     if definition is Definition.PAPER:
-        counts["decoder.attention"] *= quantization.activation_bits / FULL_BITS
+        counts["decoder.attention"] = weighed("decoder.attention", 0, quantization.activation_bits)
     return counts
 
 
@@ -136,7 +143,8 @@ def _tower(tower: TowerConfig, vision: VisionConfig, prefix: int, blocks_left_ou
     return (tower.depth - blocks_left_out) * block + vision.tokens * 3 * vision.patch_size**2 * tower.width
 
 
-def _decoder(work: Workload) -> dict[str, int]:
+def _decoder(work: Workload, text_alone: bool = False) -> dict[str, int]:
+    """text_alone: what is computed for the rows of the tokens behind the image."""
     decoder, selector = work.config.decoder, work.selector
     counts = dict.fromkeys((*(f"decoder.{linear}" for linear in LINEARS), "decoder.attention"), 0)
     computed = range(decoder.depth) if work.layers is None else sorted(work.layers)
@@ -147,6 +155,8 @@ def _decoder(work: Workload) -> dict[str, int]:
         seen = work.text_tokens + kept  # tokens with a key and a value
         new = seen - reused  # tokens whose key and value are computed
         asked = 1 if not work.as_published and layer == computed[-1] else new
+        if text_alone:
+            new, asked = (min(rows, work.text_tokens - 1) for rows in (new, asked))  # all but BOS
         for linear in LINEARS:
             rows = new if linear in ("k_proj", "v_proj") else asked
             width = decoder.width if linear.endswith(("q_proj", "k_proj", "v_proj", "o_proj")) else decoder.mlp_width

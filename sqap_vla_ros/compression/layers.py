@@ -15,6 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sqap_vla_ros.compression.folding import online_rotation, rotate_layer, turn_input_online
 from sqap_vla_ros.compression.recipe import LINEARS, QuantizationSpec
+from sqap_vla_ros.policy.decoder import Decoder
 from sqap_vla_ros.quantization.equalization import (
     awq_clipped_weight,
     awq_scale,
@@ -97,6 +98,7 @@ def build_group(
             granularity=spec.activation_granularity,
             rotation=rotation,
             consumers=widths.count(bits),
+            text_bits=None if spec.text_activation_bits is None else max(bits, spec.text_activation_bits),
         )
         for bits in set(widths) - {16}
     }
@@ -104,6 +106,13 @@ def build_group(
         WeightOnlyLinear(weight, bias, rotation) if bits == 16 else QuantizedLinear(weight, shared[bits], bias)
         for bits, weight, bias in zip(widths, weights, biases, strict=True)
     ]
+
+
+def follow_text(decoder: Decoder) -> None:
+    """Show every activation quantiser where the text of the decoder's present sequence is."""
+    for module in decoder.modules():
+        if isinstance(module, QuantizedLinear):
+            module.activation.text = decoder.text
 
 
 def compress_layer(

@@ -56,6 +56,8 @@ class QuantizationSpec:
     smooth_alpha: SmoothQuant's migration strength.
     activation_granularity: one scale per token, or one for the whole tensor; both dynamic.
     activation_clip: quantised range over the largest magnitude; None searches it per layer on the calibration inputs.
+    text_activation_bits: of the tokens behind the image (instruction and cognition token), a tenth of all and what the
+        action comes from; None: `activation_bits` like the image's.
     overrides: linear name (`down_proj`, ...) -> {weight_bits, activation_bits} for that one.
     """
 
@@ -70,6 +72,7 @@ class QuantizationSpec:
     smooth_alpha: float = 0.5
     activation_granularity: str = "token"
     activation_clip: float | None = 1.0
+    text_activation_bits: int | None = None
     overrides: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,6 +99,10 @@ class QuantizationSpec:
                 f"{owner}: rotation {self.rotation!r} and equalization {self.equalization!r} move the same outliers; "
                 "choose one"
             )
+        if self.text_activation_bits is not None:
+            _choice(owner, "text_activation_bits", self.text_activation_bits, (4, 8))
+            if self.activation_bits == 16:
+                raise RecipeError(f"{owner}.text_activation_bits needs quantised activations; activation_bits is 16")
         for linear, widths in self.overrides.items():
             _choice(owner, "overrides", linear, LINEARS)
             if unknown := set(widths) - {"weight_bits", "activation_bits"}:
@@ -159,6 +166,8 @@ class Recipe:
     def digest(self) -> str:
         """sha256 of what the recipe does to the numbers (its name and description left out)."""
         content = {k: v for k, v in self.to_dict().items() if k not in ("name", "description")}
+        if self.quantization is not None and self.quantization.text_activation_bits is None:
+            del content["quantization"]["text_activation_bits"]  # recipes from before there was this keep their digest
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -64,6 +64,7 @@ class CogACT(nn.Module):
         embeddings = torch.cat((text[:, :VISUAL_START], visual.to(text.dtype), text[:, VISUAL_START:]), dim=1)
         if lengths is not None:
             lengths = lengths + visual.shape[1]
+        self.decoder.text.tokens = token_ids.shape[1] - VISUAL_START
         return self.decoder(embeddings, lengths, selector=selector, context=context)
 
     def cognition(

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from sqap_vla_ros.contracts import TextSpan
 from sqap_vla_ros.quantization.backends import BACKENDS, BackendError, IntegerProduct, resolve_backend
 from sqap_vla_ros.quantization.fused import fused_unavailable, quantize_rows
 from sqap_vla_ros.quantization.packing import PackedWeight, packed_columns
@@ -36,6 +37,8 @@ class ActivationQuantizer:
     granularity: `token` or `tensor`.
     rotation: applied first; None for none.
     consumers: how many linears read the same tensor (3 for q, k, v): the result is kept until the last one took it.
+    text_bits: of the rows that `text` says are text; None for `bits` there too. Integers are eight bits wide in every
+        product, so this costs no time; text is a tenth of the tokens, and the action comes out of the last of them.
     """
 
     def __init__(
@@ -46,9 +49,12 @@ class ActivationQuantizer:
         granularity: str = "token",
         rotation: OrthogonalMix | None = None,
         consumers: int = 1,
+        text_bits: int | None = None,
     ) -> None:
         self.bits, self.clip, self.granularity = bits, clip, granularity
         self.rotation, self.consumers = rotation, consumers
+        self.text_bits = text_bits
+        self.text: TextSpan | None = None  # shared with the decoder, see `layers.follow_text`
         self.row_quantizer: RowQuantizer | None = None  # one kernel for tokens' scales; the result is the same
         self.rms_eps: float | None = None  # of an RMSNorm that is applied here instead of before, see `streamline`
         self._source: weakref.ref[torch.Tensor] | None = None
@@ -67,18 +73,26 @@ class ActivationQuantizer:
                 self._source = self._result = None
             return result
         rotated = x if self.rotation is None else self.rotation(x)
-        rows = rotated.reshape(-1, rotated.shape[-1])
-        if self.row_quantizer is not None and self.granularity == "token":
-            values, scale = self.row_quantizer(rows, self.bits, self.clip, self.rms_eps)
-        else:
-            values, scale = quantize_activation(
-                rotated, self.bits, clip=self.clip, granularity=self.granularity, rms_eps=self.rms_eps
-            )
+        text = 0 if self.text is None or self.text_bits is None else min(self.text.tokens, rotated.shape[-2])
+        visual = rotated.shape[-2] - text
+        parts = []
+        if visual:
+            parts.append(self._quantize(rotated[..., :visual, :], self.bits, self.clip))
+        if text and self.text_bits is not None:
+            parts.append(self._quantize(rotated[..., visual:, :], self.text_bits, 1.0))
+        values, scale = parts[0] if len(parts) == 1 else (torch.cat(pair, dim=-2) for pair in zip(*parts, strict=True))
         result = values.reshape(-1, values.shape[-1]), scale.reshape(-1, 1)
         self._source = self._result = None
         if self.consumers > 1:
             self._source, self._result, self._left = weakref.ref(x), result, self.consumers - 1
         return result
+
+    def _quantize(self, x: torch.Tensor, bits: int, clip: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """int8 shaped like x [..., S, K], and scales [..., S, 1]."""
+        if self.row_quantizer is None or self.granularity != "token":
+            return quantize_activation(x, bits, clip=clip, granularity=self.granularity, rms_eps=self.rms_eps)
+        values, scale = self.row_quantizer(x.reshape(-1, x.shape[-1]), bits, clip, self.rms_eps)
+        return values.view(x.shape), scale.view(*x.shape[:-1], 1)
 
 
 class PackedLinear(nn.Module):

@@ -24,8 +24,11 @@ class IntegerMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         values, scale = self.gate_proj.activation(x)
-        parts = []
         gate, up = self.gate_proj.product, self.up_proj.product
+        if self.down_proj.activation.text_bits is not None:  # it must see which rows are text
+            inner = gate.gated(up, values, scale)
+            return self.down_proj(inner.view(*x.shape[:-1], inner.shape[-1]))
+        parts = []
         for rows in row_parts(len(values), gate.rows_per_call):
             parts.append(self.down_proj(gate.gated(up, values[rows], scale[rows])))
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
