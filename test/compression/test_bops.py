@@ -1,5 +1,7 @@
 """Operation counts against PyTorch's own counter on a running model, and against the published figures."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -74,6 +76,18 @@ def test_bit_product_counts_a_sixteenth_for_w4a4_linears_and_leaves_attention():
     assert reduced["decoder.q_proj"] == full["decoder.q_proj"] / 16
     assert reduced["decoder.attention"] == full["decoder.attention"]
     assert reduced["projector"] == full["projector"]
+
+
+def test_wider_text_costs_its_share_of_the_rows():
+    work, wide = Workload(COGACT_BASE), dataclasses.replace(W4A4, text_activation_bits=8)
+    narrow, wider = bops(work, W4A4), bops(work, wide)
+    # 20 of 277 rows count a half instead of a quarter
+    assert wider["decoder.q_proj"] / narrow["decoder.q_proj"] == pytest.approx(1 + 20 / 277)
+    assert wider["decoder.attention"] / narrow["decoder.attention"] == pytest.approx(1 + 20 / 277)
+    product = bops(work, wide, Definition.BIT_PRODUCT)
+    assert product["decoder.down_proj"] * 16 == pytest.approx(macs(work)["decoder.down_proj"] * (1 + 20 / 277))
+    alone = Workload(COGACT_BASE, as_published=False)  # the last layer computes the cognition token only
+    assert bops(alone, wide)["decoder.q_proj"] == pytest.approx(4096**2 * (31 * (257 / 4 + 20 / 2) + 1 / 2))
 
 
 def test_weight_only_saves_nothing_by_the_papers_definition():

@@ -14,6 +14,7 @@ from sqap_vla_ros.quantization.linear import QuantizedLinear, WeightOnlyLinear, 
 
 OBSERVATIONS = synthetic_observations(3)
 HELD_OUT = synthetic_observations(3, seed=5)
+WORDS = ("lift the can", "put the blue cube on the green plate", "move the yellow spoon near the white cup")
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +159,26 @@ def test_damaged_weights_are_named():
     spec = dataclasses.replace(load_recipe("rtn_w4a4"))
     with pytest.raises(ValueError, match="weight holds NaN"):
         compress(policy, spec)
+
+
+def cognition(policy, observations, *, together: bool = False) -> torch.Tensor:
+    """[n, D] what the decoder hands to the action head, one observation or all of them at a time."""
+    seen: list[torch.Tensor] = []
+    handle = policy.model.decoder.register_forward_hook(lambda _, __, output: seen.append(output.cognition))
+    for some in [observations] if together else [[observation] for observation in observations]:
+        policy.predict_batch(some)
+    handle.remove()
+    return torch.cat(seen)
+
+
+def test_wide_text_brings_the_cognition_feature_nearer_alone_and_in_a_batch():
+    observations = [dataclasses.replace(o, instruction=words) for o, words in zip(HELD_OUT, WORDS, strict=True)]
+    expected = cognition(micro_policy(), observations)
+    errors = {}
+    for name in ("w4a4", "w4a4_text8"):
+        policy = load_policy("micro", name, dtype="float32")
+        alone = cognition(policy, observations)
+        errors[name] = (alone - expected).norm()
+        together = cognition(policy, observations, together=True)  # prompts of different length, padded
+        assert (together - alone).norm() < 0.2 * errors[name]  # roundings that fall the other way
+    assert errors["w4a4_text8"] < 0.95 * errors["w4a4"]

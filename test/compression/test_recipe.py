@@ -1,3 +1,7 @@
+import dataclasses
+import hashlib
+import json
+
 import pytest
 
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, list_recipes, load_recipe
@@ -36,6 +40,8 @@ def test_unknown_name_lists_the_known_ones():
         ("quantization: {activation_clip: 0.0}", "activation_clip must be within"),
         ("quantization: {overrides: {lm_head: {weight_bits: 8}}}", "got 'lm_head'"),
         ("quantization: {overrides: {down_proj: {bits: 8}}}", "unknown bits"),
+        ("quantization: {text_activation_bits: 6}", "text_activation_bits must be one of 4, 8, got 6"),
+        ("quantization: {activation_bits: 16, text_activation_bits: 8}", "activation_bits is 16"),
         ("quantization: 4", "must be a mapping, got 4"),
         ("pruning: {ratio: 0.4}", "unknown 'ratio'"),
         ("pruning: {}", "selector"),
@@ -62,3 +68,15 @@ def test_missing_file_and_overrides(tmp_path):
 def test_what_looks_at_data_is_known():
     assert load_recipe("w4a4").quantization.needs_calibration
     assert not load_recipe("w4a4_rotated").quantization.needs_calibration
+
+
+def test_a_digest_says_what_is_done_and_no_more():
+    recipe = load_recipe("w4a4")
+    assert dataclasses.replace(recipe, name="other", description="words").digest == recipe.digest
+    assert recipe.quantization is not None
+    wide = dataclasses.replace(recipe.quantization, text_activation_bits=8)
+    assert dataclasses.replace(recipe, quantization=wide).digest == load_recipe("w4a4_text8").digest != recipe.digest
+    # files and results from before there was this field name the same recipe
+    content = {k: v for k, v in recipe.to_dict().items() if k not in ("name", "description")}
+    del content["quantization"]["text_activation_bits"]
+    assert recipe.digest == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

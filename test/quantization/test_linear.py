@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sqap_vla_ros.contracts import TextSpan
 from sqap_vla_ros.quantization.backends import (
     BackendError,
     OneDnnProduct,
@@ -174,3 +175,30 @@ def test_compilation_is_refused_without_a_compiler(monkeypatch):
     with pytest.raises(BackendError, match="no C\\+\\+ compiler"):
         use_backend(nn.Sequential(linear(4, 8)), "reference", fused=True)
     fused_unavailable.cache_clear()
+
+
+@pytest.mark.parametrize("granularity", ["token", "tensor"])
+@pytest.mark.parametrize("text", [0, 1, 4, 11, 30])
+def test_text_rows_are_quantised_with_their_own_bits(text, granularity):
+    wide = ActivationQuantizer(4, clip=0.8, granularity=granularity, text_bits=8)
+    wide.text = TextSpan(text)
+    x = random(2, 11, 16)
+    values, scale = (part.view(2, 11, -1) for part in wide(x))
+    visual = max(0, 11 - text)
+    for rows, bits, clip in ((slice(0, visual), 4, 0.8), (slice(visual, 11), 8, 1.0)):
+        if x[:, rows].numel():
+            expected = quantize_activation(x[:, rows], bits, clip=clip, granularity=granularity)
+            assert torch.equal(values[:, rows], expected[0])
+            assert torch.equal(scale[:, rows], expected[1])
+
+
+def test_text_rows_through_a_row_kernel_and_without_a_decoder():
+    if fused_unavailable():
+        pytest.skip(fused_unavailable())
+    plain, fused, alone = (ActivationQuantizer(4, clip=0.85, text_bits=8) for _ in range(3))
+    plain.text = fused.text = TextSpan(5)
+    fused.row_quantizer = quantize_rows
+    x = random(3, 40, 96).bfloat16()
+    for actual, expected in zip(fused(x), plain(x), strict=True):
+        assert torch.equal(actual, expected)
+    assert torch.equal(alone(x)[0], ActivationQuantizer(4, clip=0.85)(x)[0])  # nobody says where text is

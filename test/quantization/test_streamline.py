@@ -5,6 +5,7 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
+from sqap_vla_ros.contracts import TextSpan
 from sqap_vla_ros.quantization.backends import row_parts
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear
 from sqap_vla_ros.quantization.packing import PackedWeight
@@ -15,8 +16,11 @@ from sqap_vla_ros.quantization.streamline import IntegerMlp, streamline
 WIDTH, MLP_WIDTH, HEADS = 64, 96, 4
 
 
-def decoder_layer(granularity: str = "token") -> LlamaDecoderLayer:
-    """A Llama layer of integer linears, as recipes with folded norms make it; A8, where a flipped value is small."""
+def decoder_layer(granularity: str = "token", text: TextSpan | None = None) -> LlamaDecoderLayer:
+    """A Llama layer of integer linears, as recipes with folded norms make it; A8, where a flipped value is small.
+
+    text: then visual tokens have A4.
+    """
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=WIDTH,
@@ -34,8 +38,14 @@ def decoder_layer(granularity: str = "token") -> LlamaDecoderLayer:
         (layer.mlp, ("down_proj",)),
     ):
         shared = ActivationQuantizer(
-            8, clip=0.9, granularity=granularity, rotation=mix.get(group[0]), consumers=len(group)
+            8 if text is None else 4,
+            clip=0.9,
+            granularity=granularity,
+            rotation=mix.get(group[0]),
+            consumers=len(group),
+            text_bits=None if text is None else 8,
         )
+        shared.text = text
         for name in group:
             weight = torch.randn(getattr(owner, name).weight.shape) * 0.2
             setattr(owner, name, QuantizedLinear(PackedWeight.of(quantize_weight(weight, 4)), shared))
@@ -64,6 +74,20 @@ def test_a_streamlined_layer_differs_by_roundings_only(tokens):
     exact_out = run(exact, hidden.float())
     # as near to the same integer layer in float32 as the plain one is
     assert (actual - exact_out).norm() < 1.2 * (expected - exact_out).norm() + 1e-3 * exact_out.norm()
+
+
+def test_a_streamlined_mlp_knows_which_rows_are_text():
+    layer = decoder_layer(text=TextSpan(6)).float()
+    streamlined = copy.deepcopy(layer)
+    streamline(streamlined)
+    assert isinstance(streamlined.mlp, IntegerMlp)
+    streamlined.mlp.gate_proj.activation.rms_eps = None  # the norm stays outside: the same integers enter both
+    x = torch.randn(2, 20, WIDTH, generator=torch.Generator().manual_seed(3))
+    expected, actual = layer.mlp(x), streamlined.mlp(x)
+    assert (actual - expected).norm() < 0.02 * expected.norm()
+    narrow = decoder_layer(text=TextSpan(0)).float().mlp(x)
+    torch.testing.assert_close(narrow[:, :-6], expected[:, :-6])
+    assert (narrow - expected)[:, -6:].norm() > 0.05 * expected[:, -6:].norm()
 
 
 def test_what_cannot_be_joined_stays():
