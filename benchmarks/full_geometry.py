@@ -1,4 +1,4 @@
-"""The whole 7B-geometry policy with random weights: bf16 against w4a4 against sqap, by stage, with memory.
+"""The whole 7B-geometry policy with random weights: bf16 against w4a4 against sqap(_text8), by stage, with memory.
 
 Every variant runs the package's own prediction (preprocessing to un-normalised chunk). Random weights cost exactly
 what trained ones do. Two measurements:
@@ -17,8 +17,8 @@ other processes hardly change; with more it is the wall clock. Raw results go to
     python benchmarks/full_geometry.py [--rounds 5] [--threads N] [--distinct 8]
     python benchmarks/full_geometry.py --device cuda [--rounds 20]
 
-On a GPU every variant has all its layers and a process of its own: eager bf16 as the public code runs it, and bf16,
-w4a4 and sqap captured as a CUDA graph, with the peak of the memory PyTorch holds. No result of that is here: it has not
+On a GPU every variant has all its layers and a process of its own: eager bf16 as the public code runs it, and the
+others captured as a CUDA graph, with the peak of the memory PyTorch holds. No result of that is here: it has not
 been run on a GPU yet.
 
 What made the difference on the CPU (two threads of a Xeon with AMX): a product of our own (amx_kernels.cpp) in place of
@@ -50,6 +50,7 @@ from torch import nn
 from sqap_vla_ros.compression.accelerators import with_pruning
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.captured import CapturedPolicy, GraphedCall
+from sqap_vla_ros.compression.layers import follow_text
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.compression.skeleton import empty_model, put, quantize_structure
 from sqap_vla_ros.contracts import Observation
@@ -68,6 +69,7 @@ VARIANTS = {
     "bf16_pruned": ("bf16", True, True),
     "w4a4": ("w4a4", True, False),
     "sqap": ("w4a4", True, True),
+    "sqap_text8": ("w4a4_text8", True, True),
 }
 # the ids of "pick up the can" under the published prompt and tokenizer: 20 of text after BOS, S = 277
 PROMPT = [
@@ -157,6 +159,7 @@ def build(recipe_name: str, distinct: int, prepared: bool, device: str = "cpu") 
         make_ready(model)
         prepack(model)
     model.decoder.layers = nn.ModuleList(model.decoder.layers[i % distinct] for i in range(depth))
+    follow_text(model.decoder)
     gc.collect()
     bound = np.array([0.02] * 3 + [0.1] * 3 + [1.0])
     statistics_ = ActionStatistics(-bound, bound, np.array([True] * 6 + [False]), dt_s=0.2)
