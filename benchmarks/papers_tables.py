@@ -185,6 +185,12 @@ def bits(weight: int, activation: int, words: str, **scheme: Any) -> Entry:
 
 ROTATED = {"rotation": "hadamard", "rounding": "gptq", "weight_clip": True, "activation_clip": None}
 GROUPS = {"weight_group": 64, "weight_symmetric": False}
+SEARCHED = (
+    FP32,
+    Entry("w4a4_omniquant", "OmniQuant W4A4", "w4a4_omniquant"),
+    Entry("w4a16_awq", "AWQ W4A16", "w4a16_awq"),
+    bits(2, 16, "AWQ, groups of 64", equalization="awq", **GROUPS),
+)
 SECTIONS = (
     Section("main", "Table 1: methods", MAIN, deviations=3),
     Section("main_va", "Table 2: methods", MAIN, VA),
@@ -248,21 +254,15 @@ SECTIONS = (
         "Fewer bits",
         (
             FP32,
+            Entry("w3a3", "W3A3, rotated, GPTQ", "w3a3"),
+            shipped("sqap_w3a3", "W3A3, SQAP, recipe `sqap_w3a3` as shipped"),
             bits(2, 16, "nearest, groups of 64", **GROUPS),
             bits(2, 4, "rotated, GPTQ", **ROTATED),
             bits(2, 8, "rotated, GPTQ", **ROTATED),
         ),
     ),
-    Section(
-        "searched",
-        "Tables 1 and 2, continued: scales that are searched for minutes",
-        (
-            FP32,
-            Entry("w4a4_omniquant", "OmniQuant W4A4", "w4a4_omniquant"),
-            Entry("w4a16_awq", "AWQ W4A16", "w4a16_awq"),
-            bits(2, 16, "AWQ, groups of 64", equalization="awq", **GROUPS),
-        ),
-    ),
+    Section("searched", "Table 1, continued: scales that are searched for minutes", SEARCHED),
+    Section("searched_va", "Table 2, continued: scales that are searched for minutes", SEARCHED, VA),
 )
 
 

@@ -49,6 +49,7 @@ RECIPES = (
     "w4a4_omniquant",
     "w4a4_rotated",
     "w4a4",
+    "w4a4_text8",
     "w4a4_down8",
     "rtn_w3a3",
     "w3a3",
