@@ -22,7 +22,9 @@ _COLOURS = 10  # of the default cycle, before they repeat
 
 def success_figure(path: Path, rows: Sequence[Row], title: str, words: Mapping[str, str] | None = None) -> None:
     """Success by method with its interval; the first row's, the reference, is drawn through."""
-    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.3 * len(rows)), layout="constrained")
+    names = [(words or {}).get(row.method, row.method) for row in rows]
+    width = 4.5 + 0.07 * max(map(len, names), default=0)  # names to the left of the axes, however long
+    figure, axes = plt.subplots(figsize=(width, 0.9 + 0.3 * len(rows)), layout="constrained")
     places = np.arange(len(rows))[::-1]
     values = np.array([100 * row.success.value for row in rows])
     axes.errorbar(
@@ -30,10 +32,11 @@ def success_figure(path: Path, rows: Sequence[Row], title: str, words: Mapping[s
     )
     axes.axvspan(100 * rows[0].success.low, 100 * rows[0].success.high, color="0.92", zorder=0)
     axes.axvline(values[0], color="0.6", linewidth=1, zorder=0)
-    axes.set_yticks(places, [(words or {}).get(row.method, row.method) for row in rows])
+    axes.set_yticks(places, names, fontsize=9)
     axes.set_xlim(0, 100)
+    axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xlabel("success, % (95 % Wilson interval)")
-    axes.set_title(title, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=_DPI)
     plt.close(figure)
