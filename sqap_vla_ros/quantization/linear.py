@@ -38,7 +38,7 @@ class ActivationQuantizer:
     rotation: applied first; None for none.
     consumers: how many linears read the same tensor (3 for q, k, v): the result is kept until the last one took it.
     text_bits: of the rows that `text` says are text; None for `bits` there too. Integers are eight bits wide in every
-        product, so this costs next to no time; text is a tenth of the tokens, and the action comes out of the last of them.
+        product, so this costs next to no time. Text is a tenth of the tokens, and the last of them makes the action.
     """
 
     def __init__(
