@@ -53,7 +53,8 @@ class CollectionConfig:
 
     def __post_init__(self) -> None:
         if not self.variations or not set(self.variations) <= set(VARIATIONS):
-            raise ValueError(f"variations must be some of {', '.join(VARIATIONS)}, got {', '.join(self.variations) or 'none'}")
+            given = ", ".join(self.variations) or "none"
+            raise ValueError(f"variations must be some of {', '.join(VARIATIONS)}, got {given}")
         if min(self.shards, self.frames, self.kept) < 1:
             raise ValueError(f"shards, frames and kept must be positive, got {self.shards}, {self.frames}, {self.kept}")
 
