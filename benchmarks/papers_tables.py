@@ -156,7 +156,7 @@ MAIN = (
     Entry("visionzip", "VisionZip, 40 % dropped", pruning=("visionzip", {})),
     Entry("tome", "ToMe, 40 % merged", pruning=("tome", {})),
 )
-HEADLINE = (FP32, W4A4, SQAP, *TEXT8)
+HEADLINE = (FP32, W4A4, SQAP, *TEXT8, at("sqap", 0.4, 3))
 EARLY = (FP32, at("features", 0.4), at("sqap", 0.4))
 DRAWN = ("features", "sqap", "top_k", "random_same_budget", "uniform_grid")  # in the picture of the sweep
 ABLATION = ("top_k", "ring", "sqap", "features", "no_fps_grid", "no_fps_random", "uniform_grid", "random_same_budget")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from papers_tables import VARIANTS
 from quantization_error import cognition
 from tqdm import tqdm
 
@@ -27,7 +28,7 @@ from sqap_vla_ros.pruning import make_selector
 
 RESULTS = Path(__file__).parent / "results" / "selection_error.json"
 SEED = 970_000
-FEATURES = {"metric": "cosine"}
+FEATURES = VARIANTS["features"]
 SELECTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "sqap, farthest on the grid": ("sqap", {}),
     "sqap, farthest in features": ("sqap", FEATURES),
@@ -35,9 +36,9 @@ SELECTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "sqap, farthest in features, share 0": ("sqap", {"attention_share": 0.0, **FEATURES}),
     "sqap, farthest in features, no ring": ("sqap", {"ring_radius": None, **FEATURES}),
     "sqap, farthest in features, query instruction": ("sqap", {"query": "instruction", **FEATURES}),
-    "sqap, uniform grid for farthest": ("sqap", {"fill": "grid"}),
-    "top-k attention": ("sqap", {"attention_share": 1.0, "ring_radius": None, "fill": "attention"}),
-    "top-k attention + ring": ("sqap", {"fill": "attention"}),
+    "sqap, uniform grid for farthest": ("sqap", VARIANTS["no_fps_grid"]),
+    "top-k attention": ("sqap", VARIANTS["top_k"]),
+    "top-k attention + ring": ("sqap", VARIANTS["ring"]),
     "uniform grid": ("uniform_grid", {}),
     "random": ("random_same_budget", {}),
 }

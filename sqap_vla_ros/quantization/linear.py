@@ -73,19 +73,23 @@ class ActivationQuantizer:
                 self._source = self._result = None
             return result
         rotated = x if self.rotation is None else self.rotation(x)
-        text = 0 if self.text is None or self.text_bits is None else min(self.text.tokens, rotated.shape[-2])
-        visual = rotated.shape[-2] - text
-        parts = []
-        if visual:
-            parts.append(self._quantize(rotated[..., :visual, :], self.bits, self.clip))
-        if text and self.text_bits is not None:
-            parts.append(self._quantize(rotated[..., visual:, :], self.text_bits, 1.0))
-        values, scale = parts[0] if len(parts) == 1 else (torch.cat(pair, dim=-2) for pair in zip(*parts, strict=True))
+        values, scale = self._quantize_by_kind(rotated)
         result = values.reshape(-1, values.shape[-1]), scale.reshape(-1, 1)
         self._source = self._result = None
         if self.consumers > 1:
             self._source, self._result, self._left = weakref.ref(x), result, self.consumers - 1
         return result
+
+    def _quantize_by_kind(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Text rows with their own bits, where somebody says which rows those are."""
+        if self.text_bits is None or self.text is None or not self.text.tokens:
+            return self._quantize(x, self.bits, self.clip)
+        visual = x.shape[-2] - self.text.tokens
+        if visual <= 0:
+            return self._quantize(x, self.text_bits, 1.0)
+        values, scale = self._quantize(x[..., :visual, :], self.bits, self.clip)
+        text_values, text_scale = self._quantize(x[..., visual:, :], self.text_bits, 1.0)
+        return torch.cat((values, text_values), dim=-2), torch.cat((scale, text_scale), dim=-2)
 
     def _quantize(self, x: torch.Tensor, bits: int, clip: float) -> tuple[torch.Tensor, torch.Tensor]:
         """int8 shaped like x [..., S, K], and scales [..., S, 1]."""

@@ -17,11 +17,13 @@ def test_every_shipped_recipe_is_valid_described_and_round_trips():
         assert Recipe.from_dict(recipe.to_dict()) == recipe
 
 
-def test_sqap_is_w4a4_plus_pruning():
-    sqap, w4a4 = load_recipe("sqap"), load_recipe("w4a4")
+@pytest.mark.parametrize("suffix", ["", "_text8"])
+def test_sqap_is_w4a4_plus_pruning(suffix):
+    sqap, w4a4 = load_recipe(f"sqap{suffix}"), load_recipe(f"w4a4{suffix}")
     assert sqap.quantization == w4a4.quantization
     assert sqap.pruning is not None
     assert sqap.pruning.parameters["ratio"] == 0.4
+    assert sqap.pruning == load_recipe("sqap").pruning == load_recipe("sqap_pruning").pruning
     assert sqap.digest != w4a4.digest
 
 
