@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import importlib.util
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 HELP = (
@@ -33,6 +35,7 @@ def create_context(width: int, height: int) -> tuple[Any, str]:
     Raises:
         RenderingUnavailableError: there is none; the message says what to install.
     """
+    _load_triton_first()
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
     backend = chosen or _working_backend()
     if backend in _OFF:
@@ -49,6 +52,19 @@ def create_context(width: int, height: int) -> tuple[Any, str]:
         Exception
     ) as error:  # every backend has its own types, and PyOpenGL raises AttributeError for a missing library
         raise RenderingUnavailableError(f"OpenGL backend {backend!r} failed ({error}); {HELP}") from error
+
+
+def _load_triton_first() -> None:
+    """Load Triton's library, where it is installed, before Mesa's.
+
+    Mesa renders without a GPU through LLVM and makes its symbols global; Triton brings an LLVM of its own, would find
+    Mesa's instead, and end the process when transformers imports it later. It costs 60 ms, and nothing without Triton.
+    """
+    found = importlib.util.find_spec("triton")
+    for folder in (found.submodule_search_locations or ()) if found is not None else ():
+        library = Path(folder) / "_C" / "libtriton.so"
+        if library.is_file():
+            ctypes.CDLL(str(library))
 
 
 def _working_backend() -> str:

@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import subprocess
 import sys
@@ -60,3 +61,19 @@ def test_rendering_ends_without_complaints():
     if "apt install" in result.stderr:
         pytest.skip("no OpenGL on this machine")
     assert (result.returncode, result.stdout, result.stderr) == (0, "(48, 64, 3)\n", "")
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed")
+def test_triton_can_be_imported_after_rendering():
+    code = (
+        "from sqap_vla_ros.simulation.environment import TabletopEnv\n"
+        "with TabletopEnv(width=64, height=48) as env:\n"
+        "    env.reset(0)\n"
+        "    env.render()\n"
+        "import triton._C.libtriton\n"
+        "print('both')"
+    )
+    result = run(code)
+    if "apt install" in result.stderr:
+        pytest.skip("no OpenGL on this machine")
+    assert (result.returncode, result.stdout.strip()) == (0, "both"), result.stderr
