@@ -58,17 +58,19 @@ class SeparateProducts(ABC):
 
 
 class ReferenceProduct(SeparateProducts):
-    """Integer arithmetic in plain PyTorch: the definition. Slow, and runs anywhere."""
+    """Integers in the floating point that holds every accumulator exactly: the definition, and runs anywhere.
+
+    PyTorch has integer products on CPUs alone, and there they take fifty times as long.
+    """
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
         self.weight, self.scale = weight, scale
+        largest = 128 * weight.shape[1] * weight.float().abs().max().item()
+        self.exact = torch.float32 if largest <= 2**24 else torch.float64
 
     def accumulate(self, values: torch.Tensor) -> torch.Tensor:
         """[M, K] int8 -> [M, N] exact int32 accumulators."""
-        if values.device.type == "cpu":
-            return values.to(torch.int32) @ self.weight.to(torch.int32).t()
-        # no int32 product off the CPU; float64 holds every accumulator exactly (|sum| < 2^53)
-        return (values.double() @ self.weight.double().t()).to(torch.int32)
+        return (values.to(self.exact) @ self.weight.to(self.exact).t()).to(torch.int32)
 
     def unscaled(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return (self.accumulate(values).float() * self.scale).to(dtype)
@@ -78,7 +80,11 @@ class ReferenceProduct(SeparateProducts):
 
 
 class OneDnnProduct(SeparateProducts):
-    """oneDNN's int8 matrix product on AMX or VNNI units; weights expanded to int8 once, in the kernel's own layout."""
+    """oneDNN's int8 matrix product on AMX or VNNI units; weights expanded to int8 once, in the kernel's own layout.
+
+    VNNI multiplies unsigned by signed bytes: without AMX, oneDNN would take signed activations through a plain loop, so
+    they are shifted by 128 there, and oneDNN subtracts the shift from the accumulators.
+    """
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
         if weight.device.type != "cpu":
@@ -89,10 +95,13 @@ class OneDnnProduct(SeparateProducts):
         self.packed = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
         self.scale = scale.float().contiguous()
         self.zero = torch.zeros(scale.shape, dtype=torch.int32)
+        self.shift = 0 if torch.cpu._is_amx_tile_supported() else 128
 
     def _product(self, values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if self.shift:
+            values = (values ^ -128).view(torch.uint8)  # values + 128
         return torch.ops.onednn.qlinear_pointwise(
-            values, 1.0, 0, self.packed, scale, self.zero, None, 1.0, 0, dtype, "none", [], ""
+            values, 1.0, self.shift, self.packed, scale, self.zero, None, 1.0, 0, dtype, "none", [], ""
         )
 
     def accumulate(self, values: torch.Tensor) -> torch.Tensor:
