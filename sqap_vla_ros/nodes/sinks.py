@@ -26,6 +26,7 @@ from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 COMMAND_QOS = QoSProfile(depth=1)  # reliable: a command must arrive, and only the newest matters
 HOLD_DURATION_NS = 100_000_000  # a trajectory controller needs a point in the future
+MAX_SLOWINGS = 3
 TWIST_GAIN_HZ = 2.0  # a lag is made up for in half a second
 TWIST_CORRECTION_LIMITS = (0.05, 0.25)  # m/s and rad/s that a correction may add
 
@@ -79,15 +80,17 @@ class JointSink:
         # From the pose commanded for the start, not from the measured joints: these lag behind it, and the first
         # segment, a few hundredths of a second long, would make up for the lag at once.
         q_start = arm.inverse(trajectory.anchor, measured.joints)
-        arrays = arm.joint_trajectory(trajectory, q_start)
-        verdict = self._limits.check_joints(arrays, q_start, arm)
-        if verdict.decision is Decision.REJECT:
-            raise KinematicsError(verdict.text)
-        if verdict.decision is Decision.SLOW_DOWN:
-            trajectory = trajectory.slowed(verdict.time_scale)
+        for _ in range(MAX_SLOWINGS + 1):
             arrays = arm.joint_trajectory(trajectory, q_start)
-        self.publisher.publish(messages.joint_trajectory_message(arrays))
-        return trajectory
+            verdict = self._limits.check_joints(arrays, q_start, arm)
+            if verdict.decision is Decision.ACCEPT:
+                self.publisher.publish(messages.joint_trajectory_message(arrays))
+                return trajectory
+            if verdict.decision is Decision.REJECT:
+                break
+            # a redundant arm's slower motion is not quite the same one: it is judged again
+            trajectory = trajectory.slowed(verdict.time_scale)
+        raise KinematicsError(verdict.text)
 
     def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
         pass  # the whole trajectory was sent

@@ -19,6 +19,7 @@ ROTATION_TOLERANCE_RAD = 1e-3
 MAX_ITERATIONS = 60
 MAX_STEP_RAD = 0.3  # of one joint in one iteration; the linearisation is good to about this
 POSTURE_SPEED = 0.05  # of a redundant arm's drift towards its posture, rad/s (or m/s) over all joints
+MAX_HALVINGS = 3  # of the span between two poses in which joints have far to go
 SEED_SLACK_RAD = 0.05  # encoders of an arm at its limit report values slightly beyond it
 
 
@@ -32,7 +33,7 @@ class JointTrajectoryArrays:
 
     joint_names: n names, in the order of the columns.
     stamp_ns: time the trajectory's own clock starts (that of the pose trajectory's anchor).
-    times_from_stamp_ns: [T] int64.
+    times_from_stamp_ns: [T] int64; those of the poses, and of poses on the way where joints move fast.
     positions, velocities: [T, n] (rad or m, and per second); the last velocity is zero.
     """
 
@@ -178,35 +179,61 @@ class ArmKinematics:
     ) -> JointTrajectoryArrays:
         """Joint positions and velocities along `trajectory`, each pose solved from the one before, `q_start` [n] first.
 
+        Near a singularity the joints have far to go for a small motion of the tool. Where one would move more than
+        `max_joint_step` (rad or m) between two poses, poses on the way are solved too and become points of the result:
+        the joints then keep the tool on its path, and how fast they may go is for `SafetyLimits.check_joints` to say.
+
         Velocities are the slopes of the monotone cubic through the positions (Fritsch and Carlson 1980): consistent
         with the finite differences, and the cubic that a controller draws through positions and velocities then
         never leaves the interval between two neighbours, so never a joint limit. The last velocity is zero: an arm
         that gets nothing further stands.
 
-        Raises `KinematicsError` naming the step if a pose is out of reach, or if a joint would have to move more
-        than `max_joint_step` (rad or m) between two poses, which is a singularity or a change of branch.
+        Raises `KinematicsError` naming the step if a pose is out of reach, or if a joint would move further than twice
+        `max_joint_step` between two poses, or by leaps however finely they are divided: a change of branch.
         """
         start = self._checked(q_start)
-        positions = np.empty((len(trajectory), len(start)))
-        times_from_stamp_ns = trajectory.times_ns - trajectory.anchor_ns
-        knots_s = np.concatenate([[0.0], times_from_stamp_ns / NS_PER_S])
-        q = start
-        for step, (pose, duration_s) in enumerate(zip(trajectory.poses, np.diff(knots_s), strict=True)):
+        times_ns, positions = [trajectory.anchor_ns], [start]
+        for step, end_ns in enumerate(int(time) for time in trajectory.times_ns):
             try:
-                following = self.inverse(pose, q, POSTURE_SPEED * float(duration_s))
+                points = self._segment(trajectory, (times_ns[-1], end_ns), positions[-1], max_joint_step)
             except KinematicsError as error:
                 raise KinematicsError(f"step {step} of {len(trajectory)}: {error}") from error
-            jump = np.abs(following - q)
-            if (jump > max_joint_step).any():
-                worst = int(np.argmax(jump))
-                raise KinematicsError(
-                    f"step {step} of {len(trajectory)}: {self.joint_names[worst]} would jump by {jump[worst]:.2f} "
-                    f"(limit {max_joint_step:g}): near a singularity, or the arm is not where the chunk starts"
-                )
-            positions[step] = q = following
-        slopes = PchipInterpolator(knots_s, np.concatenate([start[None], positions])).derivative()(knots_s)
+            times_ns += [time for time, _ in points]
+            positions += [q for _, q in points]
+        times_from_stamp_ns = np.array(times_ns, dtype=np.int64) - trajectory.anchor_ns
+        slopes = PchipInterpolator(times_from_stamp_ns / NS_PER_S, np.stack(positions)).derivative()(
+            times_from_stamp_ns / NS_PER_S
+        )
         slopes[-1] = 0.0
-        return JointTrajectoryArrays(self.joint_names, trajectory.anchor_ns, times_from_stamp_ns, positions, slopes[1:])
+        return JointTrajectoryArrays(
+            self.joint_names, trajectory.anchor_ns, times_from_stamp_ns[1:], np.stack(positions[1:]), slopes[1:]
+        )
+
+    def _segment(
+        self,
+        trajectory: PoseTrajectory,
+        span_ns: tuple[int, int],
+        q: NDArray[np.float64],
+        limit: float,
+        halvings: int = 0,
+    ) -> list[tuple[int, NDArray[np.float64]]]:
+        """(time, joints) at the end of a span that begins at `q`, and at poses on the way where joints move fast."""
+        start_ns, end_ns = span_ns
+        pose, _ = trajectory.sample(end_ns)
+        following = self.inverse(pose, q, POSTURE_SPEED * (end_ns - start_ns) / NS_PER_S)
+        jump = np.abs(following - q)
+        # a part may take twice its share, so that a motion may be uneven, but no leap is left at the finest division
+        if (jump <= (limit if halvings == 0 else 2.0 * limit / 2**halvings)).all():
+            return [(end_ns, following)]
+        if halvings == MAX_HALVINGS or end_ns - start_ns < 2:
+            worst = int(np.argmax(jump))
+            raise KinematicsError(
+                f"{self.joint_names[worst]} would leap by {jump[worst]:.2f} in a {2**halvings}th of the step: at a "
+                "singularity, or the arm is not where the chunk starts"
+            )
+        middle_ns = (start_ns + end_ns) // 2
+        first = self._segment(trajectory, (start_ns, middle_ns), q, limit, halvings + 1)
+        return first + self._segment(trajectory, (middle_ns, end_ns), first[-1][1], limit, halvings + 1)
 
     def _checked(self, q: ArrayLike) -> NDArray[np.float64]:
         values = np.array(q, dtype=np.float64)

@@ -198,8 +198,37 @@ def test_an_unreachable_step_is_named(arm):
 
 def test_a_joint_that_would_jump_is_refused(arm):
     trajectory = anchor_chunk(np.zeros((16, 7)), arm.forward(READY + 0.9 * np.eye(7)[0]), STAMP_NS, 0.2)
-    with pytest.raises(KinematicsError, match=r"step 0 of 16: joint\d would jump"):
+    with pytest.raises(KinematicsError, match=r"step 0 of 16: joint\d would leap"):
         arm.joint_trajectory(trajectory, READY, max_joint_step=0.2)
+
+
+def test_near_a_singular_wrist_poses_on_the_way_keep_the_tool_on_its_path(arm):
+    rng = np.random.default_rng(0)
+    divided = 0
+    for _ in range(80):
+        start = READY + rng.uniform(-0.3, 0.3, 7)
+        start[5] = rng.uniform(0.0, 0.35)  # the axes of joints 5 and 7 nearly coincide
+        deltas = np.concatenate([rng.uniform(-0.015, 0.015, 3), rng.uniform(-0.1, 0.1, 3), [1.0]])
+        trajectory = anchor_chunk(np.tile(deltas, (8, 1)), arm.forward(start), STAMP_NS, 0.2)
+        try:
+            joints = arm.joint_trajectory(trajectory, start)
+        except KinematicsError:
+            continue
+        times_ns = STAMP_NS + joints.times_from_stamp_ns
+        assert set(trajectory.times_ns) <= set(times_ns)
+        assert (np.diff(times_ns) > 0).all()
+        assert np.abs(np.diff(joints.positions, axis=0, prepend=start[None])).max() <= 0.5
+        for time_ns, q in zip(times_ns, joints.positions, strict=True):
+            away_m, away_rad = pose_distance(arm.forward(q), trajectory.sample(int(time_ns))[0])
+            assert away_m < 1e-4
+            assert away_rad < 1e-3
+        if len(times_ns) > len(trajectory):
+            divided += 1
+            verdict = SafetyLimits().check_joints(joints, start, arm)
+            assert verdict.decision is Decision.SLOW_DOWN
+            slowed = arm.joint_trajectory(trajectory.slowed(verdict.time_scale), start)
+            assert SafetyLimits().check_joints(slowed, start, arm).time_scale < 1.05
+    assert divided >= 3
 
 
 def test_a_standing_tool_lets_the_arm_drift_to_its_posture_slowly(arm):
