@@ -67,7 +67,8 @@ def test_other_schemes_round_trip(recipe, tmp_path):
     make_ready(in_memory.model)
     loaded = load_policy(str(path))
     with_pruning(in_memory, load_recipe(recipe).pruning)
-    np.testing.assert_array_equal(loaded.predict(HELD_OUT).normalized, in_memory.predict(HELD_OUT).normalized)
+    expected = in_memory.predict(HELD_OUT).normalized
+    np.testing.assert_allclose(loaded.predict(HELD_OUT).normalized, expected, atol=1e-5)  # prepacked or not
     assert loaded.info.recipe == recipe
     assert loaded.info.parameters == pytest.approx(micro(recipe).info.parameters, rel=0.01)
 

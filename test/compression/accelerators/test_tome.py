@@ -72,7 +72,7 @@ def test_identical_patches_merge_without_loss():
         image = torch.full((1, 3, 224, 224), 90, dtype=torch.uint8)
         plain, _ = towers(image)
         merged, _ = MergingTowers(towers, 154)(image)
-    torch.testing.assert_close(merged, plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(merged, plain, atol=1e-4, rtol=1e-4)
 
 
 def test_policy_with_merged_tokens_predicts():
