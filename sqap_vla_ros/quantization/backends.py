@@ -60,7 +60,7 @@ class SeparateProducts(ABC):
 class ReferenceProduct(SeparateProducts):
     """Integers in the floating point that holds every accumulator exactly: the definition, and runs anywhere.
 
-    PyTorch has integer products on CPUs alone, and there they take fifty times as long.
+    PyTorch has integer products on CPUs alone, and slow ones.
     """
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:

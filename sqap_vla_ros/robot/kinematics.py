@@ -201,9 +201,8 @@ class ArmKinematics:
             times_ns += [time for time, _ in points]
             positions += [q for _, q in points]
         times_from_stamp_ns = np.array(times_ns, dtype=np.int64) - trajectory.anchor_ns
-        slopes = PchipInterpolator(times_from_stamp_ns / NS_PER_S, np.stack(positions)).derivative()(
-            times_from_stamp_ns / NS_PER_S
-        )
+        knots_s = times_from_stamp_ns / NS_PER_S
+        slopes = PchipInterpolator(knots_s, np.stack(positions)).derivative()(knots_s)
         slopes[-1] = 0.0
         return JointTrajectoryArrays(
             self.joint_names, trajectory.anchor_ns, times_from_stamp_ns[1:], np.stack(positions[1:]), slopes[1:]

@@ -58,7 +58,7 @@ def _load_triton_first() -> None:
     """Load Triton's library, where it is installed, before Mesa's.
 
     Mesa renders without a GPU through LLVM and makes its symbols global; Triton brings an LLVM of its own, would find
-    Mesa's instead, and end the process when transformers imports it later. It costs 60 ms, and nothing without Triton.
+    Mesa's instead, and end the process when transformers imports it later.
     """
     found = importlib.util.find_spec("triton")
     for folder in (found.submodule_search_locations or ()) if found is not None else ():

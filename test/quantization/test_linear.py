@@ -80,7 +80,7 @@ def test_onednn_does_not_fall_back_to_its_plain_loop():
             product(values, scale)
             runs.append(time.perf_counter() - start)
         seconds.append(min(runs))
-    assert seconds[0] < 20 * seconds[1]  # the plain loop takes a thousand times as long
+    assert seconds[0] < 20 * seconds[1]  # the plain loop takes far longer
 
 
 @needs_onednn
