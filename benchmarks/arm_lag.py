@@ -1,6 +1,6 @@
 """What an arm that lags costs: chunks composed onto the measured tool, onto the commanded one, with its lag known.
 
-The expert's chunks go through the node's own planning (nodes/motion.py, nodes/executive.py, inverse kinematics,
+The expert's chunks go through the node's own planning (control/motion.py, control/executive.py, inverse kinematics,
 joint trajectories) to the simulated arm, without DDS and in simulated time, so that every run gives the same numbers.
 A chunk takes effect `--latency` after its image. Each is done with the simulated arm as it is, which is stiff, and
 with one that follows its commands through a low pass of `--lag` seconds, as slower arms do. Beside it: the same chunks
@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import ActionChunk
-from sqap_vla_ros.nodes import parameters
-from sqap_vla_ros.nodes.executive import Executive
-from sqap_vla_ros.nodes.motion import Motion, UnsafeChunk
+from sqap_vla_ros.control.executive import Executive
+from sqap_vla_ros.control.motion import Motion, UnsafeChunk
+from sqap_vla_ros.nodes.policy import parameters
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.gripper import GripperHysteresis
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError

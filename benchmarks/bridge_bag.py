@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, JointState
 from std_msgs.msg import String
 
-from sqap_vla_ros.nodes.bag_writer import BagWriter
+from sqap_vla_ros.nodes.bags.writer import BagWriter
 from sqap_vla_ros.nodes.messages import header, pose_message
 from sqap_vla_ros.robot.conventions import rotation_from_rpy
 

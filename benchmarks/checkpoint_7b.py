@@ -25,10 +25,10 @@ import torch
 
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.actions import ActionStatistics
-from sqap_vla_ros.policy.checkpoint import load_checkpoint, save_official
+from sqap_vla_ros.policy.checkpoints.checkpoint import load_checkpoint, save_official
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import COGACT_BASE
-from sqap_vla_ros.policy.micro_tokenizer import build
+from sqap_vla_ros.policy.micro.tokenizer import build
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 
 RESULTS = Path(__file__).parent / "results" / "checkpoint_7b.json"

@@ -33,14 +33,14 @@ import torch
 from checkpoint_7b import fill_randomly, peak_gib
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
-from sqap_vla_ros.compression.job import compress_to_file
+from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.load import load_policy, load_uncompressed
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.policy.actions import ActionStatistics
-from sqap_vla_ros.policy.checkpoint import save_checkpoint
+from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import COGACT_BASE
-from sqap_vla_ros.policy.micro_tokenizer import build
+from sqap_vla_ros.policy.micro.tokenizer import build
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 
 RESULTS = Path(__file__).parent / "results" / "compress_7b.json"

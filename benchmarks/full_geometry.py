@@ -50,9 +50,9 @@ from torch import nn
 from sqap_vla_ros.compression.accelerators import with_pruning
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.captured import CapturedPolicy, GraphedCall
+from sqap_vla_ros.compression.files.skeleton import empty_model, put, quantize_structure
 from sqap_vla_ros.compression.layers import follow_text
 from sqap_vla_ros.compression.recipe import load_recipe
-from sqap_vla_ros.compression.skeleton import empty_model, put, quantize_structure
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy

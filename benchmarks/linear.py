@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sqap_vla_ros.quantization.backends import onednn_unsupported, resolve_backend
+from sqap_vla_ros.quantization.backends.table import onednn_unsupported, resolve_backend
 from sqap_vla_ros.quantization.fused import fused_unavailable
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
@@ -155,7 +155,7 @@ def captured(work: Callable[[], object]) -> Callable[[], None]:
 @torch.inference_mode()
 def measure_cuda(repeats: int) -> list[dict[str, object]]:
     """Every shape at every token count on a GPU; each of the `repeats` is a median of its own."""
-    from sqap_vla_ros.quantization.triton_tiles import milliseconds
+    from sqap_vla_ros.quantization.backends.triton_tiles import milliseconds
 
     rows: list[dict[str, object]] = []
     for name, (inputs, outputs, rotation) in SHAPES.items():

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo, Reason, TokenSelection
-from sqap_vla_ros.nodes.node_table import dds_environment
+from sqap_vla_ros.nodes.launch.table import dds_environment
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "node_overhead.json"
@@ -72,7 +72,7 @@ def camera(seconds: float) -> None:
 
     from sqap_vla_ros.nodes import messages
     from sqap_vla_ros.nodes.images import rgb_to_message
-    from sqap_vla_ros.nodes.tf import StaticTransformBroadcaster, TransformBroadcaster
+    from sqap_vla_ros.nodes.tf.choice import StaticTransformBroadcaster, TransformBroadcaster
 
     rclpy.init()
     node = rclpy.create_node("camera")
@@ -116,7 +116,7 @@ def node_process(checkpoint: str) -> subprocess.Popen[bytes]:
     for name, value in parameters.items():
         arguments += ["-p", f"{name}:={value}"]
     factory = "" if checkpoint else "node_overhead:stand_in"
-    code = f"import sys; from sqap_vla_ros.nodes.policy_node import main; sys.exit(main(worker_factory={factory!r}))"
+    code = f"import sys; from sqap_vla_ros.nodes.policy.node import main; sys.exit(main(worker_factory={factory!r}))"
     return subprocess.Popen([sys.executable, "-c", code, *arguments])
 
 

@@ -24,14 +24,14 @@ import torch
 import yaml
 
 from sqap_vla_ros.compression.calibration import simulator_observations
-from sqap_vla_ros.compression.job import compress_to_file
+from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.load import CALIBRATION_OBSERVATIONS, TABLETOP, checkpoint_path, load_uncompressed
 from sqap_vla_ros.compression.recipe import Recipe, load_recipe
-from sqap_vla_ros.evaluation.closed_loop import Method, Store, Unit, run
-from sqap_vla_ros.evaluation.closed_loop_figures import deviation_figure, success_figure, sweep_figure
-from sqap_vla_ros.evaluation.closed_loop_tables import Row, make_rows, markdown, write_csv
-from sqap_vla_ros.evaluation.episodes import Execution
-from sqap_vla_ros.policy.checkpoint import save_checkpoint, sha256_of
+from sqap_vla_ros.evaluation.closed_loop.episodes import Execution
+from sqap_vla_ros.evaluation.closed_loop.figures import deviation_figure, success_figure, sweep_figure
+from sqap_vla_ros.evaluation.closed_loop.study import Method, Store, Unit, run_units
+from sqap_vla_ros.evaluation.closed_loop.tables import Row, make_rows, markdown, write_csv
+from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint, sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "closed_loop"
@@ -412,7 +412,7 @@ def main() -> int:
             units.append(Unit(method, section.suite, scaled(section.episodes), deviations=section.deviations))
     reference = Method("fp32", "fp32", args.checkpoint)
     deadline_s = None if args.minutes is None else 60 * args.minutes
-    problems = run(units, OUT, reference=reference, jobs=args.jobs, deadline_s=deadline_s)
+    problems = run_units(units, OUT, reference=reference, jobs=args.jobs, deadline_s=deadline_s)
     print(write_tables(Store(OUT)))
     for name, problem in problems.items():
         print(f"error: {name}: {problem}", file=sys.stderr)

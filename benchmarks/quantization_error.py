@@ -34,7 +34,7 @@ from sqap_vla_ros.compression.load import checkpoint_path, load_uncompressed
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.compression.report import attention_overlap, probe
 from sqap_vla_ros.contracts import Observation
-from sqap_vla_ros.policy.checkpoint import sha256_of
+from sqap_vla_ros.policy.checkpoints.checkpoint import sha256_of
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.quantization.streamline import make_ready
 

@@ -30,13 +30,13 @@ from std_msgs.msg import String
 from tf2_msgs.msg import TFMessage
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo, Reason, TokenSelection
-from sqap_vla_ros.evaluation.replay_jobs import ReplayJob, run_job
-from sqap_vla_ros.nodes.bag import Bag
-from sqap_vla_ros.nodes.bag_observations import BagObservations, ReplaySpec
-from sqap_vla_ros.nodes.bag_writer import BagWriter
+from sqap_vla_ros.evaluation.replay.jobs import ReplayJob, run_job
+from sqap_vla_ros.nodes.bags.bag import Bag
+from sqap_vla_ros.nodes.bags.observations import BagObservations, ReplaySpec
+from sqap_vla_ros.nodes.bags.writer import BagWriter
 from sqap_vla_ros.nodes.images import rgb_to_message
 from sqap_vla_ros.nodes.messages import header, time_message, transform_message
-from sqap_vla_ros.nodes.worker import WorkerConfig
+from sqap_vla_ros.serving.worker import WorkerConfig
 
 WIDTH, HEIGHT, FOCAL = 640, 480, 500.0
 RATE_HZ = 10

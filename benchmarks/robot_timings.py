@@ -13,11 +13,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 from sqap_vla_ros.robot.safety import SafetyLimits
-from sqap_vla_ros.robot.trajectory import NS_PER_S, anchor_chunk, blend
+from sqap_vla_ros.robot.trajectory import anchor_chunk, blend
 
 DT_S = 0.2
 T = TypeVar("T")

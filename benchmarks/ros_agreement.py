@@ -1,11 +1,12 @@
 """Does the shipped policy do as well through ROS as in-process? The same episodes in both loops, paired by layout.
 
-In-process is the loop of the benchmark (evaluation/episodes.py): the world stands still while the policy thinks, four
-actions of each chunk are executed. Over ROS the chunks of policy_node (config/demo.yaml) reach simulator_node as joint
-trajectories over DDS, and the world goes on meanwhile. Time is simulated (/clock): `--real-time-factor` below 1 makes
-the result independent of how busy the computer is, but for the policy's own latency, which is counted and reported in
-simulated time. Both have the time limit of the task. Layouts are those of seeds 0, 1, ..., which draw the family too.
-Raw results: benchmarks/results/ros_agreement.json, written after every episode.
+In-process is the loop of the benchmark (evaluation/closed_loop/episodes.py): the world stands still while the policy
+thinks, four actions of each chunk are executed. Over ROS the chunks of policy_node (config/demo.yaml) reach
+simulator_node as joint trajectories over DDS, and the world goes on meanwhile. Time is simulated (/clock):
+`--real-time-factor` below 1 makes the result independent of how busy the computer is, but for the policy's own
+latency, which is counted and reported in simulated time. Both have the time limit of the task. Layouts are those of
+seeds 0, 1, ..., which draw the family too. Raw results: benchmarks/results/ros_agreement.json, written after every
+episode.
 
     python benchmarks/ros_agreement.py [--episodes 60] [--recipe sqap] [--real-time-factor 0.2]
 """
@@ -26,11 +27,11 @@ from typing import Any
 
 import yaml
 
-from sqap_vla_ros.evaluation.episodes import Execution, lockstep_width, run_episodes
-from sqap_vla_ros.evaluation.statistics import PairedOutcomes, wilson
-from sqap_vla_ros.nodes.bringup import NodeProcesses
-from sqap_vla_ros.nodes.node_table import BRINGUPS, dds_environment
-from sqap_vla_ros.nodes.parameters import defaults
+from sqap_vla_ros.evaluation.closed_loop.episodes import Execution, lockstep_width, run_episodes
+from sqap_vla_ros.evaluation.closed_loop.statistics import PairedOutcomes, wilson
+from sqap_vla_ros.nodes.launch.bringup import NodeProcesses
+from sqap_vla_ros.nodes.launch.table import BRINGUPS, dds_environment
+from sqap_vla_ros.nodes.policy.parameters import defaults
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
 from sqap_vla_ros.simulation.layout import VARIATIONS, sample_layout
@@ -80,7 +81,7 @@ def over_ros(given: dict[str, str], suite: str, episodes: int, real_time_factor:
     from rclpy.qos import QoSProfile
     from sqap_vla_ros.msg import PolicyStatus
 
-    from sqap_vla_ros.nodes.run_control import RunControl
+    from sqap_vla_ros.nodes.recorder.run_control import RunControl
 
     rclpy.init()
     node = rclpy.create_node("ros_agreement", parameter_overrides=[Parameter("use_sim_time", value=True)])

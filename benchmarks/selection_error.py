@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from sqap_vla_ros.compression.calibration import simulator_observations
 from sqap_vla_ros.compression.load import TABLETOP, checkpoint_path, load_policy
-from sqap_vla_ros.policy.checkpoint import sha256_of
+from sqap_vla_ros.policy.checkpoints.checkpoint import sha256_of
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.pruning import make_selector
 

@@ -1,31 +1,55 @@
-"""`sqap-vla`: the tools around the node. Each room adds its own sub-commands.
+"""`sqap-vla`: the tools around the node, one file of `commands/` a sub-command.
 
-A room's `commands.py` has `register(subparsers)`, which adds parsers and sets `run` on each:
-`parser.set_defaults(run=function)`, where `function(args) -> int | None` gives the exit status. `commands.py` imports
-nothing heavy at its top, so that `sqap-vla --help` answers at once.
+Each has `register(subparsers)`, which adds a parser and sets `run` on it: `parser.set_defaults(run=run)`, where
+`run(args) -> int | None` gives the exit status. They import nothing heavy at their top, so that `sqap-vla --help`
+answers at once.
 """
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 
 from sqap_vla_ros import __version__
+from sqap_vla_ros.commands import (
+    bops,
+    compress,
+    convert,
+    demo,
+    evaluate,
+    inspect,
+    predict,
+    record_demo,
+    replay,
+    tokens,
+    train,
+)
 
 # In the order of --help.
-ROOMS = ("evaluation", "training", "compression", "policy", "pruning")
+COMMANDS = (
+    demo,
+    evaluate,
+    record_demo,
+    replay,
+    train,
+    compress,
+    predict,
+    inspect,
+    convert,
+    tokens,
+    bops,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser with the sub-commands of every room."""
+    """The parser with every sub-command."""
     parser = argparse.ArgumentParser(
         prog="sqap-vla", description="Compressed vision-language-action policies: demo, compression and inspection."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show the whole Python traceback of an error")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for room in ROOMS:
-        importlib.import_module(f"sqap_vla_ros.{room}.commands").register(subparsers)
+    for command in COMMANDS:
+        command.register(subparsers)
     return parser
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+NS_PER_S = 1_000_000_000
 ACTION_DIM = 7  # dx dy dz, droll dpitch dyaw, gripper
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sqap_vla_ros.nodes.node_table import dds_environment
+from sqap_vla_ros.nodes.launch.table import dds_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 _REAL_DATA = Path(os.environ.get("SQAP_VLA_DATA", ROOT.parent / "shared" / "data"))

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "sqap_vla_ros"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 assert len(MODULES) > 20
 
-# Which rooms a room may import, beside itself. `commands.py` files belong to the command line, above all rooms.
+# Which rooms a room may import, beside itself.
 FOUNDATION = {"contracts", "resources", "__init__"}
 MAY_IMPORT = {
     "contracts": set(),
@@ -32,19 +32,17 @@ MAY_IMPORT = {
     "compression": FOUNDATION | {"policy", "pruning", "quantization", "simulation"},
     "simulation": FOUNDATION | {"robot"},
     "training": FOUNDATION | {"policy", "simulation"},
-    "nodes": FOUNDATION | {"compression", "policy", "pruning", "robot", "simulation"},
-    "evaluation": FOUNDATION | {"compression", "policy", "pruning", "robot", "simulation", "nodes"},
-    "cli": FOUNDATION
-    | {"compression", "policy", "pruning", "robot", "simulation", "nodes", "evaluation", "quantization", "training"},
+    "control": FOUNDATION | {"robot"},
+    "serving": FOUNDATION | {"compression"},
+    "nodes": FOUNDATION | {"control", "serving", "policy", "pruning", "robot", "simulation"},
+    "evaluation": FOUNDATION
+    | {"compression", "control", "serving", "policy", "pruning", "robot", "simulation", "nodes"},
 }
-
-# The recorder fills the record that evaluation draws; the record itself knows neither ROS nor the nodes.
-RECORDER = ("run_recorder.py", "evaluation.recording")
+MAY_IMPORT["commands"] = {*MAY_IMPORT}
+MAY_IMPORT["cli"] = {*MAY_IMPORT}
 
 
 def room_of(path: Path) -> str:
-    if path.name == "commands.py":
-        return "cli"
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -66,7 +64,7 @@ def test_rooms_import_in_one_direction():
             parts = name.split(".")
             if parts[0] != "sqap_vla_ros" or parts[1] in (room, "msg", "action", "__version__"):
                 continue
-            if parts[1] not in MAY_IMPORT[room] and (path.name, ".".join(parts[1:3])) != RECORDER:
+            if parts[1] not in MAY_IMPORT[room]:
                 wrong.append(f"{path.relative_to(PACKAGE.parent)}:{line} imports {name}")
     assert not wrong, "\n".join(wrong)
 
@@ -99,14 +97,14 @@ def loaded_by(modules: list[str], heavy: set[str]) -> set[str]:
 
 
 def modules_of(room: str, *without: str) -> list[str]:
-    stems = sorted(path.stem for path in (PACKAGE / room).glob("*.py"))
-    return [f"sqap_vla_ros.{room}.{stem}" for stem in stems if stem not in ("__init__", "__main__", *without)]
+    paths = [path for path in sorted((PACKAGE / room).rglob("*.py")) if path.stem not in ("__init__", *without)]
+    return [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in paths]
 
 
 @pytest.mark.ros
 def test_nodes_do_not_load_torch():
     """The policy lives in a worker process: the process that answers callbacks has no use for torch's start-up time."""
-    assert loaded_by(modules_of("nodes", "launch_description"), {"torch", "transformers"}) == set()
+    assert loaded_by(modules_of("nodes", "description"), {"torch", "transformers"}) == set()
 
 
 def test_the_robot_room_loads_neither_torch_nor_ros():

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sqap_vla_ros.nodes import bringup as bringup_module
-from sqap_vla_ros.nodes.bringup import NodeProcesses, main, run, show_arguments
-from sqap_vla_ros.nodes.node_table import BRINGUPS, TASKS, Bringup, NodeEntry, dds_environment, resolve
+from sqap_vla_ros.nodes.launch import bringup as bringup_module
+from sqap_vla_ros.nodes.launch.bringup import NodeProcesses, main, run, show_arguments
+from sqap_vla_ros.nodes.launch.table import BRINGUPS, TASKS, Bringup, NodeEntry, dds_environment, resolve
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.simulation.tasks import TaskFamily
 

@@ -50,7 +50,7 @@ def load_policy(
     chosen = load_recipe(recipe)
     if checkpoint != MICRO:
         path = checkpoint_path(checkpoint)
-        from sqap_vla_ros.compression.storage import is_compressed
+        from sqap_vla_ros.compression.files.storage import is_compressed
 
         if is_compressed(path):
             return _load_compressed(path, chosen, device, unnorm_key)
@@ -99,20 +99,20 @@ def load_uncompressed(
     """The policy before quantisation and without a selector, in the recipe's dtypes.
 
     dtype: another one; the action head then stays in float32.
-    mapped_layers: see `policy.checkpoint.load_checkpoint`.
+    mapped_layers: see `policy.checkpoints.checkpoint.load_checkpoint`.
     """
     import torch
 
     resolved = getattr(torch, str(dtype or recipe.dtype).removeprefix("torch."))
     if checkpoint == MICRO:
-        from sqap_vla_ros.policy.micro import micro_policy
+        from sqap_vla_ros.policy.micro.policy import micro_policy
 
         policy = micro_policy(seed=seed)
         for part in (policy.model.vision, policy.model.projector, policy.model.decoder):
             part.to(resolved)
         policy.model.to(device)
     else:
-        from sqap_vla_ros.policy.checkpoint import load_checkpoint
+        from sqap_vla_ros.policy.checkpoints.checkpoint import load_checkpoint
 
         path = checkpoint_path(checkpoint)
         policy = load_checkpoint(
@@ -143,7 +143,7 @@ def _quantize_in_memory(policy: CogACTPolicy, recipe: Recipe, checkpoint: str, d
 
 
 def _load_compressed(path: Path, recipe: Recipe, device: str, unnorm_key: str | None) -> Policy:
-    from sqap_vla_ros.compression.storage import CompressedFile, load_compressed
+    from sqap_vla_ros.compression.files.storage import CompressedFile, load_compressed
 
     own = CompressedFile(path).header.recipe
     if recipe.quantization not in (None, own.quantization):

@@ -18,13 +18,13 @@ from trajectory_msgs.msg import (
     MultiDOFJointTrajectoryPoint,
 )
 
-from sqap_vla_ros.contracts import ACTION_DIM, ActionChunk, TokenSelection
+from sqap_vla_ros.contracts import ACTION_DIM, NS_PER_S, ActionChunk, TokenSelection
 from sqap_vla_ros.msg import ActionChunk as ActionChunkMessage
 from sqap_vla_ros.msg import TokenSelection as TokenSelectionMessage
 from sqap_vla_ros.robot.camera import ToolProjection
 from sqap_vla_ros.robot.conventions import pose_matrix, split_pose
 from sqap_vla_ros.robot.kinematics import JointTrajectoryArrays
-from sqap_vla_ros.robot.trajectory import NS_PER_S, PoseTrajectory
+from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 
 class MessageError(ValueError):

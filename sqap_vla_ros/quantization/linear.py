@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from sqap_vla_ros.contracts import TextSpan
-from sqap_vla_ros.quantization.backends import BACKENDS, BackendError, IntegerProduct, resolve_backend
+from sqap_vla_ros.quantization.backends.table import BACKENDS, BackendError, IntegerProduct, resolve_backend
 from sqap_vla_ros.quantization.fused import fused_unavailable, quantize_rows
 from sqap_vla_ros.quantization.packing import PackedWeight, packed_columns
 from sqap_vla_ros.quantization.quantizers import QuantizedWeight, quantize_activation
@@ -207,11 +207,11 @@ def use_backend(model: nn.Module, name: str = "auto", *, fused: bool | None = No
 def _row_quantizer(linear: QuantizedLinear, needed: bool) -> RowQuantizer | None:
     """One kernel for a linear's activations where that pays or is needed."""
     if linear.backend == "triton":
-        from sqap_vla_ros.quantization import triton_activations
+        from sqap_vla_ros.quantization.backends import triton_activations
 
         return triton_activations.quantize_rows
     if linear.backend == "amx":
-        from sqap_vla_ros.quantization import amx_product
+        from sqap_vla_ros.quantization.backends import amx as amx_product
 
         return amx_product.quantize_rows
     pays = linear.backend == "onednn" and linear.in_features >= FUSED_FROM and not fused_unavailable()

@@ -11,8 +11,9 @@ import pinocchio as pin
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.robot.conventions import invert_pose, pose_distance
-from sqap_vla_ros.robot.trajectory import NS_PER_S, PoseTrajectory
+from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 POSITION_TOLERANCE_M = 1e-4
 ROTATION_TOLERANCE_RAD = 1e-3

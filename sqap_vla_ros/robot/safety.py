@@ -17,9 +17,10 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.kinematics import ArmKinematics, JointTrajectoryArrays
-from sqap_vla_ros.robot.trajectory import NS_PER_S, PoseTrajectory
+from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 
 class Decision(enum.Enum):

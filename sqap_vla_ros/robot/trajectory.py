@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
-from sqap_vla_ros.contracts import ACTION_DIM
+from sqap_vla_ros.contracts import ACTION_DIM, NS_PER_S
 from sqap_vla_ros.robot.conventions import rotation_from_rpy
-
-NS_PER_S = 1_000_000_000
 
 
 @dataclass(frozen=True)

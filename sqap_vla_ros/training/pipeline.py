@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from sqap_vla_ros.policy.micro_tokenizer import micro_tokenizer
+from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.training.collection import CollectionConfig, collect
 from sqap_vla_ros.training.corrections import correction_shard
 from sqap_vla_ros.training.dataset import Demonstrations

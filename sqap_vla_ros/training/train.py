@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from sqap_vla_ros.policy.checkpoint import save_checkpoint
+from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import TABLETOP, PolicyConfig
 from sqap_vla_ros.policy.diffusion import Sampler
-from sqap_vla_ros.policy.micro_tokenizer import micro_tokenizer
+from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.training.dataset import Batch, Demonstrations, tabletop_statistics
 from sqap_vla_ros.training.objective import LossWeights, Supervision, losses, total
 from sqap_vla_ros.training.packed import decoder_block

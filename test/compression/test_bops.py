@@ -11,7 +11,7 @@ from sqap_vla_ros.compression.bops import Definition, Workload, bops, macs, rela
 from sqap_vla_ros.compression.recipe import QuantizationSpec, list_recipes, load_recipe
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.config import COGACT_BASE, MICRO
-from sqap_vla_ros.policy.micro import micro_policy
+from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.pruning import make_selector
 
 W4A4 = QuantizationSpec(weight_bits=4, activation_bits=4)

@@ -10,9 +10,10 @@ from sqap_vla_ros.compression.compress import compress
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.config import DiffusionConfig
-from sqap_vla_ros.policy.micro import micro_policy
+from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.pruning import make_selector
-from sqap_vla_ros.quantization import backends, fused
+from sqap_vla_ros.quantization import fused
+from sqap_vla_ros.quantization.backends import table as backends
 from sqap_vla_ros.quantization.streamline import make_ready, streamline
 
 OBSERVATIONS = synthetic_observations(3)
@@ -112,7 +113,7 @@ def test_replay_on_a_gpu_is_the_prediction(selector):
 def test_the_captured_function_on_triton_kernels_is_the_prediction(monkeypatch):
     """The whole W4A4 policy: quantisers with norms, products, gate and up, online rotations, token selection."""
     pytest.importorskip("triton", reason="backend triton: triton is not installed")
-    from sqap_vla_ros.quantization.triton_product import TritonProduct
+    from sqap_vla_ros.quantization.backends.triton import TritonProduct
 
     monkeypatch.setitem(backends.BACKENDS, "triton", TritonProduct)  # by name only for CUDA devices
     monkeypatch.setattr(backends, "gated", fused._gated)  # the formula without its compilation

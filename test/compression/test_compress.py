@@ -9,7 +9,7 @@ from sqap_vla_ros.compression.compress import compress, decoder_inputs
 from sqap_vla_ros.compression.layers import GROUPS, collect, compress_layer, get_linear
 from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.compression.recipe import QuantizationSpec, RecipeError, load_recipe
-from sqap_vla_ros.policy.micro import micro_policy
+from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.quantization.linear import QuantizedLinear, WeightOnlyLinear, use_backend
 
 OBSERVATIONS = synthetic_observations(3)

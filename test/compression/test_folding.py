@@ -5,7 +5,7 @@ from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import decoder_inputs
 from sqap_vla_ros.compression.folding import online_rotation, rotate_layer, rotate_stream_ends
 from sqap_vla_ros.compression.layers import get_linear
-from sqap_vla_ros.policy.micro import micro_policy
+from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.pruning import make_selector
 
 

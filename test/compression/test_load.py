@@ -7,11 +7,11 @@ from sqap_vla_ros.compression.calibration import simulator_observations, synthet
 from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.compression.recipe import RecipeError
 from sqap_vla_ros.policy.actions import ActionStatistics
-from sqap_vla_ros.policy.checkpoint import save_checkpoint
+from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import MICRO, named_config
-from sqap_vla_ros.policy.micro import micro_policy
-from sqap_vla_ros.policy.micro_tokenizer import micro_tokenizer
+from sqap_vla_ros.policy.micro.policy import micro_policy
+from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.quantization.linear import QuantizedLinear
 
 DEPTH = named_config("tabletop").decoder.depth

@@ -6,7 +6,7 @@ import pytest
 from sqap_vla_ros.cli import main
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.report import Probe, attention_overlap, layer_errors, peak_to_rms, probe
-from sqap_vla_ros.policy.micro import micro_policy
+from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.pruning import make_selector
 
 

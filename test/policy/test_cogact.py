@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sqap_vla_ros.contracts import Observation, Reason, SelectedTokens, SelectionContext
 from sqap_vla_ros.policy.cogact import CogACTPolicy, choose_dataset
-from sqap_vla_ros.policy.micro import micro_policy
+from sqap_vla_ros.policy.micro.policy import micro_policy
 
 
 def picture(seed: int, height: int = 120, width: int = 160) -> np.ndarray:

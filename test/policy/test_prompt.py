@@ -6,8 +6,8 @@ from importlib import resources
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
-from sqap_vla_ros.policy import micro_tokenizer
 from sqap_vla_ros.policy.config import COGACT_BASE, MICRO, PromptConfig
+from sqap_vla_ros.policy.micro import tokenizer as micro_tokenizer
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 
 # the published prompt, word by word; ids as in Llama-2 where they are known
@@ -89,7 +89,7 @@ def test_missing_and_foreign_tokenizers_are_named(tmp_path):
 
 
 def test_shipped_tokenizer_is_what_its_script_makes():
-    shipped = json.loads((resources.files("sqap_vla_ros.policy") / micro_tokenizer.FILE).read_text())
+    shipped = json.loads((resources.files("sqap_vla_ros.policy.micro") / micro_tokenizer.FILE).read_text())
     assert shipped == json.loads(micro_tokenizer.build().to_str())
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sqap_vla_ros.contracts import TextSpan
-from sqap_vla_ros.quantization.backends import (
+from sqap_vla_ros.quantization.backends.table import (
     BackendError,
     OneDnnProduct,
     ReferenceProduct,
@@ -151,7 +151,7 @@ def test_backend_names_and_unsupported_cpu(monkeypatch):
         resolve_backend("cuda", torch.device("cpu"))
     with pytest.raises(BackendError, match="backend triton runs on CUDA devices, the weights are on cpu"):
         use_backend(nn.Sequential(linear(4, 8)), "triton")
-    monkeypatch.setattr("sqap_vla_ros.quantization.amx_product.amx_unsupported", lambda: "no AMX")
+    monkeypatch.setattr("sqap_vla_ros.quantization.backends.amx.amx_unsupported", lambda: "no AMX")
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     assert resolve_backend("auto", torch.device("cpu")) == "reference"
     with pytest.raises(BackendError, match=r"neither AVX512-VNNI nor AMX.*use backend reference"):

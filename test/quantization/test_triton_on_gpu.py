@@ -25,14 +25,14 @@ def test_kernels_equal_the_definitions(device):
 
 @torch.inference_mode()
 def check(device: str) -> None:
-    from sqap_vla_ros.quantization import triton_tiles
-    from sqap_vla_ros.quantization.backends import ReferenceProduct
+    from sqap_vla_ros.quantization.backends import triton_tiles
+    from sqap_vla_ros.quantization.backends.table import ReferenceProduct
+    from sqap_vla_ros.quantization.backends.triton import TritonProduct
+    from sqap_vla_ros.quantization.backends.triton_activations import quantize_rows
     from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear
     from sqap_vla_ros.quantization.packing import PackedWeight
     from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
     from sqap_vla_ros.quantization.rotations import OrthogonalMix
-    from sqap_vla_ros.quantization.triton_activations import quantize_rows
-    from sqap_vla_ros.quantization.triton_product import TritonProduct
 
     torch.manual_seed(0)
     gpu = device == "cuda"

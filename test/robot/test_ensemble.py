@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
-from sqap_vla_ros.robot.trajectory import NS_PER_S
 
 DT_S = 0.2
 STEP_NS = round(DT_S * NS_PER_S)

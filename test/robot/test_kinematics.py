@@ -5,11 +5,12 @@ import pytest
 from scipy.interpolate import CubicHermiteSpline
 from scipy.spatial.transform import Rotation
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.conventions import invert_pose, pose_distance, pose_matrix, rotation_from_rpy
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 from sqap_vla_ros.robot.safety import Code, Decision, SafetyLimits
-from sqap_vla_ros.robot.trajectory import NS_PER_S, anchor_chunk
+from sqap_vla_ros.robot.trajectory import anchor_chunk
 
 STAMP_NS = 1_763_000_000_000_000_000
 READY = np.array([0.0, -0.5, 0.0, -2.2, 0.0, 1.7, 0.8])

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.robot.conventions import pose_matrix
 from sqap_vla_ros.robot.safety import Code, Decision, SafetyLimits
-from sqap_vla_ros.robot.trajectory import NS_PER_S, PoseTrajectory, anchor_chunk, blend, hold
+from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, hold
 
 STAMP_NS = 1_763_000_000_000_000_000
 HOME = pose_matrix([0.4, 0.0, 0.3], [0.0, 1.0, 0.0, 0.0])

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.robot.conventions import compose_delta, pose_distance, pose_matrix
-from sqap_vla_ros.robot.trajectory import NS_PER_S, PoseTrajectory, anchor_chunk, blend, hold
+from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, hold
 
 STAMP_NS = 1_763_000_000_123_456_789
 ANCHOR = pose_matrix([0.45, -0.1, 0.3], Rotation.from_euler("xyz", [3.0, 0.2, -0.4]).as_quat())

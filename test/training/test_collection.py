@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sqap_vla_ros.policy.micro_tokenizer import micro_tokenizer
+from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.experts import expert, plan
 from sqap_vla_ros.simulation.gl import RenderingUnavailableError

@@ -7,7 +7,7 @@ import torch
 
 from sqap_vla_ros.policy.cogact import CogACT
 from sqap_vla_ros.policy.config import TABLETOP
-from sqap_vla_ros.policy.micro_tokenizer import micro_tokenizer
+from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.training.packed import SUPERVISED_LAYER, PackedPrompts, common_prefix, packed_forward
 from sqap_vla_ros.training.train import new_model
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from sqap_vla_ros.policy.checkpoint import load_checkpoint
-from sqap_vla_ros.policy.micro_tokenizer import micro_tokenizer
+from sqap_vla_ros.policy.checkpoints.checkpoint import load_checkpoint
+from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.training.collection import COVER, IMAGE
 from sqap_vla_ros.training.dataset import Demonstrations
 from sqap_vla_ros.training.pipeline import SHIPPED, shards_in

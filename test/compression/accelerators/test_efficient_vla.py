@@ -13,7 +13,7 @@ from sqap_vla_ros.compression.accelerators.efficient_vla import (
     least_important,
 )
 from sqap_vla_ros.contracts import Observation
-from sqap_vla_ros.policy.micro import micro_policy
+from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.pruning import make_selector
 
 

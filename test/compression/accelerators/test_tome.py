@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from sqap_vla_ros.compression.accelerators import accelerate
 from sqap_vla_ros.compression.accelerators.tome import MergingTowers, match, merge
 from sqap_vla_ros.contracts import Observation, Reason
-from sqap_vla_ros.policy.micro import micro_policy
+from sqap_vla_ros.policy.micro.policy import micro_policy
 
 
 @pytest.fixture(scope="module")

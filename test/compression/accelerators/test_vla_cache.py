@@ -11,7 +11,7 @@ from sqap_vla_ros.compression.accelerators.vla_cache import (
     static_patches,
 )
 from sqap_vla_ros.contracts import Observation
-from sqap_vla_ros.policy.micro import micro_policy
+from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.pruning import make_selector
 
 STEP_NS = 200_000_000

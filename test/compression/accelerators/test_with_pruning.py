@@ -6,7 +6,7 @@ from sqap_vla_ros.compression.accelerators.vla_cache import VlaCachePolicy
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.compression.recipe import PruningSpec
-from sqap_vla_ros.policy.micro import micro_policy
+from sqap_vla_ros.policy.micro.policy import micro_policy
 
 SELECTORS = ["fastv", "random_drop", "random_same_budget", "uniform_grid", "divprune", "fastervlm", "visionzip"]
 

@@ -1,0 +1,49 @@
+"""`sqap-vla bops`: the operations of one prediction by module, for a recipe and a geometry."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def register(subparsers: Any) -> None:
+    """Add the `bops` sub-command."""
+    bops = subparsers.add_parser("bops", help="operations of one prediction by module, for a recipe and a geometry")
+    bops.add_argument("--recipe", default="sqap", help="compression recipe: a name or a YAML file (default: sqap)")
+    bops.add_argument(
+        "--model", default="cogact-base", help="micro or cogact-{small,base,large} (default: cogact-base)"
+    )
+    bops.add_argument("--text-tokens", type=int, help="tokens that are not image (default: 21)")
+    bops.add_argument("--json", action="store_true", help="print as JSON")
+    bops.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints operations by module under both definitions."""
+    from sqap_vla_ros.compression.bops import TEXT_TOKENS, Definition, Workload, bops, macs, relative_bops, workload_of
+    from sqap_vla_ros.compression.recipe import load_recipe
+    from sqap_vla_ros.policy.config import named_config
+
+    recipe = load_recipe(args.recipe)
+    text_tokens = args.text_tokens or TEXT_TOKENS
+    work = workload_of(recipe, named_config(args.model), text_tokens)
+    baseline = macs(Workload(work.config, text_tokens))
+    table = {
+        module: {
+            "baseline_macs": baseline[module],
+            **{d.value: bops(work, recipe.quantization, d)[module] for d in Definition},
+        }
+        for module in baseline
+    }
+    shares = {d.value: relative_bops(work, recipe.quantization, d) for d in Definition}
+    if args.json:
+        print(json.dumps({"recipe": recipe.name, "model": args.model, "modules": table, "relative": shares}, indent=2))
+        return
+    print(f"recipe {recipe.name} on {args.model}, {work.config.vision.tokens} visual and {text_tokens} other tokens")
+    print(f"{'module':22s}{'GMACs at 16 bits':>18s}{'paper':>12s}{'bit product':>14s}   (16-bit equivalents, 1e9)")
+    for module, row in table.items():
+        print(
+            f"{module:22s}{row['baseline_macs'] / 1e9:18.2f}{row['paper'] / 1e9:12.2f}{row['bit_product'] / 1e9:14.2f}"
+        )
+    print(f"{'share of uncompressed':22s}{'100.0 %':>18s}{shares['paper']:12.1%}{shares['bit_product']:14.1%}")

@@ -1,0 +1,1 @@
+"""Compressed policies on disk: the format, and compressing layer by layer into it."""

@@ -1,0 +1,217 @@
+"""Compressing to a file, layer by layer, so that an interruption loses one layer at most.
+
+Beside `policy.safetensors` lives `policy.safetensors.partial/` until the job is done: `plan.json` says which
+compression it belongs to, every finished decoder layer is a file, and so are the calibration inputs of the next one.
+Files appear whole (written aside, then renamed), so that what is there can be trusted after an interruption.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from sqap_vla_ros.compression.compress import (
+    CompressedLayer,
+    Progress,
+    compress_layers,
+    prepare_stream,
+    require_calibration,
+)
+from sqap_vla_ros.compression.files.storage import (
+    CompressedFileError,
+    Header,
+    Read,
+    check_target,
+    tokenizer_tensors,
+    write_file,
+)
+from sqap_vla_ros.compression.recipe import Recipe
+from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.policy.cogact import CogACTPolicy
+from sqap_vla_ros.quantization.prepacked import give_back_freed_memory
+
+
+def observations_digest(observations: Sequence[Observation]) -> str:
+    """sha256 of images, instructions and gripper pixels."""
+    digest = hashlib.sha256()
+    for observation in observations:
+        digest.update(repr((observation.image.shape, observation.instruction, observation.gripper_pixel)).encode())
+        digest.update(observation.image.tobytes())
+    return digest.hexdigest()
+
+
+def weights_digest(policy: CogACTPolicy) -> str:
+    """The source checkpoint's sha256, or that of the weights where there is no checkpoint file."""
+    if policy.provenance.sha256:
+        return policy.provenance.sha256
+    digest = hashlib.sha256()
+    for name, tensor in policy.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What makes two compressions the same one."""
+
+    recipe: str
+    source: str
+    calibration: str
+
+
+def compress_to_file(
+    policy: CogACTPolicy,
+    recipe: Recipe,
+    observations: Sequence[Observation],
+    out: Path,
+    *,
+    calibration: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+    after_layer: Callable[[int], None] | None = None,
+    mapped_layers: bool = False,
+) -> Header:
+    """Compress a policy into `out`, going on where an earlier run of the same compression stopped.
+
+    The policy is changed in place and is spent afterwards: load the file.
+    calibration: summary for the header (what the observations were).
+    after_layer: called with the index of every layer once it is safely on disk.
+    mapped_layers: the policy was loaded so; it then never is in memory as a whole.
+    """
+    require_calibration(recipe, observations)
+    check_target(out)
+    plan = Plan(recipe.digest, weights_digest(policy), observations_digest(observations))
+    source = {"checkpoint": policy.provenance.checkpoint, "sha256": plan.source}
+    work = _Workspace(out.with_name(out.name + ".partial"), plan)
+    decoder = policy.model.decoder
+    if recipe.quantization is not None:
+        hidden = prepare_stream(policy, recipe.quantization, observations)
+        start = work.finished_layers(calibrated=bool(observations), depth=len(decoder.layers))
+        if start and hidden is not None:
+            hidden = work.read_hidden(start)
+        for layer in compress_layers(
+            decoder, recipe.quantization, hidden, start=start, progress=progress, mapped=mapped_layers
+        ):
+            state = decoder.layers[layer.index].state_dict()
+            work.store(layer, {f"decoder.layers.{layer.index}.{name}": tensor for name, tensor in state.items()})
+            decoder.layers[layer.index] = torch.nn.Identity()  # it is on disk now
+            give_back_freed_memory()
+            if after_layer is not None:
+                after_layer(layer.index)
+    report, stored = work.finished()
+    tensors: dict[str, Read] = {
+        name: partial(_itself, tensor)
+        for name, tensor in {**policy.model.state_dict(), **tokenizer_tensors(policy)}.items()
+        if not (recipe.quantization is not None and name.startswith("decoder.layers."))
+    }
+    tensors |= stored
+    header = Header(
+        config=policy.model.config,
+        recipe=recipe,
+        statistics=policy.statistics,
+        source=source,
+        calibration={"observations": len(observations), "digest": plan.calibration, **(calibration or {})},
+        report=report,
+        crop=policy.transform.crop,
+    )
+    if progress is not None:
+        progress("writing", 0, 1)
+    write_file(out, tensors, header.to_metadata())
+    work.remove()
+    if progress is not None:
+        progress("writing", 1, 1)
+    return header
+
+
+def _itself(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+class _Workspace:
+    """The folder of unfinished work."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder = folder
+        content = json.dumps(dataclasses.asdict(plan), indent=1)
+        file = folder / "plan.json"
+        if file.is_file():
+            if file.read_text() != content:
+                raise CompressedFileError(
+                    f"{folder} holds an unfinished compression of another checkpoint, recipe or calibration set; "
+                    "remove that folder or choose another --out"
+                )
+        else:
+            folder.mkdir(exist_ok=True)
+            temporary = file.with_suffix(".writing")
+            temporary.write_text(content)
+            temporary.replace(file)
+
+    def _layer(self, index: int) -> Path:
+        return self.folder / f"layer_{index:03d}.safetensors"
+
+    def _hidden(self, index: int) -> Path:
+        return self.folder / f"inputs_{index:03d}.safetensors"
+
+    def finished_layers(self, *, calibrated: bool, depth: int) -> int:
+        """How many layers need not be computed again."""
+        done = 0
+        while done < depth and self._layer(done).is_file():
+            done += 1
+        while done and calibrated and done < depth and not self._hidden(done).is_file():
+            done -= 1  # without its calibration inputs a layer cannot follow
+        return done
+
+    def store(self, layer: CompressedLayer, tensors: dict[str, torch.Tensor]) -> None:
+        """One finished layer and the inputs of the next; the inputs first, the old ones go last."""
+        if layer.outputs is not None:
+            save = {str(i): tensor.contiguous() for i, tensor in enumerate(layer.outputs)}
+            self._save(self._hidden(layer.index + 1), save, {})
+        report = json.dumps([dataclasses.asdict(linear) for linear in layer.linears])
+        self._save(self._layer(layer.index), {k: v.contiguous() for k, v in tensors.items()}, {"report": report})
+        self._hidden(layer.index).unlink(missing_ok=True)
+
+    @staticmethod
+    def _save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        temporary = path.with_suffix(".writing")
+        save_file(tensors, str(temporary), metadata=metadata)
+        temporary.replace(path)
+
+    def read_hidden(self, index: int) -> list[torch.Tensor] | None:
+        """The calibration inputs of layer `index`; None after the last layer."""
+        path = self._hidden(index)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                return [file.get_tensor(str(i)) for i in range(len(file.keys()))]
+        except SafetensorError as error:
+            raise CompressedFileError(f"{path} is damaged ({error}); remove {self.folder} and start again") from error
+
+    def finished(self) -> tuple[list[dict[str, Any]], dict[str, Read]]:
+        """The reports of all layers and how to read their tensors."""
+        report: list[dict[str, Any]] = []
+        tensors: dict[str, Read] = {}
+        for path in sorted(self.folder.glob("layer_*.safetensors")):
+            try:
+                file = safe_open(str(path), framework="pt")
+            except SafetensorError as error:
+                raise CompressedFileError(
+                    f"{path} is damaged ({error}); remove {self.folder} and start again"
+                ) from error
+            report += json.loads(file.metadata()["report"])
+            tensors |= {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118
+        return report, tensors
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)

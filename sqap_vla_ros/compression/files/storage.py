@@ -1,0 +1,261 @@
+"""The compressed policy on disk: one safetensors file, with everything a robot needs in its header.
+
+Tensors are named as in the model's state dict; packed integer weights are uint8. The header's metadata holds the
+policy's configuration, dataset statistics, the recipe, the source checkpoint's hash, a calibration summary and a CRC-32
+of every tensor; the tokenizer file travels as a tensor of bytes. Reading is memory-mapped and hands every decoder layer
+to its backend before the next one is touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from sqap_vla_ros.compression.files.skeleton import empty_model, put, quantize_structure
+from sqap_vla_ros.compression.layers import follow_text
+from sqap_vla_ros.compression.policy import CompressedPolicy
+from sqap_vla_ros.compression.recipe import Recipe
+from sqap_vla_ros.policy.actions import ActionStatistics
+from sqap_vla_ros.policy.cogact import CogACTPolicy, Provenance
+from sqap_vla_ros.policy.config import PolicyConfig
+from sqap_vla_ros.policy.prompt import PromptTokenizer
+from sqap_vla_ros.quantization.prepacked import give_back_freed_memory
+from sqap_vla_ros.quantization.streamline import make_ready
+
+FORMAT, VERSION = "sqap_vla_ros compressed policy", "1"
+TOKENIZER = "tokenizer."  # followed by the tokenizer's file name
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
+Read = Callable[[], torch.Tensor]
+
+
+class CompressedFileError(ValueError):
+    """A file that is not a usable compressed policy; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a compressed file says about itself.
+
+    source: {"checkpoint", "sha256"} of what was compressed. calibration: what it was calibrated on.
+    report: one dictionary per quantised linear. clips: full linear name -> clip of its activations.
+    """
+
+    config: PolicyConfig
+    recipe: Recipe
+    statistics: dict[str, ActionStatistics]
+    source: dict[str, str]
+    calibration: dict[str, Any]
+    report: list[dict[str, Any]]
+    crop: str
+
+    @property
+    def clips(self) -> dict[str, float]:
+        return {row["name"]: row["activation_clip"] for row in self.report}
+
+    def to_metadata(self) -> dict[str, str]:
+        values = {
+            "policy": self.config.to_dict(),
+            "recipe": self.recipe.to_dict(),
+            "statistics": {key: value.to_dict() for key, value in self.statistics.items()},
+            "source": self.source,
+            "calibration": self.calibration,
+            "report": self.report,
+            "crop": self.crop,
+        }
+        return {"format": FORMAT, "version": VERSION, **{key: json.dumps(value) for key, value in values.items()}}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Header:
+        values = {key: json.loads(metadata[key]) for key in metadata if key not in ("format", "version")}
+        return cls(
+            config=PolicyConfig.from_dict(values["policy"]),
+            recipe=Recipe.from_dict(values["recipe"]),
+            statistics={k: ActionStatistics.from_dataset(k, v) for k, v in values["statistics"].items()},
+            source=values["source"],
+            calibration=values["calibration"],
+            report=values["report"],
+            crop=values["crop"],
+        )
+
+
+def tokenizer_tensors(policy: CogACTPolicy) -> dict[str, torch.Tensor]:
+    """The policy's tokenizer file as bytes, so that the compressed file needs no companion."""
+    if not isinstance(policy.tokenize, PromptTokenizer):
+        raise CompressedFileError("the policy's tokenizer is not a file, so it cannot be stored with the weights")
+    name, data = policy.tokenize.file
+    return {TOKENIZER + name: torch.frombuffer(bytearray(data), dtype=torch.uint8)}
+
+
+def _raw(tensor: torch.Tensor) -> memoryview:
+    flat = tensor.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def write_file(path: Path, tensors: Mapping[str, Read], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whose tensors are read one at a time, twice (checksums, then data); atomic.
+
+    A CRC-32 of every tensor joins the metadata.
+    """
+    entries: dict[str, Any] = {}
+    checksums: dict[str, int] = {}
+    offset = 0
+    for name, read in tensors.items():
+        tensor = read()
+        raw = _raw(tensor)
+        checksums[name] = zlib.crc32(raw)
+        entries[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + raw.nbytes],
+        }
+        offset += raw.nbytes
+    header = json.dumps({"__metadata__": {**metadata, "crc32": json.dumps(checksums)}, **entries}).encode()
+    header += b" " * (-len(header) % 8)
+    partial = path.with_name(path.name + ".writing")
+    with partial.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)))
+        file.write(header)
+        for read in tensors.values():
+            file.write(_raw(read()))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+class CompressedFile:
+    """An open compressed file: header at once, tensors on demand, each checked against its CRC-32."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = safe_open(str(path), framework="pt")  # memory-mapped; closed with this object
+        except FileNotFoundError:
+            raise CompressedFileError(f"compressed policy {path} does not exist") from None
+        except (SafetensorError, OSError) as error:
+            raise CompressedFileError(
+                f"{path} is truncated or not a compressed policy ({error}); copy it again or compress anew"
+            ) from error
+        metadata = self._file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise CompressedFileError(f"{path} was not made by `sqap-vla compress` (format {metadata.get('format')!r})")
+        if metadata.get("version") != VERSION:
+            raise CompressedFileError(
+                f"{path} has format version {metadata.get('version')!r}, this package reads {VERSION}; compress anew"
+            )
+        try:
+            self._checksums: dict[str, int] = json.loads(metadata["crc32"])
+            self.header = Header.from_metadata({k: v for k, v in metadata.items() if k != "crc32"})
+        except (KeyError, ValueError) as error:
+            raise CompressedFileError(f"{path} has a damaged header ({error}); compress anew") from error
+        self.names: list[str] = list(self._file.keys())
+        if set(self.names) != set(self._checksums):
+            raise CompressedFileError(f"{path} lacks tensors its header promises; compress anew")
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor, mapped from the file; raises `CompressedFileError` when its bytes have changed."""
+        tensor: torch.Tensor = self._file.get_tensor(name)
+        if zlib.crc32(_raw(tensor)) != self._checksums[name]:
+            raise CompressedFileError(f"{self.path} is corrupted at {name}; copy it again")
+        return tensor
+
+    def tokenizer(self) -> PromptTokenizer:
+        """The tokenizer that travelled with the policy."""
+        (name,) = (n for n in self.names if n.startswith(TOKENIZER))
+        prompt, vocabulary = self.header.config.prompt, self.header.config.decoder.vocabulary
+        return PromptTokenizer(prompt, vocabulary, name.removeprefix(TOKENIZER), bytes(_raw(self.tensor(name))))
+
+
+def layer_names(names: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Tensor names by decoder layer ("decoder.layers.3" -> its tensors), everything else under "" first."""
+    groups: dict[str, list[str]] = {"": []}
+    for name in names:
+        key = ".".join(name.split(".")[:3]) if name.startswith("decoder.layers.") else ""
+        if not name.startswith(TOKENIZER):
+            groups.setdefault(key, []).append(name)
+    yield from groups.items()
+
+
+def _give_back(mapped: torch.Tensor) -> None:
+    """Tell the kernel that the whole pages behind a mapped tensor are not needed now; they can be read again."""
+    if not sys.platform.startswith("linux"):
+        return
+    start = -(-mapped.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = (mapped.data_ptr() + mapped.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
+    if size > 0:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
+
+
+def load_compressed(
+    path: Path, *, device: str = "cpu", unnorm_key: str | None = None, backend: str = "auto"
+) -> CompressedPolicy:
+    """The policy in a compressed file, its recipe's selector not yet set.
+
+    backend: for the integer products, see `quantization.streamline.make_ready`.
+    """
+    file = CompressedFile(path)
+    header = file.header
+    model = empty_model(header.config)
+    if header.recipe.quantization is not None:
+        quantize_structure(model, header.recipe.quantization, header.clips)
+    for layer, names in layer_names(file.names):
+        tensors = {name: file.tensor(name) for name in names}
+        for name, tensor in tensors.items():
+            put(model, name, tensor if device == "cpu" else tensor.to(device))
+        if layer and make_ready(model.get_submodule(layer), backend) != "reference":
+            for tensor in tensors.values():
+                _give_back(tensor)
+            give_back_freed_memory()
+    missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
+    if missing:
+        raise CompressedFileError(
+            f"{path} lacks {len(missing)} tensors of the model, first {missing[0]}; compress anew"
+        )
+    follow_text(model.decoder)
+    return CompressedPolicy(
+        model,
+        file.tokenizer(),
+        header.statistics,
+        unnorm_key=unnorm_key,
+        crop=header.crop,
+        provenance=Provenance(str(path), header.source.get("sha256", ""), header.recipe.name),
+    )
+
+
+def check_target(path: Path) -> None:
+    """Raise `CompressedFileError` when nothing can be written there; better before an hour of work than after."""
+    if path.suffix != ".safetensors":
+        raise CompressedFileError(f"a compressed policy is a .safetensors file, got {path}")
+    if not path.absolute().parent.is_dir():
+        raise CompressedFileError(f"folder {path.absolute().parent} does not exist")
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file says that it is a compressed policy."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError) as error:
+        raise CompressedFileError(f"{path} is truncated or not a safetensors file ({error}); copy it again") from error

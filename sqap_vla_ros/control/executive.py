@@ -1,0 +1,412 @@
+"""When to predict, when to move, when to hold and why: the policy node's state machine, without ROS.
+
+Nothing here has a clock, a thread or a publisher: every method is told the time it needs, and answers what to do. Two
+clocks run through it and must not be mixed: `now_ns` is ROS time (what image stamps and trajectories are in, may be
+simulated, may jump) and `now_s` is a steady clock (what watchdogs and deadlines are in, always advances).
+
+Failure directions: an input that is missing stops predictions; what was commanded before is finished, never for longer
+than `max_open_loop_s` after its image, and then the measured pose is held. A lost worker, lost joint states or a
+tracking error hold at once. Stops and faults latch; only `reset_fault` clears them, and it leaves the node disabled.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sqap_vla_ros.contracts import NS_PER_S
+
+TRACKING_MEMORY_S = 10.0
+
+
+class State(enum.IntEnum):
+    """The values of `sqap_vla_ros/msg/PolicyStatus`."""
+
+    DISABLED = 0
+    WAITING = 1
+    RUNNING = 2
+    HOLDING = 3
+    STOPPED = 4
+    FAULT = 5
+
+
+class Termination(enum.IntEnum):
+    """Why a task ended: the values of `sqap_vla_ros/action/RunPolicy`."""
+
+    CANCELED = 0
+    DEADLINE = 1
+    STOPPED = 2
+    FAULT = 3
+    INPUT_LOST = 4
+
+
+class Input(enum.Enum):
+    """What a prediction needs. The value is how messages call it."""
+
+    IMAGE = "image"
+    CAMERA_INFO = "camera_info"
+    TF = "TF"
+    JOINT_STATES = "joint_states"
+    WORKER = "policy worker"
+    CHUNK = "chunk"
+
+
+# Without these nobody watches the arm, or nothing good can follow: do not even finish what was commanded.
+_HOLD_AT_ONCE = frozenset({Input.WORKER, Input.JOINT_STATES})
+_ENDS_OPEN_LOOP = frozenset({Input.IMAGE, Input.CAMERA_INFO, Input.TF})
+
+
+@dataclass(frozen=True)
+class ExecutiveConfig:
+    """Times and limits of the state machine.
+
+    replan: "continuous" predicts whenever the policy is free, while moving at most once an action; "horizon" only when
+        the remaining motion gets short.
+    request_margin_s: with "horizon", a chunk is requested when less than the p95 latency plus this remains.
+    task_deadline_s: a task without a deadline of its own ends after this; a policy of this kind never ends by itself.
+    input_lost_s: a task ends when it could not predict for this long.
+    malformed_limit: this many non-finite or misshapen chunks in a row latch a fault.
+    tracking_limit: this many tracking errors, each within TRACKING_MEMORY_S of the one before, latch a fault.
+    max_open_loop_s: with an input missing for this long by the steady clock, the arm is held whatever ROS time says.
+    """
+
+    replan: str = "continuous"
+    request_margin_s: float = 0.1
+    task_deadline_s: float = 60.0
+    input_lost_s: float = 10.0
+    malformed_limit: int = 3
+    tracking_limit: int = 3
+    max_open_loop_s: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.replan not in ("continuous", "horizon"):
+            raise ValueError(f"replan must be 'continuous' or 'horizon', got {self.replan!r}")
+        if self.request_margin_s < 0:
+            raise ValueError(f"request_margin_s must not be negative, got {self.request_margin_s}")
+        for name in ("task_deadline_s", "input_lost_s", "malformed_limit", "tracking_limit", "max_open_loop_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One instruction being followed. from_goal: it came with an action goal and not from the topic."""
+
+    instruction: str
+    from_goal: bool
+    started_s: float
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class TaskEnd:
+    """How a task ended."""
+
+    task: Task
+    termination: Termination
+    message: str
+    elapsed_s: float
+    chunks: int
+
+
+@dataclass
+class Counters:
+    """What has been counted since the node was configured."""
+
+    chunks_published: int = 0
+    chunks_rejected: int = 0
+    holds: int = 0
+    starved: int = 0
+    tracking_errors: int = 0
+    worker_restarts: int = 0
+
+
+@dataclass
+class Step:
+    """What the node has to do now. hold: command the measured pose, and why. ended: the task that is over."""
+
+    hold: str | None = None
+    ended: TaskEnd | None = None
+
+
+@dataclass
+class _Motion:
+    """What is being executed. stamp_ns: of its image; end_ns: when it comes to rest."""
+
+    stamp_ns: int
+    end_ns: int
+    dt_s: float
+
+
+@dataclass
+class Executive:
+    """The state machine. dry_run: predict and report, never command."""
+
+    config: ExecutiveConfig = field(default_factory=ExecutiveConfig)
+    dry_run: bool = True
+    counters: Counters = field(default_factory=Counters)
+
+    def __post_init__(self) -> None:
+        self.enabled = False
+        self.task: Task | None = None
+        self._topic_instruction = ""
+        self._stop: str | None = None
+        self._fault: str | None = None
+        self._held: str | None = None
+        self._motion: _Motion | None = None
+        self._problems: dict[Input, str] = {}
+        self._ok_s: float | None = None  # when the task could last predict
+        self._input_ok_s = 0.0  # when nothing was missing while moving
+        self._malformed = 0
+        self._tracking = 0
+        self._tracking_s = -math.inf
+        self._task_chunks = 0
+        self._latencies_s: deque[float] = deque(maxlen=100)
+        self._pending_end: TaskEnd | None = None
+        self._pending_hold: str | None = None
+
+    # Commands of people and other nodes
+
+    def enable(self, now_s: float) -> str | None:
+        """Allow commands, and start on the instruction of the topic if there is one. Returns why not, or None."""
+        if latched := self._latched():
+            return f"{latched}: call ~/reset_fault first"
+        self.enabled = True
+        if self.task is None and self._topic_instruction:
+            self._begin(Task(self._topic_instruction, False, now_s, self.config.task_deadline_s))
+        return None
+
+    def disable(self, now_s: float, why: str = "disabled through ~/enable") -> None:
+        self._halt(Termination.STOPPED, why, now_s)
+        self.enabled = False
+
+    def stop(self, why: str, now_s: float) -> None:
+        """Latch a stop."""
+        if self._stop is None and self._fault is None:
+            self._halt(Termination.STOPPED, why, now_s)
+        self._stop = self._stop or why
+        self.enabled = False
+
+    def fault(self, why: str, now_s: float) -> None:
+        """Latch a fault. The first one is kept: what follows is mostly its consequence."""
+        if self._fault is None:
+            self._halt(Termination.FAULT, why, now_s)
+            self._fault = why
+        self.enabled = False
+
+    def reset_fault(self) -> None:
+        """Clear what is latched; the node stays disabled until someone enables it."""
+        self._stop = self._fault = self._held = None
+        self._malformed = self._tracking = 0
+        self._problems.pop(Input.CHUNK, None)
+
+    def set_instruction(self, instruction: str, now_s: float) -> None:
+        """From the topic: starts a new task, or ends the one before if empty. Only remembered while a goal runs."""
+        instruction = instruction.strip()
+        if self.task is not None and not self.task.from_goal and instruction != self.task.instruction:
+            message = f"the instruction changed to {instruction!r}" if instruction else "the instruction was cleared"
+            self._end(Termination.CANCELED, message, now_s, hold=not instruction)
+        self._topic_instruction = instruction
+        if self.enabled and self.task is None and instruction:
+            self._begin(Task(instruction, False, now_s, self.config.task_deadline_s))
+
+    def goal_refusal(self, instruction: str) -> str | None:
+        """Why a goal cannot be accepted now, or None."""
+        if latched := self._latched():
+            return f"{latched}: call ~/reset_fault first"
+        if not self.enabled:
+            return "disabled: call ~/enable with true first"
+        if self.task is not None and self.task.from_goal:
+            return f"already running {self.task.instruction!r}: cancel it first"
+        if not instruction.strip():
+            return "the goal's instruction is empty"
+        return None
+
+    def start_goal(self, instruction: str, duration_s: float, now_s: float) -> None:
+        """Follow a goal accepted with `goal_refusal`; duration_s 0 takes the default deadline."""
+        if refusal := self.goal_refusal(instruction):
+            raise ValueError(refusal)
+        if self.task is not None:
+            self._end(Termination.CANCELED, "an action goal took over", now_s, hold=False)
+        self._begin(Task(instruction.strip(), True, now_s, duration_s or self.config.task_deadline_s))
+
+    def cancel_goal(self, now_s: float) -> None:
+        if self.task is not None and self.task.from_goal:
+            self._end(Termination.CANCELED, "canceled", now_s)
+
+    # What the node observes
+
+    def report(self, source: Input, problem: str | None) -> None:
+        """An input has this problem, or None again."""
+        if problem is None:
+            self._problems.pop(source, None)
+        else:
+            self._problems[source] = problem
+
+    def problem(self, source: Input) -> str | None:
+        return self._problems.get(source)
+
+    def obstacle(self) -> str | None:
+        """The problem with which nothing may move, not even a chunk that is just arriving; None when there is none."""
+        return next((text for source, text in self._problems.items() if source in _HOLD_AT_ONCE), None)
+
+    def wants_prediction(self, now_ns: int) -> bool:
+        """A chunk should be requested now, if the policy is free and an observation is there."""
+        if self.task is None or not self.enabled or self._latched() or self.obstacle() is not None:
+            return False
+        if self.dry_run or self._motion is None:
+            return True
+        if self.config.replan == "continuous":
+            return now_ns - self._motion.stamp_ns >= round(self._motion.dt_s * NS_PER_S)
+        remaining_s = (self._motion.end_ns - now_ns) / NS_PER_S
+        return remaining_s < self.latency_s(95) + self.config.request_margin_s
+
+    def accepted(self, stamp_ns: int, end_ns: int, dt_s: float, latency_s: float, now_s: float) -> None:
+        """A chunk passed every check and is being executed until end_ns (or would be, in a dry run)."""
+        assert self.task is not None, "a chunk of no task must be dropped, not executed"
+        self._predicted(latency_s, now_s)
+        self._malformed = 0
+        self.report(Input.CHUNK, None)
+        self._held = None
+        self._input_ok_s = now_s
+        if not self.dry_run:
+            self._motion = _Motion(stamp_ns, end_ns, dt_s)
+
+    def rejected(self, why: str, *, malformed: bool, latency_s: float, now_s: float) -> None:
+        """A chunk was not executed. malformed: non-finite or misshapen, which in a row is a fault of the model."""
+        self.counters.chunks_rejected += 1
+        self.report(Input.CHUNK, f"chunk rejected: {why}")
+        if not malformed:
+            self._predicted(latency_s, now_s)
+            self._malformed = 0
+            return
+        self._malformed += 1
+        if self._malformed >= self.config.malformed_limit:
+            self.fault(f"{self._malformed} unusable chunks in a row, the last one {why}", now_s)
+
+    def tracking_error(self, what: str, now_s: float) -> None:
+        """The arm is not where it was told to be: hold, and fault when it happens again and again."""
+        self.counters.tracking_errors += 1
+        self._tracking = self._tracking + 1 if now_s - self._tracking_s < TRACKING_MEMORY_S else 1
+        self._tracking_s = now_s
+        if self._tracking >= self.config.tracking_limit:
+            self.fault(f"{what} ({self._tracking} times in a row)", now_s)
+        elif self._motion is not None:
+            self._motion = None
+            self._pending_hold = what
+
+    def time_jumped(self, what: str, now_s: float) -> None:
+        """ROS time went backwards (a bag loops, a simulation restarts): nothing known about times is true any more."""
+        if self._motion is not None:
+            self._motion = None
+            self._pending_hold = what
+        for source in (Input.IMAGE, Input.CAMERA_INFO, Input.TF, Input.CHUNK):
+            self.report(source, None)
+        self._ok_s = now_s
+
+    def tick(self, now_ns: int, now_s: float) -> Step:
+        """Advance; called at the command rate and after every event. What it returns is to be done at once."""
+        task = self.task
+        if task is not None:
+            blocked = next((text for source, text in self._problems.items() if source is not Input.CHUNK), None)
+            if blocked is None or self._ok_s is None:
+                self._ok_s = now_s
+            if now_s - task.started_s >= task.deadline_s:
+                self._end(Termination.DEADLINE, f"the deadline of {task.deadline_s:g} s passed", now_s)
+            elif now_s - self._ok_s >= self.config.input_lost_s:
+                self._end(Termination.INPUT_LOST, f"no prediction for {now_s - self._ok_s:.1f} s: {blocked}", now_s)
+        if self._motion is not None:
+            if not any(source in self._problems for source in _ENDS_OPEN_LOOP):
+                self._input_ok_s = now_s
+            if (urgent := self.obstacle()) is not None:
+                self._motion = None
+                self._pending_hold = urgent
+            elif now_s - self._input_ok_s >= self.config.max_open_loop_s:
+                self._motion = None  # ROS time may stand still; then the motion would never end by it
+                self._pending_hold = "; ".join(self._problems.values())
+            elif now_ns >= self._motion.end_ns:
+                self._motion = None
+                if self._problems:
+                    self._pending_hold = "; ".join(self._problems.values())
+                else:
+                    self.counters.starved += 1  # the policy is slower than its chunk is long; the arm is at rest
+        step = Step(self._pending_hold, self._pending_end)
+        self._pending_hold = self._pending_end = None
+        if step.hold is not None:
+            self._held = step.hold
+            self.counters.holds += 1
+        return step
+
+    # What to report
+
+    @property
+    def moving(self) -> bool:
+        """Commands are being executed."""
+        return self._motion is not None
+
+    def state(self) -> tuple[State, str]:
+        """The state and its reason, in words for a person."""
+        if self._fault is not None:
+            return State.FAULT, f"{self._fault} (call ~/reset_fault, then ~/enable)"
+        if self._stop is not None:
+            return State.STOPPED, f"{self._stop} (call ~/reset_fault, then ~/enable)"
+        if not self.enabled:
+            return State.DISABLED, "call ~/enable with true to start"
+        problems = "; ".join(self._problems.values())
+        if self.task is None:
+            if self._held is not None:
+                return State.HOLDING, f"{self._held}; waiting for a new instruction, goal or ~/enable"
+            return State.WAITING, "no instruction: publish one on the instruction topic or send a RunPolicy goal"
+        if self._motion is not None:
+            return State.RUNNING, f"finishing the current chunk: {problems}" if problems else ""
+        if self._held is not None:
+            return State.HOLDING, self._held
+        if problems:
+            return State.WAITING, problems
+        return State.RUNNING, "dry run: nothing is commanded" if self.dry_run else ""
+
+    @property
+    def task_chunks(self) -> int:
+        """Chunks predicted for the current task."""
+        return self._task_chunks
+
+    def latency_s(self, percentile: float) -> float:
+        """From the image's stamp to the chunk, by ROS time, over the last 100; 0 before the first."""
+        return float(np.percentile(self._latencies_s, percentile)) if self._latencies_s else 0.0
+
+    def _latched(self) -> str | None:
+        return self._fault or self._stop
+
+    def _predicted(self, latency_s: float, now_s: float) -> None:
+        self._latencies_s.append(latency_s)
+        self._task_chunks += 1
+        self._ok_s = now_s
+
+    def _begin(self, task: Task) -> None:
+        self.task = task
+        self._ok_s = task.started_s
+        self._task_chunks = 0
+        self._held = None
+        self._tracking = 0
+
+    def _end(self, termination: Termination, message: str, now_s: float, *, hold: bool = True) -> None:
+        if self.task is None:
+            return
+        elapsed_s = now_s - self.task.started_s
+        self._pending_end = TaskEnd(self.task, termination, message, elapsed_s, self._task_chunks)
+        self.task = None
+        if hold and self._motion is not None:
+            self._motion = None
+            self._pending_hold = message
+        elif hold:
+            self._held = message
+
+    def _halt(self, termination: Termination, why: str, now_s: float) -> None:
+        self._end(termination, why, now_s)
+        if self._motion is not None:
+            self._motion = None
+            self._pending_hold = why

@@ -1,0 +1,117 @@
+"""Is this image worth a prediction? Checks of the image stream that need no ROS."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sqap_vla_ros.contracts import NS_PER_S
+
+
+class Order(enum.Enum):
+    """How the stamp of an image relates to those before."""
+
+    NEW = "new"
+    REPEATED = "repeated"
+    OUT_OF_ORDER = "out of order"
+    JUMPED_BACK = "jumped back"
+
+
+@dataclass(frozen=True)
+class ImageGateConfig:
+    """Limits on the image stream.
+
+    timeout_s: the stream is lost when nothing new came for this long (steady clock).
+    max_age_s: an image older than this when it would be used is stale (ROS clock against its stamp).
+    max_future_s: a stamp further ahead of the ROS clock than this means two clocks that are not synchronised.
+    jump_back_s: a stamp that far before the newest one is a new beginning (a bag loops) and not a late image.
+    frozen_s, frozen_motion_m: the camera is frozen when its pixels stayed the same to the last bit for that long
+        while the tool moved that far. Motion is asked for because a still scene in simulation has no noise.
+    """
+
+    timeout_s: float = 0.5
+    max_age_s: float = 0.5
+    max_future_s: float = 0.1
+    jump_back_s: float = 1.0
+    frozen_s: float = 1.0
+    frozen_motion_m: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"image {name} must be positive, got {value}")
+
+
+class ImageGate:
+    """Remembers what is needed of the images before to judge the next one."""
+
+    def __init__(self, config: ImageGateConfig) -> None:
+        self.config = config
+        self.received = 0
+        self.dropped = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the stream (time jumped, camera exchanged); the counters stay."""
+        self._newest_ns: int | None = None
+        self._arrived_s: float | None = None
+        self._frame: NDArray[np.uint8] | None = None
+        self._same_since_ns = 0
+        self._tool_then: NDArray[np.float64] | None = None
+        self._moved_m = 0.0
+
+    def arrive(self, stamp_ns: int, now_s: float) -> Order:
+        """Note an image; only a NEW one may be used. After JUMPED_BACK call `reset` and `arrive` again."""
+        self.received += 1
+        if self._newest_ns is not None and stamp_ns <= self._newest_ns:
+            if self._newest_ns - stamp_ns >= self.config.jump_back_s * NS_PER_S:
+                return Order.JUMPED_BACK
+            self.dropped += 1
+            return Order.REPEATED if stamp_ns == self._newest_ns else Order.OUT_OF_ORDER
+        self._newest_ns = stamp_ns
+        self._arrived_s = now_s
+        return Order.NEW
+
+    def silence(self, now_s: float, waiting_since_s: float) -> str | None:
+        """The problem when no new image came for too long, or None. waiting_since_s: since when one is expected."""
+        since_s = self._arrived_s if self._arrived_s is not None else waiting_since_s
+        if now_s - since_s < self.config.timeout_s:
+            return None
+        if self._arrived_s is None:
+            return "no image was received yet"
+        return f"no new image for {now_s - since_s:.1f} s (limit {self.config.timeout_s:g} s)"
+
+    def age(self, stamp_ns: int, now_ns: int) -> str | None:
+        """The problem with the age of an image about to be used, or None."""
+        age_s = (now_ns - stamp_ns) / NS_PER_S
+        if age_s > self.config.max_age_s:
+            return (
+                f"the image is stale: stamped {age_s:.2f} s ago (limit {self.config.max_age_s:g} s); is the camera's "
+                "clock synchronised, or use_sim_time needed?"
+            )
+        if age_s < -self.config.max_future_s:
+            return (
+                f"the image is stamped {-age_s:.2f} s in the future (limit {self.config.max_future_s:g} s): "
+                "synchronise the clocks of the camera's and this computer"
+            )
+        return None
+
+    def frozen(self, image: NDArray[np.uint8], stamp_ns: int, tool_position: NDArray[np.float64]) -> str | None:
+        """The problem when the camera repeats one picture while the tool moves, or None.
+
+        image: [H, W, 3], compared to the last bit with the one before. tool_position: [3] metres at the same stamp.
+        """
+        if self._frame is None or self._tool_then is None or not np.array_equal(self._frame, image):
+            self._frame = image
+            self._same_since_ns = stamp_ns
+            self._tool_then = tool_position
+            self._moved_m = 0.0
+            return None
+        self._moved_m = max(self._moved_m, float(np.linalg.norm(tool_position - self._tool_then)))
+        same_s = (stamp_ns - self._same_since_ns) / NS_PER_S
+        if same_s < self.config.frozen_s or self._moved_m < self.config.frozen_motion_m:
+            return None
+        return f"the camera is frozen: {same_s:.1f} s of equal images while the tool moved {self._moved_m * 1e3:.0f} mm"

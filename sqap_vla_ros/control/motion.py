@@ -1,0 +1,234 @@
+"""From an action chunk to a trajectory that may be executed, without ROS: checks, ensemble, seam, open-loop limit."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from sqap_vla_ros.contracts import ACTION_DIM, NS_PER_S, ActionChunk
+from sqap_vla_ros.robot.conventions import pose_distance
+from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
+from sqap_vla_ros.robot.safety import Decision, SafetyLimits
+from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, hold
+
+# Commands computed now reach the controller a little later; what is due before that would arrive in its past.
+COMMAND_LEAD_NS = 10_000_000
+LONGEST_STEP_S = 10.0
+# What was executed when the image was taken is among the last few: while its chunk was computed, one or two more came.
+REMEMBERED = 6
+LAG_SAMPLES, LAG_SAMPLES_MIN, LAG_SPEED_M_S = 500, 50, 0.03
+
+
+class MalformedChunk(ValueError):
+    """Not a chunk: non-finite or misshapen. The model is at fault."""
+
+
+class UnsafeChunk(ValueError):
+    """A chunk that must not be executed; the message holds every reason."""
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """How chunks are executed; the parameters of the same names in config/policy.yaml say why."""
+
+    execution_horizon: int = 0
+    max_open_loop_s: float = 4.0
+    blend_s: float = 0.2
+    ramp_s: float = 1.0
+    ensemble_chunks: int = 2
+    ensemble_alpha: float = 0.1
+    arm_lag_s: float = 0.0
+    max_lead_m: float = 0.05
+    max_lead_rad: float = 0.3
+    max_tracking_m: float = 0.1
+    max_tracking_rad: float = 0.6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An acceptable trajectory. note: what was changed to make it so and why; empty when nothing was."""
+
+    trajectory: PoseTrajectory
+    note: str = ""
+
+
+class Motion:
+    """What is being executed, and what may follow it."""
+
+    def __init__(self, config: MotionConfig, limits: SafetyLimits) -> None:
+        self.config = config
+        self.limits = limits
+        self._executed: deque[PoseTrajectory] = deque(maxlen=REMEMBERED)  # oldest first
+        self._ensemble = AdaptiveEnsemble(config.ensemble_chunks, config.ensemble_alpha)
+        self.lag_ns = round(config.arm_lag_s * NS_PER_S)
+        self._lags_s: deque[float] = deque(maxlen=LAG_SAMPLES)
+
+    @property
+    def current(self) -> PoseTrajectory | None:
+        """What is being executed."""
+        return self._executed[-1] if self._executed else None
+
+    def validate(self, chunk: ActionChunk, horizon: int) -> None:
+        """Raises MalformedChunk naming what is wrong with the numbers of a chunk."""
+        deltas = np.asarray(chunk.deltas)
+        if deltas.shape != (horizon, ACTION_DIM) or deltas.dtype.kind != "f":
+            raise MalformedChunk(
+                f"the chunk is {list(deltas.shape)} of {deltas.dtype}, expected [{horizon}, {ACTION_DIM}] of floats"
+            )
+        if not np.isfinite(deltas).all():
+            step, component = np.argwhere(~np.isfinite(deltas))[0]
+            value = deltas[step, component]
+            raise MalformedChunk(f"action {step} of the chunk is not finite: component {component} is {value}")
+        if not 0.0 < chunk.dt_s < LONGEST_STEP_S:
+            raise MalformedChunk(f"the chunk's time step must lie between 0 and {LONGEST_STEP_S:g} s, got {chunk.dt_s}")
+
+    def plan(
+        self,
+        chunk: ActionChunk,
+        base_from_tool: NDArray[np.float64],
+        measured: NDArray[np.float64],
+        now_ns: int,
+        measured_twist: NDArray[np.float64] | None = None,
+    ) -> Plan:
+        """The trajectory to follow from now on; `commit` it once the arm is known to be able to.
+
+        base_from_tool: [4, 4] measured at the image's stamp. measured: [4, 4] now. measured_twist: [6] now (m/s, rad/s,
+        base axes); None when unknown, then the acceleration into the trajectory is not judged.
+        Raises UnsafeChunk.
+        """
+        start_ns = now_ns + COMMAND_LEAD_NS
+        deltas = self._ensemble.update(chunk.deltas, chunk.stamp_ns, chunk.dt_s)
+        anchor = self.anchor(base_from_tool, chunk.stamp_ns)
+        # What is to be done by a certain time has to be commanded earlier by what the arm lags behind.
+        fresh = anchor_chunk(deltas, anchor, chunk.stamp_ns - self.lag_ns, chunk.dt_s)
+        try:
+            return self._checked(replace(fresh, stamp_ns=chunk.stamp_ns), measured, measured_twist, start_ns)
+        except UnsafeChunk:
+            self._ensemble.reset()  # what is not executed must not colour what comes next
+            raise
+
+    def commit(self, trajectory: PoseTrajectory) -> None:
+        """This is executed now."""
+        self._executed.append(trajectory)
+
+    def anchor(self, base_from_tool: NDArray[np.float64], stamp_ns: int) -> NDArray[np.float64]:
+        """The pose [4, 4] that a chunk of the image of `stamp_ns` is composed onto.
+
+        It is the commanded pose that the image shows. From where the arm was measured, every chunk would take back what
+        the arm lags behind or misses its commands by: t seconds behind, with a new chunk every period, it would move
+        1 / (1 + t / period) as far as the policy means, and an arm with friction not at all.
+        But never further than max_lead_* from the measured pose [4, 4]: a blocked arm must not be pushed ever harder.
+        """
+        if (told := self.told(stamp_ns)) is None:
+            return base_from_tool
+        return toward(base_from_tool, told, self.config.max_lead_m, self.config.max_lead_rad)
+
+    def told(self, at_ns: int) -> NDArray[np.float64] | None:
+        """The commanded pose [4, 4] that an arm as late as arm_lag_s shows at `at_ns`; None before the first."""
+        shown_ns = at_ns - self.lag_ns
+        begun = [trajectory for trajectory in self._executed if trajectory.anchor_ns <= shown_ns]
+        return begun[-1].sample(shown_ns)[0] if begun else None
+
+    def clear(self) -> None:
+        """Nothing is executed: the next plan starts from the measured pose, with a ramp."""
+        self._executed.clear()
+        self.new_task()
+
+    def new_task(self) -> None:
+        """What comes next follows another instruction: do not average it with what came before."""
+        self._ensemble.reset()
+
+    def tracking_error(self, measured: NDArray[np.float64], at_ns: int) -> str | None:
+        """What is wrong with where the arm was at `at_ns`, or None."""
+        if self.current is None:
+            return None
+        self._note_lag(self.current, measured, at_ns)
+        told = self.told(at_ns)
+        away_m, away_rad = pose_distance(self.current.anchor if told is None else told, measured)
+        if away_m <= self.config.max_tracking_m and away_rad <= self.config.max_tracking_rad:
+            return None
+        return (
+            f"tracking error: the tool is {away_m * 1e3:.0f} mm and {away_rad:.2f} rad from where it was told to be "
+            f"(limits {self.config.max_tracking_m * 1e3:.0f} mm, {self.config.max_tracking_rad:g} rad); is it blocked, "
+            "or does no controller listen?"
+        )
+
+    @property
+    def measured_lag_s(self) -> float | None:
+        """How late the arm follows its commands, the median while it moved; None before it moved enough."""
+        return float(np.median(self._lags_s)) if len(self._lags_s) >= LAG_SAMPLES_MIN else None
+
+    def _note_lag(self, current: PoseTrajectory, measured: NDArray[np.float64], at_ns: int) -> None:
+        velocity = current.twist(at_ns)[:3]
+        if (square := float(velocity @ velocity)) > LAG_SPEED_M_S**2:
+            behind = current.sample(at_ns)[0][:3, 3] - measured[:3, 3]
+            self._lags_s.append(float(behind @ velocity) / square)
+
+    def _checked(
+        self,
+        fresh: PoseTrajectory,
+        measured: NDArray[np.float64],
+        measured_twist: NDArray[np.float64] | None,
+        start_ns: int,
+    ) -> Plan:
+        age_s = (start_ns - fresh.stamp_ns) / NS_PER_S
+        if 0 < self.config.execution_horizon < len(fresh):
+            fresh = _first(fresh, self.config.execution_horizon)
+        if fresh.after(start_ns) is None:
+            length_s = (fresh.end_ns - fresh.stamp_ns) / NS_PER_S
+            raise UnsafeChunk(
+                f"every action is past: what is to be executed ends {length_s:.2f} s after its image and came "
+                f"{age_s:.2f} s after it"
+            )
+        fresh = self._limit_open_loop(fresh, start_ns)
+        if self.current is not None:
+            joined = blend(self.current, fresh, start_ns, self.config.blend_s)
+        else:
+            joined = blend(hold(measured, float(fresh.gripper[0]), start_ns), fresh, start_ns, self.config.ramp_s)
+        assert joined is not None  # something of it is still to come, see above
+        # A ramp may be longer than what is left of the chunk.
+        wanted = self._limit_open_loop(joined, start_ns)
+        joined = self.limits.slid(wanted)
+        notes = [] if joined is wanted else ["kept inside the workspace"]
+        verdict = self.limits.check(joined, measured, measured_twist)
+        if verdict.decision is Decision.REJECT:
+            raise UnsafeChunk(verdict.text)
+        if verdict.decision is Decision.SLOW_DOWN:
+            joined = self._limit_open_loop(joined.slowed(verdict.time_scale), start_ns)
+            notes.append(f"slowed down: {verdict.text}")
+        return Plan(joined, "; ".join(notes))
+
+    def _limit_open_loop(self, trajectory: PoseTrajectory, start_ns: int) -> PoseTrajectory:
+        """Without the poses due beyond the open-loop limit. Raises UnsafeChunk when nothing is left after start_ns."""
+        limit_ns = trajectory.stamp_ns + round(self.config.max_open_loop_s * NS_PER_S)
+        keep = int(np.searchsorted(trajectory.times_ns, limit_ns, side="right"))
+        if keep == 0 or trajectory.times_ns[keep - 1] <= start_ns:
+            raise UnsafeChunk(
+                f"nothing of the chunk lies within max_open_loop_s = {self.config.max_open_loop_s:g} of its image: the "
+                f"chunk came {(start_ns - trajectory.stamp_ns) / NS_PER_S:.2f} s after it"
+            )
+        return _first(trajectory, keep)
+
+
+def toward(start: NDArray[np.float64], goal: NDArray[np.float64], max_m: float, max_rad: float) -> NDArray[np.float64]:
+    """The pose `goal` [4, 4], or as far towards it as `max_m` and `max_rad` from `start` [4, 4] allow."""
+    move = goal[:3, 3] - start[:3, 3]
+    turn = Rotation.from_matrix(goal[:3, :3] @ start[:3, :3].T).as_rotvec()
+    pose = np.eye(4)
+    pose[:3, 3] = start[:3, 3] + move * min(1.0, max_m / max(float(np.linalg.norm(move)), 1e-12))
+    turn *= min(1.0, max_rad / max(float(np.linalg.norm(turn)), 1e-12))
+    pose[:3, :3] = Rotation.from_rotvec(turn).as_matrix() @ start[:3, :3]
+    return pose
+
+
+def _first(trajectory: PoseTrajectory, steps: int) -> PoseTrajectory:
+    return replace(
+        trajectory,
+        times_ns=trajectory.times_ns[:steps],
+        poses=trajectory.poses[:steps],
+        gripper=trajectory.gripper[:steps],
+    )

@@ -1,0 +1,85 @@
+"""Cumulative action deviation over an episode (QVLA, Eq. 5 and Figure 3), teacher-forced.
+
+The reference policy's own episodes are the teacher: what it saw, chunk by chunk. Every method predicts on the same
+images with the same noise, so the deviation says what compression did to the actions, not where a trajectory that had
+parted long ago went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
+from sqap_vla_ros.evaluation.closed_loop.episodes import Episode, Execution, lockstep_width, predict_together
+from sqap_vla_ros.simulation.environment import TabletopEnv
+from sqap_vla_ros.simulation.tasks import TaskFamily
+
+
+@dataclass(frozen=True)
+class TaughtEpisode:
+    """What the reference saw and answered. observations, seeds and chunks in order."""
+
+    suite: str
+    family: str
+    seed: int
+    observations: tuple[Observation, ...]
+    seeds: tuple[int, ...]
+    chunks: tuple[ActionChunk, ...]
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Of one episode. distances: ||A' - A*|| of each chunk, over its normalised actions clipped to [-1, 1]."""
+
+    suite: str
+    family: str
+    seed: int
+    distances: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def teach(reference: Policy, env: TabletopEnv, suite: str, family: TaskFamily, seed: int) -> TaughtEpisode:
+    """An episode of the reference, its observations kept (about a megabyte each)."""
+    reference.reset()
+    episode = Episode(env, suite, family, seed, Execution())
+    observations: list[Observation] = []
+    seeds: list[int] = []
+    chunks: list[ActionChunk] = []
+    while not episode.finished:
+        observations.append(episode.observe())
+        seeds.append(episode.noise_seed)
+        chunks.append(reference.predict(observations[-1], seed=seeds[-1]))
+        episode.act(chunks[-1])
+    return TaughtEpisode(suite, str(family), seed, tuple(observations), tuple(seeds), tuple(chunks))
+
+
+def deviation(policy: Policy, taught: TaughtEpisode) -> Deviation:
+    """How far the policy's answers are from the teacher's."""
+    policy.reset()
+    width = lockstep_width(policy, len(taught.observations))
+    answers: list[ActionChunk] = []
+    for start in range(0, len(taught.observations), width):
+        rows = slice(start, start + width)
+        answers += [c for c, _ in predict_together(policy, taught.observations[rows], taught.seeds[rows])]
+    distances = tuple(
+        round(float(np.linalg.norm(_executed(ours) - _executed(theirs))), 5)
+        for ours, theirs in zip(answers, taught.chunks, strict=True)
+    )
+    return Deviation(taught.suite, taught.family, taught.seed, distances)
+
+
+def cumulative_curve(episodes: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Mean over episodes of the deviation summed up to each chunk; an episode that is over stays where it ended."""
+    longest = max(map(len, episodes), default=0)
+    curves = [np.cumsum(np.pad(np.asarray(e, dtype=np.float64), (0, longest - len(e)))) for e in episodes]
+    return np.mean(curves, axis=0) if curves else np.zeros(0)
+
+
+def _executed(chunk: ActionChunk) -> NDArray[np.float64]:
+    return np.clip(chunk.normalized, -1.0, 1.0)

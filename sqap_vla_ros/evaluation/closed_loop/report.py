@@ -1,0 +1,57 @@
+"""What `sqap-vla evaluate` leaves behind: a table for the terminal, report.md, CSV and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from sqap_vla_ros.evaluation.closed_loop.study import Store
+from sqap_vla_ros.evaluation.closed_loop.tables import make_rows, markdown, write_csv
+
+
+def print_summary(store: Store, methods: Sequence[str], suite: str) -> None:
+    """Success in percent and the comparison with the first method, for the terminal."""
+    table = Table("method", title=f"Closed loop, {suite}")
+    for heading in ("n", "success", "95 %", "diff.", "p", "jerk", "CPU ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in make_rows(store, methods, suite):
+        table.add_row(
+            row.method,
+            str(row.episodes),
+            f"{100 * row.success.value:.1f}",
+            f"{100 * row.success.low:.0f}–{100 * row.success.high:.0f}",
+            "" if row.against is None else f"{100 * row.against.value:+.1f}",
+            "" if row.p_value is None else f"{row.p_value:.3g}",
+            "" if row.jerk_m_s3 is None else f"{row.jerk_m_s3:.2f}",
+            f"{row.inference_ms:.0f}",
+        )
+    Console().print(table)
+
+
+def write_report(store: Store, methods: Sequence[str], suite: str) -> Path:
+    """`<suite>.md`, `<suite>.csv` and the pictures, in the store's folder. Returns the Markdown file."""
+    from sqap_vla_ros.evaluation.closed_loop.figures import deviation_figure, success_figure  # plotting imports slowly
+
+    rows = make_rows(store, methods, suite)
+    out = store.out
+    write_csv(out / f"{suite}.csv", rows)
+    pictures = [f"{suite}_success.png"]
+    if rows:
+        success_figure(out / pictures[0], rows, f"Success by method, {suite}")
+    deviations = {m: [d for d in store.deviations(m) if d["suite"] == suite] for m in methods[1:]}
+    if any(deviations.values()):
+        pictures.append(f"{suite}_deviation.png")
+        deviation_figure(out / pictures[1], deviations, f"Cumulative action deviation from {methods[0]}, {suite}")
+    text = [
+        f"# Closed loop, {suite}\n",
+        markdown(rows),
+        f"Reference: {methods[0]}. Success in % with Wilson intervals; differences are paired by episode, p is the "
+        "exact McNemar test; jerk in m/s³; deviation: sum of ||A' − A*|| over the reference's episodes.\n",
+        *(f"![{picture}]({picture})\n" for picture in pictures),
+    ]
+    path = out / f"{suite}.md"
+    path.write_text("\n".join(text))
+    return path

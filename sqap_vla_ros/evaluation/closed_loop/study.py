@@ -1,0 +1,372 @@
+"""Closed-loop runs of many methods: what is to be done, over processes, stored episode by episode, resumed.
+
+`out/episodes/<method>.jsonl` has a line for each episode, `out/deviations/<method>.jsonl` one for each taught episode,
+`out/methods.json` says what each method is. Only the parent process writes, whole lines at a time, so that an
+interrupted run goes on with nothing lost and nothing doubled. Seeds pair episodes across methods: layout, task and
+diffusion noise of an episode follow its seed alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import multiprocessing
+import os
+import queue
+import signal
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from sqap_vla_ros.evaluation.closed_loop.episodes import Execution
+from sqap_vla_ros.simulation.layout import VARIATIONS
+from sqap_vla_ros.simulation.tasks import TaskFamily
+
+if TYPE_CHECKING:
+    from sqap_vla_ros.contracts import Policy
+    from sqap_vla_ros.evaluation.closed_loop.deviation import TaughtEpisode
+
+LOCKSTEP = 10  # episodes predicted together
+METHODS, EPISODES, DEVIATIONS = "methods.json", "episodes", "deviations"
+
+
+class ClosedLoopError(ValueError):
+    """A study that cannot be run or read; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is measured. recipe: a name of `config/recipes` or a YAML file. name: also that of its files."""
+
+    name: str
+    recipe: str
+    checkpoint: str = "tabletop"
+    execution: Execution = field(default_factory=Execution)
+
+    def __post_init__(self) -> None:
+        if not self.name or any(character in self.name for character in "/\\\n"):
+            raise ClosedLoopError(f"a method's name becomes a file's: it must have no slash, got {self.name!r}")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Episodes of one method and suite: seeds 0 ... episodes - 1 of every family.
+
+    deviations: taught episodes a family, compared with the reference (see deviation.py).
+    """
+
+    method: Method
+    suite: str
+    episodes: int
+    families: tuple[TaskFamily, ...] = tuple(TaskFamily)
+    deviations: int = 0
+
+    def __post_init__(self) -> None:
+        if self.suite not in VARIATIONS:
+            raise ClosedLoopError(f"suite must be one of {', '.join(VARIATIONS)}, got {self.suite!r}")
+        if self.episodes < 1 or self.deviations < 0 or not self.families:
+            raise ClosedLoopError(
+                f"at least one episode and one family, and no negative number of deviations, are needed; "
+                f"got {self.episodes}, {self.deviations} and {self.families}"
+            )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Episodes that are run side by side, or taught episodes (`taught`)."""
+
+    suite: str
+    family: TaskFamily
+    seeds: tuple[int, ...]
+    taught: bool = False
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one process does in one go with one loaded policy."""
+
+    method: Method
+    groups: tuple[Group, ...]
+
+
+class Store:
+    """The folder of results."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        for folder in (EPISODES, DEVIATIONS):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+
+    def lock(self) -> int:
+        """A descriptor of the folder: whoever holds it may write here, until it is closed or its process ends."""
+        descriptor = os.open(self.out, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise ClosedLoopError(f"another run is writing to {self.out}: wait for it, or use another --out") from error
+        return descriptor
+
+    def episodes(self, method: str) -> list[dict[str, Any]]:
+        """Stored episodes of a method."""
+        return _read_lines(self.out / EPISODES / f"{method}.jsonl")
+
+    def deviations(self, method: str) -> list[dict[str, Any]]:
+        """Stored deviations of a method."""
+        return _read_lines(self.out / DEVIATIONS / f"{method}.jsonl")
+
+    def append(self, method: str, folder: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows; they are on disk when this returns."""
+        path = self.out / folder / f"{method}.jsonl"
+        with path.open("ab") as file:
+            file.write("".join(json.dumps({"method": method, **row}) + "\n" for row in rows).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def methods(self) -> dict[str, dict[str, Any]]:
+        """What is known about each method, by name."""
+        path = self.out / METHODS
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def describe(self, method: str, description: dict[str, Any]) -> None:
+        """Remember what a method is; raises ClosedLoopError when its results are of something else."""
+        known = self.methods()
+        before = known.get(method, {})
+        for key in ("checkpoint_sha256", "recipe_digest", "execution"):
+            if key in before and key in description and before[key] != description[key]:
+                raise ClosedLoopError(
+                    f"{self.out} holds results of {method!r} with another {key.replace('_', ' ')} "
+                    f"({before[key]}, now {description[key]}): use another --out, or delete its files there"
+                )
+        known[method] = before | description
+        partial = self.out / (METHODS + ".partial")
+        partial.write_text(json.dumps(known, indent=1) + "\n")
+        partial.replace(self.out / METHODS)
+
+
+def plan(units: Sequence[Unit], store: Store, lockstep: int = LOCKSTEP) -> list[Shard]:
+    """What is left to do, in the order of the units; units of the same method that follow each other share a shard."""
+    shards: list[Shard] = []
+    planned: set[tuple[str, str, str, int, bool]] = set()
+    for unit in units:
+        name = unit.method.name
+        done = {(name, r["suite"], r["family"], r["seed"], False) for r in store.episodes(name)}
+        done |= {(name, r["suite"], r["family"], r["seed"], True) for r in store.deviations(name)} | planned
+        groups = []
+        for taught, count, width in (
+            (True, unit.deviations, max(1, unit.deviations)),
+            (False, unit.episodes, lockstep),
+        ):
+            for start in range(0, count, width):  # families in turn: a run that is cut short has some of each
+                for family in unit.families:
+                    seeds = range(start, min(start + width, count))
+                    keys = {seed: (name, unit.suite, str(family), seed, taught) for seed in seeds}
+                    left = tuple(seed for seed, key in keys.items() if key not in done)
+                    planned |= set(keys.values())
+                    if left:
+                        groups.append(Group(unit.suite, family, left, taught))
+        if groups and shards and shards[-1].method == unit.method:
+            shards[-1] = dataclasses.replace(shards[-1], groups=shards[-1].groups + tuple(groups))
+        elif groups:
+            shards.append(Shard(unit.method, tuple(groups)))
+    return shards
+
+
+def split(shards: Sequence[Shard], jobs: int) -> list[Shard]:
+    """Fewer shards than processes: each is cut into as many as keep all of them busy."""
+    parts = -(-jobs // len(shards)) if shards else 1
+    cut = [Shard(s.method, s.groups[part::parts]) for s in shards for part in range(parts)]
+    return [shard for shard in cut if shard.groups]
+
+
+def run_units(
+    units: Sequence[Unit],
+    out: Path,
+    *,
+    reference: Method,
+    jobs: int = 1,
+    lockstep: int = LOCKSTEP,
+    show: bool = True,
+    deadline_s: float | None = None,
+) -> dict[str, str]:
+    """Run what is missing of `units` in `jobs` processes. Returns what went wrong, by method: empty when all is done.
+
+    reference: whose episodes teach where deviations are asked for.
+    deadline_s: stop after so many seconds; what is finished by then is stored.
+    """
+    store = Store(out)
+    lock = store.lock()
+    for unit in units:
+        store.describe(unit.method.name, identity(unit.method))
+    shards = split(plan(units, store, lockstep), jobs)
+    todo = sum(len(group.seeds) for shard in shards for group in shard.groups if not group.taught)
+    if not shards:
+        os.close(lock)
+        return {}
+    stop_at = time.monotonic() + deadline_s if deadline_s is not None else None
+    context = multiprocessing.get_context("spawn")  # forking a process with running threads may deadlock
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # inherited: threads that wait do not spin
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    tasks: Any = context.Queue()
+    results: Any = context.Queue()
+    workers = [
+        context.Process(target=_work, args=(tasks, results, reference), daemon=True)
+        for _ in range(min(jobs, len(shards)))
+    ]
+    for shard in shards:
+        tasks.put(shard)
+    for _ in workers:
+        tasks.put(None)
+    for worker in workers:
+        worker.start()
+    problems: dict[str, str] = {}
+    try:
+        with tqdm(total=todo, desc="episodes", unit="ep", disable=not show, smoothing=0.05) as bar:
+            for kind, name, content in _messages(workers, results, problems, stop_at):
+                if kind == "problem":
+                    problems[name] = content
+                elif kind == "described":
+                    store.describe(name, content)
+                else:
+                    store.append(name, kind, content)
+                    if kind == EPISODES:
+                        bar.set_postfix_str(name)
+                        bar.update(len(content))
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+        os.close(lock)
+    return problems
+
+
+def _messages(
+    workers: Sequence[Any], results: Any, problems: dict[str, str], stop_at: float | None
+) -> Iterator[tuple[str, str, Any]]:
+    """What the workers report, until all have ended or time is up."""
+    while stop_at is None or time.monotonic() < stop_at:
+        try:
+            yield results.get(timeout=0.5)
+            continue
+        except queue.Empty:
+            pass
+        if any(worker.is_alive() for worker in workers):
+            continue
+        while not results.empty():
+            yield results.get()
+        for worker in workers:
+            if worker.exitcode:
+                problems[f"process {worker.pid}"] = (
+                    f"ended with exit code {worker.exitcode} (killed? out of memory?): run the same command again, "
+                    "with fewer --jobs"
+                )
+        return
+
+
+def _work(tasks: Any, results: Any, reference: Method) -> None:
+    """A worker process: shards one after the other, each with its policy loaded once."""
+    from sqap_vla_ros.evaluation.closed_loop.deviation import deviation, teach
+    from sqap_vla_ros.evaluation.closed_loop.episodes import lockstep_width, run_episodes
+    from sqap_vla_ros.simulation.environment import TabletopEnv
+
+    envs: list[TabletopEnv] = []
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+
+    @cache
+    def teacher() -> Policy:
+        return load(reference)[0]
+
+    @cache
+    def taught(suite: str, family: TaskFamily, seed: int) -> TaughtEpisode:
+        return teach(teacher(), envs[0], suite, family, seed)
+
+    try:
+        while (shard := tasks.get()) is not None:
+            name = shard.method.name
+            try:
+                policy, description = load(shard.method)
+                results.put(("described", name, description))
+                for group in shard.groups:
+                    while len(envs) < len(group.seeds):
+                        envs.append(TabletopEnv(shadows=False, antialiasing=False))
+                    if group.taught:
+                        lessons = [taught(group.suite, group.family, seed) for seed in group.seeds]
+                        rows = [deviation(policy, lesson).to_dict() for lesson in lessons]
+                        results.put((DEVIATIONS, name, rows))
+                        continue
+                    width = lockstep_width(policy, len(group.seeds))
+                    for start in range(0, len(group.seeds), width):
+                        seeds = group.seeds[start : start + width]
+                        done = run_episodes(policy, envs, group.suite, group.family, seeds, shard.method.execution)
+                        results.put((EPISODES, name, [result.to_dict() for result in done]))
+            except Exception as error:  # one method that cannot be run must not end the others; the parent reports it
+                results.put(("problem", name, f"{error}\n{traceback.format_exc()}"))
+    finally:
+        for env in envs:
+            env.close()
+
+
+def load(method: Method) -> tuple[Policy, dict[str, Any]]:
+    """The policy of a method on one thread, and what it is."""
+    import torch
+
+    from sqap_vla_ros.compression.bops import Definition, relative_bops, workload_of
+    from sqap_vla_ros.compression.load import load_policy
+    from sqap_vla_ros.compression.recipe import load_recipe
+    from sqap_vla_ros.policy.config import COGACT_BASE
+
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    policy: Any = load_policy(method.checkpoint, method.recipe)
+    recipe, info = load_recipe(method.recipe), policy.info
+    share = {
+        key: round(relative_bops(workload_of(recipe, config), recipe.quantization, Definition.PAPER), 4)
+        for key, config in (("bops", policy.model.config), ("bops_7b", COGACT_BASE))
+    }
+    return policy, {
+        "parameters": info.parameters,
+        "selector": info.selector,
+        "load_s": round(time.monotonic() - started, 1),
+        **share,
+    }
+
+
+def identity(method: Method) -> dict[str, Any]:
+    """What must not change between the runs of one study."""
+    from sqap_vla_ros.compression.load import MICRO, checkpoint_path
+    from sqap_vla_ros.compression.recipe import load_recipe
+    from sqap_vla_ros.policy.checkpoints.checkpoint import sha256_of
+
+    recipe = load_recipe(method.recipe)
+    digest = method.checkpoint
+    if method.checkpoint != MICRO and (path := checkpoint_path(method.checkpoint)).is_file():
+        digest = sha256_of(path)
+    return {
+        "checkpoint": method.checkpoint,
+        "checkpoint_sha256": digest,
+        "recipe": recipe.to_dict(),
+        "recipe_digest": recipe.digest,
+        "execution": dataclasses.asdict(method.execution),
+    }
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file; a last line that was cut off while being written is removed from it."""
+    if not path.is_file():
+        return []
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        with path.open("rb+") as file:
+            file.truncate(whole)
+    try:
+        return [json.loads(line) for line in data[:whole].splitlines()]
+    except json.JSONDecodeError as error:
+        raise ClosedLoopError(f"{path} holds a line that is not JSON ({error}): remove it and run again") from error

@@ -1,0 +1,1 @@
+"""Recordings replayed through recipes: open-loop latency, memory, kept tokens and actions."""

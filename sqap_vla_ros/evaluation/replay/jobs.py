@@ -1,0 +1,184 @@
+"""Many bags at once: one after the other, over local processes, or over a Ray cluster. The results are the same.
+
+A bag is the unit of work. Every frame is on disk as soon as it is predicted, so a bag whose process or machine was lost
+is taken up where it stopped; with several machines, `out` must be a folder all of them see.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from sqap_vla_ros.compression.load import CALIBRATION_OBSERVATIONS, MICRO
+from sqap_vla_ros.compression.recipe import load_recipe
+from sqap_vla_ros.evaluation.replay.metrics import summarise
+from sqap_vla_ros.evaluation.replay.run import RUN, replay_recipe
+from sqap_vla_ros.nodes.bags.observations import ReplaySpec
+from sqap_vla_ros.serving.worker import WorkerConfig
+
+_TRIES = 3  # of a bag whose process died under it
+
+
+@dataclass(frozen=True)
+class ReplayJob:
+    """One bag through several recipes.
+
+    recipes: the first one is the reference. worker: what to load; its recipe is replaced by each of `recipes`.
+    out: folder of this bag's results.
+    """
+
+    bag: Path
+    spec: ReplaySpec
+    recipes: tuple[str, ...]
+    worker: WorkerConfig
+    out: Path
+    control_rate_hz: float = 5.0
+    worst: int = 4
+    video: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.recipes or len(set(self.recipes)) != len(self.recipes):
+            raise ValueError(f"recipes must be some names, each once, got {self.recipes}")
+        if not self.control_rate_hz > 0:
+            raise ValueError(f"control_rate_hz must be positive, got {self.control_rate_hz}")
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """summaries: as in report.json, empty when `error` says why the bag could not be replayed."""
+
+    job: ReplayJob
+    summaries: list[dict[str, Any]]
+    error: str = ""
+
+
+def run_job(job: ReplayJob, *, show: bool = True) -> JobResult:
+    """Replay one bag and write its report. Raises BagError or ReplayError."""
+    from sqap_vla_ros.evaluation.replay.report import write_report  # plotting takes a second to import
+
+    runs = [
+        replay_recipe(job.bag, job.spec, dataclasses.replace(job.worker, recipe=recipe), job.out / recipe, show=show)
+        for recipe in job.recipes
+    ]
+    summaries = [
+        summarise(run, runs[0], control_rate_hz=job.control_rate_hz)
+        | {"compression": compression_of(dataclasses.replace(job.worker, recipe=run.recipe))}
+        for run in runs
+    ]
+    sources = json.loads((job.out / job.recipes[0] / RUN).read_text())["sources"]
+    write_report(
+        job.out,
+        job.bag,
+        job.spec,
+        runs,
+        summaries,
+        sources,
+        control_rate_hz=job.control_rate_hz,
+        worst=job.worst,
+        video=job.video,
+        show=show,
+    )
+    return JobResult(job, summaries)
+
+
+def compression_of(worker: WorkerConfig) -> dict[str, str]:
+    """What was done to the policy, in words: "description", and what it was calibrated on as "calibration"."""
+    if worker.factory:
+        return {"description": f"made by {worker.factory}", "calibration": "unknown"}
+    recipe = load_recipe(worker.recipe)
+    calibration = "nothing, it needs none"
+    if worker.checkpoint != MICRO and Path(worker.checkpoint).expanduser().is_file():
+        from sqap_vla_ros.compression.files.storage import CompressedFile, is_compressed  # imports torch
+
+        if is_compressed(Path(worker.checkpoint)):
+            header = CompressedFile(Path(worker.checkpoint)).header
+            calibration = str(header.calibration.get("source", "unknown"))
+            return {"description": f"file compressed as {header.recipe.name}; {recipe.description}"} | {
+                "calibration": calibration
+            }
+    if recipe.quantization is not None and recipe.quantization.needs_calibration:
+        calibration = f"{CALIBRATION_OBSERVATIONS} made-up scenes, which represent no task"
+    return {"description": recipe.description, "calibration": calibration}
+
+
+def run_jobs(jobs: Sequence[ReplayJob], *, processes: int = 1, ray_address: str | None = None) -> list[JobResult]:
+    """Replay every bag, in the order of `jobs`; a bag that cannot be replayed does not stop the others.
+
+    processes: local processes. ray_address: a Ray cluster instead ("auto", "local" or host:port).
+    """
+    if ray_address is not None:
+        return _over_ray(jobs, ray_address)
+    if processes == 1 or len(jobs) == 1:
+        return [_attempt(job, show=True) for job in jobs]
+    return _over_processes(jobs, processes)
+
+
+def _attempt(job: ReplayJob, *, show: bool = False) -> JobResult:
+    try:
+        return run_job(job, show=show)
+    except (ValueError, OSError) as error:
+        return JobResult(job, [], f"{job.bag}: {error}")
+
+
+def _over_processes(jobs: Sequence[ReplayJob], processes: int) -> list[JobResult]:
+    """A killed process breaks the whole pool; whatever was not finished then goes into a new one."""
+    results: dict[int, JobResult] = {}
+    context = multiprocessing.get_context("spawn")  # forking a process with running threads may deadlock
+    with tqdm(total=len(jobs), desc="bags", unit="bag") as bar:
+        for _ in range(_TRIES):
+            left = [number for number in range(len(jobs)) if number not in results]
+            if not left:
+                break
+            with ProcessPoolExecutor(processes, mp_context=context) as pool:
+                futures = {pool.submit(_attempt, jobs[number]): number for number in left}
+                for future in as_completed(futures):
+                    try:
+                        results[futures[future]] = future.result()
+                        bar.update()
+                    except BrokenProcessPool:
+                        continue
+    lost = "its process was lost three times (out of memory? use fewer --jobs)"
+    return [results.get(number, JobResult(job, [], f"{job.bag}: {lost}")) for number, job in enumerate(jobs)]
+
+
+def _over_ray(jobs: Sequence[ReplayJob], address: str) -> list[JobResult]:
+    """A worker that dies has its bag redone, by another one where there is one, from the last frame on disk."""
+    try:
+        import ray  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise ValueError("--ray needs Ray: pip install 'sqap-vla-ros[cluster]'") from error
+    # Workers start elsewhere: they get our import paths, and paths that do not depend on the working directory.
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    environment = {"env_vars": {"PYTHONPATH": paths}}
+    ray.init(address=address, runtime_env=environment, log_to_driver=False, include_dashboard=False)
+    try:
+        task = ray.remote(max_retries=_TRIES - 1)(_attempt)
+        pending = {task.remote(_absolute(job)): number for number, job in enumerate(jobs)}
+        results: dict[int, JobResult] = {}
+        with tqdm(total=len(jobs), desc="bags", unit="bag") as bar:
+            while pending:
+                (done,), _ = ray.wait(list(pending), num_returns=1)
+                number = pending.pop(done)
+                try:
+                    results[number] = dataclasses.replace(ray.get(done), job=jobs[number])
+                except ray.exceptions.RayError as error:
+                    results[number] = JobResult(jobs[number], [], f"{jobs[number].bag}: {error}")
+                bar.update()
+        return [results[number] for number in range(len(jobs))]
+    finally:
+        ray.shutdown()
+
+
+def _absolute(job: ReplayJob) -> ReplayJob:
+    return dataclasses.replace(job, bag=job.bag.expanduser().resolve(), out=job.out.expanduser().resolve())

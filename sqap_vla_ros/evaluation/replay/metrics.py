@@ -1,0 +1,269 @@
+"""What a replay says about a recipe: latency, tokens, distance of its actions from a reference and from the recording.
+
+All of it is open loop: the recorded camera goes on whatever the policy would have done. An action error here is no task
+success; it says what compression did to the actions on this robot's own images.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from sqap_vla_ros.evaluation.replay.run import FrameRecord, RecipeRun
+from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
+
+PERCENTILES = (50, 95, 99)
+_GRIPPER_THRESHOLD = 0.5
+_PAUSE_NS = 2_000_000_000
+_FAILURES = 5  # different texts that are reported
+
+
+def summarise(run: RecipeRun, reference: RecipeRun, *, control_rate_hz: float) -> dict[str, Any]:
+    """Everything that is reported of one recipe, as plain numbers; None where there is nothing to measure.
+
+    reference: the run its actions are compared with (the same run gives zeros). control_rate_hz: a prediction that
+    takes longer than one period misses its deadline.
+    """
+    predicted = [record for record in run.records if record.deltas is not None]
+    policy_ms = np.array([record.policy_ms for record in predicted])
+    # Frames without an observation (no instruction read) are the bag's problem, counted in `inputs`, not the recipe's.
+    failures = [record.problem for record in run.records if record.instruction and record.problem]
+    return {
+        "recipe": run.recipe,
+        "frames": len(run.records),
+        "predicted": len(predicted),
+        "failed": len(failures),
+        "failures": dict(Counter(failures).most_common(_FAILURES)),
+        "latency_ms": latency(predicted),
+        "deadline_misses": float(np.mean(policy_ms > 1e3 / control_rate_hz)) if len(policy_ms) else None,
+        "peak_memory_mb": run.peak_memory_mb,
+        "parameters": run.info.parameters,
+        "kept": kept_tokens(predicted),
+        "ring": ring_coverage(run.records),
+        "action_difference": action_difference(run.records, reference.records),
+        "recorded_motion": against_recording(run.records),
+        "seams": seams(run.records),
+        "jerk_m_s3": _quantiles(jerk(record) for record in predicted),
+        "inputs": dict(run.counters),
+    }
+
+
+def latency(records: Sequence[FrameRecord]) -> dict[str, dict[str, float]]:
+    """p50, p95, p99, max in milliseconds by stage; `total` is the whole prediction."""
+    if not records:
+        return {}
+    stages = [stage for stage in records[0].timings_ms if stage != "total"]
+    table = {stage: [record.timings_ms.get(stage, 0.0) for record in records] for stage in stages}
+    table["total"] = [record.policy_ms for record in records]
+    return {stage: {**_percentiles(values), "max": float(np.max(values))} for stage, values in table.items()}
+
+
+def kept_tokens(records: Sequence[FrameRecord]) -> dict[str, float]:
+    """Mean number of kept tokens by reason, and `total`."""
+    with_tokens = [record.kept for record in records if record.selection is not None]
+    if not with_tokens:
+        return {}
+    reasons = sorted({reason for kept in with_tokens for reason in kept})
+    means = {reason: float(np.mean([kept.get(reason, 0) for kept in with_tokens])) for reason in reasons}
+    return {**means, "total": float(np.mean([sum(kept.values()) for kept in with_tokens]))}
+
+
+def ring_coverage(records: Sequence[FrameRecord]) -> dict[str, Any]:
+    """How often the gripper was in view, and why not where it was not (a count by reason, numbers stripped)."""
+    observed = [record for record in records if record.instruction]
+    why = Counter(record.note.split(":")[0] for record in observed if record.pixel is None)
+    in_view = sum(record.pixel is not None for record in observed)
+    return {"in_view": in_view / len(observed) if observed else None, "not_in_view": dict(why)}
+
+
+def action_difference(records: Iterable[FrameRecord], reference: Iterable[FrameRecord]) -> dict[str, Any] | None:
+    """How far the actions are from the reference's on the same frames; None where there is no common frame.
+
+    translation_mm, rotation_deg: of single actions (mean, p95, max over frames and steps); end_translation_mm,
+    end_rotation_deg: of whole chunks, all actions composed. gripper_disagreement: share of steps where one is open and
+    the other closed. squared: mean of ||A' - A*||^2 over chunks of normalised actions (QVLA, Eq. 4). cumulative: sum
+    over the frames of an episode of ||A' - A*|| (QVLA, Eq. 5), mean over episodes.
+    """
+    pairs = _paired(records, reference)
+    if not pairs:
+        return None
+    ours, theirs = (np.stack([_deltas(pair[side]) for pair in pairs]) for side in (0, 1))  # [F, T, 7]
+    opened = [side[..., 6] > _GRIPPER_THRESHOLD for side in (ours, theirs)]
+    norms = frame_errors(pairs)
+    episodes = np.split(norms, np.cumsum([len(episode) for episode in episodes_of([ours for ours, _ in pairs])])[:-1])
+    end_mm, end_deg = np.array([_end_difference(*pair) for pair in pairs]).T
+    return {
+        "translation_mm": _quantiles((1e3 * np.linalg.norm(ours[..., :3] - theirs[..., :3], axis=-1)).ravel()),
+        "rotation_deg": _quantiles(_rotation_deg(ours, theirs)),
+        "end_translation_mm": _quantiles(end_mm),
+        "end_rotation_deg": _quantiles(end_deg),
+        "gripper_disagreement": float(np.mean(opened[0] != opened[1])),
+        "squared": float(np.mean(norms**2)),
+        "cumulative": float(np.mean([episode.sum() for episode in episodes])),
+        "frames": len(pairs),
+    }
+
+
+def frame_errors(pairs: Sequence[tuple[FrameRecord, FrameRecord]]) -> NDArray[np.float64]:
+    """||A' - A*|| of each pair, over all actions of the normalised chunks clipped to [-1, 1] as they are executed."""
+    return np.array([np.linalg.norm(_executed(a) - _executed(b)) for a, b in pairs])
+
+
+def _end_difference(ours: FrameRecord, theirs: FrameRecord) -> tuple[float, float]:
+    """Millimetres and degrees between the ends of two chunks that start at the same pose."""
+    a, b = (anchor_chunk(_deltas(record), np.eye(4), 0, record.dt_s).poses[-1] for record in (ours, theirs))
+    angle = Rotation.from_matrix(a[:3, :3].T @ b[:3, :3]).magnitude()
+    return 1e3 * float(np.linalg.norm(a[:3, 3] - b[:3, 3])), math.degrees(angle)
+
+
+def against_recording(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
+    """Where the chunk would have put the tool against where it went; None where the bag has no poses.
+
+    by_step_mm, by_step_deg: [T] means over frames, for every action whose due time lies within the recorded episode.
+    still_mm: the same for a policy that never moves, the yardstick a useful policy has to beat. first_mm, mean_mm,
+    still_mean_mm: after the first action, and over all of them.
+    """
+    errors_mm: list[NDArray[np.float64]] = []
+    errors_deg: list[NDArray[np.float64]] = []
+    still_mm: list[NDArray[np.float64]] = []
+    for episode in episodes_of(records):
+        posed = [record for record in episode if record.pose is not None]
+        if len(posed) < 2:
+            continue
+        recorded = _recorded_path(posed)
+        for record in posed:
+            if record.deltas is None:
+                continue
+            assert record.pose is not None
+            planned = anchor_chunk(record.deltas, record.pose, record.stamp_ns, record.dt_s)
+            inside = planned.times_ns <= recorded.times_ns[-1]
+            truth, _ = recorded.sample_many(planned.times_ns[inside])
+            mm, deg, still = (np.full(len(planned), np.nan) for _ in range(3))
+            mm[inside] = 1e3 * np.linalg.norm(planned.poses[inside, :3, 3] - truth[:, :3, 3], axis=1)
+            still[inside] = 1e3 * np.linalg.norm(record.pose[:3, 3] - truth[:, :3, 3], axis=1)
+            relative = np.swapaxes(planned.poses[inside, :3, :3], 1, 2) @ truth[:, :3, :3]
+            if inside.any():
+                deg[inside] = np.degrees(Rotation.from_matrix(relative).magnitude())
+            errors_mm.append(mm)
+            errors_deg.append(deg)
+            still_mm.append(still)
+    if not errors_mm or np.isnan(errors_mm).all():
+        return None
+    return {
+        "by_step_mm": _column_means(errors_mm),
+        "by_step_deg": _column_means(errors_deg),
+        "still_mm": _column_means(still_mm),
+        "first_mm": _column_means(errors_mm)[0],
+        "mean_mm": float(np.nanmean(errors_mm)),
+        "still_mean_mm": float(np.nanmean(still_mm)),
+        "frames": len(errors_mm),
+    }
+
+
+def seams(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
+    """The jump where one chunk replaces the one before, unblended: millimetres and degrees between the two plans.
+
+    Both are read at the first time the newer one has an action for. None without poses or with a single chunk.
+    """
+    jumps_mm, jumps_deg = [], []
+    for episode in episodes_of(records):
+        plans = (  # one at a time: an episode may be half an hour
+            anchor_chunk(record.deltas, record.pose, record.stamp_ns, record.dt_s)
+            for record in episode
+            if record.deltas is not None and record.pose is not None
+        )
+        for before, after in itertools.pairwise(plans):
+            due_ns = int(after.times_ns[0])
+            if due_ns > before.end_ns:
+                continue
+            old, _ = before.sample(due_ns)
+            jumps_mm.append(1e3 * float(np.linalg.norm(old[:3, 3] - after.poses[0, :3, 3])))
+            turn = Rotation.from_matrix(old[:3, :3].T @ after.poses[0, :3, :3]).magnitude()
+            jumps_deg.append(math.degrees(turn))
+    if not jumps_mm:
+        return None
+    return {"translation_mm": _quantiles(jumps_mm), "rotation_deg": _quantiles(jumps_deg), "seams": len(jumps_mm)}
+
+
+def jerk(record: FrameRecord) -> float:
+    """Root mean square of the third difference of the planned positions over dt^3, m/s^3, within one chunk."""
+    positions = np.cumsum(_deltas(record)[:, :3], axis=0)
+    third = np.diff(positions, n=3, axis=0) / record.dt_s**3
+    return float(np.sqrt(np.mean(np.sum(third**2, axis=1))))
+
+
+def episodes_of(records: Sequence[FrameRecord]) -> list[list[FrameRecord]]:
+    """Records split where the instruction changed, time began anew, or the camera paused.
+
+    A pause is longer than two seconds and than five usual gaps: bags of many clips may repeat an instruction.
+    """
+    gaps_ns = np.diff([record.stamp_ns for record in records]) if len(records) > 1 else np.zeros(0)
+    pause_ns = max(_PAUSE_NS, 5 * float(np.median(gaps_ns))) if gaps_ns.size else 0.0
+    episodes: list[list[FrameRecord]] = []
+    for position, record in enumerate(records):
+        if not episodes or record.new_episode or gaps_ns[position - 1] > pause_ns:
+            episodes.append([])
+        episodes[-1].append(record)
+    return episodes
+
+
+def worst_frames(run: RecipeRun, reference: RecipeRun, count: int) -> list[tuple[int, float]]:
+    """(index, ||A' - A*||) of the frames farthest from the reference, worst first."""
+    pairs = _paired(run.records, reference.records)
+    errors = frame_errors(pairs)
+    order = np.argsort(-errors, kind="stable")[:count]
+    return [(pairs[position][0].index, float(errors[position])) for position in order]
+
+
+def _paired(records: Iterable[FrameRecord], reference: Iterable[FrameRecord]) -> list[tuple[FrameRecord, FrameRecord]]:
+    """Frames that both predicted."""
+    by_index = {record.index: record for record in reference if record.deltas is not None}
+    return [(ours, by_index[ours.index]) for ours in records if ours.deltas is not None and ours.index in by_index]
+
+
+def _recorded_path(posed: Sequence[FrameRecord]) -> PoseTrajectory:
+    poses = np.stack([record.pose for record in posed if record.pose is not None])
+    times_ns = np.array([record.stamp_ns for record in posed], dtype=np.int64)
+    zero = np.zeros(len(posed) - 1)
+    return PoseTrajectory(times_ns[1:], poses[1:], zero, poses[0], int(times_ns[0]), int(times_ns[0]))
+
+
+def _rotation_deg(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+    a, b = (Rotation.from_euler("xyz", values[..., 3:6].reshape(-1, 3)) for values in (ours, theirs))
+    return np.degrees((a.inv() * b).magnitude())
+
+
+def _deltas(record: FrameRecord) -> NDArray[np.float64]:
+    assert record.deltas is not None
+    return record.deltas
+
+
+def _executed(record: FrameRecord) -> NDArray[np.float64]:
+    """The normalised chunk as it is executed: clipped."""
+    assert record.normalized is not None
+    return np.clip(record.normalized, -1.0, 1.0)
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    return {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES}
+
+
+def _quantiles(values: Iterable[float]) -> dict[str, float] | None:
+    array = np.fromiter(values, dtype=np.float64)
+    if not array.size:
+        return None
+    return {"mean": float(array.mean()), "p95": float(np.percentile(array, 95)), "max": float(array.max())}
+
+
+def _column_means(rows: Sequence[NDArray[np.float64]]) -> list[float | None]:
+    table = np.stack(rows)
+    known = ~np.isnan(table)
+    sums, counts = np.where(known, table, 0.0).sum(axis=0), known.sum(axis=0)
+    return [float(total / count) if count else None for total, count in zip(sums, counts, strict=True)]

@@ -1,0 +1,302 @@
+"""Replays a bag through a policy, frame by frame and without timing, one recipe after the other.
+
+Each recipe runs in the live node's own worker process, so that what is measured (memory, latency) and what is predicted
+are the live node's. Every frame is written as soon as it is predicted: an interrupted replay goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from sqap_vla_ros.contracts import ActionChunk, PolicyInfo, Reason, TokenSelection
+from sqap_vla_ros.nodes.bags.bag import Bag
+from sqap_vla_ros.nodes.bags.observations import BagObservations, ReplayFrame, ReplaySpec
+from sqap_vla_ros.serving.worker import (
+    Event,
+    LoadFailed,
+    Lost,
+    PolicyWorker,
+    PredictFailed,
+    Ready,
+    Result,
+    WorkerConfig,
+)
+
+FRAMES, RUN = "frames.jsonl", "run.json"
+
+
+class ReplayError(ValueError):
+    """A replay that cannot go on; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class FrameRecord:
+    """What one recipe made of one frame of the bag; one line of `frames.jsonl`.
+
+    deltas, normalized: [T, 7], None where there was no observation or the prediction failed (`problem` says why).
+    pose: [4, 4] base_from_tool, None where the bag has none. kept: tokens by reason. policy_ms: the whole prediction.
+    The rest is as in `ReplayFrame`, `ActionChunk` and `TokenSelection`.
+    """
+
+    index: int
+    stamp_ns: int
+    age_s: float
+    new_episode: bool
+    problem: str
+    note: str
+    instruction: str = ""
+    pixel: tuple[float, float] | None = None
+    pose: NDArray[np.float64] | None = None
+    deltas: NDArray[np.float64] | None = None
+    normalized: NDArray[np.float64] | None = None
+    dt_s: float = 0.0
+    policy_ms: float = 0.0
+    timings_ms: dict[str, float] = dataclasses.field(default_factory=dict)
+    selection: TokenSelection | None = None
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Kept tokens by reason, in words."""
+        if self.selection is None:
+            return {}
+        counts = Counter(self.selection.reasons.tolist())
+        return {Reason(value).name.lower(): count for value, count in sorted(counts.items())}
+
+    def to_json(self) -> str:
+        values: dict[str, Any] = {name: value for name, value in vars(self).items() if value is not None}
+        for name, digits in (("pose", 7), ("deltas", 7), ("normalized", 6)):
+            if name in values:
+                values[name] = np.round(values[name], digits).tolist()
+        if self.selection is not None:
+            selection = self.selection
+            values["selection"] = {
+                **vars(selection),
+                "indices": selection.indices.tolist(),
+                "reasons": selection.reasons.tolist(),
+            }
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, line: str) -> FrameRecord:
+        values = json.loads(line)
+        # Texts repeat in every line: one copy of each, or they would be most of a long replay's memory.
+        for name in ("instruction", "note", "problem"):
+            values[name] = sys.intern(values.get(name, ""))
+        values["timings_ms"] = {sys.intern(stage): ms for stage, ms in values["timings_ms"].items()}
+        for name in ("pose", "deltas", "normalized"):
+            if name in values:
+                values[name] = np.asarray(values[name], dtype=np.float64)
+        if "pixel" in values:
+            values["pixel"] = tuple(values["pixel"])
+        if "selection" in values:
+            selection = values["selection"]
+            patch = selection["gripper_patch"]
+            values["selection"] = TokenSelection(
+                np.asarray(selection["indices"], np.int32),
+                np.asarray(selection["reasons"], np.uint8),
+                tuple(selection["grid"]),
+                selection["method"],
+                selection["prune_layer"],
+                None if patch is None else tuple(patch),
+            )
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class RecipeRun:
+    """One recipe's pass over the bag. peak_memory_mb: resident, of the worker process. counters: of the images."""
+
+    recipe: str
+    info: PolicyInfo
+    records: list[FrameRecord]
+    peak_memory_mb: float
+    counters: dict[str, Any]
+
+
+def replay_recipe(
+    bag_path: Path, spec: ReplaySpec, worker: WorkerConfig, folder: Path, *, show: bool = True
+) -> RecipeRun:
+    """Predict every observation of the bag; continues what `folder` already holds of the very same replay.
+
+    Raises BagError, ReplayError (policy does not load, worker lost, the folder is another replay's).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with Bag(bag_path) as bag:
+        source = BagObservations(bag, spec)
+        identity = _identity(bag, spec, worker)
+        done, complete = _resume(folder, identity)
+        if complete:
+            return load_run(folder, worker.recipe)
+        policy = _Policy(worker)
+        try:
+            records = _keep(done, policy.info)
+            kept = folder / f"{FRAMES}.kept"  # renamed when whole: an interruption now loses nothing either
+            with kept.open("w") as file:
+                file.writelines(record.to_json() + "\n" for record in records)
+            kept.replace(folder / FRAMES)
+            finished = {record.index for record in records}
+            del done, records
+            with (folder / FRAMES).open("a") as file:
+                total = -(-source.image.count // spec.stride)
+                bar = tqdm(source, desc=f"{worker.recipe:>16}", total=total, unit="frame", disable=not show)
+                for frame in bar:
+                    if frame.index in finished:
+                        continue
+                    file.write(policy.predict(frame).to_json() + "\n")
+                    file.flush()
+            peak_mb = policy.peak_memory_mb()
+        finally:
+            policy.close()
+        counters = {**vars(source.counters), "without_camera_info": source.counters.without_camera_info}
+        summary = {
+            "identity": identity,
+            "info": dataclasses.asdict(policy.info),
+            "peak_memory_mb": peak_mb,
+            "counters": counters,
+            "sources": source.sources,
+            "complete": True,
+        }
+        (folder / RUN).write_text(json.dumps(summary, indent=1))
+    return load_run(folder, worker.recipe)  # what is on disk, not what it was rounded from
+
+
+def load_run(folder: Path, recipe: str) -> RecipeRun:
+    """A finished pass from its folder. Raises ReplayError where it is not finished."""
+    try:
+        summary = json.loads((folder / RUN).read_text())
+        info = PolicyInfo(**{**summary["info"], "grid": tuple(summary["info"]["grid"])})
+        with (folder / FRAMES).open() as lines:
+            records = [FrameRecord.from_json(line) for line in lines]
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise ReplayError(f"{folder} holds no finished replay of {recipe}: run it again") from error
+    return RecipeRun(recipe, info, records, summary["peak_memory_mb"], summary["counters"])
+
+
+def frames_again(bag_path: Path, spec: ReplaySpec, wanted: set[int]) -> Iterator[ReplayFrame]:
+    """The frames with these indices once more, for pictures."""
+    if not wanted:
+        return
+    last = max(wanted)
+    with Bag(bag_path) as bag:
+        for frame in BagObservations(bag, spec):
+            if frame.index in wanted:
+                yield frame
+            if frame.index >= last:
+                return
+
+
+class _Policy:
+    """The worker process, one frame at a time."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self._changed = threading.Event()
+        self._worker = PolicyWorker(config, notify=self._changed.set)
+        self._worker.start()
+        ready = self._wait_for(Ready)
+        assert isinstance(ready, Ready)
+        self.info = ready.info
+
+    def predict(self, frame: ReplayFrame) -> FrameRecord:
+        """What the policy makes of a frame. Raises ReplayError when the process is lost."""
+        seen = FrameRecord(frame.index, frame.stamp_ns, frame.age_s, frame.new_episode, frame.problem, frame.note)
+        observation = frame.observation
+        if observation is None:
+            return seen
+        if frame.new_episode:
+            self._worker.reset()
+        seen = dataclasses.replace(
+            seen, instruction=observation.instruction, pixel=observation.gripper_pixel, pose=observation.base_from_tool
+        )
+        self._worker.submit(observation, seed=self._config.seed)
+        event = self._wait_for(Result, PredictFailed)
+        if isinstance(event, PredictFailed):
+            return dataclasses.replace(seen, problem=f"the prediction failed: {event.text}")
+        assert isinstance(event, Result)
+        return _predicted(seen, event.chunk, event.policy_s)
+
+    def peak_memory_mb(self) -> float:
+        """Largest resident memory the process ever had."""
+        for line in Path(f"/proc/{self._worker.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+        return 0.0
+
+    def close(self) -> None:
+        self._worker.close()
+
+    def _wait_for(self, *kinds: type[Event]) -> Event:
+        while True:
+            self._changed.wait()
+            self._changed.clear()
+            for event in self._worker.events():
+                if isinstance(event, (LoadFailed, Lost)):
+                    self._worker.close()
+                    raise ReplayError(f"recipe {self._config.recipe}: {event.text}; run it again to go on from here")
+                if isinstance(event, kinds):
+                    return event
+
+
+def _predicted(seen: FrameRecord, chunk: ActionChunk, policy_s: float) -> FrameRecord:
+    finite = bool(np.isfinite(chunk.deltas).all())
+    return dataclasses.replace(
+        seen,
+        problem="" if finite else "the chunk is not finite",
+        deltas=chunk.deltas if finite else None,
+        normalized=chunk.normalized if finite else None,
+        dt_s=chunk.dt_s,
+        policy_ms=policy_s * 1e3,
+        timings_ms={stage: round(ms, 4) for stage, ms in chunk.timings_ms.items()},
+        selection=chunk.selection,
+    )
+
+
+def _identity(bag: Bag, spec: ReplaySpec, worker: WorkerConfig) -> str:
+    """What must be the same for a replay to be continued."""
+    topics = sorted((topic.name, topic.type, topic.count) for topic in bag.topics.values())
+    content = [str(bag.path.resolve()), bag.start_ns, bag.duration_s, topics, repr(spec), repr(worker)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _resume(folder: Path, identity: str) -> tuple[list[FrameRecord], bool]:
+    """The frames that were predicted before, and whether that was all of them."""
+    run, frames = folder / RUN, folder / FRAMES
+    if not run.exists():
+        run.write_text(json.dumps({"identity": identity, "complete": False}))
+        return [], False
+    summary = json.loads(run.read_text())
+    if summary["identity"] != identity:
+        raise ReplayError(
+            f"{folder} holds the replay of another bag, or with other options: choose another --out, or delete it"
+        )
+    if summary["complete"] or not frames.exists():
+        return [], summary["complete"]
+    records = []
+    with frames.open() as lines:
+        for line in lines:
+            try:
+                records.append(FrameRecord.from_json(line))
+            except (json.JSONDecodeError, KeyError):
+                break  # the line being written when it was interrupted
+    return records, False
+
+
+def _keep(done: list[FrameRecord], info: PolicyInfo) -> list[FrameRecord]:
+    """What need not be predicted again. A policy with a memory starts over where the broken-off episode began."""
+    if not info.stateful or not done:
+        return done
+    starts = [position for position, record in enumerate(done) if record.new_episode]
+    return done[: starts[-1]] if starts else []

@@ -1,0 +1,1 @@
+"""Recordings: reading, writing, playing, and the observations they hold."""

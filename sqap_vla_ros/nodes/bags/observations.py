@@ -1,0 +1,332 @@
+"""From a recording to the observations a policy would have had: the live node's pairing, transforms and projection.
+
+What the bag lacks is replaced where that can be done honestly and reported where it cannot: without `/tf` a pose topic
+or joint states with a URDF give the tool's pose; without camera_info the gripper has no pixel, so no ring; without any
+pose the observation has none, and what needs it is not measured.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo
+
+from sqap_vla_ros.contracts import NS_PER_S, Observation
+from sqap_vla_ros.control.image_gate import ImageGate, ImageGateConfig
+from sqap_vla_ros.control.time_sync import ImageInfoSync
+from sqap_vla_ros.nodes.bags.bag import Bag, BagError, BagMessage
+from sqap_vla_ros.nodes.images import compressed_to_rgb, to_rgb
+from sqap_vla_ros.nodes.messages import pose_from_message, time_ns, transform_message
+from sqap_vla_ros.nodes.policy.observer import Frame, ObservationProblem, Observer, TransformMissing
+from sqap_vla_ros.nodes.tf.choice import Buffer
+from sqap_vla_ros.robot.camera import CameraModel
+from sqap_vla_ros.robot.kinematics import ArmKinematics
+
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+INFO_TYPES = ("sensor_msgs/msg/CameraInfo",)
+TF_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
+POSE_TYPES = ("geometry_msgs/msg/PoseStamped",)
+JOINT_TYPES = ("sensor_msgs/msg/JointState",)
+TEXT_TYPES = ("std_msgs/msg/String",)
+_MAX_WAITING = 8  # images held back until their transforms are read
+
+
+@dataclass(frozen=True)
+class ReplaySpec:
+    """What to read and how frames are called. None for a topic: the only one of its type, where there is one.
+
+    base_frame, tool_frame: as the policy node's parameters. instruction: used where the bag has no instruction topic.
+    segments: (seconds since the bag's start, instruction), ascending; goes before `instruction`.
+    pose_topic: PoseStamped of the tool in the base frame, instead of TF. joint_topic with urdf: forward kinematics
+    instead of TF. static_transforms: (parent, child, [4, 4]) that the bag lacks, such as the camera's mounting.
+    rectified: the image topic is rectified. stride: use every n-th image. tf_timeout_s: how far the recording may go on
+    before an image's transforms are given up. max_age_s: images recorded later than this after their stamp are stale.
+    """
+
+    base_frame: str = "base_link"
+    tool_frame: str = "tool0"
+    image_topic: str | None = None
+    camera_info_topic: str | None = None
+    instruction_topic: str | None = None
+    pose_topic: str | None = None
+    joint_topic: str | None = None
+    urdf: str = ""
+    instruction: str = ""
+    segments: tuple[tuple[float, str], ...] = ()
+    static_transforms: tuple[tuple[str, str, NDArray[np.float64]], ...] = ()
+    rectified: bool = False
+    stride: int = 1
+    tf_timeout_s: float = 0.5
+    max_age_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise ValueError(f"stride must be at least 1, got {self.stride}")
+        for name in ("tf_timeout_s", "max_age_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if [start for start, _ in self.segments] != sorted(start for start, _ in self.segments):
+            raise ValueError(f"segments must be in order of time, got {self.segments}")
+
+
+@dataclass(frozen=True)
+class ReplayFrame:
+    """One image of the bag. observation is None where `problem` says why there is none.
+
+    index: of the image within its topic. age_s: how long after its stamp it was recorded. note: why the gripper is not
+    in view (empty when it is). camera, optical_from_base: the geometry, None where unknown. new_episode: stamps went
+    back before this image, or its instruction changed: the policy forgets what it kept.
+    """
+
+    index: int
+    stamp_ns: int
+    age_s: float
+    observation: Observation | None
+    problem: str = ""
+    note: str = ""
+    camera: CameraModel | None = None
+    optical_from_base: NDArray[np.float64] | None = None
+    new_episode: bool = False
+
+
+@dataclass
+class ReplayCounters:
+    """images: on the topic; used: after the stride; observed: handed out; stale: recorded too long after the stamp."""
+
+    images: int = 0
+    used: int = 0
+    observed: int = 0
+    stale: int = 0
+    paired: int = 0
+    restarts: int = 0
+    problems: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def without_camera_info(self) -> int:
+        """Used images whose camera_info is not in the bag: all of them where the topic is missing."""
+        return self.used - self.paired
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """What was known when an image was read: its index, when it was recorded, the instruction then."""
+
+    index: int
+    recorded_ns: int
+    instruction: str
+
+    def age_s(self, stamp_ns: int) -> float:
+        return (self.recorded_ns - stamp_ns) / NS_PER_S
+
+
+class BagObservations:
+    """Iterate once over the frames of a bag, in order; memory does not grow with its length.
+
+    Raises BagError when made, where topics are missing or ambiguous, with what there is to choose from.
+    """
+
+    def __init__(self, bag: Bag, spec: ReplaySpec) -> None:
+        self.bag, self.spec = bag, spec
+        self.counters = ReplayCounters()
+        image = bag.choose(spec.image_topic, IMAGE_TYPES, "the image", "--image-topic")
+        if image is None:
+            listing = "\n  ".join(map(str, bag.topics.values())) or "nothing at all"
+            raise BagError(f"{bag.path} has no topic of type {' or '.join(IMAGE_TYPES)}; it has:\n  {listing}")
+        self.image = image
+        self.camera_info = self._camera_info_topic()
+        self.tf_topics = [topic.name for topic in bag.of_type(*TF_TYPES)]
+        self.pose = self.joints = self.instructions = None
+        if spec.pose_topic or not (self.tf_topics or spec.urdf):
+            self.pose = bag.choose(spec.pose_topic, POSE_TYPES, "the tool's pose", "--pose-topic")
+        elif spec.urdf:
+            self.joints = bag.choose(spec.joint_topic, JOINT_TYPES, "joint states", "--joint-topic")
+        if spec.instruction_topic or not (spec.instruction or spec.segments):
+            # Strings are used for much (robot_description, ...): one that is called as the node's topic is meant.
+            named = [t.name for t in bag.of_type(*TEXT_TYPES) if t.name.rpartition("/")[2] == "instruction"]
+            asked = spec.instruction_topic or (named[0] if len(named) == 1 else None)
+            option = "--instruction-topic (or give --instruction)"
+            self.instructions = bag.choose(asked, TEXT_TYPES, "the instruction", option)
+        if self.instructions is None and not (spec.instruction or spec.segments):
+            raise BagError(f"{bag.path} has no instruction topic: give --instruction or --segments")
+        self._arm = ArmKinematics.from_urdf(spec.urdf, spec.base_frame, spec.tool_frame) if self.joints else None
+        self._posed = bool(self.tf_topics or self.pose or self.joints or spec.static_transforms)
+        self._convert = compressed_to_rgb if image.type.endswith("CompressedImage") else to_rgb
+        self._buffer = Buffer()
+        for parent, child, pose in spec.static_transforms:
+            self._buffer.set_transform_static(transform_message(pose, 0, parent, child), "given")
+        self._gate = ImageGate(ImageGateConfig())
+        self._observer = Observer(
+            self._buffer,
+            self._gate,
+            self._convert,
+            base_frame=spec.base_frame,
+            tool_frame=spec.tool_frame,
+            rectified=spec.rectified,
+            topics=(image.name, self.camera_info.name if self.camera_info else "camera_info"),
+        )
+        self._observer.needs_projection = self.camera_info is not None
+        self._begin()
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """What each input is taken from, for the report."""
+        pose = "none in the bag"
+        if self.tf_topics or self.spec.static_transforms:
+            pose = f"TF ({self.spec.base_frame} <- {self.spec.tool_frame})"
+        if self.pose:
+            pose = str(self.pose)
+        elif self.joints:
+            pose = f"{self.joints} through the URDF"
+        given = "given per segment" if self.spec.segments else "given"
+        return {
+            "image": str(self.image),
+            "camera_info": str(self.camera_info) if self.camera_info else "none: no gripper pixel, no ring",
+            "tool pose": pose,
+            "instruction": str(self.instructions) if self.instructions else given,
+        }
+
+    def __iter__(self) -> Iterator[ReplayFrame]:
+        topics = {self.image.name, *self.tf_topics}
+        topics |= {topic.name for topic in (self.camera_info, self.pose, self.joints, self.instructions) if topic}
+        self._spoken = self.spec.instruction
+        for recorded in self.bag.messages(topics):
+            message, now_ns = recorded.message, recorded.time_ns
+            if self._goes_back(recorded):
+                yield from self._ready(None)
+                self.counters.restarts += 1
+                self._begin()
+            if recorded.topic == self.image.name:
+                self._add_image(message, now_ns)
+            elif self.camera_info and recorded.topic == self.camera_info.name:
+                self._sync.add_info(message)
+            elif self.instructions and recorded.topic == self.instructions.name:
+                self._spoken = message.data.strip()
+            else:
+                self._add_pose(recorded.topic, message)
+            yield from self._ready(now_ns)
+        yield from self._ready(None)
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def _camera_info_topic(self) -> Any:
+        """The camera_info asked for, else the one beside the image, else the only one; None where there is none."""
+        asked = self.spec.camera_info_topic
+        if asked is None:
+            namespace = self.image.name.removesuffix("/compressed").rpartition("/")[0]
+            beside = f"{namespace}/camera_info"
+            asked = beside if beside in self.bag.topics else None
+        return self.bag.choose(asked, INFO_TYPES, "camera_info", "--camera-info-topic")
+
+    def _begin(self) -> None:
+        """Forget everything that is tied to the time of what was read before. Static transforms stay."""
+        self._buffer.clear()
+        self._gate.reset()
+        self._sync = ImageInfoSync(self._paired, waiting_images=_MAX_WAITING, patience_s=np.inf)
+        self._waiting: deque[tuple[_Arrival, Frame]] = deque()
+        self._arrived: dict[int, _Arrival] = {}  # by stamp, while the camera_info is on its way
+        self._newest: dict[str, int] = {}  # newest stamp of the images and of every moving frame
+        self._followed = ""  # instruction of the observation before; empty at the start of an episode
+
+    def _goes_back(self, recorded: BagMessage) -> bool:
+        """Stamps of one stream that jump back: the recording, or what was recorded, began anew."""
+        if recorded.topic in self.tf_topics:
+            static = recorded.topic.endswith("tf_static")
+            stamps = {t.child_frame_id: time_ns(t.header.stamp) for t in recorded.message.transforms if not static}
+        elif recorded.topic in {topic.name for topic in (self.image, self.pose, self.joints) if topic}:
+            stamps = {recorded.topic: time_ns(recorded.message.header.stamp)}
+        else:
+            return False
+        back = any(self._newest.get(name, stamp) - stamp > NS_PER_S for name, stamp in stamps.items())
+        self._newest.update(stamps)
+        return back
+
+    def _add_image(self, message: Any, recorded_ns: int) -> None:
+        index = self.counters.images
+        self.counters.images += 1
+        stamp_ns = time_ns(message.header.stamp)
+        if index % self.spec.stride:
+            return
+        self.counters.used += 1
+        self._arrived[stamp_ns] = _Arrival(index, recorded_ns, self._instruction(recorded_ns))
+        if self.camera_info:
+            self._sync.add_image(message)
+        else:
+            self._paired(message, CameraInfo())
+
+    def _paired(self, image: Any, camera_info: Any) -> None:
+        stamp_ns = time_ns(image.header.stamp)
+        self.counters.paired += self.camera_info is not None
+        self._waiting.append((self._arrived[stamp_ns], Frame(image, camera_info, stamp_ns, 0.0)))
+        self._arrived = {stamp: arrival for stamp, arrival in self._arrived.items() if stamp > stamp_ns}
+
+    def _add_pose(self, topic: str, message: Any) -> None:
+        if topic in self.tf_topics:
+            store = self._buffer.set_transform_static if topic.endswith("tf_static") else self._buffer.set_transform
+            for transform in message.transforms:
+                store(transform, topic)
+            return
+        stamp_ns = time_ns(message.header.stamp)
+        if self._arm is not None:
+            pose = self._arm.forward(self._arm.configuration(list(message.name), list(message.position)))
+        else:
+            pose = pose_from_message(message.pose)
+        self._buffer.set_transform(transform_message(pose, stamp_ns, self.spec.base_frame, self.spec.tool_frame), topic)
+
+    def _instruction(self, now_ns: int) -> str:
+        if self.instructions is None and self.spec.segments:
+            elapsed_s = (now_ns - self.bag.start_ns) / NS_PER_S
+            return next((text for start, text in reversed(self.spec.segments) if start <= elapsed_s), "")
+        return self._spoken
+
+    # -- observing --------------------------------------------------------------------------------------------------
+
+    def _ready(self, now_ns: int | None) -> Iterator[ReplayFrame]:
+        """Frames that can be observed, or given up, now that the recording was read up to now_ns (None: to its end)."""
+        while self._waiting:
+            arrival, frame = self._waiting[0]
+            waited_s = np.inf if now_ns is None else (now_ns - arrival.recorded_ns) / NS_PER_S
+            try:
+                observed = self._observe(arrival, frame)
+            except TransformMissing as error:
+                if waited_s <= self.spec.tf_timeout_s and len(self._waiting) <= _MAX_WAITING:
+                    return
+                observed = self._failed(arrival, frame, str(error), "transform missing")
+            except (ObservationProblem, ValueError) as error:
+                observed = self._failed(arrival, frame, str(error), "unusable input")
+            self._waiting.popleft()
+            if observed.observation is not None:
+                self.counters.observed += 1
+                self._followed = observed.observation.instruction
+            self.counters.stale += observed.age_s > self.spec.max_age_s
+            yield observed
+
+    def _observe(self, arrival: _Arrival, frame: Frame) -> ReplayFrame:
+        if not arrival.instruction:
+            return self._failed(arrival, frame, "no instruction at this time of the bag", "no instruction")
+        new_episode = arrival.instruction != self._followed
+        age_s = arrival.age_s(frame.stamp_ns)
+        if not self._posed:
+            observation = Observation(self._convert(frame.image), frame.stamp_ns, arrival.instruction)
+            note = "the bag has no transforms: the gripper cannot be projected"
+            return ReplayFrame(arrival.index, frame.stamp_ns, age_s, observation, note=note, new_episode=new_episode)
+        view = self._observer.observe(frame, arrival.instruction, frame.stamp_ns)
+        note = view.tool.reason if self.camera_info else "the bag has no camera_info: the gripper cannot be projected"
+        return ReplayFrame(
+            arrival.index,
+            frame.stamp_ns,
+            age_s,
+            view.observation,
+            note=note,
+            camera=view.camera,
+            optical_from_base=view.optical_from_base,
+            new_episode=new_episode,
+        )
+
+    def _failed(self, arrival: _Arrival, frame: Frame, problem: str, kind: str) -> ReplayFrame:
+        self.counters.problems[kind] = self.counters.problems.get(kind, 0) + 1
+        return ReplayFrame(arrival.index, frame.stamp_ns, arrival.age_s(frame.stamp_ns), None, problem)

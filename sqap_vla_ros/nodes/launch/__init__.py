@@ -1,0 +1,1 @@
+"""Which nodes belong together, as launch descriptions or child processes."""

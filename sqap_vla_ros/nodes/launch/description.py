@@ -1,0 +1,52 @@
+"""The node table as a launch description. Only the launch files import this: it needs `launch` and `launch_ros`."""
+
+import os
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from sqap_vla_ros.nodes.launch.table import BRINGUPS, Argument, Bringup, dds_environment, resolve
+
+
+def launch_description(name: str) -> LaunchDescription:
+    """The description of `BRINGUPS[name]`: its arguments, and its nodes once the arguments are known."""
+    bringup = BRINGUPS[name]
+    return LaunchDescription(
+        [
+            *(_declaration(argument) for argument in bringup.arguments),
+            *(SetEnvironmentVariable(key, value) for key, value in dds_environment(os.environ).items()),
+            OpaqueFunction(function=_nodes, args=[bringup]),
+        ]
+    )
+
+
+def _declaration(argument: Argument) -> DeclareLaunchArgument:
+    return DeclareLaunchArgument(
+        argument.name,
+        default_value=argument.default,
+        description=argument.description,
+        choices=argument.choices or None,
+    )
+
+
+def _nodes(context: LaunchContext, bringup: Bringup) -> list[LaunchDescriptionEntity]:
+    given = {argument.name: context.launch_configurations[argument.name] for argument in bringup.arguments}
+    return [
+        Node(
+            package="sqap_vla_ros",
+            executable=command.executable,
+            namespace=command.namespace,
+            parameters=[
+                str(command.params_file),
+                {name: ParameterValue(value, value_type=type(value)) for name, value in command.parameters.items()},
+            ],
+            remappings=command.remappings,
+            ros_arguments=["--log-level", command.log_level],
+            output="screen",
+            emulate_tty=True,
+            on_exit=Shutdown(reason=f"{command.executable} ended"),
+        )
+        for command in resolve(bringup, given)
+    ]

@@ -1,0 +1,279 @@
+"""Which nodes run together, with which arguments: one table for the launch files and for `bringup`.
+
+Nothing here imports ROS. `BRINGUPS` says what can be started; `resolve` turns arguments (name -> text, as typed after
+`ros2 launch` or `bringup`) into what each node is started with. An argument left empty is not passed on: the node's
+parameter file decides.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sqap_vla_ros.resources import share_path
+
+Value = bool | int | float | str
+
+# With Fast DDS's default 512 KiB shared-memory segment, images of 640x480 and larger are lost between processes.
+FASTDDS_PROFILES = "config/fastdds_shm.xml"
+# Distributions with Fast DDS 2; a later one warns about the old name.
+FASTDDS_2 = ("humble", "iron", "jazzy")
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A launch argument. An empty default leaves the choice to the parameter file; kind is the parameter's type."""
+
+    name: str
+    description: str
+    default: str = ""
+    kind: type[bool] | type[int] | type[float] | type[str] = str
+    choices: tuple[str, ...] = ()
+
+    def parse(self, text: str) -> Value:
+        """The typed value of `text`.
+
+        Raises:
+            ValueError: `text` is not of the argument's kind or not among its choices.
+        """
+        if self.choices and text not in self.choices:
+            raise ValueError(f"{self.name}:={text} is not one of: {', '.join(filter(None, self.choices))}")
+        if self.kind is bool:
+            if text.lower() not in ("true", "false"):
+                raise ValueError(f"{self.name}:={text} is neither true nor false")
+            return text.lower() == "true"
+        try:
+            return self.kind(text)
+        except ValueError:
+            raise ValueError(f"{self.name}:={text} is not a number ({self.kind.__name__})") from None
+
+
+@dataclass(frozen=True)
+class NodeEntry:
+    """One node of a bring-up.
+
+    executable: console script.
+    module: what `python -m` runs to the same effect.
+    params_file: argument that names its parameter file.
+    shipped_params: the package's own, taken when that argument is empty.
+    parameters: (parameter, argument that sets it).
+    topics: arguments that replace the topic of the same name.
+    finite: it ends by itself when its work is done, and with it the run; any other node's end is a failure.
+    """
+
+    executable: str
+    module: str
+    params_file: str
+    shipped_params: str
+    parameters: tuple[tuple[str, str], ...]
+    topics: tuple[str, ...] = ()
+    finite: bool = False
+
+
+@dataclass(frozen=True)
+class Bringup:
+    """Nodes that are started together, and the arguments they take."""
+
+    name: str
+    description: str
+    arguments: tuple[Argument, ...]
+    nodes: tuple[NodeEntry, ...]
+
+
+@dataclass(frozen=True)
+class NodeCommand:
+    """What one node is started with. remappings: (from, to) topic names."""
+
+    executable: str
+    module: str
+    namespace: str
+    params_file: Path
+    parameters: Mapping[str, Value]
+    remappings: tuple[tuple[str, str], ...]
+    log_level: str
+
+    def ros_arguments(self) -> list[str]:
+        """The command-line arguments after the executable."""
+        arguments = ["--ros-args", "--log-level", self.log_level, "--params-file", str(self.params_file)]
+        for name, value in self.parameters.items():
+            # JSON is YAML that keeps a text such as "no" or "7" a text.
+            arguments += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
+        for source, target in self.remappings:
+            arguments += ["-r", f"{source}:={target}"]
+        if self.namespace:
+            arguments += ["-r", f"__ns:=/{self.namespace.strip('/')}"]
+        return arguments
+
+
+# simulation.tasks.TaskFamily, without its imports.
+TASKS = ("pick", "move_near", "open_drawer", "close_drawer", "place_in_drawer", "place_in_bowl")
+VARIATIONS = ("visual_matching", "variant_aggregation", "randomised")
+
+_BOOL = ("true", "false")
+
+
+def _optional(name: str, description: str, kind: type = str, choices: tuple[str, ...] = (), *, file: str) -> Argument:
+    """An argument that leaves the choice to the parameter file when it is empty."""
+    return Argument(name, f"{description} Empty: what {file} says.", "", kind, choices and ("", *choices))
+
+
+_COMMON = (
+    Argument("namespace", "Namespace of the nodes and of their relative topics."),
+    Argument("log_level", "Least severe message to log.", "info", choices=("debug", "info", "warn", "error", "fatal")),
+    Argument("use_sim_time", "Take the time from /clock (simulation, bag replay).", "false", bool, _BOOL),
+)
+_POLICY = (
+    Argument("params_file", "Parameters of policy_node. Empty: the package's config/policy.yaml, which explains each."),
+    *(
+        _optional(*argument, file="params_file")
+        for argument in (
+            ("checkpoint", "CogACT folder, compressed .safetensors file, or 'micro' (random weights, to try things)."),
+            ("recipe", "How the policy is compressed: a recipe of config/recipes by name, or a path to one."),
+            ("device", "Where the policy runs: cpu, cuda or cuda:N."),
+            ("output_mode", "What the arm is sent.", str, ("joint", "pose", "twist")),
+            ("autostart", "Configure and activate at start, without a lifecycle manager.", bool, _BOOL),
+        )
+    ),
+)
+_DRY_RUN = ("dry_run", "Predict and show everything, command nothing.")
+_TOPICS = (
+    Argument("image", "Camera image topic; <image>/compressed with image_transport 'compressed'.", "image"),
+    Argument("camera_info", "Calibration of that camera, with the image's stamps.", "camera_info"),
+    Argument("joint_states", "Measured joint positions.", "joint_states"),
+    Argument("joint_trajectory", "Where joint_trajectory_controller listens (output mode joint).", "joint_trajectory"),
+)
+_SIMULATOR = (
+    Argument(
+        "simulator_params_file",
+        "Parameters of simulator_node. Empty: the package's config/simulator.yaml, which explains each.",
+    ),
+    *(
+        _optional(*argument, file="simulator_params_file")
+        for argument in (
+            ("instruction", "Every episode's task in words, such as 'pick up the red cube'; overrides task."),
+            ("task", "Kind of every episode's task.", str, TASKS),
+            ("seed", "Layout of the first episode; each reset takes the next number.", int),
+            ("variation", "How much the scene's looks vary.", str, VARIATIONS),
+        )
+    ),
+)
+
+
+_REPLAY = (
+    Argument("bag", "Recording to play: a rosbag2 folder or a ROS 1 .bag file. Required."),
+    Argument("record", "Folder of a new bag for what the policy node published. Empty: not recorded."),
+    _optional("rate", "Times real time.", float, file="replay_params_file"),
+    Argument(
+        "replay_params_file",
+        "Parameters of bag_player. Empty: the package's config/replay.yaml, which explains each.",
+    ),
+)
+
+
+def _same(*names: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, name) for name in names)
+
+
+_POLICY_NODE = NodeEntry(
+    "policy_node",
+    "sqap_vla_ros.nodes.policy.node",
+    "params_file",
+    "config/policy.yaml",
+    _same("checkpoint", "recipe", "device", "output_mode", "dry_run", "autostart", "use_sim_time"),
+    tuple(argument.name for argument in _TOPICS),
+)
+_SIMULATOR_NODE = NodeEntry(
+    "simulator_node",
+    "sqap_vla_ros.nodes.simulator.node",
+    "simulator_params_file",
+    "config/simulator.yaml",
+    (*_same("instruction", "task", "seed", "variation"), ("publish_clock", "use_sim_time")),
+)
+_BAG_PLAYER = NodeEntry(
+    "bag_player",
+    "sqap_vla_ros.nodes.bags.player",
+    "replay_params_file",
+    "config/replay.yaml",
+    _same("bag", "record", "rate"),
+    finite=True,
+)
+
+BRINGUPS: dict[str, Bringup] = {
+    bringup.name: bringup
+    for bringup in (
+        Bringup(
+            "policy",
+            "The policy node for a real arm: camera image and instruction in, trajectories out.",
+            (*_POLICY, _optional(*_DRY_RUN, bool, _BOOL, file="params_file"), *_TOPICS, *_COMMON),
+            (_POLICY_NODE,),
+        ),
+        Bringup(
+            "simulation",
+            "A simulated arm, camera and task on a tabletop, and the policy node that drives it.",
+            (*_POLICY, Argument(*_DRY_RUN, "false", bool, _BOOL), *_SIMULATOR, *_COMMON),
+            (_SIMULATOR_NODE, replace(_POLICY_NODE, topics=())),
+        ),
+        Bringup(
+            "replay",
+            "The policy node on a recording that is played in simulated time; ends when the recording does.",
+            (
+                *_REPLAY,
+                *_POLICY,
+                Argument(*_DRY_RUN, "true", bool, _BOOL),
+                *_TOPICS,
+                *(
+                    replace(argument, default="true") if argument.name == "use_sim_time" else argument
+                    for argument in _COMMON
+                ),
+            ),
+            (_BAG_PLAYER, _POLICY_NODE),
+        ),
+    )
+}
+
+
+def resolve(bringup: Bringup, given: Mapping[str, str]) -> list[NodeCommand]:
+    """What each node of `bringup` is started with, from the arguments as text; absent ones take their defaults.
+
+    Raises:
+        ValueError: an unknown argument, or a value that does not fit.
+        FileNotFoundError: a parameter file does not exist.
+    """
+    known = {argument.name: argument for argument in bringup.arguments}
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{bringup.name} has no argument {', '.join(unknown)}; it has: {', '.join(known)}")
+    texts = {name: given.get(name, argument.default) for name, argument in known.items()}
+    values = {name: known[name].parse(text) for name, text in texts.items() if text}
+    commands = []
+    for node in bringup.nodes:
+        remappings = [(topic, texts[topic]) for topic in node.topics if texts[topic] not in ("", topic)]
+        # image_transport's convention: the compressed image is beside the raw one.
+        remappings += [(f"{a}/compressed", f"{b}/compressed") for a, b in remappings if a == "image"]
+        commands.append(
+            NodeCommand(
+                node.executable,
+                node.module,
+                texts["namespace"],
+                _params_file(node, texts[node.params_file]),
+                {parameter: values[name] for parameter, name in node.parameters if name in values},
+                tuple(remappings),
+                texts["log_level"],
+            )
+        )
+    return commands
+
+
+def _params_file(node: NodeEntry, text: str) -> Path:
+    if not text:
+        return share_path(node.shipped_params)
+    path = Path(text).expanduser().resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"{node.params_file}:={text}: there is no such file ({path})")
+    return path
+
+
+def dds_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variable that gives Fast DDS the shipped profile; empty where the user already chose one."""
+    prefix = "FASTRTPS" if environment.get("ROS_DISTRO") in FASTDDS_2 else "FASTDDS"
+    variable = f"{prefix}_DEFAULT_PROFILES_FILE"
+    return {} if environment.get(variable) else {variable: str(share_path(FASTDDS_PROFILES))}

@@ -1,0 +1,1 @@
+"""`policy_node`: from the image to the command."""

@@ -1,0 +1,181 @@
+"""From an image, its camera_info and TF to what the policy sees: the observation, and where the gripper is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.time import Time
+from scipy.spatial.transform import Rotation
+
+from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.control.executive import Input
+from sqap_vla_ros.control.image_gate import ImageGate
+from sqap_vla_ros.nodes.tf.choice import Buffer, TransformException
+from sqap_vla_ros.robot.camera import CameraError, CameraModel, ToolProjection, project_tool
+from sqap_vla_ros.robot.camera_contract import CameraContract
+from sqap_vla_ros.robot.conventions import pose_matrix
+
+TWIST_S = 0.05  # long beside the noise and the period of TF, short beside an action
+
+
+class ObservationProblem(Exception):
+    """No observation can be made. source: the input at fault; the text says what to do."""
+
+    def __init__(self, source: Input, text: str) -> None:
+        super().__init__(text)
+        self.source = source
+
+
+class TransformMissing(ObservationProblem):
+    """TF does not cover the image's stamp: it may still come."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(Input.TF, text)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image with the camera_info of the same stamp. arrived_s: steady clock at the image's callback."""
+
+    image: Any
+    camera_info: Any
+    stamp_ns: int
+    arrived_s: float
+
+    @property
+    def frame_id(self) -> str:
+        return str(self.image.header.frame_id)
+
+
+@dataclass(frozen=True)
+class View:
+    """An observation with the geometry it was made with. optical_from_base: [4, 4]; camera None: uncalibrated."""
+
+    observation: Observation
+    frame: Frame
+    base_from_tool: NDArray[np.float64]
+    optical_from_base: NDArray[np.float64] | None
+    camera: CameraModel | None
+    tool: ToolProjection
+
+
+class Observer:
+    """Makes observations. needs_projection: the policy's token selection looks at the gripper's pixel."""
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        gate: ImageGate,
+        to_rgb: Callable[[Any], NDArray[np.uint8]],
+        *,
+        base_frame: str,
+        tool_frame: str,
+        rectified: bool,
+        topics: tuple[str, str],
+        optical_frame_rectified: bool = False,
+        contract: CameraContract | None = None,
+    ) -> None:
+        """to_rgb: image message -> [H, W, 3] uint8. topics: resolved names of image and camera_info, for messages.
+
+        rectified, optical_frame_rectified: see CameraModel. contract: what the camera must see like.
+        """
+        self.needs_projection = True
+        self._buffer = buffer
+        self._gate = gate
+        self._to_rgb = to_rgb
+        self._base_frame = base_frame
+        self._tool_frame = tool_frame
+        self._rectification = {"rectified": rectified, "optical_frame_rectified": optical_frame_rectified}
+        self._contract = contract
+        self._image_topic, self._info_topic = topics
+        self._camera_key: tuple[Any, ...] | None = None
+        self._camera: CameraModel | None = None
+        self._camera_problem = ""
+        self._other_camera: str | None = None
+
+    def transform(self, target: str, source: str, stamp_ns: int) -> NDArray[np.float64]:
+        """[4, 4] target_from_source at a time; 0 is the latest. Raises TransformMissing."""
+        try:
+            found = self._buffer.lookup_transform(target, source, Time(nanoseconds=stamp_ns))
+        except TransformException as error:
+            raise TransformMissing(f"no transform {target} <- {source} at the image's stamp: {error}") from error
+        t, q = found.transform.translation, found.transform.rotation
+        return pose_matrix((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
+
+    def measured_tool(self) -> tuple[NDArray[np.float64], int]:
+        """The newest [4, 4] base_from_tool and its stamp in nanoseconds (0 if static). Raises TransformMissing."""
+        try:
+            found = self._buffer.lookup_transform(self._base_frame, self._tool_frame, Time())
+        except TransformException as error:
+            raise TransformMissing(f"no transform {self._base_frame} <- {self._tool_frame}: {error}") from error
+        t, q, stamp = found.transform.translation, found.transform.rotation, found.header.stamp
+        return pose_matrix((t.x, t.y, t.z), (q.x, q.y, q.z, q.w)), stamp.sec * 1_000_000_000 + stamp.nanosec
+
+    def measured_twist(self) -> NDArray[np.float64] | None:
+        """[6] m/s, rad/s of the tool along base axes, over the last TWIST_S that TF knows; None where it does not."""
+        try:
+            after, stamp_ns = self.measured_tool()
+            before = self.transform(self._base_frame, self._tool_frame, stamp_ns - round(TWIST_S * 1e9))
+        except (TransformMissing, ValueError):  # ValueError: a stamp before the beginning of time
+            return None
+        turned = Rotation.from_matrix(after[:3, :3] @ before[:3, :3].T).as_rotvec()
+        return np.concatenate([after[:3, 3] - before[:3, 3], turned]) / TWIST_S
+
+    def observe(self, frame: Frame, instruction: str, now_ns: int) -> View:
+        """Raises TransformMissing when TF may still come, ObservationProblem when waiting does not help."""
+        if (stale := self._gate.age(frame.stamp_ns, now_ns)) is not None:
+            raise ObservationProblem(Input.IMAGE, f"{stale} ({self._image_topic})")
+        base_from_tool = self.transform(self._base_frame, self._tool_frame, frame.stamp_ns)
+        if not frame.frame_id:
+            raise ObservationProblem(
+                Input.CAMERA_INFO, f"images on {self._image_topic} have no frame_id: set the camera driver's frame"
+            )
+        camera = self._camera_of(frame)
+        if camera is None and (self.needs_projection or self._contract is not None):
+            raise ObservationProblem(Input.CAMERA_INFO, self._camera_problem)
+        optical_from_base = None
+        tool = ToolProjection(None, self._camera_problem)
+        if camera is not None:
+            optical_from_base = self.transform(frame.frame_id, self._base_frame, frame.stamp_ns)
+            tool = project_tool(camera, optical_from_base, base_from_tool)
+        try:
+            image = self._to_rgb(frame.image)
+        except ValueError as error:
+            raise ObservationProblem(Input.IMAGE, f"{self._image_topic}: {error}") from error
+        if camera is not None:
+            try:
+                camera.require_size(image.shape[1], image.shape[0])
+            except CameraError as error:
+                raise ObservationProblem(
+                    Input.CAMERA_INFO, f"{self._image_topic} and {self._info_topic} differ: {error}"
+                ) from error
+            if self._other_camera is not None:
+                text = f"{self._info_topic} (for {self._image_topic}): {self._other_camera}"
+                raise ObservationProblem(Input.CAMERA_INFO, text)
+        if (frozen := self._gate.frozen(image, frame.stamp_ns, base_from_tool[:3, 3])) is not None:
+            raise ObservationProblem(Input.IMAGE, f"{frozen} ({self._image_topic})")
+        observation = Observation(image, frame.stamp_ns, instruction, tool.pixel, base_from_tool)
+        return View(observation, frame, base_from_tool, optical_from_base, camera, tool)
+
+    def _camera_of(self, frame: Frame) -> CameraModel | None:
+        """The camera model, computed again only when camera_info changes (it is sent with every image)."""
+        info = frame.camera_info
+        key = (
+            info.width, info.height, info.distortion_model, info.binning_x, info.binning_y,
+            info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height,
+            tuple(info.d), tuple(info.k), tuple(info.r), tuple(info.p),
+        )  # fmt: skip
+        if key != self._camera_key:
+            self._camera, self._camera_problem, self._other_camera = None, "", None
+            try:
+                self._camera = CameraModel.from_camera_info(info, **self._rectification)
+            except CameraError as error:
+                self._camera_problem = f"{self._info_topic} (for {self._image_topic}): {error}"
+            if self._camera is not None and self._contract is not None:
+                self._other_camera = self._contract.problem(self._camera)
+            self._camera_key = key
+        return self._camera

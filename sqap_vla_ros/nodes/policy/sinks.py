@@ -1,0 +1,202 @@
+"""How a trajectory becomes commands: one sink for each output mode, and the gripper.
+
+Common to all: `start` takes over a trajectory that passed every check, `tick` is called at the command rate while it is
+executed, `hold` commands the measured pose once. Until the first `start` nothing is ever sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from numpy.typing import NDArray
+from rclpy.qos import QoSProfile
+from scipy.spatial.transform import Rotation
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from sqap_vla_ros.control.joint_monitor import JointMonitor
+from sqap_vla_ros.nodes import messages
+from sqap_vla_ros.robot.gripper import GripperHysteresis
+from sqap_vla_ros.robot.kinematics import KinematicsError
+from sqap_vla_ros.robot.safety import Decision, SafetyLimits
+from sqap_vla_ros.robot.trajectory import PoseTrajectory
+
+COMMAND_QOS = QoSProfile(depth=1)  # reliable: a command must arrive, and only the newest matters
+HOLD_DURATION_NS = 100_000_000  # a trajectory controller needs a point in the future
+MAX_SLOWINGS = 3
+TWIST_GAIN_HZ = 2.0  # a lag is made up for in half a second
+TWIST_CORRECTION_LIMITS = (0.05, 0.25)  # m/s and rad/s that a correction may add
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Where the arm is. joints: [n] rad in the order of the kinematics' joint names; None outside output mode joint."""
+
+    base_from_tool: NDArray[np.float64] | None
+    joints: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class MeasuredTool:
+    """base_from_tool [4, 4] as TF last had it. shows_ns: of the command that it shows, earlier by the arm's lag."""
+
+    base_from_tool: NDArray[np.float64]
+    shows_ns: int
+
+
+class Sink(Protocol):
+    """One output mode."""
+
+    publisher: Any
+
+    def start(self, trajectory: PoseTrajectory, measured: Measured) -> PoseTrajectory:
+        """Execute this from its anchor on; returns it as it is executed, slower where a joint needs it.
+
+        Raises KinematicsError, and sends nothing, when the arm cannot.
+        """
+
+    def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
+        """Send what is due. tool: where it was last measured, None when unknown."""
+
+    def hold(self, measured: Measured, now_ns: int) -> None:
+        """Command the measured pose once, and forget the trajectory."""
+
+
+class JointSink:
+    """trajectory_msgs/JointTrajectory with positions and velocities, one a chunk; the controller interpolates."""
+
+    def __init__(self, node: Any, monitor: JointMonitor, limits: SafetyLimits) -> None:
+        self._monitor = monitor
+        self._limits = limits
+        self.publisher = node.create_lifecycle_publisher(JointTrajectory, "joint_trajectory", COMMAND_QOS)
+
+    def start(self, trajectory: PoseTrajectory, measured: Measured) -> PoseTrajectory:
+        arm = self._monitor.kinematics
+        if arm is None or measured.joints is None:
+            raise KinematicsError("the arm's joints are not known")
+        # From the pose commanded for the start, not from the measured joints: these lag behind it, and the first
+        # segment, a few hundredths of a second long, would make up for the lag at once.
+        q_start = arm.inverse(trajectory.anchor, measured.joints)
+        for _ in range(MAX_SLOWINGS + 1):
+            arrays = arm.joint_trajectory(trajectory, q_start)
+            verdict = self._limits.check_joints(arrays, q_start, arm)
+            if verdict.decision is Decision.ACCEPT:
+                self.publisher.publish(messages.joint_trajectory_message(arrays))
+                return trajectory
+            if verdict.decision is Decision.REJECT:
+                break
+            # a redundant arm's slower motion is not quite the same one: it is judged again
+            trajectory = trajectory.slowed(verdict.time_scale)
+        raise KinematicsError(verdict.text)
+
+    def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
+        pass  # the whole trajectory was sent
+
+    def hold(self, measured: Measured, now_ns: int) -> None:
+        arm = self._monitor.kinematics
+        if arm is None or measured.joints is None:
+            return
+        message = JointTrajectory(joint_names=list(arm.joint_names))
+        message.header.stamp = messages.time_message(now_ns)
+        point = JointTrajectoryPoint(positions=measured.joints.tolist(), velocities=[0.0] * len(measured.joints))
+        point.time_from_start.nanosec = HOLD_DURATION_NS
+        message.points = [point]
+        self.publisher.publish(message)
+
+
+class PoseSink:
+    """geometry_msgs/PoseStamped samples of the trajectory, for a Cartesian controller."""
+
+    def __init__(self, node: Any, base_frame: str) -> None:
+        self._base_frame = base_frame
+        self._trajectory: PoseTrajectory | None = None
+        self.publisher = node.create_lifecycle_publisher(PoseStamped, "target_pose", COMMAND_QOS)
+
+    def start(self, trajectory: PoseTrajectory, measured: Measured) -> PoseTrajectory:
+        self._trajectory = trajectory
+        return trajectory
+
+    def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
+        if self._trajectory is None:
+            return
+        self._send(self._trajectory.sample(now_ns)[0], now_ns)
+        if now_ns >= self._trajectory.end_ns:
+            self._trajectory = None  # the end has been sent, and stays commanded
+
+    def hold(self, measured: Measured, now_ns: int) -> None:
+        self._trajectory = None
+        if measured.base_from_tool is not None:
+            self._send(measured.base_from_tool, now_ns)
+
+    def _send(self, base_from_tool: NDArray[np.float64], now_ns: int) -> None:
+        header = messages.header(now_ns, self._base_frame)
+        self.publisher.publish(PoseStamped(header=header, pose=messages.pose_message(base_from_tool)))
+
+
+class TwistSink:
+    """geometry_msgs/TwistStamped samples in the base frame, for moveit_servo. Holding is a zero twist here.
+
+    The trajectory's velocity and a bounded correction towards where the trajectory has the tool: a velocity alone never
+    makes up for what was lost on the way.
+    """
+
+    def __init__(self, node: Any, base_frame: str) -> None:
+        self._base_frame = base_frame
+        self._trajectory: PoseTrajectory | None = None
+        self.publisher = node.create_lifecycle_publisher(TwistStamped, "delta_twist_cmds", COMMAND_QOS)
+
+    def start(self, trajectory: PoseTrajectory, measured: Measured) -> PoseTrajectory:
+        self._trajectory = trajectory
+        return trajectory
+
+    def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
+        if self._trajectory is None:
+            return
+        twist = self._trajectory.twist(now_ns)
+        if tool is not None and now_ns < self._trajectory.end_ns:
+            twist = twist + tracking_twist(self._trajectory.sample(tool.shows_ns)[0], tool.base_from_tool)
+        self._send(twist, now_ns)
+        if now_ns >= self._trajectory.end_ns:
+            self._trajectory = None  # the zero twist of the end has been sent
+
+    def hold(self, measured: Measured, now_ns: int) -> None:
+        self._trajectory = None
+        self._send(np.zeros(6), now_ns)
+
+    def _send(self, twist: NDArray[np.float64], now_ns: int) -> None:
+        message = TwistStamped(header=messages.header(now_ns, self._base_frame))
+        linear, angular = message.twist.linear, message.twist.angular
+        linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = map(float, twist)
+        self.publisher.publish(message)
+
+
+def tracking_twist(commanded: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Twist [6] from the measured towards the commanded pose, both [4, 4]; bounded in m/s and rad/s."""
+    linear = TWIST_GAIN_HZ * (commanded[:3, 3] - measured[:3, 3])
+    angular = TWIST_GAIN_HZ * Rotation.from_matrix(commanded[:3, :3] @ measured[:3, :3].T).as_rotvec()
+    parts = zip((linear, angular), TWIST_CORRECTION_LIMITS, strict=True)
+    return np.concatenate([part * min(1.0, limit / max(float(np.linalg.norm(part)), 1e-12)) for part, limit in parts])
+
+
+class GripperSink:
+    """std_msgs/Float64MultiArray for a forward_command_controller: one value, the opening of a finger in metres.
+
+    Sent on a decided change only. A hold leaves the gripper as it is: opening it would drop what it carries.
+    """
+
+    def __init__(self, node: Any, *, closed_m: float, open_m: float, open_above: float, close_below: float) -> None:
+        self._opening_m = {"close": closed_m, "open": open_m}
+        self._hysteresis = GripperHysteresis(open_above=open_above, close_below=close_below)
+        self.publisher = node.create_lifecycle_publisher(Float64MultiArray, "gripper_command", COMMAND_QOS)
+
+    def update(self, opening: float) -> None:
+        """opening: what the trajectory asks for now, 0 closed to 1 open."""
+        if (decided := self._hysteresis.update(opening)) is not None:
+            self.publisher.publish(Float64MultiArray(data=[self._opening_m[decided]]))
+
+    def reset(self) -> None:
+        """A new task: say again what is wanted."""
+        self._hysteresis.reset()

@@ -1,0 +1,1 @@
+"""Runs of the live node, recorded for reports."""

@@ -1,0 +1,92 @@
+"""Parameters of `simulator_node`: the table from which config/simulator.yaml, the checks and the descriptions come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqap_vla_ros.nodes.policy.parameters import Parameter
+from sqap_vla_ros.simulation.layout import VARIATIONS
+from sqap_vla_ros.simulation.tasks import TaskFamily
+
+PARAMETERS: tuple[Parameter, ...] = (
+    Parameter(
+        "task",
+        "",
+        "Task family of every episode; '' draws one at random. The words are on the instruction topic.",
+        choices=("", *map(str, TaskFamily)),
+    ),
+    Parameter(
+        "instruction",
+        "",
+        "The task of every episode in words, such as 'pick up the red cube'; overrides task. The scene then has the "
+        "objects that the words name.",
+    ),
+    Parameter("seed", 0, "The first episode's layout; each ~/reset takes the next number.", minimum=0),
+    Parameter(
+        "variation",
+        "visual_matching",
+        "How much looks vary: 'visual_matching' stays near the nominal scene, 'variant_aggregation' has other table "
+        "tops, light, camera positions and more objects, 'randomised' is what training saw beside the first.",
+        choices=tuple(VARIATIONS),
+    ),
+    Parameter("image_width", 640, "Pixels.", minimum=16, maximum=1280),
+    Parameter("image_height", 480, "Pixels.", minimum=16, maximum=960),
+    Parameter(
+        "camera_rate",
+        10.0,
+        "Images per second. Rendering on a CPU shares it with the policy: see benchmarks/simulator.py.",
+        above=0.0,
+        maximum=60.0,
+    ),
+    Parameter("shadows", False, "Render shadows: the best look, at many times the cost of a plain picture on a CPU."),
+    Parameter("antialiasing", False, "Smooth edges, at several times the cost of a plain picture on a CPU."),
+    Parameter(
+        "state_rate",
+        60.0,
+        "Hz of joint_states and /tf; each image's stamp gets its own besides.",
+        minimum=5.0,
+        maximum=125.0,
+    ),
+    Parameter(
+        "max_joint_velocity",
+        1.5,
+        "rad/s of any joint while target_pose or delta_twist_cmds is followed. A joint_trajectory has its own times.",
+        above=0.0,
+    ),
+    Parameter("twist_timeout_s", 0.2, "The arm stops when delta_twist_cmds is not renewed for this long.", above=0.0),
+    Parameter(
+        "publish_clock",
+        False,
+        "Publish /clock and stamp everything with simulated time, from zero. The other nodes then need use_sim_time.",
+    ),
+    Parameter(
+        "real_time_factor",
+        1.0,
+        "Simulated seconds in a second. Anything but 1 needs publish_clock.",
+        above=0.0,
+        maximum=100.0,
+    ),
+)
+
+
+def declare(node: Any) -> None:
+    """Declare every parameter on a rclpy node, with its description."""
+    from rcl_interfaces.msg import ParameterDescriptor
+
+    for p in PARAMETERS:
+        text = "one of " + ", ".join(map(repr, p.choices)) if p.choices else ""
+        descriptor = ParameterDescriptor(
+            name=p.name, description=p.description, additional_constraints=text, read_only=True
+        )
+        node.declare_parameter(p.name, p.default, descriptor)
+
+
+def read(node: Any) -> dict[str, Any]:
+    """The values a node was started with. Raises ValueError naming every one that is wrong."""
+    values = {p.name: node.get_parameter(p.name).value for p in PARAMETERS}
+    found = [text for p in PARAMETERS if (text := p.problem(values[p.name])) is not None]
+    if values["real_time_factor"] != 1.0 and not values["publish_clock"]:
+        found.append(f"real_time_factor must be 1 without publish_clock, got {values['real_time_factor']:g}")
+    if found:
+        raise ValueError("; ".join(found))
+    return values

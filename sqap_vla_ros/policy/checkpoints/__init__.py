@@ -1,0 +1,1 @@
+"""Checkpoints on disk: published folders and the package's own files, read, written and described."""

@@ -1,0 +1,1 @@
+"""A policy of a few hundred kilobytes with random weights, for trying things out."""

@@ -1,0 +1,202 @@
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from sqap_vla_ros.compression.accelerators import with_pruning
+from sqap_vla_ros.compression.calibration import synthetic_observations
+from sqap_vla_ros.compression.compress import compress
+from sqap_vla_ros.compression.files.job import compress_to_file
+from sqap_vla_ros.compression.files.storage import CompressedFile, CompressedFileError
+from sqap_vla_ros.compression.load import load_policy, load_uncompressed
+from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, load_recipe
+from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint
+from sqap_vla_ros.policy.micro.policy import micro_policy
+from sqap_vla_ros.quantization.streamline import make_ready
+
+# calibrated (clipping of the activations is searched) and quick
+QUICK = Recipe("quick", dtype="bfloat16", quantization=QuantizationSpec(rotation="hadamard", activation_clip=None))
+OBSERVATIONS = synthetic_observations(2)
+HELD_OUT = synthetic_observations(1, seed=7)[0]
+
+
+def micro(recipe: str):
+    return load_uncompressed("micro", load_recipe(recipe))
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compressed") / "policy.safetensors"
+    compress_to_file(micro("w4a4"), load_recipe("w4a4"), OBSERVATIONS, path, calibration={"kind": "synthetic"})
+    return path
+
+
+def test_the_file_predicts_what_compression_in_memory_predicts(file):
+    in_memory = micro("w4a4")
+    compress(in_memory, load_recipe("w4a4"), OBSERVATIONS)
+    make_ready(in_memory.model)
+    expected = in_memory.predict(HELD_OUT).normalized
+    np.testing.assert_array_equal(load_policy(str(file)).predict(HELD_OUT).normalized, expected)
+
+
+def test_header_tells_where_it_comes_from(file):
+    header = CompressedFile(file).header
+    assert header.recipe == load_recipe("w4a4")
+    assert len(header.source["sha256"]) == 64
+    assert header.calibration["observations"] == 2
+    assert header.calibration["kind"] == "synthetic"
+    assert len(header.report) == 7 * len(micro_policy().model.decoder.layers)
+    assert not file.with_name(file.name + ".partial").exists()
+
+
+def test_four_bits_on_disk(file):
+    decoder = sum(row["stored_bytes"] for row in CompressedFile(file).header.report)
+    weights = sum(p.numel() for n, p in micro_policy().model.decoder.named_parameters() if n.endswith("proj.weight"))
+    assert weights / 2 < decoder < weights / 2 * 1.1
+
+
+@pytest.mark.parametrize("recipe", ["rtn_w4a16", "sqap_paper", "w4a4_down8", "sqap_pruning"])
+def test_other_schemes_round_trip(recipe, tmp_path):
+    path = tmp_path / "policy.safetensors"
+    observations = OBSERVATIONS[:1]
+    compress_to_file(micro(recipe), load_recipe(recipe), observations, path)
+    in_memory = micro(recipe)
+    compress(in_memory, load_recipe(recipe), observations)
+    make_ready(in_memory.model)
+    loaded = load_policy(str(path))
+    with_pruning(in_memory, load_recipe(recipe).pruning)
+    expected = in_memory.predict(HELD_OUT).normalized
+    np.testing.assert_allclose(loaded.predict(HELD_OUT).normalized, expected, atol=1e-5)  # prepacked or not
+    assert loaded.info.recipe == recipe
+    assert loaded.info.parameters == pytest.approx(micro(recipe).info.parameters, rel=0.01)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [0, 5])
+def test_an_interruption_loses_nothing(tmp_path, stop):
+    whole = tmp_path / "whole.safetensors"
+    compress_to_file(micro("w4a4"), QUICK, OBSERVATIONS, whole)
+    path = tmp_path / "policy.safetensors"
+    done: list[int] = []
+
+    def interrupt(layer: int) -> None:
+        done.append(layer)
+        if layer == stop:
+            raise Interrupted
+
+    def run(after_layer):
+        compress_to_file(micro("w4a4"), QUICK, OBSERVATIONS, path, after_layer=after_layer)
+
+    with pytest.raises(Interrupted):
+        run(interrupt)
+    assert not path.exists()
+    run(done.append)
+    assert done == list(range(6))  # every layer once
+    one, other = CompressedFile(whole), CompressedFile(path)
+    assert one.names == other.names
+    for name in one.names:
+        assert torch.equal(one.tensor(name), other.tensor(name)), name
+
+
+def test_unfinished_work_of_another_compression_is_not_mixed_in(tmp_path):
+    path = tmp_path / "policy.safetensors"
+
+    def interrupt(layer: int) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        compress_to_file(micro("w4a4"), QUICK, OBSERVATIONS, path, after_layer=interrupt)
+    with pytest.raises(CompressedFileError, match=r"unfinished compression of another checkpoint, recipe or calib"):
+        compress_to_file(micro("w4a4"), QUICK, OBSERVATIONS[:1], path)
+    other = load_uncompressed("micro", load_recipe("w4a4"), seed=1)
+    with pytest.raises(CompressedFileError, match="remove that folder or choose another --out"):
+        compress_to_file(other, QUICK, OBSERVATIONS, path)
+
+
+def test_truncated_and_corrupted_files_are_refused(file, tmp_path):
+    data = file.read_bytes()
+    path = tmp_path / "policy.safetensors"
+    for length in (0, 5, 1000, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(CompressedFileError, match="truncated"):
+            load_policy(str(path))
+    (header_size,) = struct.unpack("<Q", data[:8])
+    damaged = bytearray(data)
+    damaged[8 + header_size + (len(data) - header_size) // 2] ^= 0x10
+    path.write_bytes(damaged)
+    with pytest.raises(CompressedFileError, match=r"is corrupted at .*; copy it again"):
+        load_policy(str(path))
+
+
+def with_metadata(file, path, **changes) -> None:
+    data = file.read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = {k: v for k, v in {**header["__metadata__"], **changes}.items() if v is not None}
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + data[8 + size :])
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"version": "99"}, "format version '99', this package reads 1"),
+        ({"recipe": "{"}, "damaged header"),
+        ({"policy": None}, "damaged header"),
+        ({"crc32": "{}"}, "lacks tensors its header promises"),
+        ({"recipe": json.dumps({"name": "x", "quantisation": 4})}, "unknown 'quantisation'"),
+    ],
+)
+def test_damaged_headers_are_named(file, tmp_path, changes, match):
+    path = tmp_path / "policy.safetensors"
+    with_metadata(file, path, **changes)
+    with pytest.raises(CompressedFileError, match=match):
+        load_policy(str(path))
+
+
+def test_recipes_on_a_compressed_file(file):
+    assert load_policy(str(file)).info.selector == "none"
+    pruned = load_policy(str(file), "sqap")
+    assert pruned.info.selector == "sqap"
+    assert len(pruned.predict(HELD_OUT).selection.indices) == 154
+    other = load_policy(str(file), "fastv")
+    assert (other.info.selector, other.info.recipe) == ("fastv", "w4a4+fastv")
+    assert load_policy(str(file), "bf16").info.recipe == "w4a4"
+    with pytest.raises(RecipeError, match="compressed with recipe 'w4a4', which quantises otherwise than 'rtn_w8a8'"):
+        load_policy(str(file), "rtn_w8a8")
+
+
+def test_missing_calibration_and_files(tmp_path):
+    with pytest.raises(RecipeError, match="needs calibration observations: give --calibration"):
+        compress_to_file(micro("w4a4"), load_recipe("w4a4"), [], tmp_path / "p.safetensors")
+    with pytest.raises(FileNotFoundError, match="does not exist; give a folder"):
+        load_policy(str(tmp_path / "nothing"))
+    with pytest.raises(CompressedFileError, match=r"is a \.safetensors file"):
+        compress_to_file(micro("w4a4"), load_recipe("w4a4"), OBSERVATIONS, tmp_path / "policy.bin")
+    with pytest.raises(CompressedFileError, match=r"folder .* does not exist"):
+        compress_to_file(micro("w4a4"), load_recipe("w4a4"), OBSERVATIONS, tmp_path / "no" / "p.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("recipe", ["rtn_w4a4", "w4a4_rotated"])
+def test_layers_left_in_the_checkpoint_give_the_same_file(recipe, dtype, tmp_path):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    source = micro_policy()
+    source.model.to(dtype)
+    with torch.no_grad():
+        for layer in source.model.decoder.layers:
+            layer.input_layernorm.weight.mul_(2.0)  # a norm that is folded, not one that happens to be unity
+    save_checkpoint(source, checkpoint)
+    before = checkpoint.read_bytes()
+    chosen = load_recipe(recipe)
+    for name, mapped in (("whole", False), ("mapped", True)):
+        policy = load_uncompressed(str(checkpoint), chosen, mapped_layers=mapped)
+        compress_to_file(policy, chosen, [], tmp_path / f"{name}.safetensors", mapped_layers=mapped)
+    assert (tmp_path / "mapped.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert checkpoint.read_bytes() == before

@@ -1,0 +1,237 @@
+"""The demo's recording, film and report on a made-up run, and the whole demo once over real nodes."""
+
+import argparse
+import json
+
+import cv2
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+
+from sqap_vla_ros.commands import demo as command
+from sqap_vla_ros.contracts import ActionChunk, Reason, TokenSelection
+from sqap_vla_ros.evaluation.demo import run as demo
+from sqap_vla_ros.evaluation.demo.report import summary_text, write_report
+from sqap_vla_ros.evaluation.demo.video import frame_picture, write_video
+from sqap_vla_ros.nodes.recorder.recording import Episode, JointCommand, RecordedChunk, RecordedImage, Recording
+from sqap_vla_ros.robot.camera import CameraModel, ToolProjection
+from sqap_vla_ros.robot.trajectory import anchor_chunk
+
+SECOND = 1_000_000_000
+START = 1_763_000_000 * SECOND
+
+
+def made_up_recording():
+    """Two seconds: images at 10 Hz, chunks at 5 Hz, two joints that lag 10 mrad behind, the tool along x at 5 cm/s."""
+    camera = CameraModel(
+        160,
+        120,
+        np.array([[100.0, 0, 80], [0, 100, 60], [0, 0, 1]]),
+        np.zeros(0),
+        False,
+        np.eye(3),
+        np.zeros(3),
+        np.inf,
+    )
+    optical_from_base = np.eye(4)
+    optical_from_base[2, 3] = 1.0
+    picture = np.full((120, 160, 3), 120, np.uint8)
+    jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
+    images = [
+        RecordedImage(START + i * SECOND // 10, jpeg, optical_from_base, ToolProjection((80.0, 60.0)))
+        for i in range(20)
+    ]
+    deltas = np.tile([0.01, 0, 0, 0, 0, 0.02, 1.0], (16, 1))
+    selection = TokenSelection(
+        np.arange(0, 256, 2, dtype=np.int32),
+        np.array([Reason.ATTENTION] * 100 + [Reason.RING] * 28, np.uint8),
+        (16, 16),
+        "sqap",
+        3,
+        (8, 8),
+    )
+    chunks = []
+    for i in range(10):
+        stamp_ns = START + i * SECOND // 5
+        anchor = np.eye(4)
+        anchor[0, 3] = 0.01 * i
+        chunk = ActionChunk(stamp_ns, deltas, 0.2, deltas)
+        stages = {"vision": 10.0 + i, "decoder": 20.0, "total": 30.0 + i}
+        chunks.append(
+            RecordedChunk(chunk, anchor_chunk(deltas, anchor, stamp_ns, 0.2), selection, stages, 2.0 + i / 10, 0.05)
+        )
+    times = START + np.arange(100, dtype=np.int64) * SECOND // 50
+    poses = np.tile(np.eye(4), (100, 1, 1))
+    poses[:, 0, 3] = np.linspace(0, 0.1, 100)
+    ramp = np.arange(100) / 50
+    positions = np.stack([ramp - 0.01, -ramp + 0.01, np.full(100, 0.04)], axis=1)
+    command_times = START + np.array([0, 2 * SECOND], dtype=np.int64)
+    command = JointCommand(("b", "a"), START, command_times, np.array([[0.0, 0.0], [-2.0, 2.0]]))
+    return Recording(
+        episodes=[Episode(START, START + 2 * SECOND, "push the <b>box</b>", START + 3 * SECOND // 2)],
+        model={"checkpoint": "none", "recipe": "sqap", "parameters": 7, "image_size": 224},
+        camera=camera,
+        images=images,
+        chunks=chunks,
+        joint_names=("a", "b", "finger"),
+        joint_times_ns=times,
+        joint_positions=positions,
+        tool_times_ns=times,
+        tool_poses=poses,
+        commands=[command],
+        states=[(START, "WAITING", "no image"), (START + SECOND, "RUNNING", "")],
+        counters={"chunks_published": 10, "chunks_rejected": 1},
+    )
+
+
+@pytest.fixture
+def recording():
+    return made_up_recording()
+
+
+def test_commanded_joints_are_matched_by_name_and_interpolated(recording):
+    times = START + np.array([-SECOND, 0, SECOND // 2, 2 * SECOND, 3 * SECOND], dtype=np.int64)
+    wanted = recording.commanded_positions(times)
+    assert np.isnan(wanted[[0, -1]]).all()  # before the first command and after the end
+    np.testing.assert_allclose(wanted[1:-1, :2], [[0, 0], [0.5, -0.5], [2, -2]], atol=1e-9)
+    assert np.isnan(wanted[:, 2]).all()  # nobody commanded the finger
+
+
+def test_a_newer_trajectory_takes_over_from_its_first_point(recording):
+    times = START + np.array([SECOND, SECOND + SECOND // 2, 2 * SECOND], dtype=np.int64)
+    recording.commands.append(JointCommand(("a", "b"), START + SECOND, times, np.array([[1.0, -1], [5, -5], [9, -9]])))
+    wanted = recording.commanded_positions(START + np.array([SECOND - 1, SECOND + SECOND // 4], dtype=np.int64))
+    np.testing.assert_allclose(wanted[:, 0], [1.0, 3.0], atol=1e-6)
+
+
+def two_episodes(recording):
+    """The same run cut in two at one second: then the scene was set again and the arm jumped."""
+    first, second = Episode(START, START + SECOND - 1, "pick", START + SECOND // 2), START + SECOND
+    recording.episodes = [first, Episode(second, START + 2 * SECOND, "place")]
+    recording.tool_poses[50:, 1, 3] = 0.5
+    return recording
+
+
+def test_a_command_ends_with_its_episode(recording):
+    wanted = two_episodes(recording).commanded_positions(START + np.array([SECOND // 2, 3 * SECOND // 2]))
+    assert np.isfinite(wanted[0, :2]).all()
+    assert np.isnan(wanted[1]).all()
+
+
+def test_episodes_are_told_apart(recording):
+    summary = two_episodes(recording).summary()
+    assert [episode["done_s"] for episode in summary["episodes"]] == [0.5, None]
+    assert summary["instruction"] == "pick, then place"
+    assert summary["tool_travel_m"] == pytest.approx(0.1, rel=0.02)  # without the jump in between
+    text = summary_text(summary)
+    assert "pick: done in 0.5 s" in text
+    assert "place: not done in 1.0 s" in text
+    assert "success       1 of 2" in text
+
+
+def test_the_film_says_when_the_task_is_done(recording):
+    before, after = (frame_picture(recording, recording.images[index]) for index in (14, 15))
+    recording.episodes = [Episode(START, START + 2 * SECOND, "push the <b>box</b>")]
+    np.testing.assert_array_equal(before, frame_picture(recording, recording.images[14]))
+    assert (after != frame_picture(recording, recording.images[15]))[:12].any()  # the caption
+
+
+def test_the_summary_counts(recording):
+    summary = recording.summary()
+    assert summary["chunks"] == 10
+    assert (summary["tokens_kept"], summary["tokens_total"]) == (128, 256)
+    assert summary["kept_mean"] == {"attention": 100.0, "ring": 28.0}
+    assert summary["latency_ms"]["vision"]["p50"] == pytest.approx(14.5)
+    assert list(summary["latency_ms"]) == ["vision", "decoder", "total"]
+    assert summary["tool_travel_m"] == pytest.approx(0.1)
+    assert summary["image_to_chunk_ms"]["p95"] == pytest.approx(50.0)
+
+
+def test_following_is_measured_on_the_joints_that_were_commanded(recording):
+    assert recording.summary()["joint_error_rad"]["rms"] == pytest.approx(0.01, rel=1e-6)
+    assert recording.summary()["joint_error_rad"]["max"] == pytest.approx(0.01, rel=1e-6)
+
+
+def test_the_film_lasts_as_long_as_the_run(recording, tmp_path):
+    write_video(recording, tmp_path / "demo.mp4", show=False)
+    reader = imageio.get_reader(tmp_path / "demo.mp4")
+    assert reader.get_meta_data()["fps"] == pytest.approx(10.0, rel=0.01)
+    assert reader.count_frames() == 20
+    assert (tmp_path / "demo.webp").stat().st_size > 1000
+
+
+def test_the_chunk_is_drawn_where_it_leads(recording):
+    picture = frame_picture(recording, recording.images[10])
+    # the tool is in the middle; the chunk leads along x, to the right in this camera, 100 px a metre
+    right, left = picture[58:63, 84:92].max(axis=-1), picture[58:63, 68:76].max(axis=-1)
+    assert (right > 230).any()
+    assert not (left > 230).all()
+
+
+def test_the_report_needs_nothing_else(recording, tmp_path):
+    summary = write_report(recording, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "push the &lt;b&gt;box&lt;/b&gt;" in page
+    assert "<b>box" not in page
+    assert "http" not in page
+    assert page.count("data:image/png;base64,") == 2
+    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(summary))
+    text = summary_text(summary)
+    assert "10 published, 1 rejected" in text
+    assert "128 of 256 kept: attention 100, ring 28" in text
+    assert "10.0 mrad rms" in text
+
+
+def arguments(tmp_path, **changed):
+    parser = argparse.ArgumentParser()
+    command.register(parser.add_subparsers())
+    args = parser.parse_args(["demo", "--quiet", "--out", str(tmp_path)])
+    return argparse.Namespace(**{**vars(args), **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"instruction": "juggle the eggs"}, "no task is called 'juggle the eggs'; there are 'pick up the red cube'"),
+        ({"instruction": "open the drawer", "task": "pick"}, "--task cannot be given beside it"),
+        ({"episodes": 0}, "--episodes must be from 1 to 100, got 0"),
+    ],
+)
+def test_a_wrong_task_is_refused_before_anything_starts(tmp_path, monkeypatch, changed, message):
+    monkeypatch.setattr(demo, "_record", lambda args: pytest.fail("nodes were started"))
+    with pytest.raises(ValueError, match=message):
+        command.run(arguments(tmp_path, **changed))
+
+
+@pytest.mark.parametrize("duration", [0.0, -1.0, 1e9, float("nan")])
+def test_an_impossible_duration_is_refused(tmp_path, duration):
+    with pytest.raises(ValueError, match="--duration must be from 1 to 3600 seconds"):
+        command.run(arguments(tmp_path, duration=duration))
+
+
+def test_an_arm_that_was_never_commanded_is_a_failure_with_a_report(recording, tmp_path, monkeypatch):
+    recording.commands.clear()
+    monkeypatch.setattr(demo, "_record", lambda args: recording)
+    with pytest.raises(demo.DemoFailed, match="never commanded the arm: no image"):
+        command.run(arguments(tmp_path))
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.ros
+def test_the_whole_demo(tmp_path, capsys):
+    assert command.run(arguments(tmp_path, duration=3.0, episodes=2, instruction="pick up the red cube")) == 0
+    for name in ("demo.mp4", "demo.webp", "report.html", "report.png", "report.json"):
+        assert (tmp_path / name).stat().st_size > 1000
+    summary = json.loads((tmp_path / "report.json").read_text())
+    assert summary["chunks"] > 0
+    assert [episode["instruction"] for episode in summary["episodes"]] == ["pick up the red cube"] * 2
+    assert summary["episodes"][1]["at_s"] > 3.0
+    assert summary["kept_mean"]["ring"] > 0
+    assert summary["joint_error_rad"]["rms"] < 0.05
+    assert str(tmp_path / "demo.mp4") in capsys.readouterr().out
+
+
+@pytest.mark.ros
+def test_a_policy_that_cannot_be_loaded_is_said(tmp_path):
+    with pytest.raises(demo.DemoFailed, match=r"ended by itself: policy_node|could not be enabled.*nowhere"):
+        command.run(arguments(tmp_path, checkpoint="/nowhere/at/all", duration=3.0))

@@ -1,0 +1,72 @@
+"""What twist mode adds to the velocity, and that joint mode sends nothing faster than the joints may go."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from sqap_vla_ros.nodes.policy.sinks import TWIST_CORRECTION_LIMITS, TWIST_GAIN_HZ, JointSink, Measured, tracking_twist
+from sqap_vla_ros.resources import share_path
+from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
+from sqap_vla_ros.robot.safety import SafetyLimits
+from sqap_vla_ros.robot.trajectory import anchor_chunk
+
+
+def pose(xyz=(0.0, 0.0, 0.0), rotvec=(0.0, 0.0, 0.0)):
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_rotvec(rotvec).as_matrix()
+    matrix[:3, 3] = xyz
+    return matrix
+
+
+def test_it_points_from_the_measured_to_the_commanded_pose():
+    twist = tracking_twist(pose((0.01, 0.0, -0.002), (0.0, 0.0, 0.1)), pose())
+    np.testing.assert_allclose(twist, TWIST_GAIN_HZ * np.array([0.01, 0.0, -0.002, 0.0, 0.0, 0.1]), atol=1e-12)
+
+
+def test_nothing_is_added_where_the_tool_is_right():
+    np.testing.assert_array_equal(tracking_twist(pose((0.3, 0.1, 0.2)), pose((0.3, 0.1, 0.2))), np.zeros(6))
+
+
+@pytest.mark.parametrize("far_m", [0.1, 10.0])
+def test_it_is_bounded_and_keeps_its_direction(far_m):
+    twist = tracking_twist(pose((far_m, far_m, 0.0), (0.0, 2.0, 0.0)), pose())
+    assert np.linalg.norm(twist[:3]) == pytest.approx(TWIST_CORRECTION_LIMITS[0])
+    assert twist[0] == pytest.approx(twist[1])
+    assert np.linalg.norm(twist[3:]) == pytest.approx(TWIST_CORRECTION_LIMITS[1])
+
+
+class Publisher:
+    def __init__(self):
+        self.sent = []
+
+    def publish(self, message):
+        self.sent.append(message)
+
+
+def test_what_is_slowed_down_for_the_joints_is_judged_again():
+    arm = ArmKinematics.from_urdf(share_path("config/robots/tabletop_arm.urdf").read_text(), "base_link", "tool0")
+    publisher = Publisher()
+    node = SimpleNamespace(create_lifecycle_publisher=lambda *_: publisher)
+    sink = JointSink(node, SimpleNamespace(kinematics=arm), SafetyLimits())
+    rng = np.random.default_rng(0)
+    slowed = refused = 0
+    for _ in range(120):  # near a singular wrist, where joints go fast
+        q = np.array([0.0, -0.5, 0.0, -2.2, 0.0, 0.0, 0.8]) + rng.uniform(-0.3, 0.3, 7)
+        q[5] = rng.uniform(0.0, 0.35)
+        deltas = np.concatenate([rng.uniform(-0.015, 0.015, 3), rng.uniform(-0.1, 0.1, 3), [1.0]])
+        wanted = anchor_chunk(np.tile(deltas, (8, 1)), arm.forward(q), 0, 0.2)
+        try:
+            slowed += sink.start(wanted, Measured(wanted.anchor, q)).end_ns > wanted.end_ns
+        except KinematicsError:
+            refused += 1
+            continue
+        points = publisher.sent.pop().points
+        times_s = np.array([p.time_from_start.sec + p.time_from_start.nanosec * 1e-9 for p in points])
+        moved = np.abs(np.diff([q, *(p.positions for p in points)], axis=0)) / np.diff(times_s, prepend=0.0)[:, None]
+        assert (moved <= arm.velocity_limit + 1e-2).all()  # the start is within the tolerance of the inverse kinematics
+        assert (np.abs([p.velocities for p in points]) <= arm.velocity_limit + 1e-9).all()
+    assert slowed >= 5
+    assert refused < 40
+    assert not publisher.sent

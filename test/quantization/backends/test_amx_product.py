@@ -1,0 +1,175 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sqap_vla_ros.quantization.backends import amx as amx_product
+from sqap_vla_ros.quantization.backends.amx import AmxProduct, amx_unsupported, quantize_rows
+from sqap_vla_ros.quantization.backends.table import BACKENDS, BackendError, ReferenceProduct, resolve_backend
+from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
+from sqap_vla_ros.quantization.packing import PackedWeight
+from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
+from sqap_vla_ros.quantization.rotations import OrthogonalMix
+
+needs_amx = pytest.mark.skipif(bool(amx_unsupported()), reason=f"backend amx: {amx_unsupported()}")
+
+
+@pytest.fixture
+def uncached():
+    """What is remembered about the machine is asked again, before and after."""
+    amx_unsupported.cache_clear()
+    amx_product._library.cache_clear()
+    yield
+    amx_unsupported.cache_clear()
+    amx_product._library.cache_clear()
+
+
+@needs_amx
+@given(
+    m=st.sampled_from([1, 15, 16, 17, 33, 96, 300]),
+    k=st.sampled_from([1, 63, 64, 65, 512, 577, 1100]),
+    n=st.sampled_from([1, 16, 17, 31, 32, 65, 320]),
+    top=st.sampled_from([7, 8, 127]),
+    extreme=st.booleans(),
+    threads=st.sampled_from([1, 2, 3]),
+)
+@settings(max_examples=60, deadline=None)
+def test_products_are_the_references_to_the_last_bit(m, k, n, top, extreme, threads):
+    generator = torch.Generator().manual_seed(m * k + n)
+    values = torch.randint(-127, 128, (m, k), generator=generator).to(torch.int8)
+    weight = torch.randint(-top, top + (top < 8), (n, k), generator=generator).to(torch.int8)
+    if extreme:  # the largest sums there are
+        values.fill_(-127)
+        weight.fill_(-top)
+    scale = torch.rand(n, generator=generator) + 0.5
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        reference, amx = ReferenceProduct(weight, scale), AmxProduct(weight, scale)
+        assert amx.packed.numel() == -(-n // 32) * 32 * -(-k // 64) * 64 // (2 if top < 9 else 1)
+        for dtype in (torch.float32, torch.bfloat16):
+            token_scale = (torch.rand(m, 1, generator=generator) + 0.5).to(dtype)
+            assert torch.equal(amx(values, token_scale), reference(values, token_scale))
+        assert amx_product._kernels().threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_amx
+@pytest.mark.parametrize(("rows", "outputs"), [(1, 1), (40, 33), (16, 288)])
+def test_gated_is_the_formula(rows, outputs):
+    generator = torch.Generator().manual_seed(rows)
+    values = torch.randint(-7, 8, (rows, 600), generator=generator).to(torch.int8)
+    scale = torch.logspace(-4, 4, rows)[:, None].bfloat16()  # SiLU at its linear and at its flat parts
+    weights = [torch.randint(-top, top, (outputs, 600), generator=generator).to(torch.int8) for top in (8, 127)]
+    scales = [torch.rand(outputs, generator=generator) * 0.01 for _ in weights]
+    gate, up = (AmxProduct(*pair) for pair in zip(weights, scales, strict=True))
+    for dtype in (torch.bfloat16, torch.float32):
+        products = [ReferenceProduct(*pair).unscaled(values, dtype) for pair in zip(weights, scales, strict=True)]
+        opened, other = (product.float() * scale.float() for product in products)
+        expected = (torch.nn.functional.silu(opened) * other).to(dtype)
+        tolerance = 0.008 if dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(gate.gated(up, values, scale.to(dtype)), expected, atol=1e-6, rtol=tolerance)
+
+
+@needs_amx
+def test_no_rows_give_no_rows():
+    product = AmxProduct(torch.ones(40, 64, dtype=torch.int8), torch.ones(40))
+    values, scale = quantize_rows(torch.ones(0, 64).bfloat16(), 4, 0.9, None)
+    assert product(values, scale).shape == (0, 40)
+
+
+@needs_amx
+def test_a_scale_that_is_not_finite_shows():
+    product = AmxProduct(torch.ones(40, 64, dtype=torch.int8), torch.ones(40))
+    scale = torch.tensor([[1.0], [torch.nan], [torch.inf]]).bfloat16()
+    y = product(torch.ones(3, 64, dtype=torch.int8), scale)
+    assert (y[0] == 64).all()
+    assert y[1].isnan().all()
+    assert y[2].isinf().all()
+
+
+@needs_amx
+@given(
+    m=st.integers(1, 20),
+    k=st.sampled_from([1, 15, 16, 63, 96, 1000]),
+    bits=st.sampled_from([4, 8]),
+    clip=st.sampled_from([1.0, 0.9, 0.65]),
+    power=st.sampled_from([-38, -13, -4, 0, 4, 30]),
+)
+@settings(max_examples=60, deadline=None)
+def test_quantised_rows_are_the_plain_ones(m, k, bits, clip, power):
+    generator = torch.Generator().manual_seed(m * k)
+    x = (torch.randn(m, k, generator=generator) * 10.0**power).bfloat16()
+    x[-1] = 0
+    for actual, expected in zip(
+        quantize_rows(x, bits, clip, None), quantize_activation(x, bits, clip=clip), strict=True
+    ):
+        assert torch.equal(actual, expected)
+    values, scale = quantize_rows(x, bits, clip, 1e-5)
+    assert torch.equal(values, quantize_activation(x, bits, clip=clip)[0])
+    # the sum of squares may run in another order
+    torch.testing.assert_close(scale, quantize_activation(x, bits, clip=clip, rms_eps=1e-5)[1])
+
+
+@needs_amx
+def test_activations_that_are_not_finite_show_in_their_scale():
+    x = torch.ones(3, 40).bfloat16()
+    x[1, 39], x[2, 0] = torch.nan, torch.inf
+    scale = quantize_rows(x, 4, 0.9, None)[1]
+    assert scale.isfinite().tolist() == [[True], [False], [False]]
+
+
+@needs_amx
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_whole_layers_agree_with_the_reference(dtype):
+    generator = torch.Generator().manual_seed(1)
+    weight = PackedWeight.of(quantize_weight(torch.randn(100, 1376, generator=generator), 4))
+    layer = QuantizedLinear(weight, ActivationQuantizer(4, clip=0.9, rotation=OrthogonalMix(1376)), torch.ones(100))
+    x = torch.randn(2, 21, 1376, generator=generator).to(dtype)
+    expected = layer(x)
+    assert use_backend(layer) == "amx"
+    assert layer.activation.row_quantizer is quantize_rows
+    assert torch.equal(layer(x), expected)
+
+
+@needs_amx
+def test_activations_of_another_width_are_refused():
+    product = AmxProduct(torch.ones(8, 64, dtype=torch.int8), torch.ones(8))
+    with pytest.raises(ValueError, match=r"expected int8 \[M, 64\], got torch.int8 \(2, 63\)"):
+        product(torch.ones(2, 63, dtype=torch.int8), torch.ones(2, 1))
+    with pytest.raises(ValueError, match=r"not in torch\.float64"):
+        product(torch.ones(2, 64, dtype=torch.int8), torch.ones(2, 1).double())
+    with pytest.raises(ValueError, match="could overflow 32 bits"):
+        AmxProduct(torch.ones(1, amx_product.MOST_INPUTS + 1, dtype=torch.int8), torch.ones(1))
+
+
+def test_without_amx_or_a_compiler_auto_takes_another_backend(monkeypatch, uncached, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert resolve_backend("auto", torch.device("cpu")) in ("onednn", "reference")
+    with pytest.raises(BackendError, match=r"the CPU has no AMX.*use backend auto"):
+        BACKENDS["amx"](torch.ones(1, 1, dtype=torch.int8), torch.ones(1))
+    amx_unsupported.cache_clear()
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert amx_unsupported() == "there is no C++ compiler (install g++)"
+
+
+def test_a_failed_compilation_says_why_and_leaves_nothing(monkeypatch, uncached, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+
+    def fail(command, **kwargs):
+        Path(command[-1]).write_text("half a library")
+        raise subprocess.CalledProcessError(1, command, stderr="error: unrecognized option -mamx-tile\nmore")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    assert amx_unsupported() == "compiling amx_kernels.cpp failed: error: unrecognized option -mamx-tile"
+    assert not list((tmp_path / "sqap_vla_ros").iterdir())

@@ -1,0 +1,220 @@
+"""The worker process: what it answers, and what is left behind when either side dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from places import SUPPORT
+
+from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.serving.worker import (
+    Event,
+    LoadFailed,
+    Lost,
+    PolicyWorker,
+    PredictFailed,
+    Progress,
+    Ready,
+    Result,
+    WorkerConfig,
+    WorkerError,
+)
+
+DOUBLES = "policy_doubles"
+TIMEOUT_S = 30.0
+
+
+def start(factory: str, **config) -> PolicyWorker:
+    worker = PolicyWorker(WorkerConfig("double", factory=f"{DOUBLES}:{factory}", **config), notify=lambda: None)
+    worker.start()
+    return worker
+
+
+def wait_for(worker: PolicyWorker, *kinds: type) -> Event:
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        for event in worker.wait(0.5):
+            if isinstance(event, kinds):
+                return event
+            assert isinstance(event, Progress), f"unexpected {event}"
+    raise AssertionError(f"no {kinds} within {TIMEOUT_S} s")
+
+
+@pytest.fixture
+def worker():
+    worker = start("straight")
+    assert isinstance(wait_for(worker, Ready), Ready)
+    yield worker
+    worker.close()
+
+
+def observation(seed: int = 0, height: int = 48, width: int = 64) -> Observation:
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Observation(image, 123_456_789, "pick the cube", (3.5, 4.5), np.eye(4))
+
+
+def gone(pid: int) -> bool:
+    """No process of that number runs (a zombie does not run)."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_until(condition, timeout_s: float = TIMEOUT_S) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def test_the_policy_sees_exactly_the_observation_that_was_submitted(worker):
+    # The double answers with sums over the image; a larger image after a smaller one needs a larger shared memory.
+    for seed, (height, width) in enumerate([(48, 64), (480, 640), (100, 10)]):
+        sent = observation(seed, height, width)
+        number = worker.submit(sent, seed=7)
+        result = wait_for(worker, Result)
+        assert result.request == number
+        assert result.chunk.stamp_ns == 123_456_789
+        assert result.chunk.seed == 7
+        assert result.chunk.normalized[0, 0] == sent.image.sum(dtype=np.int64)
+        assert result.policy_s > 0.0
+
+
+def test_one_request_at_a_time():
+    worker = start("slow")
+    try:
+        wait_for(worker, Ready)
+        worker.submit(observation())
+        assert worker.busy
+        with pytest.raises(WorkerError, match="one at a time"):
+            worker.submit(observation())
+    finally:
+        worker.close(timeout_s=0.1)
+
+
+def test_a_request_before_it_is_ready_is_refused():
+    worker = start("straight")
+    try:
+        with pytest.raises(WorkerError, match="not ready"):
+            worker.submit(observation())
+    finally:
+        worker.close()
+
+
+def test_an_exception_in_the_policy_is_reported_and_the_worker_lives_on():
+    worker = start("raises", warmup=0)
+    try:
+        wait_for(worker, Ready)
+        for _ in range(2):
+            worker.submit(observation())
+            failed = wait_for(worker, PredictFailed)
+            assert "ArithmeticError: the double always fails" in failed.text
+    finally:
+        worker.close()
+
+
+def test_a_policy_that_cannot_be_loaded_says_why():
+    worker = start("unloadable")
+    try:
+        assert "FileNotFoundError: no checkpoint here" in wait_for(worker, LoadFailed).text
+    finally:
+        worker.close()
+
+
+def test_a_worker_that_dies_is_reported_with_its_exit(worker):
+    worker.submit(observation())
+    wait_for(worker, Result)
+    os.kill(worker.pid, signal.SIGKILL)
+    assert "SIGKILL" in wait_for(worker, Lost).text
+    assert not worker.ready
+    assert not worker.busy
+    with pytest.raises(WorkerError, match="not ready"):
+        worker.submit(observation())
+
+
+def test_a_worker_that_exits_in_the_middle_of_a_prediction_is_reported():
+    worker = start("crashes", warmup=0)
+    try:
+        wait_for(worker, Ready)
+        worker.submit(observation())
+        assert "status 17" in wait_for(worker, Lost).text
+        assert not worker.busy
+    finally:
+        worker.close()
+
+
+def test_notify_is_called_for_every_event():
+    notified = threading.Semaphore(0)
+    worker = PolicyWorker(WorkerConfig("double", factory=f"{DOUBLES}:straight"), notify=notified.release)
+    worker.start()
+    try:
+        assert notified.acquire(timeout=TIMEOUT_S)
+        wait_for(worker, Ready)
+        worker.submit(observation())
+        assert notified.acquire(timeout=TIMEOUT_S)
+    finally:
+        worker.close()
+
+
+def test_closing_ends_the_process_even_while_it_computes():
+    worker = start("slow")
+    wait_for(worker, Ready)
+    worker.submit(observation())
+    pid = worker.pid
+    begin = time.monotonic()
+    worker.close(timeout_s=5.0)
+    assert gone(pid)
+    assert time.monotonic() - begin < 5.0  # it noticed the closed socket; nobody had to kill it
+    assert worker.events() == []  # an end that was asked for is no loss
+    worker.close()
+
+
+def test_ctrl_c_does_not_reach_the_worker(worker):
+    assert os.getsid(worker.pid) != os.getsid(0)
+    os.kill(worker.pid, signal.SIGINT)
+    worker.submit(observation())
+    assert isinstance(wait_for(worker, Result), Result)
+
+
+@pytest.mark.parametrize("factory", ["straight", "slow"])
+def test_no_orphan_when_the_parent_is_killed(factory):
+    # The parent dies without a chance to clean up, with the worker idle or in the middle of a prediction.
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(f"""
+                import sys, time
+                sys.path[:0] = [{str(SUPPORT)!r}, {str(Path(__file__).parent)!r}]
+                import test_worker as t
+                worker = t.start("{factory}")
+                t.wait_for(worker, t.Ready)
+                worker.submit(t.observation())
+                print(worker.pid, flush=True)
+                time.sleep(60)
+            """),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        pid = int(parent.stdout.readline())
+        assert not gone(pid)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert wait_until(lambda: gone(pid), timeout_s=10.0)
+
+
+def test_the_parent_side_imports_neither_torch_nor_rclpy():
+    code = "import sys, sqap_vla_ros.serving.worker; print([m for m in ('torch', 'rclpy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
