@@ -51,7 +51,6 @@ from sqap_vla_ros.compression.accelerators import with_pruning
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.captured import CapturedPolicy, GraphedCall
 from sqap_vla_ros.compression.files.skeleton import empty_model, put, quantize_structure
-from sqap_vla_ros.compression.layers import follow_text
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.actions import ActionStatistics
@@ -159,7 +158,6 @@ def build(recipe_name: str, distinct: int, prepared: bool, device: str = "cpu") 
         make_ready(model)
         prepack(model)
     model.decoder.layers = nn.ModuleList(model.decoder.layers[i % distinct] for i in range(depth))
-    follow_text(model.decoder)
     gc.collect()
     bound = np.array([0.02] * 3 + [0.1] * 3 + [1.0])
     statistics_ = ActionStatistics(-bound, bound, np.array([True] * 6 + [False]), dt_s=0.2)

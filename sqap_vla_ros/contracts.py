@@ -160,17 +160,6 @@ class SelectionContext:
     seed: int = 0
 
 
-@dataclass
-class TextSpan:
-    """The tokens behind the image in the sequence that is being computed: the last `tokens` rows (0: not known).
-
-    Set by every forward pass, read by activation quantisers that give text more bits. Dropping visual tokens changes
-    nothing here, and where the cognition token alone is computed, it is text.
-    """
-
-    tokens: int = 0
-
-
 @dataclass(frozen=True)
 class SelectedTokens:
     """A selector's answer for a batch.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sqap_vla_ros.compression.folding import rotate_stream_ends
-from sqap_vla_ros.compression.layers import LinearReport, compress_layer, follow_text
+from sqap_vla_ros.compression.layers import LinearReport, compress_layer
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.checkpoints.checkpoint import release
@@ -91,7 +91,6 @@ def compress(
         reports += layer.linears
         if finished is not None:
             finished(layer)
-    follow_text(decoder)
     return reports
 
 

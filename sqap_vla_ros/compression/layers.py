@@ -15,7 +15,6 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sqap_vla_ros.compression.folding import online_rotation, rotate_layer, turn_input_online
 from sqap_vla_ros.compression.recipe import LINEARS, QuantizationSpec
-from sqap_vla_ros.policy.decoder import Decoder
 from sqap_vla_ros.quantization.equalization import (
     awq_clipped_weight,
     awq_scale,
@@ -30,6 +29,7 @@ from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import QuantizedWeight, quantize_weight, search_activation_clip
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
 from sqap_vla_ros.quantization.statistics import InputStatistics
+from sqap_vla_ros.text_rows import text_rows
 
 # linears that read the same tensor
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
@@ -108,13 +108,6 @@ def build_group(
     ]
 
 
-def follow_text(decoder: Decoder) -> None:
-    """Show every activation quantiser where the text of the decoder's present sequence is."""
-    for module in decoder.modules():
-        if isinstance(module, QuantizedLinear):
-            module.activation.text = decoder.text
-
-
 def compress_layer(
     layer: LlamaDecoderLayer,
     spec: QuantizationSpec,
@@ -178,7 +171,8 @@ def compress_layer(
     if run is not None and expected is not None and hidden is not None and rotary is not None:
         runnable = copy.deepcopy(layer)  # a fast backend lets go of the packed weights, which are still to be stored
         use_backend(runnable)
-        outputs = _outputs(runnable, [h.float() for h in hidden], rotary)
+        with text_rows(0):  # the next layer is calibrated on what the visual tokens' bits give for every row
+            outputs = _outputs(runnable, [h.float() for h in hidden], rotary)
         output_error = _relative(torch.cat([o[0] for o in outputs]), torch.cat([e[0] for e in expected]))
     layer.input_layernorm.to(dtype)
     layer.post_attention_layernorm.to(dtype)

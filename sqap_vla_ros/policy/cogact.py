@@ -28,6 +28,7 @@ from sqap_vla_ros.policy.decoder import VISUAL_START, Decoder, DecoderOutput
 from sqap_vla_ros.policy.diffusion import Sampler, draw_noise
 from sqap_vla_ros.policy.preprocessing import ImageTransform, patch_of
 from sqap_vla_ros.policy.vision import Projector, VisionTowers
+from sqap_vla_ros.text_rows import text_rows
 
 Tokenize = Callable[[str], list[int]]
 
@@ -64,8 +65,9 @@ class CogACT(nn.Module):
         embeddings = torch.cat((text[:, :VISUAL_START], visual.to(text.dtype), text[:, VISUAL_START:]), dim=1)
         if lengths is not None:
             lengths = lengths + visual.shape[1]
-        self.decoder.text.tokens = token_ids.shape[1] - VISUAL_START
-        return self.decoder(embeddings, lengths, selector=selector, context=context)
+        with text_rows(token_ids.shape[1] - VISUAL_START):
+            output: DecoderOutput = self.decoder(embeddings, lengths, selector=selector, context=context)
+        return output
 
     def cognition(
         self,

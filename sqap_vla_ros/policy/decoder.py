@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
-from sqap_vla_ros.contracts import SelectedTokens, SelectionContext, TextSpan, TokenSelector
+from sqap_vla_ros.contracts import SelectedTokens, SelectionContext, TokenSelector
 from sqap_vla_ros.policy.config import DecoderConfig
 
 VISUAL_START = 1  # [BOS][visual …][text …]
@@ -52,7 +52,6 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
         self.layers = nn.ModuleList(LlamaDecoderLayer(llama, index) for index in range(config.depth))
         self.norm = LlamaRMSNorm(config.width, eps=config.rms_eps)
-        self.text = TextSpan()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

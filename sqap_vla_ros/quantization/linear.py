@@ -17,12 +17,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from sqap_vla_ros.contracts import TextSpan
 from sqap_vla_ros.quantization.backends.table import BACKENDS, BackendError, IntegerProduct, resolve_backend
 from sqap_vla_ros.quantization.fused import fused_unavailable, quantize_rows
 from sqap_vla_ros.quantization.packing import PackedWeight, packed_columns
 from sqap_vla_ros.quantization.quantizers import QuantizedWeight, quantize_activation
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
+from sqap_vla_ros.text_rows import text_row_count
 
 FUSED_FROM = 1024  # input channels from which a compiled quantiser repays its compilation
 # x [M, K], bits, clip, rms_eps -> what `quantize_activation` gives per token
@@ -37,8 +37,9 @@ class ActivationQuantizer:
     granularity: `token` or `tensor`.
     rotation: applied first; None for none.
     consumers: how many linears read the same tensor (3 for q, k, v): the result is kept until the last one took it.
-    text_bits: of the rows that `text` says are text; None for `bits` there too. Integers are eight bits wide in every
-        product, so this costs next to no time. Text is a tenth of the tokens, and the last of them makes the action.
+    text_bits: bits of the rows that are text, which the policy announces with `text_rows`; None for `bits` there too.
+        Integers are eight bits wide in every product, so this costs next to no time. Text is a tenth of the tokens,
+        and the last of them makes the action.
     """
 
     def __init__(
@@ -54,7 +55,6 @@ class ActivationQuantizer:
         self.bits, self.clip, self.granularity = bits, clip, granularity
         self.rotation, self.consumers = rotation, consumers
         self.text_bits = text_bits
-        self.text: TextSpan | None = None  # shared with the decoder, see `layers.follow_text`
         self.row_quantizer: RowQuantizer | None = None  # one kernel for tokens' scales; the result is the same
         self.rms_eps: float | None = None  # of an RMSNorm that is applied here instead of before, see `streamline`
         self._source: weakref.ref[torch.Tensor] | None = None
@@ -81,10 +81,19 @@ class ActivationQuantizer:
         return result
 
     def _quantize_by_kind(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text rows with their own bits, where somebody says which rows those are."""
-        if self.text_bits is None or self.text is None or not self.text.tokens:
+        """Quantise text rows to `text_bits` and the others to `bits`."""
+        if self.text_bits is None:
             return self._quantize(x, self.bits, self.clip)
-        visual = x.shape[-2] - self.text.tokens
+        try:
+            text = text_row_count()
+        except LookupError:
+            raise RuntimeError(
+                f"text rows are to be quantised to {self.text_bits} bits, but nothing says which rows are text: "
+                "predict through the policy, or call the layers inside `with text_rows(n):`"
+            ) from None
+        if not text:
+            return self._quantize(x, self.bits, self.clip)
+        visual = x.shape[-2] - text
         if visual <= 0:
             return self._quantize(x, self.text_bits, 1.0)
         values, scale = self._quantize(x[..., :visual, :], self.bits, self.clip)

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sqap_vla_ros.contracts import TextSpan
 from sqap_vla_ros.quantization.backends.table import (
     BackendError,
     OneDnnProduct,
@@ -19,6 +18,7 @@ from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinea
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
+from sqap_vla_ros.text_rows import text_rows
 
 needs_onednn = pytest.mark.skipif(bool(onednn_unsupported()), reason=f"backend onednn: {onednn_unsupported()}")
 
@@ -206,9 +206,9 @@ def test_compilation_is_refused_without_a_compiler(monkeypatch):
 @pytest.mark.parametrize("text", [0, 1, 4, 11, 30])
 def test_text_rows_are_quantised_with_their_own_bits(text, granularity):
     wide = ActivationQuantizer(4, clip=0.8, granularity=granularity, text_bits=8)
-    wide.text = TextSpan(text)
     x = random(2, 11, 16)
-    values, scale = (part.view(2, 11, -1) for part in wide(x))
+    with text_rows(text):
+        values, scale = (part.view(2, 11, -1) for part in wide(x))
     visual = max(0, 11 - text)
     for rows, bits, clip in ((slice(0, visual), 4, 0.8), (slice(visual, 11), 8, 1.0)):
         if x[:, rows].numel():
@@ -217,13 +217,20 @@ def test_text_rows_are_quantised_with_their_own_bits(text, granularity):
             assert torch.equal(scale[:, rows], expected[1])
 
 
-def test_text_rows_through_a_row_kernel_and_without_a_decoder():
+def test_text_rows_through_a_row_kernel():
     if fused_unavailable():
         pytest.skip(fused_unavailable())
-    plain, fused, alone = (ActivationQuantizer(4, clip=0.85, text_bits=8) for _ in range(3))
-    plain.text = fused.text = TextSpan(5)
+    plain, fused = (ActivationQuantizer(4, clip=0.85, text_bits=8) for _ in range(2))
     fused.row_quantizer = quantize_rows
     x = random(3, 40, 96).bfloat16()
-    for actual, expected in zip(fused(x), plain(x), strict=True):
-        assert torch.equal(actual, expected)
-    assert torch.equal(alone(x)[0], ActivationQuantizer(4, clip=0.85)(x)[0])  # nobody says where text is
+    with text_rows(5):
+        for actual, expected in zip(fused(x), plain(x), strict=True):
+            assert torch.equal(actual, expected)
+
+
+def test_text_bits_are_refused_where_nothing_says_which_rows_are_text():
+    quantizer, x = ActivationQuantizer(4, text_bits=8), random(3, 40, 96)
+    with text_rows(7), text_rows(2):
+        quantizer(x)
+    with pytest.raises(RuntimeError, match="text rows are to be quantised to 8 bits, but nothing says which"):
+        quantizer(x)

@@ -5,21 +5,21 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
-from sqap_vla_ros.contracts import TextSpan
 from sqap_vla_ros.quantization.backends.table import row_parts
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
 from sqap_vla_ros.quantization.streamline import IntegerMlp, streamline
+from sqap_vla_ros.text_rows import text_rows
 
 WIDTH, MLP_WIDTH, HEADS = 64, 96, 4
 
 
-def decoder_layer(granularity: str = "token", text: TextSpan | None = None) -> LlamaDecoderLayer:
+def decoder_layer(granularity: str = "token", text_bits: int | None = None) -> LlamaDecoderLayer:
     """A Llama layer of integer linears, as recipes with folded norms make it; A8, where a flipped value is small.
 
-    text: then visual tokens have A4.
+    text_bits: given, visual tokens have A4.
     """
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -38,14 +38,13 @@ def decoder_layer(granularity: str = "token", text: TextSpan | None = None) -> L
         (layer.mlp, ("down_proj",)),
     ):
         shared = ActivationQuantizer(
-            8 if text is None else 4,
+            8 if text_bits is None else 4,
             clip=0.9,
             granularity=granularity,
             rotation=mix.get(group[0]),
             consumers=len(group),
-            text_bits=None if text is None else 8,
+            text_bits=text_bits,
         )
-        shared.text = text
         for name in group:
             weight = torch.randn(getattr(owner, name).weight.shape) * 0.2
             setattr(owner, name, QuantizedLinear(PackedWeight.of(quantize_weight(weight, 4)), shared))
@@ -77,15 +76,17 @@ def test_a_streamlined_layer_differs_by_roundings_only(tokens):
 
 
 def test_a_streamlined_mlp_knows_which_rows_are_text():
-    layer = decoder_layer(text=TextSpan(6)).float()
+    layer = decoder_layer(text_bits=8).float()
     streamlined = copy.deepcopy(layer)
     streamline(streamlined)
     assert isinstance(streamlined.mlp, IntegerMlp)
     streamlined.mlp.gate_proj.activation.rms_eps = None  # the norm stays outside: the same integers enter both
     x = torch.randn(2, 20, WIDTH, generator=torch.Generator().manual_seed(3))
-    expected, actual = layer.mlp(x), streamlined.mlp(x)
+    with text_rows(6):
+        expected, actual = layer.mlp(x), streamlined.mlp(x)
     assert (actual - expected).norm() < 0.02 * expected.norm()
-    narrow = decoder_layer(text=TextSpan(0)).float().mlp(x)
+    with text_rows(0):
+        narrow = layer.mlp(x)
     torch.testing.assert_close(narrow[:, :-6], expected[:, :-6])
     assert (narrow - expected)[:, -6:].norm() > 0.05 * expected[:, -6:].norm()
 

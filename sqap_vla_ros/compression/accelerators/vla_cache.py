@@ -151,7 +151,6 @@ class CachingDecoder(Decoder):
         torch.nn.Module.__init__(self)  # the parts are the given decoder's, nothing is allocated
         self.config = decoder.config
         self.embed_tokens, self.layers, self.norm = decoder.embed_tokens, decoder.layers, decoder.norm
-        self.text = decoder.text
         self.settings = settings
         self.visual_tokens = visual_tokens
         self.candidates: NDArray[np.int64] = np.empty(0, dtype=np.int64)

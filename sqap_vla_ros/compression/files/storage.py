@@ -24,7 +24,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from sqap_vla_ros.compression.files.skeleton import empty_model, put, quantize_structure
-from sqap_vla_ros.compression.layers import follow_text
 from sqap_vla_ros.compression.policy import CompressedPolicy
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.policy.actions import ActionStatistics
@@ -231,7 +230,6 @@ def load_compressed(
         raise CompressedFileError(
             f"{path} lacks {len(missing)} tensors of the model, first {missing[0]}; compress anew"
         )
-    follow_text(model.decoder)
     return CompressedPolicy(
         model,
         file.tokenizer(),
