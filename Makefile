@@ -8,7 +8,7 @@ export AMENT_PREFIX_PATH := $(VENV):$(AMENT_PREFIX_PATH)
 export LD_LIBRARY_PATH := $(VENV)/lib:$(LD_LIBRARY_PATH)
 endif
 
-.PHONY: help setup demo test pytest lint format clean
+.PHONY: help setup demo test pytest lint structure format clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' "$(firstword $(MAKEFILE_LIST))"
@@ -28,6 +28,9 @@ lint: setup  ## ruff and mypy
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
+
+structure:  ## files and lines by room, and what breaks the rules of who may import whom
+	@python3 scripts/structure.py
 
 format: setup  ## rewrite the sources in the project's style
 	@$(RUN) -m ruff check --fix .

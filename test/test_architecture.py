@@ -1,92 +1,197 @@
 """The rooms import each other in one direction only, and torch and rclpy stay where they belong."""
 
-import ast
 import configparser
 import importlib.metadata
+import importlib.util
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from places import ROOT
 
-PACKAGE = Path(__file__).resolve().parent.parent / "sqap_vla_ros"
-MODULES = sorted(PACKAGE.rglob("*.py"))
-assert len(MODULES) > 20
+PACKAGE = ROOT / "sqap_vla_ros"
 
-# Which rooms a room may import, beside itself.
-FOUNDATION = {"contracts", "resources", "text_rows", "__init__"}
-MAY_IMPORT = {
-    "contracts": set(),
-    "resources": set(),
-    "text_rows": set(),
-    "__init__": set(),
-    "policy": FOUNDATION,
-    "quantization": FOUNDATION,
-    "robot": FOUNDATION,
-    # The overlay draws through the policy's own image transform.
-    "pruning": FOUNDATION | {"policy"},
-    # Calibration looks at the simulator, which is loaded when it is asked for.
-    "compression": FOUNDATION | {"policy", "pruning", "quantization", "simulation"},
-    "simulation": FOUNDATION | {"robot"},
-    "training": FOUNDATION | {"policy", "simulation"},
-    "control": FOUNDATION | {"robot"},
-    "serving": FOUNDATION | {"compression"},
-    "nodes": FOUNDATION | {"control", "serving", "policy", "pruning", "robot", "simulation"},
-    "evaluation": FOUNDATION
-    | {"compression", "control", "serving", "policy", "pruning", "robot", "simulation", "nodes"},
+
+def _load_structure():
+    """scripts/structure.py, which is a program and not a module of the package."""
+    spec = importlib.util.spec_from_file_location("structure", ROOT / "scripts" / "structure.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["structure"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+structure = _load_structure()
+
+
+def test_the_structure_is_as_the_rules_say():
+    assert len(structure.read_tree(PACKAGE).modules) > 100
+    known = (
+        "circle: nodes.policy",
+        "circle: quantization.backends",
+        "test_policy_node.py has",
+        "sqap_vla_ros/nodes/policy/",
+    )
+    found = structure.violations(PACKAGE, ROOT / "test")
+    assert [sentence for sentence in found if not any(text in sentence for text in known)] == []
+
+
+def test_every_rule_is_about_a_room_that_exists():
+    modules = structure.read_tree(PACKAGE).modules
+    named = {room for row in structure.RULES.values() for room in row} | set(structure.RULES)
+    assert {
+        name for name in named if name not in modules and name not in ("__init__", "nodes.parameter_table")
+    } == set()
+
+
+# A small package in which nothing is wrong, and one change to it for every rule.
+SOUND = {
+    "__init__.py": "",
+    "contracts.py": "",
+    "resources.py": "",
+    "text_rows.py": "",
+    "cli.py": "from sqap_vla_ros.commands import demo\n",
+    "commands/__init__.py": "",
+    "commands/demo.py": "from sqap_vla_ros.evaluation.demo import run\n",
+    "evaluation/__init__.py": "",
+    "evaluation/demo/__init__.py": "",
+    "evaluation/demo/run.py": "",
+    "nodes/__init__.py": "",
+    "nodes/messages.py": "import rclpy\nfrom sqap_vla_ros.contracts import Observation\n",
+    "nodes/tf/__init__.py": "",
+    "nodes/tf/buffer.py": "",
+    "nodes/policy/__init__.py": "",
+    "nodes/policy/node.py": "from sqap_vla_ros.nodes import messages\nfrom sqap_vla_ros.nodes.policy import sinks\n",
+    "nodes/policy/sinks.py": "from sqap_vla_ros.robot import camera\n",
+    "nodes/simulator/__init__.py": "",
+    "nodes/simulator/node.py": "",
+    "policy/__init__.py": "",
+    "policy/cogact.py": "import torch\n",
+    "policy/preprocessing.py": "",
+    "pruning/__init__.py": "",
+    "pruning/grid.py": "",
+    "pruning/overlay.py": "from sqap_vla_ros.policy.preprocessing import ImageTransform\n",
+    "robot/__init__.py": "",
+    "robot/camera.py": "",
+    "robot/safety.py": "",
+    "serving/__init__.py": "",
+    "serving/worker.py": "",
 }
-MAY_IMPORT["commands"] = {*MAY_IMPORT}
-MAY_IMPORT["cli"] = {*MAY_IMPORT}
+
+PLANTED = {
+    "a lower room imports a higher one": (
+        {"robot/safety.py": "from sqap_vla_ros.nodes import messages\n"},
+        r"robot/safety\.py:1 imports sqap_vla_ros\.nodes\.messages, but robot may only import contracts, resources",
+    ),
+    "inside a function": (
+        {"robot/safety.py": "def f():\n    import sqap_vla_ros.evaluation.demo.run\n"},
+        r"robot/safety\.py:2 imports sqap_vla_ros\.evaluation\.demo\.run",
+    ),
+    "importlib by name": (
+        {"robot/safety.py": "import importlib\nimportlib.import_module('sqap_vla_ros.evaluation.demo.run')\n"},
+        r"robot/safety\.py:2 imports sqap_vla_ros\.evaluation\.demo\.run",
+    ),
+    "importlib by a computed name": (
+        {"robot/safety.py": "import importlib\nimportlib.import_module('sqap_vla_ros.' + 'evaluation')\n"},
+        r"robot/safety\.py:2 imports a module by a computed name",
+    ),
+    "a module named in a string": (
+        {"robot/safety.py": "BOOT = 'sqap_vla_ros.evaluation.demo.run:main'\n"},
+        r"robot/safety\.py:1 names sqap_vla_ros\.evaluation\.demo\.run",
+    ),
+    "one file's permission is not the room's": (
+        {"pruning/grid.py": "from sqap_vla_ros.policy.cogact import CogACT\n"},
+        r"pruning/grid\.py:1 imports sqap_vla_ros\.policy\.cogact, but pruning may only import contracts, resources",
+    ),
+    "a file with a permission uses another": (
+        {"pruning/overlay.py": "from sqap_vla_ros.policy.cogact import CogACT\n"},
+        r"pruning/overlay\.py:1 imports sqap_vla_ros\.policy\.cogact, but pruning\.overlay may only",
+    ),
+    "one folder of nodes imports another": (
+        {"nodes/simulator/node.py": "from sqap_vla_ros.nodes.policy import sinks\n"},
+        r"nodes/simulator/node\.py:1 imports sqap_vla_ros\.nodes\.policy\.sinks",
+    ),
+    "the shared files of nodes import a node": (
+        {"nodes/messages.py": "from sqap_vla_ros.nodes.policy import sinks\n"},
+        r"nodes/messages\.py:1 imports sqap_vla_ros\.nodes\.policy\.sinks",
+    ),
+    "somebody imports commands": (
+        {"nodes/tf/buffer.py": "from sqap_vla_ros.commands import demo\n"},
+        r"nodes/tf/buffer\.py:1 imports sqap_vla_ros\.commands\.demo",
+    ),
+    "a circle": (
+        {
+            "robot/camera.py": "import sqap_vla_ros.robot.safety\n",
+            "robot/safety.py": "import sqap_vla_ros.robot.camera\n",
+        },
+        r"these files import each other in a circle: robot\.camera, robot\.safety",
+    ),
+    "a circle behind TYPE_CHECKING": (
+        {
+            "robot/camera.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+            "    from sqap_vla_ros.robot.safety import SafetyLimits\n",
+            "robot/safety.py": "from sqap_vla_ros.robot.camera import CameraModel\n",
+        },
+        r"these files import each other in a circle: robot\.camera, robot\.safety",
+    ),
+    "torch in a folder of nodes": (
+        {"nodes/policy/sinks.py": "def f():\n    import torch\n"},
+        r"nodes/policy/sinks\.py:2 imports torch, which belongs to policy",
+    ),
+    "ROS outside of nodes": (
+        {"serving/worker.py": "from rclpy.node import Node\n"},
+        r"serving/worker\.py:1 imports rclpy\.node\.Node, which belongs to nodes",
+    ),
+    "messages below evaluation": (
+        {"robot/safety.py": "from sensor_msgs.msg import Image\n"},
+        r"robot/safety\.py:1 imports sensor_msgs\.msg\.Image, which belongs to nodes, evaluation",
+    ),
+    "a relative import": ({"robot/safety.py": "from . import camera\n"}, r"robot/safety\.py:1 imports relatively"),
+    "a room without a row": (
+        {"attic/__init__.py": "", "attic/box.py": ""},
+        r"attic/__init__\.py:1: the room 'attic' has no row in RULES of scripts/structure\.py",
+    ),
+    "a file that is too long": (
+        {"robot/safety.py": "x = 1\n" * (structure.MOST_LINES + 1)},
+        r"robot/safety\.py has 451 lines; split it, 450 is the most",
+    ),
+    "a folder that is too full": (
+        {f"robot/file_{i}.py": "" for i in range(structure.MOST_FILES)},
+        r"robot holds 15 files; give a subject a folder of its own, 13 is the most",
+    ),
+}
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def plant(root: Path, files: dict[str, str]) -> Path:
+    for name, text in {**SOUND, **files}.items():
+        path = root / "sqap_vla_ros" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root / "sqap_vla_ros"
 
 
-def imports_of(path: Path) -> Iterator[tuple[str, int]]:
-    """Absolute names of all modules a file imports anywhere in it, with the line."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno} imports relatively; the project imports by full name"
-            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+def test_a_sound_package_has_no_violation(tmp_path):
+    assert structure.violations(plant(tmp_path, {})) == []
 
 
-def test_rooms_import_in_one_direction():
-    wrong = []
-    for path in MODULES:
-        room = room_of(path)
-        for name, line in imports_of(path):
-            parts = name.split(".")
-            if parts[0] != "sqap_vla_ros" or parts[1] in (room, "msg", "action", "__version__"):
-                continue
-            if parts[1] not in MAY_IMPORT[room]:
-                wrong.append(f"{path.relative_to(PACKAGE.parent)}:{line} imports {name}")
-    assert not wrong, "\n".join(wrong)
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_violation_is_caught(tmp_path, name):
+    files, message = PLANTED[name]
+    found = structure.violations(plant(tmp_path, files))
+    assert len(found) == 1, found
+    assert re.search(message, found[0]), found[0]
 
 
-def test_only_the_nodes_room_speaks_ros():
-    """Message classes are data: evaluation writes bags with them, without a running ROS."""
-    middleware = {"rclpy", "tf2_ros", "launch", "launch_ros", "cv_bridge"}
-    messages = {"sensor_msgs", "geometry_msgs", "std_msgs", "trajectory_msgs", "tf2_msgs"}
-    wrong = [
-        f"{path.relative_to(PACKAGE.parent)}:{line} imports {name}"
-        for path in MODULES
-        for name, line in imports_of(path)
-        if (name.split(".")[0] in middleware and room_of(path) != "nodes")
-        or (name.split(".")[0] in messages and room_of(path) not in ("nodes", "evaluation"))
-    ]
-    assert not wrong, "\n".join(wrong)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_can_be_read_in_one_sitting(path):
-    assert len(path.read_text().splitlines()) <= 500
+def test_a_test_folder_is_counted_too(tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "test_long.py").write_text("\n" * 451)
+    found = structure.violations(plant(tmp_path, {}), tmp_path / "test")
+    assert found == ["test/test_long.py has 451 lines; split it, 450 is the most"]
 
 
 def loaded_by(modules: list[str], heavy: set[str]) -> set[str]:
@@ -108,11 +213,12 @@ def test_nodes_do_not_load_torch():
     assert loaded_by(modules_of("nodes", "description"), {"torch", "transformers"}) == set()
 
 
-def test_the_robot_room_loads_neither_torch_nor_ros():
-    assert loaded_by(modules_of("robot"), {"torch", "rclpy"}) == set()
+@pytest.mark.parametrize("room", ["robot", "control", "serving"])
+def test_these_rooms_load_neither_torch_nor_ros(room):
+    assert loaded_by(modules_of(room), {"torch", "rclpy"}) == set()
 
 
-@pytest.mark.parametrize("room", ["policy", "pruning", "quantization", "compression", "robot", "simulation"])
+@pytest.mark.parametrize("room", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
 def test_a_room_is_imported_without_torch_or_ros(room):
     assert loaded_by([f"sqap_vla_ros.{room}"], {"torch", "rclpy", "transformers", "mujoco"}) == set()
 
@@ -132,11 +238,12 @@ def test_every_library_the_sources_import_is_declared():
     ros |= {"tf2_ros"} if "tf2_ros_py" in ros else set()
     distributions = importlib.metadata.packages_distributions()
     undeclared = set()
-    for path in MODULES:
-        for name, line in imports_of(path):
-            top = name.split(".")[0]
-            if top in sys.stdlib_module_names or top == "sqap_vla_ros" or top in ros:
+    tree = structure.read_tree(PACKAGE)
+    for module, references in tree.references.items():
+        for reference in references:
+            top = reference.name.split(".")[0]
+            if top in sys.stdlib_module_names or top == "sqap_vla_ros" or top in ros or reference.kind == "name":
                 continue
             if not {canonicalize_name(found) for found in distributions.get(top, [top])} & declared:
-                undeclared.add(f"{path.relative_to(PACKAGE.parent)}:{line} imports {top}")
+                undeclared.add(f"{tree.where(module, reference.line)} imports {top}")
     assert not undeclared, "\n".join(sorted(undeclared))
