@@ -35,7 +35,7 @@ from sqap_vla_ros.simulation.experts import plan
 from sqap_vla_ros.simulation.joint_path import accept_trajectory
 from sqap_vla_ros.simulation.layout import sample_layout
 from sqap_vla_ros.simulation.scene import ARM_JOINTS
-from sqap_vla_ros.simulation.tasks import TaskFamily
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 from sqap_vla_ros.simulation.world import TabletopWorld
 
 RESULT = Path(__file__).resolve().parent / "results" / "arm_lag.json"

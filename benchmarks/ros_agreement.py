@@ -35,7 +35,8 @@ from sqap_vla_ros.nodes.policy.parameters import defaults
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
 from sqap_vla_ros.simulation.layout import VARIATIONS, sample_layout
-from sqap_vla_ros.simulation.tasks import Task, TaskFamily
+from sqap_vla_ros.simulation.tasks import Task
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "ros_agreement.json"

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sqap_vla_ros.simulation.camera import SceneRenderer
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.experts import expert, plan
 from sqap_vla_ros.simulation.layout import sample_layout
-from sqap_vla_ros.simulation.renderer import SceneRenderer
 from sqap_vla_ros.simulation.scene import build_model
 
 RESULTS = Path(__file__).parent / "results" / "simulator.json"

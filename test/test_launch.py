@@ -13,9 +13,8 @@ import yaml
 
 from sqap_vla_ros.nodes.launch import bringup as bringup_module
 from sqap_vla_ros.nodes.launch.bringup import NodeProcesses, main, run, show_arguments
-from sqap_vla_ros.nodes.launch.table import BRINGUPS, TASKS, Bringup, NodeEntry, dds_environment, resolve
+from sqap_vla_ros.nodes.launch.table import BRINGUPS, Bringup, NodeEntry, dds_environment, resolve
 from sqap_vla_ros.resources import share_path
-from sqap_vla_ros.simulation.tasks import TaskFamily
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -87,7 +86,6 @@ def test_the_simulated_arm_is_commanded_unless_told_otherwise():
         "publish_clock": True,
     }
     assert policy_node.parameters == {"dry_run": False, "use_sim_time": True}
-    assert set(TASKS) == set(TaskFamily)
 
 
 def test_a_number_that_is_none_is_named():

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqap_vla_ros.simulation.vocabulary import SUITES, TaskFamily
+
 if TYPE_CHECKING:
     from sqap_vla_ros.evaluation.closed_loop.study import Method, Unit
 
-SUITES = ("visual_matching", "variant_aggregation")
-FAMILIES = ("pick", "move_near", "open_drawer", "close_drawer", "place_in_drawer", "place_in_bowl")
+_SUITES = tuple(map(str, SUITES))
+_FAMILIES = tuple(map(str, TaskFamily))
 
 _DESCRIPTION = """\
 Runs recipes in closed loop on the embedded tabletop, on the same episodes, and compares their success with the first
@@ -26,8 +28,8 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("--checkpoint", default="tabletop", help="a shipped policy, a checkpoint folder or file")
     parser.add_argument("--recipes", default="fp32,w4a4,sqap", help="comma-separated; the first is the reference")
-    parser.add_argument("--suite", choices=(*SUITES, "both"), default=SUITES[0])
-    parser.add_argument("--families", default=",".join(FAMILIES), help="comma-separated task families")
+    parser.add_argument("--suite", choices=(*_SUITES, "both"), default=_SUITES[0])
+    parser.add_argument("--families", default=",".join(_FAMILIES), help="comma-separated task families")
     parser.add_argument("--episodes", type=int, default=50, help="of each family; seeds 0, 1, ...")
     parser.add_argument(
         "--out", type=Path, default=Path("out/evaluate"), help="folder of results; continued if it exists"
@@ -66,20 +68,19 @@ def make_units(args: argparse.Namespace) -> list[Unit]:
     from sqap_vla_ros.compression.recipe import load_recipe
     from sqap_vla_ros.evaluation.closed_loop.episodes import Execution
     from sqap_vla_ros.evaluation.closed_loop.study import Method, Unit
-    from sqap_vla_ros.simulation.tasks import TaskFamily
 
     names = _names(args.recipes)
     if not names or len(set(names)) != len(names):
         raise ValueError(f"--recipes needs some recipes, each once, got {args.recipes!r}")
-    unknown = sorted(set(_names(args.families)) - set(FAMILIES))
+    unknown = sorted(set(_names(args.families)) - set(_FAMILIES))
     if unknown or not _names(args.families):
-        raise ValueError(f"--families must be some of {', '.join(FAMILIES)}, got {args.families!r}")
+        raise ValueError(f"--families must be some of {', '.join(_FAMILIES)}, got {args.families!r}")
     for option in ("jobs", "lockstep", "episodes"):
         if getattr(args, option) < 1:
             raise ValueError(f"--{option} must be at least 1, got {getattr(args, option)}")
     execution = Execution(args.horizon, args.ensemble, args.async_latency)
     families = tuple(TaskFamily(name) for name in _names(args.families))
-    suites = SUITES if args.suite == "both" else (args.suite,)
+    suites = _SUITES if args.suite == "both" else (args.suite,)
     methods: list[Method] = []
     for name in names:
         recipe = load_recipe(name)  # a wrong name is told before an hour of work, not after

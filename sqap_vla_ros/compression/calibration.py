@@ -68,7 +68,7 @@ def simulator_observations(count: int, *, seed: int = SIMULATOR_SEED) -> list[Ob
     `seed` + e and gives up to `PER_EPISODE` observations, spread evenly over it.
     """
     from sqap_vla_ros.simulation.environment import TabletopEnv
-    from sqap_vla_ros.simulation.tasks import TaskFamily
+    from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
     families = list(TaskFamily)
     share = min(PER_EPISODE, max(1, count // len(families)))
@@ -84,12 +84,12 @@ def simulator_observations(count: int, *, seed: int = SIMULATOR_SEED) -> list[Ob
 
 def _episode_observations(env: TabletopEnv, wanted: int) -> list[Observation]:
     """`wanted` observations from the start of an episode to its end, fewer where it is shorter than that."""
-    from sqap_vla_ros.simulation.environment import CONTROL_DT_S
+    from sqap_vla_ros.simulation.environment import CONTROL_NS
     from sqap_vla_ros.simulation.experts import expert
 
     instruction, seen = env.task.instruction, []
     while True:
-        stamp_ns = round(env.steps * CONTROL_DT_S * 1e9)
+        stamp_ns = env.steps * CONTROL_NS
         pose = env.world.base_from_tool
         seen.append(Observation(env.render(), stamp_ns, instruction, env.gripper_pixel, pose))
         result = env.step(expert(env.task, env.state))

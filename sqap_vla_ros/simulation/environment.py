@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sqap_vla_ros.robot.conventions import compose_delta
-from sqap_vla_ros.simulation.camera import intrinsics
+from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.robot.camera import project_tool
+from sqap_vla_ros.robot.conventions import compose_delta, invert_pose
+from sqap_vla_ros.simulation.camera import SceneRenderer, camera_model
 from sqap_vla_ros.simulation.layout import VISUAL_MATCHING, Layout, Variation, sample_layout
-from sqap_vla_ros.simulation.renderer import SceneRenderer
 from sqap_vla_ros.simulation.scene import FINGER_RANGE_M
-from sqap_vla_ros.simulation.tasks import Task, TaskFamily, WorldState
+from sqap_vla_ros.simulation.tasks import Task, WorldState
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 from sqap_vla_ros.simulation.world import TabletopWorld
 
 CONTROL_DT_S = 0.2  # 5 Hz: an action of the policy
+CONTROL_NS = round(CONTROL_DT_S * NS_PER_S)
 MAX_DELTA_M = 0.08  # per action; the workspace and these bounds stand in for a controller's limits
 MAX_DELTA_RAD = 0.5
 WORKSPACE_M = ((0.22, -0.45, 0.012), (0.72, 0.45, 0.45))
@@ -136,14 +139,9 @@ class TabletopEnv:
 
     @property
     def gripper_pixel(self) -> tuple[float, float] | None:
-        """(u, v) of the tool frame in the rendered image; None outside of it."""
-        optical = np.linalg.inv(self.world.base_from_optical) @ self.world.base_from_tool
-        x, y, z = optical[:3, 3]
-        if z <= 0:
-            return None
-        u, v, _ = intrinsics(self.world.camera_fovy_rad, self.width, self.height) @ (x / z, y / z, 1.0)
-        inside = -0.5 <= u < self.width - 0.5 and -0.5 <= v < self.height - 0.5
-        return (float(u), float(v)) if inside else None
+        """Pixel (u, v) of the tool frame in the rendered image; None where it is not in view."""
+        camera = camera_model(self.world.camera_fovy_rad, self.width, self.height)
+        return project_tool(camera, invert_pose(self.world.base_from_optical), self.world.base_from_tool).pixel
 
     def _get_renderer(self) -> SceneRenderer:
         if self._renderer is None:

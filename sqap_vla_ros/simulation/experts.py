@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from sqap_vla_ros.simulation.layout import DRAWER_OPEN_M
 from sqap_vla_ros.simulation.scene import BOWL_HEIGHT_M, FINGER_RANGE_M, SHAPES
-from sqap_vla_ros.simulation.tasks import Task, TaskFamily, WorldState
+from sqap_vla_ros.simulation.tasks import Task, WorldState
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 MAX_MOVE_M = 0.05  # per action
 MAX_TURN_RAD = 0.35

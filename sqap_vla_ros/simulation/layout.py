@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sqap_vla_ros.simulation.scene import COLOURS, SHAPES, SLOTS, TABLE_MATERIALS, ObjectKind
-from sqap_vla_ros.simulation.tasks import NEAR_M, Task, TaskFamily, parse_instruction
+from sqap_vla_ros.simulation.tasks import NEAR_M, Task, parse_instruction
+from sqap_vla_ros.simulation.vocabulary import TaskFamily, VariationName
 
 DRAWER_OPEN_M = 0.15
 CABINET_NOMINAL_M = (0.45, 0.33)
@@ -29,7 +30,7 @@ class Variation:
     darkest_tint: the table's colour is multiplied by a grey between this and 1, and by a mild cast.
     """
 
-    name: str
+    name: VariationName
     camera_jitter_m: float
     light_range: tuple[float, float]
     table_materials: tuple[str, ...]
@@ -44,11 +45,13 @@ class Variation:
             raise ValueError(f"objects must be (fewest, most) within 2 and {SLOTS}, got {self.objects}")
 
 
-VISUAL_MATCHING = Variation("visual_matching", 0.01, (0.85, 1.15), ("oak",), (2, 3))
-VARIANT_AGGREGATION = Variation("variant_aggregation", 0.03, (0.5, 1.3), ("walnut", "marble", "cloth"), (3, 5))
+VISUAL_MATCHING = Variation(VariationName.VISUAL_MATCHING, 0.01, (0.85, 1.15), ("oak",), (2, 3))
+VARIANT_AGGREGATION = Variation(
+    VariationName.VARIANT_AGGREGATION, 0.03, (0.5, 1.3), ("walnut", "marble", "cloth"), (3, 5)
+)
 # For training alone: more looks than are matched, none of the table tops that are held out, fewer distractors.
-RANDOMISED = Variation("randomised", 0.02, (0.6, 1.25), ("oak", "plain"), (2, 4), darkest_tint=0.3)
-VARIATIONS = {variation.name: variation for variation in (VISUAL_MATCHING, VARIANT_AGGREGATION, RANDOMISED)}
+RANDOMISED = Variation(VariationName.RANDOMISED, 0.02, (0.6, 1.25), ("oak", "plain"), (2, 4), darkest_tint=0.3)
+VARIATIONS = {str(variation.name): variation for variation in (VISUAL_MATCHING, VARIANT_AGGREGATION, RANDOMISED)}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import itertools
 from dataclasses import dataclass
 from functools import cache
@@ -11,25 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sqap_vla_ros.simulation.scene import BOWL_RADIUS_M, COLOURS, SHAPES, ObjectKind
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 LIFTED_M = 0.08  # above where the object stood
 NEAR_M = 0.12
 OPENED_M = 0.12
 CLOSED_M = 0.015
-
-
-class TaskFamily(str, enum.Enum):
-    """Values are the names used in parameters, files and reports."""
-
-    PICK = "pick"
-    MOVE_NEAR = "move_near"
-    OPEN_DRAWER = "open_drawer"
-    CLOSE_DRAWER = "close_drawer"
-    PLACE_IN_DRAWER = "place_in_drawer"
-    PLACE_IN_BOWL = "place_in_bowl"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 # Control steps (at 5 Hz) after which an episode has failed: two to three times what the scripted expert needs.

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sqap_vla_ros.policy.preprocessing import ImageTransform
-from sqap_vla_ros.simulation.camera import intrinsics
+from sqap_vla_ros.simulation.camera import SceneRenderer, intrinsics
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.experts import expert
 from sqap_vla_ros.simulation.layout import VARIATIONS, Variation
-from sqap_vla_ros.simulation.renderer import SceneRenderer
 from sqap_vla_ros.simulation.scene import COLOURS, SHAPES, SLOTS
+from sqap_vla_ros.simulation.vocabulary import VariationName
 from sqap_vla_ros.training.labels import FAMILIES, Asked, candidates, chunk, draw
 
 FIRST_SEED = 1_000_000  # layouts below are for calibration and evaluation
@@ -44,7 +44,7 @@ class CollectionConfig:
     shards: int = 84
     frames: int = 768
     kept: int = 5
-    variations: tuple[str, ...] = ("visual_matching", "randomised")
+    variations: tuple[str, ...] = (VariationName.VISUAL_MATCHING, VariationName.RANDOMISED)
     noise_m: tuple[float, ...] = (0.0, 0.008, 0.016)
     jump: float = 0.04
     flip: float = 0.015

@@ -17,7 +17,7 @@ from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.checkpoints.checkpoint import load_checkpoint
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.layout import Variation
-from sqap_vla_ros.simulation.tasks import TaskFamily
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 from sqap_vla_ros.training.collection import FIRST_SEED, LABELS, CollectionConfig, Recorder, stack
 from sqap_vla_ros.training.labels import FAMILIES, Asked, draw
 

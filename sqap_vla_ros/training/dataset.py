@@ -16,7 +16,8 @@ from sqap_vla_ros.policy.prompt import PromptTokenizer
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S
 from sqap_vla_ros.simulation.experts import MAX_MOVE_M, MAX_TURN_RAD
 from sqap_vla_ros.simulation.scene import COLOURS, SHAPES, ObjectKind
-from sqap_vla_ros.simulation.tasks import Task, TaskFamily, every_instruction
+from sqap_vla_ros.simulation.tasks import Task, every_instruction
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 from sqap_vla_ros.training.collection import COVER
 from sqap_vla_ros.training.labels import FAMILIES
 from sqap_vla_ros.training.packed import PackedPrompts, common_prefix

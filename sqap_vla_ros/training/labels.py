@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from sqap_vla_ros.simulation.experts import plan
 from sqap_vla_ros.simulation.layout import Layout
-from sqap_vla_ros.simulation.tasks import OPENED_M, Task, TaskFamily, WorldState
+from sqap_vla_ros.simulation.tasks import OPENED_M, Task, WorldState
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 from sqap_vla_ros.simulation.world import TabletopWorld
 
 FAMILIES = tuple(TaskFamily)

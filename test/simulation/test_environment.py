@@ -4,7 +4,7 @@ import pytest
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.experts import expert, plan
 from sqap_vla_ros.simulation.layout import VARIANT_AGGREGATION
-from sqap_vla_ros.simulation.tasks import TaskFamily
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 from sqap_vla_ros.simulation.world import ReachError, tool_pose
 
 

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -9,8 +12,14 @@ from sqap_vla_ros.simulation.layout import (
     Variation,
     sample_layout,
 )
-from sqap_vla_ros.simulation.tasks import TaskFamily
+from sqap_vla_ros.simulation.vocabulary import TaskFamily, VariationName
 from sqap_vla_ros.simulation.world import TabletopWorld
+
+
+def test_every_name_has_its_variation_and_the_names_load_nothing():
+    assert list(VARIATIONS) == list(VariationName)
+    code = "import sys, sqap_vla_ros.simulation.vocabulary; print({'numpy', 'mujoco'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 
 @pytest.mark.parametrize("variation", VARIATIONS.values(), ids=lambda v: v.name)

@@ -2,9 +2,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from sqap_vla_ros.simulation.camera import LINK_FROM_OPTICAL, intrinsics, world_from_optical
+from sqap_vla_ros.nodes.simulator.camera import camera_info
+from sqap_vla_ros.robot.camera import CameraModel, project_tool
+from sqap_vla_ros.simulation.camera import LINK_FROM_OPTICAL, SceneRenderer, intrinsics, world_from_optical
 from sqap_vla_ros.simulation.environment import TabletopEnv
-from sqap_vla_ros.simulation.renderer import SceneRenderer
 
 MARKER = """
 <mujoco>
@@ -61,6 +62,21 @@ def test_gripper_pixel_is_between_the_fingers():
         assert abs(pixel[0] - np.mean(columns)) < 4
         tips = max(left[:, 0].max(), right[:, 0].max())
         assert abs(pixel[1] - tips) < 20  # the tool frame is a centimetre above the finger tips
+
+
+def test_gripper_pixel_is_where_the_node_would_project_it():
+    """The environment, camera_info and the policy node's projection agree, in view and out of it."""
+    with TabletopEnv(width=320, height=240) as env:
+        env.reset(seed=4, family="pick")
+        message = camera_info(env.world.camera_fovy_rad, 320, 240)
+        camera = CameraModel.from_camera_info(message)
+        optical_from_base = np.linalg.inv(env.world.base_from_optical)
+        assert env.gripper_pixel == pytest.approx(
+            project_tool(camera, optical_from_base, env.world.base_from_tool).pixel, abs=1e-6
+        )
+        env.world.model.cam_pos[env.world.model.camera("front").id] = env.world.base_from_tool[:3, 3] + (-0.5, 0, 0.1)
+        env.world.refresh()
+        assert env.gripper_pixel is None  # behind the camera
 
 
 def test_image_size_is_checked():

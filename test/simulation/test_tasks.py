@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sqap_vla_ros.simulation.scene import ObjectKind
-from sqap_vla_ros.simulation.tasks import ObjectState, Task, TaskFamily, WorldState, parse_instruction
+from sqap_vla_ros.simulation.tasks import ObjectState, Task, WorldState, parse_instruction
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 RED, BLUE = ObjectKind("red", "cube"), ObjectKind("blue", "can")
 FREE = ObjectState(np.array([0.4, 0.0, 0.02]), 0.0, held=False, touched=False)

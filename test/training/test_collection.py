@@ -7,7 +7,7 @@ from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.experts import expert, plan
 from sqap_vla_ros.simulation.gl import RenderingUnavailableError
-from sqap_vla_ros.simulation.tasks import TaskFamily
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 from sqap_vla_ros.training.collection import COVER, LABELS, CollectionConfig, collect, expert_shard
 from sqap_vla_ros.training.dataset import Demonstrations, tabletop_statistics
 from sqap_vla_ros.training.labels import FAMILIES, Asked, candidates, chunk, draw

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
 from sqap_vla_ros.evaluation.closed_loop.episodes import Episode, Execution, lockstep_width, predict_together
 from sqap_vla_ros.simulation.environment import TabletopEnv
-from sqap_vla_ros.simulation.tasks import TaskFamily
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 
 @dataclass(frozen=True)

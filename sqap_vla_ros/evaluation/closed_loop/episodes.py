@@ -17,13 +17,12 @@ from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.pruning.baselines import RandomSelector
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
 from sqap_vla_ros.robot.trajectory import anchor_chunk
-from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
+from sqap_vla_ros.simulation.environment import CONTROL_DT_S, CONTROL_NS, TabletopEnv
 from sqap_vla_ros.simulation.layout import VARIATIONS, sample_layout
-from sqap_vla_ros.simulation.tasks import TaskFamily
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 ENSEMBLES = ("none", "original", "by_time")
 CHUNKS_PER_EPISODE = 1000  # noise seeds of one episode: seed * CHUNKS_PER_EPISODE + number of the chunk
-_DT_NS = round(CONTROL_DT_S * 1e9)
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class Episode:
         """What the policy is to look at now."""
         env = self._env
         self._anchor = env.commanded_pose
-        return Observation(env.render(), env.steps * _DT_NS, self._instruction, env.gripper_pixel)
+        return Observation(env.render(), env.steps * CONTROL_NS, self._instruction, env.gripper_pixel)
 
     def act(self, chunk: ActionChunk, inference_ms: float = 0.0) -> None:
         """Let the world go on until the next image is due, or the episode is over."""

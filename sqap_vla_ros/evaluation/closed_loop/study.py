@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution
 from sqap_vla_ros.simulation.layout import VARIATIONS
-from sqap_vla_ros.simulation.tasks import TaskFamily
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 if TYPE_CHECKING:
     from sqap_vla_ros.contracts import Policy

@@ -12,7 +12,7 @@ import numpy as np
 
 from sqap_vla_ros.evaluation.closed_loop.statistics import Interval, PairedOutcomes, wilson
 from sqap_vla_ros.evaluation.closed_loop.study import Store
-from sqap_vla_ros.simulation.tasks import TaskFamily
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 FAMILY_WORDS = {
     TaskFamily.PICK: "Pick",

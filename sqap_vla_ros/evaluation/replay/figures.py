@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sqap_vla_ros.contracts import Reason
+from sqap_vla_ros.contracts import NS_PER_S, Reason
 from sqap_vla_ros.evaluation.replay.metrics import episodes_of, frame_errors, worst_frames
 from sqap_vla_ros.evaluation.replay.run import FrameRecord, RecipeRun, frames_again
 from sqap_vla_ros.nodes.bags.observations import ReplayFrame, ReplaySpec
@@ -84,7 +84,7 @@ def write_video(path: Path, bag_path: Path, spec: ReplaySpec, run: RecipeRun, *,
     by_index = {record.index: record for record in run.records if record.selection is not None}
     if len(by_index) < 2:
         return False
-    gaps_s = np.diff([record.stamp_ns for record in by_index.values()]) / 1e9
+    gaps_s = np.diff([record.stamp_ns for record in by_index.values()]) / NS_PER_S
     rate_hz = float(np.clip(1.0 / np.median(gaps_s[gaps_s > 0]), 1.0, 30.0)) if (gaps_s > 0).any() else 10.0
     size: tuple[int, ...] | None = None
     with imageio.get_writer(path, format="FFMPEG", fps=rate_hz, macro_block_size=2) as file:  # type: ignore[call-overload]
@@ -169,7 +169,7 @@ def error_figure(runs: Sequence[RecipeRun]) -> Figure:
             pairs = [(ours, reference[ours.index]) for ours in episode if ours.index in reference and not ours.problem]
             if not pairs:
                 continue
-            seconds = [(ours.stamp_ns - start_ns) / 1e9 for ours, _ in pairs]
+            seconds = [(ours.stamp_ns - start_ns) / NS_PER_S for ours, _ in pairs]
             errors = frame_errors(pairs)
             single.plot(seconds, errors, color=colour, label=label, linewidth=1)
             cumulative.plot(seconds, np.cumsum(errors), color=colour, label=label, linewidth=1)

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.evaluation.replay.run import FrameRecord, RecipeRun
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
 
 PERCENTILES = (50, 95, 99)
 _GRIPPER_THRESHOLD = 0.5
-_PAUSE_NS = 2_000_000_000
+_PAUSE_NS = 2 * NS_PER_S
 _FAILURES = 5  # different texts that are reported
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqap_vla_ros.resources import share_path
+from sqap_vla_ros.simulation.vocabulary import TaskFamily, VariationName
 
 Value = bool | int | float | str
 
@@ -105,10 +106,6 @@ class NodeCommand:
         return arguments
 
 
-# simulation.tasks.TaskFamily, without its imports.
-TASKS = ("pick", "move_near", "open_drawer", "close_drawer", "place_in_drawer", "place_in_bowl")
-VARIATIONS = ("visual_matching", "variant_aggregation", "randomised")
-
 _BOOL = ("true", "false")
 
 
@@ -151,9 +148,9 @@ _SIMULATOR = (
         _optional(*argument, file="simulator_params_file")
         for argument in (
             ("instruction", "Every episode's task in words, such as 'pick up the red cube'; overrides task."),
-            ("task", "Kind of every episode's task.", str, TASKS),
+            ("task", "Kind of every episode's task.", str, tuple(map(str, TaskFamily))),
             ("seed", "Layout of the first episode; each reset takes the next number.", int),
-            ("variation", "How much the scene's looks vary.", str, VARIATIONS),
+            ("variation", "How much the scene's looks vary.", str, tuple(map(str, VariationName))),
         )
     ),
 )

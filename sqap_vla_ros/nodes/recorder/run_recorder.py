@@ -20,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.msg import ActionChunk, PolicyStatus, TokenSelection
 from sqap_vla_ros.nodes import images, messages
 from sqap_vla_ros.nodes.recorder.recording import Episode, JointCommand, RecordedChunk, RecordedImage, Recording
@@ -210,7 +211,7 @@ class RunRecorder:
     def _tool_motion(self, episodes: list[Episode]) -> tuple[Any, Any]:
         times, poses = [], []
         for episode in episodes:
-            for stamp_ns in range(episode.start_ns, episode.end_ns, 1_000_000_000 // _TOOL_RATE_HZ):
+            for stamp_ns in range(episode.start_ns, episode.end_ns, NS_PER_S // _TOOL_RATE_HZ):
                 try:
                     poses.append(self._pose(self._base_frame, self._tool_frame, stamp_ns))
                 except TransformException:

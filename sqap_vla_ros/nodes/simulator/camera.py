@@ -15,11 +15,9 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from sqap_vla_ros.nodes.images import rgb_to_message
 from sqap_vla_ros.nodes.messages import time_message
-from sqap_vla_ros.simulation.camera import intrinsics
-from sqap_vla_ros.simulation.renderer import SceneRenderer
+from sqap_vla_ros.nodes.simulator.frames import OPTICAL_FRAME
+from sqap_vla_ros.simulation.camera import SceneRenderer, intrinsics
 from sqap_vla_ros.simulation.world import TabletopWorld
-
-OPTICAL_FRAME = "camera_optical_frame"
 
 
 class SimulatorCamera:

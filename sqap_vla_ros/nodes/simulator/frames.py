@@ -14,6 +14,8 @@ from sqap_vla_ros.robot.conventions import invert_pose
 from sqap_vla_ros.simulation.camera import LINK_FROM_OPTICAL
 from sqap_vla_ros.simulation.world import TabletopWorld
 
+BASE_FRAME, TOOL_FRAME = "base_link", "tool0"
+CAMERA_FRAME, OPTICAL_FRAME = "camera_link", "camera_optical_frame"
 _MOVING = (*(f"link{i}" for i in range(1, 8)), "left_finger", "right_finger")
 
 
@@ -35,9 +37,9 @@ class SimulatorFrames:
         base_from_camera = self._world.base_from_optical @ invert_pose(LINK_FROM_OPTICAL)
         fixed = (
             (invert_pose(base_from_link7) @ base_from_hand, "link7", "hand"),
-            (invert_pose(base_from_hand) @ self._world.base_from_tool, "hand", "tool0"),
-            (base_from_camera, "base_link", "camera_link"),
-            (LINK_FROM_OPTICAL, "camera_link", "camera_optical_frame"),
+            (invert_pose(base_from_hand) @ self._world.base_from_tool, "hand", TOOL_FRAME),
+            (base_from_camera, BASE_FRAME, CAMERA_FRAME),
+            (LINK_FROM_OPTICAL, CAMERA_FRAME, OPTICAL_FRAME),
         )
         self._static_broadcaster.sendTransform(
             [transform_message(pose, stamp_ns, parent, child) for pose, parent, child in fixed]

@@ -28,10 +28,11 @@ from std_msgs.msg import Bool, Float64MultiArray, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.nodes.messages import pose_from_message, time_message, time_ns
 from sqap_vla_ros.nodes.simulator import parameters as simulator_parameters
 from sqap_vla_ros.nodes.simulator.camera import SimulatorCamera
-from sqap_vla_ros.nodes.simulator.frames import SimulatorFrames
+from sqap_vla_ros.nodes.simulator.frames import BASE_FRAME, TOOL_FRAME, SimulatorFrames
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.simulation.commander import ArmCommander
 from sqap_vla_ros.simulation.joint_path import TrajectoryRejectedError, accept_trajectory
@@ -42,7 +43,6 @@ from sqap_vla_ros.simulation.world import TabletopWorld
 STEPS_PER_TICK = 2
 LATE_S = 0.25  # physics this far behind the clock lets the time go instead of rushing after it
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-BASE_FRAME, TOOL_FRAME = "base_link", "tool0"
 
 
 class SimulatorNode(Node):
@@ -217,9 +217,9 @@ class SimulatorNode(Node):
                 )
                 due_s = time.monotonic()
             if self._sim_time:
-                self._tick(self._time_ns + round(1e9 * tick_s))
+                self._tick(self._time_ns + round(NS_PER_S * tick_s))
             else:
-                self._tick(self.get_clock().now().nanoseconds - round(1e9 * (time.monotonic() - due_s)))
+                self._tick(self.get_clock().now().nanoseconds - round(NS_PER_S * (time.monotonic() - due_s)))
 
     def _tick(self, now_ns: int) -> None:
         dt_s = self.world.timestep_s
@@ -264,7 +264,7 @@ class SimulatorNode(Node):
 
 def _crossed(before_ns: int, now_ns: int, rate_hz: float) -> bool:
     """Whether a multiple of the period lies in (before, now]."""
-    period_ns = 1e9 / rate_hz
+    period_ns = NS_PER_S / rate_hz
     return int(now_ns // period_ns) > int(before_ns // period_ns)
 
 

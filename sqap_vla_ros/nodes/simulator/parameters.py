@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqap_vla_ros.nodes.policy.parameters import Parameter
-from sqap_vla_ros.simulation.layout import VARIATIONS
-from sqap_vla_ros.simulation.tasks import TaskFamily
+from sqap_vla_ros.simulation.vocabulary import TaskFamily, VariationName
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
@@ -24,10 +23,10 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("seed", 0, "The first episode's layout; each ~/reset takes the next number.", minimum=0),
     Parameter(
         "variation",
-        "visual_matching",
+        str(VariationName.VISUAL_MATCHING),
         "How much looks vary: 'visual_matching' stays near the nominal scene, 'variant_aggregation' has other table "
         "tops, light, camera positions and more objects, 'randomised' is what training saw beside the first.",
-        choices=tuple(VARIATIONS),
+        choices=tuple(map(str, VariationName)),
     ),
     Parameter("image_width", 640, "Pixels.", minimum=16, maximum=1280),
     Parameter("image_height", 480, "Pixels.", minimum=16, maximum=960),

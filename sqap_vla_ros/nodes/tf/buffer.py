@@ -27,6 +27,7 @@ from rclpy.node import Node
 from rclpy.task import Future
 from rclpy.time import Time
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.nodes.tf.transform_tree import (
     ConnectivityException,
     ExtrapolationException,
@@ -89,7 +90,7 @@ class Buffer:
         with self._changed:
             time_ns, translation, rotation = self._tree.lookup(target_frame, source_frame, _nanoseconds(time))
         message = TransformStamped()
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(time_ns, 1_000_000_000)
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(time_ns, NS_PER_S)
         message.header.frame_id = target_frame
         message.child_frame_id = source_frame
         t, q = message.transform.translation, message.transform.rotation
@@ -109,7 +110,7 @@ class Buffer:
         if timeout.nanoseconds > 0:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self.can_transform_core(target_frame, source_frame, time)[0], timeout.nanoseconds * 1e-9
+                    lambda: self.can_transform_core(target_frame, source_frame, time)[0], timeout.nanoseconds / NS_PER_S
                 )
         result = self.can_transform_core(target_frame, source_frame, time)
         return result if return_debug_tuple else result[0]
@@ -176,4 +177,4 @@ class Buffer:
 def _nanoseconds(time: Time | TimeMessage) -> int:
     if isinstance(time, Time):
         return time.nanoseconds
-    return time.sec * 1_000_000_000 + time.nanosec
+    return time.sec * NS_PER_S + time.nanosec

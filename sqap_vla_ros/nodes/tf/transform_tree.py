@@ -14,6 +14,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sqap_vla_ros.contracts import NS_PER_S
+
 Vector = tuple[float, float, float]
 Quaternion = tuple[float, float, float, float]  # xyzw
 
@@ -145,7 +147,7 @@ class _MovingLink:
 class TransformTree:
     """Not thread-safe. cache_ns: how much of the past a moving frame keeps."""
 
-    def __init__(self, cache_ns: int = 10_000_000_000) -> None:
+    def __init__(self, cache_ns: int = 10 * NS_PER_S) -> None:
         self.cache_ns = cache_ns
         self._frames: dict[str, _StaticLink | _MovingLink] = {}
         self._known: set[str] = set()
@@ -166,7 +168,7 @@ class TransformTree:
         self._known.update((child, parent))
         if not frame.insert(stamp_ns, link):
             raise ValueError(
-                f"its time {_seconds(stamp_ns)} is more than {self.cache_ns * 1e-9:g} s older than the newest"
+                f"its time {_seconds(stamp_ns)} is more than {self.cache_ns / NS_PER_S:g} s older than the newest"
             )
 
     def clear(self) -> None:
@@ -267,7 +269,7 @@ class TransformTree:
 
 
 def _seconds(time_ns: int) -> str:
-    return f"{time_ns // 1_000_000_000}.{time_ns % 1_000_000_000 // 1000:06d}"
+    return f"{time_ns // NS_PER_S}.{time_ns % NS_PER_S // 1000:06d}"
 
 
 def _fault(child: str, link: _Link) -> str:

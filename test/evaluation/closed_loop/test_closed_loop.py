@@ -31,7 +31,7 @@ from sqap_vla_ros.evaluation.closed_loop.tables import make_rows, markdown, writ
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
 from sqap_vla_ros.simulation.experts import plan as expert_plan
 from sqap_vla_ros.simulation.gl import RenderingUnavailableError
-from sqap_vla_ros.simulation.tasks import TaskFamily
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 SUITE = "visual_matching"
 PICK, OPEN = TaskFamily.PICK, TaskFamily.OPEN_DRAWER
