@@ -44,7 +44,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "nodes": (*_BASE, "robot"),
     "nodes.tf": _BASE,
     "nodes.launch": _BASE,
-    "nodes.launch.table": (*_BASE, "nodes"),  # names the modules to start
+    "nodes.launch.table": (*_BASE, "nodes", "simulation.vocabulary"),  # names the modules to start
     "nodes.recorder": (*_BASE, *_ROS, "robot"),
     "nodes.policy": (*_BASE, *_ROS, "robot", "control", "serving"),
     "nodes.policy.views": (*_BASE, *_ROS, "policy.preprocessing", "pruning.overlay"),
