@@ -36,24 +36,28 @@ from sqap_vla_ros.compression.accelerators.vla_cache import (
 )
 from sqap_vla_ros.compression.bops import Definition, Workload, relative_bops
 from sqap_vla_ros.compression.recipe import QuantizationSpec
-from sqap_vla_ros.contracts import SelectedTokens, SelectionContext
+from sqap_vla_ros.contracts import SelectedTokens, SelectionContext, TokenSelector
 from sqap_vla_ros.policy.config import COGACT_BASE
 from sqap_vla_ros.policy.decoder import Decoder
 from sqap_vla_ros.policy.preprocessing import ImageTransform
 from sqap_vla_ros.pruning import make_selector
+from sqap_vla_ros.pruning.base import Selector
 
 RESULTS = Path(__file__).parent / "results" / "pruning_table.json"
 TEXT, VISUAL, DISTINCT_LAYERS = 21, 256, 2
 PAPER_BOPS = {"random_drop": 58.5, "fastv, layer 3": 42.0, "vla_cache": 80.1, "efficient_vla": 45.1, "sqap, W4A4": 26.3}
 
 
-class Timed:
-    """A selector that measures its own processor time."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timed(Selector):
+    """Lets another selector choose and appends the processor time of each choice, in milliseconds, to `spent_ms`."""
 
-    last_ms = 0.0
+    inner: TokenSelector
+    spent_ms: list[float] = dataclasses.field(default_factory=list)
 
-    def __init__(self, inner: Any) -> None:
-        self.inner, self.name, self.prune_layer, self.needs = inner, inner.name, inner.prune_layer, inner.needs
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.inner.needs
 
     def budget(self, tokens: int) -> int:
         return self.inner.budget(tokens)
@@ -61,8 +65,13 @@ class Timed:
     def select(self, context: SelectionContext) -> SelectedTokens:
         started = time.process_time()
         chosen = self.inner.select(context)
-        Timed.last_ms = (time.process_time() - started) * 1e3
+        self.spent_ms.append((time.process_time() - started) * 1e3)
         return chosen
+
+
+def timed_selector(inner: TokenSelector) -> Timed:
+    """Wrap a selector."""
+    return Timed(inner=inner, name=inner.name, prune_layer=inner.prune_layer, query=inner.query)
 
 
 def decoder_of(depth: int, parts: list[nn.Module], norm: nn.Module) -> Decoder:
@@ -107,15 +116,17 @@ def main() -> None:
 
     work = {"none": Workload(COGACT_BASE, TEXT)}
     run: dict[str, Callable[[], Any]] = {"none": lambda: full(embeddings)}
+    timed: dict[str, Timed] = {}
     for name, selector in selectors.items():
         work[name] = Workload(COGACT_BASE, TEXT, selector)
-        timed = Timed(selector)
-        run[name] = lambda timed=timed: full(embeddings, selector=timed, context=context)
+        timed[name] = timed_selector(selector)
+        run[name] = lambda chosen=timed[name]: full(embeddings, selector=chosen, context=context)
     # merging leaves 154 tokens: in the decoder it is the same as any other choice of 154 before layer 0
     work["tome"] = Workload(COGACT_BASE, TEXT, make_selector("tome"))
-    run["tome"] = run["fastervlm"]
+    run["tome"], timed["tome"] = run["fastervlm"], timed["fastervlm"]
     work["efficient_vla"] = Workload(COGACT_BASE, TEXT, efficient, layers=range(28), head_interval=5)
-    run["efficient_vla"] = lambda: shallow(embeddings, selector=Timed(efficient), context=context)
+    timed["efficient_vla"] = timed_selector(efficient)
+    run["efficient_vla"] = lambda: shallow(embeddings, selector=timed["efficient_vla"], context=context)
     caching, warm_up = vla_cache(full, args.video)
     run["vla_cache"] = lambda: caching(embeddings)
 
@@ -128,11 +139,10 @@ def main() -> None:
                 if name == "vla_cache":
                     candidates = warm_up(embeddings)
                     caching.candidates = candidates
-                Timed.last_ms = 0.0
                 started = time.process_time()
                 forward()
                 times[name].append(time.process_time() - started)
-                selection[name].append(Timed.last_ms)
+                selection[name].append(timed[name].spent_ms[-1] if name in timed else 0.0)
     work["vla_cache"] = Workload(COGACT_BASE, TEXT, reused=caching.reused_from)
 
     w4a4 = QuantizationSpec(weight_bits=4, activation_bits=4)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NS_PER_S = 1_000_000_000
 ACTION_DIM = 7  # dx dy dz, droll dpitch dyaw, gripper
+Query = Literal["cognition", "instruction"]
 
 
 class Reason(enum.IntEnum):
@@ -150,6 +151,8 @@ class SelectionContext:
     hidden: [B, N, D] the visual tokens where they are dropped; None unless the selector asks for it.
     saliency: [B, N] fp32, attention of the DINOv2 tower's CLS token to the patches; None unless asked for.
     seed: for the selectors that draw at random.
+    gripper_on_device: [B, 2] int32 (row, col), negative where the gripper is not in view; replaces `gripper_patch`
+        where the host must not take part (`TokenSelector.select_on_device`), None elsewhere.
     """
 
     grid: tuple[int, int]
@@ -158,6 +161,7 @@ class SelectionContext:
     hidden: torch.Tensor | None = None
     saliency: torch.Tensor | None = None
     seed: int = 0
+    gripper_on_device: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -175,11 +179,17 @@ class SelectedTokens:
 
 
 class TokenSelector(Protocol):
-    """Chooses which visual tokens survive. Pure and deterministic; always exactly `budget(N)` tokens.
+    """Chooses which visual tokens survive: deterministic, and always exactly `budget(N)` of them.
+
+    `pruning.base.Selector` implements everything here but `select`.
 
     name: as in recipes and messages.
     prune_layer: tokens are dropped before this decoder layer; 0 drops them before the decoder.
-    needs: which optional fields of `SelectionContext` must be filled ("attention", "hidden", "saliency").
+    needs: the optional fields of `SelectionContext` that must be filled ("attention", "hidden", "saliency").
+    query: whose attention `attention` is: the cognition token's, or the mean over the instruction's tokens.
+    draws_at_random: the choice depends on the context's seed, which all images of a batch share.
+    stateful: the choice depends on earlier frames, so observations must come in order, one at a time.
+    runs_on_device: `select_on_device` is implemented.
     """
 
     @property
@@ -191,6 +201,30 @@ class TokenSelector(Protocol):
     @property
     def needs(self) -> frozenset[str]: ...
 
-    def budget(self, tokens: int) -> int: ...
+    @property
+    def query(self) -> Query: ...
 
-    def select(self, context: SelectionContext) -> SelectedTokens: ...
+    @property
+    def draws_at_random(self) -> bool: ...
+
+    @property
+    def stateful(self) -> bool: ...
+
+    @property
+    def runs_on_device(self) -> bool: ...
+
+    def budget(self, tokens: int) -> int:
+        """Return the number of tokens kept of `tokens`."""
+
+    def select(self, context: SelectionContext) -> SelectedTokens:
+        """Choose the tokens of every image. Raises ValueError where the context lacks something."""
+
+    def select_on_device(self, context: SelectionContext) -> SelectedTokens:
+        """Make the same choice from `context.gripper_on_device`, without copying from the host or waiting for it.
+
+        A prediction captured as a CUDA graph calls this instead of `select`.
+        Raises NotImplementedError unless `runs_on_device`.
+        """
+
+    def reset(self) -> None:
+        """Forget earlier frames; called at the start of an episode."""

@@ -11,18 +11,17 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sqap_vla_ros.compression.policy import CompressedPolicy
-from sqap_vla_ros.contracts import ActionChunk, Observation, SelectedTokens, SelectionContext, TokenSelector
+from sqap_vla_ros.contracts import ActionChunk, Observation, SelectedTokens, SelectionContext
 from sqap_vla_ros.policy.diffusion import draw_noise
+from sqap_vla_ros.pruning.ring import gripper_tensor
 
 GRAPHS = 4  # prompt lengths to remember; the least recently used one goes
 WARM_UPS = 3  # calls before a capture: kernels are compiled, constants copied, workspaces allocated
-ON_DEVICE_FILLS = ("farthest", "attention")  # the other fills draw or look up their order on the host
 
 
 class GraphedCall:
@@ -61,37 +60,6 @@ class GraphedCall:
         return self._outputs
 
 
-@dataclass(frozen=True)
-class _FromBuffer:
-    """A selector that reads the gripper's patch from a tensor: [1, 2] int32, negative where it is not in view."""
-
-    selector: TokenSelector
-    gripper: Tensor
-
-    @property
-    def name(self) -> str:
-        return self.selector.name
-
-    @property
-    def prune_layer(self) -> int:
-        return self.selector.prune_layer
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.selector.needs
-
-    @property
-    def query(self) -> str:
-        return getattr(self.selector, "query", "cognition")
-
-    def budget(self, tokens: int) -> int:
-        return self.selector.budget(tokens)
-
-    def select(self, context: SelectionContext) -> SelectedTokens:
-        chosen: SelectedTokens = self.selector.select_on_device(context, self.gripper)  # type: ignore[attr-defined]
-        return chosen
-
-
 class CapturedPolicy(CompressedPolicy):
     """Predicts one observation by replaying a graph; batches go the ordinary way. Make it with `of`, last of all.
 
@@ -116,7 +84,7 @@ class CapturedPolicy(CompressedPolicy):
         selector = self.selector
         if selector is None:
             return ""
-        if not hasattr(selector, "select_on_device") or getattr(selector, "fill", "") not in ON_DEVICE_FILLS:
+        if not selector.runs_on_device:
             return f"selector {selector.name!r} chooses its tokens on the host"
         return "" if "saliency" not in selector.needs else f"selector {selector.name!r} needs the tower's saliency"
 
@@ -135,7 +103,7 @@ class CapturedPolicy(CompressedPolicy):
         started = time.perf_counter()
         image, token_ids, _ = self._inputs([observation])
         patch = self._gripper_patch(observation)
-        gripper = torch.tensor([patch or (-1, -1)], dtype=torch.int32).to(image.device, non_blocking=True)
+        gripper = gripper_tensor([patch], image.device)
         head = self.model.config.head
         noise = draw_noise(
             [torch.Generator().manual_seed(seed)],
@@ -171,7 +139,7 @@ class CapturedPolicy(CompressedPolicy):
     def body(self, image: Tensor, token_ids: Tensor, noise: Tensor, gripper: Tensor) -> tuple[Tensor, ...]:
         """Everything between the buffers: the normalised chunk [1, T, 7], and indices and reasons of the kept tokens.
 
-        image: [1, 3, size, size] uint8. token_ids: [1, L]. noise: [1, T, 7]. gripper: [1, 2], see `_FromBuffer`.
+        image: [1, 3, size, size] uint8. token_ids: [1, L]. noise: [1, T, 7]. gripper: [1, 2], see `SelectionContext`.
         """
         cognition, *chosen = self.decode_body(self.vision_body(image), token_ids, gripper)
         return (self.head_body(cognition, noise), *chosen)
@@ -184,9 +152,8 @@ class CapturedPolicy(CompressedPolicy):
         """The cognition feature [1, D], and the kept tokens when there is a selector."""
         if self.selector is None:
             return (self.model.decode(visual, token_ids, None).cognition,)
-        context = SelectionContext(self.model.config.vision.grid, [None])
-        selector = _FromBuffer(self.selector, gripper)
-        output = self.model.decode(visual, token_ids, None, selector=selector, context=context)
+        context = SelectionContext(self.model.config.vision.grid, [None], gripper_on_device=gripper)
+        output = self.model.decode(visual, token_ids, None, selector=self.selector, context=context)
         assert output.selected is not None
         return output.cognition, output.selected.indices, output.selected.reasons
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sqap_vla_ros.contracts import Observation, Reason, SelectedTokens, SelectionContext
 from sqap_vla_ros.policy.cogact import CogACTPolicy
+from sqap_vla_ros.pruning.base import Selector, keep_same
 
 PROBED_LAYER = 2  # where the SQAP selector reads the attention
 
@@ -37,28 +38,25 @@ class Probe:
     activations: NDArray[np.float32]
 
 
-@dataclass
-class _Everything:
-    """A selector that keeps every token and remembers the attention it was shown."""
+@dataclass(frozen=True, kw_only=True)
+class _AttentionProbe(Selector):
+    """Keeps every token and appends the attention it is shown, [B, N], to `seen`."""
 
     name: str = "probe"
+    ratio: float = 0.0
     prune_layer: int = PROBED_LAYER + 1
     needs: frozenset[str] = frozenset({"attention"})
-    attention: Tensor | None = field(default=None, repr=False)
-
-    def budget(self, tokens: int) -> int:
-        return tokens
+    seen: list[Tensor] = field(default_factory=list)
 
     def select(self, context: SelectionContext) -> SelectedTokens:
         assert context.attention is not None
-        self.attention = context.attention.clone()
-        indices = torch.arange(context.attention.shape[1]).expand(len(context.attention), -1)
-        return SelectedTokens(indices, torch.full(indices.shape, int(Reason.ALL), dtype=torch.uint8))
+        self.seen.append(context.attention.clone())
+        return keep_same(np.arange(context.attention.shape[1]), Reason.ALL, context)
 
 
 def probe(policy: CogACTPolicy, observations: Sequence[Observation]) -> Probe:
     """Predict the held-out observations, every token kept, and look inside for the first."""
-    selector, watching = policy.selector, _Everything()
+    selector, watching = policy.selector, _AttentionProbe()
     seen: list[Tensor] = []
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -76,11 +74,10 @@ def probe(policy: CogACTPolicy, observations: Sequence[Observation]) -> Probe:
     finally:
         handle.remove()
         policy.selector = selector
-    assert watching.attention is not None
     grid = policy.model.config.vision.grid
     return Probe(
         chunks=np.stack([policy.predict(observation).normalized for observation in observations]),
-        attention=watching.attention[0].float().view(grid).numpy(),
+        attention=watching.seen[0][0].float().view(grid).numpy(),
         activations=seen[0].numpy(),
     )
 

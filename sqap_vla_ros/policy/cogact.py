@@ -176,13 +176,13 @@ class CogACTPolicy:
             grid=config.vision.grid,
             unnorm_key=self.unnorm_key,
             selector="none" if self.selector is None else self.selector.name,
+            stateful=self.selector is not None and self.selector.stateful,
         )
 
     def reset(self) -> None:
-        """A new episode begins: a selector that remembers frames forgets them."""
-        forget = getattr(self.selector, "reset", None)
-        if forget is not None:
-            forget()
+        """Make a stateful selector forget the frames of the last episode."""
+        if self.selector is not None:
+            self.selector.reset()
 
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
         """One chunk; the same observation and seed give the same chunk. Raises ValueError for a blank instruction."""

@@ -94,13 +94,13 @@ class Decoder(nn.Module):
                     started = _now(hidden)
                     if "hidden" in selector.needs:
                         context = dataclasses.replace(context, hidden=hidden[:, visual])
-                    selected = selector.select(context)
+                    on_device = context.gripper_on_device is not None
+                    selected = selector.select_on_device(context) if on_device else selector.select(context)
                     selection_s = _now(hidden) - started
                     hidden, cos, sin = _drop(hidden, cos, sin, selected, tokens)
                     last = None if last is None else last - (tokens - selected.indices.shape[1])
                 if index == selector.prune_layer - 1 and "attention" in selector.needs:
-                    # not part of the protocol: most methods ask for the cognition token alone
-                    asks = visual.stop if getattr(selector, "query", "cognition") == "instruction" else -1
+                    asks = visual.stop if selector.query == "instruction" else -1
             final = index == len(self.layers) - 1
             hidden, attention = self._layer(layer, hidden, cos, sin, last, final=final, asks=asks)
             if attention is not None and context is not None:

@@ -1,36 +1,42 @@
-"""What all selectors share: the budget, the checks of what they are given, and the packing of their answer."""
+"""The base class of all selectors: the budget, the checks of the context, and the packing of the answer."""
 
 from __future__ import annotations
 
+import abc
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sqap_vla_ros.contracts import Reason, SelectedTokens, SelectionContext
+from sqap_vla_ros.contracts import Query, Reason, SelectedTokens, SelectionContext
 from sqap_vla_ros.pruning.grid import check_patch
 
 DROPPED = 255  # no `Reason`: the token is not kept
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selector:
-    """Base of the selectors: a share `ratio` of the visual tokens is pruned before decoder layer `prune_layer`."""
+class Selector(abc.ABC):
+    """Base of the selectors: drops a share `ratio` of the visual tokens before decoder layer `prune_layer`.
+
+    A new selector is a subclass with a `name`, `needs` and `select`, and a row in `registry.py`. What the members mean
+    is said in `contracts.TokenSelector`; the defaults here are those of a choice without chance, memory or device path.
+    """
 
     name: str = ""
     ratio: float = 0.4
     prune_layer: int = 3
-    query: str = "cognition"
+    query: Query = "cognition"
 
     def __post_init__(self) -> None:
         if not (isinstance(self.ratio, int | float) and 0.0 <= self.ratio < 1.0):
             raise ValueError(f"{self.name}: ratio must be in [0, 1), the share of tokens pruned, got {self.ratio!r}")
         if not (isinstance(self.prune_layer, int) and self.prune_layer >= 0):
             raise ValueError(f"{self.name}: prune_layer must be an integer >= 0, got {self.prune_layer!r}")
-        if self.query not in ("cognition", "instruction"):
+        if self.query not in get_args(Query):
             raise ValueError(f"{self.name}: query must be 'cognition' or 'instruction', got {self.query!r}")
         if "attention" in self.needs and self.prune_layer == 0:
             raise ValueError(
@@ -39,12 +45,35 @@ class Selector:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The optional fields of `SelectionContext` that must be filled."""
         return frozenset()
 
+    @property
+    def draws_at_random(self) -> bool:
+        return False
+
+    @property
+    def stateful(self) -> bool:
+        return False
+
+    @property
+    def runs_on_device(self) -> bool:
+        return False
+
     def budget(self, tokens: int) -> int:
-        """Tokens kept of `tokens`: `round((1 - ratio) * tokens)`, halves rounded up, at least 1."""
+        """Return the number of tokens kept: `round((1 - ratio) * tokens)`, halves rounded up, at least 1."""
         return max(1, math.floor((1.0 - self.ratio) * tokens + 0.5 + 1e-9))
+
+    @abc.abstractmethod
+    def select(self, context: SelectionContext) -> SelectedTokens:
+        """Choose the tokens of every image. Raises ValueError where the context lacks something (`check`)."""
+
+    def select_on_device(self, context: SelectionContext) -> SelectedTokens:
+        """Make the same choice without the host; only where `runs_on_device`."""
+        raise NotImplementedError(f"selector {self.name!r} chooses its tokens on the host")
+
+    def reset(self) -> None:
+        """Forget earlier frames; a choice without memory has nothing to forget."""
+        return
 
     def check(self, context: SelectionContext) -> None:
         """Raise ValueError where the context lacks something or does not fit the grid."""

@@ -1,4 +1,4 @@
-"""Geometry of the patch grid: distances, the ring around the gripper, the centre, a uniform order. NumPy only."""
+"""Geometry of the patch grid: cells, distances, the centre, a uniform order. NumPy only."""
 
 from __future__ import annotations
 
@@ -27,16 +27,6 @@ def squared_distances(grid: Grid) -> NDArray[np.int32]:
     table = np.square(difference).sum(axis=2, dtype=np.int32)
     table.setflags(write=False)
     return table
-
-
-def chebyshev_to(patch: Patch, grid: Grid) -> NDArray[np.int32]:
-    """Chebyshev distance of every cell to `patch`. [N]"""
-    return np.abs(cells(grid) - np.asarray(patch, dtype=np.int32)).max(axis=1)
-
-
-def ring(patch: Patch, radius: int, grid: Grid) -> NDArray[np.bool_]:
-    """The protected tokens around the gripper (SQAP-VLA Eq. 4), clipped at the border of the grid. [N]"""
-    return chebyshev_to(patch, grid) <= radius
 
 
 @lru_cache(maxsize=32)

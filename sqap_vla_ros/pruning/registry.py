@@ -1,32 +1,35 @@
-"""Selectors by name, as recipes and command lines give them."""
+"""The table of selectors, by the name that recipes and command lines give them. A new selector is one row here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from sqap_vla_ros.contracts import TokenSelector
-from sqap_vla_ros.pruning.baselines import RandomSelector, UniformGridSelector, fastv, random_drop
+from sqap_vla_ros.pruning.base import Selector
+from sqap_vla_ros.pruning.baselines import FastvSelector, RandomDropSelector, RandomSelector, UniformGridSelector
 from sqap_vla_ros.pruning.before_decoder import DivPruneSelector, FasterVlmSelector, TomeSelector, VisionZipSelector
 from sqap_vla_ros.pruning.efficient_vla import EfficientVlaSelector
 from sqap_vla_ros.pruning.sqap import SqapSelector
 
-SELECTORS: dict[str, Callable[..., TokenSelector]] = {
-    "sqap": SqapSelector,
-    "fastv": fastv,
-    "random_drop": random_drop,
-    "random_same_budget": RandomSelector,
-    "uniform_grid": UniformGridSelector,
-    "divprune": DivPruneSelector,
-    "fastervlm": FasterVlmSelector,
-    "visionzip": VisionZipSelector,
-    "tome": TomeSelector,
-    "efficient_vla": EfficientVlaSelector,
+SELECTORS: dict[str, type[Selector]] = {
+    selector.name: selector
+    for selector in (
+        SqapSelector,
+        FastvSelector,
+        RandomDropSelector,
+        RandomSelector,
+        UniformGridSelector,
+        DivPruneSelector,
+        FasterVlmSelector,
+        VisionZipSelector,
+        TomeSelector,
+        EfficientVlaSelector,
+    )
 }
 
 
 def make_selector(name: str, **params: Any) -> TokenSelector:
-    """The selector `name` with its published defaults, changed by `params`.
+    """Make the selector `name` with its published defaults, changed by `params`.
 
     Raises ValueError for an unknown name, an unknown parameter or a bad value.
     """

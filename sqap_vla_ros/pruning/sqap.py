@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ from sqap_vla_ros.contracts import Reason, SelectedTokens, SelectionContext
 from sqap_vla_ros.pruning import grid as patch_grid
 from sqap_vla_ros.pruning.base import DROPPED, Selector, device_of, pack, pack_batched, ranking, ranking_batched
 from sqap_vla_ros.pruning.farthest import farthest_points, farthest_points_batched
+from sqap_vla_ros.pruning.ring import gripper_tensor, in_ring, ring_distance
 
 FILL_REASON = {
     "farthest": Reason.SPATIAL,
@@ -68,6 +70,14 @@ class SqapSelector(Selector):
         super().__post_init__()
 
     @property
+    def draws_at_random(self) -> bool:
+        return self.fill == "random"
+
+    @property
+    def runs_on_device(self) -> bool:
+        return self.fill in ("farthest", "attention")
+
+    @property
     def needs(self) -> frozenset[str]:
         fields = set()
         if self.attention_share > 0 or self.fill == "attention":
@@ -84,20 +94,22 @@ class SqapSelector(Selector):
         """Choose the tokens of every image; see `contracts.TokenSelector`. One image at a time on the CPU."""
         self.check(context)
         device = device_of(context)
+        gripper = gripper_tensor(context.gripper_patch, device)
         if device.type != "cpu":
-            patches = [(-1, -1) if patch is None else patch for patch in context.gripper_patch]
-            gripper = torch.tensor(patches, dtype=torch.int32).to(device, non_blocking=True)
-            return self.select_on_device(context, gripper)
+            return self.select_on_device(dataclasses.replace(context, gripper_on_device=gripper))
         attention = None if context.attention is None else context.attention.detach().numpy()
+        distance = ring_distance(gripper, context.grid)
+        protected = in_ring(distance, self.ring_radius).numpy()
         reasons = np.stack(
             [
                 self._select_one(
                     context,
                     None if attention is None else attention[image],
                     None if context.hidden is None else context.hidden[image],
-                    patch,
+                    distance[image].numpy(),
+                    protected[image],
                 )
-                for image, patch in enumerate(context.gripper_patch)
+                for image in range(len(gripper))
             ]
         )
         return pack(reasons, device)
@@ -107,8 +119,13 @@ class SqapSelector(Selector):
         context: SelectionContext,
         attention: NDArray[np.float32] | None,
         hidden: Tensor | None,
-        patch: tuple[int, int] | None,
+        distance: NDArray[np.int64],
+        protected: NDArray[np.bool_],
     ) -> NDArray[np.uint8]:
+        """Return a `Reason` or `DROPPED` for every token of one image. [N]
+
+        distance: [N] to the gripper's patch; protected: [N], in the ring.
+        """
         grid = context.grid
         tokens = grid[0] * grid[1]
         budget = self.budget(tokens)
@@ -116,17 +133,13 @@ class SqapSelector(Selector):
         order = None if attention is None else ranking(attention)
         if order is not None:
             reasons[order[: self.top_k(tokens)]] = Reason.ATTENTION
-        if patch is not None and self.ring_radius is not None:
-            reach = patch_grid.chebyshev_to(patch, grid)
-            in_ring = reach <= self.ring_radius
-            reasons[in_ring] = Reason.RING
-            over = np.count_nonzero(reasons != DROPPED) - budget
-            if over > 0:
-                place = np.empty(tokens, dtype=np.int64)
-                place[np.arange(tokens) if order is None else order] = np.arange(tokens)
-                worth = np.where(in_ring, reach * tokens + np.arange(tokens), tokens * tokens + place)
-                worth[reasons == DROPPED] = np.iinfo(np.int64).max
-                reasons[np.argsort(worth, kind="stable")[budget:]] = DROPPED
+        reasons[protected] = Reason.RING
+        if np.count_nonzero(reasons != DROPPED) > budget:
+            place = np.empty(tokens, dtype=np.int64)
+            place[np.arange(tokens) if order is None else order] = np.arange(tokens)
+            worth = np.where(protected, distance * tokens + np.arange(tokens), tokens * tokens + place)
+            worth[reasons == DROPPED] = np.iinfo(np.int64).max
+            reasons[np.argsort(worth, kind="stable")[budget:]] = DROPPED
         kept = reasons != DROPPED
         missing = budget - int(np.count_nonzero(kept))
         reasons[self._fill(context, order, hidden, kept, missing)] = FILL_REASON[self.fill]
@@ -164,12 +177,14 @@ class SqapSelector(Selector):
             return patch_grid.uniform_order(context.grid)
         return np.random.default_rng(context.seed).permutation(context.grid[0] * context.grid[1])
 
-    def select_on_device(self, context: SelectionContext, gripper: Tensor) -> SelectedTokens:
-        """The same choice in tensor operations alone, without host synchronisation.
+    def select_on_device(self, context: SelectionContext) -> SelectedTokens:
+        """Make the same choice in tensor operations alone; see `contracts.TokenSelector`.
 
-        gripper: [B, 2] int32 (row, col), negative where the gripper is not in view. It replaces
-            `context.gripper_patch`, so that a captured graph can read it from a fixed buffer.
+        With the fills "grid" and "random" the order is copied from the host, so a graph cannot capture it.
         """
+        gripper = context.gripper_on_device
+        if gripper is None:
+            raise ValueError(f"{self.name} needs `gripper_on_device` to choose on the device, got None")
         grid, device = context.grid, gripper.device
         batch, tokens = len(gripper), grid[0] * grid[1]
         budget, k = self.budget(tokens), self.top_k(tokens)
@@ -179,14 +194,14 @@ class SqapSelector(Selector):
             order = ranking_batched(context.attention)
             place = torch.empty_like(order).scatter_(1, order, index.expand(batch, tokens))
         top = place < (k if context.attention is not None else 0)
-        cells, walk, distances, centre = _tables_on(grid, self.ties == "uniform", device)
-        reach = (cells[None] - gripper[:, None, :]).abs().amax(dim=2)  # [B, N]
-        in_ring = (gripper[:, :1] >= 0) & (reach <= (-1 if self.ring_radius is None else self.ring_radius))
-        worth = torch.where(in_ring, reach * tokens + index, tokens * tokens + place)
-        worth = worth.masked_fill(~(in_ring | top), 3 * tokens * tokens)
+        walk, distances, centre = _tables_on(grid, self.ties == "uniform", device)
+        distance = ring_distance(gripper, grid)
+        protected = in_ring(distance, self.ring_radius)
+        worth = torch.where(protected, distance * tokens + index, tokens * tokens + place)
+        worth = worth.masked_fill(~(protected | top), 3 * tokens * tokens)
         rank = torch.empty_like(place).scatter_(1, worth.argsort(dim=1, stable=True), index.expand(batch, tokens))
-        kept = (in_ring | top) & (rank < budget)
-        reasons = torch.where(in_ring, int(Reason.RING), int(Reason.ATTENTION)).to(torch.uint8)
+        kept = (protected | top) & (rank < budget)
+        reasons = torch.where(protected, int(Reason.RING), int(Reason.ATTENTION)).to(torch.uint8)
         reasons = reasons.masked_fill(~kept, DROPPED)
 
         if self.fill == "farthest":
@@ -209,14 +224,14 @@ class SqapSelector(Selector):
 
 
 @lru_cache(maxsize=16)
-def _tables_on(grid: tuple[int, int], uniform: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """cells [N, 2], walk [N], squared distances [N, N] and distance to the centre [N] in the walk's order, int64."""
+def _tables_on(grid: tuple[int, int], uniform: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """walk [N], and squared distances [N, N] and distances to the centre [N] in the walk's order, int64."""
     tokens = grid[0] * grid[1]
     order = patch_grid.uniform_order(grid) if uniform else np.arange(tokens)
     distances = patch_grid.squared_distances(grid)[np.ix_(order, order)]
-    tables = (patch_grid.cells(grid), order, distances, patch_grid.distance_to_centre(grid)[order])
-    cells, walk, table, centre = (torch.tensor(value, dtype=torch.int64, device=device) for value in tables)
-    return cells, walk, table, centre
+    tables = (order, distances, patch_grid.distance_to_centre(grid)[order])
+    walk, table, centre = (torch.tensor(value, dtype=torch.int64, device=device) for value in tables)
+    return walk, table, centre
 
 
 def _cosine_distances(hidden: Tensor) -> Tensor:

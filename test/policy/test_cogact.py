@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recording_selector import Recorder
 
-from sqap_vla_ros.contracts import Observation, Reason, SelectedTokens, SelectionContext
+from sqap_vla_ros.contracts import Observation, SelectionContext
 from sqap_vla_ros.policy.cogact import CogACTPolicy, choose_dataset
 from sqap_vla_ros.policy.micro.policy import micro_policy
 
@@ -21,30 +22,6 @@ def picture(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
 
 def observation(seed: int, instruction: str = "pick up the red block") -> Observation:
     return Observation(picture(seed), stamp_ns=seed, instruction=instruction, gripper_pixel=(80.0, 60.0))
-
-
-@dataclasses.dataclass
-class TopAttention:
-    """The simplest selector: the `keep` most attended tokens."""
-
-    keep: int = 100
-    prune_layer: int = 3
-    needs: frozenset[str] = frozenset({"attention"})
-    query: str = "cognition"
-    name: str = "top"
-    seen: list[SelectionContext] = dataclasses.field(default_factory=list)
-
-    def budget(self, tokens: int) -> int:
-        return self.keep
-
-    def select(self, context: SelectionContext) -> SelectedTokens:
-        self.seen.append(context)
-        score = context.attention
-        if score is None:
-            rows = torch.arange(self.keep).expand(len(context.gripper_patch), -1)
-        else:
-            rows = score.topk(self.keep, dim=1).indices.sort(dim=1).values
-        return SelectedTokens(rows, torch.full(rows.shape, int(Reason.ATTENTION), dtype=torch.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +79,7 @@ def test_image_and_instruction_change_the_chunk(policy):
     seeds=st.lists(st.integers(0, 2**31), min_size=3, max_size=3),
 )
 def test_a_batch_equals_its_singles(policy, words, seeds):
-    pruned = CogACTPolicy(policy.model, policy.tokenize, policy.statistics, selector=TopAttention())
+    pruned = CogACTPolicy(policy.model, policy.tokenize, policy.statistics, selector=Recorder())
     observations = [observation(seeds[0] % 97 + k, " ".join(words[: k + 1])) for k in range(3)]
     batch = pruned.predict_batch(observations, seeds=seeds)
     for seed, one, row in zip(seeds, observations, batch, strict=True):
@@ -131,7 +108,7 @@ def test_any_image_size(policy, height, width):
 @pytest.mark.parametrize("layer", [0, 1, 3, 5])
 def test_dropping_equals_masking(policy, layer):
     """Tokens dropped before a layer act as keys masked from that layer on, at the original positions."""
-    model, selector = policy.model, TopAttention(prune_layer=layer, needs=frozenset({"attention"} if layer else ()))
+    model, selector = policy.model, Recorder(prune_layer=layer, needs=frozenset({"attention"} if layer else ()))
     image, ids, lengths = policy._inputs([observation(4), observation(5, "put the blue can on the plate")])
     context = SelectionContext(grid=(16, 16), gripper_patch=[None, None])
     with torch.inference_mode():
@@ -175,7 +152,7 @@ def test_gripper_outside_the_picture_has_no_patch(policy):
 
 
 def test_saliency_is_dinos_cls_attention(policy):
-    selector = TopAttention(keep=10, prune_layer=0, needs=frozenset({"saliency", "hidden"}))
+    selector = Recorder(prune_layer=0, needs=frozenset({"saliency", "hidden"}))
     policy.selector = selector
     try:
         policy.predict(observation(3))
@@ -189,8 +166,8 @@ def test_saliency_is_dinos_cls_attention(policy):
 
 
 def test_merged_tokens_replace_the_kept_ones(policy):
-    @dataclasses.dataclass
-    class Merging(TopAttention):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Merging(Recorder):
         gain: float = 1.0
 
         def select(self, context):
@@ -202,7 +179,7 @@ def test_merged_tokens_replace_the_kept_ones(policy):
     try:
         for gain in (None, 1.0, 0.5):
             needs = frozenset({"attention", "hidden"})
-            policy.selector = TopAttention() if gain is None else Merging(needs=needs, gain=gain)
+            policy.selector = Recorder() if gain is None else Merging(needs=needs, gain=gain)
             chunks.append(policy.predict(observation(6)).normalized)
     finally:
         policy.selector = None
@@ -212,7 +189,7 @@ def test_merged_tokens_replace_the_kept_ones(policy):
 
 def test_selector_beyond_the_decoder_is_refused(policy):
     with pytest.raises(ValueError, match="before decoder layer 6; this model has layers 0 to 5"):
-        policy.selector = TopAttention(prune_layer=6)
+        policy.selector = Recorder(prune_layer=6)
 
 
 def test_bad_requests(policy):

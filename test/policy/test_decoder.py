@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
+from recording_selector import Recorder
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sqap_vla_ros.contracts import Reason, SelectedTokens, SelectionContext
+from sqap_vla_ros.contracts import SelectionContext
 from sqap_vla_ros.policy.config import DecoderConfig
 from sqap_vla_ros.policy.decoder import Decoder
 
@@ -68,26 +69,6 @@ def test_right_padding_changes_nothing(decoder):
         torch.testing.assert_close(padded[row], single, atol=1e-5, rtol=1e-5)
 
 
-class Recorder:
-    """Keeps the first half of the visual tokens and what it was shown."""
-
-    name = "recorder"
-    needs = frozenset({"attention"})
-
-    def __init__(self, prune_layer: int = 2, query: str = "cognition") -> None:
-        self.prune_layer, self.query = prune_layer, query
-        self.context: SelectionContext | None = None
-
-    def budget(self, tokens: int) -> int:
-        return tokens // 2
-
-    def select(self, context: SelectionContext) -> SelectedTokens:
-        self.context = context
-        tokens = context.grid[0] * context.grid[1]
-        rows = torch.arange(tokens // 2).expand(len(context.gripper_patch), -1)
-        return SelectedTokens(rows, torch.full(rows.shape, int(Reason.GRID), dtype=torch.uint8))
-
-
 @pytest.mark.parametrize("query", ["cognition", "instruction"])
 @torch.inference_mode()
 def test_attention_row_equals_eager_attention(llama, decoder, query):
@@ -99,8 +80,8 @@ def test_attention_row_equals_eager_attention(llama, decoder, query):
         maps = llama(inputs_embeds=values[row : row + 1, :length], output_attentions=True).attentions[1][0].mean(dim=0)
         asked = maps[-1:] if query == "cognition" else maps[17:]
         expected = asked.mean(dim=0)[1:17]
-        torch.testing.assert_close(selector.context.attention[row], expected, atol=1e-6, rtol=1e-4)
-    assert selector.context.attention.dtype == torch.float32
+        torch.testing.assert_close(selector.seen[0].attention[row], expected, atol=1e-6, rtol=1e-4)
+    assert selector.seen[0].attention.dtype == torch.float32
 
 
 @torch.inference_mode()

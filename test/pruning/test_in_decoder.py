@@ -1,31 +1,21 @@
 """Selectors inside the decoder's forward pass, against transformers' own eager attention."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import pytest
 import torch
+from recording_selector import Recorder
 from transformers import LlamaConfig, LlamaModel
 
-from sqap_vla_ros.contracts import Observation, SelectedTokens, SelectionContext
+from sqap_vla_ros.compression.accelerators import with_pruning
+from sqap_vla_ros.compression.recipe import PruningSpec
+from sqap_vla_ros.contracts import Observation, Reason, SelectedTokens, SelectionContext
 from sqap_vla_ros.policy.micro.policy import micro_policy
-from sqap_vla_ros.pruning import make_selector
+from sqap_vla_ros.pruning import SELECTORS, make_selector
+from sqap_vla_ros.pruning.base import Selector, keep_same
 
 TEXT = 21
-
-
-class Recorder:
-    """A selector that lets another choose and remembers what it was shown."""
-
-    def __init__(self, inner):
-        self.inner, self.context = inner, None
-        self.name, self.prune_layer, self.needs = inner.name, inner.prune_layer, inner.needs
-        self.query = inner.query
-
-    def budget(self, tokens):
-        return self.inner.budget(tokens)
-
-    def select(self, context) -> SelectedTokens:
-        self.context = context
-        return self.inner.select(context)
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +52,11 @@ def eager(decoder, embeddings):
 @pytest.mark.parametrize("layer", [1, 2, 3, 5])
 @pytest.mark.parametrize("query", ["cognition", "instruction"])
 def test_attention_row_is_the_eager_one(decoder, embeddings, eager, layer, query):
-    recorder = Recorder(make_selector("sqap", prune_layer=layer, query=query))
+    recorder = Recorder(prune_layer=layer, query=query)
     with torch.inference_mode():
         decoder(embeddings, selector=recorder, context=SelectionContext((16, 16), [(4, 4)]))
     rows = eager[layer - 1][0].mean(dim=0)[-1:] if query == "cognition" else eager[layer - 1][0].mean(dim=0)[257:]
-    torch.testing.assert_close(recorder.context.attention[0], rows[:, 1:257].mean(dim=0), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(recorder.seen[0].attention[0], rows[:, 1:257].mean(dim=0), atol=1e-6, rtol=1e-4)
 
 
 def test_fastv_keeps_what_the_eager_implementation_keeps(decoder, embeddings, eager):
@@ -89,3 +79,46 @@ def test_prediction_reports_the_selection_and_is_repeatable(name):
     np.testing.assert_array_equal(chunk.selection.indices, again.selection.indices)
     np.testing.assert_array_equal(chunk.deltas, again.deltas)
     assert np.isfinite(chunk.deltas).all()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftHalf(Selector):
+    """Keeps the left half of the image: all that a new selector has to say."""
+
+    name: str = "left_half"
+    ratio: float = 0.5
+    episodes: list[str] = field(default_factory=list)
+
+    def select(self, context: SelectionContext) -> SelectedTokens:
+        rows, cols = context.grid
+        index = np.arange(rows * cols).reshape(rows, cols)
+        return keep_same(index[:, : cols // 2].ravel(), Reason.GRID, context)
+
+    def reset(self) -> None:
+        self.episodes.append("new")
+
+
+def test_a_new_selector_is_one_class_and_one_row(monkeypatch):
+    monkeypatch.setitem(SELECTORS, "left_half", LeftHalf)
+    policy = with_pruning(micro_policy(seed=0), PruningSpec("left_half", {"prune_layer": 2}))
+    selection = policy.predict(Observation(np.zeros((48, 64, 3), np.uint8), 0, "pick up the red block")).selection
+    assert (selection.method, selection.prune_layer) == ("left_half", 2)
+    assert selection.indices.tolist() == [row * 16 + col for row in range(16) for col in range(8)]
+    assert not policy.info.stateful
+    policy.reset()
+    assert policy.selector.episodes == ["new"]
+    with pytest.raises(NotImplementedError, match="'left_half' chooses its tokens on the host"):
+        policy.selector.select_on_device(SelectionContext((16, 16), [None]))
+
+
+def test_a_selector_that_remembers_frames_makes_the_policy_stateful():
+    class Remembering(LeftHalf):
+        stateful = True
+
+    assert micro_policy(selector=Remembering()).info.stateful
+
+
+def test_random_choices_are_declared():
+    drawing = {name for name in SELECTORS if make_selector(name).draws_at_random}
+    assert drawing == {"random_drop", "random_same_budget"}
+    assert make_selector("sqap", fill="random").draws_at_random

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from sqap_vla_ros.contracts import Reason, SelectionContext
 from sqap_vla_ros.pruning import make_selector
 from sqap_vla_ros.pruning.grid import uniform_order
+from sqap_vla_ros.pruning.ring import gripper_tensor
 
+CPU = torch.device("cpu")
 GRIDS = [(16, 16), (4, 4), (3, 7), (1, 9), (8, 5)]
 
 
@@ -73,10 +75,11 @@ def cases(draw):
 def test_selection_is_the_brute_force_one_on_both_paths(case):
     grid, attention, patch, budget, parameters = case
     selector = make_selector("sqap", **parameters)
-    context = SelectionContext(grid, [patch], attention=torch.from_numpy(attention)[None])
+    context = SelectionContext(
+        grid, [patch], attention=torch.from_numpy(attention)[None], gripper_on_device=gripper_tensor([patch], CPU)
+    )
     expected = brute_force(attention, patch, grid, selector)
-    gripper = torch.tensor([patch or (-1, -1)], dtype=torch.int32)
-    for chosen in (selector.select(context), selector.select_on_device(context, gripper)):
+    for chosen in (selector.select(context), selector.select_on_device(context)):
         assert chosen.indices.shape == (1, budget)
         assert chosen.indices.dtype == torch.int64
         assert chosen.reasons.dtype == torch.uint8
@@ -157,11 +160,13 @@ def test_tensor_path_equals_numpy_path(fill, ties, metric):
     generator = torch.Generator().manual_seed(7)
     attention, hidden = torch.rand(3, 256, generator=generator), torch.randn(3, 256, 8, generator=generator)
     patches = [None, (2, 2), (15, 0)]
-    gripper = torch.tensor([p or (-1, -1) for p in patches], dtype=torch.int32)
+    gripper = gripper_tensor(patches, CPU)
     for ratio in (0.0, 0.2, 0.4, 0.7, 0.95):
         selector = make_selector("sqap", fill=fill, ties=ties, metric=metric, ratio=ratio)
-        context = SelectionContext((16, 16), patches, attention=attention, hidden=hidden, seed=2)
-        one, other = selector.select(context), selector.select_on_device(context, gripper)
+        context = SelectionContext(
+            (16, 16), patches, attention=attention, hidden=hidden, seed=2, gripper_on_device=gripper
+        )
+        one, other = selector.select(context), selector.select_on_device(context)
         assert torch.equal(one.indices, other.indices)
         assert torch.equal(one.reasons, other.reasons)
 
@@ -240,13 +245,13 @@ def test_choice_is_the_same_on_the_gpu_and_needs_no_synchronisation(parameters):
     patches = [None, (0, 5), (15, 15)]
     attention = torch.rand(3, 256, generator=torch.Generator().manual_seed(0))
     expected = selector.select(SelectionContext((16, 16), patches, attention=attention, seed=1))
-    context = SelectionContext((16, 16), patches, attention=attention.cuda(), seed=1)
-    gripper = torch.tensor([p or (-1, -1) for p in patches], dtype=torch.int32).cuda()
-    chosen = selector.select_on_device(context, gripper)
-    if selector.fill == "farthest":  # the order of the others comes from the host
+    gripper = gripper_tensor(patches, torch.device("cuda"))
+    context = SelectionContext((16, 16), patches, attention=attention.cuda(), seed=1, gripper_on_device=gripper)
+    chosen = selector.select_on_device(context)
+    if selector.runs_on_device:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            chosen = selector.select_on_device(context, gripper)
+            chosen = selector.select_on_device(context)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(chosen.indices.cpu(), expected.indices)

@@ -4,7 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from recording_selector import Recorder
 
+from sqap_vla_ros.contracts import SelectionContext
 from sqap_vla_ros.policy.cogact import CogACT
 from sqap_vla_ros.policy.config import TABLETOP
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
@@ -49,28 +51,12 @@ def test_each_instruction_gets_the_cognition_feature_of_its_own_prediction(model
 
 def test_supervised_attention_is_the_layers_own(model, packed):
     image, prompts, ids = packed
-    seen = {}
-
-    class Spy:
-        name, prune_layer, needs = "spy", SUPERVISED_LAYER + 1, frozenset({"attention"})
-
-        def budget(self, tokens):
-            return tokens
-
-        def select(self, context):
-            from sqap_vla_ros.contracts import SelectedTokens
-
-            seen["attention"] = context.attention
-            tokens = context.attention.shape[1]
-            return SelectedTokens(torch.arange(tokens)[None], torch.zeros(1, tokens, dtype=torch.uint8))
-
-    from sqap_vla_ros.contracts import SelectionContext
-
+    recorder = Recorder(prune_layer=SUPERVISED_LAYER + 1)
     with torch.no_grad():
         out = packed_forward(model, image, prompts)
         context = SelectionContext(grid=(16, 16), gripper_patch=[None])
-        model.cognition(image[1:2], torch.tensor([ids[1][2]]), selector=Spy(), context=context)
-    assert torch.allclose(out.attention[1, :, 2].exp().mean(dim=0), seen["attention"][0], atol=1e-5)
+        model.cognition(image[1:2], torch.tensor([ids[1][2]]), selector=recorder, context=context)
+    assert torch.allclose(out.attention[1, :, 2].exp().mean(dim=0), recorder.seen[0].attention[0], atol=1e-5)
 
 
 def test_a_decoder_without_a_layer_to_supervise_is_refused(packed):

@@ -14,7 +14,6 @@ from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
 from sqap_vla_ros.policy.cogact import CogACTPolicy
-from sqap_vla_ros.pruning.baselines import RandomSelector
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
 from sqap_vla_ros.robot.trajectory import anchor_chunk
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S, CONTROL_NS, TabletopEnv
@@ -191,16 +190,14 @@ def rms_jerk(positions: NDArray[np.float64]) -> float | None:
 
 
 def lockstep_width(policy: Policy, wanted: int) -> int:
-    """How many episodes may share a prediction without touching each other.
+    """Return how many episodes may share a prediction without touching each other.
 
     One for policies that remember frames, and for selectors that draw at random: their draw follows the batch's first
     seed.
     """
     if not isinstance(policy, CogACTPolicy) or policy.info.stateful:
         return 1
-    selector = policy.selector
-    random = isinstance(selector, RandomSelector) or getattr(selector, "fill", "") == "random"
-    return 1 if random or hasattr(selector, "reset") else wanted
+    return 1 if policy.selector is not None and policy.selector.draws_at_random else wanted
 
 
 def run_episodes(
