@@ -31,7 +31,7 @@ from sqap_vla_ros.robot.gripper import GripperHysteresis
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 from sqap_vla_ros.simulation.commander import ArmCommander
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
-from sqap_vla_ros.simulation.experts import plan
+from sqap_vla_ros.simulation.experts import plan_actions
 from sqap_vla_ros.simulation.joint_path import accept_trajectory
 from sqap_vla_ros.simulation.layout import sample_layout
 from sqap_vla_ros.simulation.scene import ARM_JOINTS
@@ -152,7 +152,7 @@ def episode(family: TaskFamily, seed: int, latency_s: float, lag_s: float, **cha
     task = layout.task
     arm = Arm(world, latency_s, lag_s, **changed)
     limit_s = task.max_steps * CONTROL_DT_S
-    seconds = arm.run(limit_s, lambda w: plan(task, w.state()), lambda: task.succeeded(world.state()))
+    seconds = arm.run(limit_s, lambda w: plan_actions(task, w.state()), lambda: task.succeeded(world.state()))
     return {"success": seconds is not None, "seconds": seconds, "rejected": arm.rejected}
 
 
@@ -162,7 +162,7 @@ def in_process(family: TaskFamily, seed: int, horizon: int) -> dict[str, Any]:
     task = env.reset(seed, family)
     actions: list[NDArray[np.float64]] = []
     while env.steps < task.max_steps:
-        actions = actions or list(plan(task, env.state)[:horizon])
+        actions = actions or list(plan_actions(task, env.state)[:horizon])
         if env.step(actions.pop(0)).terminated:
             return {"success": True, "seconds": env.steps * CONTROL_DT_S, "rejected": 0}
     return {"success": False, "seconds": None, "rejected": 0}

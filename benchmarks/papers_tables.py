@@ -30,7 +30,7 @@ from sqap_vla_ros.compression.recipe import Recipe, load_recipe
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution
 from sqap_vla_ros.evaluation.closed_loop.figures import deviation_figure, success_figure, sweep_figure
 from sqap_vla_ros.evaluation.closed_loop.study import Method, Store, Unit, run_units
-from sqap_vla_ros.evaluation.closed_loop.tables import Row, make_rows, markdown, write_csv
+from sqap_vla_ros.evaluation.closed_loop.tables import MethodResult, markdown, method_results, write_csv
 from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint, sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -353,7 +353,7 @@ def write_tables(store: Store) -> str:
     text, every = [], []
     for section in SECTIONS:
         words = {entry.name: entry.words for entry in section.entries}
-        rows = make_rows(store, list(words), section.suite, section.reference)
+        rows = method_results(store, list(words), section.suite, section.reference)
         if {row.method for row in rows} <= {"fp32", "w4a4"} and len(section.entries) > 1:
             continue  # nothing of its own was measured yet
         heading = f"{section.title}, {section.suite.replace('_', ' ')}"
@@ -370,7 +370,7 @@ def write_tables(store: Store) -> str:
 
 def _pictures(store: Store) -> None:
     names = [at(s, r).name for s in DRAWN for r in RATIOS]
-    found: dict[str, Row] = {row.method: row for row in make_rows(store, ["fp32", "w4a4", *names], VM)}
+    found: dict[str, MethodResult] = {row.method: row for row in method_results(store, ["fp32", "w4a4", *names], VM)}
     curves = {SELECTOR_WORDS[s]: [(r, found[at(s, r).name]) for r in RATIOS if at(s, r).name in found] for s in DRAWN}
     across = {
         words: found[name] for name, words in (("fp32", "fp32"), ("w4a4", "W4A4, nothing dropped")) if name in found

@@ -21,7 +21,7 @@ import numpy as np
 
 from sqap_vla_ros.simulation.camera import SceneRenderer
 from sqap_vla_ros.simulation.environment import TabletopEnv
-from sqap_vla_ros.simulation.experts import expert, plan
+from sqap_vla_ros.simulation.experts import expert, plan_actions
 from sqap_vla_ros.simulation.layout import sample_layout
 from sqap_vla_ros.simulation.scene import build_model
 
@@ -102,7 +102,7 @@ def main() -> None:
         "reset an episode": lambda: env.world.reset(layout),
         "physics, 1 s of 250 steps": lambda: env.world.step(250),
         "environment step, 0.2 s with the expert": lambda: env.step(expert(task, env.state)),
-        "plan, a label of 16 actions": lambda: plan(task, env.state, 16),
+        "plan, a label of 16 actions": lambda: plan_actions(task, env.state, 16),
         "inverse kinematics, 3 cm away": lambda: env.world.inverse(_moved(env), env.world.arm_position),
     }
     rows = interleaved(cases, args.rounds)

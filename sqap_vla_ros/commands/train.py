@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         config = config.scaled(args.scale)
     if args.no_attention_supervision:
         config = config.without_attention()
-    result = pipeline.run(
+    result = pipeline.run_pipeline(
         args.out, config, jobs=args.jobs, device=args.device, compiled=args.compile, show=not args.quiet
     )
     final = args.out / "policy.safetensors"

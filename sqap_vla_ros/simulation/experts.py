@@ -1,7 +1,7 @@
 """Scripted experts: from the world's state to the next action, without memory, for every task family.
 
 Having no memory makes them robust (any state is a fine start, so a policy can be corrected where it strayed) and lets
-`plan` label an image with the whole chunk of actions that lies ahead, free of physics and noise.
+`plan_actions` label an image with the whole chunk of actions that lies ahead, free of physics and noise.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def expert(task: Task, state: WorldState) -> NDArray[np.float64]:
     return _carry(task, state)
 
 
-def plan(task: Task, state: WorldState, horizon: int = 16) -> NDArray[np.float64]:
+def plan_actions(task: Task, state: WorldState, horizon: int = 16) -> NDArray[np.float64]:
     """The expert's next `horizon` actions [horizon, 7], rolled out with kinematics instead of physics.
 
     Closed fingers hold what is between them, the drawer follows the hand, a released object drops: so much of the world

@@ -180,7 +180,7 @@ def stack(frames: list[dict[str, NDArray]]) -> dict[str, NDArray]:  # type: igno
     return {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
 
 
-def collect(
+def collect_shards(
     folder: Path,
     config: CollectionConfig,
     *,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sqap_vla_ros.simulation.experts import plan
+from sqap_vla_ros.simulation.experts import plan_actions
 from sqap_vla_ros.simulation.layout import Layout
 from sqap_vla_ros.simulation.tasks import OPENED_M, Task, WorldState
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
@@ -45,9 +45,11 @@ class Asked:
 
 
 def chunk(world: TabletopWorld, asked: Asked, horizon: int = 16) -> NDArray[np.float32]:
-    """The expert's next actions [horizon, 7] for what is asked, from the present state."""
+    """Return the expert's next actions [horizon, 7] for what is asked, from the present state."""
     assert world.layout is not None
-    return plan(asked.task(world.layout), world.state(asked.target, asked.reference), horizon).astype(np.float32)
+    return plan_actions(asked.task(world.layout), world.state(asked.target, asked.reference), horizon).astype(
+        np.float32
+    )
 
 
 def candidates(world: TabletopWorld) -> list[Asked]:

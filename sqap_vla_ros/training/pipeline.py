@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
-from sqap_vla_ros.training.collection import CollectionConfig, collect
+from sqap_vla_ros.training.collection import CollectionConfig, collect_shards
 from sqap_vla_ros.training.corrections import correction_shard
 from sqap_vla_ros.training.dataset import Demonstrations
 from sqap_vla_ros.training.objective import LossWeights
@@ -86,7 +86,7 @@ SHIPPED = PipelineConfig(
 )
 
 
-def run(
+def run_pipeline(
     out: Path, config: PipelineConfig, *, jobs: int = 2, device: str = "cpu", compiled: bool = False, show: bool = True
 ) -> Path:
     """Do what is still missing under `out` and return the checkpoint of the last stage.
@@ -95,7 +95,7 @@ def run(
         gives another model of the same recipe.
     """
     expert = out / "expert"
-    collect(expert, config.collection, jobs=jobs, show=show)
+    collect_shards(expert, config.collection, jobs=jobs, show=show)
     stage = out / "imitation"
     _train(stage, config.imitation, expert, [], None, jobs, device, compiled, show)
     corrections: list[Path] = []
@@ -104,7 +104,7 @@ def run(
         make = functools.partial(correction_shard, checkpoint=stage / "policy.safetensors")
         # other layouts than the experts' and the rounds' before
         collection = dataclasses.replace(config.collection, shards=one.shards, seed=config.collection.seed + number)
-        collect(corrections[-1], collection, jobs=jobs, make=make, show=show)
+        collect_shards(corrections[-1], collection, jobs=jobs, make=make, show=show)
         before, stage = stage, out / f"round{number}"
         _train(stage, one.training, expert, corrections, before / STATE, jobs, device, compiled, show)
     return stage / "policy.safetensors"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sqap_vla_ros.simulation.environment import TabletopEnv
-from sqap_vla_ros.simulation.experts import expert, plan
+from sqap_vla_ros.simulation.experts import expert, plan_actions
 from sqap_vla_ros.simulation.layout import VARIANT_AGGREGATION
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 from sqap_vla_ros.simulation.world import ReachError, tool_pose
@@ -83,7 +83,7 @@ def test_wrong_actions_are_refused(env, action):
 def test_plan_foresees_what_physics_does(env, family):
     """Executing a plan without looking again leads where the plan says: labels are worth learning from."""
     task = env.reset(11, family)
-    planned = plan(task, env.state, horizon=8)
+    planned = plan_actions(task, env.state, horizon=8)
     start = env.world.base_from_tool[:3, 3]
     for action in planned:
         env.step(action)
@@ -101,7 +101,7 @@ def test_plans_reach_the_end_of_every_task(env):
     """Kinematic roll-outs, chained without physics, end in what the detector calls success."""
     for family in (TaskFamily.OPEN_DRAWER, TaskFamily.CLOSE_DRAWER, TaskFamily.PICK):
         task = env.reset(5, family)
-        actions = plan(task, env.state, horizon=40)
+        actions = plan_actions(task, env.state, horizon=40)
         assert np.isfinite(actions).all()
         assert np.linalg.norm(actions[-1, :3]) < 0.051
         if family == TaskFamily.PICK:

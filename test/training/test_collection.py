@@ -5,10 +5,10 @@ import pytest
 
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.simulation.environment import TabletopEnv
-from sqap_vla_ros.simulation.experts import expert, plan
+from sqap_vla_ros.simulation.experts import expert, plan_actions
 from sqap_vla_ros.simulation.gl import RenderingUnavailableError
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
-from sqap_vla_ros.training.collection import COVER, LABELS, CollectionConfig, collect, expert_shard
+from sqap_vla_ros.training.collection import COVER, LABELS, CollectionConfig, collect_shards, expert_shard
 from sqap_vla_ros.training.dataset import Demonstrations, tabletop_statistics
 from sqap_vla_ros.training.labels import FAMILIES, Asked, candidates, chunk, draw
 
@@ -68,7 +68,7 @@ def test_another_objects_chunk_is_that_objects_plan(env):
     asked = Asked(TaskFamily.PICK, 1, 0)
     state = env.world.state(1, 0)
     np.testing.assert_allclose(state.target.xyz_m[:2], layout.objects[1].xy_m, atol=2e-3)
-    np.testing.assert_allclose(chunk(env.world, asked), plan(asked.task(layout), state), atol=1e-6)
+    np.testing.assert_allclose(chunk(env.world, asked), plan_actions(asked.task(layout), state), atol=1e-6)
     own = chunk(env.world, Asked(TaskFamily.PICK, 0, 1))
     assert np.abs(own - chunk(env.world, asked)).max() > 0.01
 
@@ -96,7 +96,7 @@ def test_a_shard_is_reproducible_and_collected_once(shard, tmp_path):
     (tmp_path / "shard0001").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sqap_vla_ros.training.collection.ProcessPoolExecutor", _Inline)
-        collect(tmp_path, config, jobs=1, make=make, show=False)
+        collect_shards(tmp_path, config, jobs=1, make=make, show=False)
     assert calls == [0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shard0000", "shard0001"]
     again = expert_shard(SMALL, 0)

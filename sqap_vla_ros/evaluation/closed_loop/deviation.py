@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
-from sqap_vla_ros.evaluation.closed_loop.episodes import Episode, Execution, lockstep_width, predict_together
+from sqap_vla_ros.evaluation.action_metrics import chunk_distance
+from sqap_vla_ros.evaluation.closed_loop.episodes import EpisodeRun, Execution, lockstep_width, predict_together
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
@@ -47,7 +48,7 @@ class Deviation:
 def teach(reference: Policy, env: TabletopEnv, suite: str, family: TaskFamily, seed: int) -> TaughtEpisode:
     """An episode of the reference, its observations kept (about a megabyte each)."""
     reference.reset()
-    episode = Episode(env, suite, family, seed, Execution())
+    episode = EpisodeRun(env, suite, family, seed, Execution())
     observations: list[Observation] = []
     seeds: list[int] = []
     chunks: list[ActionChunk] = []
@@ -68,7 +69,7 @@ def deviation(policy: Policy, taught: TaughtEpisode) -> Deviation:
         rows = slice(start, start + width)
         answers += [c for c, _ in predict_together(policy, taught.observations[rows], taught.seeds[rows])]
     distances = tuple(
-        round(float(np.linalg.norm(_executed(ours) - _executed(theirs))), 5)
+        round(chunk_distance(ours.normalized, theirs.normalized), 5)
         for ours, theirs in zip(answers, taught.chunks, strict=True)
     )
     return Deviation(taught.suite, taught.family, taught.seed, distances)
@@ -79,7 +80,3 @@ def cumulative_curve(episodes: Sequence[Sequence[float]]) -> NDArray[np.float64]
     longest = max(map(len, episodes), default=0)
     curves = [np.cumsum(np.pad(np.asarray(e, dtype=np.float64), (0, longest - len(e)))) for e in episodes]
     return np.mean(curves, axis=0) if curves else np.zeros(0)
-
-
-def _executed(chunk: ActionChunk) -> NDArray[np.float64]:
-    return np.clip(chunk.normalized, -1.0, 1.0)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
+from sqap_vla_ros.evaluation.action_metrics import rms_jerk
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
 from sqap_vla_ros.robot.trajectory import anchor_chunk
@@ -85,7 +86,7 @@ class EpisodeResult:
         return asdict(self)
 
 
-class Episode:
+class EpisodeRun:
     """One episode under way: `observe`, have a chunk predicted, `act`; again until `finished`."""
 
     def __init__(self, env: TabletopEnv, suite: str, family: TaskFamily, seed: int, execution: Execution) -> None:
@@ -147,6 +148,7 @@ class Episode:
     def result(self) -> EpisodeResult:
         """What is stored of a finished episode."""
         path = np.array(self._path)
+        jerk = rms_jerk(path, CONTROL_DT_S)
         return EpisodeResult(
             suite=self.suite,
             family=str(self.family),
@@ -156,7 +158,7 @@ class Episode:
             reason=self.reason,
             chunks=self.chunks,
             path_m=round(float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum()), 4),
-            jerk_m_s3=rms_jerk(path),
+            jerk_m_s3=None if jerk is None else round(jerk, 4),
             inference_ms=round(self.inference_ms / max(1, self.chunks), 2),
         )
 
@@ -179,14 +181,6 @@ class Episode:
         here, there = self._env.commanded_pose, poses[index]
         turn = Rotation.from_matrix(there[:3, :3] @ here[:3, :3].T).as_euler("xyz")
         return np.concatenate([there[:3, 3] - here[:3, 3], turn, [grippers[index]]])
-
-
-def rms_jerk(positions: NDArray[np.float64]) -> float | None:
-    """Of tool positions [n, 3] in metres at control steps, m/s^3."""
-    if len(positions) < 4:
-        return None
-    third = np.diff(positions, n=3, axis=0) / CONTROL_DT_S**3
-    return round(float(np.sqrt(np.mean(np.sum(third**2, axis=1)))), 4)
 
 
 def lockstep_width(policy: Policy, wanted: int) -> int:
@@ -216,7 +210,7 @@ def run_episodes(
     if len(envs) < len(seeds):
         raise ValueError(f"{len(seeds)} episodes side by side need as many environments, got {len(envs)}")
     policy.reset()
-    episodes = [Episode(env, suite, family, seed, execution) for env, seed in zip(envs, seeds, strict=False)]
+    episodes = [EpisodeRun(env, suite, family, seed, execution) for env, seed in zip(envs, seeds, strict=False)]
     while active := [episode for episode in episodes if not episode.finished]:
         observations = [episode.observe() for episode in active]
         chunks = predict_together(policy, observations, [episode.noise_seed for episode in active])

@@ -14,13 +14,15 @@ import numpy as np
 
 from sqap_vla_ros.evaluation.closed_loop.deviation import cumulative_curve
 from sqap_vla_ros.evaluation.closed_loop.statistics import Interval
-from sqap_vla_ros.evaluation.closed_loop.tables import Row
+from sqap_vla_ros.evaluation.closed_loop.tables import MethodResult
 
 _DPI = 120
 _COLOURS = 10  # of the default cycle, before they repeat
 
 
-def success_figure(path: Path, rows: Sequence[Row], title: str, words: Mapping[str, str] | None = None) -> None:
+def success_figure(
+    path: Path, rows: Sequence[MethodResult], title: str, words: Mapping[str, str] | None = None
+) -> None:
     """Success by method with its interval; the first row's, the reference, is drawn through."""
     names = [(words or {}).get(row.method, row.method) for row in rows]
     width = 4.5 + 0.07 * max(map(len, names), default=0)  # names to the left of the axes, however long
@@ -44,10 +46,10 @@ def success_figure(path: Path, rows: Sequence[Row], title: str, words: Mapping[s
 
 def sweep_figure(
     path: Path,
-    curves: Mapping[str, Sequence[tuple[float, Row]]],
+    curves: Mapping[str, Sequence[tuple[float, MethodResult]]],
     title: str,
     x_label: str,
-    lines: Mapping[str, Row] | None = None,
+    lines: Mapping[str, MethodResult] | None = None,
 ) -> None:
     """Success along a parameter, a curve for each method. lines: methods without the parameter, drawn across."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sqap_vla_ros.evaluation.closed_loop.study import Store
-from sqap_vla_ros.evaluation.closed_loop.tables import make_rows, markdown, write_csv
+from sqap_vla_ros.evaluation.closed_loop.tables import markdown, method_results, write_csv
 
 
 def print_summary(store: Store, methods: Sequence[str], suite: str) -> None:
@@ -17,7 +17,7 @@ def print_summary(store: Store, methods: Sequence[str], suite: str) -> None:
     table = Table("method", title=f"Closed loop, {suite}")
     for heading in ("n", "success", "95 %", "diff.", "p", "jerk", "CPU ms"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in make_rows(store, methods, suite):
+    for row in method_results(store, methods, suite):
         table.add_row(
             row.method,
             str(row.episodes),
@@ -35,7 +35,7 @@ def write_report(store: Store, methods: Sequence[str], suite: str) -> Path:
     """`<suite>.md`, `<suite>.csv` and the pictures, in the store's folder. Returns the Markdown file."""
     from sqap_vla_ros.evaluation.closed_loop.figures import deviation_figure, success_figure  # plotting imports slowly
 
-    rows = make_rows(store, methods, suite)
+    rows = method_results(store, methods, suite)
     out = store.out
     write_csv(out / f"{suite}.csv", rows)
     pictures = [f"{suite}_success.png"]

@@ -89,7 +89,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Shard:
+class Assignment:
     """What one process does in one go with one loaded policy."""
 
     method: Method
@@ -151,9 +151,9 @@ class Store:
         partial.replace(self.out / METHODS)
 
 
-def plan(units: Sequence[Unit], store: Store, lockstep: int = LOCKSTEP) -> list[Shard]:
-    """What is left to do, in the order of the units; units of the same method that follow each other share a shard."""
-    shards: list[Shard] = []
+def remaining_work(units: Sequence[Unit], store: Store, lockstep: int = LOCKSTEP) -> list[Assignment]:
+    """Return what is left to do, in the order of the units; successive units of one method share an assignment."""
+    assignments: list[Assignment] = []
     planned: set[tuple[str, str, str, int, bool]] = set()
     for unit in units:
         name = unit.method.name
@@ -172,18 +172,18 @@ def plan(units: Sequence[Unit], store: Store, lockstep: int = LOCKSTEP) -> list[
                     planned |= set(keys.values())
                     if left:
                         groups.append(Group(unit.suite, family, left, taught))
-        if groups and shards and shards[-1].method == unit.method:
-            shards[-1] = dataclasses.replace(shards[-1], groups=shards[-1].groups + tuple(groups))
+        if groups and assignments and assignments[-1].method == unit.method:
+            assignments[-1] = dataclasses.replace(assignments[-1], groups=assignments[-1].groups + tuple(groups))
         elif groups:
-            shards.append(Shard(unit.method, tuple(groups)))
-    return shards
+            assignments.append(Assignment(unit.method, tuple(groups)))
+    return assignments
 
 
-def split(shards: Sequence[Shard], jobs: int) -> list[Shard]:
-    """Fewer shards than processes: each is cut into as many as keep all of them busy."""
-    parts = -(-jobs // len(shards)) if shards else 1
-    cut = [Shard(s.method, s.groups[part::parts]) for s in shards for part in range(parts)]
-    return [shard for shard in cut if shard.groups]
+def split_among(assignments: Sequence[Assignment], jobs: int) -> list[Assignment]:
+    """Cut assignments up where there are fewer of them than processes, so that all processes are busy."""
+    parts = -(-jobs // len(assignments)) if assignments else 1
+    cut = [Assignment(s.method, s.groups[part::parts]) for s in assignments for part in range(parts)]
+    return [assignment for assignment in cut if assignment.groups]
 
 
 def run_units(
@@ -205,9 +205,9 @@ def run_units(
     lock = store.lock()
     for unit in units:
         store.describe(unit.method.name, identity(unit.method))
-    shards = split(plan(units, store, lockstep), jobs)
-    todo = sum(len(group.seeds) for shard in shards for group in shard.groups if not group.taught)
-    if not shards:
+    assignments = split_among(remaining_work(units, store, lockstep), jobs)
+    todo = sum(len(group.seeds) for assignment in assignments for group in assignment.groups if not group.taught)
+    if not assignments:
         os.close(lock)
         return {}
     stop_at = time.monotonic() + deadline_s if deadline_s is not None else None
@@ -218,10 +218,10 @@ def run_units(
     results: Any = context.Queue()
     workers = [
         context.Process(target=_work, args=(tasks, results, reference), daemon=True)
-        for _ in range(min(jobs, len(shards)))
+        for _ in range(min(jobs, len(assignments)))
     ]
-    for shard in shards:
-        tasks.put(shard)
+    for assignment in assignments:
+        tasks.put(assignment)
     for _ in workers:
         tasks.put(None)
     for worker in workers:
@@ -271,7 +271,7 @@ def _messages(
 
 
 def _work(tasks: Any, results: Any, reference: Method) -> None:
-    """A worker process: shards one after the other, each with its policy loaded once."""
+    """Work through assignments in a process of its own; each loads its policy once."""
     from sqap_vla_ros.evaluation.closed_loop.deviation import deviation, teach
     from sqap_vla_ros.evaluation.closed_loop.episodes import lockstep_width, run_episodes
     from sqap_vla_ros.simulation.environment import TabletopEnv
@@ -288,12 +288,12 @@ def _work(tasks: Any, results: Any, reference: Method) -> None:
         return teach(teacher(), envs[0], suite, family, seed)
 
     try:
-        while (shard := tasks.get()) is not None:
-            name = shard.method.name
+        while (assignment := tasks.get()) is not None:
+            name = assignment.method.name
             try:
-                policy, description = load(shard.method)
+                policy, description = load(assignment.method)
                 results.put(("described", name, description))
-                for group in shard.groups:
+                for group in assignment.groups:
                     while len(envs) < len(group.seeds):
                         envs.append(TabletopEnv(shadows=False, antialiasing=False))
                     if group.taught:
@@ -304,7 +304,7 @@ def _work(tasks: Any, results: Any, reference: Method) -> None:
                     width = lockstep_width(policy, len(group.seeds))
                     for start in range(0, len(group.seeds), width):
                         seeds = group.seeds[start : start + width]
-                        done = run_episodes(policy, envs, group.suite, group.family, seeds, shard.method.execution)
+                        done = run_episodes(policy, envs, group.suite, group.family, seeds, assignment.method.execution)
                         results.put((EPISODES, name, [result.to_dict() for result in done]))
             except Exception as error:  # one method that cannot be run must not end the others; the parent reports it
                 results.put(("problem", name, f"{error}\n{traceback.format_exc()}"))

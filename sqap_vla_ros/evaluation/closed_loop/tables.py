@@ -25,7 +25,7 @@ FAMILY_WORDS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodResult:
     """A method on a suite.
 
     success: over all episodes. families: by family, None without episodes. against: success minus the reference's on
@@ -64,7 +64,9 @@ class Row:
         return line
 
 
-def make_rows(store: Store, methods: Sequence[str], suite: str, reference: str | None = None) -> list[Row]:
+def method_results(
+    store: Store, methods: Sequence[str], suite: str, reference: str | None = None
+) -> list[MethodResult]:
     """A row for every method that has episodes.
 
     reference: whom the others are compared with; the first of `methods` unless given.
@@ -85,7 +87,7 @@ def make_rows(store: Store, methods: Sequence[str], suite: str, reference: str |
         done = [r for r in episodes if r["success"]]
         distances = [sum(r["distances"]) for r in _of(store.deviations(method), suite)]
         rows.append(
-            Row(
+            MethodResult(
                 method=method,
                 suite=suite,
                 episodes=len(episodes),
@@ -108,7 +110,7 @@ def make_rows(store: Store, methods: Sequence[str], suite: str, reference: str |
     return rows
 
 
-def markdown(rows: Sequence[Row], words: Mapping[str, str] | None = None) -> str:
+def markdown(rows: Sequence[MethodResult], words: Mapping[str, str] | None = None) -> str:
     """The rows as a table. words: what methods are called in it."""
     columns = [
         "method",
@@ -141,7 +143,7 @@ def markdown(rows: Sequence[Row], words: Mapping[str, str] | None = None) -> str
     return "\n".join(lines) + "\n"
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
+def write_csv(path: Path, rows: Sequence[MethodResult]) -> None:
     """One line a row, every number that there is."""
     with path.open("w", newline="") as file:
         lines = [row.to_dict() for row in rows]

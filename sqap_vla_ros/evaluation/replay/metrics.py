@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.evaluation.action_metrics import chunk_distance, rms_jerk
 from sqap_vla_ros.evaluation.replay.run import FrameRecord, RecipeRun
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
 
@@ -114,7 +115,7 @@ def action_difference(records: Iterable[FrameRecord], reference: Iterable[FrameR
 
 def frame_errors(pairs: Sequence[tuple[FrameRecord, FrameRecord]]) -> NDArray[np.float64]:
     """||A' - A*|| of each pair, over all actions of the normalised chunks clipped to [-1, 1] as they are executed."""
-    return np.array([np.linalg.norm(_executed(a) - _executed(b)) for a, b in pairs])
+    return np.array([chunk_distance(_normalized(a), _normalized(b)) for a, b in pairs])
 
 
 def _end_difference(ours: FrameRecord, theirs: FrameRecord) -> tuple[float, float]:
@@ -194,10 +195,8 @@ def seams(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
 
 
 def jerk(record: FrameRecord) -> float:
-    """Root mean square of the third difference of the planned positions over dt^3, m/s^3, within one chunk."""
-    positions = np.cumsum(_deltas(record)[:, :3], axis=0)
-    third = np.diff(positions, n=3, axis=0) / record.dt_s**3
-    return float(np.sqrt(np.mean(np.sum(third**2, axis=1))))
+    """Return the RMS jerk (m/s³) of the planned positions within one chunk."""
+    return rms_jerk(np.cumsum(_deltas(record)[:, :3], axis=0), record.dt_s) or 0.0
 
 
 def episodes_of(records: Sequence[FrameRecord]) -> list[list[FrameRecord]]:
@@ -246,10 +245,9 @@ def _deltas(record: FrameRecord) -> NDArray[np.float64]:
     return record.deltas
 
 
-def _executed(record: FrameRecord) -> NDArray[np.float64]:
-    """The normalised chunk as it is executed: clipped."""
+def _normalized(record: FrameRecord) -> NDArray[np.float64]:
     assert record.normalized is not None
-    return np.clip(record.normalized, -1.0, 1.0)
+    return record.normalized
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:

@@ -54,7 +54,7 @@ class JointCommand:
 
 
 @dataclass(frozen=True)
-class Episode:
+class RecordedEpisode:
     """From enabling the policy to disabling it. done_ns: when the task was done first; None when it never was."""
 
     start_ns: int
@@ -77,7 +77,7 @@ class Recording:
     change of the policy node's state.
     """
 
-    episodes: list[Episode]
+    episodes: list[RecordedEpisode]
     model: dict[str, Any]
     camera: CameraModel | None
     images: list[RecordedImage]

@@ -23,7 +23,7 @@ from trajectory_msgs.msg import JointTrajectory
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.msg import ActionChunk, PolicyStatus, TokenSelection
 from sqap_vla_ros.nodes import images, messages
-from sqap_vla_ros.nodes.recorder.recording import Episode, JointCommand, RecordedChunk, RecordedImage, Recording
+from sqap_vla_ros.nodes.recorder.recording import JointCommand, RecordedChunk, RecordedEpisode, RecordedImage, Recording
 from sqap_vla_ros.nodes.recorder.run_control import RunControl
 from sqap_vla_ros.nodes.tf.choice import Buffer, TransformException, TransformListener
 from sqap_vla_ros.robot.camera import CameraError, CameraModel, ToolProjection, project_tool
@@ -54,7 +54,7 @@ class RunRecorder:
         self._joints: list[JointState] = []
         self._commands: list[JointTrajectory] = []
         self._model = "{}"
-        self._episodes: list[Episode] = []
+        self._episodes: list[RecordedEpisode] = []
         self._start_ns: int | None = None  # of the episode that is being recorded
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is the caller's
@@ -100,7 +100,7 @@ class RunRecorder:
     def finish(self) -> Recording:
         """The run so far."""
         self._close_episode()
-        episodes = self._episodes or [Episode(self._now_ns(), self._now_ns(), self.control.instruction)]
+        episodes = self._episodes or [RecordedEpisode(self._now_ns(), self._now_ns(), self.control.instruction)]
         camera = self._camera()
         joint_names = tuple(self._joints[0].name) if self._joints else ()
         joints = [state for state in self._joints if tuple(state.name) == joint_names]
@@ -208,7 +208,7 @@ class RunRecorder:
             status.observation_age_s if status is not None else float("nan"),
         )
 
-    def _tool_motion(self, episodes: list[Episode]) -> tuple[Any, Any]:
+    def _tool_motion(self, episodes: list[RecordedEpisode]) -> tuple[Any, Any]:
         times, poses = [], []
         for episode in episodes:
             for stamp_ns in range(episode.start_ns, episode.end_ns, NS_PER_S // _TOOL_RATE_HZ):
@@ -222,7 +222,7 @@ class RunRecorder:
     def _close_episode(self) -> None:
         if self._start_ns is not None:
             done_ns = self.control.done_ns
-            self._episodes.append(Episode(self._start_ns, self._now_ns(), self.control.instruction, done_ns))
+            self._episodes.append(RecordedEpisode(self._start_ns, self._now_ns(), self.control.instruction, done_ns))
             self._start_ns = None
 
 

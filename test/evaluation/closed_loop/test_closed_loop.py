@@ -11,8 +11,9 @@ import pytest
 from sqap_vla_ros.commands.evaluate import make_units, register
 from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.contracts import ActionChunk, PolicyInfo
+from sqap_vla_ros.evaluation.action_metrics import chunk_distance, rms_jerk
 from sqap_vla_ros.evaluation.closed_loop.deviation import cumulative_curve, deviation, teach
-from sqap_vla_ros.evaluation.closed_loop.episodes import Episode, Execution, lockstep_width, rms_jerk, run_episodes
+from sqap_vla_ros.evaluation.closed_loop.episodes import EpisodeRun, Execution, lockstep_width, run_episodes
 from sqap_vla_ros.evaluation.closed_loop.figures import sweep_figure
 from sqap_vla_ros.evaluation.closed_loop.report import print_summary, write_report
 from sqap_vla_ros.evaluation.closed_loop.study import (
@@ -23,13 +24,13 @@ from sqap_vla_ros.evaluation.closed_loop.study import (
     Store,
     Unit,
     identity,
-    plan,
+    remaining_work,
     run_units,
-    split,
+    split_among,
 )
-from sqap_vla_ros.evaluation.closed_loop.tables import make_rows, markdown, write_csv
+from sqap_vla_ros.evaluation.closed_loop.tables import markdown, method_results, write_csv
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
-from sqap_vla_ros.simulation.experts import plan as expert_plan
+from sqap_vla_ros.simulation.experts import plan_actions
 from sqap_vla_ros.simulation.gl import RenderingUnavailableError
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
@@ -81,7 +82,7 @@ class Expert(Scripted):
         self.env = env
 
     def predict(self, observation, *, seed=0):
-        deltas = expert_plan(self.env.task, self.env.state)
+        deltas = plan_actions(self.env.task, self.env.state)
         return ActionChunk(observation.stamp_ns, deltas, CONTROL_DT_S, deltas)
 
 
@@ -90,7 +91,7 @@ def executed(monkeypatch, env, execution, chunks):
     actions = []
     step = env.step
     monkeypatch.setattr(env, "step", lambda action: actions.append(np.array(action)) or step(action))
-    policy, episode = Scripted(), Episode(env, SUITE, PICK, 0, execution)
+    policy, episode = Scripted(), EpisodeRun(env, SUITE, PICK, 0, execution)
     for _ in range(chunks):
         observation = episode.observe()
         episode.act(policy.predict(observation, seed=episode.noise_seed))
@@ -143,7 +144,7 @@ def test_the_expert_succeeds_through_chunks(envs, execution):
 
 
 def test_invalid_actions_end_the_episode(envs):
-    episode = Episode(envs[0], SUITE, PICK, 0, Execution())
+    episode = EpisodeRun(envs[0], SUITE, PICK, 0, Execution())
     bad = np.full((16, 7), np.nan)
     episode.act(ActionChunk(episode.observe().stamp_ns, bad, CONTROL_DT_S, bad))
     assert episode.finished
@@ -187,8 +188,14 @@ def test_what_would_mix_episodes_is_run_alone(recipe, width):
 def test_jerk_is_the_third_derivative():
     times = CONTROL_DT_S * np.arange(12)
     cubic = np.stack([times**3, np.zeros(12), 2 * times**2], axis=1)
-    assert rms_jerk(cubic) == pytest.approx(6.0, rel=1e-3)
-    assert rms_jerk(cubic[:3]) is None
+    assert rms_jerk(cubic, CONTROL_DT_S) == pytest.approx(6.0, rel=1e-3)
+    assert rms_jerk(cubic[:3], CONTROL_DT_S) is None
+
+
+def test_chunks_are_compared_as_they_are_executed():
+    ours, reference = np.zeros((16, 7)), np.full((16, 7), 0.5)
+    assert chunk_distance(ours, reference) == pytest.approx(0.5 * np.sqrt(16 * 7))
+    assert chunk_distance(ours + 7.0, reference + 3.0) == 0.0  # both saturate
 
 
 def test_the_deviation_of_the_reference_is_zero_and_of_a_compressed_one_is_not(envs, micro):
@@ -212,8 +219,8 @@ def row(family, seed, success, **more):
 
 def test_families_take_turns_and_what_is_stored_is_not_done_again(tmp_path):
     store = Store(tmp_path)
-    (shard,) = plan([unit(deviations=2)], store, lockstep=2)
-    order = [(str(g.family), g.seeds, g.taught) for g in shard.groups]
+    (assignment,) = remaining_work([unit(deviations=2)], store, lockstep=2)
+    order = [(str(g.family), g.seeds, g.taught) for g in assignment.groups]
     assert order == [
         ("pick", (0, 1), True),
         ("open_drawer", (0, 1), True),
@@ -224,8 +231,8 @@ def test_families_take_turns_and_what_is_stored_is_not_done_again(tmp_path):
     ]
     store.append("fp32", EPISODES, [row("pick", 0, True), row("pick", 1, False), row("open_drawer", 1, True)])
     store.append("fp32", DEVIATIONS, [{"suite": SUITE, "family": "pick", "seed": 0, "distances": [1.0]}])
-    (shard,) = plan([unit(deviations=2)], store, lockstep=2)
-    assert [(str(g.family), g.seeds, g.taught) for g in shard.groups] == [
+    (assignment,) = remaining_work([unit(deviations=2)], store, lockstep=2)
+    assert [(str(g.family), g.seeds, g.taught) for g in assignment.groups] == [
         ("pick", (1,), True),
         ("open_drawer", (0, 1), True),
         ("open_drawer", (0,), False),
@@ -235,8 +242,10 @@ def test_families_take_turns_and_what_is_stored_is_not_done_again(tmp_path):
 
 
 def test_more_episodes_add_to_those_planned_before(tmp_path):
-    shards = plan([unit(episodes=2), unit("sqap", episodes=2), unit(episodes=4)], Store(tmp_path), lockstep=2)
-    assert [(s.method.name, sum(len(g.seeds) for g in s.groups)) for s in shards] == [
+    assignments = remaining_work(
+        [unit(episodes=2), unit("sqap", episodes=2), unit(episodes=4)], Store(tmp_path), lockstep=2
+    )
+    assert [(s.method.name, sum(len(g.seeds) for g in s.groups)) for s in assignments] == [
         ("fp32", 4),
         ("sqap", 4),
         ("fp32", 4),
@@ -244,11 +253,11 @@ def test_more_episodes_add_to_those_planned_before(tmp_path):
 
 
 def test_few_methods_are_cut_for_many_processes(tmp_path):
-    shards = plan([unit(episodes=4)], Store(tmp_path), lockstep=1)
-    cut = split(shards, 3)
+    assignments = remaining_work([unit(episodes=4)], Store(tmp_path), lockstep=1)
+    cut = split_among(assignments, 3)
     assert [len(s.groups) for s in cut] == [3, 3, 2]
-    assert {(g.family, g.seeds) for s in cut for g in s.groups} == {(g.family, g.seeds) for g in shards[0].groups}
-    assert split([], 4) == []
+    assert {(g.family, g.seeds) for s in cut for g in s.groups} == {(g.family, g.seeds) for g in assignments[0].groups}
+    assert split_among([], 4) == []
 
 
 def test_a_line_cut_off_while_being_written_is_done_again(tmp_path):
@@ -310,7 +319,7 @@ def test_rows_compare_the_same_episodes(tmp_path):
     store.append("sqap", EPISODES, [row("pick", seed, seed in (0, 1, 7), steps=10) for seed in range(8)])
     store.append("sqap", EPISODES, [row("pick", 0, True, suite="variant_aggregation")])
     store.append("sqap", DEVIATIONS, [{"suite": SUITE, "family": "pick", "seed": 0, "distances": [1.0, 2.5]}])
-    fp32, sqap = make_rows(store, ["fp32", "sqap", "absent"], SUITE)
+    fp32, sqap = method_results(store, ["fp32", "sqap", "absent"], SUITE)
     assert fp32.success.value == pytest.approx(7 / 9)
     assert fp32.against is None
     assert (sqap.episodes, sqap.pairs) == (8, 8)
@@ -348,7 +357,7 @@ def test_the_report_has_tables_and_pictures(tmp_path, capsys):
 def test_the_sweep_is_drawn(tmp_path):
     store = Store(tmp_path)
     store.append("fp32", EPISODES, [row("pick", seed, seed < 5) for seed in range(8)])
-    (measured,) = make_rows(store, ["fp32"], SUITE)
+    (measured,) = method_results(store, ["fp32"], SUITE)
     sweep_figure(
         tmp_path / "a.png", {"sqap": [(0.4, measured), (0.8, measured)], "none": []}, "t", "x", {"f": measured}
     )

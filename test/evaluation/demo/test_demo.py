@@ -13,7 +13,7 @@ from sqap_vla_ros.contracts import ActionChunk, Reason, TokenSelection
 from sqap_vla_ros.evaluation.demo import run as demo
 from sqap_vla_ros.evaluation.demo.report import summary_text, write_report
 from sqap_vla_ros.evaluation.demo.video import frame_picture, write_video
-from sqap_vla_ros.nodes.recorder.recording import Episode, JointCommand, RecordedChunk, RecordedImage, Recording
+from sqap_vla_ros.nodes.recorder.recording import JointCommand, RecordedChunk, RecordedEpisode, RecordedImage, Recording
 from sqap_vla_ros.robot.camera import CameraModel, ToolProjection
 from sqap_vla_ros.robot.trajectory import anchor_chunk
 
@@ -68,7 +68,7 @@ def made_up_recording():
     command_times = START + np.array([0, 2 * SECOND], dtype=np.int64)
     command = JointCommand(("b", "a"), START, command_times, np.array([[0.0, 0.0], [-2.0, 2.0]]))
     return Recording(
-        episodes=[Episode(START, START + 2 * SECOND, "push the <b>box</b>", START + 3 * SECOND // 2)],
+        episodes=[RecordedEpisode(START, START + 2 * SECOND, "push the <b>box</b>", START + 3 * SECOND // 2)],
         model={"checkpoint": "none", "recipe": "sqap", "parameters": 7, "image_size": 224},
         camera=camera,
         images=images,
@@ -106,8 +106,8 @@ def test_a_newer_trajectory_takes_over_from_its_first_point(recording):
 
 def two_episodes(recording):
     """The same run cut in two at one second: then the scene was set again and the arm jumped."""
-    first, second = Episode(START, START + SECOND - 1, "pick", START + SECOND // 2), START + SECOND
-    recording.episodes = [first, Episode(second, START + 2 * SECOND, "place")]
+    first, second = RecordedEpisode(START, START + SECOND - 1, "pick", START + SECOND // 2), START + SECOND
+    recording.episodes = [first, RecordedEpisode(second, START + 2 * SECOND, "place")]
     recording.tool_poses[50:, 1, 3] = 0.5
     return recording
 
@@ -131,7 +131,7 @@ def test_episodes_are_told_apart(recording):
 
 def test_the_film_says_when_the_task_is_done(recording):
     before, after = (frame_picture(recording, recording.images[index]) for index in (14, 15))
-    recording.episodes = [Episode(START, START + 2 * SECOND, "push the <b>box</b>")]
+    recording.episodes = [RecordedEpisode(START, START + 2 * SECOND, "push the <b>box</b>")]
     np.testing.assert_array_equal(before, frame_picture(recording, recording.images[14]))
     assert (after != frame_picture(recording, recording.images[15]))[:12].any()  # the caption
 
