@@ -23,15 +23,15 @@ from typing import Any
 import torch
 import yaml
 
-from sqap_vla_ros.compression.calibration import simulator_observations
 from sqap_vla_ros.compression.files.job import compress_to_file
-from sqap_vla_ros.compression.load import CALIBRATION_OBSERVATIONS, TABLETOP, checkpoint_path, load_uncompressed
+from sqap_vla_ros.compression.load import checkpoint_digest, load_uncompressed
 from sqap_vla_ros.compression.recipe import Recipe, load_recipe
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution
 from sqap_vla_ros.evaluation.closed_loop.figures import deviation_figure, success_figure, sweep_figure
 from sqap_vla_ros.evaluation.closed_loop.study import Method, Store, Unit, run_units
 from sqap_vla_ros.evaluation.closed_loop.tables import MethodResult, markdown, method_results, write_csv
-from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint, sha256_of
+from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint
+from sqap_vla_ros.shipped import SHIPPED, TABLETOP
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "closed_loop"
@@ -292,7 +292,7 @@ def compressed(checkpoint: str, recipe: Recipe, kind: str) -> str:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         needs = plain.quantization is not None and plain.quantization.needs_calibration
-        policy = load_uncompressed(checkpoint, plain)
+        policy = load_uncompressed(checkpoint, plain, shipped=SHIPPED)
         started = time.monotonic()
         compress_to_file(policy, plain, calibration() if needs else [], path, calibration={"source": "simulator"})
         print(f"compressed {recipe.name} ({kind}) in {time.monotonic() - started:.0f} s", flush=True)
@@ -302,7 +302,7 @@ def compressed(checkpoint: str, recipe: Recipe, kind: str) -> str:
 def calibration(cached: list[Any] = []) -> list[Any]:  # noqa: B006 made once
     """The simulator's observations that `load_policy` calibrates on too."""
     if not cached:
-        cached += simulator_observations(CALIBRATION_OBSERVATIONS[TABLETOP])
+        cached += SHIPPED[TABLETOP].observations(SHIPPED[TABLETOP].calibration_count)
     return cached
 
 
@@ -312,7 +312,7 @@ def outlier_checkpoint(checkpoint: str) -> str:
     path = WORK / f"outliers_{_sha(checkpoint)}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        policy = load_uncompressed(checkpoint, load_recipe("fp32"))
+        policy = load_uncompressed(checkpoint, load_recipe("fp32"), shipped=SHIPPED)
         channels = list(LOUD_CHANNELS)
         layers: Sequence[Any] = list(policy.model.decoder.layers)
         for layer in layers:
@@ -330,7 +330,7 @@ def outlier_checkpoint(checkpoint: str) -> str:
 
 def _sha(checkpoint: str) -> str:
     """A few digits that change with the weights."""
-    return sha256_of(checkpoint_path(checkpoint))[:8]
+    return checkpoint_digest(checkpoint, SHIPPED)[:8]
 
 
 def _short(path: Path) -> str:

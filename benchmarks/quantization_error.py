@@ -28,15 +28,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sqap_vla_ros.compression.calibration import simulator_observations, synthetic_observations
+from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import compress
-from sqap_vla_ros.compression.load import checkpoint_path, load_uncompressed
+from sqap_vla_ros.compression.load import checkpoint_digest, load_uncompressed
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.compression.report import attention_overlap, probe
 from sqap_vla_ros.contracts import Observation
-from sqap_vla_ros.policy.checkpoints.checkpoint import sha256_of
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.quantization.streamline import make_ready
+from sqap_vla_ros.shipped import SHIPPED
+from sqap_vla_ros.simulation.observations import expert_observations
 
 RESULTS = Path(__file__).parent / "results"
 RECIPES = (
@@ -78,7 +79,7 @@ def real_frames() -> list[Observation]:
 
 def make_policy(checkpoint: str, kind: str, seed: int) -> CogACTPolicy:
     """`plain` or `outliers`, see the module's docstring."""
-    policy = load_uncompressed(checkpoint, load_recipe("fp32"), seed=seed)
+    policy = load_uncompressed(checkpoint, load_recipe("fp32"), shipped=SHIPPED, seed=seed)
     if kind == "outliers":
         with torch.no_grad():
             channels = list(LOUD_CHANNELS)
@@ -129,8 +130,8 @@ def main() -> None:
     if trained:
         source, calibration, held_out = (
             "simulator",
-            simulator_observations(48),
-            simulator_observations(24, seed=950_000),
+            expert_observations(48),
+            expert_observations(24, seed=950_000),
         )
     else:
         frames = real_frames()
@@ -147,7 +148,7 @@ def main() -> None:
             print(f"{kind:9s}{recipe:18s}" + "  ".join(f"{k} {v:.4f}" for k, v in medians.items()), flush=True)
     out = args.out or RESULTS / f"quantization_error{'_tabletop' if trained else ''}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    sha256 = sha256_of(checkpoint_path(args.checkpoint)) if trained else None
+    sha256 = checkpoint_digest(args.checkpoint, SHIPPED) if trained else None
     out.write_text(json.dumps({"observations": source, "weights_sha256": sha256, "rows": rows}, indent=1) + "\n")
 
 

@@ -54,8 +54,9 @@ def task_of(suite: str, seed: int) -> Task:
 def in_process(checkpoint: str, recipe: str, suite: str, episodes: int) -> list[dict[str, Any]]:
     """One row for each seed."""
     from sqap_vla_ros.compression.load import load_policy
+    from sqap_vla_ros.shipped import SHIPPED
 
-    policy = load_policy(checkpoint, recipe)
+    policy = load_policy(checkpoint, recipe, shipped=SHIPPED)
     by_family: dict[TaskFamily, list[int]] = {}
     for seed in range(episodes):
         by_family.setdefault(task_of(suite, seed).family, []).append(seed)

@@ -20,11 +20,11 @@ from papers_tables import VARIANTS
 from quantization_error import cognition
 from tqdm import tqdm
 
-from sqap_vla_ros.compression.calibration import simulator_observations
-from sqap_vla_ros.compression.load import TABLETOP, checkpoint_path, load_policy
-from sqap_vla_ros.policy.checkpoints.checkpoint import sha256_of
+from sqap_vla_ros.compression.load import checkpoint_digest, load_policy
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.pruning import make_selector
+from sqap_vla_ros.shipped import SHIPPED, TABLETOP
+from sqap_vla_ros.simulation.observations import expert_observations
 
 RESULTS = Path(__file__).parent / "results" / "selection_error.json"
 SEED = 970_000
@@ -49,8 +49,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--observations", type=int, default=96)
     args = parser.parse_args()
-    observations = simulator_observations(args.observations, seed=SEED)
-    policies = {name: cast(CogACTPolicy, load_policy(TABLETOP, name)) for name in ("bf16", "w4a4")}
+    observations = expert_observations(args.observations, seed=SEED)
+    policies = {name: cast(CogACTPolicy, load_policy(TABLETOP, name, shipped=SHIPPED)) for name in ("bf16", "w4a4")}
     whole = {name: cognition(policy, observations) for name, policy in policies.items()}
 
     def error(features: torch.Tensor) -> float:
@@ -70,7 +70,7 @@ def main() -> None:
     for row in rows:
         place = f"{row.get('dropped', 0):8.1f}{row.get('before_layer', '-'):>6}"
         print(f"{row['selector']:48s}{place}{row['bf16']:8.3f}{row['w4a4']:8.3f}")
-    weights = sha256_of(checkpoint_path(TABLETOP))
+    weights = checkpoint_digest(TABLETOP, SHIPPED)
     content = {"observations": len(observations), "seed": SEED, "weights_sha256": weights, "rows": rows}
     RESULTS.write_text(json.dumps(content, indent=1) + "\n")
 

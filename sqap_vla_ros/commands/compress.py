@@ -46,16 +46,20 @@ def run(args: argparse.Namespace) -> int:
     from sqap_vla_ros.compression.compress import require_calibration
     from sqap_vla_ros.compression.files.job import compress_to_file
     from sqap_vla_ros.compression.files.storage import check_target
-    from sqap_vla_ros.compression.load import MICRO, load_uncompressed
+    from sqap_vla_ros.compression.load import checkpoint_path, load_uncompressed
     from sqap_vla_ros.compression.recipe import load_recipe
+    from sqap_vla_ros.shipped import SHIPPED
 
     recipe = load_recipe(args.recipe)
     check_target(args.out)
     observations, held_out = _observations(args)
     require_calibration(recipe, observations)
     # the report predicts with the whole policy first; without it, and with layers to quantise, they stay in the file
-    mapped = args.checkpoint != MICRO and args.report is None and recipe.quantization is not None
-    policy = load_uncompressed(args.checkpoint, recipe, unnorm_key=args.unnorm_key, mapped_layers=mapped)
+    lies_in_a_file = checkpoint_path(args.checkpoint, SHIPPED) is not None
+    mapped = lies_in_a_file and args.report is None and recipe.quantization is not None
+    policy = load_uncompressed(
+        args.checkpoint, recipe, shipped=SHIPPED, unnorm_key=args.unnorm_key, mapped_layers=mapped
+    )
     before = None
     if args.report:
         from sqap_vla_ros.compression.report import module_bytes, probe
@@ -108,28 +112,24 @@ def _report(
 
 def _observations(args: argparse.Namespace) -> tuple[list[Observation], list[Observation]]:
     """For calibration (empty when none was named), and held out for the report."""
-    from sqap_vla_ros.compression.calibration import (
-        SIMULATOR,
-        SYNTHETIC,
-        load_observations,
-        simulator_observations,
-        synthetic_observations,
-    )
+    from sqap_vla_ros.compression.calibration import SYNTHETIC, load_observations, synthetic_observations
+    from sqap_vla_ros.shipped import CALIBRATION_SOURCES, SIMULATOR
+    from sqap_vla_ros.simulation.observations import expert_observations
 
     held_out_count = 8
     source = (args.calibration or "").partition(":")[0]
     if source == SIMULATOR:
-        held_out = simulator_observations(held_out_count, seed=HELD_OUT_SEED) if args.report else []
-        return load_observations(args.calibration, args.observations), held_out
+        held_out = expert_observations(held_out_count, seed=HELD_OUT_SEED) if args.report else []
+        return load_observations(args.calibration, args.observations, CALIBRATION_SOURCES), held_out
     if source in ("", SYNTHETIC):
-        found = load_observations(args.calibration, args.observations) if source else []
+        found = load_observations(args.calibration, args.observations, CALIBRATION_SOURCES) if source else []
         return found, synthetic_observations(held_out_count, seed=1)
     path = Path(args.calibration).expanduser()
     wanted = args.observations + (held_out_count if args.report else 0)
     if path.is_file() or (path / "metadata.yaml").is_file():
         found = _from_bag(path, args, wanted)
     else:
-        found = load_observations(args.calibration, wanted)
+        found = load_observations(args.calibration, wanted, CALIBRATION_SOURCES)
     if len(found) <= held_out_count or not args.report:
         return found[: args.observations], found[:held_out_count]
     # spread over the recording, so that both see all of it

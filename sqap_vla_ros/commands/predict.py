@@ -45,12 +45,13 @@ def run(args: argparse.Namespace) -> None:
 
     from sqap_vla_ros.compression.load import load_policy
     from sqap_vla_ros.contracts import Observation
+    from sqap_vla_ros.shipped import SHIPPED
 
     with Image.open(args.image) as picture:
         image = np.asarray(picture.convert("RGB"))
     pixel = _gripper_pixel(args, image)
     observation = Observation(image, stamp_ns=0, instruction=args.instruction, gripper_pixel=pixel)
-    policy = load_policy(args.checkpoint, args.recipe, device=args.device, unnorm_key=args.unnorm_key)
+    policy = load_policy(args.checkpoint, args.recipe, shipped=SHIPPED, device=args.device, unnorm_key=args.unnorm_key)
     chunk = policy.predict(observation, seed=args.seed)
     print(json.dumps(chunk_to_dict(chunk), indent=2) if args.json else chunk_table(chunk))
 

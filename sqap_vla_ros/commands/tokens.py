@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
     from sqap_vla_ros.policy.cogact import CogACTPolicy
     from sqap_vla_ros.pruning import make_selector
     from sqap_vla_ros.pruning.overlay import draw_overlay
+    from sqap_vla_ros.shipped import SHIPPED
 
     wanted = [(text, *parse_selector(text)) for text in args.selectors]
     for _, name, parameters in wanted:
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     image = np.asarray(Image.open(args.image).convert("RGB"))
     pixel = None if args.gripper_pixel is None else (args.gripper_pixel[0], args.gripper_pixel[1])
     observation = Observation(image, 0, args.instruction, gripper_pixel=pixel)
-    policy = load_policy(args.checkpoint, args.recipe, device=args.device)
+    policy = load_policy(args.checkpoint, args.recipe, shipped=SHIPPED, device=args.device)
     if not isinstance(policy, CogACTPolicy):
         raise ValueError(f"recipe {args.recipe!r} runs the layers its own way; take one without an accelerator")
     towers = policy.model.vision

@@ -1,31 +1,23 @@
-"""Observations to calibrate on: a folder of images, the simulator, or made-up scenes.
+"""Observations to calibrate on: a folder of images, or made-up scenes.
 
-Recordings come through `nodes.bag_observations`.
-
-A folder holds images (png, jpg) and `instructions.txt`: one line for all images, or lines of
+The simulator's come from `simulation.observations` and a recording's from `nodes.bags.observations`: this room knows
+neither. A folder holds images (png, jpg) and `instructions.txt`: one line for all images, or lines of
 `file name<TAB>instruction`.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from sqap_vla_ros.contracts import Observation
 
-if TYPE_CHECKING:
-    from sqap_vla_ros.simulation.environment import TabletopEnv
-
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 INSTRUCTIONS_FILE = "instructions.txt"
 SYNTHETIC = "synthetic"
-SIMULATOR = "simulator"
-SIMULATOR_SEED = 900_000  # layouts that neither training nor evaluation uses
-PER_EPISODE = 8  # observations of one episode
 _INSTRUCTIONS = (
     "pick up the red can",
     "put the blue cube on the green plate",
@@ -61,43 +53,6 @@ def synthetic_observations(count: int, *, seed: int = 0, size: int = 224) -> lis
     return observations
 
 
-def simulator_observations(count: int, *, seed: int = SIMULATOR_SEED) -> list[Observation]:
-    """What the camera of the simulated arm sees while the scripted expert works, all task families in turn.
-
-    Plain pictures of 640x480 as simulator_node renders them; the same for a seed. Episode e has the layout of seed
-    `seed` + e and gives up to `PER_EPISODE` observations, spread evenly over it.
-    """
-    from sqap_vla_ros.simulation.environment import TabletopEnv
-    from sqap_vla_ros.simulation.vocabulary import TaskFamily
-
-    families = list(TaskFamily)
-    share = min(PER_EPISODE, max(1, count // len(families)))
-    observations: list[Observation] = []
-    with TabletopEnv(shadows=False, antialiasing=False) as env:
-        for episode in itertools.count():
-            if len(observations) >= count:
-                break
-            env.reset(seed + episode, families[episode % len(families)])
-            observations += _episode_observations(env, min(share, count - len(observations)))
-    return observations
-
-
-def _episode_observations(env: TabletopEnv, wanted: int) -> list[Observation]:
-    """`wanted` observations from the start of an episode to its end, fewer where it is shorter than that."""
-    from sqap_vla_ros.simulation.environment import CONTROL_NS
-    from sqap_vla_ros.simulation.experts import expert
-
-    instruction, seen = env.task.instruction, []
-    while True:
-        stamp_ns = env.steps * CONTROL_NS
-        pose = env.world.base_from_tool
-        seen.append(Observation(env.render(), stamp_ns, instruction, env.gripper_pixel, pose))
-        result = env.step(expert(env.task, env.state))
-        if result.terminated or result.truncated:
-            break
-    return [seen[i] for i in np.unique(np.linspace(0, len(seen) - 1, min(wanted, len(seen))).astype(int))]
-
-
 def folder_observations(folder: Path, limit: int) -> list[Observation]:
     """At most `limit` images of a folder, spread evenly over their sorted names, with their instructions."""
     images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -130,25 +85,27 @@ def _read_instructions(path: Path) -> dict[str, str]:
     return instructions
 
 
-def load_observations(source: str, limit: int) -> list[Observation]:
-    """Calibration observations from `synthetic`, `simulator`, or a folder of images.
+ObservationSource = Callable[[int], list[Observation]]  # how many -> observations
+SOURCES: Mapping[str, ObservationSource] = {SYNTHETIC: synthetic_observations}
 
-    `simulator:64` asks for 64 of them whatever the limit.
+
+def load_observations(source: str, limit: int, sources: Mapping[str, ObservationSource] = SOURCES) -> list[Observation]:
+    """Return calibration observations from a source by name, or from a folder of images.
+
+    sources: name -> function of a count. `synthetic:64` asks for 64 of them whatever the limit.
+    Raises `CalibrationError` for a count or a folder that cannot be used.
     """
     kind, colon, number = source.partition(":")
-    if colon and kind in (SYNTHETIC, SIMULATOR):
+    if colon and kind in sources:
         if not number.isdecimal():
             raise CalibrationError(f"{source!r}: a whole number of observations is expected after {kind}:")
         limit = int(number)
     if limit < 1:
         raise CalibrationError(f"at least one calibration observation is needed, got a limit of {limit}")
-    if kind == SYNTHETIC:
-        return synthetic_observations(limit)
-    if kind == SIMULATOR:
-        return simulator_observations(limit)
+    if kind in sources:
+        return sources[kind](limit)
     path = Path(source).expanduser()
     if not path.is_dir():
-        raise CalibrationError(
-            f"calibration data {path} is not a folder of images; give one, a bag, `{SIMULATOR}` or `{SYNTHETIC}`"
-        )
+        named = " or ".join(f"`{name}`" for name in sources)
+        raise CalibrationError(f"calibration data {path} is not a folder of images; give one, a bag, or {named}")
     return folder_observations(path, limit)

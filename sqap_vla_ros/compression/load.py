@@ -1,15 +1,18 @@
-"""One door to a policy: a checkpoint (or `micro`, or `tabletop`) and a recipe in, something that predicts out.
+"""One door to a policy: a checkpoint (or the name of a shipped policy) and a recipe in, something that predicts out.
 
-The node's worker, the command line and the evaluation all come through here.
+The node's worker, the command line and the evaluation all come through here. Which policies ship, and what their scenes
+look like, is the caller's to say: a table of `ShippedPolicy`, everyday `sqap_vla_ros.shipped.SHIPPED`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqap_vla_ros.compression.calibration import simulator_observations, synthetic_observations
+from sqap_vla_ros.compression.calibration import ObservationSource, synthetic_observations
 from sqap_vla_ros.compression.recipe import Recipe, RecipeError, load_recipe
 from sqap_vla_ros.contracts import Observation, Policy
 
@@ -18,16 +21,51 @@ if TYPE_CHECKING:
 
     from sqap_vla_ros.policy.cogact import CogACTPolicy
 
-MICRO, TABLETOP = "micro", "tabletop"
-SHIPPED = {TABLETOP: Path(__file__).parents[1] / "policy" / "assets" / "tabletop.safetensors"}  # name -> weights
-CALIBRATION_OBSERVATIONS = {MICRO: 8, TABLETOP: 48}
-RANKING_OBSERVATIONS = 8  # for EfficientVLA, which chooses layers
+MICRO = "micro"
+
+
+@dataclass(frozen=True)
+class ShippedPolicy:
+    """A policy that can be named in place of a checkpoint, and whose scenes the package can show.
+
+    Its name is also that of its geometry (`PolicyConfig.name`), so a file with the same geometry is calibrated alike.
+
+    observations: how many -> observations of its scenes.
+    scenes: what these observations show, in words.
+    calibration_count: how many of them a recipe calibrates on.
+    ranking_count: how many of them an accelerator ranks decoder layers on.
+    weights: its checkpoint; None where `make` builds it.
+    make: seed -> the policy in float32 on the CPU; None where `weights` holds it.
+    """
+
+    observations: ObservationSource
+    scenes: str
+    calibration_count: int
+    ranking_count: int = 8
+    weights: Path | None = None
+    make: Callable[[int], CogACTPolicy] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.weights is None) == (self.make is None):
+            raise ValueError(f"a shipped policy has weights or is made, one of the two; got {self}")
+
+
+def _micro(seed: int) -> CogACTPolicy:
+    from sqap_vla_ros.policy.micro.policy import micro_policy
+
+    return micro_policy(seed=seed)
+
+
+RANDOM_WEIGHTS: Mapping[str, ShippedPolicy] = {
+    MICRO: ShippedPolicy(synthetic_observations, "made-up scenes, which represent no task", 8, make=_micro)
+}
 
 
 def load_policy(
     checkpoint: str,
     recipe: str = "fp32",
     *,
+    shipped: Mapping[str, ShippedPolicy] = RANDOM_WEIGHTS,
     device: str = "cpu",
     dtype: str | torch.dtype | None = None,
     unnorm_key: str | None = None,
@@ -35,61 +73,67 @@ def load_policy(
 ) -> Policy:
     """Load a policy and do to it what the recipe says.
 
-    Recipes that look at observations calibrate policies of the geometries `micro` and `tabletop` on the spot: on
-    made-up scenes, and in the simulator. Other policies are compressed to a file once.
+    Recipes that look at observations calibrate policies of the shipped geometries on the spot, on scenes of their own.
+    Other policies are compressed to a file once.
 
-    checkpoint: `tabletop` (the trained policy that ships), `micro` (a small policy, random weights, seeded), a
-        checkpoint folder, or a `.safetensors` file, also one made by `sqap-vla compress`. Such a file follows its own
-        recipe; a recipe that only prunes replaces its pruning (`fastv` on a `w4a4` file), and so does one that
-        quantises the same way (`sqap` on a `w4a4` file).
+    checkpoint: a name in `shipped`, a checkpoint folder, or a `.safetensors` file. A file made by `sqap-vla compress`
+        follows its own recipe; a recipe that only prunes replaces its pruning (`fastv` on a `w4a4` file), and so does
+        one that quantises the same way (`sqap` on a `w4a4` file).
     recipe: a name of `config/recipes` or a YAML file.
+    shipped: name -> policy that can be named in place of a checkpoint. By default `micro` alone, which needs nothing.
     dtype: overrides the recipe's; not for compressed files.
     unnorm_key: which dataset's statistics turn the normalised chunk into metres and radians.
-    seed: of the micro policy's weights.
+    seed: of random weights.
     """
     chosen = load_recipe(recipe)
-    if checkpoint != MICRO:
-        path = checkpoint_path(checkpoint)
+    path = checkpoint_path(checkpoint, shipped)
+    if path is not None:
         from sqap_vla_ros.compression.files.storage import is_compressed
 
         if is_compressed(path):
-            return _load_compressed(path, chosen, device, unnorm_key)
+            return _load_compressed(path, chosen, shipped, device, unnorm_key)
     first = device if chosen.quantization is None else "cpu"  # quantising happens on the CPU
-    policy = load_uncompressed(checkpoint, chosen, device=first, dtype=dtype, unnorm_key=unnorm_key, seed=seed)
+    policy = load_uncompressed(
+        checkpoint, chosen, shipped=shipped, device=first, dtype=dtype, unnorm_key=unnorm_key, seed=seed
+    )
     if chosen.quantization is not None:
-        policy = _quantize_in_memory(policy, chosen, checkpoint, device)
-    return _finish(policy, chosen)
+        policy = _quantize_in_memory(policy, chosen, shipped, checkpoint, device)
+    return _finish(policy, chosen, shipped)
 
 
-def checkpoint_path(checkpoint: str) -> Path:
-    """Where a checkpoint is, also for the name of a shipped one; raises FileNotFoundError when it is not there."""
-    path = SHIPPED.get(checkpoint, Path(checkpoint).expanduser())
+def checkpoint_path(checkpoint: str, shipped: Mapping[str, ShippedPolicy] = RANDOM_WEIGHTS) -> Path | None:
+    """Return where a checkpoint lies, or None for a shipped policy that is made and lies nowhere.
+
+    Raises FileNotFoundError when it is not there.
+    """
+    known = shipped.get(checkpoint)
+    if known is not None and known.weights is None:
+        return None
+    path = Path(checkpoint).expanduser() if known is None or known.weights is None else known.weights
     if path.exists():
         return path
-    if checkpoint in SHIPPED:
+    if known is not None:
         raise FileNotFoundError(
-            f"the trained policy {checkpoint!r} is not in this installation ({path} is missing): reinstall the "
-            f"package, or use {MICRO!r}"
+            f"the trained policy {checkpoint!r} is not in this installation ({path} is missing): reinstall the package"
         )
     raise FileNotFoundError(
-        f"checkpoint {path} does not exist; give a folder, a .safetensors file, {', '.join(map(repr, SHIPPED))} or "
-        f"{MICRO!r}"
+        f"checkpoint {path} does not exist; give a folder, a .safetensors file, or one of {', '.join(shipped)}"
     )
 
 
-def own_observations(policy: CogACTPolicy, count: int | None = None) -> list[Observation]:
-    """Calibration observations for a policy whose scenes the package can make itself; none for others."""
-    name = policy.model.config.name
-    count = count or CALIBRATION_OBSERVATIONS.get(name, 0)
-    if name == TABLETOP:
-        return simulator_observations(count)
-    return synthetic_observations(count) if name == MICRO else []
+def checkpoint_digest(checkpoint: str, shipped: Mapping[str, ShippedPolicy] = RANDOM_WEIGHTS) -> str:
+    """Return the sha256 of a checkpoint file, or the given name where there is no single file."""
+    from sqap_vla_ros.policy.checkpoints.checkpoint import sha256_of
+
+    path = checkpoint_path(checkpoint, shipped)
+    return checkpoint if path is None or not path.is_file() else sha256_of(path)
 
 
 def load_uncompressed(
     checkpoint: str,
     recipe: Recipe,
     *,
+    shipped: Mapping[str, ShippedPolicy] = RANDOM_WEIGHTS,
     device: str = "cpu",
     dtype: str | torch.dtype | None = None,
     unnorm_key: str | None = None,
@@ -104,17 +148,17 @@ def load_uncompressed(
     import torch
 
     resolved = getattr(torch, str(dtype or recipe.dtype).removeprefix("torch."))
-    if checkpoint == MICRO:
-        from sqap_vla_ros.policy.micro.policy import micro_policy
-
-        policy = micro_policy(seed=seed)
+    known = shipped.get(checkpoint)
+    if known is not None and known.make is not None:
+        policy = known.make(seed)
         for part in (policy.model.vision, policy.model.projector, policy.model.decoder):
             part.to(resolved)
         policy.model.to(device)
     else:
         from sqap_vla_ros.policy.checkpoints.checkpoint import load_checkpoint
 
-        path = checkpoint_path(checkpoint)
+        path = checkpoint_path(checkpoint, shipped)
+        assert path is not None
         policy = load_checkpoint(
             path, device=device, dtype=resolved, unnorm_key=unnorm_key, mapped_layers=mapped_layers
         )
@@ -124,25 +168,31 @@ def load_uncompressed(
     return policy
 
 
-def _quantize_in_memory(policy: CogACTPolicy, recipe: Recipe, checkpoint: str, device: str) -> CogACTPolicy:
+def _quantize_in_memory(
+    policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedPolicy], checkpoint: str, device: str
+) -> CogACTPolicy:
     from sqap_vla_ros.compression.compress import compress
     from sqap_vla_ros.compression.policy import CompressedPolicy
     from sqap_vla_ros.quantization.streamline import make_ready
 
-    calibrated = recipe.quantization is not None and recipe.quantization.needs_calibration
-    observations = own_observations(policy) if calibrated else []
-    if calibrated and not observations:
-        raise RecipeError(
-            f"recipe {recipe.name!r} needs calibration: run `sqap-vla compress --checkpoint {checkpoint} "
-            f"--recipe {recipe.name} --calibration ... --out policy.safetensors` once and load that file"
-        )
+    observations: list[Observation] = []
+    if recipe.quantization is not None and recipe.quantization.needs_calibration:
+        known = shipped.get(policy.model.config.name)
+        if known is None:
+            raise RecipeError(
+                f"recipe {recipe.name!r} needs calibration: run `sqap-vla compress --checkpoint {checkpoint} "
+                f"--recipe {recipe.name} --calibration ... --out policy.safetensors` once and load that file"
+            )
+        observations = known.observations(known.calibration_count)
     compress(policy, recipe, observations)
     policy.model.to(device)
     make_ready(policy.model)
     return CompressedPolicy.of(policy)
 
 
-def _load_compressed(path: Path, recipe: Recipe, device: str, unnorm_key: str | None) -> Policy:
+def _load_compressed(
+    path: Path, recipe: Recipe, shipped: Mapping[str, ShippedPolicy], device: str, unnorm_key: str | None
+) -> Policy:
     from sqap_vla_ros.compression.files.storage import CompressedFile, load_compressed
 
     own = CompressedFile(path).header.recipe
@@ -157,10 +207,10 @@ def _load_compressed(path: Path, recipe: Recipe, device: str, unnorm_key: str | 
         recipe = dataclasses.replace(own, name=f"{own.name}+{recipe.name}", pruning=recipe.pruning)
     policy = load_compressed(path, device=device, unnorm_key=unnorm_key)
     policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
-    return _finish(policy, recipe)
+    return _finish(policy, recipe, shipped)
 
 
-def _finish(policy: CogACTPolicy, recipe: Recipe) -> Policy:
+def _finish(policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedPolicy]) -> Policy:
     """Make a policy as quick as it can be, and put the recipe's token selector or accelerator on it."""
     from sqap_vla_ros.quantization.prepacked import prepack
 
@@ -171,4 +221,5 @@ def _finish(policy: CogACTPolicy, recipe: Recipe) -> Policy:
 
     # EfficientVLA ranks layers on observations; recipes for other policies name the layers instead
     ranks = recipe.pruning.selector == "efficient_vla" and recipe.pruning.parameters.get("removed_layers") is None
-    return with_pruning(policy, recipe.pruning, own_observations(policy, RANKING_OBSERVATIONS) if ranks else [])
+    known = shipped.get(policy.model.config.name) if ranks else None
+    return with_pruning(policy, recipe.pruning, [] if known is None else known.observations(known.ranking_count))

@@ -93,6 +93,7 @@ def _load(config: WorkerConfig, connection: Connection) -> Policy:
     import torch
 
     from sqap_vla_ros.compression.load import load_policy
+    from sqap_vla_ros.shipped import SHIPPED
 
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -100,6 +101,7 @@ def _load(config: WorkerConfig, connection: Connection) -> Policy:
     loaded = load_policy(
         config.checkpoint,
         config.recipe,
+        shipped=SHIPPED,
         device=config.device,
         dtype=getattr(torch, config.dtype) if config.dtype else None,
         unnorm_key=config.unnorm_key or None,

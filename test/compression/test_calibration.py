@@ -5,9 +5,9 @@ import pytest
 from sqap_vla_ros.compression.calibration import (
     CalibrationError,
     load_observations,
-    simulator_observations,
     synthetic_observations,
 )
+from sqap_vla_ros.shipped import CALIBRATION_SOURCES
 
 
 def folder_of_images(folder, count: int):
@@ -44,7 +44,7 @@ def test_bad_folders_are_explained(tmp_path):
     (tmp_path / "01.png").write_bytes(b"not a picture")
     with pytest.raises(CalibrationError, match=r"01\.png is not an image"):
         load_observations(str(tmp_path), 3)
-    with pytest.raises(CalibrationError, match="is not a folder of images"):
+    with pytest.raises(CalibrationError, match="is not a folder of images; give one, a bag, or `synthetic`"):
         load_observations(str(tmp_path / "nothing"), 3)
     with pytest.raises(CalibrationError, match="limit of 0"):
         load_observations("synthetic", 0)
@@ -57,30 +57,10 @@ def test_synthetic_scenes_repeat_and_differ():
     assert not np.array_equal(one[0].image, one[1].image)
 
 
-def test_the_simulator_gives_all_families_as_its_node_renders_them():
-    found = simulator_observations(13)
-    assert len(found) == 13
-    instructions = [o.instruction for o in found]
-    for words in ("pick up", "near", "open the drawer", "close the drawer", "in the drawer", "in the bowl"):
-        assert any(words in text for text in instructions), instructions
-    first = found[0]
-    assert first.image.shape == (480, 640, 3)
-    # the gripper is where the tool frame projects, and the arm has moved within the episode
-    assert first.gripper_pixel is not None
-    assert np.linalg.norm(found[1].base_from_tool[:3, 3] - first.base_from_tool[:3, 3]) > 0.01
-    assert found[1].stamp_ns > first.stamp_ns == 0
-
-
-def test_simulator_observations_repeat_and_follow_the_seed():
-    one, again, other = (simulator_observations(2, seed=seed) for seed in (900_000, 900_000, 900_100))
-    assert all(np.array_equal(a.image, b.image) for a, b in zip(one, again, strict=True))
-    assert not np.array_equal(one[0].image, other[0].image)
-
-
 def test_the_number_after_the_source_counts():
     assert len(load_observations("synthetic:3", 9)) == 3
-    assert len(load_observations("simulator:2", 9)) == 2
+    assert len(load_observations("simulator:2", 9, CALIBRATION_SOURCES)) == 2
     with pytest.raises(CalibrationError, match="'simulator:many': a whole number"):
-        load_observations("simulator:many", 9)
+        load_observations("simulator:many", 9, CALIBRATION_SOURCES)
     with pytest.raises(CalibrationError, match="limit of 0"):
-        load_observations("simulator:0", 9)
+        load_observations("simulator:0", 9, CALIBRATION_SOURCES)

@@ -1,10 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from sqap_vla_ros.compression import load
-from sqap_vla_ros.compression.calibration import simulator_observations, synthetic_observations
-from sqap_vla_ros.compression.load import load_policy
+from sqap_vla_ros.compression.calibration import synthetic_observations
+from sqap_vla_ros.compression.load import RANDOM_WEIGHTS, ShippedPolicy, checkpoint_digest, checkpoint_path, load_policy
 from sqap_vla_ros.compression.recipe import RecipeError
 from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint
@@ -18,8 +19,14 @@ DEPTH = named_config("tabletop").decoder.depth
 
 
 @pytest.fixture
-def tabletop(tmp_path, monkeypatch):
-    """A stand-in for the shipped policy: its geometry, random bfloat16 weights, where `tabletop` is looked for."""
+def asked():
+    """How many observations of the stand-in's scenes were asked for, in order."""
+    return []
+
+
+@pytest.fixture
+def shipped(tmp_path, asked):
+    """A table with a stand-in for the shipped policy: its geometry, random bfloat16 weights, made-up scenes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = CogACT(named_config("tabletop")).bfloat16()
@@ -27,40 +34,39 @@ def tabletop(tmp_path, monkeypatch):
     statistics = {"tabletop": ActionStatistics(-bound, bound, np.array([True] * 6 + [False]), dt_s=0.2)}
     path = tmp_path / "tabletop.safetensors"
     save_checkpoint(CogACTPolicy(model, micro_tokenizer(), statistics), path)
-    monkeypatch.setitem(load.SHIPPED, "tabletop", path)
-    monkeypatch.setitem(load.CALIBRATION_OBSERVATIONS, "tabletop", 3)
-    monkeypatch.setattr(load, "RANKING_OBSERVATIONS", 2)
-    return path
+
+    def observations(count):
+        asked.append(count)
+        return synthetic_observations(1)
+
+    known = ShippedPolicy(observations, "stand-ins", calibration_count=3, ranking_count=2, weights=path)
+    return {"tabletop": known, **RANDOM_WEIGHTS}
 
 
-def test_the_shipped_policy_by_name(tabletop):
-    policy = load_policy("tabletop")
+def test_the_shipped_policy_by_name(shipped):
+    policy = load_policy("tabletop", shipped=shipped)
     assert policy.info.checkpoint == "tabletop"
     assert policy.info.unnorm_key == "tabletop"
     assert len(policy.info.checkpoint_sha256) == 64
     assert {p.dtype for p in policy.model.parameters()} == {torch.float32}
-    half = load_policy("tabletop", "bf16")
+    half = load_policy("tabletop", "bf16", shipped=shipped)
     assert half.model.decoder.embed_tokens.weight.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("by_name", [True, False])
-def test_calibrated_recipes_calibrate_it_in_the_simulator(tabletop, by_name, monkeypatch):
-    asked = []
-    monkeypatch.setattr(load, "simulator_observations", lambda count: asked.append(count) or simulator_observations(1))
-    policy = load_policy("tabletop" if by_name else str(tabletop), "sqap")
+def test_calibrated_recipes_calibrate_it_on_its_own_scenes(shipped, asked, by_name):
+    policy = load_policy("tabletop" if by_name else str(shipped["tabletop"].weights), "sqap", shipped=shipped)
     assert asked == [3]
     assert (policy.info.recipe, policy.info.selector) == ("sqap", "sqap")
     assert sum(isinstance(m, QuantizedLinear) for m in policy.model.modules()) == 7 * DEPTH
     assert np.isfinite(policy.predict(synthetic_observations(1)[0]).normalized).all()
 
 
-def test_accelerators_that_choose_layers_look_at_the_simulator(tabletop, monkeypatch):
-    asked = []
-    monkeypatch.setattr(load, "simulator_observations", lambda count: asked.append(count) or simulator_observations(1))
-    policy = load_policy("tabletop", "efficient_vla_small")
+def test_accelerators_that_choose_layers_look_at_its_own_scenes(shipped, asked):
+    policy = load_policy("tabletop", "efficient_vla_small", shipped=shipped)
     assert asked == [2]
     assert len(policy.model.decoder.layers) == DEPTH - 1
-    load_policy("tabletop", "vla_cache")
+    load_policy("tabletop", "vla_cache", shipped=shipped)
     assert asked == [2]  # nothing to choose
 
 
@@ -75,10 +81,26 @@ def test_the_head_may_compute_in_bfloat16():
     assert load_policy("micro", "w4a4", dtype="float32").model.action_head.positional_embedding.dtype == torch.float32
 
 
-def test_a_missing_shipped_policy_is_explained(monkeypatch, tmp_path):
-    monkeypatch.setitem(load.SHIPPED, "tabletop", tmp_path / "tabletop.safetensors")
+def test_a_missing_shipped_policy_is_explained(shipped, tmp_path):
+    gone = {"tabletop": dataclasses.replace(shipped["tabletop"], weights=tmp_path / "gone.safetensors")}
     with pytest.raises(FileNotFoundError, match=r"'tabletop' is not in this installation .* is missing\): reinstall"):
-        load_policy("tabletop", "w4a4")
+        load_policy("tabletop", "w4a4", shipped=gone)
+
+
+def test_an_unknown_checkpoint_lists_the_names(shipped):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint table does not exist; .* one of tabletop, micro"):
+        load_policy("table", shipped=shipped)
+
+
+def test_where_a_checkpoint_lies_and_its_digest(shipped):
+    assert checkpoint_path("tabletop", shipped) == shipped["tabletop"].weights
+    assert len(checkpoint_digest("tabletop", shipped)) == 64
+    assert (checkpoint_path("micro"), checkpoint_digest("micro")) == (None, "micro")
+
+
+def test_a_shipped_policy_has_weights_or_is_made(tmp_path):
+    with pytest.raises(ValueError, match="has weights or is made, one of the two"):
+        ShippedPolicy(synthetic_observations, "scenes", 8)
 
 
 def test_other_policies_are_told_to_calibrate_once(tmp_path):

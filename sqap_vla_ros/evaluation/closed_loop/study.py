@@ -321,10 +321,11 @@ def load(method: Method) -> tuple[Policy, dict[str, Any]]:
     from sqap_vla_ros.compression.load import load_policy
     from sqap_vla_ros.compression.recipe import load_recipe
     from sqap_vla_ros.policy.config import COGACT_BASE
+    from sqap_vla_ros.shipped import SHIPPED
 
     torch.set_num_threads(1)
     started = time.monotonic()
-    policy: Any = load_policy(method.checkpoint, method.recipe)
+    policy: Any = load_policy(method.checkpoint, method.recipe, shipped=SHIPPED)
     recipe, info = load_recipe(method.recipe), policy.info
     share = {
         key: round(relative_bops(workload_of(recipe, config), recipe.quantization, Definition.PAPER), 4)
@@ -340,17 +341,14 @@ def load(method: Method) -> tuple[Policy, dict[str, Any]]:
 
 def identity(method: Method) -> dict[str, Any]:
     """What must not change between the runs of one study."""
-    from sqap_vla_ros.compression.load import MICRO, checkpoint_path
+    from sqap_vla_ros.compression.load import checkpoint_digest
     from sqap_vla_ros.compression.recipe import load_recipe
-    from sqap_vla_ros.policy.checkpoints.checkpoint import sha256_of
+    from sqap_vla_ros.shipped import SHIPPED
 
     recipe = load_recipe(method.recipe)
-    digest = method.checkpoint
-    if method.checkpoint != MICRO and (path := checkpoint_path(method.checkpoint)).is_file():
-        digest = sha256_of(path)
     return {
         "checkpoint": method.checkpoint,
-        "checkpoint_sha256": digest,
+        "checkpoint_sha256": checkpoint_digest(method.checkpoint, SHIPPED),
         "recipe": recipe.to_dict(),
         "recipe_digest": recipe.digest,
         "execution": dataclasses.asdict(method.execution),

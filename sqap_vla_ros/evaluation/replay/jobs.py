@@ -20,12 +20,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sqap_vla_ros.compression.load import CALIBRATION_OBSERVATIONS, MICRO
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.evaluation.replay.metrics import summarise
 from sqap_vla_ros.evaluation.replay.run import RUN, replay_recipe
 from sqap_vla_ros.nodes.bags.observations import ReplaySpec
 from sqap_vla_ros.serving.worker import WorkerConfig
+from sqap_vla_ros.shipped import SHIPPED
 
 _TRIES = 3  # of a bag whose process died under it
 
@@ -98,17 +98,19 @@ def compression_of(worker: WorkerConfig) -> dict[str, str]:
         return {"description": f"made by {worker.factory}", "calibration": "unknown"}
     recipe = load_recipe(worker.recipe)
     calibration = "nothing, it needs none"
-    if worker.checkpoint != MICRO and Path(worker.checkpoint).expanduser().is_file():
+    path = Path(worker.checkpoint).expanduser()
+    if worker.checkpoint not in SHIPPED and path.is_file():
         from sqap_vla_ros.compression.files.storage import CompressedFile, is_compressed  # imports torch
 
-        if is_compressed(Path(worker.checkpoint)):
-            header = CompressedFile(Path(worker.checkpoint)).header
+        if is_compressed(path):
+            header = CompressedFile(path).header
             calibration = str(header.calibration.get("source", "unknown"))
             return {"description": f"file compressed as {header.recipe.name}; {recipe.description}"} | {
                 "calibration": calibration
             }
     if recipe.quantization is not None and recipe.quantization.needs_calibration:
-        calibration = f"{CALIBRATION_OBSERVATIONS} made-up scenes, which represent no task"
+        known = SHIPPED.get(worker.checkpoint)
+        calibration = "scenes of its own geometry" if known is None else f"{known.calibration_count} {known.scenes}"
     return {"description": recipe.description, "calibration": calibration}
 
 

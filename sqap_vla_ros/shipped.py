@@ -1,0 +1,37 @@
+"""The policies that ship with the package, by the name that stands in place of a checkpoint.
+
+This module sits above compression, policy and simulation, because a shipped policy joins the three: weights, the recipe
+that compresses them, and the simulator whose scenes the recipe calibrates on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sqap_vla_ros.compression.calibration import SOURCES, ObservationSource
+from sqap_vla_ros.compression.load import RANDOM_WEIGHTS, ShippedPolicy
+from sqap_vla_ros.contracts import Observation
+
+TABLETOP = "tabletop"
+SIMULATOR = "simulator"
+_WEIGHTS = Path(__file__).parent / "policy" / "assets"
+
+
+def simulator_observations(count: int) -> list[Observation]:
+    """Return `count` observations of the scripted expert at work on the simulated tabletop."""
+    from sqap_vla_ros.simulation.observations import expert_observations  # MuJoCo is loaded when it is asked for
+
+    return expert_observations(count)
+
+
+CALIBRATION_SOURCES: Mapping[str, ObservationSource] = {SIMULATOR: simulator_observations, **SOURCES}
+SHIPPED: Mapping[str, ShippedPolicy] = {
+    TABLETOP: ShippedPolicy(
+        simulator_observations,
+        "simulated scenes, the scripted expert at work",
+        calibration_count=48,
+        weights=_WEIGHTS / "tabletop.safetensors",
+    ),
+    **RANDOM_WEIGHTS,
+}
