@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _SUITES = tuple(map(str, SUITES))
 _FAMILIES = tuple(map(str, TaskFamily))
+_JOINS = ("clock", "path")  # of evaluation.closed_loop.episodes, without its imports
 
 _DESCRIPTION = """\
 Runs recipes in closed loop on the embedded tabletop, on the same episodes, and compares their success with the first
@@ -46,6 +47,7 @@ def register(subparsers: Any) -> None:
         metavar="S",
         help="the world goes on while the policy thinks, seconds",
     )
+    how.add_argument("--join", choices=_JOINS, default=_JOINS[0], help="enter a late chunk by time or by pose")
     work = parser.add_argument_group("work")
     work.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
     work.add_argument("--lockstep", type=int, default=10, help="episodes that share a prediction")
@@ -78,7 +80,7 @@ def make_units(args: argparse.Namespace) -> list[Unit]:
     for option in ("jobs", "lockstep", "episodes"):
         if getattr(args, option) < 1:
             raise ValueError(f"--{option} must be at least 1, got {getattr(args, option)}")
-    execution = Execution(args.horizon, args.ensemble, args.async_latency)
+    execution = Execution(args.horizon, args.ensemble, args.async_latency, args.join)
     families = tuple(TaskFamily(name) for name in _names(args.families))
     suites = _SUITES if args.suite == "both" else (args.suite,)
     methods: list[Method] = []

@@ -16,12 +16,14 @@ from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
 from sqap_vla_ros.evaluation.action_metrics import rms_jerk
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
-from sqap_vla_ros.robot.trajectory import anchor_chunk
+from sqap_vla_ros.robot.joining import joining_action
+from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S, CONTROL_NS, TabletopEnv
 from sqap_vla_ros.simulation.layout import VARIATIONS, sample_layout
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 ENSEMBLES = ("none", "original", "by_time")
+JOINS = ("clock", "path")
 CHUNKS_PER_EPISODE = 1000  # noise seeds of one episode: seed * CHUNKS_PER_EPISODE + number of the chunk
 
 
@@ -33,14 +35,17 @@ class Execution:
     ensemble: `none`; `by_time` averages chunks about the same moment (robot/ensemble.py); `original` as published: one
         action a call, so it needs horizon 1.
     latency_s: 0: the world waits for the policy. Otherwise it goes on: a chunk takes effect so long after its image was
-        taken (rounded up to whole control steps), its past actions are dropped, and the arm follows the chunk before,
-        or holds still, until then. The rest of the chunk is anchored where the arm was told to be when the image was
-        taken, as policy_node does.
+        taken (rounded up to whole control steps), and the arm follows the chunk before, or holds still, until then.
+        The chunk is anchored where the arm was told to be when the image was taken, as policy_node does.
+    join: the action at which a late chunk is entered. `path`: the one that begins where the arm has got to
+        (robot/joining.py). `clock`: as many actions are dropped as the arm has executed since the image; none where it
+        stood still.
     """
 
     horizon: int = 8
     ensemble: str = "none"
     latency_s: float = 0.0
+    join: str = "clock"
 
     def __post_init__(self) -> None:
         if not 1 <= self.horizon <= 16:
@@ -49,11 +54,20 @@ class Execution:
             raise ValueError(f"ensemble must be one of {', '.join(ENSEMBLES)}, got {self.ensemble!r}")
         if self.ensemble == "original" and self.horizon != 1:
             raise ValueError(f"the original ensemble executes one action a call: horizon must be 1, got {self.horizon}")
+        if self.join not in JOINS:
+            raise ValueError(f"join must be one of {', '.join(JOINS)}, got {self.join!r}")
         if not 0.0 <= self.latency_s <= self.horizon * CONTROL_DT_S + 1e-9:
             raise ValueError(
                 f"latency must be within 0 and the {self.horizon * CONTROL_DT_S:.1f} s between two images "
                 f"(one image is thought about at a time), got {self.latency_s} s"
             )
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values. Where nothing is late there is nothing to join: such studies go on with what they stored."""
+        values = asdict(self)
+        if self.latency_s == 0.0:
+            del values["join"]
+        return values
 
     @property
     def delay_steps(self) -> int:
@@ -97,7 +111,9 @@ class EpisodeRun:
         if execution.ensemble != "none":
             self._ensemble = AdaptiveEnsemble(align="time" if execution.ensemble == "by_time" else "call")
         self._anchor = np.eye(4)
+        self._gripper_at_image = 1.0
         self._plan: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None = None  # first step, poses, gripper
+        self._executed = 0  # actions of plans since the image
         self._path = [env.world.base_from_tool[:3, 3]]
         self.reason = ""
         self.chunks = 0
@@ -116,6 +132,8 @@ class EpisodeRun:
         """What the policy is to look at now."""
         env = self._env
         self._anchor = env.commanded_pose
+        self._gripper_at_image = float(env.state.gripper_open)
+        self._executed = 0
         return Observation(env.render(), env.steps * CONTROL_NS, self._instruction, env.gripper_pixel)
 
     def act(self, chunk: ActionChunk, inference_ms: float = 0.0) -> None:
@@ -136,14 +154,26 @@ class EpisodeRun:
                     return
             return
         motion = anchor_chunk(deltas, self._anchor, chunk.stamp_ns, chunk.dt_s)
-        newest = (self._env.steps, motion.poses, motion.gripper)
         for passed in range(self._execution.horizon):
             if passed == self._execution.delay_steps:
-                self._plan = newest
+                self._enter(motion)
             if not self._step(self._towards_plan()):
                 return
         if self._execution.delay_steps == self._execution.horizon:
-            self._plan = newest
+            self._enter(motion)
+
+    def _enter(self, motion: PoseTrajectory) -> None:
+        """Follow a chunk from now on."""
+        first = self._executed
+        if self._execution.join == "path":
+            first = joining_action(
+                motion,
+                self._env.commanded_pose,
+                executed=self._executed,
+                gripper_at_image=self._gripper_at_image,
+                gripper_told=float(self._env.state.gripper_open),
+            )
+        self._plan = (self._env.steps - first, motion.poses, motion.gripper)
 
     def result(self) -> EpisodeResult:
         """What is stored of a finished episode."""
@@ -171,13 +201,14 @@ class EpisodeRun:
 
     def _towards_plan(self) -> NDArray[np.float64]:
         """The action that leads from the commanded pose to where the plan wants it next; none holds still."""
-        gripper = float(self._env.state.gripper_open)
+        still = np.array([0.0] * 6 + [float(self._env.state.gripper_open)])
         if self._plan is None:
-            return np.array([0.0] * 6 + [gripper])
+            return still
         first, poses, grippers = self._plan
         index = self._env.steps - first
         if index >= len(poses):
-            return np.array([0.0] * 6 + [gripper])
+            return still
+        self._executed += 1
         here, there = self._env.commanded_pose, poses[index]
         turn = Rotation.from_matrix(there[:3, :3] @ here[:3, :3].T).as_euler("xyz")
         return np.concatenate([there[:3, 3] - here[:3, 3], turn, [grippers[index]]])

@@ -351,7 +351,7 @@ def identity(method: Method) -> dict[str, Any]:
         "checkpoint_sha256": checkpoint_digest(method.checkpoint, SHIPPED),
         "recipe": recipe.to_dict(),
         "recipe_digest": recipe.digest,
-        "execution": dataclasses.asdict(method.execution),
+        "execution": method.execution.to_dict(),
     }
 
 

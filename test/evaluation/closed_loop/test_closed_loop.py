@@ -61,15 +61,15 @@ class Scripted:
 
     info = PolicyInfo("scripted", "", "scripted", 0, 16, CONTROL_DT_S, 224, (16, 16), "none", "none")
 
-    def __init__(self):
-        self.asked = []
+    def __init__(self, unit_m=1e-3):
+        self.asked, self.unit_m = [], unit_m
 
     def reset(self):
         self.asked.clear()
 
     def predict(self, observation, *, seed=0):
         deltas = np.zeros((16, 7))
-        deltas[:, 0] = 1e-3 * (len(self.asked) + 1) + 1e-4 * np.arange(16)
+        deltas[:, 0] = self.unit_m * (len(self.asked) + 1 + 0.1 * np.arange(16))
         self.asked.append((observation.stamp_ns, seed))
         return ActionChunk(observation.stamp_ns, deltas, CONTROL_DT_S, deltas)
 
@@ -86,16 +86,16 @@ class Expert(Scripted):
         return ActionChunk(observation.stamp_ns, deltas, CONTROL_DT_S, deltas)
 
 
-def executed(monkeypatch, env, execution, chunks):
-    """The x of every action that `chunks` chunks of the scripted policy lead to, in mm, and what it was asked."""
+def executed(monkeypatch, env, execution, chunks, unit_m=1e-3):
+    """The x of every action that `chunks` chunks of the scripted policy lead to, in units, and what it was asked."""
     actions = []
     step = env.step
     monkeypatch.setattr(env, "step", lambda action: actions.append(np.array(action)) or step(action))
-    policy, episode = Scripted(), EpisodeRun(env, SUITE, PICK, 0, execution)
+    policy, episode = Scripted(unit_m), EpisodeRun(env, SUITE, PICK, 0, execution)
     for _ in range(chunks):
         observation = episode.observe()
         episode.act(policy.predict(observation, seed=episode.noise_seed))
-    return 1e3 * np.array(actions)[:, 0], policy.asked
+    return np.array(actions)[:, 0] / unit_m, policy.asked
 
 
 def test_the_world_waits_for_the_policy(envs, monkeypatch):
@@ -106,19 +106,43 @@ def test_the_world_waits_for_the_policy(envs, monkeypatch):
 
 
 def test_the_world_goes_on_while_the_policy_thinks(envs, monkeypatch):
-    """Two steps late: it holds still, then follows chunk 1 from its third action on, as if it had done two of it."""
+    """Two steps late: the arm stands still, does chunk 1 from its first action on, then chunk 2 from its third."""
     x, _ = executed(monkeypatch, envs[0], Execution(horizon=4, latency_s=0.3), 3)
     chunk = [np.cumsum(n + 0.1 * np.arange(16)) for n in (1, 2, 3)]  # where each leads, from where its image was taken
     where = np.cumsum(x)
     anchors = [0.0, where[3], where[7]]
-    expected = [0.0, 0.0, *chunk[0][2:6], *(anchors[1] + chunk[1][2:6]), *(anchors[2] + chunk[2][2:4])]
+    expected = [0.0, 0.0, *chunk[0][:4], *(anchors[1] + chunk[1][2:6]), *(anchors[2] + chunk[2][2:4])]
     np.testing.assert_allclose(where, expected, atol=1e-6)
 
 
 def test_a_chunk_that_arrives_with_the_next_image_takes_effect_then(envs, monkeypatch):
     x, _ = executed(monkeypatch, envs[0], Execution(horizon=2, latency_s=0.4), 3)
     np.testing.assert_allclose(np.cumsum(x)[:2], 0.0, atol=1e-9)
-    np.testing.assert_allclose(np.cumsum(x)[2:4], np.cumsum(1 + 0.1 * np.arange(16))[2:4], atol=1e-6)
+    np.testing.assert_allclose(np.cumsum(x)[2:4], np.cumsum(1 + 0.1 * np.arange(16))[:2], atol=1e-6)
+
+
+def test_a_late_chunk_is_entered_where_the_arm_is(envs, monkeypatch):
+    """Chunk 2 is twice as fast as chunk 1: two actions of chunk 1 led to where chunk 2 is after one."""
+    x, _ = executed(monkeypatch, envs[0], Execution(horizon=4, latency_s=0.3, join="path"), 2, unit_m=0.01)
+    chunk = [np.cumsum(n + 0.1 * np.arange(16)) for n in (1, 2)]
+    where = np.cumsum(x)
+    np.testing.assert_allclose(where[2:6], chunk[0][:4], atol=1e-6)  # the arm stood still until then
+    # entered at action 1; at action 2, as many as were executed since its image, the arm would leap
+    np.testing.assert_allclose(where[6:], where[3] + chunk[1][1:3], atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("join", ["clock", "path"])
+@pytest.mark.parametrize("latency_s", [0.4, 0.8, 1.6])
+def test_delay_alone_costs_the_expert_nothing(envs, latency_s, join):
+    """Perfect chunks, however late, do every task: what success a delay costs is not the executor's doing."""
+    execution = Execution(8, latency_s=latency_s, join=join)
+    results = [
+        run_episodes(Expert(envs[0]), envs, SUITE, family, [seed], execution)[0]
+        for family in TaskFamily
+        for seed in range(1000, 1002)
+    ]
+    assert [(r.family, r.seed, r.reason) for r in results if not r.success] == []
 
 
 def test_the_original_ensemble_averages_calls(envs, monkeypatch):
@@ -160,6 +184,7 @@ def test_invalid_actions_end_the_episode(envs):
         ({"ensemble": "mean"}, "'mean'"),
         ({"ensemble": "original"}, "horizon must be 1"),
         ({"horizon": 2, "latency_s": 0.5}, "0.5 s"),
+        ({"join": "later"}, "join must be one of clock, path, got 'later'"),
     ],
 )
 def test_executions_that_make_no_sense_are_refused(given, match):

@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""How much success does lateness cost, and what gives it back? Closed loop on paired episodes that nothing was tuned on.
+
+A cell is a recipe, a suite, a delay and a way to enter a late chunk (`Execution.join`): the seeds of every family are
+the same in all of them, so cells are compared pair by pair with the synchronous one. The world's seeds begin at 2000:
+neither the policy nor the weights of the join were chosen on them.
+
+    python benchmarks/late_chunks.py                       go on with benchmarks/results/late_chunks, print the table
+    python benchmarks/late_chunks.py --only fp32_path0.8   some cells
+    python benchmarks/late_chunks.py --table               print the table of what is there
+
+Episodes are appended to one file a cell as they end, so an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from sqap_vla_ros.compression.load import load_policy
+from sqap_vla_ros.evaluation.closed_loop.episodes import Execution, run_episodes
+from sqap_vla_ros.evaluation.closed_loop.statistics import PairedOutcomes, wilson
+from sqap_vla_ros.simulation.environment import TabletopEnv
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
+
+RESULTS = Path(__file__).parent / "results" / "late_chunks"
+FIRST_SEED = 2000
+SUITES = {"vm": "visual_matching", "va": "variant_aggregation"}
+RECIPES = ("fp32",)
+DELAYS_S = (0.4, 0.8, 1.6)
+
+
+def cells() -> dict[str, tuple[str, str, Execution]]:
+    """Name -> recipe, suite, execution; the synchronous cell of a recipe and suite comes first."""
+    table = {}
+    for recipe in RECIPES:
+        for short, suite in SUITES.items():
+            table[f"{recipe}_{short}_sync"] = (recipe, suite, Execution(8))
+            for delay_s in DELAYS_S:
+                for join in ("path", "clock"):
+                    table[f"{recipe}_{short}_{join}{delay_s:g}"] = (recipe, suite, Execution(8, "none", delay_s, join))
+                if delay_s <= 6 * 0.2:
+                    name = f"{recipe}_{short}_path{delay_s:g}_h6"
+                    table[name] = (recipe, suite, Execution(6, "none", delay_s, "path"))
+    return table
+
+
+def read(name: str) -> dict[tuple[str, int], dict[str, object]]:
+    """The stored episodes of a cell by family and seed."""
+    path = RESULTS / f"{name}.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return {(row["family"], row["seed"]): row for row in rows}
+
+
+def run(name: str, seeds: int, lockstep: int) -> None:
+    """Add the missing episodes of a cell."""
+    recipe, suite, execution = cells()[name]
+    done = read(name)
+    groups = []
+    for first in range(FIRST_SEED, FIRST_SEED + seeds, lockstep):
+        wanted = range(first, min(first + lockstep, FIRST_SEED + seeds))
+        groups += [(family, [s for s in wanted if (str(family), s) not in done]) for family in TaskFamily]
+    groups = [(family, missing) for family, missing in groups if missing]
+    if not groups:
+        return
+    policy = load_policy("tabletop", recipe)
+    envs = [TabletopEnv() for _ in range(lockstep)]
+    with (RESULTS / f"{name}.jsonl").open("a") as file:
+        for family, missing in tqdm(groups, desc=name):
+            for result in run_episodes(policy, envs, suite, family, missing, execution):
+                file.write(json.dumps(result.to_dict()) + "\n")
+            file.flush()
+
+
+def table() -> None:
+    """Success, its difference from the synchronous cell on the same episodes, and jerk."""
+    print(f"{'cell':24s}{'n':>5s}  success [95 %]        minus sync [95 %]      jerk m/s³")
+    for name, (recipe, suite, _) in cells().items():
+        rows = read(name)
+        if not rows:
+            continue
+        rate = wilson(sum(bool(row["success"]) for row in rows.values()), len(rows))
+        jerk = [float(row["jerk_m_s3"]) for row in rows.values() if row["jerk_m_s3"] is not None]
+        short = next(key for key, value in SUITES.items() if value == suite)
+        sync = read(f"{recipe}_{short}_sync")
+        shared = sorted(rows.keys() & sync.keys())
+        paired = ""
+        if shared and not name.endswith("_sync"):
+            outcomes = PairedOutcomes.of(
+                [bool(rows[key]["success"]) for key in shared], [bool(sync[key]["success"]) for key in shared]
+            )
+            d = outcomes.difference()
+            paired = f"{100 * d.value:+5.1f} [{100 * d.low:+5.1f}, {100 * d.high:+5.1f}]"
+        success = f"{100 * rate.value:5.1f} [{100 * rate.low:4.1f}, {100 * rate.high:4.1f}]"
+        print(f"{name:24s}{len(rows):5d}  {success:22s}{paired:24s}{sum(jerk) / max(1, len(jerk)):6.2f}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=40, help="of each of the six families (default 40: 240 episodes)")
+    parser.add_argument("--only", nargs="*", default=[], metavar="CELL", help="cells to run (default: all)")
+    parser.add_argument("--lockstep", type=int, default=10, help="episodes that share a prediction")
+    parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
+    args = parser.parse_args()
+    if unknown := sorted(set(args.only) - set(cells())):
+        parser.error(f"no cell {', '.join(unknown)}; there are: {', '.join(cells())}")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    for name in () if args.table else args.only or cells():
+        run(name, args.seeds, args.lockstep)
+    table()
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # the renderers' OpenGL contexts end with the process
