@@ -5,7 +5,8 @@
 
 `run` goes through SECTIONS in the order of their importance and may be interrupted: the same command goes on.
 Raw results, one line an episode: benchmarks/results/closed_loop/episodes/; tables.md, CSV and pictures beside them.
-Recipes are the shipped ones where they fit a decoder of four layers, else files written to results/closed_loop/recipes.
+Recipes are the shipped ones where they fit a decoder of four layers, else made here. methods.json says which one each
+row was; the recipe files that the runs read are written anew, beside the compressed policies.
 docs/benchmark.md says what is measured and what came out.
 """
 
@@ -35,7 +36,7 @@ from sqap_vla_ros.shipped import SHIPPED, TABLETOP
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "closed_loop"
-WORK = ROOT / "out" / "papers_tables"  # compressed policies; made anew when missing
+WORK = ROOT / "out" / "papers_tables"  # compressed policies and recipe files; made anew when missing
 VM, VA = "visual_matching", "variant_aggregation"
 LAYER = 1  # of 4: tokens are dropped before it, by the attention of the layer before
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -275,7 +276,7 @@ def methods(section: Section, checkpoint: str, rows: Sequence[str] | None = None
         if rows is not None and entry.name not in rows:
             continue
         recipe = entry.recipe()
-        path = OUT / "recipes" / f"{entry.name}.yaml"
+        path = WORK / "recipes" / f"{entry.name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {key: value for key, value in recipe.to_dict().items() if value is not None and key != "name"}
         path.write_text(yaml.safe_dump(_plain(content), sort_keys=False, width=120))

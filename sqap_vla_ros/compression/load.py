@@ -85,13 +85,15 @@ def load_policy(
     unnorm_key: which dataset's statistics turn the normalised chunk into metres and radians.
     seed: of random weights.
     """
-    chosen = load_recipe(recipe)
+    chosen = applied_recipe(checkpoint, recipe, shipped)
     path = checkpoint_path(checkpoint, shipped)
     if path is not None:
-        from sqap_vla_ros.compression.files.storage import is_compressed
+        from sqap_vla_ros.compression.files.storage import is_compressed, load_compressed
 
         if is_compressed(path):
-            return _load_compressed(path, chosen, shipped, device, unnorm_key)
+            policy: CogACTPolicy = load_compressed(path, device=device, unnorm_key=unnorm_key)
+            policy.provenance = dataclasses.replace(policy.provenance, recipe=chosen.name)
+            return _finish(policy, chosen, shipped)
     first = device if chosen.quantization is None else "cpu"  # quantising happens on the CPU
     policy = load_uncompressed(
         checkpoint, chosen, shipped=shipped, device=first, dtype=dtype, unnorm_key=unnorm_key, seed=seed
@@ -122,11 +124,41 @@ def checkpoint_path(checkpoint: str, shipped: Mapping[str, ShippedPolicy] = RAND
 
 
 def checkpoint_digest(checkpoint: str, shipped: Mapping[str, ShippedPolicy] = RANDOM_WEIGHTS) -> str:
-    """Return the sha256 of a checkpoint file, or the given name where there is no single file."""
+    """Return the sha256 of the trained weights, or the given name where they are not one file.
+
+    A compressed file answers with that of the checkpoint it was made from: compressing again gives the same policy, but
+    not always the same bytes.
+    """
+    from sqap_vla_ros.compression.files.storage import CompressedFile, is_compressed
     from sqap_vla_ros.policy.checkpoints.checkpoint import sha256_of
 
     path = checkpoint_path(checkpoint, shipped)
-    return checkpoint if path is None or not path.is_file() else sha256_of(path)
+    if path is None or not path.is_file():
+        return checkpoint
+    return CompressedFile(path).header.source["sha256"] if is_compressed(path) else sha256_of(path)
+
+
+def applied_recipe(checkpoint: str, recipe: str, shipped: Mapping[str, ShippedPolicy] = RANDOM_WEIGHTS) -> Recipe:
+    """Return what `load_policy` does in all: a compressed file's own recipe counts too.
+
+    Raises `RecipeError` where the file was quantised otherwise than `recipe` asks for.
+    """
+    chosen, path = load_recipe(recipe), checkpoint_path(checkpoint, shipped)
+    from sqap_vla_ros.compression.files.storage import CompressedFile, is_compressed
+
+    if path is None or not is_compressed(path):
+        return chosen
+    own = CompressedFile(path).header.recipe
+    if chosen.quantization not in (None, own.quantization):
+        raise RecipeError(
+            f"{path} was compressed with recipe {own.name!r}, which quantises otherwise than {chosen.name!r}; "
+            f"use recipe {own.name!r} or compress the checkpoint anew"
+        )
+    if chosen.quantization is not None:
+        return chosen
+    if chosen.pruning is None:
+        return own
+    return dataclasses.replace(own, name=f"{own.name}+{chosen.name}", pruning=chosen.pruning)
 
 
 def load_uncompressed(
@@ -188,26 +220,6 @@ def _quantize_in_memory(
     policy.model.to(device)
     make_ready(policy.model)
     return CompressedPolicy.of(policy)
-
-
-def _load_compressed(
-    path: Path, recipe: Recipe, shipped: Mapping[str, ShippedPolicy], device: str, unnorm_key: str | None
-) -> Policy:
-    from sqap_vla_ros.compression.files.storage import CompressedFile, load_compressed
-
-    own = CompressedFile(path).header.recipe
-    if recipe.quantization not in (None, own.quantization):
-        raise RecipeError(
-            f"{path} was compressed with recipe {own.name!r}, which quantises otherwise than {recipe.name!r}; "
-            f"use recipe {own.name!r} or compress the checkpoint anew"
-        )
-    if recipe.quantization is None and recipe.pruning is None:
-        recipe = own
-    elif recipe.quantization is None:
-        recipe = dataclasses.replace(own, name=f"{own.name}+{recipe.name}", pruning=recipe.pruning)
-    policy = load_compressed(path, device=device, unnorm_key=unnorm_key)
-    policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
-    return _finish(policy, recipe, shipped)
 
 
 def _finish(policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedPolicy]) -> Policy:

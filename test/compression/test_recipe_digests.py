@@ -1,8 +1,13 @@
 """Compressed files and stored results name a recipe by its digest, so the digest of a shipped recipe never changes."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from sqap_vla_ros.compression.recipe import list_recipes, load_recipe
+from sqap_vla_ros.compression.recipe import Recipe, list_recipes, load_recipe
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 DIGESTS = {
     "bf16": "f155af85d9f193af083eaa3ae652c249384ef0872b6e3e7020902195de68632c",
@@ -50,3 +55,11 @@ def test_a_shipped_recipe_keeps_its_digest(name):
 
 def test_every_shipped_recipe_has_its_digest_written_down():
     assert list_recipes() == sorted(DIGESTS)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("closed_loop*/methods.json")), ids=lambda path: path.parent.name)
+def test_stored_results_say_which_recipe_each_row_was(path):
+    """A rerun goes on only where the recipe has the digest it had."""
+    for name, row in json.loads(path.read_text()).items():
+        assert Recipe.from_dict(row["recipe"]).digest == row["recipe_digest"], name
+        assert Recipe.from_dict(row["recipe"]).name == name

@@ -318,15 +318,14 @@ def load(method: Method) -> tuple[Policy, dict[str, Any]]:
     import torch
 
     from sqap_vla_ros.compression.bops import Definition, relative_bops, workload_of
-    from sqap_vla_ros.compression.load import load_policy
-    from sqap_vla_ros.compression.recipe import load_recipe
+    from sqap_vla_ros.compression.load import applied_recipe, load_policy
     from sqap_vla_ros.policy.config import COGACT_BASE
     from sqap_vla_ros.shipped import SHIPPED
 
     torch.set_num_threads(1)
     started = time.monotonic()
     policy: Any = load_policy(method.checkpoint, method.recipe, shipped=SHIPPED)
-    recipe, info = load_recipe(method.recipe), policy.info
+    recipe, info = applied_recipe(method.checkpoint, method.recipe, SHIPPED), policy.info
     share = {
         key: round(relative_bops(workload_of(recipe, config), recipe.quantization, Definition.PAPER), 4)
         for key, config in (("bops", policy.model.config), ("bops_7b", COGACT_BASE))
@@ -341,11 +340,10 @@ def load(method: Method) -> tuple[Policy, dict[str, Any]]:
 
 def identity(method: Method) -> dict[str, Any]:
     """What must not change between the runs of one study."""
-    from sqap_vla_ros.compression.load import checkpoint_digest
-    from sqap_vla_ros.compression.recipe import load_recipe
+    from sqap_vla_ros.compression.load import applied_recipe, checkpoint_digest
     from sqap_vla_ros.shipped import SHIPPED
 
-    recipe = load_recipe(method.recipe)
+    recipe = applied_recipe(method.checkpoint, method.recipe, SHIPPED)
     return {
         "checkpoint": method.checkpoint,
         "checkpoint_sha256": checkpoint_digest(method.checkpoint, SHIPPED),

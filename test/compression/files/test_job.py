@@ -10,7 +10,7 @@ from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import compress
 from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.files.storage import CompressedFile, CompressedFileError
-from sqap_vla_ros.compression.load import load_policy, load_uncompressed
+from sqap_vla_ros.compression.load import applied_recipe, checkpoint_digest, load_policy, load_uncompressed
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, load_recipe
 from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint
 from sqap_vla_ros.policy.micro.policy import micro_policy
@@ -170,6 +170,13 @@ def test_recipes_on_a_compressed_file(file):
     assert load_policy(str(file), "bf16").info.recipe == "w4a4"
     with pytest.raises(RecipeError, match="compressed with recipe 'w4a4', which quantises otherwise than 'rtn_w8a8'"):
         load_policy(str(file), "rtn_w8a8")
+
+
+def test_a_compressed_file_is_known_by_its_source_and_by_all_that_was_done(file):
+    assert applied_recipe(str(file), "bf16") == load_recipe("w4a4")
+    assert applied_recipe(str(file), "fastv").quantization == load_recipe("w4a4").quantization
+    assert applied_recipe(str(file), "fastv").digest != load_recipe("fastv").digest
+    assert checkpoint_digest(str(file)) == CompressedFile(file).header.source["sha256"]
 
 
 def test_missing_calibration_and_files(tmp_path):
