@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sqap_vla_ros.compression.accelerators.tome import MergedTokensSelector
 from sqap_vla_ros.compression.accelerators.vla_cache import (
     CachingDecoder,
     VlaCacheSettings,
@@ -111,7 +112,7 @@ def main() -> None:
     selectors["fastv, layer 3"] = make_selector("fastv", prune_layer=3)
     for ratio in (0.4, 0.6):
         selectors[f"sqap {ratio}"] = make_selector("sqap", ratio=ratio)
-    efficient = make_selector("efficient_vla")
+    efficient = make_selector("relevance_diversity")
     shallow = decoder_of(28, parts, norm)
 
     work = {"none": Workload(COGACT_BASE, TEXT)}
@@ -122,7 +123,7 @@ def main() -> None:
         timed[name] = timed_selector(selector)
         run[name] = lambda chosen=timed[name]: full(embeddings, selector=chosen, context=context)
     # merging leaves 154 tokens: in the decoder it is the same as any other choice of 154 before layer 0
-    work["tome"] = Workload(COGACT_BASE, TEXT, make_selector("tome"))
+    work["tome"] = Workload(COGACT_BASE, TEXT, MergedTokensSelector())
     run["tome"], timed["tome"] = run["fastervlm"], timed["fastervlm"]
     work["efficient_vla"] = Workload(COGACT_BASE, TEXT, efficient, layers=range(28), head_interval=5)
     timed["efficient_vla"] = timed_selector(efficient)

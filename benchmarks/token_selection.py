@@ -42,7 +42,7 @@ def main() -> None:
         hidden=torch.randn(1, tokens, WIDTH, generator=generator).to(args.device, torch.bfloat16),
         saliency=torch.rand(1, tokens, generator=generator).to(args.device),
     )
-    selectors = {name: make_selector(name) for name in sorted(SELECTORS) if name != "tome"}  # merges inside the towers
+    selectors = {name: make_selector(name) for name in sorted(SELECTORS)}
     selectors["sqap, ties lowest"] = make_selector("sqap", ties="lowest")
     selectors["sqap, farthest in features"] = make_selector("sqap", metric="cosine")
     times: dict[str, list[float]] = {name: [] for name in selectors}

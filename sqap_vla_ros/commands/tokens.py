@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> None:
 
     wanted = [(text, *parse_selector(text)) for text in args.selectors]
     for _, name, parameters in wanted:
-        make_selector(name, **parameters)  # a mistake shows before a model is loaded
+        if name != "tome":  # not a selector: it merges tokens inside the towers
+            make_selector(name, **parameters)  # a mistake shows before a model is loaded
     image = np.asarray(Image.open(args.image).convert("RGB"))
     pixel = None if args.gripper_pixel is None else (args.gripper_pixel[0], args.gripper_pixel[1])
     observation = Observation(image, 0, args.instruction, gripper_pixel=pixel)

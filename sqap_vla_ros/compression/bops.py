@@ -80,6 +80,10 @@ def workload_of(recipe: Recipe, config: PolicyConfig, text_tokens: int = TEXT_TO
         removed = method.remove if method.removed_layers is None else len(method.removed_layers)
         left = range(config.decoder.depth - removed)
         return Workload(config, text_tokens, method.selector, layers=left, head_interval=method.head_interval)
+    if name == "tome":
+        from sqap_vla_ros.compression.accelerators.tome import MergedTokensSelector
+
+        return Workload(config, text_tokens, MergedTokensSelector(**parameters))
     from sqap_vla_ros.pruning import make_selector
 
     return Workload(config, text_tokens, make_selector(name, **parameters))

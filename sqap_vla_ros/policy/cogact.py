@@ -34,7 +34,7 @@ Tokenize = Callable[[str], list[int]]
 
 
 class CogACT(nn.Module):
-    """The network. Its parts may be called one by one; `cognition` and `sample` are the two halves of a prediction."""
+    """The network: `vision`, `projector`, `decode` and `sample`, called in this order, are a prediction."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -68,26 +68,6 @@ class CogACT(nn.Module):
         with text_rows(token_ids.shape[1] - VISUAL_START):
             output: DecoderOutput = self.decoder(embeddings, lengths, selector=selector, context=context)
         return output
-
-    def cognition(
-        self,
-        image: Tensor,
-        token_ids: Tensor,
-        lengths: Tensor | None = None,
-        *,
-        selector: TokenSelector | None = None,
-        context: SelectionContext | None = None,
-    ) -> DecoderOutput:
-        """Images and prompts to cognition features.
-
-        image: [B, 3, size, size] uint8; token_ids: [B, L] padded on the right; lengths: [B] true ids of each row's
-        prompt, None when no row is padded.
-        """
-        saliency_asked = selector is not None and "saliency" in selector.needs
-        features, saliency = self.vision(image, with_saliency=saliency_asked)
-        if context is not None:
-            context = dataclasses.replace(context, saliency=saliency)
-        return self.decode(self.projector(features), token_ids, lengths, selector=selector, context=context)
 
     def sample(
         self, cognition: Tensor, noise: Tensor, generators: Sequence[torch.Generator], sampler: Sampler

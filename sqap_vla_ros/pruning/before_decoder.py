@@ -20,7 +20,9 @@ from sqap_vla_ros.pruning.farthest import farthest_points, farthest_points_batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class _BeforeDecoder(Selector):
+class BeforeDecoder(Selector):
+    """Base of the selectors that drop tokens at layer 0."""
+
     prune_layer: int = 0
 
     def __post_init__(self) -> None:
@@ -32,7 +34,7 @@ class _BeforeDecoder(Selector):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FasterVlmSelector(_BeforeDecoder):
+class FasterVlmSelector(BeforeDecoder):
     """FasterVLM (Zhang et al., 2024): the patches the vision tower's CLS token attends to most (DINOv2's CLS here)."""
 
     name: str = "fastervlm"
@@ -44,38 +46,11 @@ class FasterVlmSelector(_BeforeDecoder):
     def select(self, context: SelectionContext) -> SelectedTokens:
         self.check(context)
         assert context.saliency is not None
-        return _top(context.saliency, self.budget(context.saliency.shape[1]), Reason.ATTENTION)
+        return keep_top(context.saliency, self.budget(context.saliency.shape[1]), Reason.ATTENTION)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TomeSelector(_BeforeDecoder):
-    """Token merging (Bolya et al., ICLR 2023): keeps one token for each group that was merged inside the towers.
-
-    The merging itself is `compression.accelerators.tome.MergingTowers`, which must replace the policy's towers: it
-    hands over the sizes of the groups as `saliency` (0 for tokens that were merged into another).
-    """
-
-    name: str = "tome"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"saliency"})
-
-    def select(self, context: SelectionContext) -> SelectedTokens:
-        self.check(context)
-        sizes = context.saliency
-        assert sizes is not None
-        groups = int((sizes[0] > 0).sum())
-        if groups != self.budget(sizes.shape[1]):
-            raise ValueError(
-                f"tome: {groups} groups of tokens where {self.budget(sizes.shape[1])} are due: the towers were not "
-                "replaced by `compression.accelerators.tome.MergingTowers` with this selector's ratio"
-            )
-        return _top(sizes, groups, Reason.MERGED)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DivPruneSelector(_BeforeDecoder):
+class DivPruneSelector(BeforeDecoder):
     """DivPrune (Alvar et al., CVPR 2025): greedy max-min cosine distance between the projected visual tokens.
 
     The first token is the one farthest from its nearest neighbour. Uses no attention and no instruction.
@@ -109,7 +84,7 @@ class DivPruneSelector(_BeforeDecoder):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionZipSelector(_BeforeDecoder):
+class VisionZipSelector(BeforeDecoder):
     """VisionZip (Yang et al., CVPR 2025): dominant tokens by CLS attention, the rest merged into contextual ones.
 
     dominant_share: share of the budget for dominant tokens; the paper's 54 of 64, 108 of 128, 162 of 192.
@@ -143,7 +118,7 @@ class VisionZipSelector(_BeforeDecoder):
         order = ranking_batched(saliency)
         dominant = order[:, :dominant_count]
         if contextual_count == 0:
-            return _top(saliency, budget, Reason.ATTENTION)
+            return keep_top(saliency, budget, Reason.ATTENTION)
         rest = order[:, dominant_count:].sort(dim=1).values  # [B, R], row-major
         step = rest.shape[1] // contextual_count
         place = torch.arange(contextual_count, device=hidden.device) * step
@@ -165,7 +140,7 @@ class VisionZipSelector(_BeforeDecoder):
         return SelectedTokens(answer.indices, answer.reasons, kept)
 
 
-def _top(scores: Tensor, budget: int, reason: Reason) -> SelectedTokens:
+def keep_top(scores: Tensor, budget: int, reason: Reason) -> SelectedTokens:
     """The `budget` largest scores of each row, equals in ascending index."""
     indices = ranking_batched(scores)[:, :budget].sort(dim=1).values
     return SelectedTokens(indices, torch.full_like(indices, int(reason), dtype=torch.uint8))

@@ -7,8 +7,8 @@ from typing import Any
 from sqap_vla_ros.contracts import TokenSelector
 from sqap_vla_ros.pruning.base import Selector
 from sqap_vla_ros.pruning.baselines import FastvSelector, RandomDropSelector, RandomSelector, UniformGridSelector
-from sqap_vla_ros.pruning.before_decoder import DivPruneSelector, FasterVlmSelector, TomeSelector, VisionZipSelector
-from sqap_vla_ros.pruning.efficient_vla import EfficientVlaSelector
+from sqap_vla_ros.pruning.before_decoder import DivPruneSelector, FasterVlmSelector, VisionZipSelector
+from sqap_vla_ros.pruning.relevance_diversity import RelevanceDiversitySelector
 from sqap_vla_ros.pruning.sqap import SqapSelector
 
 SELECTORS: dict[str, type[Selector]] = {
@@ -22,8 +22,7 @@ SELECTORS: dict[str, type[Selector]] = {
         DivPruneSelector,
         FasterVlmSelector,
         VisionZipSelector,
-        TomeSelector,
-        EfficientVlaSelector,
+        RelevanceDiversitySelector,
     )
 }
 

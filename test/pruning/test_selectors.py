@@ -26,21 +26,11 @@ def context(batch=2, seed=0, width=12):
     )
 
 
-def group_sizes(ratio, batch=2):
-    kept = math.floor((1 - ratio) * 256 + 0.5)
-    sizes = torch.zeros(batch, 256)
-    for row in sizes:
-        row[torch.randperm(256, generator=torch.Generator().manual_seed(1))[:kept]] = 1.0
-    return sizes
-
-
 @pytest.mark.parametrize("name", sorted(SELECTORS))
 @pytest.mark.parametrize("ratio", [0.0, 0.4, 0.78125])
 def test_contract(name, ratio):
     selector = make_selector(name, ratio=ratio)
     given = context()
-    if name == "tome":
-        given = SelectionContext(GRID, given.gripper_patch, saliency=group_sizes(ratio))
     chosen, again = selector.select(given), selector.select(given)
     assert selector.name == name
     assert chosen.indices.shape == (2, selector.budget(256)) == chosen.reasons.shape
@@ -59,11 +49,10 @@ def test_contract(name, ratio):
         ("uniform_grid", 154, 3),
         ("random_drop", 112, 3),
         ("fastv", 56, 2),
-        ("efficient_vla", 112, 2),
+        ("relevance_diversity", 112, 2),
         ("divprune", 154, 0),
         ("fastervlm", 154, 0),
         ("visionzip", 154, 0),
-        ("tome", 154, 0),
     ],
 )
 def test_defaults(name, kept, layer):
@@ -149,9 +138,9 @@ def test_visionzip_keeps_dominant_content_and_averages_the_rest():
         torch.testing.assert_close(content[target], hidden[members].mean(dim=0))
 
 
-def test_efficient_vla_keys_then_relevance_then_diversity():
+def test_key_tokens_then_relevance_then_diversity():
     given = context(batch=1)
-    chosen = make_selector("efficient_vla").select(given)
+    chosen = make_selector("relevance_diversity").select(given)
     order = given.attention[0].argsort(descending=True).tolist()
     unit = F.normalize(given.hidden[0], dim=-1)
     unlike = 1 - (unit @ unit[order[:8]].T).amax(dim=1)
@@ -165,8 +154,3 @@ def test_efficient_vla_keys_then_relevance_then_diversity():
 def test_before_decoder_selectors_refuse_a_later_layer():
     with pytest.raises(ValueError, match="prune_layer must be 0, got 3"):
         make_selector("divprune", prune_layer=3)
-
-
-def test_tome_refuses_towers_that_do_not_merge():
-    with pytest.raises(ValueError, match="MergingTowers"):
-        make_selector("tome").select(context())

@@ -44,7 +44,8 @@ def test_each_instruction_gets_the_cognition_feature_of_its_own_prediction(model
         out = packed_forward(model, image, prompts)
         for row in range(2):
             for column in range(3):
-                alone = model.cognition(image[row : row + 1], torch.tensor([ids[row][column]])).cognition[0]
+                visual = model.projector(model.vision(image[row : row + 1])[0])
+                alone = model.decode(visual, torch.tensor([ids[row][column]]), None).cognition[0]
                 assert torch.allclose(out.cognition[row, column], alone, atol=2e-4, rtol=1e-3)
         assert not torch.allclose(out.cognition[0, 0], out.cognition[0, 2], atol=1e-2)
 
@@ -55,7 +56,8 @@ def test_supervised_attention_is_the_layers_own(model, packed):
     with torch.no_grad():
         out = packed_forward(model, image, prompts)
         context = SelectionContext(grid=(16, 16), gripper_patch=[None])
-        model.cognition(image[1:2], torch.tensor([ids[1][2]]), selector=recorder, context=context)
+        visual = model.projector(model.vision(image[1:2])[0])
+        model.decode(visual, torch.tensor([ids[1][2]]), None, selector=recorder, context=context)
     assert torch.allclose(out.attention[1, :, 2].exp().mean(dim=0), recorder.seen[0].attention[0], atol=1e-5)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.action_head import DiffusionTransformer, GuidedNoise
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
-from sqap_vla_ros.pruning.efficient_vla import EfficientVlaSelector
+from sqap_vla_ros.pruning.relevance_diversity import RelevanceDiversitySelector
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class EfficientVla:
 
     remove: int = 4
     removed_layers: Sequence[int] | None = None
-    selector: EfficientVlaSelector | None = field(default_factory=EfficientVlaSelector)
+    selector: RelevanceDiversitySelector | None = field(
+        default_factory=lambda: RelevanceDiversitySelector(name="efficient_vla")
+    )
     head_interval: int = 5
 
     def __post_init__(self) -> None:

@@ -94,7 +94,7 @@ def _settle(model: CogACT) -> None:
     image = nn.functional.interpolate(coarse, size=(side, side), mode="bilinear").byte()
     prompts = torch.randint(5, MICRO.decoder.vocabulary, (observations, 20))
     prompts[:, -1] = MICRO.prompt.suffix[-1]
-    cognition = model.cognition(image, prompts).cognition
+    cognition = model.decode(model.projector(model.vision(image)[0]), prompts, None).cognition
     said = head(torch.zeros(observations, head.config.horizon, channels), torch.full((observations,), 50), cognition)
     scale = _SPREAD / said.std(dim=0).mean(dim=0)  # [7]
     readout.weight *= scale[:, None]

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from sqap_vla_ros.compression.accelerators import accelerate
-from sqap_vla_ros.compression.accelerators.tome import MergingTowers, match, merge
-from sqap_vla_ros.contracts import Observation, Reason
+from sqap_vla_ros.compression.accelerators.tome import MergedTokensSelector, MergingTowers, match, merge
+from sqap_vla_ros.contracts import Observation, Reason, SelectionContext
 from sqap_vla_ros.policy.micro.policy import micro_policy
 
 
@@ -88,3 +88,9 @@ def test_policy_with_merged_tokens_predicts():
 def test_too_much_merging_is_refused(towers):
     with pytest.raises(ValueError, match=r"256 tokens into 8.*smaller share"):
         MergingTowers(towers, 8)
+
+
+def test_towers_that_do_not_merge_are_refused():
+    context = SelectionContext((16, 16), [None], saliency=torch.ones(1, 256))
+    with pytest.raises(ValueError, match=r"256 groups of tokens where 154 are due: .* `MergingTowers`"):
+        MergedTokensSelector().select(context)

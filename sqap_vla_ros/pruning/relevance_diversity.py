@@ -1,4 +1,4 @@
-"""EfficientVLA's token selection: a few key tokens, then half by relevance and half by unlikeness to them."""
+"""EfficientVLA's token selection: a few key tokens, then half by relevance and half by diversity."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from sqap_vla_ros.pruning.base import DROPPED, Selector, pack_batched, ranking_b
 
 
 @dataclass(frozen=True, kw_only=True)
-class EfficientVlaSelector(Selector):
-    """The second of EfficientVLA's three parts (Yang et al., NeurIPS 2025): 112 of 256 tokens kept from layer 2 on.
+class RelevanceDiversitySelector(Selector):
+    """The token selection of EfficientVLA (Yang et al., NeurIPS 2025): 112 of 256 tokens kept from layer 2 on.
+
+    The whole method, which also leaves out layers and caches the action head, is
+    `compression.accelerators.efficient_vla`.
 
     key_tokens: the most relevant tokens, always kept (4 to 8 in the paper).
     relevance_share: of the rest of the budget, what goes by relevance; the remainder goes by diversity,
@@ -24,7 +27,7 @@ class EfficientVlaSelector(Selector):
     which under causal order is zero for text that follows the image.
     """
 
-    name: str = "efficient_vla"
+    name: str = "relevance_diversity"
     ratio: float = 144 / 256
     prune_layer: int = 2
     key_tokens: int = 8
@@ -32,9 +35,9 @@ class EfficientVlaSelector(Selector):
 
     def __post_init__(self) -> None:
         if not (isinstance(self.key_tokens, int) and self.key_tokens >= 1):
-            raise ValueError(f"efficient_vla: key_tokens must be an integer >= 1, got {self.key_tokens!r}")
+            raise ValueError(f"{self.name}: key_tokens must be an integer >= 1, got {self.key_tokens!r}")
         if not 0.0 <= self.relevance_share <= 1.0:
-            raise ValueError(f"efficient_vla: relevance_share must be in [0, 1], got {self.relevance_share!r}")
+            raise ValueError(f"{self.name}: relevance_share must be in [0, 1], got {self.relevance_share!r}")
         super().__post_init__()
 
     @property
