@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sqap_vla_ros.contracts import ActionChunk
 from sqap_vla_ros.control.executive import Executive
 from sqap_vla_ros.control.motion import Motion, UnsafeChunk
-from sqap_vla_ros.nodes.policy import parameters
+from sqap_vla_ros.nodes.policy import configuration, parameters
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.gripper import GripperHysteresis
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
@@ -54,12 +54,12 @@ class Arm:
     def __init__(self, world: TabletopWorld, latency_s: float, lag_s: float, **changed: Any) -> None:
         values = {**parameters.defaults(), **DEMO, **changed}
         self.world = world
-        self.motion = Motion(parameters.motion_config(values), parameters.safety_limits(values))
+        self.motion = Motion(configuration.motion_config(values), configuration.safety_limits(values))
         self.rejected = 0
         self._latency_ns = round(1e9 * latency_s)
         self._share = world.timestep_s / max(lag_s, world.timestep_s)  # of the way to its command, each step
         self._told = world.arm_position
-        self._executive = Executive(parameters.executive_config(values), dry_run=False)
+        self._executive = Executive(configuration.executive_config(values), dry_run=False)
         self._executive.set_instruction("act", 0.0)
         self._executive.enable(0.0)
         self._arm = ArmCommander(world, max_joint_velocity_rad_s=1.5, twist_timeout_s=0.2)
@@ -96,7 +96,8 @@ class Arm:
 
     def _plan(self, chunks: Chunks) -> None:
         now_s = self.now_ns / 1e9
-        self._executive.tick(self.now_ns, now_s)
+        self._executive.decide(self.now_ns, now_s)
+        self._executive.take_step()
         if self._flight is None and self._due(IMAGE_NS) and self._executive.wants_prediction(self.now_ns):
             self.world.refresh()
             deltas = chunks(self.world)

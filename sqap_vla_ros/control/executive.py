@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.control.motion import MotionConfig
 
 TRACKING_MEMORY_S = 10.0
 
@@ -80,7 +81,7 @@ class ExecutiveConfig:
     input_lost_s: float = 10.0
     malformed_limit: int = 3
     tracking_limit: int = 3
-    max_open_loop_s: float = 4.0
+    max_open_loop_s: float = MotionConfig.max_open_loop_s
 
     def __post_init__(self) -> None:
         if self.replan not in ("continuous", "horizon"):
@@ -93,7 +94,7 @@ class ExecutiveConfig:
 
 
 @dataclass(frozen=True)
-class Task:
+class Assignment:
     """One instruction being followed. from_goal: it came with an action goal and not from the topic."""
 
     instruction: str
@@ -103,10 +104,10 @@ class Task:
 
 
 @dataclass(frozen=True)
-class TaskEnd:
+class AssignmentEnd:
     """How a task ended."""
 
-    task: Task
+    assignment: Assignment
     termination: Termination
     message: str
     elapsed_s: float
@@ -130,12 +131,12 @@ class Step:
     """What the node has to do now. hold: command the measured pose, and why. ended: the task that is over."""
 
     hold: str | None = None
-    ended: TaskEnd | None = None
+    ended: AssignmentEnd | None = None
 
 
 @dataclass
-class _Motion:
-    """What is being executed. stamp_ns: of its image; end_ns: when it comes to rest."""
+class _Execution:
+    """The motion under way. stamp_ns: of its image; end_ns: when it comes to rest."""
 
     stamp_ns: int
     end_ns: int
@@ -152,21 +153,21 @@ class Executive:
 
     def __post_init__(self) -> None:
         self.enabled = False
-        self.task: Task | None = None
+        self.assignment: Assignment | None = None
         self._topic_instruction = ""
         self._stop: str | None = None
         self._fault: str | None = None
         self._held: str | None = None
-        self._motion: _Motion | None = None
+        self._motion: _Execution | None = None
         self._problems: dict[Input, str] = {}
         self._ok_s: float | None = None  # when the task could last predict
         self._input_ok_s = 0.0  # when nothing was missing while moving
         self._malformed = 0
         self._tracking = 0
         self._tracking_s = -math.inf
-        self._task_chunks = 0
+        self._chunks = 0
         self._latencies_s: deque[float] = deque(maxlen=100)
-        self._pending_end: TaskEnd | None = None
+        self._pending_end: AssignmentEnd | None = None
         self._pending_hold: str | None = None
 
     # Commands of people and other nodes
@@ -176,8 +177,8 @@ class Executive:
         if latched := self._latched():
             return f"{latched}: call ~/reset_fault first"
         self.enabled = True
-        if self.task is None and self._topic_instruction:
-            self._begin(Task(self._topic_instruction, False, now_s, self.config.task_deadline_s))
+        if self.assignment is None and self._topic_instruction:
+            self._begin(Assignment(self._topic_instruction, False, now_s, self.config.task_deadline_s))
         return None
 
     def disable(self, now_s: float, why: str = "disabled through ~/enable") -> None:
@@ -207,12 +208,12 @@ class Executive:
     def set_instruction(self, instruction: str, now_s: float) -> None:
         """From the topic: starts a new task, or ends the one before if empty. Only remembered while a goal runs."""
         instruction = instruction.strip()
-        if self.task is not None and not self.task.from_goal and instruction != self.task.instruction:
+        if self.assignment is not None and not self.assignment.from_goal and instruction != self.assignment.instruction:
             message = f"the instruction changed to {instruction!r}" if instruction else "the instruction was cleared"
             self._end(Termination.CANCELED, message, now_s, hold=not instruction)
         self._topic_instruction = instruction
-        if self.enabled and self.task is None and instruction:
-            self._begin(Task(instruction, False, now_s, self.config.task_deadline_s))
+        if self.enabled and self.assignment is None and instruction:
+            self._begin(Assignment(instruction, False, now_s, self.config.task_deadline_s))
 
     def goal_refusal(self, instruction: str) -> str | None:
         """Why a goal cannot be accepted now, or None."""
@@ -220,8 +221,8 @@ class Executive:
             return f"{latched}: call ~/reset_fault first"
         if not self.enabled:
             return "disabled: call ~/enable with true first"
-        if self.task is not None and self.task.from_goal:
-            return f"already running {self.task.instruction!r}: cancel it first"
+        if self.assignment is not None and self.assignment.from_goal:
+            return f"already running {self.assignment.instruction!r}: cancel it first"
         if not instruction.strip():
             return "the goal's instruction is empty"
         return None
@@ -230,12 +231,12 @@ class Executive:
         """Follow a goal accepted with `goal_refusal`; duration_s 0 takes the default deadline."""
         if refusal := self.goal_refusal(instruction):
             raise ValueError(refusal)
-        if self.task is not None:
+        if self.assignment is not None:
             self._end(Termination.CANCELED, "an action goal took over", now_s, hold=False)
-        self._begin(Task(instruction.strip(), True, now_s, duration_s or self.config.task_deadline_s))
+        self._begin(Assignment(instruction.strip(), True, now_s, duration_s or self.config.task_deadline_s))
 
     def cancel_goal(self, now_s: float) -> None:
-        if self.task is not None and self.task.from_goal:
+        if self.assignment is not None and self.assignment.from_goal:
             self._end(Termination.CANCELED, "canceled", now_s)
 
     # What the node observes
@@ -247,8 +248,9 @@ class Executive:
         else:
             self._problems[source] = problem
 
-    def problem(self, source: Input) -> str | None:
-        return self._problems.get(source)
+    def problems(self) -> dict[Input, str]:
+        """Return what is wrong with each input; empty when nothing is."""
+        return dict(self._problems)
 
     def obstacle(self) -> str | None:
         """The problem with which nothing may move, not even a chunk that is just arriving; None when there is none."""
@@ -256,7 +258,7 @@ class Executive:
 
     def wants_prediction(self, now_ns: int) -> bool:
         """A chunk should be requested now, if the policy is free and an observation is there."""
-        if self.task is None or not self.enabled or self._latched() or self.obstacle() is not None:
+        if self.assignment is None or not self.enabled or self._latched() or self.obstacle() is not None:
             return False
         if self.dry_run or self._motion is None:
             return True
@@ -267,14 +269,14 @@ class Executive:
 
     def accepted(self, stamp_ns: int, end_ns: int, dt_s: float, latency_s: float, now_s: float) -> None:
         """A chunk passed every check and is being executed until end_ns (or would be, in a dry run)."""
-        assert self.task is not None, "a chunk of no task must be dropped, not executed"
+        assert self.assignment is not None, "a chunk of no task must be dropped, not executed"
         self._predicted(latency_s, now_s)
         self._malformed = 0
         self.report(Input.CHUNK, None)
         self._held = None
         self._input_ok_s = now_s
         if not self.dry_run:
-            self._motion = _Motion(stamp_ns, end_ns, dt_s)
+            self._motion = _Execution(stamp_ns, end_ns, dt_s)
 
     def rejected(self, why: str, *, malformed: bool, latency_s: float, now_s: float) -> None:
         """A chunk was not executed. malformed: non-finite or misshapen, which in a row is a fault of the model."""
@@ -308,15 +310,15 @@ class Executive:
             self.report(source, None)
         self._ok_s = now_s
 
-    def tick(self, now_ns: int, now_s: float) -> Step:
-        """Advance; called at the command rate and after every event. What it returns is to be done at once."""
-        task = self.task
-        if task is not None:
+    def decide(self, now_ns: int, now_s: float) -> None:
+        """End the assignment and the motion that are over; called every turn, before `take_step`."""
+        assignment = self.assignment
+        if assignment is not None:
             blocked = next((text for source, text in self._problems.items() if source is not Input.CHUNK), None)
             if blocked is None or self._ok_s is None:
                 self._ok_s = now_s
-            if now_s - task.started_s >= task.deadline_s:
-                self._end(Termination.DEADLINE, f"the deadline of {task.deadline_s:g} s passed", now_s)
+            if now_s - assignment.started_s >= assignment.deadline_s:
+                self._end(Termination.DEADLINE, f"the deadline of {assignment.deadline_s:g} s passed", now_s)
             elif now_s - self._ok_s >= self.config.input_lost_s:
                 self._end(Termination.INPUT_LOST, f"no prediction for {now_s - self._ok_s:.1f} s: {blocked}", now_s)
         if self._motion is not None:
@@ -334,6 +336,9 @@ class Executive:
                     self._pending_hold = "; ".join(self._problems.values())
                 else:
                     self.counters.starved += 1  # the policy is slower than its chunk is long; the arm is at rest
+
+    def take_step(self) -> Step:
+        """Return what the node has to do now, once; to be done at once."""
         step = Step(self._pending_hold, self._pending_end)
         self._pending_hold = self._pending_end = None
         if step.hold is not None:
@@ -357,7 +362,7 @@ class Executive:
         if not self.enabled:
             return State.DISABLED, "call ~/enable with true to start"
         problems = "; ".join(self._problems.values())
-        if self.task is None:
+        if self.assignment is None:
             if self._held is not None:
                 return State.HOLDING, f"{self._held}; waiting for a new instruction, goal or ~/enable"
             return State.WAITING, "no instruction: publish one on the instruction topic or send a RunPolicy goal"
@@ -370,9 +375,9 @@ class Executive:
         return State.RUNNING, "dry run: nothing is commanded" if self.dry_run else ""
 
     @property
-    def task_chunks(self) -> int:
-        """Chunks predicted for the current task."""
-        return self._task_chunks
+    def assignment_chunks(self) -> int:
+        """Chunks predicted for the current assignment."""
+        return self._chunks
 
     def latency_s(self, percentile: float) -> float:
         """From the image's stamp to the chunk, by ROS time, over the last 100; 0 before the first."""
@@ -383,22 +388,22 @@ class Executive:
 
     def _predicted(self, latency_s: float, now_s: float) -> None:
         self._latencies_s.append(latency_s)
-        self._task_chunks += 1
+        self._chunks += 1
         self._ok_s = now_s
 
-    def _begin(self, task: Task) -> None:
-        self.task = task
-        self._ok_s = task.started_s
-        self._task_chunks = 0
+    def _begin(self, assignment: Assignment) -> None:
+        self.assignment = assignment
+        self._ok_s = assignment.started_s
+        self._chunks = 0
         self._held = None
         self._tracking = 0
 
     def _end(self, termination: Termination, message: str, now_s: float, *, hold: bool = True) -> None:
-        if self.task is None:
+        if self.assignment is None:
             return
-        elapsed_s = now_s - self.task.started_s
-        self._pending_end = TaskEnd(self.task, termination, message, elapsed_s, self._task_chunks)
-        self.task = None
+        elapsed_s = now_s - self.assignment.started_s
+        self._pending_end = AssignmentEnd(self.assignment, termination, message, elapsed_s, self._chunks)
+        self.assignment = None
         if hold and self._motion is not None:
             self._motion = None
             self._pending_hold = message

@@ -32,7 +32,7 @@ class ImageGateConfig:
         while the tool moved that far. Motion is asked for because a still scene in simulation has no noise.
     """
 
-    timeout_s: float = 0.5
+    timeout_s: float = 1.0
     max_age_s: float = 0.5
     max_future_s: float = 0.1
     jump_back_s: float = 1.0

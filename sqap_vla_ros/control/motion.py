@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import ACTION_DIM, NS_PER_S, ActionChunk
 from sqap_vla_ros.robot.conventions import pose_distance
-from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
+from sqap_vla_ros.robot.ensemble import ALPHA, AdaptiveEnsemble
 from sqap_vla_ros.robot.safety import Decision, SafetyLimits
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, hold
 
@@ -40,7 +40,7 @@ class MotionConfig:
     blend_s: float = 0.2
     ramp_s: float = 1.0
     ensemble_chunks: int = 2
-    ensemble_alpha: float = 0.1
+    ensemble_alpha: float = ALPHA
     arm_lag_s: float = 0.0
     max_lead_m: float = 0.05
     max_lead_rad: float = 0.3
@@ -49,7 +49,7 @@ class MotionConfig:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SafeMotion:
     """An acceptable trajectory. note: what was changed to make it so and why; empty when nothing was."""
 
     trajectory: PoseTrajectory
@@ -93,7 +93,7 @@ class Motion:
         measured: NDArray[np.float64],
         now_ns: int,
         measured_twist: NDArray[np.float64] | None = None,
-    ) -> Plan:
+    ) -> SafeMotion:
         """The trajectory to follow from now on; `commit` it once the arm is known to be able to.
 
         base_from_tool: [4, 4] measured at the image's stamp. measured: [4, 4] now. measured_twist: [6] now (m/s, rad/s,
@@ -123,11 +123,11 @@ class Motion:
         1 / (1 + t / period) as far as the policy means, and an arm with friction not at all.
         But never further than max_lead_* from the measured pose [4, 4]: a blocked arm must not be pushed ever harder.
         """
-        if (told := self.told(stamp_ns)) is None:
+        if (commanded := self.commanded(stamp_ns)) is None:
             return base_from_tool
-        return toward(base_from_tool, told, self.config.max_lead_m, self.config.max_lead_rad)
+        return toward(base_from_tool, commanded, self.config.max_lead_m, self.config.max_lead_rad)
 
-    def told(self, at_ns: int) -> NDArray[np.float64] | None:
+    def commanded(self, at_ns: int) -> NDArray[np.float64] | None:
         """The commanded pose [4, 4] that an arm as late as arm_lag_s shows at `at_ns`; None before the first."""
         shown_ns = at_ns - self.lag_ns
         begun = [trajectory for trajectory in self._executed if trajectory.anchor_ns <= shown_ns]
@@ -147,8 +147,8 @@ class Motion:
         if self.current is None:
             return None
         self._note_lag(self.current, measured, at_ns)
-        told = self.told(at_ns)
-        away_m, away_rad = pose_distance(self.current.anchor if told is None else told, measured)
+        commanded = self.commanded(at_ns)
+        away_m, away_rad = pose_distance(self.current.anchor if commanded is None else commanded, measured)
         if away_m <= self.config.max_tracking_m and away_rad <= self.config.max_tracking_rad:
             return None
         return (
@@ -174,7 +174,7 @@ class Motion:
         measured: NDArray[np.float64],
         measured_twist: NDArray[np.float64] | None,
         start_ns: int,
-    ) -> Plan:
+    ) -> SafeMotion:
         age_s = (start_ns - fresh.stamp_ns) / NS_PER_S
         if 0 < self.config.execution_horizon < len(fresh):
             fresh = _first(fresh, self.config.execution_horizon)
@@ -200,7 +200,7 @@ class Motion:
         if verdict.decision is Decision.SLOW_DOWN:
             joined = self._limit_open_loop(joined.slowed(verdict.time_scale), start_ns)
             notes.append(f"slowed down: {verdict.text}")
-        return Plan(joined, "; ".join(notes))
+        return SafeMotion(joined, "; ".join(notes))
 
     def _limit_open_loop(self, trajectory: PoseTrajectory, start_ns: int) -> PoseTrajectory:
         """Without the poses due beyond the open-loop limit. Raises UnsafeChunk when nothing is left after start_ns."""

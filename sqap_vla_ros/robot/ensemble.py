@@ -11,6 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
 
+ALPHA = 0.1  # CogACT's own
+
 
 class AdaptiveEnsemble:
     """Averages what the last chunks say about the same moment (CogACT, arXiv 2411.19650, Eq. 5).
@@ -27,7 +29,7 @@ class AdaptiveEnsemble:
     clock says, the cosine and the plain average take all seven dimensions.
     """
 
-    def __init__(self, horizon: int = 7, alpha: float = 0.1, align: Literal["time", "call"] = "time") -> None:
+    def __init__(self, horizon: int = 7, alpha: float = ALPHA, align: Literal["time", "call"] = "time") -> None:
         """horizon: how many chunks take part, the newest included (CogACT: 7 for WidowX, 2 for the Google robot)."""
         if horizon < 1 or not 0.0 <= alpha < np.inf:
             raise ValueError(f"horizon must be at least 1 and alpha >= 0 and finite, got {horizon} and {alpha}")

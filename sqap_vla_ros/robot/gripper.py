@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 GripperCommand = Literal["open", "close"]
+OPEN_ABOVE, CLOSE_BELOW = 0.6, 0.4  # openings (0 closed, 1 open) at which the decision changes
 
 
 class GripperHysteresis:
@@ -16,7 +17,7 @@ class GripperHysteresis:
     "close", once until the other threshold is crossed. What lies between repeats the last decision.
     """
 
-    def __init__(self, open_above: float = 0.6, close_below: float = 0.4) -> None:
+    def __init__(self, open_above: float = OPEN_ABOVE, close_below: float = CLOSE_BELOW) -> None:
         if not 0.0 < close_below <= open_above < 1.0:
             raise ValueError(
                 f"gripper thresholds must satisfy 0 < close_below <= open_above < 1, got close_below={close_below}, "

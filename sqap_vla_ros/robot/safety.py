@@ -10,7 +10,6 @@ Not certified for functional safety: the arm's own limits, its controller's and 
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
@@ -77,10 +76,10 @@ class SafetyLimits:
     hard_ratio: a trajectory that would have to be slowed by more than this is rejected.
     """
 
-    workspace_min_m: tuple[float, float, float] = (-1.0, -1.0, -0.05)
-    workspace_max_m: tuple[float, float, float] = (1.0, 1.0, 1.2)
+    workspace_min_m: tuple[float, float, float] = (0.15, -0.6, 0.0)
+    workspace_max_m: tuple[float, float, float] = (0.85, 0.6, 0.8)
     workspace_cut_m: float = 0.0
-    max_linear_velocity: float = 0.5
+    max_linear_velocity: float = 0.4
     max_linear_acceleration: float = 4.0
     max_linear_jerk: float = 200.0
     max_angular_velocity: float = 1.5
@@ -90,8 +89,8 @@ class SafetyLimits:
     max_step_rad: float = 0.5
     max_start_m: float = 0.15
     max_start_rad: float = 0.8
-    max_joint_velocity: float = math.inf
-    joint_margin: float = 0.0
+    max_joint_velocity: float = 2.0
+    joint_margin: float = 0.02
     hard_ratio: float = 3.0
 
     def __post_init__(self) -> None:

@@ -14,7 +14,9 @@ from sqap_vla_ros.robot.trajectory import anchor_chunk
 DT_S = 0.1
 HORIZON = 16
 STAMP_NS = 1_700_000_000 * NS_PER_S
-LIMITS = SafetyLimits(workspace_min_m=(0.0, -0.5, 0.0), workspace_max_m=(1.0, 0.5, 1.0), max_linear_jerk=500.0)
+LIMITS = SafetyLimits(
+    workspace_min_m=(0.0, -0.5, 0.0), workspace_max_m=(1.0, 0.5, 1.0), max_linear_velocity=0.5, max_linear_jerk=500.0
+)
 
 
 def pose(x: float = 0.4, y: float = 0.0, z: float = 0.3) -> np.ndarray:

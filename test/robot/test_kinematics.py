@@ -203,6 +203,10 @@ def test_a_joint_that_would_jump_is_refused(arm):
         arm.joint_trajectory(trajectory, READY, max_joint_step=0.2)
 
 
+# Only what the URDF says.
+URDF_LIMITS = SafetyLimits(max_joint_velocity=np.inf, joint_margin=0.0)
+
+
 def test_near_a_singular_wrist_poses_on_the_way_keep_the_tool_on_its_path(arm):
     rng = np.random.default_rng(0)
     divided = 0
@@ -225,10 +229,10 @@ def test_near_a_singular_wrist_poses_on_the_way_keep_the_tool_on_its_path(arm):
             assert away_rad < 1e-3
         if len(times_ns) > len(trajectory):
             divided += 1
-            verdict = SafetyLimits().check_joints(joints, start, arm)
+            verdict = URDF_LIMITS.check_joints(joints, start, arm)
             assert verdict.decision is Decision.SLOW_DOWN
             slowed = arm.joint_trajectory(trajectory.slowed(verdict.time_scale), start)
-            assert SafetyLimits().check_joints(slowed, start, arm).time_scale < 1.05
+            assert URDF_LIMITS.check_joints(slowed, start, arm).time_scale < 1.05
     assert divided >= 3
 
 
@@ -247,18 +251,18 @@ def test_a_standing_tool_lets_the_arm_drift_to_its_posture_slowly(arm):
 def test_joint_limits_and_speeds_are_judged(arm):
     trajectory = anchor_chunk(curved_chunk(0), arm.forward(READY), STAMP_NS, 0.2)
     joints = arm.joint_trajectory(trajectory, READY)
-    assert SafetyLimits().check_joints(joints, READY, arm).decision is Decision.ACCEPT
+    assert URDF_LIMITS.check_joints(joints, READY, arm).decision is Decision.ACCEPT
     fast = SafetyLimits(max_joint_velocity=0.15).check_joints(joints, READY, arm)
     assert fast.decision is Decision.SLOW_DOWN
     slowed = arm.joint_trajectory(trajectory.slowed(fast.time_scale * 1.01), READY)
     assert SafetyLimits(max_joint_velocity=0.15).check_joints(slowed, READY, arm).decision is Decision.ACCEPT
     assert SafetyLimits(max_joint_velocity=0.01).check_joints(joints, READY, arm).decision is Decision.REJECT
     outside = replace(joints, positions=joints.positions + 3.0 * np.eye(7)[3])
-    verdict = SafetyLimits().check_joints(outside, READY, arm)
+    verdict = URDF_LIMITS.check_joints(outside, READY, arm)
     assert verdict.reasons[0][0] is Code.JOINT_LIMIT
     assert "joint4" in verdict.text
     broken = replace(joints, velocities=np.full_like(joints.velocities, np.nan))
-    assert SafetyLimits().check_joints(broken, READY, arm).reasons[0][0] is Code.NON_FINITE
+    assert URDF_LIMITS.check_joints(broken, READY, arm).reasons[0][0] is Code.NON_FINITE
 
 
 def test_an_arm_inside_its_margin_may_come_out_but_not_go_deeper(arm):

@@ -33,6 +33,7 @@ from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.images import rgb_to_message
 from sqap_vla_ros.nodes.tf.choice import StaticTransformBroadcaster, TransformBroadcaster
 
+DISABLED, WAITING, RUNNING, HOLDING, STOPPED, FAULT = range(6)  # states of PolicyStatus
 TIMEOUT_S = 40.0  # several times what it takes on a busy computer
 STATE_PERIOD_S = 0.02
 WIDTH, HEIGHT, FOCAL = 160, 120, 150.0
@@ -343,3 +344,20 @@ class Rig:
     def _read(self, process: Any) -> None:
         for line in process.stdout:
             self.log += line
+
+
+def pose_of(message: PoseStamped) -> np.ndarray:
+    return messages.pose_from_message(message.pose)
+
+
+def assert_silent(rig: Rig, topic: str = "target_pose", seconds: float = 0.4) -> None:
+    """Nothing more comes on this topic."""
+    rig.settle(0.15)
+    count = len(rig.got(topic))
+    rig.settle(seconds)
+    assert len(rig.got(topic)) == count, f"{topic} still came; {rig.summary()}"
+
+
+def assert_holding_at_the_measured_pose(rig: Rig) -> None:
+    assert_silent(rig)
+    np.testing.assert_allclose(pose_of(rig.got("target_pose")[-1]), rig.tool, atol=2e-3)

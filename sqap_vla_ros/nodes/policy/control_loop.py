@@ -1,100 +1,86 @@
-"""The working half of policy_node: what exists between configure and cleanup, and the way of an image to a command.
+"""The engine of policy_node: everything that exists between configure and cleanup, and the turn that drives it.
 
-Thread ownership: everything here runs in the node's executor thread, one callback at a time, so nothing is locked. The
-worker's reader thread only triggers a guard condition. Callbacks store and return; the longest, planning a chunk,
-takes a few milliseconds. The timer runs on the steady clock, so that the watchdog also works when simulated time stops.
+Thread ownership: the node's executor thread runs all of it, one callback at a time, so nothing is locked. The worker's
+reader thread only triggers a guard condition. Callbacks store what came and make a turn; the longest part of a turn,
+planning a chunk, takes a few milliseconds. The timer runs on the steady clock, so that the watchdog also works when
+simulated time stops.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
-from std_msgs.msg import Bool, String
 
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
-from sqap_vla_ros.control.executive import Executive, Input, Step, Task
-from sqap_vla_ros.control.image_gate import ImageGate, Order
-from sqap_vla_ros.control.joint_monitor import JointMonitor
+from sqap_vla_ros.control.executive import Assignment, Executive, Input
 from sqap_vla_ros.control.motion import MalformedChunk, Motion, UnsafeChunk
-from sqap_vla_ros.control.time_sync import ImageInfoSync
-from sqap_vla_ros.nodes import images
-from sqap_vla_ros.nodes.policy import parameters
-from sqap_vla_ros.nodes.policy.observer import Frame, ObservationProblem, Observer, TransformMissing, View
+from sqap_vla_ros.nodes.policy import configuration
+from sqap_vla_ros.nodes.policy.health import Health
+from sqap_vla_ros.nodes.policy.inputs import Inputs
+from sqap_vla_ros.nodes.policy.observer import TransformMissing
+from sqap_vla_ros.nodes.policy.prediction import InFlight, Prediction
 from sqap_vla_ros.nodes.policy.services import Services
-from sqap_vla_ros.nodes.policy.sinks import GripperSink, JointSink, Measured, MeasuredTool, PoseSink, Sink, TwistSink
-from sqap_vla_ros.nodes.policy.status import Prediction, Reporter
-from sqap_vla_ros.nodes.tf.choice import Buffer, TransformListener
+from sqap_vla_ros.nodes.policy.sinks import GRIPPER_SINKS, SINKS, MeasuredTool, SinkParts
+from sqap_vla_ros.nodes.policy.status import Reporter
 from sqap_vla_ros.robot.kinematics import KinematicsError
 from sqap_vla_ros.serving.supervisor import WorkerSupervisor
 from sqap_vla_ros.serving.worker import Event, LoadFailed, Lost, PolicyWorker, PredictFailed, Progress, Ready, Result
 
-LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-FLUSH_S = 0.5  # how long the last command may take to be acknowledged
-RETRY_S = 0.002  # between looks whether the transforms of an image have come; a look costs a tenth of that
-WAITING_IMAGES = 8  # images that may wait for their transforms at the same time
-
-
-@dataclass(frozen=True)
-class _InFlight:
-    """What the worker is computing. usable_s: since when both the image and the free policy were there."""
-
-    request: int
-    view: View
-    task: Task
-    usable_s: float
-    submitted_s: float
+FLUSH_S = 0.5  # the last command may take this long to be acknowledged
 
 
 class ControlLoop:
-    """Subscriptions, the worker, the state machine and the sinks, tied together."""
+    """Inputs, the worker, the state machine, the sinks and the reports, tied together by `turn`."""
 
     def __init__(self, node: Any, values: Mapping[str, Any], worker_factory: str) -> None:
-        """Creates everything and starts the worker; `poll_worker` until it is ready. values: checked parameters."""
-        self.values = values
+        """Create everything and start the worker; call `poll_worker` until it is ready. values: checked parameters."""
         self.active = False
         self._node = node
         self._log = node.get_logger()
-        self.executive = Executive(parameters.executive_config(values), dry_run=values["dry_run"])
-        self.gate = ImageGate(parameters.image_gate_config(values))
-        self.motion = Motion(parameters.motion_config(values), parameters.safety_limits(values))
-        self.arm = JointMonitor(values["base_frame"], values["tool_frame"], values["joint_states_timeout_s"])
-        if values["robot_description"]:
-            self._on_description(String(data=values["robot_description"]))
-        self._waiting: deque[Frame] = deque(maxlen=WAITING_IMAGES)
-        self._in_flight: _InFlight | None = None
-        self._task: Task | None = None  # of the newest chunk
+        self._seed: int = values["seed"]
+        self.executive = Executive(configuration.executive_config(values), dry_run=values["dry_run"])
+        self.motion = Motion(configuration.motion_config(values), configuration.safety_limits(values))
+        self._in_flight: InFlight | None = None
+        self._arrived: Result | PredictFailed | None = None  # to be planned this turn
+        self._planned: Assignment | None = None  # of the newest chunk
         self._idle_since_s = time.monotonic()
-        self._active_since_s = time.monotonic()
-        self._observation_problem: dict[Input, str] = {}  # why the newest image could not be used
         self._commanded = False  # something was commanded since the last hold
-        self.superseded = 0
-        self.changed = 0  # chunks that were slowed down or kept inside the workspace
-        self.safety_stop = False
+        self._command_due = False
+        self._measured_tool: MeasuredTool | None = None  # when the commands were last due
+        self._changed = 0  # chunks that were slowed down or kept inside the workspace
 
-        self._guard = node.create_guard_condition(self._on_worker)
-        config = parameters.worker_config(values, worker_factory)
+        self._guard = node.create_guard_condition(self.turn)
+        config = configuration.worker_config(values, worker_factory)
         self.supervisor = WorkerSupervisor(
             lambda: PolicyWorker(config, self._guard.trigger), values["prediction_timeout_s"]
         )
-        self._create_inputs()
-        self.sink = self._create_sink()
-        self.gripper = GripperSink(
+        self.inputs = Inputs(node, values, turn=self.turn, time_jumped=self._on_time_jump)
+        parts = SinkParts(self.inputs.arm, self.motion.limits, values["base_frame"])
+        self.sink = SINKS[values["output_mode"]](node, parts)
+        self.gripper = GRIPPER_SINKS["finger_opening"](node, configuration.gripper_config(values))
+        self.reporter = Reporter(
             node,
-            closed_m=values["gripper_closed_m"],
-            open_m=values["gripper_open_m"],
-            open_above=values["gripper_open_above"],
-            close_below=values["gripper_close_below"],
+            base_frame=values["base_frame"],
+            tool_frame=values["tool_frame"],
+            setup={
+                Input.IMAGE: {"topic": self.inputs.image_topic},
+                Input.CAMERA_INFO: {"topic": self.inputs.info_topic},
+                Input.TF: {"base_frame": values["base_frame"], "tool_frame": values["tool_frame"]},
+                Input.JOINT_STATES: {"output_mode": values["output_mode"]},
+            },
         )
-        self.reporter = Reporter(node, self)
-        self.services = Services(node, self)
+        self.services = Services(
+            node,
+            self.executive,
+            active=lambda: self.active,
+            reset_policy=self.supervisor.reset_policy,
+            turn=self.turn,
+        )
         self._jumps = node.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False),
             post_callback=lambda jump: self._on_time_jump("ROS time went backwards"),
@@ -102,203 +88,49 @@ class ControlLoop:
         self._timer = node.create_timer(
             1.0 / values["command_rate"], self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
-        self._retry = node.create_timer(RETRY_S, self._on_retry, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._retry.cancel()
         self.supervisor.start()
 
-    # Setting up and taking down
+    # The turn
 
-    def _create_inputs(self) -> None:
-        node, values = self._node, self.values
-        compressed = values["image_transport"] == "compressed"
-        image_qos = QoSProfile(
-            depth=values["image_depth"],
-            reliability=ReliabilityPolicy.RELIABLE
-            if values["image_reliability"] == "reliable"
-            else ReliabilityPolicy.BEST_EFFORT,
-        )
-        self.sync = ImageInfoSync(self._on_pair)
-        self.image_subscription = node.create_subscription(
-            CompressedImage if compressed else Image,
-            "image/compressed" if compressed else "image",
-            self._on_image,
-            image_qos,
-        )
-        self.info_subscription = node.create_subscription(CameraInfo, "camera_info", self.sync.add_info, image_qos)
-        self._subscriptions = [
-            self.image_subscription,
-            self.info_subscription,
-            node.create_subscription(JointState, "joint_states", self._on_joint_states, QoSProfile(depth=5)),
-            node.create_subscription(String, "robot_description", self._on_description, LATCHED_QOS),
-            node.create_subscription(String, "instruction", self._on_instruction, LATCHED_QOS),
-            node.create_subscription(Bool, "safety_stop", self._on_safety_stop, QoSProfile(depth=1)),
-        ]
-        self.buffer = Buffer()
-        self._tf_listener = TransformListener(self.buffer, node, spin_thread=False)
-        self.observer = Observer(
-            self.buffer,
-            self.gate,
-            images.compressed_to_rgb if compressed else images.to_rgb,
-            base_frame=values["base_frame"],
-            tool_frame=values["tool_frame"],
-            rectified=values["image_rectified"],
-            optical_frame_rectified=values["optical_frame_rectified"],
-            contract=parameters.camera_contract(values),
-            topics=(self.image_subscription.topic_name, self.info_subscription.topic_name),
-        )
+    def turn(self) -> None:
+        """Make one turn of the engine; every callback ends with it."""
+        now_ns, now_s = self.now_ns(), time.monotonic()
+        self._look(now_s)
+        self.executive.decide(now_ns, now_s)
+        self._plan()
+        self._command(now_ns, now_s)
+        self._predict(now_ns, now_s)
+        self._report()
 
-    def _create_sink(self) -> Sink:
-        mode, base_frame = self.values["output_mode"], self.values["base_frame"]
-        if mode == "joint":
-            return JointSink(self._node, self.arm, self.motion.limits)
-        return PoseSink(self._node, base_frame) if mode == "pose" else TwistSink(self._node, base_frame)
-
-    def activate(self) -> None:
-        """Begin to publish; what commands needs ~/enable on top."""
-        self.active = True
-        self._active_since_s = time.monotonic()
-
-    def deactivate(self, why: str) -> None:
-        """Hold, as the last command, and publish nothing more."""
-        self.executive.disable(time.monotonic(), why)
-        self.advance()
-        self._hold(why)
-        self.active = False
-
-    def set_dry_run(self, dry_run: bool) -> None:
-        """Only while disabled."""
-        self.executive.dry_run = dry_run
-        if dry_run:
-            self.executive.report(Input.JOINT_STATES, None)
-
-    def destroy(self) -> None:
-        """End the worker and remove everything from the node."""
-        self.supervisor.close()
-        self._node.destroy_timer(self._timer)
-        self._node.destroy_timer(self._retry)
-        self._jumps.unregister()
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._tf_listener.unregister()
-        for publisher in (self.sink.publisher, self.gripper.publisher):
-            self._node.destroy_lifecycle_publisher(publisher)
-        self.services.destroy()
-        self.reporter.destroy()
-        self._node.destroy_guard_condition(self._guard)
-
-    # Inputs
-
-    def _on_image(self, message: Any) -> None:
-        self.sync.add_image(message)
-
-    def _on_pair(self, image: Any, camera_info: Any) -> None:
-        now_s = time.monotonic()
-        stamp = image.header.stamp
-        stamp_ns = stamp.sec * NS_PER_S + stamp.nanosec
-        order = self.gate.arrive(stamp_ns, now_s)
-        if order is Order.JUMPED_BACK:
-            self._on_time_jump("the images' stamps went backwards")
-            order = self.gate.arrive(stamp_ns, now_s)
-        if order is not Order.NEW:
-            return
-        while self._waiting and now_s - self._waiting[0].arrived_s > self.values["tf_timeout_s"]:
-            self._waiting.popleft()
-            self.superseded += 1
-        self._waiting.append(Frame(image, camera_info, stamp_ns, now_s))
-        self.advance()
-
-    def _on_joint_states(self, message: JointState) -> None:
-        self.arm.update(message, time.monotonic())
-
-    def _on_description(self, message: String) -> None:
-        if (problem := self.arm.set_description(message.data)) is not None:
-            self._log.error(problem)
-
-    def _on_instruction(self, message: String) -> None:
-        self.executive.set_instruction(message.data, time.monotonic())
-        self.advance()
-
-    def _on_safety_stop(self, message: Bool) -> None:
-        self.safety_stop = message.data
-        if message.data:
-            self.executive.stop("safety_stop is set", time.monotonic())
-            self.advance()
-
-    def _on_time_jump(self, what: str) -> None:
-        self._log.warning(f"{what}: forgetting images, transforms and the current chunk")
-        self.executive.time_jumped(what, time.monotonic())
-        self.motion.clear()
-        self.gate.reset()
-        self.sync.reset()
-        self.buffer.clear()
-        self._waiting.clear()
-        self._observation_problem = {}
-        self._in_flight = None
-        self.supervisor.reset_policy()
-        self.advance()
-
-    def _forget_future_transforms(self) -> None:
-        """After a jump back a transform of the old time may come last; the buffer then refuses all of the new."""
-        if Input.TF not in self._observation_problem:
-            return
-        try:
-            _, stamp_ns = self.observer.measured_tool()
-        except TransformMissing:
-            return
-        if stamp_ns - self.now_ns() > self.gate.config.jump_back_s * NS_PER_S:
-            self._log.warning("forgetting transforms from the future, of before the time jumped")
-            self.buffer.clear()
-
-    def _on_retry(self) -> None:
-        self._retry.cancel()
-        self.advance()
-
-    def _on_timer(self) -> None:
-        self._on_worker()
-        self.sync.expire(time.monotonic())
-        self._forget_future_transforms()
-        self.advance()
-        self._command()
-        self.services.tick(time.monotonic())
-
-    # The worker
-
-    def _on_worker(self) -> None:
+    def _look(self, now_s: float) -> None:
+        """Tell the executive what the worker did and what is wrong with the inputs."""
         for event in self.poll_worker():
-            if isinstance(event, Result):
-                self._on_result(event)
-            elif isinstance(event, (PredictFailed, Lost, LoadFailed)):
-                flight, self._in_flight = self._in_flight, None
-                if isinstance(event, PredictFailed) and flight is not None:
-                    self._reject(f"the policy failed: {event.text}", flight, malformed=True)
-            self._idle_since_s = time.monotonic()
-            self.advance()
-
-    def poll_worker(self) -> list[Event]:
-        """The worker's events, after logging them and keeping the executive informed."""
-        restarts = self.supervisor.restarts
-        events = self.supervisor.poll(time.monotonic())
-        for event in events:
-            if isinstance(event, Progress):
-                self._log.info(event.text)
-            elif isinstance(event, Ready):
-                self._log.info(f"policy ready, {event.warm_latency_s * 1e3:.0f} ms a prediction: {event.info}")
-                self.observer.needs_projection = event.info.selector not in ("", "none")
-                self.reporter.publish_model_info(event.info)
+            if isinstance(event, (Result, PredictFailed)):
+                self._arrived = event
             elif isinstance(event, (Lost, LoadFailed)):
-                self._log.error(event.text)
-        if self.supervisor.restarts != restarts:
-            self._log.warning("starting the policy worker again")
-        self.executive.counters.worker_restarts = self.supervisor.restarts
-        self.executive.report(Input.WORKER, self.supervisor.problem)
-        return events
+                self._in_flight = None
+            self._idle_since_s = now_s
+        if self.executive.assignment is None:
+            self.inputs.forget_problems()
+        found = self.inputs.problems(now_s)
+        for source in (Input.IMAGE, Input.CAMERA_INFO, Input.TF):
+            self.executive.report(source, found.get(source))
+        if self.sink.NEEDS_JOINTS and not self.executive.dry_run:
+            self.executive.report(Input.JOINT_STATES, self.inputs.arm.problem(now_s))
 
-    def _on_result(self, result: Result) -> None:
+    def _plan(self) -> None:
+        """Make a trajectory of the chunk that arrived, if any, and publish both; or reject it."""
+        event, self._arrived = self._arrived, None
+        if event is None:
+            return
         flight, self._in_flight = self._in_flight, None
-        if flight is None or flight.request != result.request or flight.task is not self.executive.task:
-            return  # of a task that is over, or of a time that was left
+        if flight is None or flight.request != event.request or flight.assignment is not self.executive.assignment:
+            return  # of an assignment that is over, or of a time that was left
+        if isinstance(event, PredictFailed):
+            self._reject(f"the policy failed: {event.text}", flight, malformed=True)
+            return
         assert self.supervisor.info is not None
-        chunk, view = result.chunk, flight.view
+        chunk, view = event.chunk, flight.view
         try:
             self.motion.validate(chunk, self.supervisor.info.horizon)
         except MalformedChunk as error:
@@ -308,36 +140,154 @@ class ControlLoop:
         published_s, now_ns = time.monotonic(), self.now_ns()
         self.executive.counters.chunks_published += 1
         self._execute(chunk, flight, now_ns, published_s)
-        self.reporter.publish_prediction(
-            Prediction(
-                chunk,
-                view,
-                whole,
-                overhead_s=published_s - flight.usable_s - result.policy_s,
-                queued_s=flight.usable_s - view.frame.arrived_s,
-                age_s=(now_ns - chunk.stamp_ns) / NS_PER_S,
-            )
+        prediction = Prediction(
+            chunk,
+            view,
+            whole,
+            overhead_s=published_s - flight.usable_s - event.policy_s,
+            queued_s=flight.usable_s - view.frame.arrived_s,
+            age_s=(now_ns - chunk.stamp_ns) / NS_PER_S,
+        )
+        self.reporter.publish_prediction(prediction, self.health())
+
+    def _command(self, now_ns: int, now_s: float) -> None:
+        """Do what the executive decided: hold, or send what is due of the current trajectory."""
+        if self._command_due:
+            self._check_tracking(now_ns, now_s)
+        step = self.executive.take_step()
+        if step.hold is not None:
+            self._hold(step.hold)
+        if step.ended is not None:
+            if not self.executive.moving:
+                self.motion.clear()  # whatever moves the arm until the next one, that one begins where the arm is
+            self.services.assignment_ended(step.ended)
+            self.gripper.reset()
+            self.supervisor.reset_policy()
+        if self._command_due and self.executive.moving and (current := self.motion.current) is not None:
+            self.sink.tick(now_ns, self._measured_tool)
+            # The fingers close where the tool is, not where it is told to be: as late as the arm.
+            self.gripper.update(current.sample(now_ns - self.motion.lag_ns)[1])
+        self._command_due = False
+
+    def _predict(self, now_ns: int, now_s: float) -> None:
+        """Start a prediction if one is wanted and possible."""
+        if not (self.active and self.inputs.waiting and self.supervisor.idle):
+            return
+        assignment = self.executive.assignment
+        if assignment is None or not self.executive.wants_prediction(now_ns):
+            return
+        view = self.inputs.take_view(assignment.instruction, now_ns, now_s)
+        if view is None:
+            return
+        request = self.supervisor.submit(view.observation, seed=self._seed, now_s=now_s)
+        if request is not None:
+            usable_s = max(view.frame.arrived_s, self._idle_since_s)
+            self._in_flight = InFlight(request, view, assignment, usable_s)
+
+    def _report(self) -> None:
+        """Publish what people and other nodes want to know."""
+        health = self.health()
+        self.reporter.tick(health)
+        self.services.tick(health)
+
+    # Life
+
+    def activate(self) -> None:
+        """Begin to publish; commands need ~/enable on top."""
+        self.active = True
+        self.inputs.expect_images(time.monotonic())
+
+    def deactivate(self, why: str) -> None:
+        """Hold, as the last command, and publish nothing more."""
+        self.executive.disable(time.monotonic(), why)
+        self.turn()
+        self._hold(why)
+        self.active = False
+
+    def set_dry_run(self, dry_run: bool) -> None:
+        """Switch the dry run; only while disabled."""
+        self.executive.dry_run = dry_run
+        if dry_run:
+            self.executive.report(Input.JOINT_STATES, None)
+
+    def destroy(self) -> None:
+        """End the worker and remove everything from the node."""
+        self.supervisor.close()
+        self._node.destroy_timer(self._timer)
+        self._jumps.unregister()
+        self.inputs.destroy()
+        for publisher in (self.sink.publisher, self.gripper.publisher):
+            self._node.destroy_lifecycle_publisher(publisher)
+        self.services.destroy()
+        self.reporter.destroy()
+        self._node.destroy_guard_condition(self._guard)
+
+    def poll_worker(self) -> list[Event]:
+        """Return the worker's events, after logging them and telling the executive."""
+        restarts = self.supervisor.restarts
+        events = self.supervisor.poll(time.monotonic())
+        for event in events:
+            if isinstance(event, Progress):
+                self._log.info(event.text)
+            elif isinstance(event, Ready):
+                self._log.info(f"policy ready, {event.warm_latency_s * 1e3:.0f} ms a prediction: {event.info}")
+                self.inputs.observer.needs_projection = event.info.selector not in ("", "none")
+                self.reporter.publish_model_info(event.info)
+            elif isinstance(event, (Lost, LoadFailed)):
+                self._log.error(event.text)
+        if self.supervisor.restarts != restarts:
+            self._log.warning("starting the policy worker again")
+        self.executive.counters.worker_restarts = self.supervisor.restarts
+        self.executive.report(Input.WORKER, self.supervisor.problem)
+        return events
+
+    def health(self) -> Health:
+        """Return what the node knows about itself now."""
+        state, reason = self.executive.state()
+        return Health(
+            stamp_ns=self.now_ns(),
+            steady_s=time.monotonic(),
+            state=state,
+            reason=reason,
+            enabled=self.executive.enabled,
+            dry_run=self.executive.dry_run,
+            assignment=self.executive.assignment,
+            assignment_chunks=self.executive.assignment_chunks,
+            problems=self.executive.problems(),
+            counters=dataclasses.replace(self.executive.counters),
+            pairing=dataclasses.replace(self.inputs.sync.counters),
+            images_dropped=self.inputs.gate.dropped,
+            images_superseded=self.inputs.superseded,
+            chunks_changed=self._changed,
+            arm_lag_s=self.motion.measured_lag_s,
+            worker_pid=self.supervisor.pid,
+            policy=self.supervisor.info,
         )
 
-    def _execute(self, chunk: ActionChunk, flight: _InFlight, now_ns: int, published_s: float) -> None:
+    def now_ns(self) -> int:
+        """Return ROS time."""
+        return int(self._node.get_clock().now().nanoseconds)
+
+    # Parts of the turn
+
+    def _execute(self, chunk: ActionChunk, flight: InFlight, now_ns: int, published_s: float) -> None:
         """Plan, check and command a chunk; in a dry run everything but command."""
         view = flight.view
-        if flight.task is not self._task:
-            self._task = flight.task
+        if flight.assignment is not self._planned:
+            self._planned = flight.assignment
             self.motion.new_task()
-        self._report_inputs(time.monotonic())
         if (obstacle := self.executive.obstacle()) is not None:
             self._reject(obstacle, flight, malformed=False)
             return
-        measured = self._measured()
+        measured = self.inputs.measured()
         tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
         if not self.executive.moving and (astray := self.motion.tracking_error(tool, now_ns)) is not None:
             # The last motion is over and did not get there: what follows begins where the arm is.
             self._log.warning(f"starting anew from the measured pose: {astray}")
             self.motion.clear()
         try:
-            plan = self.motion.plan(chunk, view.base_from_tool, tool, now_ns, self.observer.measured_twist())
-            trajectory = plan.trajectory
+            safe = self.motion.plan(chunk, view.base_from_tool, tool, now_ns, self.inputs.observer.measured_twist())
+            trajectory = safe.trajectory
             if not self.executive.dry_run:
                 trajectory = self.sink.start(trajectory, measured)
                 self.motion.commit(trajectory)
@@ -345,123 +295,54 @@ class ControlLoop:
         except (UnsafeChunk, KinematicsError) as error:
             self._reject(str(error), flight, malformed=False)
             return
-        if plan.note:
-            self.changed += 1
-            self._log.info(f"chunk {plan.note}", throttle_duration_sec=5.0)
+        if safe.note:
+            self._changed += 1
+            self._log.info(f"chunk {safe.note}", throttle_duration_sec=5.0)
         latency_s = (now_ns - chunk.stamp_ns) / NS_PER_S
         self.executive.accepted(chunk.stamp_ns, trajectory.end_ns, chunk.dt_s, latency_s, published_s)
 
-    def _reject(self, why: str, flight: _InFlight, *, malformed: bool) -> None:
-        now_s = time.monotonic()
+    def _reject(self, why: str, flight: InFlight, *, malformed: bool) -> None:
         self._log.warning(f"chunk rejected: {why}", throttle_duration_sec=1.0)
         latency_s = (self.now_ns() - flight.view.frame.stamp_ns) / NS_PER_S
-        self.executive.rejected(why, malformed=malformed, latency_s=latency_s, now_s=now_s)
+        self.executive.rejected(why, malformed=malformed, latency_s=latency_s, now_s=time.monotonic())
 
-    # Deciding
-
-    def advance(self) -> None:
-        """Tell the executive what is known, do what it says, and start a prediction if one is wanted and possible."""
-        now_s, now_ns = time.monotonic(), self.now_ns()
-        self._report_inputs(now_s)
-        self._do(self.executive.tick(now_ns, now_s))
-        if self.active and self._waiting and self.supervisor.idle and self.executive.wants_prediction(now_ns):
-            self._request(now_ns, now_s)
-        self.reporter.tick(now_s)
-
-    def _report_inputs(self, now_s: float) -> None:
-        """What is wrong with the inputs: of several problems the one that explains the others."""
-        if self.executive.task is None:
-            self._observation_problem = {}  # nothing was looked at since
-        found = dict(self._observation_problem)
-        if (unpaired := self.sync.problem(now_s)) is not None:
-            topics = f"{self.image_subscription.topic_name}, {self.info_subscription.topic_name}"
-            found = {Input.CAMERA_INFO: f"{unpaired} ({topics})"}
-        elif (silence := self.gate.silence(now_s, self._active_since_s)) is not None:
-            found = {Input.IMAGE: f"{silence} on {self.image_subscription.topic_name}"}
-        for source in (Input.IMAGE, Input.CAMERA_INFO, Input.TF):
-            self.executive.report(source, found.get(source))
-        if self.values["output_mode"] == "joint" and not self.executive.dry_run:
-            self.executive.report(Input.JOINT_STATES, self.arm.problem(now_s))
-
-    def _request(self, now_ns: int, now_s: float) -> None:
-        """Predict from the newest image whose transforms have come; older ones are superseded."""
-        assert self.executive.task is not None
-        for frame in reversed(tuple(self._waiting)):
-            try:
-                view = self.observer.observe(frame, self.executive.task.instruction, now_ns)
-            except TransformMissing as error:
-                if now_s - frame.arrived_s <= self.values["tf_timeout_s"]:
-                    continue  # it may still come; an older image may have its transforms already
-                self._observation_problem = {Input.TF: str(error)}
-            except ObservationProblem as error:
-                if frame is self._waiting[-1]:
-                    self._observation_problem = {error.source: str(error)}
-            else:
-                self._observation_problem = {}
-                self._submit(view, now_s)
-            # Used or useless: so are the older ones.
-            while self._waiting and self._waiting[0].stamp_ns <= frame.stamp_ns:
-                self._waiting.popleft()
-                self.superseded += 1
-            break
-        if self._waiting:
-            self._retry.reset()
-
-    def _submit(self, view: View, now_s: float) -> None:
-        assert self.executive.task is not None
-        request = self.supervisor.submit(view.observation, seed=self.values["seed"], now_s=now_s)
-        if request is not None:
-            self.superseded -= 1  # this one was used
-            usable_s = max(view.frame.arrived_s, self._idle_since_s)
-            self._in_flight = _InFlight(request, view, self.executive.task, usable_s, now_s)
-
-    def _do(self, step: Step) -> None:
-        if step.hold is not None:
-            self._hold(step.hold)
-        if step.ended is not None:
-            if not self.executive.moving:
-                self.motion.clear()  # whatever moves the arm until the next task, that one begins where the arm is
-            self.services.task_ended(step.ended)
-            self.gripper.reset()
-            self.supervisor.reset_policy()
+    def _check_tracking(self, now_ns: int, now_s: float) -> None:
+        """Measure the tool, and tell the executive when it is not where it was told to be."""
+        self._measured_tool = None
+        if not self.executive.moving:
+            return
+        try:
+            base_from_tool, stamp_ns = self.inputs.observer.measured_tool()
+        except TransformMissing as error:
+            self.inputs.transform_missing(error)
+            return
+        measured_ns = stamp_ns or now_ns
+        self._measured_tool = MeasuredTool(base_from_tool, measured_ns - self.motion.lag_ns)
+        if (error_text := self.motion.tracking_error(base_from_tool, measured_ns)) is not None:
+            self.executive.tracking_error(error_text, now_s)
 
     def _hold(self, why: str) -> None:
-        """Command the measured pose, once."""
+        """Command the measured pose once, if anything was commanded since the last hold."""
         self.motion.clear()
         if not self._commanded:
             return
         self._commanded = False
         self._log.warning(f"holding the measured pose: {why}")
-        self.sink.hold(self._measured(), self.now_ns())
+        self.sink.hold(self.inputs.measured(), self.now_ns())
         self.sink.publisher.wait_for_all_acked(Duration(seconds=FLUSH_S))
 
-    def _command(self) -> None:
-        """Send what is due of the current trajectory, and watch that the arm follows it."""
-        if not self.executive.moving or self.motion.current is None:
-            return
-        now_ns, lag_ns = self.now_ns(), self.motion.lag_ns
-        tool = None
-        try:
-            base_from_tool, stamp_ns = self.observer.measured_tool()
-            tool = MeasuredTool(base_from_tool, (stamp_ns or now_ns) - lag_ns)
-        except TransformMissing as error:
-            self._observation_problem = {Input.TF: str(error)}
-        self.sink.tick(now_ns, tool)
-        # The fingers close where the tool is, not where it is told to be: as late as the arm.
-        self.gripper.update(self.motion.current.sample(now_ns - lag_ns)[1])
-        if tool is None:
-            return
-        error_text = self.motion.tracking_error(tool.base_from_tool, tool.shows_ns + lag_ns)
-        if error_text is not None:
-            self.executive.tracking_error(error_text, time.monotonic())
-            self.advance()
+    # Callbacks
 
-    def _measured(self) -> Measured:
-        try:
-            base_from_tool = self.observer.measured_tool()[0]
-        except TransformMissing:
-            base_from_tool = None
-        return Measured(base_from_tool, self.arm.joints)
+    def _on_timer(self) -> None:
+        self.inputs.expire(self.now_ns(), time.monotonic())
+        self._command_due = True
+        self.turn()
 
-    def now_ns(self) -> int:
-        return int(self._node.get_clock().now().nanoseconds)
+    def _on_time_jump(self, what: str) -> None:
+        self._log.warning(f"{what}: forgetting images, transforms and the current chunk")
+        self.executive.time_jumped(what, time.monotonic())
+        self.motion.clear()
+        self.inputs.forget()
+        self._in_flight = None
+        self.supervisor.reset_policy()
+        self.turn()

@@ -1,9 +1,10 @@
-"""/diagnostics: one entry for each thing that can be wrong, with the numbers one looks for first."""
+"""/diagnostics: one entry for each thing that can be wrong, with its most telling numbers."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -11,13 +12,11 @@ from rclpy.qos import QoSProfile
 
 from sqap_vla_ros.control.executive import Input, State
 from sqap_vla_ros.nodes import messages
-
-if TYPE_CHECKING:
-    from sqap_vla_ros.nodes.policy.control_loop import ControlLoop
-    from sqap_vla_ros.nodes.policy.status import Prediction
+from sqap_vla_ros.nodes.policy.health import Health
+from sqap_vla_ros.nodes.policy.prediction import Prediction
 
 PERIOD_S = 1.0
-WINDOW = 200  # predictions that the percentiles are of
+WINDOW = 200  # predictions that the percentiles are taken over
 
 _LEVELS = {
     State.RUNNING: DiagnosticStatus.OK,
@@ -30,11 +29,13 @@ _LEVELS = {
 
 
 class Diagnostics:
-    """Collects and publishes once a second."""
+    """Collects the times of predictions and publishes once a second."""
 
-    def __init__(self, node: Any, loop: ControlLoop) -> None:
+    def __init__(self, node: Any, setup: Mapping[Input, Mapping[str, str]]) -> None:
+        """setup: what stays the same about each input, such as its topic; published with its entry."""
+        self._name = node.get_fully_qualified_name().lstrip("/")
         self._node = node
-        self._loop = loop
+        self._setup = setup
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self._published_s = 0.0
         self._policy_ms: deque[float] = deque(maxlen=WINDOW)
@@ -50,82 +51,75 @@ class Diagnostics:
         if (selection := prediction.chunk.selection) is not None:
             self._kept = (len(selection.indices), selection.grid[0] * selection.grid[1])
 
-    def tick(self, now_s: float) -> None:
+    def tick(self, health: Health) -> None:
         """Publish when it is time."""
-        if now_s - self._published_s < PERIOD_S:
+        if health.steady_s - self._published_s < PERIOD_S:
             return
-        self._published_s = now_s
-        loop = self._loop
-        executive = loop.executive
-        state, reason = executive.state()
-        sync = loop.sync.counters
-        counters = executive.counters
-        info = loop.supervisor.info
+        self._published_s = health.steady_s
+        pairing, counters, info = health.pairing, health.counters, health.policy
+        images = {
+            "received": pairing.images,
+            "paired with camera_info": pairing.paired,
+            "without camera_info": pairing.images_without_info,
+            "late or repeated": pairing.images_late + health.images_dropped,
+            "superseded by a newer one": health.images_superseded,
+        }
+        worker = {
+            "pid": health.worker_pid,
+            "restarts": counters.worker_restarts,
+            **_percentiles("inference", self._policy_ms),
+            **_percentiles("overhead", self._overhead_ms),
+            **_percentiles("image age at publication", self._age_ms),
+        }
+        policy = {"recipe": info.recipe, "checkpoint": info.checkpoint, "selector": info.selector} if info else {}
+        lag = {} if health.arm_lag_s is None else {"arm lag": f"{1e3 * health.arm_lag_s:.0f} ms"}
+        safety = {
+            "published": counters.chunks_published,
+            "rejected": counters.chunks_rejected,
+            "holds": counters.holds,
+            "starved": counters.starved,
+            "tracking errors": counters.tracking_errors,
+            "slowed down or kept inside": health.chunks_changed,
+            **lag,
+        }
+        state = f"{health.state.name} {health.reason}".strip()
+        kept = f"kept {self._kept[0]} of {self._kept[1]} visual tokens"
         entries = [
-            self._entry("state", _LEVELS[state], f"{state.name} {reason}".strip(), {"dry_run": executive.dry_run}),
-            self._input(
-                Input.IMAGE,
-                {
-                    "topic": loop.image_subscription.topic_name,
-                    "received": sync.images,
-                    "paired with camera_info": sync.paired,
-                    "without camera_info": sync.images_without_info,
-                    "late or repeated": sync.images_late + loop.gate.dropped,
-                    "superseded by a newer one": loop.superseded,
-                },
-            ),
-            self._input(Input.CAMERA_INFO, {"topic": loop.info_subscription.topic_name, "received": sync.camera_infos}),
-            self._input(Input.TF, {"base_frame": loop.values["base_frame"], "tool_frame": loop.values["tool_frame"]}),
-            self._input(Input.JOINT_STATES, {"output_mode": loop.values["output_mode"]}),
-            self._input(
-                Input.WORKER,
-                {
-                    "pid": loop.supervisor.pid,
-                    "restarts": counters.worker_restarts,
-                    **_percentiles("inference", self._policy_ms),
-                    **_percentiles("overhead", self._overhead_ms),
-                    **_percentiles("image age at publication", self._age_ms),
-                },
-            ),
-            self._entry(
-                "compression",
-                DiagnosticStatus.OK,
-                f"kept {self._kept[0]} of {self._kept[1]} visual tokens",
-                {"recipe": info.recipe, "checkpoint": info.checkpoint, "selector": info.selector} if info else {},
-            ),
-            self._input(
-                Input.CHUNK,
-                {
-                    "published": counters.chunks_published,
-                    "rejected": counters.chunks_rejected,
-                    "holds": counters.holds,
-                    "starved": counters.starved,
-                    "tracking errors": counters.tracking_errors,
-                    "slowed down or kept inside": loop.changed,
-                    **({} if (lag_s := loop.motion.measured_lag_s) is None else {"arm lag": f"{1e3 * lag_s:.0f} ms"}),
-                },
-                name="safety",
-            ),
+            self._entry("state", _LEVELS[health.state], state, {"dry_run": health.dry_run}),
+            self._input(health, Input.IMAGE, images),
+            self._input(health, Input.CAMERA_INFO, {"received": pairing.camera_infos}),
+            self._input(health, Input.TF, {}),
+            self._input(health, Input.JOINT_STATES, {}),
+            self._input(health, Input.WORKER, worker, DiagnosticStatus.ERROR),
+            self._entry("compression", DiagnosticStatus.OK, kept, policy),
+            self._input(health, Input.CHUNK, safety, name="safety"),
         ]
         message = DiagnosticArray(status=entries)
-        message.header = messages.header(loop.now_ns(), "")
+        message.header = messages.header(health.stamp_ns, "")
         self._publisher.publish(message)
 
     def destroy(self) -> None:
         """Remove the publisher from the node."""
         self._node.destroy_publisher(self._publisher)
 
-    def _input(self, source: Input, values: dict[str, Any], name: str = "") -> DiagnosticStatus:
-        problem = self._loop.executive.problem(source)
-        level = DiagnosticStatus.OK if problem is None else DiagnosticStatus.WARN
-        if source is Input.WORKER and problem is not None:
-            level = DiagnosticStatus.ERROR
-        return self._entry(name or source.value, level, problem or "ok", values)
+    def _input(
+        self,
+        health: Health,
+        source: Input,
+        values: Mapping[str, Any],
+        level: bytes = DiagnosticStatus.WARN,
+        *,
+        name: str = "",
+    ) -> DiagnosticStatus:
+        """Return the entry of an input. level: of its problem, if it has one."""
+        problem = health.problems.get(source)
+        level = DiagnosticStatus.OK if problem is None else level
+        return self._entry(name or source.value, level, problem or "ok", {**self._setup.get(source, {}), **values})
 
-    def _entry(self, name: str, level: bytes, text: str, values: dict[str, Any]) -> DiagnosticStatus:
+    def _entry(self, name: str, level: bytes, text: str, values: Mapping[str, Any]) -> DiagnosticStatus:
         return DiagnosticStatus(
             level=level,
-            name=f"{self._node.get_fully_qualified_name().lstrip('/')}: {name}",
+            name=f"{self._name}: {name}",
             hardware_id="sqap_vla_ros",
             message=text,
             values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],

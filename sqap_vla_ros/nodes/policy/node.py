@@ -23,7 +23,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
-from sqap_vla_ros.nodes.policy import parameters
+from sqap_vla_ros.nodes.policy import configuration, parameters
 from sqap_vla_ros.nodes.policy.control_loop import ControlLoop
 from sqap_vla_ros.serving.worker import LoadFailed, Lost, Ready
 
@@ -42,13 +42,13 @@ class PolicyNode(LifecycleNode):
         self._worker_factory = worker_factory
         self._interrupted = interrupted or threading.Event()
         self._loop: ControlLoop | None = None
-        parameters.declare(self)
+        configuration.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Check the parameters, start the worker and wait until the policy is loaded and warm."""
         try:
-            values = parameters.read(self)
+            values = configuration.read(self)
             self._loop = ControlLoop(self, values, self._worker_factory)
             self._wait_until_loaded(self._loop, values["load_timeout_s"])
         except Exception as error:  # rclpy drops exceptions of transitions without a word

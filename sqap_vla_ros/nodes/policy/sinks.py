@@ -1,4 +1,4 @@
-"""How a trajectory becomes commands: one sink for each output mode, and the gripper.
+"""Commands for the arm: one sink class for each output mode, one row of `SINKS` each, and the gripper's.
 
 Common to all: `start` takes over a trajectory that passed every check, `tick` is called at the command rate while it is
 executed, `hold` commands the measured pose once. Until the first `start` nothing is ever sent.
@@ -6,8 +6,9 @@ executed, `hold` commands the measured pose once. Until the first `start` nothin
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped
@@ -19,7 +20,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from sqap_vla_ros.control.joint_monitor import JointMonitor
 from sqap_vla_ros.nodes import messages
-from sqap_vla_ros.robot.gripper import GripperHysteresis
+from sqap_vla_ros.robot.gripper import CLOSE_BELOW, OPEN_ABOVE, GripperCommand, GripperHysteresis
 from sqap_vla_ros.robot.kinematics import KinematicsError
 from sqap_vla_ros.robot.safety import Decision, SafetyLimits
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
@@ -33,7 +34,7 @@ TWIST_CORRECTION_LIMITS = (0.05, 0.25)  # m/s and rad/s that a correction may ad
 
 @dataclass(frozen=True)
 class Measured:
-    """Where the arm is. joints: [n] rad in the order of the kinematics' joint names; None outside output mode joint."""
+    """Where the arm is. joints: [n] rad in the order of the kinematics' joint names; None where they are not known."""
 
     base_from_tool: NDArray[np.float64] | None
     joints: NDArray[np.float64] | None
@@ -41,36 +42,62 @@ class Measured:
 
 @dataclass(frozen=True)
 class MeasuredTool:
-    """base_from_tool [4, 4] as TF last had it. shows_ns: of the command that it shows, earlier by the arm's lag."""
+    """base_from_tool: [4, 4] as TF last had it. shows_ns: time of the command it shows, earlier by the arm's lag."""
 
     base_from_tool: NDArray[np.float64]
     shows_ns: int
 
 
-class Sink(Protocol):
-    """One output mode."""
+@dataclass(frozen=True)
+class SinkParts:
+    """What sinks are made of. arm: joint states and kinematics; limits: those of the joints; base_frame: of poses."""
+
+    arm: JointMonitor
+    limits: SafetyLimits
+    base_frame: str
+
+
+class Sink(ABC):
+    """One output mode. A new one is a subclass and a row of `SINKS`.
+
+    SUMMARY: a sentence for the documentation of the parameter output_mode.
+    NEEDS_JOINTS: the mode commands joints, so that nothing may move without fresh joint_states and a robot_description.
+    """
+
+    SUMMARY: ClassVar[str]
+    NEEDS_JOINTS: ClassVar[bool] = False
 
     publisher: Any
 
+    @abstractmethod
+    def __init__(self, node: Any, parts: SinkParts) -> None:
+        """Create the publisher on the node."""
+
+    @abstractmethod
     def start(self, trajectory: PoseTrajectory, measured: Measured) -> PoseTrajectory:
-        """Execute this from its anchor on; returns it as it is executed, slower where a joint needs it.
+        """Execute this from its anchor on; return it as it is executed, slower where a joint needs it.
 
         Raises KinematicsError, and sends nothing, when the arm cannot.
         """
 
+    @abstractmethod
     def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
         """Send what is due. tool: where it was last measured, None when unknown."""
 
+    @abstractmethod
     def hold(self, measured: Measured, now_ns: int) -> None:
         """Command the measured pose once, and forget the trajectory."""
 
 
-class JointSink:
+class JointSink(Sink):
     """trajectory_msgs/JointTrajectory with positions and velocities, one a chunk; the controller interpolates."""
 
-    def __init__(self, node: Any, monitor: JointMonitor, limits: SafetyLimits) -> None:
-        self._monitor = monitor
-        self._limits = limits
+    SUMMARY = "trajectory_msgs/JointTrajectory for joint_trajectory_controller, by inverse kinematics."
+    NEEDS_JOINTS = True
+
+    def __init__(self, node: Any, parts: SinkParts) -> None:
+        self._monitor = parts.arm
+        self._limits = parts.limits
         self.publisher = node.create_lifecycle_publisher(JointTrajectory, "joint_trajectory", COMMAND_QOS)
 
     def start(self, trajectory: PoseTrajectory, measured: Measured) -> PoseTrajectory:
@@ -107,11 +134,13 @@ class JointSink:
         self.publisher.publish(message)
 
 
-class PoseSink:
+class PoseSink(Sink):
     """geometry_msgs/PoseStamped samples of the trajectory, for a Cartesian controller."""
 
-    def __init__(self, node: Any, base_frame: str) -> None:
-        self._base_frame = base_frame
+    SUMMARY = "PoseStamped samples for Cartesian controllers."
+
+    def __init__(self, node: Any, parts: SinkParts) -> None:
+        self._base_frame = parts.base_frame
         self._trajectory: PoseTrajectory | None = None
         self.publisher = node.create_lifecycle_publisher(PoseStamped, "target_pose", COMMAND_QOS)
 
@@ -136,15 +165,17 @@ class PoseSink:
         self.publisher.publish(PoseStamped(header=header, pose=messages.pose_message(base_from_tool)))
 
 
-class TwistSink:
+class TwistSink(Sink):
     """geometry_msgs/TwistStamped samples in the base frame, for moveit_servo. Holding is a zero twist here.
 
     The trajectory's velocity and a bounded correction towards where the trajectory has the tool: a velocity alone never
     makes up for what was lost on the way.
     """
 
-    def __init__(self, node: Any, base_frame: str) -> None:
-        self._base_frame = base_frame
+    SUMMARY = "TwistStamped samples for moveit_servo."
+
+    def __init__(self, node: Any, parts: SinkParts) -> None:
+        self._base_frame = parts.base_frame
         self._trajectory: PoseTrajectory | None = None
         self.publisher = node.create_lifecycle_publisher(TwistStamped, "delta_twist_cmds", COMMAND_QOS)
 
@@ -181,22 +212,57 @@ def tracking_twist(commanded: NDArray[np.float64], measured: NDArray[np.float64]
     return np.concatenate([part * min(1.0, limit / max(float(np.linalg.norm(part)), 1e-12)) for part, limit in parts])
 
 
-class GripperSink:
-    """std_msgs/Float64MultiArray for a forward_command_controller: one value, the opening of a finger in metres.
+@dataclass(frozen=True)
+class GripperConfig:
+    """Commands of the gripper and the decision between them.
 
-    Sent on a decided change only. A hold leaves the gripper as it is: opening it would drop what it carries.
+    closed_m, open_m: opening of one finger that is commanded. open_above, close_below: see GripperHysteresis.
     """
 
-    def __init__(self, node: Any, *, closed_m: float, open_m: float, open_above: float, close_below: float) -> None:
-        self._opening_m = {"close": closed_m, "open": open_m}
-        self._hysteresis = GripperHysteresis(open_above=open_above, close_below=close_below)
-        self.publisher = node.create_lifecycle_publisher(Float64MultiArray, "gripper_command", COMMAND_QOS)
+    closed_m: float = 0.0
+    open_m: float = 0.04
+    open_above: float = OPEN_ABOVE
+    close_below: float = CLOSE_BELOW
+
+
+class GripperSink(ABC):
+    """The gripper's commands, sent on a decided change only. A new kind is a subclass and a row of `GRIPPER_SINKS`.
+
+    A hold leaves the gripper as it is: opening it would drop what it carries.
+    """
+
+    publisher: Any
+
+    @abstractmethod
+    def __init__(self, node: Any, config: GripperConfig) -> None:
+        """Create the publisher on the node."""
+        self._hysteresis = GripperHysteresis(open_above=config.open_above, close_below=config.close_below)
+
+    @abstractmethod
+    def _send(self, command: GripperCommand) -> None:
+        """Command the gripper to open or to close."""
 
     def update(self, opening: float) -> None:
-        """opening: what the trajectory asks for now, 0 closed to 1 open."""
+        """Command what changed. opening: what the trajectory asks for now, 0 closed to 1 open."""
         if (decided := self._hysteresis.update(opening)) is not None:
-            self.publisher.publish(Float64MultiArray(data=[self._opening_m[decided]]))
+            self._send(decided)
 
     def reset(self) -> None:
-        """A new task: say again what is wanted."""
+        """Forget the last command, so that a new assignment sends it again."""
         self._hysteresis.reset()
+
+
+class FingerOpening(GripperSink):
+    """std_msgs/Float64MultiArray for a forward_command_controller: one value, the opening of a finger in metres."""
+
+    def __init__(self, node: Any, config: GripperConfig) -> None:
+        super().__init__(node, config)
+        self._opening_m = {"close": config.closed_m, "open": config.open_m}
+        self.publisher = node.create_lifecycle_publisher(Float64MultiArray, "gripper_command", COMMAND_QOS)
+
+    def _send(self, command: GripperCommand) -> None:
+        self.publisher.publish(Float64MultiArray(data=[self._opening_m[command]]))
+
+
+SINKS: dict[str, type[Sink]] = {"joint": JointSink, "pose": PoseSink, "twist": TwistSink}
+GRIPPER_SINKS: dict[str, type[GripperSink]] = {"finger_opening": FingerOpening}

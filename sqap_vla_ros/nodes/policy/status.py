@@ -1,58 +1,42 @@
-"""What the node tells about itself: chunk, kept tokens, status, model info and diagnostics."""
+"""The publishers of everything that is not a command: chunk, kept tokens, status and model info."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 
 from sqap_vla_ros.contracts import ActionChunk, PolicyInfo
-from sqap_vla_ros.control.executive import State
+from sqap_vla_ros.control.executive import Input, State
 from sqap_vla_ros.msg import ActionChunk as ActionChunkMessage
 from sqap_vla_ros.msg import PolicyStatus, TokenSelection
 from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.policy.diagnostics import Diagnostics
+from sqap_vla_ros.nodes.policy.health import Health
 from sqap_vla_ros.nodes.policy.observer import View
+from sqap_vla_ros.nodes.policy.prediction import Prediction
 from sqap_vla_ros.nodes.policy.views import Views
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
-
-if TYPE_CHECKING:
-    from sqap_vla_ros.nodes.policy.control_loop import ControlLoop
 
 HEARTBEAT_S = 1.0  # the status is published at least this often
 REASON_S = 0.5  # a reason that changes (an age that grows) is published at most this often
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One prediction and what became of it.
-
-    trajectory: the whole chunk anchored at its image. overhead_s: image usable to chunk published, less the policy's
-    own time. queued_s: what the image waited for the policy to finish the one before. age_s: of the image, by ROS time,
-    when the chunk was published.
-    """
-
-    chunk: ActionChunk
-    view: View
-    trajectory: PoseTrajectory
-    overhead_s: float
-    queued_s: float
-    age_s: float
-
-
 class Reporter:
-    """Publishers of everything that is not a command."""
+    """Publishes what the node perceives, predicts and is in."""
 
-    def __init__(self, node: Any, loop: ControlLoop) -> None:
+    def __init__(
+        self, node: Any, *, base_frame: str, tool_frame: str, setup: Mapping[Input, Mapping[str, str]]
+    ) -> None:
+        """setup: see Diagnostics."""
         self._node = node
-        self._loop = loop
-        self._base_frame = loop.values["base_frame"]
-        self._tool_frame = loop.values["tool_frame"]
+        self._base_frame = base_frame
+        self._tool_frame = tool_frame
         publisher = node.create_lifecycle_publisher
         self._chunk = publisher(ActionChunkMessage, "~/action_chunk", QoSProfile(depth=5))
         self._trajectory = publisher(MultiDOFJointTrajectory, "~/action_trajectory", QoSProfile(depth=1))
@@ -61,19 +45,19 @@ class Reporter:
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._status = node.create_publisher(PolicyStatus, "~/status", latched)
         self._model_info = node.create_publisher(String, "~/model_info", latched)
-        self.diagnostics = Diagnostics(node, loop)
-        self.views = Views(node, self._base_frame)
+        self._diagnostics = Diagnostics(node, setup)
+        self._views = Views(node, self._base_frame)
         self._last: Prediction | None = None
         self._published: tuple[State, str] | None = None
         self._published_s = 0.0
 
     def publish_model_info(self, info: PolicyInfo) -> None:
-        """What was loaded, as JSON."""
-        self.views.image_size = info.image_size
+        """Publish what was loaded, as JSON."""
+        self._views.image_size = info.image_size
         self._model_info.publish(String(data=json.dumps(dataclasses.asdict(info))))
 
     def publish_chunk(self, chunk: ActionChunk, view: View) -> PoseTrajectory:
-        """The chunk in the base frame, anchored at its image; returns that trajectory."""
+        """Publish the chunk in the base frame, anchored at its image; return that trajectory."""
         trajectory = anchor_chunk(chunk.deltas, view.base_from_tool, chunk.stamp_ns, chunk.dt_s)
         self._chunk.publish(
             messages.chunk_message(
@@ -86,11 +70,11 @@ class Reporter:
         )
         return trajectory
 
-    def publish_prediction(self, prediction: Prediction) -> None:
-        """What can wait until the command is out: kept tokens, status, and the pictures that have subscribers."""
+    def publish_prediction(self, prediction: Prediction, health: Health) -> None:
+        """Publish what can wait until the command is out: kept tokens, status, and pictures with subscribers."""
         self._last = prediction
         chunk, view = prediction.chunk, prediction.view
-        self.diagnostics.add(prediction)
+        self._diagnostics.add(prediction)
         if chunk.selection is not None:
             self._selection.publish(
                 messages.selection_message(
@@ -103,19 +87,20 @@ class Reporter:
                     prediction.trajectory, base_frame=self._base_frame, tool_frame=self._tool_frame
                 )
             )
-        self._publish_status()
-        self.views.publish(prediction)
+        self._publish_status(health)
+        self._views.publish(prediction)
 
-    def tick(self, now_s: float) -> None:
+    def tick(self, health: Health) -> None:
         """Publish the state when it changed, and regularly."""
-        state = self._loop.executive.state()
-        age_s = now_s - self._published_s
+        state = (health.state, health.reason)
+        age_s = health.steady_s - self._published_s
         changed = self._published is None or state[0] != self._published[0]
         if changed or age_s >= HEARTBEAT_S or (state != self._published and age_s >= REASON_S):
             if changed:
                 self._node.get_logger().info(f"{state[0].name}{': ' if state[1] else ''}{state[1]}")
-            self._publish_status(now_s)
-        self.diagnostics.tick(now_s)
+            self._publish_status(health)
+            self._published_s = health.steady_s
+        self._diagnostics.tick(health)
 
     def destroy(self) -> None:
         """Remove the publishers from the node."""
@@ -123,22 +108,18 @@ class Reporter:
             self._node.destroy_lifecycle_publisher(publisher)
         for publisher in (self._status, self._model_info):
             self._node.destroy_publisher(publisher)
-        self.diagnostics.destroy()
-        self.views.destroy()
+        self._diagnostics.destroy()
+        self._views.destroy()
 
-    def _publish_status(self, now_s: float | None = None) -> None:
-        loop, executive = self._loop, self._loop.executive
-        state, reason = executive.state()
-        self._published = (state, reason)
-        if now_s is not None:
-            self._published_s = now_s
+    def _publish_status(self, health: Health) -> None:
+        self._published = (health.state, health.reason)
         message = PolicyStatus()
-        message.header = messages.header(loop.now_ns(), self._base_frame)
-        message.state = int(state)
-        message.reason = reason
-        message.enabled = executive.enabled
-        message.dry_run = executive.dry_run
-        message.instruction = executive.task.instruction if executive.task is not None else ""
+        message.header = messages.header(health.stamp_ns, self._base_frame)
+        message.state = int(health.state)
+        message.reason = health.reason
+        message.enabled = health.enabled
+        message.dry_run = health.dry_run
+        message.instruction = health.assignment.instruction if health.assignment is not None else ""
         if (last := self._last) is not None:
             message.observation_stamp = messages.time_message(last.chunk.stamp_ns)
             message.observation_age_s = last.age_s
@@ -150,8 +131,8 @@ class Reporter:
                 rows, cols = last.chunk.selection.grid
                 message.tokens_total = int(rows * cols)
                 message.tokens_kept = len(last.chunk.selection.indices)
-        message.images_received = loop.sync.counters.images
-        message.images_superseded = loop.superseded
-        message.chunks_published = executive.counters.chunks_published
-        message.chunks_rejected = executive.counters.chunks_rejected
+        message.images_received = health.pairing.images
+        message.images_superseded = health.images_superseded
+        message.chunks_published = health.counters.chunks_published
+        message.chunks_rejected = health.counters.chunks_rejected
         self._status.publish(message)

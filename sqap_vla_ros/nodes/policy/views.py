@@ -1,8 +1,8 @@
-"""Pictures for people: the overlay image, the path and markers; made only while someone looks."""
+"""The overlay image, the path and the markers, made only while somebody subscribes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import Point
@@ -14,11 +14,9 @@ from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 from sqap_vla_ros.nodes import images, messages
+from sqap_vla_ros.nodes.policy.prediction import Prediction
 from sqap_vla_ros.policy.preprocessing import ImageTransform
 from sqap_vla_ros.pruning.overlay import draw_overlay
-
-if TYPE_CHECKING:
-    from sqap_vla_ros.nodes.policy.status import Prediction
 
 _OPEN = (0.0, 0.62, 0.45)  # gripper open and closed, told apart under every common colour vision deficiency
 _CLOSED = (0.84, 0.37, 0.0)
@@ -72,7 +70,7 @@ class Views:
         )
 
     def _chunk_markers(self, prediction: Prediction) -> MarkerArray:
-        """The chunk as a line with a point for each action, coloured by the gripper."""
+        """Return the chunk as a line with a point for each action, coloured by the gripper."""
         header = messages.header(prediction.chunk.stamp_ns, self._base_frame)
         points = [Point(x=p[0], y=p[1], z=p[2]) for p in prediction.trajectory.poses[:, :3, 3].tolist()]
         colours = [

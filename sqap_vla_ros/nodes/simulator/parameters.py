@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqap_vla_ros.nodes.policy.parameters import Parameter
+from sqap_vla_ros.nodes import parameter_table
+from sqap_vla_ros.nodes.parameter_table import Parameter
 from sqap_vla_ros.simulation.vocabulary import TaskFamily, VariationName
 
 PARAMETERS: tuple[Parameter, ...] = (
@@ -69,21 +70,14 @@ PARAMETERS: tuple[Parameter, ...] = (
 
 
 def declare(node: Any) -> None:
-    """Declare every parameter on a rclpy node, with its description."""
-    from rcl_interfaces.msg import ParameterDescriptor
-
-    for p in PARAMETERS:
-        text = "one of " + ", ".join(map(repr, p.choices)) if p.choices else ""
-        descriptor = ParameterDescriptor(
-            name=p.name, description=p.description, additional_constraints=text, read_only=True
-        )
-        node.declare_parameter(p.name, p.default, descriptor)
+    """Declare every parameter on a rclpy node; none may change later."""
+    parameter_table.declare(node, PARAMETERS, read_only=True)
 
 
 def read(node: Any) -> dict[str, Any]:
-    """The values a node was started with. Raises ValueError naming every one that is wrong."""
+    """Return the values a node was started with. Raises ValueError naming every one that is wrong."""
     values = {p.name: node.get_parameter(p.name).value for p in PARAMETERS}
-    found = [text for p in PARAMETERS if (text := p.problem(values[p.name])) is not None]
+    found = parameter_table.problems(PARAMETERS, values)
     if values["real_time_factor"] != 1.0 and not values["publish_clock"]:
         found.append(f"real_time_factor must be 1 without publish_clock, got {values['real_time_factor']:g}")
     if found:

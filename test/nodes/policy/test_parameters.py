@@ -1,5 +1,6 @@
 """The parameter table, the file written from it and the configurations made of it."""
 
+import ast
 import dataclasses
 import subprocess
 import sys
@@ -7,11 +8,8 @@ import sys
 import pytest
 import yaml
 
-from sqap_vla_ros.control.executive import ExecutiveConfig
-from sqap_vla_ros.control.motion import MotionConfig
-from sqap_vla_ros.nodes.policy import parameters
+from sqap_vla_ros.nodes.policy import configuration, parameters
 from sqap_vla_ros.resources import share_path
-from sqap_vla_ros.robot.safety import SafetyLimits
 
 
 def values(**changes):
@@ -28,7 +26,7 @@ def test_the_file_is_the_table():
 
 
 def test_the_defaults_are_valid_and_harmless():
-    assert parameters.problems(parameters.defaults()) == []
+    assert configuration.problems(parameters.defaults()) == []
     assert parameters.defaults()["dry_run"] is True
 
 
@@ -55,31 +53,51 @@ def test_every_description_says_something():
     ],
 )
 def test_a_wrong_value_is_named(changes, text):
-    (problem,) = parameters.problems(values(**changes))
+    (problem,) = configuration.problems(values(**changes))
     assert text in problem
 
 
 def test_every_value_reaches_its_configuration():
     changed = values(replan="horizon", execution_horizon=3, max_open_loop_s=1.5, blend_s=0.7, joint_margin=0.3, seed=4)
-    assert parameters.executive_config(changed).replan == "horizon"
-    assert parameters.motion_config(changed).execution_horizon == 3
-    assert parameters.motion_config(changed).max_open_loop_s == 1.5
-    assert parameters.motion_config(changed).blend_s == 0.7
-    assert parameters.safety_limits(changed).joint_margin == 0.3
-    assert parameters.safety_limits(changed).workspace_max_m == tuple(changed["workspace_max_m"])
-    assert parameters.worker_config(changed).seed == 4
-    assert parameters.image_gate_config(values(image_timeout_s=3.0)).timeout_s == 3.0
+    assert configuration.executive_config(changed).replan == "horizon"
+    assert configuration.motion_config(changed).execution_horizon == 3
+    assert configuration.motion_config(changed).max_open_loop_s == 1.5
+    assert configuration.motion_config(changed).blend_s == 0.7
+    assert configuration.safety_limits(changed).joint_margin == 0.3
+    assert configuration.safety_limits(changed).workspace_max_m == tuple(changed["workspace_max_m"])
+    assert configuration.worker_config(changed).seed == 4
+    assert configuration.image_gate_config(values(image_timeout_s=3.0)).timeout_s == 3.0
 
 
 def test_no_parameter_is_unused():
-    """Every name of the table is read somewhere in the nodes, outside the table."""
+    """Every parameter fills a configuration, or its name is read somewhere in the node, outside the table."""
     folder = share_path("sqap_vla_ros/nodes/policy")
-    source = "".join(path.read_text() for path in folder.glob("*.py") if path.name != "parameters.py")
-    table = (folder / "parameters.py").read_text()
-    readers = source + table[table.index("def worker_config") :]
-    by_field = {f.name for kind in (ExecutiveConfig, MotionConfig, SafetyLimits) for f in dataclasses.fields(kind)}
-    unused = [name for name in parameters.defaults() if f'"{name}"' not in readers and name not in by_field]
+    readers = "".join(path.read_text() for path in folder.glob("*.py") if path.name != "parameters.py")
+    unused = [p.name for p in parameters.PARAMETERS if p.config is None and f'"{p.name}"' not in readers]
     assert unused == []
+
+
+def test_no_default_stands_twice():
+    """A parameter that fills a configuration takes its default from there, and any other has no second one there."""
+    configs = {p.config for p in parameters.PARAMETERS if p.config is not None}
+    fields = {f.name: (c, f) for c in configs for f in dataclasses.fields(c) if f.default is not dataclasses.MISSING}
+    for p in parameters.PARAMETERS:
+        if p.config is None:
+            # A worker by itself runs a checkpoint as it is; the node compresses it.
+            assert p.name not in fields or p.name == "recipe", f"{p.name} has a default in {fields[p.name][0]} too"
+        else:
+            (default,) = (f.default for f in dataclasses.fields(p.config) if f.name == p.field)
+            assert p.default == (list(default) if isinstance(default, tuple) else default), p.name
+    table = ast.parse(share_path("sqap_vla_ros/nodes/policy/parameters.py").read_text())
+    rows = [n for n in ast.walk(table) if isinstance(n, ast.Call) and ast.unparse(n.func) == "Parameter.of"]
+    assert len(rows) == sum(p.config is not None for p in parameters.PARAMETERS)
+    assert not [ast.unparse(row) for row in rows if any(k.arg == "default" for k in row.keywords)]
+
+
+def test_every_field_with_a_default_is_filled_by_a_parameter_or_by_nothing_else():
+    """A configuration's field is filled by one parameter at most."""
+    filled = [(p.config, p.field) for p in parameters.PARAMETERS if p.config is not None]
+    assert len(filled) == len(set(filled))
 
 
 def test_the_node_imports_no_torch():

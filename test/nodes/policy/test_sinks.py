@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from sqap_vla_ros.nodes.policy.sinks import TWIST_CORRECTION_LIMITS, TWIST_GAIN_HZ, JointSink, Measured, tracking_twist
+from sqap_vla_ros.nodes.policy.sinks import (
+    TWIST_CORRECTION_LIMITS,
+    TWIST_GAIN_HZ,
+    JointSink,
+    Measured,
+    SinkParts,
+    tracking_twist,
+)
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 from sqap_vla_ros.robot.safety import SafetyLimits
@@ -49,7 +56,12 @@ def test_what_is_slowed_down_for_the_joints_is_judged_again():
     arm = ArmKinematics.from_urdf(share_path("config/robots/tabletop_arm.urdf").read_text(), "base_link", "tool0")
     publisher = Publisher()
     node = SimpleNamespace(create_lifecycle_publisher=lambda *_: publisher)
-    sink = JointSink(node, SimpleNamespace(kinematics=arm), SafetyLimits())
+    sink = JointSink(
+        node,
+        SinkParts(
+            SimpleNamespace(kinematics=arm), SafetyLimits(max_joint_velocity=np.inf, joint_margin=0.0), "base_link"
+        ),
+    )
     rng = np.random.default_rng(0)
     slowed = refused = 0
     for _ in range(120):  # near a singular wrist, where joints go fast

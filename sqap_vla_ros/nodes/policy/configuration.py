@@ -1,0 +1,94 @@
+"""From the parameters of policy_node to configurations: read them, check them together, fill the dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqap_vla_ros.control.executive import ExecutiveConfig
+from sqap_vla_ros.control.image_gate import ImageGateConfig
+from sqap_vla_ros.control.motion import MotionConfig
+from sqap_vla_ros.nodes import parameter_table
+from sqap_vla_ros.nodes.parameter_table import configured
+from sqap_vla_ros.nodes.policy.parameters import PARAMETERS
+from sqap_vla_ros.nodes.policy.sinks import GripperConfig
+from sqap_vla_ros.robot.camera_contract import CameraContract
+from sqap_vla_ros.robot.safety import SafetyLimits
+from sqap_vla_ros.serving.worker import WorkerConfig
+
+
+def declare(node: Any) -> None:
+    """Declare every parameter on a rclpy node."""
+    parameter_table.declare(node, PARAMETERS)
+
+
+def read(node: Any) -> dict[str, Any]:
+    """Return the values a node has now. Raises ValueError naming every one that is wrong."""
+    values = {p.name: node.get_parameter(p.name).value for p in PARAMETERS}
+    if found := problems(values):
+        raise ValueError("; ".join(found))
+    return values
+
+
+def problems(values: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with a complete set of values, each by itself and together."""
+    if found := parameter_table.problems(PARAMETERS, values):
+        return found
+    if any(low >= high for low, high in zip(values["workspace_min_m"], values["workspace_max_m"], strict=True)):
+        found.append(
+            f"workspace_min_m must be below workspace_max_m in every axis, got {list(values['workspace_min_m'])} and "
+            f"{list(values['workspace_max_m'])}"
+        )
+    if values["gripper_close_below"] > values["gripper_open_above"]:
+        found.append(
+            f"gripper_close_below must not exceed gripper_open_above, got {values['gripper_close_below']:g} and "
+            f"{values['gripper_open_above']:g}"
+        )
+    try:
+        camera_contract(values)
+    except ValueError as error:
+        found.append(f"training_camera: {error}")
+    for unit in ("m", "rad"):
+        lead, tracking = values[f"max_lead_{unit}"], values[f"max_tracking_{unit}"]
+        if lead > tracking:
+            found.append(f"max_lead_{unit} must not exceed max_tracking_{unit}, got {lead:g} and {tracking:g}")
+    return found
+
+
+def worker_config(values: Mapping[str, Any], factory: str = "") -> WorkerConfig:
+    """Return what the policy's process loads. factory: see WorkerConfig."""
+    others = {name: values[name] for name in ("checkpoint", "recipe")}
+    return configured(WorkerConfig, PARAMETERS, values, **others, factory=factory)
+
+
+def executive_config(values: Mapping[str, Any]) -> ExecutiveConfig:
+    """Return the configuration of the state machine."""
+    return configured(ExecutiveConfig, PARAMETERS, values, max_open_loop_s=values["max_open_loop_s"])
+
+
+def motion_config(values: Mapping[str, Any]) -> MotionConfig:
+    """Return the configuration of the execution of chunks."""
+    return configured(MotionConfig, PARAMETERS, values)
+
+
+def safety_limits(values: Mapping[str, Any]) -> SafetyLimits:
+    """Return the limits that a trajectory must satisfy."""
+    return configured(SafetyLimits, PARAMETERS, values)
+
+
+def gripper_config(values: Mapping[str, Any]) -> GripperConfig:
+    """Return the configuration of the gripper's commands."""
+    return configured(GripperConfig, PARAMETERS, values)
+
+
+def camera_contract(values: Mapping[str, Any]) -> CameraContract | None:
+    """Return the camera that the policy was trained with; None when unknown. Raises ValueError if it is no camera."""
+    if not any(values["training_camera"]):
+        return None
+    names = ("width", "height", "fx", "fy", "cx", "cy")
+    return configured(CameraContract, PARAMETERS, values, **dict(zip(names, values["training_camera"], strict=True)))
+
+
+def image_gate_config(values: Mapping[str, Any]) -> ImageGateConfig:
+    """Return the limits on the image stream."""
+    return configured(ImageGateConfig, PARAMETERS, values)

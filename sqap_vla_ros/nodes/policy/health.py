@@ -1,0 +1,42 @@
+"""The state of the whole node as one value, filled by the control loop every turn and read by all that report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqap_vla_ros.contracts import PolicyInfo
+from sqap_vla_ros.control.executive import Assignment, Counters, Input, State
+from sqap_vla_ros.control.time_sync import SyncCounters
+
+
+@dataclass(frozen=True)
+class Health:
+    """A snapshot; nothing in it changes later.
+
+    stamp_ns: ROS time of the turn; steady_s: the same by the steady clock.
+    reason: of the state, for a person. problems: what is wrong with each input; empty when nothing is.
+    assignment_chunks: predictions made for the assignment.
+    images_dropped: late or repeated ones; images_superseded: replaced by a newer one while the policy was busy.
+    chunks_changed: executed, but slowed down or kept inside the workspace.
+    arm_lag_s: measured delay of the arm behind its commands; None before it moved enough.
+    worker_pid: None while there is no worker; policy: what it loaded, None before it did.
+    """
+
+    stamp_ns: int
+    steady_s: float
+    state: State
+    reason: str
+    enabled: bool
+    dry_run: bool
+    assignment: Assignment | None
+    assignment_chunks: int
+    problems: Mapping[Input, str]
+    counters: Counters
+    pairing: SyncCounters
+    images_dropped: int
+    images_superseded: int
+    chunks_changed: int
+    arm_lag_s: float | None
+    worker_pid: int | None
+    policy: PolicyInfo | None
