@@ -94,7 +94,7 @@ class ExecutiveConfig:
 
 
 @dataclass(frozen=True)
-class Assignment:
+class Mission:
     """One instruction being followed. from_goal: it came with an action goal and not from the topic."""
 
     instruction: str
@@ -104,10 +104,10 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class AssignmentEnd:
+class MissionEnd:
     """How a task ended."""
 
-    assignment: Assignment
+    mission: Mission
     termination: Termination
     message: str
     elapsed_s: float
@@ -131,7 +131,7 @@ class Step:
     """What the node has to do now. hold: command the measured pose, and why. ended: the task that is over."""
 
     hold: str | None = None
-    ended: AssignmentEnd | None = None
+    ended: MissionEnd | None = None
 
 
 @dataclass
@@ -153,7 +153,7 @@ class Executive:
 
     def __post_init__(self) -> None:
         self.enabled = False
-        self.assignment: Assignment | None = None
+        self.mission: Mission | None = None
         self._topic_instruction = ""
         self._stop: str | None = None
         self._fault: str | None = None
@@ -167,7 +167,7 @@ class Executive:
         self._tracking_s = -math.inf
         self._chunks = 0
         self._latencies_s: deque[float] = deque(maxlen=100)
-        self._pending_end: AssignmentEnd | None = None
+        self._pending_end: MissionEnd | None = None
         self._pending_hold: str | None = None
 
     # Commands of people and other nodes
@@ -177,8 +177,8 @@ class Executive:
         if latched := self._latched():
             return f"{latched}: call ~/reset_fault first"
         self.enabled = True
-        if self.assignment is None and self._topic_instruction:
-            self._begin(Assignment(self._topic_instruction, False, now_s, self.config.task_deadline_s))
+        if self.mission is None and self._topic_instruction:
+            self._begin(Mission(self._topic_instruction, False, now_s, self.config.task_deadline_s))
         return None
 
     def disable(self, now_s: float, why: str = "disabled through ~/enable") -> None:
@@ -208,12 +208,12 @@ class Executive:
     def set_instruction(self, instruction: str, now_s: float) -> None:
         """From the topic: starts a new task, or ends the one before if empty. Only remembered while a goal runs."""
         instruction = instruction.strip()
-        if self.assignment is not None and not self.assignment.from_goal and instruction != self.assignment.instruction:
+        if self.mission is not None and not self.mission.from_goal and instruction != self.mission.instruction:
             message = f"the instruction changed to {instruction!r}" if instruction else "the instruction was cleared"
             self._end(Termination.CANCELED, message, now_s, hold=not instruction)
         self._topic_instruction = instruction
-        if self.enabled and self.assignment is None and instruction:
-            self._begin(Assignment(instruction, False, now_s, self.config.task_deadline_s))
+        if self.enabled and self.mission is None and instruction:
+            self._begin(Mission(instruction, False, now_s, self.config.task_deadline_s))
 
     def goal_refusal(self, instruction: str) -> str | None:
         """Why a goal cannot be accepted now, or None."""
@@ -221,8 +221,8 @@ class Executive:
             return f"{latched}: call ~/reset_fault first"
         if not self.enabled:
             return "disabled: call ~/enable with true first"
-        if self.assignment is not None and self.assignment.from_goal:
-            return f"already running {self.assignment.instruction!r}: cancel it first"
+        if self.mission is not None and self.mission.from_goal:
+            return f"already running {self.mission.instruction!r}: cancel it first"
         if not instruction.strip():
             return "the goal's instruction is empty"
         return None
@@ -231,12 +231,12 @@ class Executive:
         """Follow a goal accepted with `goal_refusal`; duration_s 0 takes the default deadline."""
         if refusal := self.goal_refusal(instruction):
             raise ValueError(refusal)
-        if self.assignment is not None:
+        if self.mission is not None:
             self._end(Termination.CANCELED, "an action goal took over", now_s, hold=False)
-        self._begin(Assignment(instruction.strip(), True, now_s, duration_s or self.config.task_deadline_s))
+        self._begin(Mission(instruction.strip(), True, now_s, duration_s or self.config.task_deadline_s))
 
     def cancel_goal(self, now_s: float) -> None:
-        if self.assignment is not None and self.assignment.from_goal:
+        if self.mission is not None and self.mission.from_goal:
             self._end(Termination.CANCELED, "canceled", now_s)
 
     # What the node observes
@@ -258,7 +258,7 @@ class Executive:
 
     def wants_prediction(self, now_ns: int) -> bool:
         """A chunk should be requested now, if the policy is free and an observation is there."""
-        if self.assignment is None or not self.enabled or self._latched() or self.obstacle() is not None:
+        if self.mission is None or not self.enabled or self._latched() or self.obstacle() is not None:
             return False
         if self.dry_run or self._motion is None:
             return True
@@ -269,7 +269,7 @@ class Executive:
 
     def accepted(self, stamp_ns: int, end_ns: int, dt_s: float, latency_s: float, now_s: float) -> None:
         """A chunk passed every check and is being executed until end_ns (or would be, in a dry run)."""
-        assert self.assignment is not None, "a chunk of no task must be dropped, not executed"
+        assert self.mission is not None, "a chunk of no task must be dropped, not executed"
         self._predicted(latency_s, now_s)
         self._malformed = 0
         self.report(Input.CHUNK, None)
@@ -311,14 +311,14 @@ class Executive:
         self._ok_s = now_s
 
     def decide(self, now_ns: int, now_s: float) -> None:
-        """End the assignment and the motion that are over; called every turn, before `take_step`."""
-        assignment = self.assignment
-        if assignment is not None:
+        """End the mission and the motion that are over; called every turn, before `take_step`."""
+        mission = self.mission
+        if mission is not None:
             blocked = next((text for source, text in self._problems.items() if source is not Input.CHUNK), None)
             if blocked is None or self._ok_s is None:
                 self._ok_s = now_s
-            if now_s - assignment.started_s >= assignment.deadline_s:
-                self._end(Termination.DEADLINE, f"the deadline of {assignment.deadline_s:g} s passed", now_s)
+            if now_s - mission.started_s >= mission.deadline_s:
+                self._end(Termination.DEADLINE, f"the deadline of {mission.deadline_s:g} s passed", now_s)
             elif now_s - self._ok_s >= self.config.input_lost_s:
                 self._end(Termination.INPUT_LOST, f"no prediction for {now_s - self._ok_s:.1f} s: {blocked}", now_s)
         if self._motion is not None:
@@ -362,7 +362,7 @@ class Executive:
         if not self.enabled:
             return State.DISABLED, "call ~/enable with true to start"
         problems = "; ".join(self._problems.values())
-        if self.assignment is None:
+        if self.mission is None:
             if self._held is not None:
                 return State.HOLDING, f"{self._held}; waiting for a new instruction, goal or ~/enable"
             return State.WAITING, "no instruction: publish one on the instruction topic or send a RunPolicy goal"
@@ -375,8 +375,8 @@ class Executive:
         return State.RUNNING, "dry run: nothing is commanded" if self.dry_run else ""
 
     @property
-    def assignment_chunks(self) -> int:
-        """Chunks predicted for the current assignment."""
+    def mission_chunks(self) -> int:
+        """Chunks predicted for the current mission."""
         return self._chunks
 
     def latency_s(self, percentile: float) -> float:
@@ -391,19 +391,19 @@ class Executive:
         self._chunks += 1
         self._ok_s = now_s
 
-    def _begin(self, assignment: Assignment) -> None:
-        self.assignment = assignment
-        self._ok_s = assignment.started_s
+    def _begin(self, mission: Mission) -> None:
+        self.mission = mission
+        self._ok_s = mission.started_s
         self._chunks = 0
         self._held = None
         self._tracking = 0
 
     def _end(self, termination: Termination, message: str, now_s: float, *, hold: bool = True) -> None:
-        if self.assignment is None:
+        if self.mission is None:
             return
-        elapsed_s = now_s - self.assignment.started_s
-        self._pending_end = AssignmentEnd(self.assignment, termination, message, elapsed_s, self._chunks)
-        self.assignment = None
+        elapsed_s = now_s - self.mission.started_s
+        self._pending_end = MissionEnd(self.mission, termination, message, elapsed_s, self._chunks)
+        self.mission = None
         if hold and self._motion is not None:
             self._motion = None
             self._pending_hold = message

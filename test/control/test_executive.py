@@ -302,14 +302,14 @@ def test_a_task_ends_at_the_default_deadline():
 def test_a_goal_overrides_the_topic_and_its_deadline_counts(rig):
     rig.executive.start_goal("open the drawer", 0.5, rig.s)
     rig.tick()
-    assert rig.executive.assignment.instruction == "open the drawer"
+    assert rig.executive.mission.instruction == "open the drawer"
     assert rig.ends == [(Termination.CANCELED, "an action goal took over")]
     rig.executive.set_instruction("something else", rig.s)
-    assert rig.executive.assignment.instruction == "open the drawer"
+    assert rig.executive.mission.instruction == "open the drawer"
     rig.accept()
     rig.tick(0.6)
     assert rig.ends[-1] == (Termination.DEADLINE, "the deadline of 0.5 s passed")
-    assert rig.executive.assignment is None  # the topic's instruction does not start by itself after a goal
+    assert rig.executive.mission is None  # the topic's instruction does not start by itself after a goal
     assert rig.state is State.HOLDING
 
 
@@ -339,11 +339,11 @@ def test_cancel_holds(rig):
 def test_a_new_instruction_takes_over_without_a_stop_and_an_empty_one_holds(rig):
     rig.executive.set_instruction("open the drawer", rig.s)
     rig.tick()
-    assert rig.executive.assignment.instruction == "open the drawer"
+    assert rig.executive.mission.instruction == "open the drawer"
     assert rig.holds == []
     rig.executive.set_instruction("", rig.s)
     rig.tick()
-    assert rig.executive.assignment is None
+    assert rig.executive.mission is None
     assert len(rig.holds) == 1
 
 
@@ -362,7 +362,7 @@ def test_an_input_that_comes_back_in_time_keeps_the_task(rig):
         rig.tick(6.0)
         rig.executive.report(Input.TF, None)
         rig.tick(0.1)
-    assert rig.executive.assignment is not None
+    assert rig.executive.mission is not None
 
 
 def test_a_time_jump_holds_and_forgets_what_was_late(rig):

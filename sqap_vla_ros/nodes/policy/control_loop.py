@@ -17,7 +17,7 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
-from sqap_vla_ros.control.executive import Assignment, Executive, Input
+from sqap_vla_ros.control.executive import Executive, Input, Mission
 from sqap_vla_ros.control.motion import MalformedChunk, Motion, UnsafeChunk
 from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.health import Health
@@ -47,7 +47,7 @@ class ControlLoop:
         self.motion = Motion(configuration.motion_config(values), configuration.safety_limits(values))
         self._in_flight: InFlight | None = None
         self._arrived: Result | PredictFailed | None = None  # to be planned this turn
-        self._planned: Assignment | None = None  # of the newest chunk
+        self._planned: Mission | None = None  # of the newest chunk
         self._idle_since_s = time.monotonic()
         self._commanded = False  # something was commanded since the last hold
         self._command_due = False
@@ -110,7 +110,7 @@ class ControlLoop:
             elif isinstance(event, (Lost, LoadFailed)):
                 self._in_flight = None
             self._idle_since_s = now_s
-        if self.executive.assignment is None:
+        if self.executive.mission is None:
             self.inputs.forget_problems()
         found = self.inputs.problems(now_s)
         for source in (Input.IMAGE, Input.CAMERA_INFO, Input.TF):
@@ -124,8 +124,8 @@ class ControlLoop:
         if event is None:
             return
         flight, self._in_flight = self._in_flight, None
-        if flight is None or flight.request != event.request or flight.assignment is not self.executive.assignment:
-            return  # of an assignment that is over, or of a time that was left
+        if flight is None or flight.request != event.request or flight.mission is not self.executive.mission:
+            return  # of a mission that is over, or of a time that was left
         if isinstance(event, PredictFailed):
             self._reject(f"the policy failed: {event.text}", flight, malformed=True)
             return
@@ -160,7 +160,7 @@ class ControlLoop:
         if step.ended is not None:
             if not self.executive.moving:
                 self.motion.clear()  # whatever moves the arm until the next one, that one begins where the arm is
-            self.services.assignment_ended(step.ended)
+            self.services.mission_ended(step.ended)
             self.gripper.reset()
             self.supervisor.reset_policy()
         if self._command_due and self.executive.moving and (current := self.motion.current) is not None:
@@ -173,16 +173,16 @@ class ControlLoop:
         """Start a prediction if one is wanted and possible."""
         if not (self.active and self.inputs.waiting and self.supervisor.idle):
             return
-        assignment = self.executive.assignment
-        if assignment is None or not self.executive.wants_prediction(now_ns):
+        mission = self.executive.mission
+        if mission is None or not self.executive.wants_prediction(now_ns):
             return
-        view = self.inputs.take_view(assignment.instruction, now_ns, now_s)
+        view = self.inputs.take_view(mission.instruction, now_ns, now_s)
         if view is None:
             return
         request = self.supervisor.submit(view.observation, seed=self._seed, now_s=now_s)
         if request is not None:
             usable_s = max(view.frame.arrived_s, self._idle_since_s)
-            self._in_flight = InFlight(request, view, assignment, usable_s)
+            self._in_flight = InFlight(request, view, mission, usable_s)
 
     def _report(self) -> None:
         """Publish what people and other nodes want to know."""
@@ -251,8 +251,8 @@ class ControlLoop:
             reason=reason,
             enabled=self.executive.enabled,
             dry_run=self.executive.dry_run,
-            assignment=self.executive.assignment,
-            assignment_chunks=self.executive.assignment_chunks,
+            mission=self.executive.mission,
+            mission_chunks=self.executive.mission_chunks,
             problems=self.executive.problems(),
             counters=dataclasses.replace(self.executive.counters),
             pairing=dataclasses.replace(self.inputs.sync.counters),
@@ -273,8 +273,8 @@ class ControlLoop:
     def _execute(self, chunk: ActionChunk, flight: InFlight, now_ns: int, published_s: float) -> None:
         """Plan, check and command a chunk; in a dry run everything but command."""
         view = flight.view
-        if flight.assignment is not self._planned:
-            self._planned = flight.assignment
+        if flight.mission is not self._planned:
+            self._planned = flight.mission
             self.motion.new_task()
         if (obstacle := self.executive.obstacle()) is not None:
             self._reject(obstacle, flight, malformed=False)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqap_vla_ros.contracts import PolicyInfo
-from sqap_vla_ros.control.executive import Assignment, Counters, Input, State
+from sqap_vla_ros.control.executive import Counters, Input, Mission, State
 from sqap_vla_ros.control.time_sync import SyncCounters
 
 
@@ -16,7 +16,7 @@ class Health:
 
     stamp_ns: ROS time of the turn; steady_s: the same by the steady clock.
     reason: of the state, for a person. problems: what is wrong with each input; empty when nothing is.
-    assignment_chunks: predictions made for the assignment.
+    mission_chunks: predictions made for the mission.
     images_dropped: late or repeated ones; images_superseded: replaced by a newer one while the policy was busy.
     chunks_changed: executed, but slowed down or kept inside the workspace.
     arm_lag_s: measured delay of the arm behind its commands; None before it moved enough.
@@ -29,8 +29,8 @@ class Health:
     reason: str
     enabled: bool
     dry_run: bool
-    assignment: Assignment | None
-    assignment_chunks: int
+    mission: Mission | None
+    mission_chunks: int
     problems: Mapping[Input, str]
     counters: Counters
     pairing: SyncCounters

@@ -117,7 +117,7 @@ class Inputs:
         return dict(self._observation_problem)
 
     def forget_problems(self) -> None:
-        """Forget why the newest image could not be used: nothing is looked at while there is no assignment."""
+        """Forget why the newest image could not be used: nothing is looked at while there is no mission."""
         self._observation_problem = {}
 
     def take_view(self, instruction: str, now_ns: int, now_s: float) -> View | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sqap_vla_ros.contracts import ActionChunk
-from sqap_vla_ros.control.executive import Assignment
+from sqap_vla_ros.control.executive import Mission
 from sqap_vla_ros.nodes.policy.observer import View
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
@@ -20,7 +20,7 @@ class InFlight:
 
     request: int
     view: View
-    assignment: Assignment
+    mission: Mission
     usable_s: float
 
 

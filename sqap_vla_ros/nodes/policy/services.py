@@ -18,7 +18,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from sqap_vla_ros.action import RunPolicy
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.executive import AssignmentEnd, Executive, Termination
+from sqap_vla_ros.control.executive import Executive, MissionEnd, Termination
 from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.policy.health import Health
 from sqap_vla_ros.nodes.policy.inputs import LATCHED_QOS
@@ -68,23 +68,23 @@ class Services:
             cancel_callback=self._cancel,
         )
 
-    def assignment_ended(self, end: AssignmentEnd) -> None:
-        """Give the goal its result, if the assignment came from one."""
-        if end.assignment.from_goal and self._ended is not None and not self._ended.done():
+    def mission_ended(self, end: MissionEnd) -> None:
+        """Give the goal its result, if the mission came from one."""
+        if end.mission.from_goal and self._ended is not None and not self._ended.done():
             self._ended.set_result(end)
 
     def tick(self, health: Health) -> None:
         """Publish the feedback of a running goal, now and then."""
-        assignment = health.assignment
-        if self._goal is None or assignment is None or health.steady_s - self._feedback_s < FEEDBACK_S:
+        mission = health.mission
+        if self._goal is None or mission is None or health.steady_s - self._feedback_s < FEEDBACK_S:
             return
         self._feedback_s = health.steady_s
         self._goal.publish_feedback(
             RunPolicy.Feedback(
                 state=int(health.state),
                 reason=health.reason,
-                elapsed=messages.duration_message(round((health.steady_s - assignment.started_s) * NS_PER_S)),
-                chunks=health.assignment_chunks,
+                elapsed=messages.duration_message(round((health.steady_s - mission.started_s) * NS_PER_S)),
+                chunks=health.mission_chunks,
             )
         )
 
@@ -170,7 +170,7 @@ class Services:
 
     async def _execute(self, goal: Any) -> RunPolicy.Result:
         assert self._ended is not None
-        end: AssignmentEnd = await self._ended
+        end: MissionEnd = await self._ended
         self._goal = None
         if end.termination is Termination.DEADLINE:
             goal.succeed()

@@ -248,7 +248,7 @@ class GripperSink(ABC):
             self._send(decided)
 
     def reset(self) -> None:
-        """Forget the last command, so that a new assignment sends it again."""
+        """Forget the last command, so that a new mission sends it again."""
         self._hysteresis.reset()
 
 

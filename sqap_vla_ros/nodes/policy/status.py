@@ -119,7 +119,7 @@ class Reporter:
         message.reason = health.reason
         message.enabled = health.enabled
         message.dry_run = health.dry_run
-        message.instruction = health.assignment.instruction if health.assignment is not None else ""
+        message.instruction = health.mission.instruction if health.mission is not None else ""
         if (last := self._last) is not None:
             message.observation_stamp = messages.time_message(last.chunk.stamp_ns)
             message.observation_age_s = last.age_s
