@@ -28,6 +28,7 @@ from sqap_vla_ros.control.motion import Motion, UnsafeChunk
 from sqap_vla_ros.nodes.policy import configuration, parameters
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.gripper import GripperHysteresis
+from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 from sqap_vla_ros.simulation.commander import ArmCommander
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
@@ -68,6 +69,7 @@ class Arm:
         self._gripper = GripperHysteresis()
         self._opening_m = {"open": values["gripper_open_m"], "close": values["gripper_closed_m"]}
         self._flight: tuple[ActionChunk, NDArray[np.float64]] | None = None
+        self._joints: JointTrajectoryArrays | None = None
         self.now_ns = 0
 
     def run(self, seconds: float, chunks: Chunks, done: Callable[[], bool] = lambda: False) -> float | None:
@@ -109,8 +111,12 @@ class Arm:
         latency_s = (self.now_ns - chunk.stamp_ns) / 1e9
         try:
             trajectory = self.motion.plan(chunk, tool, self.world.base_from_tool, self.now_ns).trajectory
-            q_start = self._kinematics.inverse(trajectory.anchor, self.world.arm_position)
-            joints = self._kinematics.joint_trajectory(trajectory, q_start)
+            if self._joints is None:
+                q_start = self._kinematics.inverse(trajectory.anchor, self.world.arm_position)
+                joints = self._kinematics.joint_trajectory(trajectory, q_start)
+            else:
+                start = self._joints.state(trajectory.anchor_ns)
+                joints = self._kinematics.joint_trajectory(trajectory, start.position, start.velocity)
         except (UnsafeChunk, KinematicsError) as error:
             self.rejected += 1
             self._executive.rejected(str(error), malformed=False, latency_s=latency_s, now_s=now_s)
@@ -126,6 +132,7 @@ class Arm:
             velocity=self._arm.velocity,
         )
         self._arm.follow(path)
+        self._joints = joints
         self.motion.commit(trajectory)
         self._executive.accepted(chunk.stamp_ns, trajectory.end_ns, chunk.dt_s, latency_s, now_s)
 

@@ -23,7 +23,7 @@ from sqap_vla_ros.msg import ActionChunk as ActionChunkMessage
 from sqap_vla_ros.msg import TokenSelection as TokenSelectionMessage
 from sqap_vla_ros.robot.camera import ToolProjection
 from sqap_vla_ros.robot.conventions import pose_matrix, split_pose
-from sqap_vla_ros.robot.kinematics import JointTrajectoryArrays
+from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,6 +12,7 @@ from scipy.interpolate import PchipInterpolator
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.robot.conventions import invert_pose, pose_distance
+from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 POSITION_TOLERANCE_M = 1e-4
@@ -28,23 +28,6 @@ class KinematicsError(ValueError):
     """A URDF without the wanted chain, or a pose the arm cannot take; the message names it and by how much."""
 
 
-@dataclass(frozen=True)
-class JointTrajectoryArrays:
-    """What a joint trajectory controller takes.
-
-    joint_names: n names, in the order of the columns.
-    stamp_ns: time the trajectory's own clock starts (that of the pose trajectory's anchor).
-    times_from_stamp_ns: [T] int64; those of the poses, and of poses on the way where joints move fast.
-    positions, velocities: [T, n] (rad or m, and per second); the last velocity is zero.
-    """
-
-    joint_names: tuple[str, ...]
-    stamp_ns: int
-    times_from_stamp_ns: NDArray[np.int64]
-    positions: NDArray[np.float64]
-    velocities: NDArray[np.float64]
-
-
 class ArmKinematics:
     """The chain of movable joints between two frames of a URDF.
 
@@ -52,7 +35,7 @@ class ArmKinematics:
     values are ROS's: one number per joint, radians or metres; a continuous joint counts on beyond pi.
 
     joint_names: the chain's joints from the base outwards.
-    lower, upper, velocity_limit: [n] from the URDF; infinite where it states none.
+    lower, upper, velocity_limit, acceleration_limit: [n] from the URDF; infinite where it states none.
     """
 
     def __init__(self, model: pin.Model, base_frame: str, tool_frame: str, posture: ArrayLike | None = None) -> None:
@@ -72,6 +55,7 @@ class ArmKinematics:
         self.upper: NDArray[np.float64] = np.where(self._is_angle, np.inf, bounded_upper)
         speed = np.asarray(model.velocityLimit)
         self.velocity_limit: NDArray[np.float64] = np.where((speed > 0) & (speed < 1e20), speed, np.inf)
+        self.acceleration_limit: NDArray[np.float64] = np.full(len(joints), np.inf)
         middle = np.clip(0.0, self.lower, self.upper)
         bounded = np.isfinite(self.lower) & np.isfinite(self.upper)
         middle[bounded] = 0.5 * (self.lower[bounded] + self.upper[bounded])
@@ -176,23 +160,32 @@ class ArmKinematics:
         raise KinematicsError(self._residual_text(q, wanted))
 
     def joint_trajectory(
-        self, trajectory: PoseTrajectory, q_start: ArrayLike, max_joint_step: float = 0.5
+        self,
+        trajectory: PoseTrajectory,
+        q_start: ArrayLike,
+        v_start: ArrayLike | None = None,
+        a_start: ArrayLike | None = None,
+        max_joint_step: float = 0.5,
     ) -> JointTrajectoryArrays:
         """Joint positions and velocities along `trajectory`, each pose solved from the one before, `q_start` [n] first.
+
+        The first point is the state at the anchor: position `q_start` [n], velocity `v_start` [n] and the acceleration
+        `a_start` [n] with which it is reached; an arm at rest without them.
 
         Near a singularity the joints have far to go for a small motion of the tool. Where one would move more than
         `max_joint_step` (rad or m) between two poses, poses on the way are solved too and become points of the result:
         the joints then keep the tool on its path, and how fast they may go is for `SafetyLimits.check_joints` to say.
 
         Velocities are the slopes of the monotone cubic through the positions (Fritsch and Carlson 1980): consistent
-        with the finite differences, and the cubic that a controller draws through positions and velocities then
-        never leaves the interval between two neighbours, so never a joint limit. The last velocity is zero: an arm
-        that gets nothing further stands.
+        with the finite differences, and from the second point on the cubic that a controller draws through positions
+        and velocities never leaves the interval between two neighbours. The last velocity is zero: an arm that gets
+        nothing further stands.
 
         Raises `KinematicsError` naming the step if a pose is out of reach, or if a joint would move further than twice
         `max_joint_step` between two poses, or by leaps however finely they are divided: a change of branch.
         """
         start = self._checked(q_start)
+        velocity = np.zeros(len(start)) if v_start is None else self._checked(v_start)
         times_ns, positions = [trajectory.anchor_ns], [start]
         for step, end_ns in enumerate(int(time) for time in trajectory.times_ns):
             try:
@@ -204,9 +197,10 @@ class ArmKinematics:
         times_from_stamp_ns = np.array(times_ns, dtype=np.int64) - trajectory.anchor_ns
         knots_s = times_from_stamp_ns / NS_PER_S
         slopes = PchipInterpolator(knots_s, np.stack(positions)).derivative()(knots_s)
-        slopes[-1] = 0.0
+        slopes[0], slopes[-1] = velocity, 0.0
+        arriving = None if a_start is None else self._checked(a_start)
         return JointTrajectoryArrays(
-            self.joint_names, trajectory.anchor_ns, times_from_stamp_ns[1:], np.stack(positions[1:]), slopes[1:]
+            self.joint_names, trajectory.anchor_ns, times_from_stamp_ns, np.stack(positions), slopes, arriving
         )
 
     def _segment(

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.robot.conventions import pose_distance
-from sqap_vla_ros.robot.kinematics import ArmKinematics, JointTrajectoryArrays
+from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays
+from sqap_vla_ros.robot.kinematics import ArmKinematics
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 
@@ -71,7 +72,8 @@ class SafetyLimits:
     max_linear_*, max_angular_*: m/s, m/s^2, m/s^3 and rad/s, rad/s^2, rad/s^3.
     max_step_m, max_step_rad: between two neighbouring poses; beyond it slowing down is no answer.
     max_start_m, max_start_rad: between the measured pose and where the trajectory starts.
-    max_joint_velocity: rad/s (m/s) of any joint, on top of the URDF's own limits.
+    max_joint_velocity, max_joint_acceleration, max_joint_jerk: rad/s, rad/s^2, rad/s^3 (m for a sliding joint) of any
+        joint, on top of the URDF's own limits. Most URDFs state no acceleration; then this is the only one.
     joint_margin: distance kept from every joint's limits, rad or m.
     hard_ratio: a trajectory that would have to be slowed by more than this is rejected.
     """
@@ -90,6 +92,8 @@ class SafetyLimits:
     max_start_m: float = 0.15
     max_start_rad: float = 0.8
     max_joint_velocity: float = 2.0
+    max_joint_acceleration: float = 40.0
+    max_joint_jerk: float = 4000.0
     joint_margin: float = 0.02
     hard_ratio: float = 3.0
 
@@ -151,36 +155,57 @@ class SafetyLimits:
             return Verdict(Decision.REJECT, tuple(reasons))
         return self._slowed_enough(_peaks(trajectory, measured_twist))
 
-    def check_joints(self, joints: JointTrajectoryArrays, q_start: NDArray[np.float64], arm: ArmKinematics) -> Verdict:
-        """Joint positions within the URDF's limits less `joint_margin`, speeds within its and `max_joint_velocity`."""
+    def joint_acceleration(self, arm: ArmKinematics) -> NDArray[np.float64]:
+        """Acceleration limit [n] of every joint: the URDF's, where it states one, and `max_joint_acceleration`."""
+        return np.minimum(arm.acceleration_limit, self.max_joint_acceleration)
+
+    def check_joints(self, joints: JointTrajectoryArrays, arm: ArmKinematics) -> Verdict:
+        """Judge the cubic that a controller draws through `joints`, at its peaks and from its first point on.
+
+        Positions stay within the URDF's limits less `joint_margin`; speed, acceleration and jerk (as `CubicPeaks`
+        defines it) within the URDF's and this object's limits. `time_scale` is a first guess where the motion starts at
+        speed, which slowing down does not change: check again after it.
+        """
         if not (np.isfinite(joints.positions).all() and np.isfinite(joints.velocities).all()):
             return _reject(Code.NON_FINITE, "the joint trajectory is not finite")
+        peaks = joints.peaks()
         # A margin is asked of where the arm goes; an arm already inside it may come back out.
-        low = np.minimum(arm.lower + self.joint_margin, np.maximum(q_start, arm.lower)) - 1e-9
-        high = np.maximum(arm.upper - self.joint_margin, np.minimum(q_start, arm.upper)) + 1e-9
-        outside = (joints.positions < low) | (joints.positions > high)
+        start = joints.positions[0]
+        low = np.minimum(arm.lower + self.joint_margin, np.maximum(start, arm.lower)) - 1e-9
+        high = np.maximum(arm.upper - self.joint_margin, np.minimum(start, arm.upper)) + 1e-9
+        outside = (peaks.low < low) | (peaks.high > high)
         if outside.any():
             step, joint = (int(index) for index in np.argwhere(outside)[0])
+            value = peaks.low[step, joint] if peaks.low[step, joint] < low[joint] else peaks.high[step, joint]
             return _reject(
                 Code.JOINT_LIMIT,
-                f"step {step}: {joints.joint_names[joint]} = {joints.positions[step, joint]:.3f} is outside "
+                f"step {step}: {joints.joint_names[joint]} = {value:.3f} is outside "
                 f"[{low[joint]:.3f}, {high[joint]:.3f}]",
             )
-        durations_s = np.diff(joints.times_from_stamp_ns, prepend=0)[:, None] / NS_PER_S
-        moved = np.abs(np.diff(joints.positions, axis=0, prepend=q_start[None])) / durations_s
-        speed = np.maximum(moved, np.abs(joints.velocities))
-        limit = np.minimum(arm.velocity_limit, self.max_joint_velocity)
-        ratio = speed / limit
-        step, joint = divmod(int(np.argmax(ratio)), ratio.shape[1])
-        if ratio[step, joint] <= 1.0:
+        reasons, scale = [], 1.0
+        for order, code, values, limit in (
+            (1, Code.VELOCITY, peaks.speed, np.minimum(arm.velocity_limit, self.max_joint_velocity)),
+            (2, Code.ACCELERATION, peaks.acceleration, self.joint_acceleration(arm)),
+            (3, Code.JERK, peaks.jerk, np.full(len(start), self.max_joint_jerk)),
+        ):
+            step, joint = divmod(int(np.argmax(values / limit)), len(start))
+            ratio = float(values[step, joint] / limit[joint])
+            if ratio <= 1.0 + 1e-6:
+                continue
+            scale = max(scale, ratio ** (1.0 / order))
+            unit = "per second" + (f"^{order}" if order > 1 else "")
+            reasons.append(
+                (
+                    code,
+                    f"step {step}: the {code.value} of {joints.joint_names[joint]} would reach "
+                    f"{values[step, joint]:.2f}, its limit is {limit[joint]:.2f} {unit}",
+                )
+            )
+        if not reasons:
             return ACCEPTED
-        text = (
-            f"step {step}: {joints.joint_names[joint]} would move at {speed[step, joint]:.2f}, its limit is "
-            f"{limit[joint]:.2f} per second"
-        )
-        scale = float(ratio[step, joint])
-        decision = Decision.SLOW_DOWN if scale <= self.hard_ratio else Decision.REJECT
-        return Verdict(decision, ((Code.VELOCITY, text),), scale if decision is Decision.SLOW_DOWN else 1.0)
+        if scale > self.hard_ratio:
+            return Verdict(Decision.REJECT, tuple(reasons))
+        return Verdict(Decision.SLOW_DOWN, tuple(reasons), scale * (1.0 + 1e-4))  # times are rounded
 
     def _outside_workspace(self, trajectory: PoseTrajectory) -> list[tuple[Code, str]]:
         low, high = np.asarray(self.workspace_min_m), np.asarray(self.workspace_max_m)

@@ -119,6 +119,13 @@ class PoseTrajectory:
             anchor_ns=now_ns,
         )
 
+    def until(self, end_ns: int) -> PoseTrajectory | None:
+        """The poses due by `end_ns`; None without any. After `slowed`, what still ends within the open-loop limit."""
+        keep = int(np.searchsorted(self.times_ns, end_ns, side="right"))
+        if keep == 0:
+            return None
+        return replace(self, times_ns=self.times_ns[:keep], poses=self.poses[:keep], gripper=self.gripper[:keep])
+
     def slowed(self, time_scale: float) -> PoseTrajectory:
         """The same path from the anchor, every duration multiplied by `time_scale` >= 1."""
         if not 1.0 <= time_scale < np.inf:

@@ -11,7 +11,7 @@ from sqap_vla_ros.contracts import ActionChunk, Reason, TokenSelection
 from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.messages import MessageError
 from sqap_vla_ros.robot.camera import ToolProjection
-from sqap_vla_ros.robot.kinematics import JointTrajectoryArrays
+from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays
 from sqap_vla_ros.robot.trajectory import anchor_chunk
 
 STAMP_NS = 1_763_000_000_123_456_789  # of today: a float64 of seconds would lose its last digits
@@ -128,12 +128,12 @@ def test_a_selection_that_contradicts_itself_is_refused(selection, indices, reas
 
 def test_joint_trajectory_has_positions_velocities_and_times():
     positions = np.arange(6.0).reshape(3, 2)
-    times = np.array([100, 200, 3_000_000_001], np.int64)
+    times = np.array([0, 200, 3_000_000_001], np.int64)
     arrays = JointTrajectoryArrays(("joint1", "joint2"), STAMP_NS, times, positions, positions / 10)
     message = messages.joint_trajectory_message(arrays)
     assert messages.time_ns(message.header.stamp) == STAMP_NS
     assert list(message.joint_names) == ["joint1", "joint2"]
-    assert [messages.time_ns(p.time_from_start) for p in message.points] == [100, 200, 3_000_000_001]
+    assert [messages.time_ns(p.time_from_start) for p in message.points] == [0, 200, 3_000_000_001]
     np.testing.assert_array_equal([p.positions for p in message.points], positions)
     np.testing.assert_array_equal([p.velocities for p in message.points], positions / 10)
 

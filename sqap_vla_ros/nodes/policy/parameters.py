@@ -374,6 +374,19 @@ _SAFETY = (
     ),
     Parameter.of(
         SafetyLimits,
+        "max_joint_acceleration",
+        "Acceleration limit of every joint (rad/s^2 or m/s^2), beside the URDF's own, at the peaks of the cubic that "
+        "the controller draws. URDFs seldom state one: take your arm's, with a margin.",
+        above=0.0,
+    ),
+    Parameter.of(
+        SafetyLimits,
+        "max_joint_jerk",
+        "The same for the jerk (rad/s^3 or m/s^3), the change of the acceleration from one segment to the next.",
+        above=0.0,
+    ),
+    Parameter.of(
+        SafetyLimits,
         "joint_margin",
         "Distance kept from the joint limits of the URDF (rad or m). Output mode 'joint', which also keeps the URDF's "
         "velocity limits.",

@@ -20,14 +20,20 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from sqap_vla_ros.control.joint_monitor import JointMonitor
 from sqap_vla_ros.nodes import messages
+from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.gripper import CLOSE_BELOW, OPEN_ABOVE, GripperCommand, GripperHysteresis
-from sqap_vla_ros.robot.kinematics import KinematicsError
+from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays, preceded_by, standing
+from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 from sqap_vla_ros.robot.safety import Decision, SafetyLimits
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 COMMAND_QOS = QoSProfile(depth=1)  # reliable: a command must arrive, and only the newest matters
 HOLD_DURATION_NS = 100_000_000  # a trajectory controller needs a point in the future
-MAX_SLOWINGS = 3
+MAX_SLOWINGS = 5
+# A controller draws the way to a first point that lies in its future from the measured arm, which lags: a message
+# begins so far in the past, on the motion under way, that it has begun when it arrives.
+HEAD_NS = 30_000_000
+SEAM_M, SEAM_RAD = 0.01, 0.05  # between the tool on the joint path under way and where the next motion begins
 TWIST_GAIN_HZ = 2.0  # a lag is made up for in half a second
 TWIST_CORRECTION_LIMITS = (0.05, 0.25)  # m/s and rad/s that a correction may add
 
@@ -98,31 +104,51 @@ class JointSink(Sink):
     def __init__(self, node: Any, parts: SinkParts) -> None:
         self._monitor = parts.arm
         self._limits = parts.limits
+        self._sent: JointTrajectoryArrays | None = None  # what the controller executes
         self.publisher = node.create_lifecycle_publisher(JointTrajectory, "joint_trajectory", COMMAND_QOS)
 
     def start(self, trajectory: PoseTrajectory, measured: Measured) -> PoseTrajectory:
         arm = self._monitor.kinematics
         if arm is None or measured.joints is None:
             raise KinematicsError("the arm's joints are not known")
-        # From the pose commanded for the start, not from the measured joints: these lag behind it, and the first
-        # segment, a few hundredths of a second long, would make up for the lag at once.
-        q_start = arm.inverse(trajectory.anchor, measured.joints)
+        under_way = self._under_way(trajectory, measured.joints, arm)
+        start = under_way.state(trajectory.anchor_ns)
         for _ in range(MAX_SLOWINGS + 1):
-            arrays = arm.joint_trajectory(trajectory, q_start)
-            verdict = self._limits.check_joints(arrays, q_start, arm)
+            arrays = arm.joint_trajectory(trajectory, start.position, start.velocity, start.acceleration)
+            verdict = self._limits.check_joints(arrays, arm)
             if verdict.decision is Decision.ACCEPT:
-                self.publisher.publish(messages.joint_trajectory_message(arrays))
+                whole = preceded_by(under_way, arrays, trajectory.anchor_ns - HEAD_NS)
+                self.publisher.publish(messages.joint_trajectory_message(whole))
+                self._sent = whole
                 return trajectory
             if verdict.decision is Decision.REJECT:
                 break
-            # a redundant arm's slower motion is not quite the same one: it is judged again
+            # a motion that starts at speed needs more than the first guess; and a redundant arm's slower motion is not
+            # quite the same one
             trajectory = trajectory.slowed(verdict.time_scale)
         raise KinematicsError(verdict.text)
+
+    def _under_way(
+        self, trajectory: PoseTrajectory, measured: NDArray[np.float64], arm: ArmKinematics
+    ) -> JointTrajectoryArrays:
+        """The joint path that the next motion leaves: what was sent last, or rest where the motion begins.
+
+        Not from the measured joints: these lag behind, and the first segment, a few hundredths of a second long, would
+        make up for the lag at once.
+        """
+        if self._sent is not None and self._sent.joint_names == arm.joint_names:
+            tool = arm.forward(self._sent.state(trajectory.anchor_ns).position)
+            away_m, away_rad = pose_distance(tool, trajectory.anchor)
+            if away_m <= SEAM_M and away_rad <= SEAM_RAD:
+                return self._sent
+        at_rest = arm.inverse(trajectory.anchor, measured)
+        return standing(arm.joint_names, at_rest, trajectory.anchor_ns - HEAD_NS, HEAD_NS)
 
     def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
         pass  # the whole trajectory was sent
 
     def hold(self, measured: Measured, now_ns: int) -> None:
+        self._sent = None
         arm = self._monitor.kinematics
         if arm is None or measured.joints is None:
             return

@@ -1,0 +1,180 @@
+"""Joint positions and velocities over time, and the cubic that a trajectory controller draws through them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sqap_vla_ros.contracts import NS_PER_S
+
+NEAR_NS = 1_000_000  # two points nearer than this say the same twice
+
+
+@dataclass(frozen=True)
+class JointState:
+    """Position, velocity and acceleration [n] of every joint at one moment (rad or m, and per second)."""
+
+    position: NDArray[np.float64]
+    velocity: NDArray[np.float64]
+    acceleration: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CubicPeaks:
+    """Extremes of each segment of the cubic, [T - 1, n] each, in closed form.
+
+    low, high: the positions between which the segment stays. speed, acceleration: largest magnitudes.
+    jerk: change of the mean acceleration from the segment before, over the time between the two middles; the first
+        segment is compared with `JointTrajectoryArrays.start_acceleration`, at the first point.
+    """
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    speed: NDArray[np.float64]
+    acceleration: NDArray[np.float64]
+    jerk: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class JointTrajectoryArrays:
+    """What a joint trajectory controller takes.
+
+    The first point is the state in which the motion starts, due at `stamp_ns` itself. A controller that has no such
+    point draws the way to the second one from wherever it measured the arm, and an arm that lags jumps.
+
+    joint_names: n names, in the order of the columns.
+    stamp_ns: time at which the trajectory's own clock starts.
+    times_from_stamp_ns: [T] int64, T >= 2, rising from 0.
+    positions, velocities: [T, n] (rad or m, and per second); the last velocity is zero.
+    start_acceleration: [n] with which the joints arrive at the first point; None for an arm at rest.
+
+    Between two points each joint follows the cubic through their positions and velocities, as
+    joint_trajectory_controller draws it. Before the first point and after the last the arm rests there. Raises
+    ValueError for arrays of other shapes and times that do not rise.
+    """
+
+    joint_names: tuple[str, ...]
+    stamp_ns: int
+    times_from_stamp_ns: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    velocities: NDArray[np.float64]
+    start_acceleration: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        points, joints = len(self.times_from_stamp_ns), len(self.joint_names)
+        if points < 2 or self.positions.shape != (points, joints) or self.velocities.shape != (points, joints):
+            raise ValueError(
+                f"positions and velocities must be [T, {joints}] with a time for each of T >= 2 points, got "
+                f"{self.positions.shape}, {self.velocities.shape} and {points} times"
+            )
+        if self.times_from_stamp_ns[0] != 0 or (np.diff(self.times_from_stamp_ns) <= 0).any():
+            raise ValueError(f"times must rise from 0, got {self.times_from_stamp_ns.tolist()}")
+
+    @property
+    def times_ns(self) -> NDArray[np.int64]:
+        """[T] int64, absolute."""
+        return self.stamp_ns + self.times_from_stamp_ns
+
+    @property
+    def end_ns(self) -> int:
+        """Time at which the motion comes to rest."""
+        return self.stamp_ns + int(self.times_from_stamp_ns[-1])
+
+    @cached_property
+    def spans_s(self) -> NDArray[np.float64]:
+        """[T - 1, 1] seconds of the segments."""
+        return np.diff(self.times_from_stamp_ns)[:, None] / NS_PER_S
+
+    @cached_property
+    def accelerations(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Acceleration [T - 1, n] at the beginning and at the end of each segment; it is linear in between."""
+        slope = np.diff(self.positions, axis=0) / self.spans_s
+        before, after = self.velocities[:-1], self.velocities[1:]
+        begin = (6.0 * slope - 4.0 * before - 2.0 * after) / self.spans_s
+        return begin, (4.0 * after + 2.0 * before - 6.0 * slope) / self.spans_s
+
+    def state(self, at_ns: int) -> JointState:
+        """The commanded state at a moment; at a point, that of the segment which begins there."""
+        since_ns = at_ns - self.stamp_ns
+        joints = np.zeros(len(self.joint_names))
+        if since_ns < 0 or since_ns >= self.times_from_stamp_ns[-1]:
+            return JointState(self.positions[0 if since_ns < 0 else -1].copy(), joints, joints.copy())
+        i = int(np.searchsorted(self.times_from_stamp_ns, since_ns, side="right")) - 1
+        t, span = (since_ns - int(self.times_from_stamp_ns[i])) / NS_PER_S, float(self.spans_s[i, 0])
+        begin, end = self.accelerations[0][i], self.accelerations[1][i]
+        jerk = (end - begin) / span
+        velocity = self.velocities[i] + t * (begin + 0.5 * t * jerk)
+        position = self.positions[i] + t * (self.velocities[i] + t * (0.5 * begin + t / 6.0 * jerk))
+        return JointState(position, velocity, begin + t * jerk)
+
+    def peaks(self) -> CubicPeaks:
+        """The extremes of every segment, inside it included."""
+        begin, end = self.accelerations
+        span = self.spans_s
+        jerk = (end - begin) / span
+        start = self.velocities[:-1]
+
+        def at(t: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            inside = np.clip(np.nan_to_num(t, nan=0.0, posinf=0.0, neginf=0.0), 0.0, span)
+            position = self.positions[:-1] + inside * (start + inside * (0.5 * begin + inside / 6.0 * jerk))
+            return position, start + inside * (begin + 0.5 * inside * jerk)
+
+        with np.errstate(divide="ignore", invalid="ignore"):
+            fastest = at(-begin / jerk)[1]
+            # Where the velocity begin-point + begin t + jerk t^2 / 2 vanishes, in the form that does not cancel.
+            root = np.sqrt(np.maximum(begin**2 - 2.0 * jerk * start, 0.0))
+            q = -(begin + np.copysign(root, begin))
+            turns = [at(q / jerk)[0], at(2.0 * start / q)[0]]
+        ends = [self.positions[:-1], self.positions[1:]]
+        speeds = np.abs([self.velocities[:-1], self.velocities[1:], fastest])
+        mean = np.diff(self.velocities, axis=0) / span
+        arriving = np.zeros(mean.shape[1]) if self.start_acceleration is None else self.start_acceleration
+        between = np.concatenate([0.5 * span[:1], 0.5 * (span[1:] + span[:-1])])
+        return CubicPeaks(
+            low=np.min([*ends, *turns], axis=0),
+            high=np.max([*ends, *turns], axis=0),
+            speed=speeds.max(axis=0),
+            acceleration=np.maximum(np.abs(begin), np.abs(end)),
+            jerk=np.abs(np.diff(mean, axis=0, prepend=arriving[None])) / between,
+        )
+
+
+def preceded_by(
+    previous: JointTrajectoryArrays, following: JointTrajectoryArrays, from_ns: int
+) -> JointTrajectoryArrays:
+    """`following`, with the end of `previous` from `from_ns` on in front of it.
+
+    A controller draws the way to the first point from the measured arm if that point lies in its future when the
+    message arrives; so the message has to begin a little in the past, on the motion that is under way. Unchanged where
+    `from_ns` is not a millisecond before the first point.
+    """
+    from_ns = max(from_ns, previous.stamp_ns)
+    if from_ns > following.stamp_ns - NEAR_NS:
+        return following
+    state = previous.state(from_ns)
+    times_ns = previous.times_ns
+    between = (times_ns > from_ns + NEAR_NS) & (times_ns < following.stamp_ns - NEAR_NS)
+    return JointTrajectoryArrays(
+        following.joint_names,
+        from_ns,
+        np.concatenate([np.array([from_ns], dtype=np.int64), times_ns[between], following.times_ns]) - from_ns,
+        np.concatenate([state.position[None], previous.positions[between], following.positions]),
+        np.concatenate([state.velocity[None], previous.velocities[between], following.velocities]),
+        state.acceleration,
+    )
+
+
+def standing(
+    joint_names: tuple[str, ...], position: NDArray[np.float64], at_ns: int, length_ns: int
+) -> JointTrajectoryArrays:
+    """Rest at `position` [n] from `at_ns` on, said by two points `length_ns` apart."""
+    return JointTrajectoryArrays(
+        joint_names,
+        at_ns,
+        np.array([0, length_ns], dtype=np.int64),
+        np.stack([position, position]),
+        np.zeros((2, len(position))),
+    )
