@@ -25,7 +25,8 @@ import torch
 
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.actions import ActionStatistics
-from sqap_vla_ros.policy.checkpoints.checkpoint import load_checkpoint, save_official
+from sqap_vla_ros.policy.checkpoints.load import load_checkpoint
+from sqap_vla_ros.policy.checkpoints.published import save_published
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import COGACT_BASE
 from sqap_vla_ros.policy.micro.tokenizer import build
@@ -67,7 +68,7 @@ def write(folder: Path) -> dict[str, float]:
     tokenizer = PromptTokenizer(
         COGACT_BASE.prompt, COGACT_BASE.decoder.vocabulary, "tokenizer.json", build().to_str().encode()
     )
-    weights = save_official(CogACTPolicy(model, tokenizer, {"bridge_orig": statistics}), folder)
+    weights = save_published(CogACTPolicy(model, tokenizer, {"bridge_orig": statistics}), folder)
     return {
         "seconds": time.perf_counter() - started,
         "file_gib": weights.stat().st_size / 2**30,

@@ -37,7 +37,7 @@ from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.load import load_policy, load_uncompressed
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.policy.actions import ActionStatistics
-from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint
+from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import COGACT_BASE
 from sqap_vla_ros.policy.micro.tokenizer import build

@@ -31,7 +31,7 @@ from sqap_vla_ros.evaluation.closed_loop.episodes import Execution
 from sqap_vla_ros.evaluation.closed_loop.figures import deviation_figure, success_figure, sweep_figure
 from sqap_vla_ros.evaluation.closed_loop.study import Method, Store, Unit, run_units
 from sqap_vla_ros.evaluation.closed_loop.tables import MethodResult, markdown, method_results, write_csv
-from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint
+from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.shipped import SHIPPED, TABLETOP
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,7 +23,9 @@ def run(args: argparse.Namespace) -> None:
     """Converts, refusing to overwrite."""
     import torch
 
-    from sqap_vla_ros.policy.checkpoints.checkpoint import load_checkpoint, save_checkpoint, save_official
+    from sqap_vla_ros.policy.checkpoints.load import load_checkpoint
+    from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
+    from sqap_vla_ros.policy.checkpoints.published import save_published
 
     if args.output.exists():
         raise FileExistsError(f"{args.output} exists: nothing is overwritten")
@@ -37,5 +39,5 @@ def run(args: argparse.Namespace) -> None:
     if args.output.suffix == ".safetensors":
         save_checkpoint(policy, args.output)
     else:
-        save_official(policy, args.output)
+        save_published(policy, args.output)
     print(f"wrote {args.output}")

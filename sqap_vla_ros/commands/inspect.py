@@ -19,8 +19,8 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints what the headers say."""
     from sqap_vla_ros.compression.files.storage import is_compressed
-    from sqap_vla_ros.policy.checkpoints.checkpoint import open_checkpoint
     from sqap_vla_ros.policy.checkpoints.inspect import describe
+    from sqap_vla_ros.policy.checkpoints.load import open_checkpoint
 
     path = args.checkpoint.expanduser()
     facts = _describe_compressed(path) if is_compressed(path) else describe(open_checkpoint(path))

@@ -15,7 +15,7 @@ from sqap_vla_ros.compression.folding import rotate_stream_ends
 from sqap_vla_ros.compression.layers import LinearReport, compress_layer
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError
 from sqap_vla_ros.contracts import Observation
-from sqap_vla_ros.policy.checkpoints.checkpoint import release
+from sqap_vla_ros.policy.checkpoints.load import release
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.decoder import Decoder
 

@@ -130,7 +130,7 @@ def checkpoint_digest(checkpoint: str, shipped: Mapping[str, ShippedPolicy] = RA
     not always the same bytes.
     """
     from sqap_vla_ros.compression.files.storage import CompressedFile, is_compressed
-    from sqap_vla_ros.policy.checkpoints.checkpoint import sha256_of
+    from sqap_vla_ros.policy.checkpoints.load import sha256_of
 
     path = checkpoint_path(checkpoint, shipped)
     if path is None or not path.is_file():
@@ -175,7 +175,7 @@ def load_uncompressed(
     """The policy before quantisation and without a selector, in the recipe's dtypes.
 
     dtype: another one; the action head then stays in float32.
-    mapped_layers: see `policy.checkpoints.checkpoint.load_checkpoint`.
+    mapped_layers: see `policy.checkpoints.load.load_checkpoint`.
     """
     import torch
 
@@ -187,7 +187,7 @@ def load_uncompressed(
             part.to(resolved)
         policy.model.to(device)
     else:
-        from sqap_vla_ros.policy.checkpoints.checkpoint import load_checkpoint
+        from sqap_vla_ros.policy.checkpoints.load import load_checkpoint
 
         path = checkpoint_path(checkpoint, shipped)
         assert path is not None

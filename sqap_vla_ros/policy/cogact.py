@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +27,9 @@ from sqap_vla_ros.policy.config import DiffusionConfig, PolicyConfig
 from sqap_vla_ros.policy.decoder import VISUAL_START, Decoder, DecoderOutput
 from sqap_vla_ros.policy.diffusion import Sampler, draw_noise
 from sqap_vla_ros.policy.preprocessing import ImageTransform, patch_of
+from sqap_vla_ros.policy.prompt import PromptTokenizer
 from sqap_vla_ros.policy.vision import Projector, VisionTowers
 from sqap_vla_ros.text_rows import text_rows
-
-Tokenize = Callable[[str], list[int]]
 
 
 class CogACT(nn.Module):
@@ -94,7 +93,7 @@ class Provenance:
 class CogACTPolicy:
     """`contracts.Policy` over a CogACT model. Not thread-safe: one prediction at a time.
 
-    tokenize: instruction -> prompt ids (`prompt.PromptTokenizer`).
+    tokenize: instruction to prompt ids.
     statistics: by dataset; `unnorm_key` chooses one, and may be None only when there is exactly one.
     selector: drops visual tokens inside the decoder; None keeps all.
     """
@@ -102,7 +101,7 @@ class CogACTPolicy:
     def __init__(
         self,
         model: CogACT,
-        tokenize: Tokenize,
+        tokenize: PromptTokenizer,
         statistics: Mapping[str, ActionStatistics],
         *,
         unnorm_key: str | None = None,

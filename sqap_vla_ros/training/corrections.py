@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import Observation
-from sqap_vla_ros.policy.checkpoints.checkpoint import load_checkpoint
+from sqap_vla_ros.policy.checkpoints.load import load_checkpoint
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.layout import Variation
 from sqap_vla_ros.simulation.vocabulary import TaskFamily

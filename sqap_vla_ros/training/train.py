@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint
+from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import TABLETOP, PolicyConfig
 from sqap_vla_ros.policy.diffusion import Sampler

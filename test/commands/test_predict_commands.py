@@ -9,7 +9,7 @@ from PIL import Image
 
 from sqap_vla_ros.cli import main
 from sqap_vla_ros.commands.predict import read_camera_info
-from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint
+from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.micro.policy import micro_policy
 
 

@@ -8,7 +8,7 @@ from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.load import RANDOM_WEIGHTS, ShippedPolicy, checkpoint_digest, checkpoint_path, load_policy
 from sqap_vla_ros.compression.recipe import RecipeError
 from sqap_vla_ros.policy.actions import ActionStatistics
-from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint
+from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import MICRO, named_config
 from sqap_vla_ros.policy.micro.policy import micro_policy

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sqap_vla_ros.policy.checkpoints.checkpoint import load_checkpoint
+from sqap_vla_ros.policy.checkpoints.load import load_checkpoint
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.training.collection import COVER, IMAGE
 from sqap_vla_ros.training.dataset import Demonstrations

@@ -99,9 +99,7 @@ class Header:
 
 
 def tokenizer_tensors(policy: CogACTPolicy) -> dict[str, torch.Tensor]:
-    """The policy's tokenizer file as bytes, so that the compressed file needs no companion."""
-    if not isinstance(policy.tokenize, PromptTokenizer):
-        raise CompressedFileError("the policy's tokenizer is not a file, so it cannot be stored with the weights")
+    """Return the policy's tokenizer file as bytes, so that the compressed file needs no companion."""
     name, data = policy.tokenize.file
     return {TOKENIZER + name: torch.frombuffer(bytearray(data), dtype=torch.uint8)}
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, as facts for people: read from headers and shapes alone."""
+"""The facts about a checkpoint that `sqap-vla inspect` prints, read from headers and shapes alone."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from sqap_vla_ros.policy.checkpoints.checkpoint import Contents
+from sqap_vla_ros.policy.checkpoints.contents import Contents
 from sqap_vla_ros.policy.cogact import CogACT
 
 
 def describe(contents: Contents) -> dict[str, Any]:
-    """Facts in reading order; sizes are those of the tensors the policy uses, in the file's dtype."""
+    """Return the facts in reading order; sizes are those of the tensors the policy uses, in the file's dtype."""
     config = contents.config
     with torch.device("meta"):
         model = CogACT(config)
@@ -22,7 +22,7 @@ def describe(contents: Contents) -> dict[str, Any]:
     rows, columns = config.vision.grid
     facts: dict[str, Any] = {
         "file": str(contents.path),
-        "format": {"official": "published CogACT", "safetensors": "sqap_vla_ros"}[contents.kind],
+        "format": contents.format,
         "model": config.name,
         "parameters": sum(parts.values()),
         **{f"parameters in {name}": count for name, count in parts.items()},

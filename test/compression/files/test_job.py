@@ -12,7 +12,7 @@ from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.files.storage import CompressedFile, CompressedFileError
 from sqap_vla_ros.compression.load import applied_recipe, checkpoint_digest, load_policy, load_uncompressed
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, load_recipe
-from sqap_vla_ros.policy.checkpoints.checkpoint import save_checkpoint
+from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.quantization.streamline import make_ready
 

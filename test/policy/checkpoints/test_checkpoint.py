@@ -10,19 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from official_writer import random_groups, reference_features, write_folder
+from published_writer import random_groups, reference_features, write_folder
 
 from sqap_vla_ros.contracts import Observation
-from sqap_vla_ros.policy.checkpoints.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    open_checkpoint,
-    save_checkpoint,
-    save_official,
-    sha256_of,
-)
+from sqap_vla_ros.policy.checkpoints.contents import CheckpointError
 from sqap_vla_ros.policy.checkpoints.inspect import describe
-from sqap_vla_ros.policy.checkpoints.official import head_config
+from sqap_vla_ros.policy.checkpoints.load import load_checkpoint, open_checkpoint, sha256_of
+from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
+from sqap_vla_ros.policy.checkpoints.published import save_published
+from sqap_vla_ros.policy.checkpoints.published_names import head_config
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import COGACT_BASE, HEAD_SIZES, MICRO
 from sqap_vla_ros.policy.micro.policy import micro_policy
@@ -83,7 +79,7 @@ def test_a_model_survives_the_published_format_and_ours(tmp_path):
     policy = micro_policy(seed=4)
     policy.transform = ImageTransform(crop="deployment")
     expected = policy.predict(OBSERVATION, seed=2)
-    save_official(policy, tmp_path / "folder")
+    save_published(policy, tmp_path / "folder")
     save_checkpoint(policy, tmp_path / "one.safetensors")
     official = load_checkpoint(tmp_path / "folder", config=MICRO, crop="deployment")
     ours = load_checkpoint(tmp_path / "one.safetensors")
@@ -96,7 +92,7 @@ def test_a_model_survives_the_published_format_and_ours(tmp_path):
 
 def test_the_published_code_would_find_every_key(tmp_path, groups):
     """What we write has exactly the keys and shapes of the published format, the unused ones too."""
-    written = torch.load(save_official(micro_policy(), tmp_path / "folder"), weights_only=True)["model"]
+    written = torch.load(save_published(micro_policy(), tmp_path / "folder"), weights_only=True)["model"]
     for name, part in groups.items():
         for key, tensor in part.items():
             assert written[name][key].shape == tensor.shape, key
@@ -245,7 +241,7 @@ def test_the_published_geometry_has_the_published_size():
 LOAD_AND_MEASURE = """
 import sys, torch
 from pathlib import Path
-from sqap_vla_ros.policy.checkpoints.checkpoint import assemble, open_checkpoint
+from sqap_vla_ros.policy.checkpoints.load import assemble, open_checkpoint
 from sqap_vla_ros.policy.config import MICRO
 import dataclasses
 
@@ -271,7 +267,7 @@ def test_loading_never_holds_two_copies(tmp_path, form):
     config = MICRO.replace(decoder=dataclasses.replace(MICRO.decoder, **decoder))
     large = CogACTPolicy(CogACT(config), policy.tokenize, policy.statistics)
     if form == "published":
-        save_official(large, tmp_path / "checkpoint")
+        save_published(large, tmp_path / "checkpoint")
     else:
         save_checkpoint(large, tmp_path / "checkpoint.safetensors")
     path = next(tmp_path.glob("checkpoint*"))

@@ -1,7 +1,7 @@
 """Writes a published-format folder for a small geometry, from the format's description alone.
 
-Independent of `policy/checkpoints/official.py` on purpose: names and shapes are spelled out here the way timm, Llama
-and the published code spell them, and `reference_features` computes the towers from those names in plain torch.
+Independent of `policy/checkpoints/published_names.py` on purpose: names and shapes are spelled out here the way timm,
+Llama and the published code spell them, and `reference_features` computes the towers from those names in plain torch.
 """
 
 from __future__ import annotations

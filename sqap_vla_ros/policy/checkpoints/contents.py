@@ -1,0 +1,40 @@
+"""An opened checkpoint, whatever its format: configuration, statistics, and tensors under this package's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sqap_vla_ros.policy.config import PolicyConfig
+
+
+class CheckpointError(ValueError):
+    """A file is not the checkpoint it should be. The message names the file, what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint says about itself, and its tensors by their names in `CogACT.state_dict()`.
+
+    format: the file's format, in words.
+    datasets: as in `dataset_statistics.json`.
+    names: the tensors that the file holds.
+    read: returns one tensor, mapped from the file and still in its dtype.
+    stored_name: what a tensor is called in the file, for messages.
+    tokenizer: name and content of the tokenizer's file, None where none came with the checkpoint.
+    crop: see `ImageTransform`.
+    """
+
+    path: Path
+    format: str
+    config: PolicyConfig
+    datasets: dict[str, Any]
+    names: frozenset[str]
+    read: Callable[[str], Tensor]
+    stored_name: Callable[[str], str]
+    tokenizer: tuple[str, bytes] | None
+    crop: str = "none"

@@ -1,0 +1,153 @@
+"""From a checkpoint on disk to a policy.
+
+Loading maps the file and converts one tensor at a time; pages that were read are given back, so the resident memory
+never holds much more than the finished model.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import mmap
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sqap_vla_ros.contracts import TokenSelector
+from sqap_vla_ros.policy.actions import ActionStatistics
+from sqap_vla_ros.policy.checkpoints.contents import CheckpointError, Contents
+from sqap_vla_ros.policy.checkpoints.one_file import open_one_file
+from sqap_vla_ros.policy.checkpoints.published import open_published
+from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance, choose_dataset
+from sqap_vla_ros.policy.config import PolicyConfig
+from sqap_vla_ros.policy.prompt import PromptTokenizer
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    selector: TokenSelector | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    unnorm_key: str | None = None,
+    tokenizer: str | Path | None = None,
+    dt_s: float | None = None,
+    config: PolicyConfig | None = None,
+    crop: str | None = None,
+    mapped_layers: bool = False,
+) -> CogACTPolicy:
+    """Load a policy from a published folder (or its `.pt`) or from this package's `.safetensors`.
+
+    dtype: of towers, projector and decoder; the action head stays fp32, as it was trained.
+    tokenizer: file or folder; None takes the one that came with the checkpoint.
+    dt_s: seconds between actions, where the statistics do not say.
+    crop: see `ImageTransform`; None takes what the file says, "none" where it says nothing.
+    config: geometry of a published-format folder that is not one of the published sizes.
+    mapped_layers: leave the decoder's layers in the file and in its dtype, for a caller that takes them one by one.
+    Raises CheckpointError, FileNotFoundError.
+    """
+    contents = open_checkpoint(path, config)
+    key = choose_dataset(contents.datasets, unnorm_key)
+    statistics = {key: ActionStatistics.from_dataset(key, contents.datasets[key], dt_s)}
+    tokenize = _tokenizer(contents, tokenizer)
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(sha256_of, contents.path)  # reads ahead of the loader
+        model = assemble(contents, device=device, dtype=dtype, mapped_layers=mapped_layers)
+        provenance = Provenance(str(path), digest.result())
+    return CogACTPolicy(
+        model,
+        tokenize,
+        statistics,
+        unnorm_key=key,
+        selector=selector,
+        crop=contents.crop if crop is None else crop,
+        provenance=provenance,
+    )
+
+
+def open_checkpoint(path: str | Path, config: PolicyConfig | None = None) -> Contents:
+    """Read the headers alone; no weight is touched."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    if path.suffix == ".safetensors":
+        return open_one_file(path)
+    return open_published(path, config)
+
+
+def assemble(contents: Contents, *, device: str, dtype: torch.dtype, mapped_layers: bool = False) -> CogACT:
+    """Build the model without memory and fill it tensor by tensor.
+
+    Raises CheckpointError for a missing tensor or a wrong shape.
+    """
+    with torch.device("meta"):
+        model = CogACT(contents.config)
+    wanted = model.state_dict()
+    missing = [name for name in wanted if name not in contents.names]
+    if missing:
+        raise CheckpointError(
+            f"{contents.path} lacks {len(missing)} of {len(wanted)} tensors, the first is "
+            f"{contents.stored_name(missing[0])!r}: the file is incomplete or of another model"
+        )
+    total = sum(tensor.numel() for tensor in wanted.values())
+    # tqdm(disable=None): no bar where standard error is not a terminal
+    with tqdm(total=total, desc="loading", unit="param", unit_scale=True, disable=None, file=sys.stderr) as bar:
+        for name, expected in wanted.items():
+            stored = contents.read(name)
+            if stored.shape != expected.shape:
+                raise CheckpointError(
+                    f"{contents.path}: {contents.stored_name(name)!r} has shape {list(stored.shape)}, the "
+                    f"{contents.config.name} geometry needs {list(expected.shape)}"
+                )
+            if mapped_layers and name.startswith("decoder.layers."):
+                _replace_parameter(model, name, stored)
+                continue
+            target = torch.float32 if name.startswith("action_head.") else dtype
+            tensor = stored.to(device=device, dtype=target, copy=True)
+            _replace_parameter(model, name, tensor)
+            release(stored)
+            bar.update(tensor.numel())
+    # the one buffer of the model is not stored
+    positions = model.vision.siglip.embeddings
+    positions.position_ids = torch.arange(contents.config.vision.tokens, device=device)[None]
+    return model.eval()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a whole file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tokenizer(contents: Contents, path: str | Path | None) -> PromptTokenizer:
+    prompt, vocabulary = contents.config.prompt, contents.config.decoder.vocabulary
+    if path is not None:
+        return PromptTokenizer.load(path, prompt, vocabulary)
+    if contents.tokenizer is None:
+        raise CheckpointError(
+            f"no tokenizer came with {contents.path}: put Llama-2's {' or '.join(PromptTokenizer.FILES)} into the "
+            "checkpoint's folder, or name it (`sqap-vla convert --tokenizer`)"
+        )
+    return PromptTokenizer(prompt, vocabulary, *contents.tokenizer)
+
+
+def _replace_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def release(mapped: Tensor) -> None:
+    """Tell the kernel that the file pages behind a tensor are not needed now: they leave the resident memory.
+
+    Only for tensors mapped from a file: other memory would be wiped.
+    """
+    if not sys.platform.startswith("linux") or mapped.device.type != "cpu" or mapped.numel() == 0:
+        return
+    start = -(-mapped.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages of this tensor only
+    end = (mapped.data_ptr() + mapped.numel() * mapped.element_size()) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > start:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)

@@ -1,0 +1,70 @@
+"""This package's own checkpoint: one `.safetensors` whose header carries configuration, statistics and tokenizer."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from sqap_vla_ros.policy.checkpoints.contents import CheckpointError, Contents
+from sqap_vla_ros.policy.cogact import CogACTPolicy
+from sqap_vla_ros.policy.config import PolicyConfig
+
+FORMAT = "sqap_vla_ros/cogact/1"
+
+
+def open_one_file(path: Path) -> Contents:
+    """Read the header. Raises CheckpointError."""
+    try:
+        file = safe_open(str(path), framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}): copy it again") from error
+    metadata = file.metadata() or {}
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is not a full-precision CogACT checkpoint: its format is {metadata.get('format')!r}, "
+            f"{FORMAT!r} is needed"
+        )
+    try:
+        config = PolicyConfig.from_dict(json.loads(metadata["config"]))
+        datasets = json.loads(metadata["statistics"])
+        tokenizer = None
+        if "tokenizer" in metadata:
+            tokenizer = metadata["tokenizer_name"], base64.b64decode(metadata["tokenizer"], validate=True)
+    except (KeyError, ValueError, binascii.Error) as error:
+        raise CheckpointError(f"{path} has a damaged header: {error}") from error
+    return Contents(
+        path=path,
+        format="sqap_vla_ros",
+        config=config,
+        datasets=datasets,
+        names=frozenset(file.keys()),
+        read=file.get_tensor,
+        stored_name=str,
+        tokenizer=tokenizer,
+        crop=metadata.get("crop", "none"),
+    )
+
+
+def save_checkpoint(policy: CogACTPolicy, path: str | Path) -> None:
+    """Write the policy in the dtypes it has. An interrupted write leaves no file that looks whole."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"a checkpoint file ends in .safetensors, got {path}")
+    name, data = policy.tokenize.file
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(policy.model.config.to_dict()),
+        "statistics": json.dumps({key: value.to_dict() for key, value in policy.statistics.items()}),
+        "crop": policy.transform.crop,
+        "tokenizer_name": name,
+        "tokenizer": base64.b64encode(data).decode(),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.model.state_dict().items()}
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, str(partial), metadata=metadata)
+    partial.replace(path)
