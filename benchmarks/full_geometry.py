@@ -47,10 +47,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from sqap_vla_ros.compression.accelerators import with_pruning
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.captured import CapturedPolicy, GraphedCall
 from sqap_vla_ros.compression.files.skeleton import empty_model, put, quantize_structure
+from sqap_vla_ros.compression.load import equip
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.actions import ActionStatistics
@@ -166,7 +166,7 @@ def build(recipe_name: str, distinct: int, prepared: bool, device: str = "cpu") 
 
 def predict(policy: CogACTPolicy, variant: str, observation: Observation) -> dict[str, float]:
     """One prediction of a variant; milliseconds by stage."""
-    with_pruning(policy, load_recipe("sqap").pruning if VARIANTS[variant][2] else None)
+    equip(policy, load_recipe("sqap" if VARIANTS[variant][2] else "bf16"))
     chunk = policy.predict(observation)
     if not np.isfinite(chunk.normalized).all():
         raise RuntimeError(f"{variant}: random weights gave a non-finite chunk")
@@ -187,7 +187,7 @@ def measure_cuda(variant: str, rounds: int, device: str = "cuda") -> dict[str, A
     """One variant on a GPU: milliseconds of every prediction, median by stage, peak memory."""
     recipe, prepared, pruned = VARIANTS[variant]
     policy = build(recipe, 32, prepared, device)
-    with_pruning(policy, load_recipe("sqap").pruning if pruned else None)
+    equip(policy, load_recipe("sqap" if pruned else "bf16"))
     observations = synthetic_observations(rounds + 3)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -49,13 +49,14 @@ class Entry:
     """A row: what it is called in the table, and how it is made.
 
     quantization: name of a shipped recipe whose scheme is used, or a scheme; None for none. pruning: selector and
-    parameters. outliers: on the policy with injected outlier channels.
+    parameters. accelerator: likewise, in place of a selector. outliers: on the policy with injected outlier channels.
     """
 
     name: str
     words: str
     quantization: str | dict[str, Any] | None = None
     pruning: tuple[str, dict[str, Any]] | None = None
+    accelerator: tuple[str, dict[str, Any]] | None = None
     dtype: str = "bfloat16"
     execution: Execution = dataclasses.field(default_factory=Execution)
     outliers: bool = False
@@ -68,6 +69,8 @@ class Entry:
             scheme, head_dtype = shipped["quantization"], shipped["head_dtype"]
         pruning = None if self.pruning is None else {"selector": self.pruning[0], "parameters": self.pruning[1]}
         content = {"name": self.name, "description": self.words, "dtype": self.dtype, "head_dtype": head_dtype}
+        if self.accelerator is not None:
+            content["accelerator"] = {"name": self.accelerator[0], "parameters": self.accelerator[1]}
         return Recipe.from_dict({**content, "pruning": pruning, "quantization": scheme})
 
 
@@ -139,8 +142,8 @@ MAIN = (
     Entry("bf16", "CogACT, bf16"),
     pruned("random_drop", "Random dropping, 112 kept", "random_drop"),
     pruned("fastv", "FastV, 56 kept", "fastv"),
-    Entry("vla_cache", "VLA-Cache", pruning=("vla_cache", {"layers": (1, 2, 3), "relevance_layer": 1})),
-    Entry("efficient_vla", "EfficientVLA, 1 of 4 layers out, 112 kept", pruning=("efficient_vla", {"remove": 1})),
+    Entry("vla_cache", "VLA-Cache", accelerator=("vla_cache", {"layers": (1, 2, 3), "relevance_layer": 1})),
+    Entry("efficient_vla", "EfficientVLA, 1 of 4 layers out, 112 kept", accelerator=("efficient_vla", {"remove": 1})),
     Entry("rtn_w4a4", "W4A4, round to nearest", "rtn_w4a4"),
     W4A4,
     Entry("sqap_paper", "SQAP-VLA as in the paper", "sqap_paper", ("sqap", {"ratio": 0.4, "prune_layer": LAYER})),
@@ -155,7 +158,7 @@ MAIN = (
     at("sqap", 0.4, quantization=None),
     Entry("divprune", "DivPrune, 40 % dropped", pruning=("divprune", {})),
     Entry("visionzip", "VisionZip, 40 % dropped", pruning=("visionzip", {})),
-    Entry("tome", "ToMe, 40 % merged", pruning=("tome", {})),
+    Entry("tome", "ToMe, 40 % merged", accelerator=("tome", {})),
 )
 HEADLINE = (FP32, W4A4, SQAP, *TEXT8, at("sqap", 0.4, 3))
 EARLY = (FP32, at("features", 0.4), at("sqap", 0.4))

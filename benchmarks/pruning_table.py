@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from sqap_vla_ros.compression.accelerators.tome import MergedTokensSelector
+from sqap_vla_ros.compression.accelerators.tome import Tome
 from sqap_vla_ros.compression.accelerators.vla_cache import (
     CachingDecoder,
-    VlaCacheSettings,
+    VlaCache,
     patchify,
     static_patches,
 )
@@ -123,7 +123,7 @@ def main() -> None:
         timed[name] = timed_selector(selector)
         run[name] = lambda chosen=timed[name]: full(embeddings, selector=chosen, context=context)
     # merging leaves 154 tokens: in the decoder it is the same as any other choice of 154 before layer 0
-    work["tome"] = Workload(COGACT_BASE, TEXT, MergedTokensSelector())
+    work["tome"] = Workload(COGACT_BASE, TEXT, Tome().savings.selector)
     run["tome"], timed["tome"] = run["fastervlm"], timed["fastervlm"]
     work["efficient_vla"] = Workload(COGACT_BASE, TEXT, efficient, layers=range(28), head_interval=5)
     timed["efficient_vla"] = timed_selector(efficient)
@@ -189,7 +189,7 @@ def main() -> None:
 
 def vla_cache(full: Decoder, video: Path) -> tuple[CachingDecoder, Callable[[torch.Tensor], np.ndarray]]:
     """The caching decoder, and what fills it with one frame and names the static patches of the next."""
-    settings = VlaCacheSettings()
+    settings = VlaCache()
     caching = CachingDecoder(full, settings, VISUAL)
     frames = [ImageTransform().apply(frame) for frame in imageio.imread(video)[10:12]]
     before, after = (patchify(frame, 14) for frame in frames)

@@ -6,10 +6,14 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from sqap_vla_ros.compression.accelerators.base import Accelerator
+    from sqap_vla_ros.contracts import TokenSelector
 
 _DEFAULT_SELECTORS = ("sqap", "fastv", "uniform_grid", "random_same_budget")
 
@@ -52,36 +56,47 @@ def parse_selector(text: str) -> tuple[str, dict[str, Any]]:
     return name, parameters
 
 
+def make_choice(name: str, parameters: dict[str, Any]) -> TokenSelector | Accelerator:
+    """Make a token selector, or an accelerator whose choice of tokens can be drawn; raises ValueError for others."""
+    from sqap_vla_ros.compression.accelerators.table import ACCELERATORS, make_accelerator
+    from sqap_vla_ros.pruning import SELECTORS, make_selector
+
+    if name in SELECTORS or name not in ACCELERATORS:
+        return make_selector(name, **parameters)
+    if not ACCELERATORS[name].shows_tokens:
+        raise ValueError(f"accelerator {name!r} keeps every token: there is nothing to draw")
+    return make_accelerator(name, **parameters)
+
+
 def run(args: argparse.Namespace) -> None:
     """Writes one picture with a panel for each selector and prints a line for each."""
     from PIL import Image
 
-    from sqap_vla_ros.compression.accelerators import accelerate
+    from sqap_vla_ros.compression.accelerators.base import Accelerator
+    from sqap_vla_ros.compression.accelerators.table import accelerate
     from sqap_vla_ros.compression.load import load_policy
     from sqap_vla_ros.contracts import Observation, Reason
     from sqap_vla_ros.policy.cogact import CogACTPolicy
-    from sqap_vla_ros.pruning import make_selector
     from sqap_vla_ros.pruning.overlay import draw_overlay
     from sqap_vla_ros.shipped import SHIPPED
 
-    wanted = [(text, *parse_selector(text)) for text in args.selectors]
-    for _, name, parameters in wanted:
-        if name != "tome":  # not a selector: it merges tokens inside the towers
-            make_selector(name, **parameters)  # a mistake shows before a model is loaded
+    wanted = [(text, make_choice(*parse_selector(text))) for text in args.selectors]
     image = np.asarray(Image.open(args.image).convert("RGB"))
     pixel = None if args.gripper_pixel is None else (args.gripper_pixel[0], args.gripper_pixel[1])
     observation = Observation(image, 0, args.instruction, gripper_pixel=pixel)
     policy = load_policy(args.checkpoint, args.recipe, shipped=SHIPPED, device=args.device)
     if not isinstance(policy, CogACTPolicy):
         raise ValueError(f"recipe {args.recipe!r} runs the layers its own way; take one without an accelerator")
-    towers = policy.model.vision
+    parts = dict(policy.model.named_children())
     panels = []
-    for text, name, parameters in wanted:
-        policy.selector, policy.model.vision = None, towers
-        if name == "tome":
-            accelerate(policy, name, parameters)
+    for text, choice in wanted:
+        policy.selector = None
+        for part, module in parts.items():  # an accelerator may have replaced some
+            setattr(policy.model, part, module)
+        if isinstance(choice, Accelerator):
+            accelerate(policy, choice)
         else:
-            policy.selector = make_selector(name, **parameters)
+            policy.selector = choice
         started = time.perf_counter()
         chunk = policy.predict(observation, seed=args.seed)
         elapsed_ms = (time.perf_counter() - started) * 1e3

@@ -63,30 +63,21 @@ class Workload:
 
 
 def workload_of(recipe: Recipe, config: PolicyConfig, text_tokens: int = TEXT_TOKENS) -> Workload:
-    """What one prediction under `recipe` computes, as published.
+    """Return what one prediction under `recipe` computes, as published.
 
-    `vla_cache` is counted with nothing reused: how much it saves depends on the scene. `tome` is counted in the decoder
-    and not in the towers.
+    An accelerator counts with what it saves in every scene: VLA-Cache, whose reuse depends on the scene, with nothing.
     """
+    if recipe.accelerator is not None:
+        from sqap_vla_ros.compression.accelerators.table import make_accelerator
+
+        savings = make_accelerator(recipe.accelerator.name, **recipe.accelerator.parameters).savings
+        layers = range(config.decoder.depth - savings.removed_layers)
+        return Workload(config, text_tokens, savings.selector, layers=layers, head_interval=savings.head_interval)
     if recipe.pruning is None:
         return Workload(config, text_tokens)
-    name, parameters = recipe.pruning.selector, recipe.pruning.parameters
-    if name == "vla_cache":
-        return Workload(config, text_tokens)
-    if name == "efficient_vla":
-        from sqap_vla_ros.compression.accelerators.efficient_vla import EfficientVla
-
-        method = EfficientVla(**parameters)
-        removed = method.remove if method.removed_layers is None else len(method.removed_layers)
-        left = range(config.decoder.depth - removed)
-        return Workload(config, text_tokens, method.selector, layers=left, head_interval=method.head_interval)
-    if name == "tome":
-        from sqap_vla_ros.compression.accelerators.tome import MergedTokensSelector
-
-        return Workload(config, text_tokens, MergedTokensSelector(**parameters))
     from sqap_vla_ros.pruning import make_selector
 
-    return Workload(config, text_tokens, make_selector(name, **parameters))
+    return Workload(config, text_tokens, make_selector(recipe.pruning.selector, **recipe.pruning.parameters))
 
 
 def macs(work: Workload) -> dict[str, int]:

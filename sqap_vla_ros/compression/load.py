@@ -7,7 +7,7 @@ look like, is the caller's to say: a table of `ShippedPolicy`, everyday `sqap_vl
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -156,9 +156,11 @@ def applied_recipe(checkpoint: str, recipe: str, shipped: Mapping[str, ShippedPo
         )
     if chosen.quantization is not None:
         return chosen
-    if chosen.pruning is None:
+    if chosen.pruning is None and chosen.accelerator is None:
         return own
-    return dataclasses.replace(own, name=f"{own.name}+{chosen.name}", pruning=chosen.pruning)
+    return dataclasses.replace(
+        own, name=f"{own.name}+{chosen.name}", pruning=chosen.pruning, accelerator=chosen.accelerator
+    )
 
 
 def load_uncompressed(
@@ -227,11 +229,25 @@ def _finish(policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedP
     from sqap_vla_ros.quantization.prepacked import prepack
 
     prepack(policy.model)
-    if recipe.pruning is None:
-        return policy
-    from sqap_vla_ros.compression.accelerators import with_pruning
+    known = shipped.get(policy.model.config.name)
+    return equip(policy, recipe, lambda: [] if known is None else known.observations(known.ranking_count))
 
-    # EfficientVLA ranks layers on observations; recipes for other policies name the layers instead
-    ranks = recipe.pruning.selector == "efficient_vla" and recipe.pruning.parameters.get("removed_layers") is None
-    known = shipped.get(policy.model.config.name) if ranks else None
-    return with_pruning(policy, recipe.pruning, [] if known is None else known.observations(known.ranking_count))
+
+def equip(
+    policy: CogACTPolicy, recipe: Recipe, observations: Callable[[], Sequence[Observation]] = lambda: ()
+) -> Policy:
+    """Put the recipe's token selector or accelerator on `policy`, which is changed, and return what predicts.
+
+    observations: makes those that an accelerator looks at; called only where it does.
+    """
+    policy.selector = None
+    if recipe.accelerator is not None:
+        from sqap_vla_ros.compression.accelerators.table import accelerate, make_accelerator
+
+        accelerator = make_accelerator(recipe.accelerator.name, **recipe.accelerator.parameters)
+        return accelerate(policy, accelerator, observations() if accelerator.needs_calibration else ())
+    if recipe.pruning is not None:
+        from sqap_vla_ros.pruning import make_selector
+
+        policy.selector = make_selector(recipe.pruning.selector, **recipe.pruning.parameters)
+    return policy

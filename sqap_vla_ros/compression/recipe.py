@@ -1,7 +1,7 @@
 """Recipes: what is done to a policy to make it smaller and faster, as data.
 
-A recipe names a token selector, a quantisation scheme, or both. The shipped ones are the YAML files of
-`config/recipes`; a path to a file of the same form works wherever a name does.
+A recipe names a token selector or an accelerator, a quantisation scheme, or both. The shipped ones are the YAML files
+of `config/recipes`; a path to a file of the same form works wherever a name does.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import yaml
 from sqap_vla_ros.resources import share_path
 
 DTYPES = ("float32", "bfloat16")
+FORMER_SELECTORS = ("efficient_vla", "tome", "vla_cache")  # accelerators that recipes used to name as selectors
 WEIGHT_BITS, ACTIVATION_BITS = (2, 3, 4, 8), (2, 3, 4, 8, 16)
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -37,6 +38,14 @@ class PruningSpec:
     """Which token selector runs and with which parameters (see `pruning.make_selector`)."""
 
     selector: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AcceleratorSpec:
+    """Which accelerator runs and with which parameters (see `accelerators.table.make_accelerator`)."""
+
+    name: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -135,32 +144,36 @@ class Recipe:
     head_dtype: str = "float32"
     pruning: PruningSpec | None = None
     quantization: QuantizationSpec | None = None
+    accelerator: AcceleratorSpec | None = None
 
     def __post_init__(self) -> None:
+        if self.pruning is not None and self.accelerator is not None:
+            raise RecipeError(
+                f"recipe {self.name!r}: accelerator {self.accelerator.name!r} brings its own choice of tokens, so it "
+                f"cannot be combined with the selector {self.pruning.selector!r}; leave one of them out"
+            )
         _choice(f"recipe {self.name!r}", "dtype", self.dtype, DTYPES)
         _choice(f"recipe {self.name!r}", "head_dtype", self.head_dtype, DTYPES)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, as stored in a compressed file."""
-        return dataclasses.asdict(self)
+        content = dataclasses.asdict(self)
+        if self.accelerator is None:
+            del content["accelerator"]  # files stay what they were before recipes had accelerators
+        return content
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """The inverse of `to_dict`; raises `RecipeError` for what it does not know."""
         data = dict(data)
         name = str(data.get("name", "?"))
-        pruning, quantization = data.pop("pruning", None), data.pop("quantization", None)
-        return _build(
-            cls,
-            f"recipe {name!r}",
-            {
-                **data,
-                "pruning": None if pruning is None else _build(PruningSpec, f"recipe {name!r}, pruning", pruning),
-                "quantization": None
-                if quantization is None
-                else _build(QuantizationSpec, f"recipe {name!r}, quantization", quantization),
-            },
-        )
+        for section, kind in _SECTIONS.items():
+            if data.get(section) is not None:
+                data[section] = _build(kind, f"recipe {name!r}, {section}", data[section])
+        pruning = data.get("pruning")
+        if pruning is not None and pruning.selector in FORMER_SELECTORS:
+            data |= {"pruning": None, "accelerator": AcceleratorSpec(pruning.selector, pruning.parameters)}
+        return _build(cls, f"recipe {name!r}", data)
 
     @property
     def digest(self) -> str:
@@ -168,7 +181,13 @@ class Recipe:
         content = {k: v for k, v in self.to_dict().items() if k not in ("name", "description")}
         if self.quantization is not None and self.quantization.text_activation_bits is None:
             del content["quantization"]["text_activation_bits"]  # recipes from before there was this keep their digest
+        if self.accelerator is not None:  # likewise: it used to be named as a selector
+            content["pruning"] = {"selector": self.accelerator.name, "parameters": self.accelerator.parameters}
+            del content["accelerator"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+_SECTIONS = {"pruning": PruningSpec, "quantization": QuantizationSpec, "accelerator": AcceleratorSpec}
 
 
 def _build(cls: Any, owner: str, values: Any) -> Any:

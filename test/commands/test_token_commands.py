@@ -28,6 +28,8 @@ def test_bad_selector_is_named_before_anything_is_loaded(tmp_path, capsys):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(picture)
     assert main(["inspect-tokens", "--image", str(picture), "--selectors", "sqap:ratio=2"]) == 2
     assert "ratio must be in [0, 1)" in capsys.readouterr().err
+    assert main(["inspect-tokens", "--image", str(picture), "--selectors", "vla_cache"]) == 2
+    assert "'vla_cache' keeps every token: there is nothing to draw" in capsys.readouterr().err
 
 
 def test_bops_prints_the_papers_share(capsys):

@@ -8,8 +8,8 @@ import torch
 from recording_selector import Recorder
 from transformers import LlamaConfig, LlamaModel
 
-from sqap_vla_ros.compression.accelerators import with_pruning
-from sqap_vla_ros.compression.recipe import PruningSpec
+from sqap_vla_ros.compression.load import equip
+from sqap_vla_ros.compression.recipe import PruningSpec, Recipe
 from sqap_vla_ros.contracts import Observation, Reason, SelectedTokens, SelectionContext
 from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.pruning import SELECTORS, make_selector
@@ -100,7 +100,7 @@ class LeftHalf(Selector):
 
 def test_a_new_selector_is_one_class_and_one_row(monkeypatch):
     monkeypatch.setitem(SELECTORS, "left_half", LeftHalf)
-    policy = with_pruning(micro_policy(seed=0), PruningSpec("left_half", {"prune_layer": 2}))
+    policy = equip(micro_policy(seed=0), Recipe("mine", pruning=PruningSpec("left_half", {"prune_layer": 2})))
     selection = policy.predict(Observation(np.zeros((48, 64, 3), np.uint8), 0, "pick up the red block")).selection
     assert (selection.method, selection.prune_layer) == ("left_half", 2)
     assert selection.indices.tolist() == [row * 16 + col for row in range(16) for col in range(8)]

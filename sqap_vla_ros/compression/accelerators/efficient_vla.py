@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sqap_vla_ros.compression.accelerators.base import Accelerator, Savings
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.action_head import DiffusionTransformer, GuidedNoise
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
@@ -17,7 +18,7 @@ from sqap_vla_ros.pruning.relevance_diversity import RelevanceDiversitySelector
 
 
 @dataclass(frozen=True)
-class EfficientVla:
+class EfficientVla(Accelerator):
     """The method's three parts; the defaults are the paper's row of 28 layers and 112 tokens.
 
     remove: number of decoder layers left out, those that change their input least on the calibration observations.
@@ -27,6 +28,7 @@ class EfficientVla:
         between (N = 5); 1 turns the cache off.
     """
 
+    name: ClassVar[str] = "efficient_vla"
     remove: int = 4
     removed_layers: Sequence[int] | None = None
     selector: RelevanceDiversitySelector | None = field(
@@ -41,13 +43,21 @@ class EfficientVla:
                 f"got {self.remove} and {self.head_interval}"
             )
 
+    @property
+    def needs_calibration(self) -> bool:
+        """Layers are ranked on observations, unless they are named or none is left out."""
+        return self.removed_layers is None and self.remove > 0
+
+    @property
+    def savings(self) -> Savings:
+        removed = self.remove if self.removed_layers is None else len(self.removed_layers)
+        return Savings(self.selector, removed, self.head_interval)
+
     def install(self, policy: CogACTPolicy, calibration: Sequence[Observation] = ()) -> CogACTPolicy:
-        """Change `policy` in place and return it. Quantise first: a compressed file holds all layers."""
+        """Change `policy` in place and return it."""
         depth = len(policy.model.decoder.layers)
         removed = self.removed_layers
         if removed is None:
-            if self.remove and not calibration:
-                raise ValueError("efficient_vla: give removed_layers, or calibration observations to choose them on")
             removed = least_important(layer_importance(policy, calibration), self.remove) if self.remove else ()
         remove_layers(policy.model, removed)
         if self.selector is not None and self.selector.prune_layer >= len(policy.model.decoder.layers):

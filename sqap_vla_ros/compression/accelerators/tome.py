@@ -6,32 +6,46 @@ SigLIP repeats its decisions, block by block, at the same relative depth.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sqap_vla_ros.contracts import Reason, SelectedTokens, SelectionContext
+from sqap_vla_ros.compression.accelerators.base import Accelerator, Savings
+from sqap_vla_ros.contracts import Observation, Reason, SelectedTokens, SelectionContext
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.vision import DINO_MEAN, DINO_STD, SIGLIP_MEAN, SIGLIP_STD, VisionTowers, _normalised
 from sqap_vla_ros.pruning.before_decoder import BeforeDecoder, keep_top
 
 
-def install(policy: CogACTPolicy, *, ratio: float = 0.4) -> CogACTPolicy:
-    """Make `policy` merge the share `ratio` of its visual tokens inside the towers. Changes it and returns it."""
-    selector = MergedTokensSelector(ratio=ratio)
-    policy.model.vision = MergingTowers(policy.model.vision, selector.budget(policy.model.config.vision.tokens))  # type: ignore[assignment]
-    policy.selector = selector
-    return policy
+@dataclass(frozen=True)
+class Tome(Accelerator):
+    """Merge visual tokens inside the towers. ratio: share of them that is merged away; the default is SQAP's."""
+
+    name: ClassVar[str] = "tome"
+    ratio: float = 0.4
+
+    @property
+    def savings(self) -> Savings:
+        """Counted in the decoder and not in the towers."""
+        return Savings(MergedTokensSelector(ratio=self.ratio))
+
+    def install(self, policy: CogACTPolicy, calibration: Sequence[Observation] = ()) -> CogACTPolicy:
+        """Replace the towers of `policy`, which is changed and returned."""
+        selector = MergedTokensSelector(ratio=self.ratio)
+        policy.model.vision = MergingTowers(policy.model.vision, selector.budget(policy.model.config.vision.tokens))  # type: ignore[assignment]
+        policy.selector = selector
+        return policy
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergedTokensSelector(BeforeDecoder):
-    """Keeps one token of each group that `MergingTowers` merged.
+    """Keep one token for each group that `MergingTowers` merged.
 
-    The towers hand over the sizes of the groups as `saliency`: 0 for tokens that were merged into another.
+    The towers hand over the sizes of the groups as `saliency` (0 for tokens that were merged into another).
     """
 
     name: str = "tome"
@@ -47,8 +61,8 @@ class MergedTokensSelector(BeforeDecoder):
         groups = int((sizes[0] > 0).sum())
         if groups != self.budget(sizes.shape[1]):
             raise ValueError(
-                f"tome: {groups} groups of tokens where {self.budget(sizes.shape[1])} are due: the towers were not "
-                "replaced by `MergingTowers` with this selector's ratio"
+                f"tome: {groups} groups of tokens where {self.budget(sizes.shape[1])} are due: the towers are not "
+                "`MergingTowers` with this selector's ratio"
             )
         return keep_top(sizes, groups, Reason.MERGED)
 

@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from sqap_vla_ros.compression.accelerators.base import Accelerator
 from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo, SelectionContext, TokenSelector
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.decoder import VISUAL_START, Decoder, DecoderOutput
 
 
 @dataclass(frozen=True)
-class VlaCacheSettings:
-    """Defaults of the published OpenVLA code.
+class VlaCache(Accelerator):
+    """The method's parameters, with the defaults of the published OpenVLA code.
 
     similarity: least cosine of a patch's raw pixels to its reference for it to count as static.
     static: at most so many static patches are candidates, the most similar first.
@@ -39,6 +40,8 @@ class VlaCacheSettings:
     max_gap_s: a longer time between two observations, or one backwards, empties the cache.
     """
 
+    name: ClassVar[str] = "vla_cache"
+    shows_tokens: ClassVar[bool] = False  # it keeps every token
     similarity: float = 0.996
     static: int = 130
     relevant: int = 120
@@ -61,6 +64,10 @@ class VlaCacheSettings:
         if not self.max_gap_s > 0:
             raise ValueError(f"vla_cache: max_gap_s must be positive, got {self.max_gap_s}")
 
+    def install(self, policy: CogACTPolicy, calibration: Sequence[Observation] = ()) -> VlaCachePolicy:
+        """Wrap `policy`, whose decoder is replaced. Nothing is saved before the second observation."""
+        return VlaCachePolicy(policy, self)
+
 
 class VlaCachePolicy:
     """`contracts.Policy` with a cache across time steps: one camera stream, observations in order.
@@ -70,7 +77,7 @@ class VlaCachePolicy:
     The cache is emptied by `reset`, a new instruction, another image size and a jump in time.
     """
 
-    def __init__(self, policy: CogACTPolicy, settings: VlaCacheSettings = VlaCacheSettings()) -> None:
+    def __init__(self, policy: CogACTPolicy, settings: VlaCache = VlaCache()) -> None:
         if policy.selector is not None:
             raise ValueError(
                 f"vla_cache keeps every token: it cannot be combined with the selector {policy.selector.name!r}"
@@ -90,7 +97,7 @@ class VlaCachePolicy:
 
     @property
     def info(self) -> PolicyInfo:
-        return dataclasses.replace(self.policy.info, selector="vla_cache")
+        return dataclasses.replace(self.policy.info, selector=self.settings.name, stateful=True)
 
     def reset(self) -> None:
         """Empty the cache: a new episode begins."""
@@ -147,7 +154,7 @@ class CachingDecoder(Decoder):
     reused_from: decoder layer -> how many visual tokens were left out from that layer on in the last forward pass.
     """
 
-    def __init__(self, decoder: Decoder, settings: VlaCacheSettings, visual_tokens: int) -> None:
+    def __init__(self, decoder: Decoder, settings: VlaCache, visual_tokens: int) -> None:
         torch.nn.Module.__init__(self)  # the parts are the given decoder's, nothing is allocated
         self.config = decoder.config
         self.embed_tokens, self.layers, self.norm = decoder.embed_tokens, decoder.layers, decoder.norm

@@ -5,13 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sqap_vla_ros.compression.accelerators import accelerate
 from sqap_vla_ros.compression.accelerators.efficient_vla import (
     CachedDiffusionTransformer,
     EfficientVla,
     layer_importance,
     least_important,
 )
+from sqap_vla_ros.compression.accelerators.table import accelerate, make_accelerator
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.pruning import make_selector
@@ -70,9 +70,8 @@ def test_head_cache_of_one_step_changes_nothing_and_of_five_computes_two_of_ten(
 
 
 def test_whole_method_behind_one_switch():
-    policy = accelerate(
-        micro_policy(seed=0), "efficient_vla", {"remove": 1, "head_interval": 5}, [observation(3), observation(4)]
-    )
+    method = make_accelerator("efficient_vla", remove=1, head_interval=5)
+    policy = accelerate(micro_policy(seed=0), method, [observation(3), observation(4)])
     chunk = policy.predict(observation())
     assert len(policy.model.decoder.layers) == 5
     assert len(chunk.selection.indices) == 112
@@ -88,13 +87,15 @@ def test_named_layers_need_no_calibration():
 
 
 def test_refusals_name_the_reason():
-    with pytest.raises(ValueError, match="calibration observations"):
-        accelerate(micro_policy(seed=0), "efficient_vla", {})
+    with pytest.raises(ValueError, match="efficient_vla looks at calibration observations and got none"):
+        accelerate(micro_policy(seed=0), EfficientVla())
     with pytest.raises(ValueError, match=r"layers \[7\].*with 6"):
-        accelerate(micro_policy(seed=0), "efficient_vla", {"removed_layers": [7]})
+        accelerate(micro_policy(seed=0), EfficientVla(removed_layers=[7]))
     with pytest.raises(ValueError, match="cannot be combined with the selector 'sqap'"):
-        accelerate(micro_policy(seed=0, selector=make_selector("sqap")), "efficient_vla", {"removed_layers": [1]})
-    with pytest.raises(ValueError, match=r"unknown accelerator 'mole'.*vla_cache"):
-        accelerate(micro_policy(seed=0), "mole", {})
-    with pytest.raises(ValueError, match="layer_count"):
-        accelerate(micro_policy(seed=0), "efficient_vla", {"layer_count": 3})
+        accelerate(micro_policy(seed=0, selector=make_selector("sqap")), EfficientVla(removed_layers=[1]))
+
+
+def test_it_looks_at_observations_only_to_choose_layers():
+    assert EfficientVla().needs_calibration
+    assert not EfficientVla(removed_layers=[1]).needs_calibration
+    assert not EfficientVla(remove=0).needs_calibration

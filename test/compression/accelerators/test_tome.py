@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sqap_vla_ros.compression.accelerators import accelerate
-from sqap_vla_ros.compression.accelerators.tome import MergedTokensSelector, MergingTowers, match, merge
+from sqap_vla_ros.compression.accelerators.table import accelerate
+from sqap_vla_ros.compression.accelerators.tome import MergedTokensSelector, MergingTowers, Tome, match, merge
 from sqap_vla_ros.contracts import Observation, Reason, SelectionContext
 from sqap_vla_ros.policy.micro.policy import micro_policy
 
@@ -76,7 +76,7 @@ def test_identical_patches_merge_without_loss():
 
 
 def test_policy_with_merged_tokens_predicts():
-    policy = accelerate(micro_policy(seed=0), "tome", {"ratio": 0.4})
+    policy = accelerate(micro_policy(seed=0), Tome(ratio=0.4))
     picture = np.random.default_rng(1).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     chunk = policy.predict(Observation(picture, 0, "pick up the red block"))
     assert chunk.selection.method == "tome"
@@ -90,7 +90,15 @@ def test_too_much_merging_is_refused(towers):
         MergingTowers(towers, 8)
 
 
+def test_the_first_token_of_every_group_survives():
+    sizes = torch.zeros(2, 256)
+    for row, seed in zip(sizes, (1, 2), strict=True):
+        row[torch.randperm(256, generator=torch.Generator().manual_seed(seed))[:154]] = 1.0
+    chosen = MergedTokensSelector().select(SelectionContext((16, 16), [None, None], saliency=sizes))
+    assert chosen.indices.tolist() == [row.nonzero().flatten().tolist() for row in sizes]
+    assert (MergedTokensSelector().budget(256), MergedTokensSelector().prune_layer) == (154, 0)
+
+
 def test_towers_that_do_not_merge_are_refused():
-    context = SelectionContext((16, 16), [None], saliency=torch.ones(1, 256))
-    with pytest.raises(ValueError, match=r"256 groups of tokens where 154 are due: .* `MergingTowers`"):
-        MergedTokensSelector().select(context)
+    with pytest.raises(ValueError, match="MergingTowers"):
+        MergedTokensSelector().select(SelectionContext((16, 16), [None], saliency=torch.ones(1, 256)))

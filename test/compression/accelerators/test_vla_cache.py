@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from sqap_vla_ros.compression.accelerators import accelerate
+from sqap_vla_ros.compression.accelerators.table import accelerate
 from sqap_vla_ros.compression.accelerators.vla_cache import (
+    VlaCache,
     VlaCachePolicy,
-    VlaCacheSettings,
     patchify,
     reuse_schedule,
     static_patches,
@@ -15,7 +15,7 @@ from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.pruning import make_selector
 
 STEP_NS = 200_000_000
-EVERYTHING = VlaCacheSettings(static=256, relevant=0, layers=(1, 2, 3, 4, 5), growth=1.0)
+EVERYTHING = VlaCache(static=256, relevant=0, layers=(1, 2, 3, 4, 5), growth=1.0)
 
 
 def picture(seed=0):
@@ -96,7 +96,7 @@ def test_never_compares_a_frame_with_itself():
 
 
 def test_task_relevant_tokens_are_never_reused():
-    policy = VlaCachePolicy(micro_policy(seed=0), VlaCacheSettings(static=256, relevant=120, layers=(1,)))
+    policy = VlaCachePolicy(micro_policy(seed=0), VlaCache(static=256, relevant=120, layers=(1,)))
     image = picture()
     policy.predict(at(0, image))
     relevant = set(torch.argsort(policy.decoder._relevance, descending=True, stable=True)[:120].tolist())
@@ -154,7 +154,8 @@ def test_refusals_name_the_reason():
     with pytest.raises(ValueError, match="cannot be combined with the selector 'sqap'"):
         VlaCachePolicy(micro_policy(seed=0, selector=make_selector("sqap")))
     with pytest.raises(ValueError, match="similarity"):
-        VlaCacheSettings(similarity=2.0)
-    policy = accelerate(micro_policy(seed=0), "vla_cache", {"static": 100})
+        VlaCache(similarity=2.0)
+    policy = accelerate(micro_policy(seed=0), VlaCache(static=100))
     assert policy.settings.static == 100
     assert policy.info.selector == "vla_cache"
+    assert policy.info.stateful  # so that an interrupted replay starts the recording again

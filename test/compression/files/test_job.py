@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from sqap_vla_ros.compression.accelerators import with_pruning
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import compress
 from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.files.storage import CompressedFile, CompressedFileError
-from sqap_vla_ros.compression.load import applied_recipe, checkpoint_digest, load_policy, load_uncompressed
+from sqap_vla_ros.compression.load import applied_recipe, checkpoint_digest, equip, load_policy, load_uncompressed
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, load_recipe
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.micro.policy import micro_policy
@@ -66,7 +65,7 @@ def test_other_schemes_round_trip(recipe, tmp_path):
     compress(in_memory, load_recipe(recipe), observations)
     make_ready(in_memory.model)
     loaded = load_policy(str(path))
-    with_pruning(in_memory, load_recipe(recipe).pruning)
+    equip(in_memory, load_recipe(recipe))
     expected = in_memory.predict(HELD_OUT).normalized
     np.testing.assert_allclose(loaded.predict(HELD_OUT).normalized, expected, atol=1e-5)  # prepacked or not
     assert loaded.info.recipe == recipe
