@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from sqap_vla_ros.contracts import Observation, PolicyInfo
-from sqap_vla_ros.serving.worker import (
-    Event,
-    LoadFailed,
-    Lost,
-    PolicyWorker,
-    PredictFailed,
-    Ready,
-    Result,
-    WorkerError,
-)
+from sqap_vla_ros.serving.events import Event, LoadFailed, Lost, PredictFailed, Ready, Result
+from sqap_vla_ros.serving.worker import PolicyWorker, WorkerError
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 
 
-class WorkerSupervisor:
-    """Owns the current worker. Times are those of a steady clock, and come from the caller."""
+@dataclass(frozen=True)
+class _Deadline:
+    """The worker is treated as hung after at_s."""
 
-    def __init__(self, make: Callable[[], PolicyWorker], prediction_timeout_s: float) -> None:
-        """make: a new worker, not started. prediction_timeout_s: after this a prediction counts as hung."""
+    at_s: float
+    text: str
+
+
+class WorkerSupervisor:
+    """Owns the current worker. Only `close` blocks. Times are those of a steady clock, and come from the caller."""
+
+    def __init__(self, make: Callable[[], PolicyWorker], *, prediction_timeout_s: float, load_timeout_s: float) -> None:
+        """make: a new worker, not started. After the time-outs, a prediction and the loading count as hung."""
         self.info: PolicyInfo | None = None
         self.restarts = 0
         self._make = make
-        self._timeout_s = prediction_timeout_s
+        self._prediction_timeout_s = prediction_timeout_s
+        self._load_timeout_s = load_timeout_s
         self._worker: PolicyWorker | None = None
         self._pause_s = FIRST_PAUSE_S
         self._restart_at_s: float | None = None
-        self._submitted_s: float | None = None
+        self._loading = False
+        self._deadline: _Deadline | None = None
         self._problem: str | None = "the policy was not loaded yet"
 
     @property
@@ -42,75 +45,80 @@ class WorkerSupervisor:
 
     @property
     def idle(self) -> bool:
-        """A request would be taken."""
+        """Whether a request would be taken."""
         return self._worker is not None and self._worker.ready and not self._worker.busy
 
     @property
     def pid(self) -> int | None:
-        """Process id of the worker, None when there is none."""
+        """Return the process id of the worker, None when there is none."""
         return self._worker.pid if self._worker is not None else None
 
     def start(self) -> None:
         """Start the first worker; its `Ready` or `LoadFailed` comes from `poll`."""
         self._worker = self._make()
         self._worker.start()
+        self._loading = True
         self._problem = "the policy is being loaded"
 
     def submit(self, observation: Observation, *, seed: int, now_s: float) -> int | None:
-        """The request's number, or None when the worker turns out to be gone (`poll` will say so)."""
+        """Return the request's number, or None when the worker does not take it (`poll` will say why)."""
         assert self._worker is not None
         try:
             request = self._worker.submit(observation, seed=seed)
         except WorkerError as error:
             self._problem = str(error)
             return None
-        self._submitted_s = now_s
+        timeout_s = self._prediction_timeout_s
+        self._deadline = _Deadline(now_s + timeout_s, f"a prediction took longer than {timeout_s:g} s")
         return request
 
     def reset_policy(self) -> None:
-        """The policy forgets what it keeps between observations."""
-        if self._worker is not None and self._worker.ready:
-            try:
-                self._worker.reset()
-            except WorkerError as error:
-                self._problem = str(error)
+        """Let the policy forget what it keeps between observations, before the next request."""
+        if self._worker is not None:
+            self._worker.reset()
 
     def poll(self, now_s: float) -> list[Event]:
-        """What happened; restarts and time-outs are taken care of. Call it at every notification and regularly."""
+        """Return what happened, and start or end the worker when due. Call it when notified, and regularly."""
+        if self._worker is None and self._restart_at_s is not None and now_s >= self._restart_at_s:
+            self._restart_at_s = None
+            self.restarts += 1
+            self.start()
         if self._worker is None:
-            if self._restart_at_s is not None and now_s >= self._restart_at_s:
-                self._restart_at_s = None
-                self.restarts += 1
-                self.start()
             return []
-        if self._submitted_s is not None and now_s - self._submitted_s > self._timeout_s:
-            self._submitted_s = None
-            self._worker.kill(f"a prediction took longer than {self._timeout_s:g} s")
+        self._end_if_hung(self._worker, now_s)
         events = self._worker.events()
         for event in events:
             if isinstance(event, Ready):
                 self.info = event.info
-                self._problem = None
+                self._problem = self._deadline = None
+                self._loading = False
             elif isinstance(event, (Result, PredictFailed)):
-                self._submitted_s = None
+                self._deadline = None
                 self._pause_s = FIRST_PAUSE_S
             elif isinstance(event, (Lost, LoadFailed)):
-                self._schedule_restart(event.text, now_s)
+                self._schedule_restart(self._worker, event.text, now_s)
                 break
         return events
 
     def close(self) -> None:
-        """End the worker and do not start another."""
+        """End the worker, wait for it, and do not start another."""
         self._restart_at_s = None
         if self._worker is not None:
             self._worker.close()
             self._worker = None
 
-    def _schedule_restart(self, why: str, now_s: float) -> None:
-        assert self._worker is not None
-        self._worker.close()
-        self._worker = None
-        self._submitted_s = None
+    def _end_if_hung(self, worker: PolicyWorker, now_s: float) -> None:
+        if self._loading and self._deadline is None:
+            timeout_s = self._load_timeout_s
+            self._deadline = _Deadline(now_s + timeout_s, f"the policy was not loaded within {timeout_s:g} s")
+        if self._deadline is not None and now_s > self._deadline.at_s:
+            worker.kill(self._deadline.text)
+            self._loading, self._deadline = False, None
+
+    def _schedule_restart(self, worker: PolicyWorker, why: str, now_s: float) -> None:
+        worker.discard()
+        self._worker = self._deadline = None
+        self._loading = False
         self._problem = f"{why}; starting it again in {self._pause_s:g} s"
         self._restart_at_s = now_s + self._pause_s
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)

@@ -5,42 +5,41 @@ milliseconds, and a crash in a GPU library would take the safety logic with it. 
 hands it one observation at a time and gets one chunk back. This module imports neither torch nor rclpy.
 
 How the two talk:
-- a socket pair carries small pickled messages (the dataclasses below);
-- the image travels through anonymous shared memory (memfd), written by the parent only while no request is in flight;
+- a packet socket carries the messages of `events.py` in the fixed form of `wire.py`; nothing is ever unpickled;
+- the image travels through anonymous shared memory, written by the parent only while no request is in flight;
+- one request at a time, and resets travel with the next one: a worker that stands still is never owed more than one
+  packet, so that no call here waits for it or lets anything pile up;
+- what the worker returns is validated before anybody sees it (`validation.py`);
 - the worker exits when the socket closes, which the kernel does however the parent dies, so there are no orphans;
-- the parent sees the same end of file when the worker dies, and reports `Lost` with the exit status.
+- however the worker ends, hangs or breaks the protocol, the last event is `Lost` with the reason.
 
-Thread ownership: every method of `PolicyWorker` is called from one thread (the node's executor). A reader thread turns
-messages into events and calls `notify`, which only has to wake that executor up.
+Thread ownership: every method of `PolicyWorker` is called from one thread (the node's executor). The thread that
+watches the process turns packets into events and calls `notify`, which only has to wake that executor up.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
-import mmap
-import os
 import queue
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo
+from sqap_vla_ros.contracts import Observation, PolicyInfo
+from sqap_vla_ros.serving import wire
+from sqap_vla_ros.serving.child_process import EXIT_S, ChildProcess
+from sqap_vla_ros.serving.events import Event, LoadFailed, Lost, PredictFailed, PredictRequest, Ready, Result
+from sqap_vla_ros.serving.shared_image import ImageWriter
+from sqap_vla_ros.serving.validation import chunk_problem, duration_problem, info_problem
 
-_BOOTSTRAP = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import main; main(sys.argv[2:])"
+MAX_UNREAD = 1_024  # events that may wait for the executor; a worker that talks more than that is ended
 
 
 class WorkerError(RuntimeError):
-    """The worker cannot take a request: it is not loaded, busy or gone."""
+    """The worker cannot take a request: it is not loaded or busy."""
 
 
 @dataclass(frozen=True)
@@ -65,240 +64,184 @@ class WorkerConfig:
     factory: str = ""
 
 
-@dataclass(frozen=True)
-class PredictRequest:
-    """Parent to worker: the image is in the shared memory, [height, width, 3] uint8."""
-
-    request: int
-    height: int
-    width: int
-    stamp_ns: int
-    instruction: str
-    gripper_pixel: tuple[float, float] | None
-    base_from_tool: NDArray[np.float64] | None
-    seed: int
-
-
-@dataclass(frozen=True)
-class ResetRequest:
-    """Parent to worker: forget what the policy keeps between observations."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Worker to parent: a line for the log while loading."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Ready:
-    """Worker to parent: loaded and warm. warm_latency_s is that of the last warm-up prediction."""
-
-    info: PolicyInfo
-    warm_latency_s: float
-
-
-@dataclass(frozen=True)
-class LoadFailed:
-    """Worker to parent: the policy cannot be loaded; the worker exits."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Result:
-    """Worker to parent: policy_s is the time inside `Policy.predict`."""
-
-    request: int
-    chunk: ActionChunk
-    policy_s: float
-
-
-@dataclass(frozen=True)
-class PredictFailed:
-    """Worker to parent: `Policy.predict` raised."""
-
-    request: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The worker process ended without being asked to."""
-
-    text: str
-
-
-Event = Progress | Ready | LoadFailed | Result | PredictFailed | Lost
-
-
 class PolicyWorker:
     """Handle of one worker process; see the module's docstring for the protocol and the thread ownership."""
 
     def __init__(self, config: WorkerConfig, notify: Callable[[], None]) -> None:
-        """notify: called from the reader thread whenever `events` has something new."""
+        """notify: called from the watching thread whenever `events` has something new."""
         self.config = config
-        self.ready = False
+        self.info: PolicyInfo | None = None  # of the loaded policy, None until it is ready and after it is lost
         self._notify = notify
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
-        self._reader: threading.Thread | None = None
-        self._memory_fd = -1
-        self._memory: mmap.mmap | None = None
-        self._requests = 0
-        self._pending: int | None = None
+        self._emitting = threading.Lock()  # guards _closing: after `close`, notify is never called again
         self._closing = False
+        self._failed_to_load = False
+        self._process: ChildProcess | None = None
+        self._image: ImageWriter | None = None
+        self._requests = 0
+        self._pending: PredictRequest | None = None
+        self._reset_wanted = False
 
     @property
     def pid(self) -> int | None:
-        """Process id of the worker, None when it is not running."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else None
+        """Return the process id of the worker, None when it is not running."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the policy is loaded and warm."""
+        return self.info is not None
 
     @property
     def busy(self) -> bool:
-        """A request is in flight."""
+        """Whether a request is in flight."""
         return self._pending is not None
 
     def start(self) -> None:
-        """Start the process and return at once; `Progress` events and then `Ready` or `LoadFailed` follow."""
+        """Start the process and return at once; `LoadProgress` events and then `Ready` or `LoadFailed` follow.
+
+        `Lost` follows where the computer has no process or descriptor left to give.
+        """
         if self._process is not None:
             raise WorkerError("the worker was already started: close it and make a new one")
-        ours, theirs = socket.socketpair()
-        self._memory_fd = os.memfd_create("sqap_vla_image")
-        # -c and not -m: the child gets exactly our sys.path, whatever its working directory holds.
-        bootstrap = _BOOTSTRAP.format(module="sqap_vla_ros.serving.worker_process")
-        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(self._memory_fd)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", bootstrap, *arguments],
-            pass_fds=(theirs.fileno(), self._memory_fd),
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C in the terminal is the parent's to handle: it holds first, then stops us
-        )
-        theirs.close()
-        self._connection = Connection(ours.detach())
-        self._connection.send(self.config)
-        self._reader = threading.Thread(target=self._read, name="policy_worker_reader", daemon=True)
-        self._reader.start()
+        try:
+            self._image = ImageWriter()
+            self._process = ChildProcess(
+                "sqap_vla_ros.serving.worker_process",
+                [str(self._image.reader_fd), json.dumps(dataclasses.asdict(self.config))],
+                [self._image.reader_fd],
+                on_packet=self._on_packet,
+                on_end=self._on_end,
+            )
+        except (OSError, RuntimeError) as error:
+            self._emit(Lost(f"the policy worker cannot be started: {error}"))
 
     def events(self) -> list[Event]:
-        """What has happened since the last call, in order; never blocks."""
+        """Return what has happened since the last call, in order; never blocks."""
         events: list[Event] = []
         while True:
             try:
-                event = self._events.get_nowait()
+                event = self._accept(self._events.get_nowait())
             except queue.Empty:
                 return events
-            if isinstance(event, Ready):
-                self.ready = True
-            elif isinstance(event, (Result, PredictFailed)):
-                self._pending = None
-            elif isinstance(event, (Lost, LoadFailed)):
-                self._pending = None
-                self.ready = False
-            events.append(event)
-
-    def wait(self, timeout_s: float) -> list[Event]:
-        """Like `events`, but waits up to timeout_s for the first one. For configuring, where nothing else runs."""
-        deadline = time.monotonic() + timeout_s
-        while not (events := self.events()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return events
+            if event is not None:
+                events.append(event)
 
     def submit(self, observation: Observation, *, seed: int = 0) -> int:
-        """Hand over one observation; returns the request's number, found again in its `Result`.
+        """Hand over one observation; returns the request's number, found again in its `Result` or `PredictFailed`.
 
-        Raises WorkerError when the worker is not ready, busy or gone.
+        Never blocks. Raises WorkerError when the worker is not ready or busy. What cannot be sent (an instruction
+        above `wire.MAX_INSTRUCTION`, an image for which there is no memory) becomes a `PredictFailed`, a worker that
+        takes nothing more becomes `Lost`.
         """
-        if self._connection is None or not self.ready:
+        if self._process is None or self._image is None or self.info is None:
             raise WorkerError("the policy worker is not ready: wait for its Ready event")
         if self._pending is not None:
-            raise WorkerError(f"the policy worker still computes request {self._pending}: one at a time")
-        image = observation.image
-        height, width = image.shape[:2]
-        np.frombuffer(self._shared(image.nbytes), np.uint8, image.nbytes).reshape(image.shape)[...] = image
+            raise WorkerError(f"the policy worker still computes request {self._pending.request}: one at a time")
         self._requests += 1
-        request = PredictRequest(
+        height, width = observation.image.shape[:2]
+        pose = observation.base_from_tool
+        self._pending = PredictRequest(
             self._requests,
+            self._reset_wanted,
             height,
             width,
             observation.stamp_ns,
             observation.instruction,
             observation.gripper_pixel,
-            observation.base_from_tool,
+            None if pose is None else np.asarray(pose, dtype=np.float64),
             seed,
         )
-        self._send(request)
-        self._pending = request.request
-        return request.request
+        try:
+            packet = wire.encode(self._pending)
+            self._image.write(observation.image)
+        except (wire.WireError, OSError) as error:
+            self._emit(PredictFailed(self._requests, f"the observation cannot be sent: {error}"))
+            return self._requests
+        if self._process.send(packet):
+            self._reset_wanted = False
+        else:
+            self._process.kill("the policy worker was ended: it takes no more requests")
+        return self._requests
 
     def reset(self) -> None:
-        """Ask the policy to forget what it keeps between observations; done before the next request."""
-        if self.ready:
-            self._send(ResetRequest())
+        """Let the policy forget what it keeps between observations, before the next request. Never blocks."""
+        self._reset_wanted = True
 
     def kill(self, why: str) -> None:
-        """End a worker that hangs; a `Lost` event follows."""
-        if self._process is not None and self._process.poll() is None:
-            self._events.put(Progress(f"ending the policy worker: {why}"))
-            self._process.kill()
+        """End a worker that hangs; a `Lost` event with the reason follows."""
+        if self._process is not None:
+            self._process.kill(f"the policy worker was ended: {why}")
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Stop the process and wait for it; a worker that computes is killed after timeout_s. Safe to call twice."""
-        self._closing = True
-        self.ready = False
-        if self._connection is not None:
-            # Wakes the blocked reader thread too, which closing the descriptor under it would not.
-            with socket.socket(fileno=os.dup(self._connection.fileno())) as ours, contextlib.suppress(OSError):
-                ours.shutdown(socket.SHUT_RDWR)  # OSError: the worker is gone already
+        self._stop(timeout_s)
         if self._process is not None:
-            try:
-                self._process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        if self._reader is not None:
-            self._reader.join()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        if self._memory_fd >= 0:
-            os.close(self._memory_fd)
-            self._memory_fd = -1
-        self._memory = None
+            self._process.join(timeout_s + 3 * EXIT_S)
 
-    def _shared(self, size: int) -> mmap.mmap:
-        if self._memory is None or len(self._memory) < size:
-            os.ftruncate(self._memory_fd, size)
-            self._memory = mmap.mmap(self._memory_fd, size)
-        return self._memory
+    def discard(self) -> None:
+        """Let go of a worker that is lost, without waiting: its thread ends, reaps and closes what is left."""
+        self._stop(0.0)
 
-    def _send(self, message: PredictRequest | ResetRequest) -> None:
-        assert self._connection is not None
+    def _stop(self, grace_s: float) -> None:
+        with self._emitting:
+            self._closing = True
+        self.info = self._pending = None
+        if self._image is not None:
+            self._image.close()
+            self._image = None
+        if self._process is not None:
+            self._process.stop(grace_s)
+
+    def _accept(self, event: Event) -> Event | None:
+        """Return what the executor is told about an event of the worker's, after checking it; None to ignore it."""
+        if isinstance(event, (Lost, LoadFailed)):
+            self.info = self._pending = None
+        elif isinstance(event, Ready):
+            problem = info_problem(event.info) or duration_problem("the warm-up latency", event.warm_latency_s)
+            if self.info is not None or problem is not None:
+                self._break_off(problem or "it said twice that it is ready")
+                return None
+            self.info = event.info
+        elif isinstance(event, (Result, PredictFailed)):
+            asked, info = self._pending, self.info
+            if info is None or asked is None or event.request != asked.request:
+                self._break_off(f"it answered request {event.request}, which is not the one being computed")
+                return None
+            self._pending = None
+            if isinstance(event, Result):
+                problem = chunk_problem(event.chunk, info=info, stamp_ns=asked.stamp_ns, seed=asked.seed)
+                problem = problem or duration_problem("the prediction's time", event.policy_s)
+                if problem is not None:
+                    return PredictFailed(event.request, f"malformed answer: {problem}")
+        return event
+
+    def _break_off(self, why: str) -> None:
+        """End a worker whose answers can no longer be told apart."""
+        self.info = None
+        self.kill(why)
+
+    # Called from the watching thread
+
+    def _on_packet(self, packet: bytes) -> str | None:
         try:
-            self._connection.send(message)
-        except OSError as error:
-            raise WorkerError(f"the policy worker does not listen any more: {error}") from error
+            message = wire.decode(packet)
+        except wire.WireError as error:
+            return f"the policy worker was ended: it sent what is no message ({error})"
+        if isinstance(message, PredictRequest):
+            return "the policy worker was ended: it sent a request"
+        if self._events.qsize() >= MAX_UNREAD:
+            return f"the policy worker was ended: it sent more than {MAX_UNREAD} messages at once"
+        self._failed_to_load = self._failed_to_load or isinstance(message, LoadFailed)
+        self._emit(message)
+        return None
 
-    def _read(self) -> None:
-        assert self._connection is not None
-        assert self._process is not None
-        while True:
-            try:
-                event = self._connection.recv()
-            except (EOFError, OSError):
-                break
-            self._events.put(event)
-            self._notify()
-        if not self._closing:
-            self._events.put(Lost(_describe_exit(self._process.wait())))
-            self._notify()
+    def _on_end(self, why: str) -> None:
+        if not self._failed_to_load:
+            self._emit(Lost(why))
 
-
-def _describe_exit(status: int) -> str:
-    if status < 0:
-        name = signal.Signals(-status).name
-        hint = " (out of memory? see dmesg)" if name == "SIGKILL" else ""
-        return f"the policy worker was ended by {name}{hint}"
-    return f"the policy worker exited with status {status}"
+    def _emit(self, event: Event) -> None:
+        with self._emitting:
+            if not self._closing:
+                self._events.put(event)
+                self._notify()

@@ -1,90 +1,94 @@
-"""The policy in a process of its own: the worker's side; see `worker.py` for the protocol.
+"""The policy in a process of its own: the worker's side; `worker.py` describes the protocol.
 
-The only module under nodes/ that loads a model. It ends when the parent's end of the socket closes, also in the middle
+The only module of this room that loads a model. It ends when the parent's end of the socket closes, also in the middle
 of a prediction: a receiver thread watches for it.
 """
 
 from __future__ import annotations
 
 import importlib
-import mmap
+import json
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 
 import numpy as np
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
-from sqap_vla_ros.serving.worker import (
-    LoadFailed,
-    PredictFailed,
-    PredictRequest,
-    Progress,
-    Ready,
-    ResetRequest,
-    Result,
-    WorkerConfig,
-)
+from sqap_vla_ros.serving import wire
+from sqap_vla_ros.serving.events import LoadFailed, LoadProgress, PredictFailed, PredictRequest, Ready, Result
+from sqap_vla_ros.serving.shared_image import ImageReader
+from sqap_vla_ros.serving.worker import WorkerConfig
 
 
 def main(arguments: Sequence[str]) -> None:
-    """arguments: descriptors of the socket and of the shared memory."""
+    """Load a policy and answer requests. arguments: descriptors of the socket and of the image, the config as JSON."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    connection = Connection(int(arguments[0]))
-    memory_fd = int(arguments[1])
-    config: WorkerConfig = connection.recv()
-    requests: queue.SimpleQueue[PredictRequest | ResetRequest] = queue.SimpleQueue()
+    descriptors = [int(number) for number in arguments[:2]]
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)  # programs that the policy starts have no part in this
+    connection = socket.socket(fileno=descriptors[0])
+    images = ImageReader(descriptors[1])
+    config = WorkerConfig(**json.loads(arguments[2]))
+    requests: queue.SimpleQueue[PredictRequest] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, requests), daemon=True).start()
     try:
         policy = _load(config, connection)
-        latency_s = _warm_up(policy, config.warmup)
+        ready = wire.encode(Ready(policy.info, _warm_up(policy, config.warmup)))
     except Exception as error:
         traceback.print_exc()
-        connection.send(LoadFailed(_one_line(error)))
+        connection.send(wire.encode(LoadFailed(_one_line(error))))
         sys.exit(1)
-    connection.send(Ready(policy.info, latency_s))
-    memory: mmap.mmap | None = None
+    connection.send(ready)
     while True:
-        request = requests.get()
-        if isinstance(request, ResetRequest):
+        connection.send(_answer(policy, requests.get(), images))
+
+
+def _answer(policy: Policy, request: PredictRequest, images: ImageReader) -> bytes:
+    """Predict; return the packet of the `Result`, or of a `PredictFailed` that says what went wrong."""
+    try:
+        if request.reset:
             policy.reset()
-            continue
-        size = request.height * request.width * 3
-        if memory is None or len(memory) < size:
-            memory = mmap.mmap(memory_fd, size, prot=mmap.PROT_READ)
-        # A copy, because a policy may keep the image and the parent writes the next one into the same memory.
-        image = np.frombuffer(memory, np.uint8, size).reshape(request.height, request.width, 3).copy()
-        try:
-            begin = time.perf_counter()
-            observation = Observation(
-                image, request.stamp_ns, request.instruction, request.gripper_pixel, request.base_from_tool
-            )
-            chunk = policy.predict(observation, seed=request.seed)
-            policy_s = time.perf_counter() - begin
-            if not isinstance(chunk, ActionChunk):
-                raise TypeError(f"the policy returned {type(chunk).__name__} and no ActionChunk")
-        except Exception as error:
-            traceback.print_exc()
-            connection.send(PredictFailed(request.request, _one_line(error)))
-        else:
-            connection.send(Result(request.request, chunk, policy_s))
+        begin = time.perf_counter()
+        observation = Observation(
+            images.read(request.height, request.width),
+            request.stamp_ns,
+            request.instruction,
+            request.gripper_pixel,
+            request.base_from_tool,
+        )
+        chunk = policy.predict(observation, seed=request.seed)
+        policy_s = time.perf_counter() - begin
+        if not isinstance(chunk, ActionChunk):
+            raise TypeError(f"the policy returned {type(chunk).__name__} and no ActionChunk")
+        return wire.encode(Result(request.request, chunk, policy_s))
+    except wire.WireError as error:
+        return wire.encode(PredictFailed(request.request, wire.clip(f"malformed answer: {error}")))
+    except Exception as error:
+        traceback.print_exc()
+        return wire.encode(PredictFailed(request.request, _one_line(error)))
 
 
-def _receive(connection: Connection, requests: queue.SimpleQueue[PredictRequest | ResetRequest]) -> None:
+def _receive(connection: socket.socket, requests: queue.SimpleQueue[PredictRequest]) -> None:
     while True:
         try:
-            requests.put(connection.recv())
-        except (EOFError, OSError):
+            packet = connection.recv(wire.MAX_PACKET + 1)
+        except OSError:
+            packet = b""
+        if not packet:
             os._exit(0)  # the parent closed or died: nothing is left to do, even if a prediction is under way
+        request = wire.decode(packet)
+        assert isinstance(request, PredictRequest)
+        requests.put(request)
 
 
-def _load(config: WorkerConfig, connection: Connection) -> Policy:
+def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
     begin = time.perf_counter()
     if config.factory:
         module, _, function = config.factory.partition(":")
@@ -95,9 +99,12 @@ def _load(config: WorkerConfig, connection: Connection) -> Policy:
     from sqap_vla_ros.compression.load import load_policy
     from sqap_vla_ros.shipped import SHIPPED
 
+    def say(text: str) -> None:
+        connection.send(wire.encode(LoadProgress(wire.clip(text))))
+
     if config.threads:
         torch.set_num_threads(config.threads)
-    connection.send(Progress(f"loading {config.checkpoint} with recipe {config.recipe} on {config.device}"))
+    say(f"loading {config.checkpoint} with recipe {config.recipe} on {config.device}")
     loaded = load_policy(
         config.checkpoint,
         config.recipe,
@@ -107,12 +114,12 @@ def _load(config: WorkerConfig, connection: Connection) -> Policy:
         unnorm_key=config.unnorm_key or None,
         seed=config.seed,
     )
-    connection.send(Progress(f"loaded in {time.perf_counter() - begin:.1f} s, warming up"))
+    say(f"loaded in {time.perf_counter() - begin:.1f} s, warming up")
     return loaded
 
 
 def _warm_up(policy: Policy, predictions: int) -> float:
-    """Latency in seconds of the last of them; the first pay for allocation, kernel selection and page faults."""
+    """Return the latency in seconds of the last of them; the first pay for allocation, kernels and page faults."""
     blank = np.full((480, 640, 3), 127, np.uint8)
     observation = Observation(blank, 0, "warm up", (320.0, 240.0), np.eye(4))
     latency_s = 0.0
@@ -125,4 +132,4 @@ def _warm_up(policy: Policy, predictions: int) -> float:
 
 
 def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return wire.clip(f"{type(error).__name__}: {' '.join(str(error).split())}")

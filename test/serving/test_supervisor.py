@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 
 from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.serving.events import LoadFailed, Lost, Ready, Result
 from sqap_vla_ros.serving.supervisor import LONGEST_PAUSE_S, WorkerSupervisor
-from sqap_vla_ros.serving.worker import LoadFailed, Lost, Ready, Result, WorkerError
+from sqap_vla_ros.serving.worker import WorkerError
 
 OBSERVATION = Observation(np.zeros((4, 4, 3), np.uint8), 0, "pick", None, np.eye(4))
 
 
 class FakeWorker:
     def __init__(self) -> None:
-        self.ready = self.busy = self.closed = self.gone = False
+        self.ready = self.busy = self.closed = self.discarded = self.gone = False
         self.pid = 1
         self.killed: list[str] = []
         self.queue: list = []
@@ -36,6 +37,9 @@ class FakeWorker:
     def close(self) -> None:
         self.closed = True
 
+    def discard(self) -> None:
+        self.discarded = True
+
     def becomes_ready(self) -> None:
         self.ready = True
         self.queue.append(Ready(info=object(), warm_latency_s=0.1))
@@ -52,7 +56,7 @@ def supervisor(made) -> WorkerSupervisor:
         made.append(FakeWorker())
         return made[-1]
 
-    supervisor = WorkerSupervisor(make, prediction_timeout_s=5.0)
+    supervisor = WorkerSupervisor(make, prediction_timeout_s=5.0, load_timeout_s=60.0)
     supervisor.start()
     return supervisor
 
@@ -66,13 +70,14 @@ def test_until_it_is_ready_there_is_a_problem(supervisor, made):
     assert supervisor.idle
 
 
-def test_a_dead_worker_is_closed_and_replaced_after_growing_pauses(supervisor, made):
+def test_a_dead_worker_is_discarded_and_replaced_after_growing_pauses(supervisor, made):
     now_s, pauses = 0.0, []
     for _ in range(7):
         made[-1].becomes_ready()
         made[-1].queue.append(Lost("ended by SIGSEGV"))
         supervisor.poll(now_s)
-        assert made[-1].closed
+        assert made[-1].discarded
+        assert not made[-1].closed  # which would wait
         assert not supervisor.idle
         count, died_s = len(made), now_s
         while len(made) == count:
@@ -106,6 +111,22 @@ def test_a_hung_prediction_is_ended(supervisor, made):
     supervisor.poll(15.1)
     supervisor.poll(15.2)
     assert made[0].killed == ["a prediction took longer than 5 s"]
+
+
+def test_a_policy_that_does_not_finish_loading_is_ended(supervisor, made):
+    supervisor.poll(100.0)
+    supervisor.poll(160.0)
+    assert made[0].killed == []
+    supervisor.poll(160.1)
+    supervisor.poll(300.0)
+    assert made[0].killed == ["the policy was not loaded within 60 s"]
+    made[0].queue.append(Lost("ended"))
+    supervisor.poll(301.0)
+    supervisor.poll(302.0)
+    supervisor.poll(361.0)
+    assert made[1].killed == []
+    supervisor.poll(362.5)
+    assert made[1].killed == ["the policy was not loaded within 60 s"]
 
 
 def test_a_failed_restart_is_tried_again(supervisor, made):

@@ -7,73 +7,23 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 from places import SUPPORT
+from workers import TIMEOUT_S, gone, observation, start, wait_for, wait_until
 
-from sqap_vla_ros.contracts import Observation
-from sqap_vla_ros.serving.worker import (
-    Event,
-    LoadFailed,
-    Lost,
-    PolicyWorker,
-    PredictFailed,
-    Progress,
-    Ready,
-    Result,
-    WorkerConfig,
-    WorkerError,
-)
+from sqap_vla_ros.serving.events import LoadFailed, Lost, PredictFailed, Ready, Result
+from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig, WorkerError
 
 DOUBLES = "policy_doubles"
-TIMEOUT_S = 30.0
-
-
-def start(factory: str, **config) -> PolicyWorker:
-    worker = PolicyWorker(WorkerConfig("double", factory=f"{DOUBLES}:{factory}", **config), notify=lambda: None)
-    worker.start()
-    return worker
-
-
-def wait_for(worker: PolicyWorker, *kinds: type) -> Event:
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
-        for event in worker.wait(0.5):
-            if isinstance(event, kinds):
-                return event
-            assert isinstance(event, Progress), f"unexpected {event}"
-    raise AssertionError(f"no {kinds} within {TIMEOUT_S} s")
 
 
 @pytest.fixture
 def worker():
-    worker = start("straight")
+    worker = start(f"{DOUBLES}:straight")
     assert isinstance(wait_for(worker, Ready), Ready)
     yield worker
     worker.close()
-
-
-def observation(seed: int = 0, height: int = 48, width: int = 64) -> Observation:
-    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    return Observation(image, 123_456_789, "pick the cube", (3.5, 4.5), np.eye(4))
-
-
-def gone(pid: int) -> bool:
-    """No process of that number runs (a zombie does not run)."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-def wait_until(condition, timeout_s: float = TIMEOUT_S) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 def test_the_policy_sees_exactly_the_observation_that_was_submitted(worker):
@@ -85,12 +35,12 @@ def test_the_policy_sees_exactly_the_observation_that_was_submitted(worker):
         assert result.request == number
         assert result.chunk.stamp_ns == 123_456_789
         assert result.chunk.seed == 7
-        assert result.chunk.normalized[0, 0] == sent.image.sum(dtype=np.int64)
+        assert result.chunk.normalized[0, 0] == int(sent.image.astype(int).sum())
         assert result.policy_s > 0.0
 
 
 def test_one_request_at_a_time():
-    worker = start("slow")
+    worker = start(f"{DOUBLES}:slow")
     try:
         wait_for(worker, Ready)
         worker.submit(observation())
@@ -102,7 +52,7 @@ def test_one_request_at_a_time():
 
 
 def test_a_request_before_it_is_ready_is_refused():
-    worker = start("straight")
+    worker = start(f"{DOUBLES}:straight")
     try:
         with pytest.raises(WorkerError, match="not ready"):
             worker.submit(observation())
@@ -111,7 +61,7 @@ def test_a_request_before_it_is_ready_is_refused():
 
 
 def test_an_exception_in_the_policy_is_reported_and_the_worker_lives_on():
-    worker = start("raises", warmup=0)
+    worker = start(f"{DOUBLES}:raises", warmup=0)
     try:
         wait_for(worker, Ready)
         for _ in range(2):
@@ -123,7 +73,7 @@ def test_an_exception_in_the_policy_is_reported_and_the_worker_lives_on():
 
 
 def test_a_policy_that_cannot_be_loaded_says_why():
-    worker = start("unloadable")
+    worker = start(f"{DOUBLES}:unloadable")
     try:
         assert "FileNotFoundError: no checkpoint here" in wait_for(worker, LoadFailed).text
     finally:
@@ -142,7 +92,7 @@ def test_a_worker_that_dies_is_reported_with_its_exit(worker):
 
 
 def test_a_worker_that_exits_in_the_middle_of_a_prediction_is_reported():
-    worker = start("crashes", warmup=0)
+    worker = start(f"{DOUBLES}:crashes", warmup=0)
     try:
         wait_for(worker, Ready)
         worker.submit(observation())
@@ -166,7 +116,7 @@ def test_notify_is_called_for_every_event():
 
 
 def test_closing_ends_the_process_even_while_it_computes():
-    worker = start("slow")
+    worker = start(f"{DOUBLES}:slow")
     wait_for(worker, Ready)
     worker.submit(observation())
     pid = worker.pid
@@ -194,11 +144,11 @@ def test_no_orphan_when_the_parent_is_killed(factory):
             "-c",
             textwrap.dedent(f"""
                 import sys, time
-                sys.path[:0] = [{str(SUPPORT)!r}, {str(Path(__file__).parent)!r}]
-                import test_worker as t
-                worker = t.start("{factory}")
-                t.wait_for(worker, t.Ready)
-                worker.submit(t.observation())
+                sys.path[:0] = [{str(SUPPORT)!r}]
+                from workers import Ready, observation, start, wait_for
+                worker = start("{DOUBLES}:{factory}")
+                wait_for(worker, Ready)
+                worker.submit(observation())
                 print(worker.pid, flush=True)
                 time.sleep(60)
             """),

@@ -28,8 +28,9 @@ from sqap_vla_ros.nodes.policy.services import Services
 from sqap_vla_ros.nodes.policy.sinks import GRIPPER_SINKS, SINKS, MeasuredTool, SinkParts
 from sqap_vla_ros.nodes.policy.status import Reporter
 from sqap_vla_ros.robot.kinematics import KinematicsError
+from sqap_vla_ros.serving.events import Event, LoadFailed, LoadProgress, Lost, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.supervisor import WorkerSupervisor
-from sqap_vla_ros.serving.worker import Event, LoadFailed, Lost, PolicyWorker, PredictFailed, Progress, Ready, Result
+from sqap_vla_ros.serving.worker import PolicyWorker
 
 FLUSH_S = 0.5  # the last command may take this long to be acknowledged
 
@@ -57,7 +58,9 @@ class ControlLoop:
         self._guard = node.create_guard_condition(self.turn)
         config = configuration.worker_config(values, worker_factory)
         self.supervisor = WorkerSupervisor(
-            lambda: PolicyWorker(config, self._guard.trigger), values["prediction_timeout_s"]
+            lambda: PolicyWorker(config, self._guard.trigger),
+            prediction_timeout_s=values["prediction_timeout_s"],
+            load_timeout_s=values["load_timeout_s"],
         )
         self.inputs = Inputs(node, values, turn=self.turn, time_jumped=self._on_time_jump)
         parts = SinkParts(self.inputs.arm, self.motion.limits, values["base_frame"])
@@ -227,7 +230,7 @@ class ControlLoop:
         restarts = self.supervisor.restarts
         events = self.supervisor.poll(time.monotonic())
         for event in events:
-            if isinstance(event, Progress):
+            if isinstance(event, LoadProgress):
                 self._log.info(event.text)
             elif isinstance(event, Ready):
                 self._log.info(f"policy ready, {event.warm_latency_s * 1e3:.0f} ms a prediction: {event.info}")

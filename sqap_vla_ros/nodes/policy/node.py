@@ -25,7 +25,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from sqap_vla_ros.nodes.policy import configuration, parameters
 from sqap_vla_ros.nodes.policy.control_loop import ControlLoop
-from sqap_vla_ros.serving.worker import LoadFailed, Lost, Ready
+from sqap_vla_ros.serving.events import LoadFailed, Lost, Ready
 
 LOG_PERIOD_S = 5.0
 

@@ -1,0 +1,83 @@
+"""The messages between the parent and the policy's worker process, as values.
+
+`PredictRequest` goes to the worker; everything else comes from it, except `Lost`, which the parent's side adds when the
+worker is gone. `wire.py` says how they travel, `validation.py` what the parent accepts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sqap_vla_ros.contracts import ActionChunk, PolicyInfo
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """Predict from the image in the shared memory, [height, width, 3] uint8.
+
+    request: number that the answer repeats.
+    reset: forget first what the policy keeps between observations.
+    The rest is as in `Observation`; seed as in `Policy.predict`.
+    """
+
+    request: int
+    reset: bool
+    height: int
+    width: int
+    stamp_ns: int
+    instruction: str
+    gripper_pixel: tuple[float, float] | None
+    base_from_tool: NDArray[np.float64] | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """A line for the log while the policy is being loaded."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The policy is loaded and warm. warm_latency_s: duration of the last warm-up prediction, seconds."""
+
+    info: PolicyInfo
+    warm_latency_s: float
+
+
+@dataclass(frozen=True)
+class LoadFailed:
+    """The policy cannot be loaded; the worker ends. The last event of a worker."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A validated chunk. policy_s: time inside `Policy.predict`, seconds."""
+
+    request: int
+    chunk: ActionChunk
+    policy_s: float
+
+
+@dataclass(frozen=True)
+class PredictFailed:
+    """A request without a usable chunk: `Policy.predict` raised, or its answer is malformed; the text says which."""
+
+    request: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The worker process is gone, or was ended because it hung or broke the protocol. The last event of a worker."""
+
+    text: str
+
+
+Event = LoadProgress | Ready | LoadFailed | Result | PredictFailed | Lost
