@@ -14,6 +14,7 @@ from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo, Reason,
 HORIZON = 16
 DT_S = 0.1
 STEP_M = 0.002
+DEFECT = "defect"  # as the method of a token selection
 GRID = (16, 16)
 
 
@@ -88,11 +89,11 @@ class Raises(Double):
 
 
 class Defect(Double):
-    """A chunk that is fine and tokens that nobody expects: what a defect in the node itself looks like."""
+    """A prediction that is fine, over which the node stumbles when `node_defect.py` was installed in it."""
 
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
         chunk = super().predict(observation, seed=seed)
-        return replace(chunk, selection=replace(chunk.selection, indices=None))  # type: ignore[type-var, arg-type]
+        return replace(chunk, selection=replace(chunk.selection, method=DEFECT))  # type: ignore[type-var]
 
 
 class Nothing(Double):

@@ -113,6 +113,7 @@ class Rig:
     def start_process(self) -> None:
         code = (
             f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(SUPPORT)!r}]\n"
+            "import node_defect; node_defect.install()\n"
             "from sqap_vla_ros.nodes.policy.node import main\n"
             f"sys.exit(main(worker_factory={f'policy_doubles:{self._factory}' if self._factory else ''!r}))"
         )

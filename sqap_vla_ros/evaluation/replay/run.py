@@ -243,12 +243,10 @@ class _Policy:
 
 
 def _predicted(seen: FrameRecord, chunk: ActionChunk, policy_s: float) -> FrameRecord:
-    finite = bool(np.isfinite(chunk.deltas).all())
     return dataclasses.replace(
         seen,
-        problem="" if finite else "the chunk is not finite",
-        deltas=chunk.deltas if finite else None,
-        normalized=chunk.normalized if finite else None,
+        deltas=chunk.deltas,
+        normalized=chunk.normalized,
         dt_s=chunk.dt_s,
         policy_ms=policy_s * 1e3,
         timings_ms={stage: round(ms, 4) for stage, ms in chunk.timings_ms.items()},

@@ -139,14 +139,9 @@ def test_another_replay_is_not_overwritten(bag, replayed):
 def test_non_finite_and_failing_predictions_are_counted_not_hidden(bag, tmp_path):
     config = WorkerConfig("", factory="replay_doubles:unreliable", warmup=0)
     run = replay_recipe(bag, SPEC, config, tmp_path / "r", show=False)
-    assert [record.problem.split(":")[0] for record in run.records] == [
-        "",
-        "the chunk is not finite",
-        "the prediction failed",
-        "",
-        "the chunk is not finite",
-        "the prediction failed",
-    ]
+    malformed = "the prediction failed: malformed answer: action 0 of the chunk is not finite: component 0 is nan"
+    failed = "the prediction failed: RuntimeError: on purpose"
+    assert [record.problem for record in run.records] == ["", malformed, failed, "", malformed, failed]
     assert load_run(tmp_path / "r", "r").records[1].deltas is None
 
 
