@@ -19,7 +19,7 @@ class Watched:
         self.ends: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.refuse = refuse
         self.process = ChildProcess(
-            "child_mains", [behaviour], [], on_packet=self.on_packet, on_end=lambda why: self.ends.put(why)
+            "workers.mains", [behaviour], [], on_packet=self.on_packet, on_end=lambda why: self.ends.put(why)
         )
 
     def on_packet(self, packet: bytes) -> str | None:

@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pytest
-import worker_faults
 from workers import children, gone, observation, start, wait_for, wait_until
+from workers.faults import ANSWERS
 
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.serving import worker as worker_module
@@ -17,7 +17,7 @@ from sqap_vla_ros.serving.supervisor import WorkerSupervisor
 from sqap_vla_ros.serving.wire import MAX_INSTRUCTION
 from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig
 
-FAULTY = "worker_faults:faulty"
+FAULTY = "workers.faults:faulty"
 AT_ONCE_S = 0.2  # for a call that must not wait
 
 
@@ -69,7 +69,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("fault", worker_faults.ANSWERS)
+@pytest.mark.parametrize("fault", ANSWERS)
 def test_a_malformed_answer_is_named_and_the_worker_goes_on(lasting, evil, fault):
     number = lasting.submit(observation(instruction=fault), seed=7)
     failed = wait_for(lasting, PredictFailed, Result)
@@ -218,7 +218,7 @@ def test_a_worker_cannot_shrink_the_shared_image(worker):
 
 
 def test_a_policy_that_describes_itself_wrongly_is_lost():
-    worker = start("worker_faults:wrong_description", warmup=0)
+    worker = start("workers.faults:wrong_description", warmup=0)
     try:
         assert "time step must lie between 0 and 10 s, got nan" in wait_for(worker, Lost).text
     finally:
