@@ -21,10 +21,11 @@ On a GPU every variant has all its layers and a process of its own: eager bf16 a
 others captured as a CUDA graph, with the peak of the memory PyTorch holds. No result of that is here: it has not
 been run on a GPU yet.
 
-What made the difference on the CPU (two threads of a Xeon with AMX): a product of our own (amx_kernels.cpp) in place of
-oneDNN's, which takes nearly twice as long (benchmarks/linear.py has both); one pass that finds a token's range, applies
-the RMSNorm and rounds; gate, up and the SiLU between them in one call; prepacked towers and action head, the head in
-bf16. What remains of sqap is the vision and the head, which pruning and four bits do not touch.
+What made the difference on the CPU (two threads of a Xeon with AMX): a product of our own (backends/amx/kernels.cpp) in
+place of oneDNN's, which takes nearly twice as long (benchmarks/linear.py has both); one pass that finds a token's
+range, applies the RMSNorm and rounds; gate, up and the SiLU between them in one call; reordered weights in towers and
+action head, the head in bf16. What remains of sqap is the vision and the head, which pruning and four bits do not
+touch.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import named_config
+from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 from sqap_vla_ros.quantization.linear import PackedLinear, QuantizedLinear, use_backend
-from sqap_vla_ros.quantization.prepacked import give_back_freed_memory, prepack
-from sqap_vla_ros.quantization.streamline import make_ready
+from sqap_vla_ros.quantization.reordered_weights import give_back_freed_memory, reorder_weights
 
 RESULTS = Path(__file__).parent / "results"
-# variant -> (recipe of the weights, whether linears are prepacked, whether tokens are pruned)
+# variant -> (recipe of the weights, whether weights are reordered, whether tokens are pruned)
 VARIANTS = {
     "bf16": ("bf16", False, False),
     "bf16_prepared": ("bf16", True, False),
@@ -136,7 +137,8 @@ def fill(model: CogACT) -> Iterator[str]:
 def build(recipe_name: str, distinct: int, prepared: bool, device: str = "cpu") -> CogACTPolicy:
     """The published geometry (base head) under a recipe's quantisation; `distinct` decoder layers make up all 32.
 
-    prepared: as `load_policy` would, prepacked; the bf16 policy then gets the bf16 action head of `w4a4` as well.
+    prepared: as `load_policy` would, weights reordered; the bf16 policy then gets the bf16 action head of `w4a4` as
+        well.
     """
     recipe = load_recipe(recipe_name)
     model = empty_model(named_config("cogact-base"))
@@ -155,8 +157,8 @@ def build(recipe_name: str, distinct: int, prepared: bool, device: str = "cpu") 
     model.to(device)
     if prepared:
         model.action_head.to(getattr(torch, load_recipe("w4a4").head_dtype))
-        make_ready(model)
-        prepack(model)
+        prepare_inference(model)
+        reorder_weights(model)
     model.decoder.layers = nn.ModuleList(model.decoder.layers[i % distinct] for i in range(depth))
     gc.collect()
     bound = np.array([0.02] * 3 + [0.1] * 3 + [1.0])

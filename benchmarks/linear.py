@@ -1,19 +1,20 @@
 """One decoder linear: float32, bfloat16, torch._int_mm, torchao's dynamic int8, and this package's W4A4, side by side.
 
-bfloat16 is torch's linear, which rearranges the weight in every call; "prepacked" has that done beforehand
-(`quantization.prepacked`). torchao's row is there where torchao can be imported (`pip install torchao`).
+bfloat16 is torch's linear, which reorders the weight in every call; "prepacked" has that done beforehand
+(`quantization.reordered_weights`). torchao's row is there where torchao can be imported (`pip install torchao`).
 
 The W4A4 time is the whole layer: online rotation where the recipe `w4a4` has one (o_proj across heads, down_proj over
-all channels), activation quantisation, integer product, rescaling, on the backend that `auto` takes here; "oneDNN" is
-the same layer on that backend. Contenders take turns, so that a busy machine slows all of them; medians and ratios are
-printed, raw results go to results/linear_N_threads.json. With one thread the clock is the process's CPU time, which
-other processes hardly change; with more it is the wall clock.
+all channels), activation quantisation, integer product, rescaling, on the backend that `auto` takes here; "w4a4,
+onednn" is the same layer on that backend. Contenders take turns, so that a busy machine slows all of them; medians and
+ratios are printed, raw results go to results/linear_N_threads.json. With one thread the clock is the process's CPU
+time, which other processes hardly change; with more it is the wall clock.
 
     python benchmarks/linear.py [--repeats 15] [--threads N]
     python benchmarks/linear.py --device cuda [--repeats 15]
 
-On a GPU: torch's bf16 linear and `_int_mm` against the layer on backend `triton`, launched one by one ("eager") and as
-CUDA graphs, timed by events, each from a cold cache. There are no results of that: it has not been run on a GPU yet.
+On a GPU: torch's bf16 linear and `_int_mm` against the layer on the backend that `auto` takes, launched one by one
+("eager") and as CUDA graphs, timed by events, each from a cold cache. There are no results of that: it has not been run
+on a GPU yet.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sqap_vla_ros.quantization.backends.table import onednn_unsupported, resolve_backend
-from sqap_vla_ros.quantization.fused import fused_unavailable
+from sqap_vla_ros.quantization.backends.compiled import compilation_unavailable
+from sqap_vla_ros.quantization.backends.table import BACKENDS, find_backend
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
-from sqap_vla_ros.quantization.prepacked import prepack
 from sqap_vla_ros.quantization.quantizers import QuantizedWeight
+from sqap_vla_ros.quantization.reordered_weights import reorder_weights
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
 
 RESULTS = Path(__file__).parent / "results"
@@ -59,6 +60,13 @@ def random_w4a4(
     layer = QuantizedLinear(weight, ActivationQuantizer(4, clip=0.9, rotation=rotation)).to(device)
     use_backend(layer, backend)
     return layer
+
+
+def slower_backends() -> list[str]:
+    """Return the other CPU backends that run here, without the one that unpacks the weights in every call."""
+    cpu = torch.device("cpu")
+    fastest = find_backend("auto", cpu)
+    return [b.name for b in BACKENDS if b != fastest and not b.keeps_packed and not b.unsupported(cpu)]
 
 
 def torchao_linear(inputs: int, outputs: int) -> nn.Module | None:
@@ -100,9 +108,9 @@ def measure(repeats: int, clock: Callable[[], float]) -> list[dict[str, object]]
         half = [nn.Linear(inputs, outputs, bias=False).bfloat16() for _ in range(2)]
         packed = [nn.Sequential(nn.Linear(inputs, outputs, bias=False).bfloat16()) for _ in range(2)]
         for layer in packed:
-            prepack(layer)
+            reorder_weights(layer)
         ours = [random_w4a4(inputs, outputs, rotation) for _ in range(2)]
-        others = [] if onednn_unsupported() else [random_w4a4(inputs, outputs, rotation, "onednn") for _ in range(2)]
+        others = {name: [random_w4a4(inputs, outputs, rotation, name) for _ in range(2)] for name in slower_backends()}
         integers = [torch.randint(-7, 8, (outputs, inputs), dtype=torch.int8).t() for _ in range(2)]
         dynamic = [torchao_linear(inputs, outputs) for _ in range(2)]
         for tokens in TOKENS:
@@ -117,8 +125,9 @@ def measure(repeats: int, clock: Callable[[], float]) -> list[dict[str, object]]
                 "w4a4": lambda i, layers=ours, x=x: layers[i](x),
                 "w4a4, input shared": lambda i, layers=ours, quantized=shared: layers[i].product(*quantized),
             }
-            if others:
-                contenders["w4a4, oneDNN"] = lambda i, layers=others, x=x: layers[i](x)
+            contenders |= {
+                f"w4a4, {backend}": lambda i, layers=layers, x=x: layers[i](x) for backend, layers in others.items()
+            }
             if dynamic[0] is not None:
                 contenders["torchao int8 dynamic"] = lambda i, layers=dynamic, x=x: layers[i](x)
             times = interleaved(contenders, repeats, clock)
@@ -155,13 +164,13 @@ def captured(work: Callable[[], object]) -> Callable[[], None]:
 @torch.inference_mode()
 def measure_cuda(repeats: int) -> list[dict[str, object]]:
     """Every shape at every token count on a GPU; each of the `repeats` is a median of its own."""
-    from sqap_vla_ros.quantization.backends.triton_tiles import milliseconds
+    from sqap_vla_ros.quantization.backends.triton.tiles import milliseconds
 
     rows: list[dict[str, object]] = []
     for name, (inputs, outputs, rotation) in SHAPES.items():
         half = nn.Linear(inputs, outputs, bias=False, device="cuda", dtype=torch.bfloat16)
-        ours, plain = (random_w4a4(inputs, outputs, rotation, "triton", "cuda") for _ in range(2))
-        use_backend(plain, "triton", fused=False)
+        ours, plain = (random_w4a4(inputs, outputs, rotation, device="cuda") for _ in range(2))
+        use_backend(plain, fused=False)
         integers = torch.randint(-7, 8, (outputs, inputs), dtype=torch.int8, device="cuda").t()
         for tokens in TOKENS:
             x = torch.randn(1, tokens, inputs, device="cuda").bfloat16()
@@ -208,9 +217,8 @@ def main() -> None:
         "clock": clock.__name__,
         "load_average": os.getloadavg(),
         "torch": torch.__version__,
-        "backend": resolve_backend("auto", torch.device("cpu")),
-        "compiled_quantiser": fused_unavailable() or "yes",
-        "onednn_int8": onednn_unsupported() or "yes",
+        "backends": {backend.name: backend.unsupported(torch.device("cpu")) or "yes" for backend in BACKENDS},
+        "compiled_quantiser": compilation_unavailable() or "yes",
     }
     write(args.out or RESULTS / f"linear_{args.threads}_threads.json", machine, rows)
 

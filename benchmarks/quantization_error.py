@@ -35,7 +35,7 @@ from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.compression.report import attention_overlap, probe
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.cogact import CogACTPolicy
-from sqap_vla_ros.quantization.streamline import make_ready
+from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 from sqap_vla_ros.shipped import SHIPPED
 from sqap_vla_ros.simulation.observations import expert_observations
 
@@ -106,7 +106,7 @@ def errors(
     """The numbers of one recipe on one policy."""
     original, policy = (make_policy(checkpoint, kind, seed) for _ in range(2))
     report = compress(policy, load_recipe(recipe), calibration)
-    make_ready(policy.model)
+    prepare_inference(policy.model)
     before, after = probe(original, held_out), probe(policy, held_out)
     expected, actual = cognition(original, held_out), cognition(policy, held_out)
     return {

@@ -78,7 +78,7 @@ def compress(
     progress: called as (stage, done, total).
     finished: called with every layer while its weights are still packed; the place to store it.
     Returns what happened to every linear. The weights stay packed, on the reference backend: switch with
-    `quantization.streamline.make_ready`.
+    `quantization.layer_fusion.prepare_inference`.
     """
     spec = recipe.quantization
     if spec is None:

@@ -23,12 +23,12 @@ from sqap_vla_ros.quantization.equalization import (
     smoothing_scale,
 )
 from sqap_vla_ros.quantization.gptq import gptq
+from sqap_vla_ros.quantization.input_statistics import InputStatistics
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, WeightOnlyLinear, use_backend
 from sqap_vla_ros.quantization.omniquant import learn_layer
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import QuantizedWeight, quantize_weight, search_activation_clip
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
-from sqap_vla_ros.quantization.statistics import InputStatistics
 from sqap_vla_ros.text_rows import text_rows
 
 # linears that read the same tensor

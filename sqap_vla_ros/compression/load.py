@@ -207,7 +207,7 @@ def _quantize_in_memory(
 ) -> CogACTPolicy:
     from sqap_vla_ros.compression.compress import compress
     from sqap_vla_ros.compression.policy import CompressedPolicy
-    from sqap_vla_ros.quantization.streamline import make_ready
+    from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 
     observations: list[Observation] = []
     if recipe.quantization is not None and recipe.quantization.needs_calibration:
@@ -220,15 +220,15 @@ def _quantize_in_memory(
         observations = known.observations(known.calibration_count)
     compress(policy, recipe, observations)
     policy.model.to(device)
-    make_ready(policy.model)
+    prepare_inference(policy.model)
     return CompressedPolicy.of(policy)
 
 
 def _finish(policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedPolicy]) -> Policy:
     """Make a policy as quick as it can be, and put the recipe's token selector or accelerator on it."""
-    from sqap_vla_ros.quantization.prepacked import prepack
+    from sqap_vla_ros.quantization.reordered_weights import reorder_weights
 
-    prepack(policy.model)
+    reorder_weights(policy.model)
     known = shipped.get(policy.model.config.name)
     return equip(policy, recipe, lambda: [] if known is None else known.observations(known.ranking_count))
 

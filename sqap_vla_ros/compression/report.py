@@ -61,9 +61,7 @@ def probe(policy: CogACTPolicy, observations: Sequence[Observation]) -> Probe:
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0][0].float()
-        eps = getattr(
-            getattr(query, "activation", None), "rms_eps", None
-        )  # the norm is part of a streamlined layer's q
+        eps = getattr(getattr(query, "activation", None), "rms_eps", None)  # the norm is part of a fused layer's q
         seen.append(x.clone() if eps is None else x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps))
 
     query = policy.model.decoder.get_submodule(f"layers.{PROBED_LAYER}.self_attn.q_proj")

@@ -4,33 +4,28 @@
 
     y = (Q(x R) @ W_int^T) * s_w * s_x + b
 
-Q the dynamic symmetric quantiser of the activations, R an online rotation (often none), W_int the integer weights, s_w
-one scale per output channel, s_x one per token. The product is exact integer arithmetic. `WeightOnlyLinear` is for
-schemes that leave the activations at 16 bits: it dequantises its weights on every call.
+Q is the dynamic symmetric quantiser of the activations, R an online rotation (often none), W_int the integer weights,
+s_w one scale per output channel and s_x one per token. The product is exact integer arithmetic. `WeightOnlyLinear` is
+for schemes that leave the activations at 16 bits: it dequantises its weights on every call.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from sqap_vla_ros.quantization.backends.table import BACKENDS, BackendError, IntegerProduct, resolve_backend
-from sqap_vla_ros.quantization.fused import fused_unavailable, quantize_rows
+from sqap_vla_ros.quantization.backends.product import BackendError, IntegerProduct
+from sqap_vla_ros.quantization.backends.table import FALLBACK, Backend, find_backend
 from sqap_vla_ros.quantization.packing import PackedWeight, packed_columns
-from sqap_vla_ros.quantization.quantizers import QuantizedWeight, quantize_activation
+from sqap_vla_ros.quantization.quantizers import QuantizedWeight, TokenQuantizer, quantize_activation
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
 from sqap_vla_ros.text_rows import text_row_count
 
-FUSED_FROM = 1024  # input channels from which a compiled quantiser repays its compilation
-# x [M, K], bits, clip, rms_eps -> what `quantize_activation` gives per token
-RowQuantizer = Callable[[torch.Tensor, int, float, float | None], tuple[torch.Tensor, torch.Tensor]]
-
 
 class ActivationQuantizer:
-    """Rotates and quantises the input of one or several linears; those that share an input share the result.
+    """Rotate and quantise the input of one or several linears; those that share an input share the result.
 
     bits: 4 or 8.
     clip: quantised range over the largest magnitude.
@@ -55,14 +50,14 @@ class ActivationQuantizer:
         self.bits, self.clip, self.granularity = bits, clip, granularity
         self.rotation, self.consumers = rotation, consumers
         self.text_bits = text_bits
-        self.row_quantizer: RowQuantizer | None = None  # one kernel for tokens' scales; the result is the same
-        self.rms_eps: float | None = None  # of an RMSNorm that is applied here instead of before, see `streamline`
+        self.token_quantizer: TokenQuantizer | None = None  # one kernel in place of the plain operations
+        self.rms_eps: float | None = None  # of an RMSNorm that is applied here instead of before, see `layer_fusion`
         self._source: weakref.ref[torch.Tensor] | None = None
         self._result: tuple[torch.Tensor, torch.Tensor] | None = None
         self._left = 0
 
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x [..., S, K] -> int8 [M, K] and scales [M, 1] in x's dtype, M the product of the leading axes.
+        """Quantise x [..., S, K] to int8 [M, K] with scales [M, 1] in x's dtype, M the product of the leading axes.
 
         The inputs of a sharing group must not be changed in place between its calls.
         """
@@ -101,15 +96,15 @@ class ActivationQuantizer:
         return torch.cat((values, text_values), dim=-2), torch.cat((scale, text_scale), dim=-2)
 
     def _quantize(self, x: torch.Tensor, bits: int, clip: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """int8 shaped like x [..., S, K], and scales [..., S, 1]."""
-        if self.row_quantizer is None or self.granularity != "token":
+        """Return int8 values shaped like x [..., S, K] and scales [..., S, 1]."""
+        if self.token_quantizer is None or self.granularity != "token":
             return quantize_activation(x, bits, clip=clip, granularity=self.granularity, rms_eps=self.rms_eps)
-        values, scale = self.row_quantizer(x.reshape(-1, x.shape[-1]), bits, clip, self.rms_eps)
+        values, scale = self.token_quantizer(x.reshape(-1, x.shape[-1]), bits, clip, self.rms_eps)
         return values.view(x.shape), scale.view(*x.shape[:-1], 1)
 
 
 class PackedLinear(nn.Module):
-    """What both kinds share: packed integer weights, their scales, and how a state dict describes them."""
+    """A base of both kinds of linear: packed integer weights, their scales, and how a state dict describes them."""
 
     def __init__(self, weight: PackedWeight, bias: torch.Tensor | None) -> None:
         super().__init__()
@@ -125,12 +120,12 @@ class PackedLinear(nn.Module):
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of weights and scales as packed."""
+        """Return the bytes that weights and scales take as packed."""
         scales = self.weight_scale.numel() * (4 if self.weight_zero is None else 8)
         return self.out_features * packed_columns(self.in_features, self.bits) + scales
 
     def quantized_weight(self) -> QuantizedWeight:
-        """The weights on their grid; only while the packed copy is held."""
+        """Return the weights on their grid. Raises RuntimeError when the packed copy is no longer held."""
         if self.weight is None:
             raise RuntimeError("the packed weights were given to a faster backend; load the policy again")
         return PackedWeight(self.weight, self.weight_scale, self.weight_zero, self.bits, self.in_features).unpack()
@@ -140,9 +135,9 @@ class PackedLinear(nn.Module):
 
 
 class QuantizedLinear(PackedLinear):
-    """Integer weights and integer activations; see the module's docstring for the formula.
+    """A linear of integer weights and integer activations; the module's docstring has the formula.
 
-    It starts on the `reference` backend with packed weights; `use_backend` gives them to a faster one.
+    It starts on the backend that multiplies from packed weights; `use_backend` gives them to a faster one.
     """
 
     def __init__(self, weight: PackedWeight, activation: ActivationQuantizer, bias: torch.Tensor | None = None) -> None:
@@ -150,28 +145,27 @@ class QuantizedLinear(PackedLinear):
             raise ValueError("an integer product needs symmetric weights with one scale per output channel")
         super().__init__(weight, bias)
         self.activation = activation
-        self.backend = "reference"
+        self.backend = FALLBACK.name
         self._product: IntegerProduct | None = None
 
-    def use_backend(self, name: str) -> None:
-        """Hand the weights to a backend (`auto` or one of `BACKENDS`); faster ones replace the packed copy."""
-        name = resolve_backend(name, self.weight_scale.device)
-        if name == self.backend:
+    def use_backend(self, backend: Backend) -> None:
+        """Hand the weights to a backend; those that prepare their own copy replace the packed one."""
+        if backend.name == self.backend:
             return
-        self._product = BACKENDS[name](self.quantized_weight().values, self.weight_scale[:, 0])
-        self.backend = name
-        if name != "reference":
+        self._product = backend.make(self.quantized_weight().values, self.weight_scale[:, 0])
+        self.backend = backend.name
+        if not backend.keeps_packed:
             self.weight = None
 
     @property
     def product(self) -> IntegerProduct:
-        """What multiplies the integers."""
+        """Return the prepared integer product; unpacked anew on every call until `use_backend` prepared one."""
         if self._product is not None:
             return self._product
-        return BACKENDS["reference"](self.quantized_weight().values, self.weight_scale[:, 0])
+        return FALLBACK.make(self.quantized_weight().values, self.weight_scale[:, 0])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., S, K] -> [..., S, N] in x's dtype."""
+        """Map [..., S, K] to [..., S, N] in x's dtype."""
         y = self.product(*self.activation(x))
         if self.bias is not None:
             y += self.bias.to(y.dtype)
@@ -179,7 +173,7 @@ class QuantizedLinear(PackedLinear):
 
 
 class WeightOnlyLinear(PackedLinear):
-    """Integer weights, activations as they come; grouped scales and zero points allowed."""
+    """A linear of integer weights, activations as they come; grouped scales and zero points are allowed."""
 
     def __init__(
         self, weight: PackedWeight, bias: torch.Tensor | None = None, rotation: OrthogonalMix | None = None
@@ -188,40 +182,40 @@ class WeightOnlyLinear(PackedLinear):
         self.rotation = rotation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., K] -> [..., N] in x's dtype."""
+        """Map [..., K] to [..., N] in x's dtype."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         x = x if self.rotation is None else self.rotation(x)
         return nn.functional.linear(x, self.quantized_weight().dequantize().to(x.dtype), bias)
 
 
-def use_backend(model: nn.Module, name: str = "auto", *, fused: bool | None = None) -> str:
-    """Switch every `QuantizedLinear` of a model; returns the name of the backend in use ("" when there is none).
+def use_backend(model: nn.Module, name: str = "auto", *, fused: bool | None = None) -> Backend | None:
+    """Give every `QuantizedLinear` of a model to a backend; return that backend, None when there is no such linear.
 
-    fused: quantise activations in one kernel, compiled (see `fused`) or the backend's own; None does so where it pays:
-        always on backends triton and amx, otherwise for wide layers on a machine with a compiler.
-    Raises `BackendError` before anything is changed when this machine cannot run the backend.
+    fused: quantise activations in one kernel, the backend's or a compiled one; None does so where the backend's row of
+        the table says that it pays.
+    Raises BackendError before anything is changed when this machine cannot run the backend or the kernel.
     """
     linears = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
     if not linears:
-        return ""
-    used = resolve_backend(name, linears[0].weight_scale.device)
-    if fused and used not in ("triton", "amx") and fused_unavailable():
-        raise BackendError(f"activation quantisation cannot be compiled here: {fused_unavailable()}")
+        return None
+    backend = find_backend(name, linears[0].weight_scale.device)
+    if fused:
+        backend.token_quantizer()
     for linear in linears:
-        linear.use_backend(name)
-        linear.activation.row_quantizer = None if fused is False else _row_quantizer(linear, needed=bool(fused))
-    return linears[0].backend
+        linear.use_backend(backend)
+        linear.activation.token_quantizer = _token_quantizer(backend, linear.in_features, fused)
+    return backend
 
 
-def _row_quantizer(linear: QuantizedLinear, needed: bool) -> RowQuantizer | None:
-    """One kernel for a linear's activations where that pays or is needed."""
-    if linear.backend == "triton":
-        from sqap_vla_ros.quantization.backends import triton_activations
-
-        return triton_activations.quantize_rows
-    if linear.backend == "amx":
-        from sqap_vla_ros.quantization.backends import amx as amx_product
-
-        return amx_product.quantize_rows
-    pays = linear.backend == "onednn" and linear.in_features >= FUSED_FROM and not fused_unavailable()
-    return quantize_rows if needed or pays else None
+def _token_quantizer(backend: Backend, inputs: int, fused: bool | None) -> TokenQuantizer | None:
+    """Return the one kernel for activations of this many channels where it is asked for or pays, else None."""
+    if fused is None:
+        pays = backend.token_quantizer_from is not None and inputs >= backend.token_quantizer_from
+        if not pays:
+            return None
+    elif not fused:
+        return None
+    try:
+        return backend.token_quantizer()
+    except BackendError:
+        return None  # the plain operations give the same integers

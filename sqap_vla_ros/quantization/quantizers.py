@@ -7,6 +7,7 @@ range when they carry a zero point. Values are int8 tensors here; `packing` make
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 CLIP_STEPS = 40  # candidates of the clipping search: 1.0, 0.98, ..., 0.22
 SEARCHED_AT_ONCE = 1 << 16  # weights
 TINY = 1e-12
+# x [M, K], bits, clip, rms_eps -> what `quantize_activation` gives per token: int8 [M, K] and scales [M, 1]
+TokenQuantizer = Callable[[torch.Tensor, int, float, float | None], tuple[torch.Tensor, torch.Tensor]]
 _OFFSET = 192  # the middle of 128...256, where bfloat16's steps are 1
 
 
@@ -163,7 +166,7 @@ def quantize_activation(
     magnitude = x.abs().amax(-1, keepdim=True)
     if granularity == "tensor" and x.dim() > 1:
         magnitude = magnitude.amax(-2, keepdim=True).expand_as(magnitude)
-    inverse, scale = row_scales(x, magnitude, clip_ratio(clip, bits), rms_eps)
+    inverse, scale = activation_scales(x, magnitude, clip_ratio(clip, bits), rms_eps)
     if x.dtype == torch.bfloat16 and bits <= 4:
         # 192 + x * inverse lies where bfloat16 holds integers only: one operation multiplies and rounds (ties to even)
         shifted = torch.addcmul(_offset(x.device), x, inverse.to(x.dtype))
@@ -180,7 +183,7 @@ def clip_ratio(clip: float, bits: int) -> float:
     return float(np.float32(clip) / np.float32(largest(bits)))
 
 
-def row_scales(
+def activation_scales(
     x: torch.Tensor, magnitude: torch.Tensor, ratio: torch.Tensor | float, rms_eps: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(what x is multiplied with, float32; what the integers are, in x's dtype), both shaped like `magnitude`.

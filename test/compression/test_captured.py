@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from backend_rows import allow_triton_on_the_cpu
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.captured import GRAPHS, CapturedPolicy, GraphedCall
@@ -12,9 +13,8 @@ from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.config import DiffusionConfig
 from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.pruning import make_selector
-from sqap_vla_ros.quantization import fused
-from sqap_vla_ros.quantization.backends import table as backends
-from sqap_vla_ros.quantization.streamline import make_ready, streamline
+from sqap_vla_ros.quantization.backends import compiled, product
+from sqap_vla_ros.quantization.layer_fusion import fuse_layer, prepare_inference
 
 OBSERVATIONS = synthetic_observations(3)
 
@@ -112,18 +112,15 @@ def test_replay_on_a_gpu_is_the_prediction(selector):
 
 def test_the_captured_function_on_triton_kernels_is_the_prediction(monkeypatch):
     """The whole W4A4 policy: quantisers with norms, products, gate and up, online rotations, token selection."""
-    pytest.importorskip("triton", reason="backend triton: triton is not installed")
-    from sqap_vla_ros.quantization.backends.triton import TritonProduct
-
-    monkeypatch.setitem(backends.BACKENDS, "triton", TritonProduct)  # by name only for CUDA devices
-    monkeypatch.setattr(backends, "gated", fused._gated)  # the formula without its compilation
+    allow_triton_on_the_cpu(monkeypatch)
+    monkeypatch.setattr(product, "gated", compiled._gated)  # the formula without its compilation
     reference = micro_policy(selector=make_selector("sqap"))
     reference.model.decoder.layers = reference.model.decoder.layers[:4]
     compress(reference, load_recipe("w4a4_rotated"), [])
     policy = copy.deepcopy(reference)
-    assert make_ready(policy.model, "triton") == "triton"
+    assert prepare_inference(policy.model, "triton").name == "triton"
     for layer in reference.model.decoder.layers:
-        streamline(layer)
+        fuse_layer(layer)
     expected = reference.predict(OBSERVATIONS[0], seed=3)
     actual = CapturedPolicy.of(policy).predict(OBSERVATIONS[0], seed=3)
     np.testing.assert_allclose(actual.normalized, expected.normalized, atol=1e-4)

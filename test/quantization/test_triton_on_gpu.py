@@ -25,11 +25,11 @@ def test_kernels_equal_the_definitions(device):
 
 @torch.inference_mode()
 def check(device: str) -> None:
-    from sqap_vla_ros.quantization.backends import triton_tiles
-    from sqap_vla_ros.quantization.backends.table import ReferenceProduct
-    from sqap_vla_ros.quantization.backends.triton import TritonProduct
-    from sqap_vla_ros.quantization.backends.triton_activations import quantize_rows
-    from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear
+    from sqap_vla_ros.quantization.backends.reference import ReferenceProduct
+    from sqap_vla_ros.quantization.backends.triton import tiles
+    from sqap_vla_ros.quantization.backends.triton.activations import quantize_tokens
+    from sqap_vla_ros.quantization.backends.triton.product import TritonProduct
+    from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
     from sqap_vla_ros.quantization.packing import PackedWeight
     from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
     from sqap_vla_ros.quantization.rotations import OrthogonalMix
@@ -44,17 +44,17 @@ def check(device: str) -> None:
             x[0, 0], x[-1, 1:] = 300.0, 0.0
             x = x.to(kind)
             for bits, clip in ((4, 0.9), (8, 1.0)):
-                found = quantize_rows(x.to(device), bits, clip, None)
+                found = quantize_tokens(x.to(device), bits, clip, None)
                 for one, other in zip(found, quantize_activation(x, bits, clip=clip), strict=True):
-                    assert torch.equal(one.cpu(), other), ("quantize_rows", rows, columns, kind, bits)
-                values, scale = quantize_rows(x.to(device), bits, clip, 1e-5)
+                    assert torch.equal(one.cpu(), other), ("quantize_tokens", rows, columns, kind, bits)
+                values, scale = quantize_tokens(x.to(device), bits, clip, 1e-5)
                 expected = quantize_activation(x, bits, clip=clip, rms_eps=1e-5)
                 assert torch.equal(values.cpu(), expected[0])
                 torch.testing.assert_close(scale.cpu(), expected[1])
-    candidates = triton_tiles.TILES
+    candidates = tiles.TILES
     for tile in candidates:
-        triton_tiles.TILES = (tile,)
-        triton_tiles._chosen.clear()
+        tiles.TILES = (tile,)
+        tiles._chosen.clear()
         for m, k, n in [(277, 4096, 256), (175, 11008, 96), (3, 43, 17)] if gpu else [(70, 130, 17)]:
             for width in (4, 8):
                 top = 2 ** (width - 1) - 1
@@ -70,22 +70,22 @@ def check(device: str) -> None:
                 gate, up = (product.unscaled(values, token_scale.dtype).float() * token_scale for product in plain)
                 expected = (torch.nn.functional.silu(gate) * up).to(kinds[0])
                 torch.testing.assert_close(products[0].gated(products[1], *given).cpu(), expected)
-    triton_tiles.TILES = candidates
-    triton_tiles._chosen.clear()
+    tiles.TILES = candidates
+    tiles._chosen.clear()
     print("tiles equal the reference")
     if gpu:
         from sqap_vla_ros.compression.captured import GraphedCall
 
         weight = PackedWeight.of(quantize_weight(torch.randn(512, 11008), 4))
         layer = QuantizedLinear(weight, ActivationQuantizer(4, clip=0.9, rotation=OrthogonalMix(11008))).to(device)
-        layer.use_backend("triton")
-        layer.activation.row_quantizer = quantize_rows
+        assert use_backend(layer).name == "triton"
+        assert layer.activation.token_quantizer is quantize_tokens
         x = torch.randn(1, 277, 11008, device=device).bfloat16()
         call = GraphedCall(lambda x: (layer(x),), (x,))
         for _ in range(2):
             x = torch.randn_like(x)
             assert torch.equal(call(x)[0], layer(x))
-        print("captured, tiles:", triton_tiles._chosen)
+        print("captured, tiles:", tiles._chosen)
 
 
 if __name__ == "__main__":

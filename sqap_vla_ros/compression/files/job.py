@@ -39,7 +39,7 @@ from sqap_vla_ros.compression.files.storage import (
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.cogact import CogACTPolicy
-from sqap_vla_ros.quantization.prepacked import give_back_freed_memory
+from sqap_vla_ros.quantization.reordered_weights import give_back_freed_memory
 
 
 def observations_digest(observations: Sequence[Observation]) -> str:

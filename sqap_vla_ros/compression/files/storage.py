@@ -30,8 +30,8 @@ from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.cogact import CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import PolicyConfig
 from sqap_vla_ros.policy.prompt import PromptTokenizer
-from sqap_vla_ros.quantization.prepacked import give_back_freed_memory
-from sqap_vla_ros.quantization.streamline import make_ready
+from sqap_vla_ros.quantization.layer_fusion import prepare_inference
+from sqap_vla_ros.quantization.reordered_weights import give_back_freed_memory
 
 FORMAT, VERSION = "sqap_vla_ros compressed policy", "1"
 TOKENIZER = "tokenizer."  # followed by the tokenizer's file name
@@ -208,7 +208,7 @@ def load_compressed(
 ) -> CompressedPolicy:
     """The policy in a compressed file, its recipe's selector not yet set.
 
-    backend: for the integer products, see `quantization.streamline.make_ready`.
+    backend: for the integer products, see `quantization.layer_fusion.prepare_inference`.
     """
     file = CompressedFile(path)
     header = file.header
@@ -219,7 +219,8 @@ def load_compressed(
         tensors = {name: file.tensor(name) for name in names}
         for name, tensor in tensors.items():
             put(model, name, tensor if device == "cpu" else tensor.to(device))
-        if layer and make_ready(model.get_submodule(layer), backend) != "reference":
+        used = prepare_inference(model.get_submodule(layer), backend) if layer else None
+        if layer and not (used is not None and used.keeps_packed):
             for tensor in tensors.values():
                 _give_back(tensor)
             give_back_freed_memory()

@@ -1,1 +1,1 @@
-"""Integer matrix products, one class per backend."""
+"""Integer matrix products: one class per backend, and the table that chooses between them."""

@@ -13,7 +13,7 @@ from sqap_vla_ros.compression.load import applied_recipe, checkpoint_digest, equ
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, load_recipe
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.micro.policy import micro_policy
-from sqap_vla_ros.quantization.streamline import make_ready
+from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 
 # calibrated (clipping of the activations is searched) and quick
 QUICK = Recipe("quick", dtype="bfloat16", quantization=QuantizationSpec(rotation="hadamard", activation_clip=None))
@@ -35,7 +35,7 @@ def file(tmp_path_factory):
 def test_the_file_predicts_what_compression_in_memory_predicts(file):
     in_memory = micro("w4a4")
     compress(in_memory, load_recipe("w4a4"), OBSERVATIONS)
-    make_ready(in_memory.model)
+    prepare_inference(in_memory.model)
     expected = in_memory.predict(HELD_OUT).normalized
     np.testing.assert_array_equal(load_policy(str(file)).predict(HELD_OUT).normalized, expected)
 
@@ -63,11 +63,11 @@ def test_other_schemes_round_trip(recipe, tmp_path):
     compress_to_file(micro(recipe), load_recipe(recipe), observations, path)
     in_memory = micro(recipe)
     compress(in_memory, load_recipe(recipe), observations)
-    make_ready(in_memory.model)
+    prepare_inference(in_memory.model)
     loaded = load_policy(str(path))
     equip(in_memory, load_recipe(recipe))
     expected = in_memory.predict(HELD_OUT).normalized
-    np.testing.assert_allclose(loaded.predict(HELD_OUT).normalized, expected, atol=1e-5)  # prepacked or not
+    np.testing.assert_allclose(loaded.predict(HELD_OUT).normalized, expected, atol=1e-5)  # weights reordered or not
     assert loaded.info.recipe == recipe
     assert loaded.info.parameters == pytest.approx(micro(recipe).info.parameters, rel=0.01)
 

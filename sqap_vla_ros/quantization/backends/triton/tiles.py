@@ -1,7 +1,7 @@
-"""Which tile a Triton product works in: tried out once for every shape, on the weights it is needed for.
+"""The choice of the tile a Triton product works in, tried out once for every shape on the weights it is needed for.
 
 The candidates are timed in the first call, which is one of a graph's warm-up calls; while a graph is being captured
-nothing is timed, since that waits for the device. Which one wins on which GPU has not been measured.
+nothing is timed, since that waits for the device. No choice has been measured on a GPU yet.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FLUSHED_BYTES = 1 << 26  # written before every timing: in a decoder the weights
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows and columns of a program's result, bytes of a weight's row it takes at once, its warps and stages."""
+    """Settings of a kernel: rows and columns of its result, bytes of a weight's row taken at once, warps and stages."""
 
     m: int
     n: int
@@ -44,9 +44,9 @@ _chosen: dict[tuple[object, ...], Tile] = {}
 
 
 def tile_for(rows: int, shape: tuple[object, ...], device: torch.device, launch: Callable[[Tile], None]) -> Tile:
-    """The quickest of `TILES` for this many rows of a product.
+    """Return the quickest of `TILES` for this many rows of a product.
 
-    shape: whatever else a choice depends on. launch: runs the product; its results may be overwritten.
+    shape: whatever else the choice depends on. launch: runs the product; its results may be overwritten.
     """
     key = (-(-rows // ROWS_OF_A_BUCKET), shape, device)
     if key not in _chosen:
@@ -57,7 +57,7 @@ def tile_for(rows: int, shape: tuple[object, ...], device: torch.device, launch:
 
 
 def milliseconds(work: Callable[[], None]) -> float:
-    """Median time of something on the current CUDA stream, from a cold cache; infinite where it does not fit."""
+    """Return the median time of `work` on the current CUDA stream from a cold cache; infinite where it does not fit."""
     try:
         work()  # compiles
     except OutOfResources:

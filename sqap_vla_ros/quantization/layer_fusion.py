@@ -1,7 +1,7 @@
-"""Fewer passes over memory between a decoder layer's integer products.
+"""Decoder layers with fewer passes over memory between their integer products.
 
-An RMSNorm whose weight was folded away is one factor in the scale of the quantiser that follows, and the scales of gate
-and up join the SiLU product. Both change the result by roundings of the activations' dtype only.
+An RMSNorm whose weight was folded away becomes one factor in the scale of the quantiser that follows, and the scales of
+gate and up join the SiLU product. Both change the result by roundings of the activations' dtype only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
-from sqap_vla_ros.quantization.backends.table import row_parts
+from sqap_vla_ros.quantization.backends.product import split_rows
+from sqap_vla_ros.quantization.backends.table import Backend
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 
 
@@ -29,24 +30,27 @@ class IntegerMlp(nn.Module):
             inner = gate.gated(up, values, scale)
             return self.down_proj(inner.view(*x.shape[:-1], inner.shape[-1]))
         parts = []
-        for rows in row_parts(len(values), gate.rows_per_call):
+        for rows in split_rows(len(values), gate.rows_per_call):
             parts.append(self.down_proj(gate.gated(up, values[rows], scale[rows])))
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
 
 
-def make_ready(model: nn.Module, backend: str = "auto") -> str:
-    """`use_backend`, and streamlined decoder layers where one kernel quantises; returns the backend's name."""
+def prepare_inference(model: nn.Module, backend: str = "auto") -> Backend | None:
+    """Give a model's integer linears to a backend, and fuse the decoder layers whose tokens one kernel quantises.
+
+    Returns the backend in use, None for a model without integer linears. Raises BackendError, see `use_backend`.
+    """
     used = use_backend(model, backend)
     for layer in model.modules():
         if isinstance(layer, LlamaDecoderLayer):
             query = layer.self_attn.q_proj
-            if isinstance(query, QuantizedLinear) and query.activation.row_quantizer is not None:
-                streamline(layer)
+            if isinstance(query, QuantizedLinear) and query.activation.token_quantizer is not None:
+                fuse_layer(layer)
     return used
 
 
-def streamline(layer: LlamaDecoderLayer) -> None:
-    """Join what can be joined in a Llama decoder layer, in place. What cannot (other schemes) is left as it is."""
+def fuse_layer(layer: LlamaDecoderLayer) -> None:
+    """Join what can be joined in a Llama decoder layer, in place. What cannot (other schemes) stays as it is."""
     attention, mlp = layer.self_attn, layer.mlp
     linears: list[nn.Module] = [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     for name, readers in (
@@ -63,7 +67,7 @@ def streamline(layer: LlamaDecoderLayer) -> None:
 
 
 def _shared_quantizer(linears: list[nn.Module]) -> ActivationQuantizer | None:
-    """The quantiser all these linears read through, when it works row by row on the tensor as it comes."""
+    """Return the quantiser all these linears read through, if it works token by token on the tensor as it comes."""
     quantizers = {linear.activation if isinstance(linear, QuantizedLinear) else None for linear in linears}
     (first, *others) = quantizers
     if others or first is None or first.granularity != "token" or first.rotation is not None:

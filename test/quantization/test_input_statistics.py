@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sqap_vla_ros.quantization.statistics import SAMPLES, InputStatistics
+from sqap_vla_ros.quantization.input_statistics import SAMPLES, InputStatistics
 
 
 def test_streaming_equals_all_at_once():

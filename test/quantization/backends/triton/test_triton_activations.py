@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from sqap_vla_ros.quantization.quantizers import quantize_activation
 
 pytest.importorskip("triton", reason="backend triton: triton is not installed")
-from sqap_vla_ros.quantization.backends import triton_activations
-from sqap_vla_ros.quantization.backends.triton_activations import quantize_rows
+from sqap_vla_ros.quantization.backends.triton import activations
+from sqap_vla_ros.quantization.backends.triton.activations import quantize_tokens
 
 pytestmark = pytest.mark.usefixtures("rounding_interpreter")
 KINDS = (torch.bfloat16, torch.float16, torch.float32)
@@ -18,7 +18,7 @@ def bits_of(x: torch.Tensor) -> torch.Tensor:
 
 
 def assert_same(x: torch.Tensor, bits: int, clip: float) -> None:
-    values, scale = quantize_rows(x, bits, clip, None)
+    values, scale = quantize_tokens(x, bits, clip, None)
     expected_values, expected_scale = quantize_activation(x, bits, clip=clip)
     assert values.dtype == torch.int8
     assert torch.equal(values, expected_values)
@@ -53,7 +53,7 @@ def test_integers_and_scales_are_the_reference_s_to_the_last_bit(
 def test_ties_go_to_the_even_neighbour(dtype, bits):
     top = 2 ** (bits - 1) - 1
     x = torch.arange(-2 * top, 2 * top + 1).to(dtype)[None] / 2  # inverse is 1: every other value is a tie
-    values, scale = quantize_rows(x, bits, 1.0, None)
+    values, scale = quantize_tokens(x, bits, 1.0, None)
     assert scale.item() == 1.0
     assert torch.equal(values, torch.round(x).to(torch.int8))  # torch rounds ties to even
     assert values[0, :4].tolist() == {4: [-7, -6, -6, -6], 8: [-127, -126, -126, -126]}[bits]
@@ -65,7 +65,7 @@ def test_extremes(dtype):
     x = torch.tensor([[0.0, -0.0], [numbers.max, numbers.min], [numbers.tiny, 0], [numbers.max, numbers.tiny]])
     for clip in (1.0, 0.65):
         assert_same(x.to(dtype), 4, clip)
-    values, scale = quantize_rows(torch.zeros(2, 5, dtype=dtype), 4, 0.9, None)
+    values, scale = quantize_tokens(torch.zeros(2, 5, dtype=dtype), 4, 0.9, None)
     assert not values.any()
     assert torch.isfinite(scale).all()
 
@@ -74,7 +74,7 @@ def test_extremes(dtype):
 def test_a_damaged_row_is_not_made_to_look_sound(damage):
     x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
     x[1, 7] = damage
-    scale = quantize_rows(x, 4, 0.9, 1e-5)[1]
+    scale = quantize_tokens(x, 4, 0.9, 1e-5)[1]
     assert torch.isfinite(scale[:, 0]).tolist() == [True, False, True]
 
 
@@ -83,26 +83,26 @@ def test_a_damaged_row_is_not_made_to_look_sound(damage):
 def test_a_norm_in_the_kernel_is_one_more_factor_of_the_scale(dtype, shape):
     generator = torch.Generator().manual_seed(1)
     x = (torch.randn(*shape, generator=generator) * torch.logspace(-2, 2, shape[0])[:, None]).to(dtype)
-    values, scale = quantize_rows(x, 4, 0.9, 1e-5)
+    values, scale = quantize_tokens(x, 4, 0.9, 1e-5)
     expected_values, expected_scale = quantize_activation(x, 4, clip=0.9, rms_eps=1e-5)
     assert torch.equal(values, expected_values)
     # the sum of squares runs in another order: at most the last bit of the scale
     assert (bits_of(scale).int() - bits_of(expected_scale).int()).abs().max() <= (4 if dtype == torch.float32 else 1)
-    assert torch.isfinite(quantize_rows(torch.zeros(1, 8, dtype=dtype), 4, 1.0, 1e-5)[1]).all()
+    assert torch.isfinite(quantize_tokens(torch.zeros(1, 8, dtype=dtype), 4, 1.0, 1e-5)[1]).all()
 
 
 def test_strided_rows_and_no_rows():
     wide = torch.randn(6, 40, generator=torch.Generator().manual_seed(2))
     assert_same(wide[:, ::2], 4, 0.8)
     assert_same(wide.t(), 8, 1.0)
-    values, scale = quantize_rows(wide[:0], 4, 1.0, None)
+    values, scale = quantize_tokens(wide[:0], 4, 1.0, None)
     assert values.shape == (0, 40)
     assert scale.shape == (0, 1)
 
 
 def test_what_the_kernel_does_not_hold_takes_the_plain_operations(monkeypatch):
     double = torch.randn(2, 10, generator=torch.Generator().manual_seed(3)).double()
-    assert quantize_rows(double, 4, 0.9, None)[1].dtype == torch.float64
-    monkeypatch.setattr(triton_activations, "LONGEST_ROW", 8)
-    monkeypatch.setattr(triton_activations, "_quantize_kernel", None)  # would fail if it were launched
+    assert quantize_tokens(double, 4, 0.9, None)[1].dtype == torch.float64
+    monkeypatch.setattr(activations, "LONGEST_ROW", 8)
+    monkeypatch.setattr(activations, "_quantize_kernel", None)  # would fail if it were launched
     assert_same(torch.ones(2, 9), 4, 0.9)

@@ -6,24 +6,26 @@ import sys
 
 import pytest
 import torch
+from backend_rows import allow_triton_on_the_cpu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sqap_vla_ros.quantization import fused
-from sqap_vla_ros.quantization.backends import table as backends
-from sqap_vla_ros.quantization.backends.table import ReferenceProduct, row_parts
+from sqap_vla_ros.quantization.backends import compiled
+from sqap_vla_ros.quantization.backends import product as products
+from sqap_vla_ros.quantization.backends.product import split_rows
+from sqap_vla_ros.quantization.backends.reference import ReferenceProduct
+from sqap_vla_ros.quantization.layer_fusion import IntegerMlp
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_weight
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
-from sqap_vla_ros.quantization.streamline import IntegerMlp
 
 pytest.importorskip("triton", reason="backend triton: triton is not installed")
-from sqap_vla_ros.quantization.backends import triton as triton_product
-from sqap_vla_ros.quantization.backends import triton_activations, triton_tiles
-from sqap_vla_ros.quantization.backends.triton import TritonProduct, pack_halves
-from sqap_vla_ros.quantization.backends.triton_tiles import TILES, tile_for
+from sqap_vla_ros.quantization.backends.triton import activations, tiles
+from sqap_vla_ros.quantization.backends.triton import product as triton_product
+from sqap_vla_ros.quantization.backends.triton.product import TritonProduct, pack_halves
+from sqap_vla_ros.quantization.backends.triton.tiles import TILES, tile_for
 
 pytestmark = pytest.mark.usefixtures("rounding_interpreter")
 slowly = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -58,7 +60,7 @@ def test_every_tile_equals_the_reference_to_the_last_bit(m, k, n, bits, activati
     scale, token_scale = uniform(n, seed=1), uniform(m, 1, seed=2).to(dtype)
     reference, kernel = ReferenceProduct(weight, scale), TritonProduct(weight, scale)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_tiles, "TILES", (tile,))
+        patch.setattr(tiles, "TILES", (tile,))
         assert torch.equal(kernel.accumulate(values), reference.accumulate(values))
         assert torch.equal(kernel(values, token_scale), reference(values, token_scale))
     assert kernel.weight.numel() == (n * -(-k // 2) if bits == 4 else n * k)
@@ -113,7 +115,7 @@ def layer(inputs: int, outputs: int, quantizer: ActivationQuantizer, seed: int =
 
 @pytest.fixture
 def triton_on_the_cpu(monkeypatch):
-    monkeypatch.setitem(backends.BACKENDS, "triton", TritonProduct)
+    allow_triton_on_the_cpu(monkeypatch)
 
 
 def mlp(width: int = 48, inner: int = 72) -> IntegerMlp:
@@ -131,14 +133,14 @@ def test_a_layer_equals_the_reference_backend_to_the_last_bit(dtype, granularity
     quantizer = ActivationQuantizer(4, clip=0.9, rotation=OrthogonalMix(96), granularity=granularity)
     reference = layer(96, 40, quantizer)
     kernel = copy.deepcopy(reference)
-    assert use_backend(kernel, "triton") == "triton"
-    assert kernel.activation.row_quantizer is triton_activations.quantize_rows
+    assert use_backend(kernel, "triton").name == "triton"
+    assert kernel.activation.token_quantizer is activations.quantize_tokens
     assert kernel.weight is None
     for tokens in (1, 7, 70):
         x = torch.randn(1, tokens, 96, generator=torch.Generator().manual_seed(tokens)).to(dtype)
         assert torch.equal(kernel(x), reference(x))
     use_backend(kernel, "triton", fused=False)
-    assert kernel.activation.row_quantizer is None
+    assert kernel.activation.token_quantizer is None
 
 
 @pytest.mark.usefixtures("triton_on_the_cpu")
@@ -146,7 +148,7 @@ def test_an_mlp_is_two_quantisers_and_two_products(monkeypatch):
     reference, kernel = mlp(), mlp()
     use_backend(kernel, "triton")
     launched = []
-    for module, name in ((triton_activations, "_quantize_kernel"), (triton_product, "_product_kernel")):
+    for module, name in ((activations, "_quantize_kernel"), (triton_product, "_product_kernel")):
         inner = getattr(module, name)
 
         class Counted:
@@ -155,11 +157,11 @@ def test_an_mlp_is_two_quantisers_and_two_products(monkeypatch):
                 return inner[grid]
 
         monkeypatch.setattr(module, name, Counted())
-    monkeypatch.setattr(backends, "gated", fused._gated)  # the formula without its compilation
+    monkeypatch.setattr(products, "gated", compiled._gated)  # the formula without its compilation
     x = torch.randn(1, 300, 48, generator=torch.Generator().manual_seed(5))
     expected, actual = reference(x), kernel(x)
     assert launched == ["_quantize_kernel", "_product_kernel"] * 2  # also for more rows than oneDNN takes at once
-    assert len(row_parts(300)) == 2
+    assert len(split_rows(300)) == 2
     # a last bit of the sigmoid or of a norm's sum moves an integer of down's input now and then
     assert (actual - expected).norm() < 0.02 * expected.norm()
 
@@ -186,7 +188,7 @@ def test_a_layer_can_be_captured(monkeypatch):
     use_backend(kernel, "triton")
     x = torch.randn(1, 5, 48).bfloat16()
     kernel(x)  # the rotation's factors are copied to the device once
-    monkeypatch.setattr(triton_activations, "_quantize_kernel", Launched())
+    monkeypatch.setattr(activations, "_quantize_kernel", Launched())
     monkeypatch.setattr(triton_product, "_product_kernel", Launched())
     with Recorder() as recorder:
         kernel(x)
@@ -202,8 +204,8 @@ def test_the_quickest_tile_is_chosen_once(monkeypatch):
         work()
         return {TILES[2]: 1.0}.get(timed[-1], float("inf") if timed[-1] == TILES[0] else 2.0)
 
-    monkeypatch.setattr(triton_tiles, "milliseconds", milliseconds)
-    monkeypatch.setattr(triton_tiles, "_chosen", {})
+    monkeypatch.setattr(tiles, "milliseconds", milliseconds)
+    monkeypatch.setattr(tiles, "_chosen", {})
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: len(timed) < 0)
     gpu = torch.device("cuda")
     assert tile_for(175, ("a",), gpu, timed.append) == TILES[2]
@@ -222,9 +224,9 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from sqap_vla_ros.quantization.backends.triton_activations import _quantize_kernel
-from sqap_vla_ros.quantization.backends.triton import _product_kernel
-from sqap_vla_ros.quantization.backends.triton_tiles import TILES
+from sqap_vla_ros.quantization.backends.triton.activations import _quantize_kernel
+from sqap_vla_ros.quantization.backends.triton.product import _product_kernel
+from sqap_vla_ros.quantization.backends.triton.tiles import TILES
 
 def compiled(kernel, types, constants, architecture, **options):
     names = kernel.arg_names

@@ -6,25 +6,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sqap_vla_ros.quantization.backends import amx as amx_product
-from sqap_vla_ros.quantization.backends.amx import AmxProduct, amx_unsupported, quantize_rows
-from sqap_vla_ros.quantization.backends.table import BACKENDS, BackendError, ReferenceProduct, resolve_backend
+from sqap_vla_ros.quantization.backends.amx import library
+from sqap_vla_ros.quantization.backends.amx.activations import quantize_tokens
+from sqap_vla_ros.quantization.backends.amx.library import cpu_unsupported
+from sqap_vla_ros.quantization.backends.amx.product import MOST_INPUTS, AmxProduct
+from sqap_vla_ros.quantization.backends.product import BackendError
+from sqap_vla_ros.quantization.backends.reference import ReferenceProduct
+from sqap_vla_ros.quantization.backends.table import find_backend
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
 
-needs_amx = pytest.mark.skipif(bool(amx_unsupported()), reason=f"backend amx: {amx_unsupported()}")
+needs_amx = pytest.mark.skipif(bool(cpu_unsupported()), reason=f"backend amx: {cpu_unsupported()}")
 
 
 @pytest.fixture
 def uncached():
     """What is remembered about the machine is asked again, before and after."""
-    amx_unsupported.cache_clear()
-    amx_product._library.cache_clear()
+    cpu_unsupported.cache_clear()
+    library._library.cache_clear()
     yield
-    amx_unsupported.cache_clear()
-    amx_product._library.cache_clear()
+    cpu_unsupported.cache_clear()
+    library._library.cache_clear()
 
 
 @needs_amx
@@ -53,7 +57,7 @@ def test_products_are_the_references_to_the_last_bit(m, k, n, top, extreme, thre
         for dtype in (torch.float32, torch.bfloat16):
             token_scale = (torch.rand(m, 1, generator=generator) + 0.5).to(dtype)
             assert torch.equal(amx(values, token_scale), reference(values, token_scale))
-        assert amx_product._kernels().threads() == threads
+        assert library.kernels().threads() == threads
     finally:
         torch.set_num_threads(before)
 
@@ -78,7 +82,7 @@ def test_gated_is_the_formula(rows, outputs):
 @needs_amx
 def test_no_rows_give_no_rows():
     product = AmxProduct(torch.ones(40, 64, dtype=torch.int8), torch.ones(40))
-    values, scale = quantize_rows(torch.ones(0, 64).bfloat16(), 4, 0.9, None)
+    values, scale = quantize_tokens(torch.ones(0, 64).bfloat16(), 4, 0.9, None)
     assert product(values, scale).shape == (0, 40)
 
 
@@ -106,10 +110,10 @@ def test_quantised_rows_are_the_plain_ones(m, k, bits, clip, power):
     x = (torch.randn(m, k, generator=generator) * 10.0**power).bfloat16()
     x[-1] = 0
     for actual, expected in zip(
-        quantize_rows(x, bits, clip, None), quantize_activation(x, bits, clip=clip), strict=True
+        quantize_tokens(x, bits, clip, None), quantize_activation(x, bits, clip=clip), strict=True
     ):
         assert torch.equal(actual, expected)
-    values, scale = quantize_rows(x, bits, clip, 1e-5)
+    values, scale = quantize_tokens(x, bits, clip, 1e-5)
     assert torch.equal(values, quantize_activation(x, bits, clip=clip)[0])
     # the sum of squares may run in another order
     torch.testing.assert_close(scale, quantize_activation(x, bits, clip=clip, rms_eps=1e-5)[1])
@@ -119,7 +123,7 @@ def test_quantised_rows_are_the_plain_ones(m, k, bits, clip, power):
 def test_activations_that_are_not_finite_show_in_their_scale():
     x = torch.ones(3, 40).bfloat16()
     x[1, 39], x[2, 0] = torch.nan, torch.inf
-    scale = quantize_rows(x, 4, 0.9, None)[1]
+    scale = quantize_tokens(x, 4, 0.9, None)[1]
     assert scale.isfinite().tolist() == [[True], [False], [False]]
 
 
@@ -131,8 +135,8 @@ def test_whole_layers_agree_with_the_reference(dtype):
     layer = QuantizedLinear(weight, ActivationQuantizer(4, clip=0.9, rotation=OrthogonalMix(1376)), torch.ones(100))
     x = torch.randn(2, 21, 1376, generator=generator).to(dtype)
     expected = layer(x)
-    assert use_backend(layer) == "amx"
-    assert layer.activation.row_quantizer is quantize_rows
+    assert use_backend(layer).name == "amx"
+    assert layer.activation.token_quantizer is quantize_tokens
     assert torch.equal(layer(x), expected)
 
 
@@ -144,20 +148,20 @@ def test_activations_of_another_width_are_refused():
     with pytest.raises(ValueError, match=r"not in torch\.float64"):
         product(torch.ones(2, 64, dtype=torch.int8), torch.ones(2, 1).double())
     with pytest.raises(ValueError, match="could overflow 32 bits"):
-        AmxProduct(torch.ones(1, amx_product.MOST_INPUTS + 1, dtype=torch.int8), torch.ones(1))
+        AmxProduct(torch.ones(1, MOST_INPUTS + 1, dtype=torch.int8), torch.ones(1))
 
 
 def test_without_amx_or_a_compiler_auto_takes_another_backend(monkeypatch, uncached, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert resolve_backend("auto", torch.device("cpu")) in ("onednn", "reference")
+    assert find_backend("auto", torch.device("cpu")).name in ("onednn", "reference")
     with pytest.raises(BackendError, match=r"the CPU has no AMX.*use backend auto"):
-        BACKENDS["amx"](torch.ones(1, 1, dtype=torch.int8), torch.ones(1))
-    amx_unsupported.cache_clear()
+        find_backend("amx", torch.device("cpu"))
+    cpu_unsupported.cache_clear()
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert amx_unsupported() == "there is no C++ compiler (install g++)"
+    assert cpu_unsupported() == "there is no C++ compiler (install g++)"
 
 
 def test_a_failed_compilation_says_why_and_leaves_nothing(monkeypatch, uncached, tmp_path):
@@ -171,5 +175,5 @@ def test_a_failed_compilation_says_why_and_leaves_nothing(monkeypatch, uncached,
         raise subprocess.CalledProcessError(1, command, stderr="error: unrecognized option -mamx-tile\nmore")
 
     monkeypatch.setattr(subprocess, "run", fail)
-    assert amx_unsupported() == "compiling amx_kernels.cpp failed: error: unrecognized option -mamx-tile"
+    assert cpu_unsupported() == "compiling kernels.cpp failed: error: unrecognized option -mamx-tile"
     assert not list((tmp_path / "sqap_vla_ros").iterdir())

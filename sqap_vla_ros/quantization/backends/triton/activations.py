@@ -1,14 +1,15 @@
-"""Activation quantisation as one GPU kernel: a program reads a token once and writes its integers and its scale.
+"""Quantise activations in one GPU kernel: a program reads a token once and writes its integers and its scale.
 
-In one pass, without leaving the registers: the range of the row, the recipe's clipping, an RMSNorm in front where
-`streamline` moved one here, the scale, rounding and saturation. The integers are `quantize_activation`'s to the last
-bit, and so are the scales without a norm; with one, the sum of squares runs in another order.
+Everything happens in one pass, in registers: the range of the row, the recipe's clipping, the RMSNorm that
+`layer_fusion` moved here, the scale, rounding and saturation. The integers are `quantize_activation`'s to the last bit,
+and so are the scales without a norm; with one, the sum of squares runs in another order.
 
-Not inside the product's kernel: a scale needs its whole row, and every one of the product's N / BLOCK_N column tiles
-would read and quantise all of it again (16 to 172 times in the 7B decoder), from bfloat16 instead of int8; q, k and v
-also share one result. Not joined with the online rotations either: those are two small matrix products (`rotations`),
-which the GPU's own library does. One scale for a whole tensor (recipe `sqap_paper`) is left to the plain operations.
-Tested with Triton's interpreter on a CPU, not run on a GPU yet; launch settings are reasoned, not measured.
+It is not part of the product's kernel. A scale needs its whole row, so every one of the product's N / BLOCK_N column
+tiles would read and quantise the row again (16 to 172 times in the 7B decoder), from bfloat16 instead of int8; q, k and
+v also share one result. Nor is it joined with the online rotations, which are two small matrix products (`rotations`)
+that the GPU's own library does. One scale for a whole tensor (recipe `sqap_paper`) is left to the plain operations. The
+kernel is tested with Triton's interpreter on a CPU and has not run on a GPU yet; its launch settings are reasoned, not
+measured.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _quantize_kernel(  # type: ignore[no-untyped-def]
     NORMALISED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One row: values = clamp(round(x * inverse)), scale = 1 / inverse; see `quantizers.row_scales`."""
+    """Quantise one row: values = clamp(round(x * inverse)), scale = 1 / inverse; see `activation_scales`."""
     row = tl.program_id(0).to(tl.int64) * columns
     column = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + row + column, mask=column < columns, other=0.0).to(tl.float32)
@@ -56,8 +57,10 @@ def _quantize_kernel(  # type: ignore[no-untyped-def]
     tl.store(values_ptr + row + column, (shifted - 12582912.0).to(tl.int8), mask=column < columns)
 
 
-def quantize_rows(x: torch.Tensor, bits: int, clip: float, rms_eps: float | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """`quantize_activation` per token in one kernel. x: [M, K] -> int8 [M, K] and scales [M, 1] in x's dtype."""
+def quantize_tokens(
+    x: torch.Tensor, bits: int, clip: float, rms_eps: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply `quantize_activation` per token to x [M, K]: int8 [M, K] and scales [M, 1] in x's dtype."""
     rows, columns = x.shape
     if columns > LONGEST_ROW or x.dtype not in KINDS:
         return quantize_activation(x, bits, clip=clip, rms_eps=rms_eps)

@@ -1,11 +1,4 @@
-"""Backend `triton` for GPUs: int4 weights stay packed in memory and are unpacked inside the kernel.
-
-int8 x int8 -> int32 on the tensor cores (Hopper has no int4 ones), both scales applied before the result is written.
-Four-bit weights cost four times less memory than bfloat16; the arithmetic is int8's. gate and up of an MLP are one
-kernel with SiLU and their product at its end. The activations come quantised by another kernel, `triton_activations`
-says why. The kernels' logic is tested with Triton's interpreter on a CPU, and they are compiled to machine code there;
-they have not run on a GPU yet, their speed is unmeasured.
-"""
+"""The integer product of backend `triton`."""
 
 from __future__ import annotations
 
@@ -15,8 +8,8 @@ import torch
 import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-from sqap_vla_ros.quantization.backends.table import IntegerProduct
-from sqap_vla_ros.quantization.backends.triton_tiles import Tile, tile_for
+from sqap_vla_ros.quantization.backends.product import IntegerProduct
+from sqap_vla_ros.quantization.backends.triton.tiles import Tile, tile_for
 from sqap_vla_ros.quantization.quantizers import largest
 
 # PTX for four bytes in a register; for NVIDIA's GPUs only, the interpreter and others take the plain operations
@@ -26,7 +19,7 @@ HIGH = tl.constexpr("and.b32 $0, $1, 0xF0F0F0F0;")
 
 @triton.jit
 def _nibbles(packed, ASSEMBLY: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Bytes of two values each -> (the low ones, the high ones) times 16, int8: a nibble at the top of its byte."""
+    """Return the low and the high values of bytes that hold two each, times 16 in int8: a nibble atop its byte."""
     if ASSEMBLY:  # Triton itself would take the bytes apart: about five instructions for a value instead of 3 / 8
         low = tl.inline_asm_elementwise(LOW, "=r,r", [packed], dtype=tl.int8, is_pure=True, pack=4)
         high = tl.inline_asm_elementwise(HIGH, "=r,r", [packed], dtype=tl.int8, is_pure=True, pack=4)
@@ -48,7 +41,7 @@ def _tile_sum(  # type: ignore[no-untyped-def]
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """int32 [BLOCK_N, BLOCK_M]: sum_k w[n, k] x[m, k] for rows m of x and n of w, all of which exist.
+    """Return sum_k w[n, k] x[m, k] as int32 [BLOCK_N, BLOCK_M], for rows m of x and n of w that all exist.
 
     The weights are the left factor, which Hopper's tensor cores take from registers: unpacked there, they never go
     back to shared memory.
@@ -93,7 +86,7 @@ def _product_kernel(  # type: ignore[no-untyped-def]
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """A tile of x w^T, with its scales; of silu(x w^T) * (x up^T) where GATED.
+    """Compute a tile of x w^T with its scales, or of silu(x w^T) * (x up^T) where GATED.
 
     Neighbouring programs share a tile of the weights, which then comes from memory once.
     """
@@ -116,7 +109,7 @@ def _product_kernel(  # type: ignore[no-untyped-def]
 
 
 class TritonProduct:
-    """Weights of one linear on the GPU: two to a byte where they fit four bits, else one."""
+    """Multiply on a GPU; weights take half a byte where they fit four bits. weight: int8 [N, K]; scale: [N]."""
 
     rows_per_call = sys.maxsize
 
@@ -166,21 +159,21 @@ class TritonProduct:
         return out
 
     def accumulate(self, values: torch.Tensor) -> torch.Tensor:
-        """[M, K] int8 -> [M, N] exact int32 accumulators."""
+        """Return the exact int32 accumulators [M, N] of int8 activations [M, K]."""
         return self._launch(values, None, torch.int32)
 
     def __call__(self, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """See `backends.IntegerProduct`."""
+        """See `IntegerProduct`."""
         return self._launch(values, scale, scale.dtype)
 
     def gated(self, up: IntegerProduct, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """See `backends.IntegerProduct`."""
+        """See `IntegerProduct`."""
         assert isinstance(up, TritonProduct)  # linears of one model share a backend
         return self._launch(values, scale, scale.dtype, up)
 
 
 def pack_halves(weight: torch.Tensor) -> torch.Tensor:
-    """int8 [N, K] of four bits -> uint8 [N, ceil(K / 2)]: byte j holds column j, and column ceil(K / 2) + j above it.
+    """Pack four-bit int8 [N, K] into uint8 [N, ceil(K / 2)]: byte j holds column j and, above it, ceil(K / 2) + j.
 
     Either nibble then meets a contiguous piece of the activations, which goes to the tensor cores as it was loaded.
     """

@@ -5,12 +5,11 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
-from sqap_vla_ros.quantization.backends.table import row_parts
+from sqap_vla_ros.quantization.layer_fusion import IntegerMlp, fuse_layer
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
-from sqap_vla_ros.quantization.streamline import IntegerMlp, streamline
 from sqap_vla_ros.text_rows import text_rows
 
 WIDTH, MLP_WIDTH, HEADS = 64, 96, 4
@@ -58,16 +57,16 @@ def run(layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 300])
-def test_a_streamlined_layer_differs_by_roundings_only(tokens):
+def test_a_fused_layer_differs_by_roundings_only(tokens):
     layer = decoder_layer()
-    streamlined = copy.deepcopy(layer)
-    streamline(streamlined)
-    assert isinstance(streamlined.input_layernorm, torch.nn.Identity)
-    assert isinstance(streamlined.mlp, IntegerMlp)
+    fused = copy.deepcopy(layer)
+    fuse_layer(fused)
+    assert isinstance(fused.input_layernorm, torch.nn.Identity)
+    assert isinstance(fused.mlp, IntegerMlp)
     # the norms' factors differ token by token
     hidden = torch.randn(1, tokens, WIDTH) * torch.logspace(-2, 2, tokens)[:, None]
     hidden = hidden.bfloat16()
-    expected, actual = run(layer, hidden).float(), run(streamlined, hidden).float()
+    expected, actual = run(layer, hidden).float(), run(fused, hidden).float()
     assert (actual - expected).norm() / (expected - hidden.float()).norm() < 0.05
     exact = decoder_layer().float()
     exact_out = run(exact, hidden.float())
@@ -75,15 +74,15 @@ def test_a_streamlined_layer_differs_by_roundings_only(tokens):
     assert (actual - exact_out).norm() < 1.2 * (expected - exact_out).norm() + 1e-3 * exact_out.norm()
 
 
-def test_a_streamlined_mlp_knows_which_rows_are_text():
+def test_a_fused_mlp_knows_which_rows_are_text():
     layer = decoder_layer(text_bits=8).float()
-    streamlined = copy.deepcopy(layer)
-    streamline(streamlined)
-    assert isinstance(streamlined.mlp, IntegerMlp)
-    streamlined.mlp.gate_proj.activation.rms_eps = None  # the norm stays outside: the same integers enter both
+    fused = copy.deepcopy(layer)
+    fuse_layer(fused)
+    assert isinstance(fused.mlp, IntegerMlp)
+    fused.mlp.gate_proj.activation.rms_eps = None  # the norm stays outside: the same integers enter both
     x = torch.randn(2, 20, WIDTH, generator=torch.Generator().manual_seed(3))
     with text_rows(6):
-        expected, actual = layer.mlp(x), streamlined.mlp(x)
+        expected, actual = layer.mlp(x), fused.mlp(x)
     assert (actual - expected).norm() < 0.02 * expected.norm()
     with text_rows(0):
         narrow = layer.mlp(x)
@@ -94,11 +93,11 @@ def test_a_streamlined_mlp_knows_which_rows_are_text():
 def test_what_cannot_be_joined_stays():
     layer = decoder_layer()
     layer.input_layernorm.weight[3] = 2.0
-    streamline(layer)
+    fuse_layer(layer)
     assert not isinstance(layer.input_layernorm, torch.nn.Identity)  # its weight was not folded
     assert isinstance(layer.post_attention_layernorm, torch.nn.Identity)
     whole = decoder_layer("tensor")  # one scale for all tokens: rows' norms do not commute with it
-    streamline(whole)
+    fuse_layer(whole)
     assert not isinstance(whole.input_layernorm, torch.nn.Identity)
     assert isinstance(whole.mlp, LlamaMLP)
 
@@ -110,12 +109,3 @@ def test_a_norm_inside_the_quantiser_is_the_norm_before_it():
     torch.testing.assert_close(values * scale, normed, atol=0.02, rtol=0.02)
     assert torch.equal(values, quantize_activation(x, 8)[0])
     assert torch.isfinite(quantize_activation(torch.zeros(1, 8), 4, rms_eps=1e-5)[1]).all()
-
-
-@pytest.mark.parametrize(
-    ("rows", "sizes"), [(0, [0]), (1, [1]), (256, [256]), (257, [144, 113]), (277, [144, 133]), (600, [208, 208, 184])]
-)
-def test_rows_are_shared_out_evenly(rows, sizes):
-    parts = row_parts(rows)
-    assert [len(range(rows)[part]) for part in parts] == sizes
-    assert [i for part in parts for i in range(rows)[part]] == list(range(rows))
