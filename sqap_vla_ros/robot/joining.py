@@ -8,7 +8,7 @@ on from where it is; the clock only decides between passages of a path that come
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,3 +58,22 @@ def joining_action(
     cost += weights.step_m * np.abs(np.arange(len(poses)) - executed)
     cost += weights.gripper_m * (np.abs(openings - gripper_told) > 0.5)
     return int(np.argmin(cost))
+
+
+def entered(chunk: PoseTrajectory, action: int, start_ns: int) -> PoseTrajectory:
+    """Return the chunk from `action` on, its times moved so that this action begins at `start_ns`.
+
+    The image's stamp stays what it is: a chunk does not get younger by beginning later. Raises ValueError where the
+    chunk has no such action.
+    """
+    if not 0 <= action < len(chunk):
+        raise ValueError(f"the chunk has actions 0 to {len(chunk) - 1}, it cannot be entered at {action}")
+    begins_ns = chunk.anchor_ns if action == 0 else int(chunk.times_ns[action - 1])
+    return replace(
+        chunk,
+        times_ns=chunk.times_ns[action:] + (start_ns - begins_ns),
+        poses=chunk.poses[action:],
+        gripper=chunk.gripper[action:],
+        anchor=chunk.anchor if action == 0 else chunk.poses[action - 1],
+        anchor_ns=start_ns,
+    )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqap_vla_ros.robot.conventions import compose_delta
-from sqap_vla_ros.robot.joining import JoinWeights, joining_action
+from sqap_vla_ros.robot.joining import JoinWeights, entered, joining_action
 from sqap_vla_ros.robot.trajectory import anchor_chunk
 
 
@@ -97,3 +97,21 @@ def test_brute_force():
             costs.append(cost + 0.004 * abs(index - executed) + 0.05 * (opening != now))
             pose, opening = compose_delta(pose, action), action[6]
         assert join(chunk_of(deltas), told, executed=executed, then=then, now=now) == int(np.argmin(costs))
+
+
+@pytest.mark.parametrize("action", [0, 1, 7, 15])
+def test_a_chunk_is_entered_at_an_action(action):
+    chunk = chunk_of(straight())
+    late = entered(chunk, action, 10_000_000_000)
+    assert len(late) == 16 - action
+    assert (late.stamp_ns, late.anchor_ns) == (0, 10_000_000_000)
+    np.testing.assert_allclose(late.anchor[0, 3], 0.01 * action)
+    np.testing.assert_array_equal(late.times_ns - late.anchor_ns, 200_000_000 * np.arange(1, 17 - action))
+    np.testing.assert_array_equal(late.poses, chunk.poses[action:])
+    np.testing.assert_array_equal(late.gripper, chunk.gripper[action:])
+
+
+@pytest.mark.parametrize("action", [-1, 16])
+def test_a_chunk_has_no_such_action(action):
+    with pytest.raises(ValueError, match=f"actions 0 to 15, it cannot be entered at {action}"):
+        entered(chunk_of(straight()), action, 0)
