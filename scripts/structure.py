@@ -53,7 +53,10 @@ RULES: dict[str, tuple[str, ...]] = {
     "nodes.bags": (*_BASE, *_ROS, "robot", "control", "nodes.policy.observer"),
     "evaluation.closed_loop": (*_BASE, "evaluation.action_metrics", *_MODEL, "shipped", "robot", "simulation"),
     "evaluation.replay": (*_BASE, "evaluation.action_metrics", *_MODEL, "shipped", "robot", "serving", "nodes"),
-    "evaluation.demo": (*_BASE, "policy.preprocessing", "pruning.overlay", "robot", "simulation", "nodes"),
+    "evaluation.demo": (
+        *(*_BASE, "policy.preprocessing", "pruning.overlay", "compression.load", "shipped"),
+        *("robot", "simulation", "nodes"),
+    ),
     "evaluation": _BASE,
     "commands": (*_BASE, *_MODEL, "shipped", "robot", "simulation", "serving", "nodes", "evaluation", "training"),
     "cli": (*_BASE, "commands"),

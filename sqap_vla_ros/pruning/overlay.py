@@ -41,6 +41,7 @@ def draw_overlay(
     path_pixels: NDArray[np.floating] | None = None,
     caption: str = "",
     legend: bool = True,
+    opacity: float = 1.0,
 ) -> NDArray[np.uint8]:
     """The camera image with its visual tokens: kept ones tinted by reason, dropped ones darkened. [H, W, 3] uint8 RGB.
 
@@ -49,6 +50,7 @@ def draw_overlay(
     gripper_pixel: (u, v) of the tool in `image`; its patch, `selection.gripper_patch`, is outlined in white.
     path_pixels: [T, 2] the chunk projected into `image`, from now to later; non-finite points leave gaps.
     legend: a strip at the bottom with the reasons' colours and counts.
+    opacity: of tokens and gripper patch, from 0 to 1; below 1 for a selection that was made from an older image.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image must be [H, W, 3] uint8 RGB, got shape {image.shape} of {image.dtype}")
@@ -74,6 +76,8 @@ def draw_overlay(
         corners = (edges_u[c], edges_v[r]), (edges_u[c + 1] - 1, edges_v[r + 1] - 1)
         for colour, thickness in (((0, 0, 0), 1 + round(1.5 * scale)), ((255, 255, 255), max(1, round(0.8 * scale)))):
             cv2.rectangle(out, *corners, colour, thickness)
+    if opacity < 1.0:
+        out = cv2.addWeighted(out, opacity, image, 1.0 - opacity, 0.0)
     if path_pixels is not None:
         _draw_path(out, np.asarray(path_pixels, dtype=np.float64), scale)
     if gripper_pixel is not None and np.isfinite(gripper_pixel).all():

@@ -13,8 +13,8 @@ import matplotlib.pyplot as plt
 from PIL import Image
 
 from sqap_vla_ros.evaluation.demo.figures import run_figure
-from sqap_vla_ros.evaluation.demo.video import frame_picture
-from sqap_vla_ros.nodes.recorder.recording import Recording
+from sqap_vla_ros.evaluation.demo.film import Film
+from sqap_vla_ros.nodes.recorder.recording import RecordedImage
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -24,14 +24,15 @@ flex-wrap: wrap; } pre { white-space: pre-wrap; } td:first-child { white-space: 
 """
 
 
-def write_report(recording: Recording, folder: Path) -> dict[str, Any]:
-    """Write report.html, report.png and report.json into `folder`; returns the summary."""
+def write_report(film: Film, folder: Path) -> dict[str, Any]:
+    """Write report.html, report.png and report.json into `folder`; return the summary."""
+    recording = film.recording
     summary = recording.summary()
     (folder / "report.json").write_text(json.dumps(summary, indent=1))
-    figure = run_figure(recording)
+    figure = run_figure(film)
     figure.savefig(folder / "report.png", dpi=110)
     plt.close(figure)
-    (folder / "report.html").write_text(_page(recording, summary, (folder / "report.png").read_bytes()))
+    (folder / "report.html").write_text(_page(film, summary, (folder / "report.png").read_bytes()))
     return summary
 
 
@@ -78,7 +79,8 @@ def _pair(percentiles: dict[str, float]) -> str:
     return f"{percentiles['p50']:.1f}, {percentiles['p95']:.1f}" if percentiles else "unknown"
 
 
-def _page(recording: Recording, summary: dict[str, Any], png: bytes) -> str:
+def _page(film: Film, summary: dict[str, Any], png: bytes) -> str:
+    recording = film.recording
     model = summary["model"]
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td>"
@@ -102,7 +104,7 @@ def _page(recording: Recording, summary: dict[str, Any], png: bytes) -> str:
 <h1>{html.escape(recording.instruction)}</h1>
 <p class="muted">{html.escape(str(model.get("checkpoint")))}, recipe {html.escape(str(model.get("recipe")))},
 {model.get("parameters", 0):,} parameters</p>
-<div class="side"><div><img width="520" src="data:image/png;base64,{_picture(recording, middle)}" alt="overlay">
+<div class="side"><div><img width="520" src="data:image/png;base64,{_picture(film, middle)}" alt="overlay">
 <p class="muted">The camera image in the middle of the run: kept tokens by reason, the gripper's patch,<br>
 and the chunk projected into the image. The whole run is in demo.mp4.</p></div>
 <table><tr><th>ms</th><th>median</th><th>p95</th><th>p99</th></tr>{rows}</table></div>
@@ -112,7 +114,7 @@ and the chunk projected into the image. The whole run is in demo.mp4.</p></div>
 """
 
 
-def _picture(recording: Recording, image: Any) -> str:
+def _picture(film: Film, image: RecordedImage) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(frame_picture(recording, image)).save(buffer, "png")
+    Image.fromarray(film.picture(image)).save(buffer, "png")
     return base64.b64encode(buffer.getvalue()).decode()

@@ -52,17 +52,20 @@ def run_demo(options: DemoOptions) -> None:
         from sqap_vla_ros.simulation.tasks import parse_instruction
 
         parse_instruction(options.instruction)  # before anything is started
+    from sqap_vla_ros.evaluation.demo.film import Film
     from sqap_vla_ros.evaluation.demo.report import summary_text, write_report
-    from sqap_vla_ros.evaluation.demo.video import write_video
+    from sqap_vla_ros.evaluation.demo.selections import selections_of_all_images
 
     _prepare_environment()
     options.out.mkdir(parents=True, exist_ok=True)
     recording = _record(options)
     if not recording.images:
         raise DemoFailed("no camera image was received from the simulator")
-    print("writing the video and the report ...")
-    write_video(recording, options.out / "demo.mp4", show=not options.quiet)
-    summary = write_report(recording, options.out)
+    print("writing the film and the report ...", flush=True)
+    show = not options.quiet
+    film = Film(recording, selections_of_all_images(recording, options.checkpoint, options.recipe, show=show))
+    film.write(options.out / "demo.mp4", show=show)
+    summary = write_report(film, options.out)
     print(f"\n{summary_text(summary)}")
     for name in ("demo.mp4", "demo.webp", "report.html", "report.png", "report.json"):
         print(f"  {options.out / name}")

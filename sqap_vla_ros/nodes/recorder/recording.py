@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,12 +45,16 @@ class RecordedChunk:
 
 @dataclass(frozen=True)
 class JointCommand:
-    """A joint trajectory that was sent. times_ns: [T] int64, absolute; positions: [T, n]."""
+    """A joint trajectory that was sent. times_ns: [T] int64, absolute; positions: [T, n].
+
+    tool_positions: [T, 3] where it leads the tool, m in the base frame; None where the arm's description is not known.
+    """
 
     joint_names: tuple[str, ...]
     stamp_ns: int
     times_ns: NDArray[np.int64]
     positions: NDArray[np.float64]
+    tool_positions: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,25 +135,46 @@ class Recording:
         return {reason: values for reason, values in by_reason.items() if values.any()}
 
     def commanded_positions(self, times_ns: NDArray[np.int64]) -> NDArray[np.float64]:
-        """[N, n] where the newest trajectory of each time wants the joints; NaN before the first.
+        """Return [N, n] where the newest trajectory of each time wants the joints; NaN before the first."""
+        out = np.full((len(times_ns), len(self.joint_names)), np.nan)
+        columns_of = {name: column for column, name in enumerate(self.joint_names)}
+        for command, since, values in self._followed(times_ns, lambda command: command.positions):
+            for source, name in enumerate(command.joint_names):
+                if name in columns_of:
+                    out[since, columns_of[name]] = values[:, source]
+        return out
+
+    def commanded_tool_positions(self, times_ns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return [N, 3] where the newest trajectory of each time wants the tool, m; NaN before the first."""
+        out = np.full((len(times_ns), 3), np.nan)
+        for _, since, values in self._followed(times_ns, lambda command: command.tool_positions):
+            out[since] = values
+        return out
+
+    def _followed(
+        self, times_ns: NDArray[np.int64], of_command: Callable[[JointCommand], NDArray[np.float64] | None]
+    ) -> Iterator[tuple[JointCommand, NDArray[np.bool_], NDArray[np.float64]]]:
+        """Yield each command with the times from which on it is followed (mask [N]) and its values [M, k] there.
 
         Interpolated linearly; before a trajectory's first point it says nothing yet, after its last it holds until the
         episode ends: the next one begins with the arm somewhere else.
         """
-        out = np.full((len(times_ns), len(self.joint_names)), np.nan)
-        columns_of = {name: column for column, name in enumerate(self.joint_names)}
         of_time = self.episode_of(times_ns)
         inside = times_ns <= np.array([episode.end_ns for episode in self.episodes])[of_time]
         for command in self.commands:
+            if (points := of_command(command)) is None:
+                continue
             same = inside & (of_time == self.episode_of(command.stamp_ns))
             since = same & (times_ns >= max(command.stamp_ns, int(command.times_ns[0])))
-            for source, name in enumerate(command.joint_names):
-                if name in columns_of:
-                    seconds = self.seconds(times_ns[since])
-                    out[since, columns_of[name]] = np.interp(
-                        seconds, self.seconds(command.times_ns), command.positions[:, source]
-                    )
-        return out
+            at_s, point_s = self.seconds(times_ns[since]), self.seconds(command.times_ns)
+            columns = [np.interp(at_s, point_s, column) for column in points.T]
+            yield command, since, np.stack(columns, axis=1)
+
+    def command_at(self, time_ns: int) -> JointCommand | None:
+        """Return the newest command of a time's own episode; None before the first."""
+        number = self.episode_of(time_ns)
+        sent = [c for c in self.commands if c.stamp_ns <= time_ns and self.episode_of(c.stamp_ns) == number]
+        return sent[-1] if sent else None
 
     def summary(self) -> dict[str, Any]:
         """The numbers of the run, for JSON. Latencies in ms, lengths in m, angles in rad."""

@@ -27,6 +27,7 @@ from sqap_vla_ros.nodes.recorder.recording import JointCommand, RecordedChunk, R
 from sqap_vla_ros.nodes.recorder.run_control import RunControl
 from sqap_vla_ros.nodes.tf.choice import Buffer, TransformException, TransformListener
 from sqap_vla_ros.robot.camera import CameraError, CameraModel, ToolProjection, project_tool
+from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 
 STATES = {
     getattr(PolicyStatus, name): name for name in ("DISABLED", "WAITING", "RUNNING", "HOLDING", "STOPPED", "FAULT")
@@ -54,6 +55,7 @@ class RunRecorder:
         self._joints: list[JointState] = []
         self._commands: list[JointTrajectory] = []
         self._model = "{}"
+        self._description = ""
         self._episodes: list[RecordedEpisode] = []
         self._start_ns: int | None = None  # of the episode that is being recorded
         self._context = rclpy.Context()
@@ -121,7 +123,7 @@ class RunRecorder:
             joint_positions=np.array([state.position for state in joints]).reshape(len(joints), len(joint_names)),
             tool_times_ns=tool_times_ns,
             tool_poses=tool_poses,
-            commands=[_joint_command(message) for message in self._commands if message.points],
+            commands=self._joint_commands(),
             states=list(self._states),
             counters={
                 name: int(getattr(last, name))
@@ -141,6 +143,7 @@ class RunRecorder:
         subscribe(TokenSelection, "policy_node/token_selection", self._on_selection, many)
         subscribe(PolicyStatus, "policy_node/status", self._on_status, QoSProfile(depth=100))
         subscribe(String, "policy_node/model_info", self._on_model, _LATCHED)
+        subscribe(String, "robot_description", self._on_description, _LATCHED)
 
     def _spin(self) -> None:
         try:
@@ -161,6 +164,9 @@ class RunRecorder:
 
     def _on_model(self, message: String) -> None:
         self._model = message.data
+
+    def _on_description(self, message: String) -> None:
+        self._description = message.data
 
     def _on_chunk(self, message: ActionChunk) -> None:
         self._chunks[messages.time_ns(message.header.stamp)] = message
@@ -208,6 +214,13 @@ class RunRecorder:
             status.observation_age_s if status is not None else float("nan"),
         )
 
+    def _joint_commands(self) -> list[JointCommand]:
+        try:
+            arm = ArmKinematics.from_urdf(self._description, self._base_frame, self._tool_frame)
+        except KinematicsError:
+            arm = None  # the policy node reports it; the film then has no path
+        return [_joint_command(message, arm) for message in self._commands if message.points]
+
     def _tool_motion(self, episodes: list[RecordedEpisode]) -> tuple[Any, Any]:
         times, poses = [], []
         for episode in episodes:
@@ -226,11 +239,14 @@ class RunRecorder:
             self._start_ns = None
 
 
-def _joint_command(message: JointTrajectory) -> JointCommand:
+def _joint_command(message: JointTrajectory, arm: ArmKinematics | None) -> JointCommand:
     stamp_ns = messages.time_ns(message.header.stamp)
+    positions = np.array([point.positions for point in message.points], dtype=np.float64)
+    tool_positions = None
+    if arm is not None:
+        joints = [arm.configuration(message.joint_names, values.tolist()) for values in positions]
+        tool_positions = np.array([arm.forward(q)[:3, 3] for q in joints])
+    times_ns = [stamp_ns + messages.time_ns(point.time_from_start) for point in message.points]
     return JointCommand(
-        tuple(message.joint_names),
-        stamp_ns,
-        np.array([stamp_ns + messages.time_ns(point.time_from_start) for point in message.points], dtype=np.int64),
-        np.array([point.positions for point in message.points], dtype=np.float64),
+        tuple(message.joint_names), stamp_ns, np.array(times_ns, dtype=np.int64), positions, tool_positions
     )

@@ -1,18 +1,23 @@
 """The demo's recording, film and report on a made-up run, and the whole demo once over real nodes."""
 
 import argparse
+import dataclasses
 import json
+import types
 
 import cv2
 import imageio.v2 as imageio
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from sqap_vla_ros.commands import demo as command
 from sqap_vla_ros.contracts import ActionChunk, Reason, TokenSelection
 from sqap_vla_ros.evaluation.demo import run as demo
+from sqap_vla_ros.evaluation.demo.figures import run_figure
+from sqap_vla_ros.evaluation.demo.film import Film
 from sqap_vla_ros.evaluation.demo.report import summary_text, write_report
-from sqap_vla_ros.evaluation.demo.video import frame_picture, write_video
+from sqap_vla_ros.evaluation.demo.selections import selections_of_all_images
 from sqap_vla_ros.nodes.recorder.recording import JointCommand, RecordedChunk, RecordedEpisode, RecordedImage, Recording
 from sqap_vla_ros.robot.camera import CameraModel, ToolProjection
 from sqap_vla_ros.robot.trajectory import anchor_chunk
@@ -66,7 +71,8 @@ def made_up_recording():
     ramp = np.arange(100) / 50
     positions = np.stack([ramp - 0.01, -ramp + 0.01, np.full(100, 0.04)], axis=1)
     command_times = START + np.array([0, 2 * SECOND], dtype=np.int64)
-    command = JointCommand(("b", "a"), START, command_times, np.array([[0.0, 0.0], [-2.0, 2.0]]))
+    tool_positions = np.array([[0.0, 0.0, 0.0], [0.2, 0.0, 0.0]])
+    command = JointCommand(("b", "a"), START, command_times, np.array([[0.0, 0.0], [-2.0, 2.0]]), tool_positions)
     return Recording(
         episodes=[RecordedEpisode(START, START + 2 * SECOND, "push the <b>box</b>", START + 3 * SECOND // 2)],
         model={"checkpoint": "none", "recipe": "sqap", "parameters": 7, "image_size": 224},
@@ -130,10 +136,10 @@ def test_episodes_are_told_apart(recording):
 
 
 def test_the_film_says_when_the_task_is_done(recording):
-    before, after = (frame_picture(recording, recording.images[index]) for index in (14, 15))
+    before, after = (Film(recording).picture(recording.images[index]) for index in (14, 15))
     recording.episodes = [RecordedEpisode(START, START + 2 * SECOND, "push the <b>box</b>")]
-    np.testing.assert_array_equal(before, frame_picture(recording, recording.images[14]))
-    assert (after != frame_picture(recording, recording.images[15]))[:12].any()  # the caption
+    np.testing.assert_array_equal(before, Film(recording).picture(recording.images[14]))
+    assert (after != Film(recording).picture(recording.images[15]))[:12].any()  # the caption
 
 
 def test_the_summary_counts(recording):
@@ -153,23 +159,118 @@ def test_following_is_measured_on_the_joints_that_were_commanded(recording):
 
 
 def test_the_film_lasts_as_long_as_the_run(recording, tmp_path):
-    write_video(recording, tmp_path / "demo.mp4", show=False)
+    Film(recording).write(tmp_path / "demo.mp4", show=False)
     reader = imageio.get_reader(tmp_path / "demo.mp4")
     assert reader.get_meta_data()["fps"] == pytest.approx(10.0, rel=0.01)
     assert reader.count_frames() == 20
     assert (tmp_path / "demo.webp").stat().st_size > 1000
 
 
-def test_the_chunk_is_drawn_where_it_leads(recording):
-    picture = frame_picture(recording, recording.images[10])
-    # the tool is in the middle; the chunk leads along x, to the right in this camera, 100 px a metre
-    right, left = picture[58:63, 84:92].max(axis=-1), picture[58:63, 68:76].max(axis=-1)
+def test_the_path_leads_from_the_tool_to_where_it_is_commanded(recording):
+    # At 1 s the tool is commanded to be 0.1 m along x, at the end 0.2 m: 10 and 20 px to the right of the middle.
+    picture = Film(recording).picture(recording.images[10])
+    right, left = picture[58:63, 84:100].max(axis=-1), picture[58:63, 68:76].max(axis=-1)
     assert (right > 230).any()
     assert not (left > 230).all()
+    assert picture[60, 99:102].min() > 200  # its end
+
+
+def test_commanded_tool_positions_are_interpolated(recording):
+    times = START + np.array([-SECOND, SECOND, 2 * SECOND], dtype=np.int64)
+    wanted = recording.commanded_tool_positions(times)
+    assert np.isnan(wanted[0]).all()
+    np.testing.assert_allclose(wanted[1:, 0], [0.1, 0.2], atol=1e-9)
+
+
+def shifted(selection, by):
+    return dataclasses.replace(selection, indices=selection.indices + by)
+
+
+def tinted(picture, u, v):
+    """How far a pixel is from the grey of the made-up image."""
+    return int(np.abs(picture[v, u].astype(int) - 120).max())
+
+
+def test_a_picture_shows_the_selection_of_its_own_image(recording):
+    image, older = recording.images[1], recording.chunks[0].selection
+    own = Film(recording, {image.stamp_ns: shifted(older, 1)}).picture(image)
+    of_older = Film(recording).picture(image)
+    assert (own[30:90] != of_older[30:90]).any()
+    recording.chunks[0] = dataclasses.replace(recording.chunks[0], selection=shifted(older, 1))
+    assert tinted(own, 25, 33) > tinted(Film(recording).picture(image), 25, 33)  # the older one is fainter
+
+
+def test_an_older_selection_fades_with_its_age_and_never_vanishes(recording):
+    del recording.chunks[1:]
+    ages = [tinted(Film(recording).picture(recording.images[index]), 25, 33) for index in (0, 4, 19)]
+    assert ages[0] > ages[1] > ages[2] > 0
+
+
+def test_the_first_pictures_have_tokens_though_their_image_is_older_than_the_answer_to_enable(recording):
+    recording.episodes = [dataclasses.replace(recording.episodes[0], start_ns=START + SECOND // 20)]
+    del recording.chunks[1:]
+    assert tinted(Film(recording).picture(recording.images[1]), 25, 33) > 20
+
+
+def test_tokens_of_an_episode_before_are_not_shown(recording):
+    two_episodes(recording)
+    del recording.chunks[5:]
+    np.testing.assert_array_equal(Film(recording).picture(recording.images[10]), recording.images[10].rgb())
+
+
+class FakePolicy:
+    """Keeps the first tokens of whatever it sees. info.stateful: what the test wants."""
+
+    def __init__(self, selection, stateful=False):
+        self.info = types.SimpleNamespace(stateful=stateful)
+        self.seen = []
+        self._selection = selection
+
+    def predict(self, observation, *, seed=0):
+        self.seen.append((observation.stamp_ns, observation.instruction, observation.gripper_pixel, seed))
+        return ActionChunk(observation.stamp_ns, np.zeros((16, 7)), 0.2, np.zeros((16, 7)), self._selection)
+
+
+def test_the_policy_looks_at_the_images_that_the_node_did_not_predict_from(recording, monkeypatch):
+    recording.chunks[0] = dataclasses.replace(
+        recording.chunks[0], chunk=dataclasses.replace(recording.chunks[0].chunk, seed=5)
+    )
+    policy = FakePolicy(recording.chunks[0].selection)
+    monkeypatch.setattr("sqap_vla_ros.compression.load.load_policy", lambda *args, **kwargs: policy)
+    selections = selections_of_all_images(recording, "tabletop", "sqap", show=False)
+    assert sorted(selections) == [image.stamp_ns for image in recording.images]
+    assert [seen[0] for seen in policy.seen] == [image.stamp_ns for image in recording.images[1::2]]
+    assert policy.seen[0][1:] == ("push the <b>box</b>", (80.0, 60.0), 5)
+
+
+@pytest.mark.parametrize(("total_ms", "stateful"), [(10_000.0, False), (30.0, True)])
+def test_a_slow_policy_and_one_with_a_memory_are_not_asked_again(recording, monkeypatch, total_ms, stateful):
+    recording.chunks[:] = [
+        dataclasses.replace(chunk, stages_ms={**chunk.stages_ms, "total": total_ms}) for chunk in recording.chunks
+    ]
+    policy = FakePolicy(recording.chunks[0].selection, stateful)
+    monkeypatch.setattr("sqap_vla_ros.compression.load.load_policy", lambda *args, **kwargs: policy)
+    selections = selections_of_all_images(recording, "tabletop", "sqap", show=False)
+    assert sorted(selections) == [chunk.chunk.stamp_ns for chunk in recording.chunks]
+    assert not policy.seen
+
+
+def test_every_plan_is_drawn_when_there_are_few(recording):
+    figure = run_figure(Film(recording))
+    labels = [text.get_text() for sub in figure.subfigs for legend in sub.legends for text in legend.get_texts()]
+    assert "planned: all 10 chunks" in labels
+    recording.chunks *= 9
+    assert "planned: 30 of 90 chunks" in [
+        text.get_text()
+        for sub in run_figure(Film(recording)).subfigs
+        for legend in sub.legends
+        for text in legend.get_texts()
+    ]
+    plt.close("all")
 
 
 def test_the_report_needs_nothing_else(recording, tmp_path):
-    summary = write_report(recording, tmp_path)
+    summary = write_report(Film(recording), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "push the &lt;b&gt;box&lt;/b&gt;" in page
     assert "<b>box" not in page
