@@ -208,18 +208,60 @@ def list_recipes() -> list[str]:
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
-    """A shipped recipe by name, or one from a YAML file (anything that ends in .yaml or .yml)."""
+    """Return a shipped recipe by name, or one from a YAML file (anything that ends in .yaml or .yml).
+
+    A file may begin with `extends: w4a4`, a shipped recipe or a file relative to its own folder, and say only what it
+    adds: a section replaces the parent's, `null` takes it away, and `quantization` is merged key by key. The
+    description is not inherited. Raises `RecipeError` for what cannot be read or makes no sense.
+    """
+    path = _recipe_path(name_or_path, Path())
+    return Recipe.from_dict({"name": path.stem, **_resolve(path, ())})
+
+
+def _recipe_path(name_or_path: str | Path, folder: Path) -> Path:
+    """folder: where relative paths start."""
     path = Path(name_or_path).expanduser()
-    if path.suffix not in (".yaml", ".yml"):
-        path = share_path("config/recipes") / f"{name_or_path}.yaml"
+    if path.suffix in (".yaml", ".yml"):
+        path = folder / path
         if not path.is_file():
-            raise RecipeError(f"no recipe named {str(name_or_path)!r}; there are: {', '.join(list_recipes())}")
-    elif not path.is_file():
-        raise RecipeError(f"recipe file {path} does not exist")
+            raise RecipeError(f"recipe file {path} does not exist")
+        return path
+    path = share_path("config/recipes") / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise RecipeError(f"no recipe named {str(name_or_path)!r}; there are: {', '.join(list_recipes())}")
+    return path
+
+
+def _resolve(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    """The content of a recipe file with that of its parents. extended_by: the files that led here, the first first."""
+    chain = (*extended_by, path)
+    if path.resolve() in [one.resolve() for one in extended_by]:
+        raise RecipeError(f"recipe {chain[0].stem!r} extends itself: {' -> '.join(one.stem for one in chain)}")
     try:
         data = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise RecipeError(f"recipe file {path} is not valid YAML: {error}") from error
     if not isinstance(data, Mapping):
         raise RecipeError(f"recipe file {path} must hold a mapping, got {data!r}")
-    return Recipe.from_dict({"name": path.stem, **data})
+    own = dict(data)
+    if "extends" not in own:
+        return own
+    name = own.pop("extends")
+    if not isinstance(name, str):
+        raise RecipeError(f"recipe {path.stem!r}: extends must be the name or the file of a recipe, got {name!r}")
+    try:
+        parent = _recipe_path(name, path.parent)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {path.stem!r} extends {name!r}: {error}") from error
+    content = {key: value for key, value in _resolve(parent, chain).items() if key not in ("name", "description")}
+    both = [spec for spec in (content.get("quantization"), own.get("quantization")) if isinstance(spec, Mapping)]
+    return content | own | ({"quantization": _merge(*both)} if len(both) == 2 else {})
+
+
+def _merge(parent: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`parent` with the keys of `own`, mappings inside merged likewise."""
+    merged = dict(parent)
+    for key, value in own.items():
+        nested = isinstance(value, Mapping) and isinstance(parent.get(key), Mapping)
+        merged[key] = _merge(parent[key], value) if nested else value
+    return merged

@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, list_recipes, load_recipe
+from sqap_vla_ros.compression.recipe import (
+    AcceleratorSpec,
+    PruningSpec,
+    QuantizationSpec,
+    Recipe,
+    RecipeError,
+    list_recipes,
+    load_recipe,
+)
 
 
 def test_every_shipped_recipe_is_valid_described_and_round_trips():
@@ -82,3 +90,68 @@ def test_a_digest_says_what_is_done_and_no_more():
     content = {k: v for k, v in recipe.to_dict().items() if k not in ("name", "description")}
     del content["quantization"]["text_activation_bits"]
     assert recipe.digest == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def test_a_recipe_says_only_what_it_adds_to_its_parent(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: w4a4\nquantization: {overrides: {down_proj: {weight_bits: 8, activation_bits: 8}}}\n")
+    mine = load_recipe(path)
+    assert (mine.name, mine.description) == ("mine", "")
+    assert mine.digest == load_recipe("w4a4_down8").digest
+
+
+def test_sections_replace_the_parents_and_null_takes_them_away(tmp_path):
+    write(
+        tmp_path,
+        wider="extends: w4a4_down8\nquantization: {overrides: {down_proj: {weight_bits: 4}, o_proj: {weight_bits: 8}}}",
+        half="extends: sqap\npruning: {selector: sqap, parameters: {ratio: 0.5}}",
+        plain="extends: sqap\nquantization: null",
+        merged="extends: sqap\npruning: null\naccelerator: {name: tome}",
+        child="extends: ./half.yaml\nhead_dtype: float32",
+    )
+    overrides = load_recipe(tmp_path / "wider.yaml").quantization.overrides
+    assert overrides == {"down_proj": {"weight_bits": 4, "activation_bits": 8}, "o_proj": {"weight_bits": 8}}
+    assert load_recipe(tmp_path / "half.yaml").pruning == PruningSpec("sqap", {"ratio": 0.5})  # metric is not inherited
+    assert load_recipe(tmp_path / "plain.yaml").quantization is None
+    assert load_recipe(tmp_path / "merged.yaml").accelerator == AcceleratorSpec("tome")
+    child = load_recipe(tmp_path / "child.yaml")
+    assert (child.pruning, child.head_dtype) == (load_recipe(tmp_path / "half.yaml").pruning, "float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("one", r"recipe 'one' extends itself: one -> two -> one"),
+        ("itself", r"recipe 'itself' extends itself: itself -> itself"),
+        ("orphan", r"recipe 'orphan' extends 'w4a5': no recipe named 'w4a5'; there are: .*w4a4"),
+        ("lost", r"recipe 'lost' extends '\./gone\.yaml': recipe file .*gone\.yaml does not exist"),
+        ("many", r"recipe 'many': extends must be the name or the file of a recipe, got \['w4a4'\]"),
+        ("both", r"recipe 'both': accelerator 'tome' brings its own choice of tokens.* selector 'sqap'"),
+    ],
+)
+def test_wrong_parents_are_one_clear_error(tmp_path, name, match):
+    write(
+        tmp_path,
+        one="extends: ./two.yaml",
+        two="extends: ./one.yaml",
+        itself="extends: itself.yaml",
+        orphan="extends: w4a5",
+        lost="extends: ./gone.yaml",
+        many="extends: [w4a4]",
+        both="extends: sqap\naccelerator: {name: tome}",
+    )
+    with pytest.raises(RecipeError, match=match):
+        load_recipe(tmp_path / f"{name}.yaml")
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [("w4a8", "w4a4"), ("sqap_w4a8", "sqap")])
+def test_eight_bit_activations_are_all_that_w4a8_adds(wide, narrow):
+    recipe = load_recipe(narrow)
+    spec = dataclasses.replace(recipe.quantization, activation_bits=8)
+    assert dataclasses.replace(recipe, quantization=spec).digest == load_recipe(wide).digest
