@@ -32,7 +32,8 @@ from tf2_msgs.msg import TFMessage
 from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo, Reason, TokenSelection
 from sqap_vla_ros.evaluation.replay.jobs import ReplayJob, run_job
 from sqap_vla_ros.nodes.bags.bag import Bag
-from sqap_vla_ros.nodes.bags.observations import BagObservations, ReplaySpec
+from sqap_vla_ros.nodes.bags.observations import BagObservations
+from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.nodes.bags.writer import BagWriter
 from sqap_vla_ros.nodes.images import rgb_to_message
 from sqap_vla_ros.nodes.messages import header, time_message, transform_message

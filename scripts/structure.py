@@ -58,6 +58,7 @@ RULES: dict[str, tuple[str, ...]] = {
         *("robot", "simulation", "nodes"),
     ),
     "evaluation": _BASE,
+    "evaluation.selectors": (*_BASE, *_MODEL),
     "commands": (*_BASE, *_MODEL, "shipped", "robot", "simulation", "serving", "nodes", "evaluation", "training"),
     "cli": (*_BASE, "commands"),
 }

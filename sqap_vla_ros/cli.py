@@ -1,8 +1,7 @@
-"""`sqap-vla`: the tools around the node, one file of `commands/` a sub-command.
+"""`sqap-vla`: the tools around the node, one file of `commands/` for each sub-command.
 
-Each has `register(subparsers)`, which adds a parser and sets `run` on it: `parser.set_defaults(run=run)`, where
-`run(args) -> int | None` gives the exit status. They import nothing heavy at their top, so that `sqap-vla --help`
-answers at once.
+Each file has `register(subparsers)`, which adds a parser whose `run(args) -> int | None` returns the exit status. They
+import nothing heavy at their top, so that `sqap-vla --help` answers at once.
 """
 
 import argparse
@@ -23,6 +22,7 @@ from sqap_vla_ros.commands import (
     tokens,
     train,
 )
+from sqap_vla_ros.commands.options import CommandParser
 
 # In the order of --help.
 COMMANDS = (
@@ -40,9 +40,9 @@ COMMANDS = (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with every sub-command."""
-    parser = argparse.ArgumentParser(
+def build_parser() -> CommandParser:
+    """Return the parser with every sub-command."""
+    parser = CommandParser(
         prog="sqap-vla", description="Compressed vision-language-action policies: demo, compression and inspection."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -55,10 +55,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; the exit status is 2 for bad input and 130 for Ctrl-C."""
-    args = build_parser().parse_args(argv)
+    args = argparse.Namespace(traceback=False, resumes=False)
     try:
+        args = build_parser().parse_args(argv)
         return int(args.run(args) or 0)
     except KeyboardInterrupt:
+        print(f"interrupted{': the same command goes on from here' if args.resumes else ''}", file=sys.stderr)
         return 130
     except (OSError, ValueError) as error:
         if args.traceback:

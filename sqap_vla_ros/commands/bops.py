@@ -1,4 +1,4 @@
-"""`sqap-vla bops`: the operations of one prediction by module, for a recipe and a geometry."""
+"""`sqap-vla bops`: count the operations of one prediction by module, for a recipe and a geometry."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import argparse
 import json
 from typing import Any
 
+from sqap_vla_ros.commands.options import add_command, add_recipe, integer
+
 
 def register(subparsers: Any) -> None:
     """Add the `bops` sub-command."""
-    bops = subparsers.add_parser("bops", help="operations of one prediction by module, for a recipe and a geometry")
-    bops.add_argument("--recipe", default="sqap", help="compression recipe: a name or a YAML file (default: sqap)")
-    bops.add_argument(
-        "--model", default="cogact-base", help="micro or cogact-{small,base,large} (default: cogact-base)"
+    parser = add_command(
+        subparsers, "bops", run, summary="count the operations of one prediction by module, for a recipe and a geometry"
     )
-    bops.add_argument("--text-tokens", type=int, help="tokens that are not image (default: 21)")
-    bops.add_argument("--json", action="store_true", help="print as JSON")
-    bops.set_defaults(run=run)
+    add_recipe(parser, "sqap")
+    parser.add_argument("--model", default="cogact-base", help="geometry: micro or cogact-{small,base,large}")
+    parser.add_argument("--text-tokens", type=integer(1), help="tokens that are not image (default: those of a prompt)")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints operations by module under both definitions."""
+    """Print operations by module under both definitions."""
     from sqap_vla_ros.compression.bops import TEXT_TOKENS, Definition, Workload, bops, macs, relative_bops, workload_of
     from sqap_vla_ros.compression.recipe import load_recipe
     from sqap_vla_ros.policy.config import named_config

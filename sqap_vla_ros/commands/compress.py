@@ -1,42 +1,44 @@
-"""`sqap-vla compress`: a checkpoint and a recipe become one file for the robot, with a report."""
+"""`sqap-vla compress`: compress a checkpoint by a recipe into one file for the robot, with a report."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sqap_vla_ros.commands.options import add_checkpoint, add_command, add_recipe, add_unnorm_key, integer
 
 if TYPE_CHECKING:
     from sqap_vla_ros.compression.recipe import Recipe
     from sqap_vla_ros.contracts import Observation
 
-HELD_OUT_SEED = 950_000  # of the simulator's layouts, beside those that it calibrates on
+_HELD_OUT = 8  # observations that the report compares on
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the room's sub-commands."""
-    parser = subparsers.add_parser(
+def register(subparsers: Any) -> None:
+    """Add the `compress` sub-command."""
+    parser = add_command(
+        subparsers,
         "compress",
-        help="compress a checkpoint into one file",
+        run,
+        summary="compress a checkpoint into one file",
         description="Compress a checkpoint into one .safetensors file that the node, `predict` and `replay` load. "
         "Interrupted runs go on where they stopped.",
+        resumes=True,
     )
-    parser.add_argument(
-        "--checkpoint", required=True, help="`tabletop`, `micro`, a CogACT folder or a .safetensors file"
-    )
-    parser.add_argument("--recipe", default="sqap", help="a name of config/recipes or a YAML file (default: sqap)")
+    add_checkpoint(parser, None)
+    add_recipe(parser, "sqap")
     parser.add_argument("--out", type=Path, required=True, help="the file to write, policy.safetensors")
     parser.add_argument(
         "--calibration",
         help="folder of images with instructions.txt, a rosbag, `simulator` or `synthetic` (`simulator:64`: that many, "
         "whatever --observations says); needed by recipes that look at data",
     )
-    parser.add_argument("--observations", type=int, default=16, help="calibration observations to use (default: 16)")
+    parser.add_argument("--observations", type=integer(1), default=16, help="calibration observations to use")
     parser.add_argument("--instruction", default="", help="what the robot was told, for bags without a topic for it")
     parser.add_argument("--image-topic", help="which images of a bag, where it has several")
-    parser.add_argument("--unnorm-key", help="dataset whose statistics the robot will use")
+    add_unnorm_key(parser)
     parser.add_argument("--report", type=Path, help="folder for report.json and report.png")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     lies_in_a_file = checkpoint_path(args.checkpoint, SHIPPED) is not None
     mapped = lies_in_a_file and args.report is None and recipe.quantization is not None
     policy = load_uncompressed(
-        args.checkpoint, recipe, shipped=SHIPPED, unnorm_key=args.unnorm_key, mapped_layers=mapped
+        args.checkpoint, recipe, shipped=SHIPPED, unnorm_key=args.unnorm_key or None, mapped_layers=mapped
     )
     before = None
     if args.report:
@@ -111,45 +113,23 @@ def _report(
 
 
 def _observations(args: argparse.Namespace) -> tuple[list[Observation], list[Observation]]:
-    """For calibration (empty when none was named), and held out for the report."""
-    from sqap_vla_ros.compression.calibration import SYNTHETIC, load_observations, synthetic_observations
+    """Return observations for calibration (none where none were named), and others held out for the report."""
+    from sqap_vla_ros.compression.calibration import SYNTHETIC, hold_out, load_observations, synthetic_observations
+    from sqap_vla_ros.nodes.bags.observations import sample_observations
     from sqap_vla_ros.shipped import CALIBRATION_SOURCES, SIMULATOR
-    from sqap_vla_ros.simulation.observations import expert_observations
+    from sqap_vla_ros.simulation.observations import HELD_OUT_SEED, expert_observations
 
-    held_out_count = 8
     source = (args.calibration or "").partition(":")[0]
     if source == SIMULATOR:
-        held_out = expert_observations(held_out_count, seed=HELD_OUT_SEED) if args.report else []
+        held_out = expert_observations(_HELD_OUT, seed=HELD_OUT_SEED) if args.report else []
         return load_observations(args.calibration, args.observations, CALIBRATION_SOURCES), held_out
     if source in ("", SYNTHETIC):
         found = load_observations(args.calibration, args.observations, CALIBRATION_SOURCES) if source else []
-        return found, synthetic_observations(held_out_count, seed=1)
+        return found, synthetic_observations(_HELD_OUT, seed=1)
     path = Path(args.calibration).expanduser()
-    wanted = args.observations + (held_out_count if args.report else 0)
+    wanted = args.observations + (_HELD_OUT if args.report else 0)
     if path.is_file() or (path / "metadata.yaml").is_file():
-        found = _from_bag(path, args, wanted)
+        found = sample_observations(path, wanted, image_topic=args.image_topic, instruction=args.instruction)
     else:
         found = load_observations(args.calibration, wanted, CALIBRATION_SOURCES)
-    if len(found) <= held_out_count or not args.report:
-        return found[: args.observations], found[:held_out_count]
-    # spread over the recording, so that both see all of it
-    held = set(range(0, len(found), max(2, len(found) // held_out_count)))
-    return [o for i, o in enumerate(found) if i not in held], [o for i, o in enumerate(found) if i in held]
-
-
-def _from_bag(path: Path, args: argparse.Namespace, wanted: int) -> list[Observation]:
-    from sqap_vla_ros.compression.calibration import CalibrationError
-    from sqap_vla_ros.nodes.bags.bag import Bag
-    from sqap_vla_ros.nodes.bags.observations import IMAGE_TYPES, BagObservations, ReplaySpec
-
-    with Bag(path) as bag:
-        topic = bag.choose(args.image_topic, IMAGE_TYPES, "the image", "--image-topic")
-        stride = 1 if topic is None else max(1, topic.count // wanted)
-        frames = BagObservations(
-            bag, ReplaySpec(image_topic=args.image_topic, instruction=args.instruction, stride=stride)
-        )
-        found = [frame.observation for frame in frames if frame.observation is not None]
-        if not found:
-            problems = ", ".join(f"{count} times: {why}" for why, count in frames.counters.problems.items())
-            raise CalibrationError(f"{path} gave no observation to calibrate on ({problems or 'it has no images'})")
-    return found[:wanted]
+    return hold_out(found, _HELD_OUT) if args.report else (found[: args.observations], [])

@@ -1,4 +1,4 @@
-"""`sqap-vla convert`: a published checkpoint folder to one `.safetensors` file, or back."""
+"""`sqap-vla convert`: turn a published checkpoint folder into one `.safetensors` file, or back."""
 
 from __future__ import annotations
 
@@ -6,21 +6,31 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sqap_vla_ros.commands.options import add_command, add_unnorm_key, number
+
 
 def register(subparsers: Any) -> None:
     """Add the `convert` sub-command."""
-    convert = subparsers.add_parser("convert", help="published folder to one .safetensors file, or back")
-    convert.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="published folder or .safetensors file")
-    convert.add_argument("output", type=Path, metavar="OUTPUT", help="a name ending in .safetensors, or a new folder")
-    convert.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
-    convert.add_argument("--unnorm-key", help="dataset whose statistics go into the result")
-    convert.add_argument("--tokenizer", type=Path, help="Llama-2 tokenizer, where the checkpoint has none")
-    convert.add_argument("--dt", type=float, help="seconds between actions, where the statistics do not say")
-    convert.set_defaults(run=run)
+    parser = add_command(
+        subparsers, "convert", run, summary="turn a published folder into one .safetensors file, or back"
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="published folder or .safetensors file")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="a name ending in .safetensors, or a new folder")
+    parser.add_argument(
+        "--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"), help="type of the stored weights"
+    )
+    add_unnorm_key(parser)
+    parser.add_argument("--tokenizer", type=Path, help="Llama-2 tokenizer, where the checkpoint has none")
+    parser.add_argument(
+        "--dt",
+        type=number(0.0, above=True),
+        metavar="S",
+        help="seconds between actions, where the statistics do not say",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Converts, refusing to overwrite."""
+    """Convert; an existing output is refused."""
     import torch
 
     from sqap_vla_ros.policy.checkpoints.load import load_checkpoint
@@ -32,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     policy = load_checkpoint(
         args.checkpoint,
         dtype=getattr(torch, args.dtype),
-        unnorm_key=args.unnorm_key,
+        unnorm_key=args.unnorm_key or None,
         tokenizer=args.tokenizer,
         dt_s=args.dt,
     )

@@ -1,4 +1,4 @@
-"""`sqap-vla demo`: a simulated arm under the compressed policy over real ROS 2 topics."""
+"""`sqap-vla demo`: run a simulated arm under the compressed policy over real ROS 2 topics."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sqap_vla_ros.commands.options import add_checkpoint, add_command, add_recipe, add_seed, integer, number
 from sqap_vla_ros.evaluation.demo.run import CHECKPOINT, RECIPE, DemoOptions, run_demo
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 
 def register(subparsers: Any) -> None:
     """Add the `demo` sub-command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "demo",
-        help="a simulated arm under the compressed policy: film, report, numbers",
-        description="Starts simulator_node and policy_node, enables the policy, records the run and reports on it.",
+        run,
+        summary="run a simulated arm under the compressed policy: film, report, numbers",
+        description="Start simulator_node and policy_node, enable the policy, record the run and report on it.",
     )
-    parser.add_argument("--instruction", default="", help="the task in words, such as 'pick up the red cube'")
-    parser.add_argument("--task", default="", help="kind of task (default: drawn by the seed)")
-    parser.add_argument("--seed", type=int, default=0, help="layout of the first scene (default 0)")
-    parser.add_argument("--episodes", type=int, default=1, metavar="N", help="scenes, one after the other (default 1)")
-    parser.add_argument("--duration", type=float, default=20.0, metavar="S", help="longest episode (default 20 s)")
-    parser.add_argument("--checkpoint", default=CHECKPOINT, help=f"CogACT folder or file (default {CHECKPOINT})")
-    parser.add_argument("--recipe", default=RECIPE, help="how the policy is compressed")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results (default out/demo)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    parser.set_defaults(run=run)
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument("--instruction", default="", help="task in words, such as 'pick up the red cube'")
+    task.add_argument("--task", default="", choices=tuple(map(str, TaskFamily)), help="kind of task, else drawn")
+    add_seed(parser, "layout of the first scene")
+    parser.add_argument("--episodes", type=integer(1, 100), default=1, metavar="N", help="scenes, one after the other")
+    parser.add_argument(
+        "--duration", type=number(1.0, 3600.0), default=20.0, metavar="S", help="longest episode, seconds"
+    )
+    add_checkpoint(parser, CHECKPOINT)
+    add_recipe(parser, RECIPE)
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bars")
 
 
 def run(args: argparse.Namespace) -> int:

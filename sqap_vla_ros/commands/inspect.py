@@ -1,4 +1,4 @@
-"""`sqap-vla inspect`: what a checkpoint holds, without loading its weights."""
+"""`sqap-vla inspect`: tell what a checkpoint holds, without loading its weights."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sqap_vla_ros.commands.options import add_command
+
 
 def register(subparsers: Any) -> None:
     """Add the `inspect` sub-command."""
-    inspect = subparsers.add_parser("inspect", help="what a checkpoint holds, without loading its weights")
-    inspect.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="published folder or .safetensors file")
-    inspect.add_argument("--json", action="store_true", help="print as JSON")
-    inspect.set_defaults(run=run)
+    parser = add_command(
+        subparsers, "inspect", run, summary="tell what a checkpoint holds, without loading its weights"
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="published folder or .safetensors file")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints what the headers say."""
+    """Print what the headers say."""
     from sqap_vla_ros.compression.files.storage import is_compressed
     from sqap_vla_ros.policy.checkpoints.inspect import describe
     from sqap_vla_ros.policy.checkpoints.load import open_checkpoint
@@ -33,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _describe_compressed(path: Path) -> dict[str, Any]:
-    """The facts of a file made by `sqap-vla compress`."""
+    """Return the facts of a file made by `sqap-vla compress`."""
     from sqap_vla_ros.compression.files.storage import CompressedFile
 
     header = CompressedFile(path).header

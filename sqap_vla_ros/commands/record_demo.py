@@ -1,4 +1,4 @@
-"""`sqap-vla record-demo`: a bag of the simulated arm doing a task, so that anyone can try the replay."""
+"""`sqap-vla record-demo`: record a bag of the simulated arm doing a task, so that anyone can try the replay."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sqap_vla_ros.commands.options import add_command, add_seed, integer
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
+
 _DESCRIPTION = """\
-Records the embedded simulator's arm while a scripted expert does a task: compressed images, camera_info, TF, joint
+Record the embedded simulator's arm while a scripted expert does a task: compressed images, camera_info, TF, joint
 states, the robot description, the instruction and the expert's actions. The same seed gives the same messages."""
 
 
 def register(subparsers: Any) -> None:
     """Add the `record-demo` sub-command."""
-    parser = subparsers.add_parser("record-demo", help="make a bag of the simulated arm", description=_DESCRIPTION)
+    parser = add_command(
+        subparsers, "record-demo", run, summary="record a bag of the simulated arm", description=_DESCRIPTION
+    )
     parser.add_argument("out", type=Path, help="folder of the new bag")
-    parser.add_argument("--family", help="task family, drawn from the seed unless given (pick, open_drawer, ...)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first episode (default 0)")
-    parser.add_argument("--episodes", type=int, default=1, help="one after the other, seeds ascending (default 1)")
-    parser.add_argument("--width", type=int, default=640)
-    parser.add_argument("--height", type=int, default=480)
-    parser.add_argument("--jpeg-quality", type=int, default=90)
-    parser.set_defaults(run=run)
+    parser.add_argument("--family", choices=tuple(map(str, TaskFamily)), help="task family, else drawn from the seed")
+    add_seed(parser, "layout of the first episode")
+    parser.add_argument("--episodes", type=integer(1), default=1, help="episodes one after the other, seeds ascending")
+    parser.add_argument("--width", type=integer(16, 1280), default=640, help="of the image, pixels")
+    parser.add_argument("--height", type=integer(16, 960), default=480, help="of the image, pixels")
+    parser.add_argument("--jpeg-quality", type=integer(1, 100), default=90, help="of the stored images")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,48 +1,56 @@
-"""`sqap-vla inspect-tokens`: a picture of the visual tokens that survive, for several selectors side by side."""
+"""`sqap-vla inspect-tokens`: draw the visual tokens that survive, for several selectors side by side."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from sqap_vla_ros.compression.accelerators.base import Accelerator
-    from sqap_vla_ros.contracts import TokenSelector
+from sqap_vla_ros.commands.options import (
+    add_checkpoint,
+    add_command,
+    add_device,
+    add_gripper_pixel,
+    add_picture,
+    add_recipe,
+    add_seed,
+    gripper_pixel,
+    require_device,
+)
 
 _DEFAULT_SELECTORS = ("sqap", "fastv", "uniform_grid", "random_same_budget")
 
 
 def register(subparsers: Any) -> None:
     """Add the `inspect-tokens` sub-command."""
-    tokens = subparsers.add_parser(
-        "inspect-tokens", help="draw which visual tokens survive and why, for several selectors side by side"
+    parser = add_command(
+        subparsers,
+        "inspect-tokens",
+        run,
+        summary="draw which visual tokens survive and why, for several selectors side by side",
+        description="Draw which visual tokens survive and why, for several selectors side by side. The attention is "
+        "that of the policy under --recipe; the pruning of the recipe itself is left out.",
     )
-    tokens.add_argument("--checkpoint", default="micro", help="folder, .safetensors file, or 'micro' (default)")
-    tokens.add_argument("--recipe", default="fp32", help="recipe the attention comes from; its pruning is ignored")
-    tokens.add_argument("--image", type=Path, required=True, help="any picture PIL can read")
-    tokens.add_argument("--instruction", default="pick up the object", help="what to do, in words")
-    tokens.add_argument(
+    add_checkpoint(parser, "micro")
+    add_recipe(parser, "fp32")
+    add_picture(parser)
+    parser.add_argument("--instruction", default="pick up the object", help="what to do, in words")
+    parser.add_argument(
         "--selectors",
         nargs="+",
         default=list(_DEFAULT_SELECTORS),
         metavar="NAME[:key=value,...]",
-        help=f"selectors, with parameters as in sqap:ratio=0.6,ring_radius=3 (default: {' '.join(_DEFAULT_SELECTORS)})",
+        help="selectors, with parameters as in sqap:ratio=0.6,ring_radius=3",
     )
-    tokens.add_argument("--gripper-pixel", type=float, nargs=2, metavar=("U", "V"), help="gripper in the image, pixels")
-    tokens.add_argument("--seed", type=int, default=0, help="for the selectors that draw at random (default: 0)")
-    tokens.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    tokens.add_argument("--out", type=Path, default=Path("tokens.png"), help="picture to write (default: tokens.png)")
-    tokens.set_defaults(run=run)
+    add_gripper_pixel(parser)
+    add_seed(parser, "for the selectors that draw at random")
+    add_device(parser)
+    parser.add_argument("--out", type=Path, default=Path("tokens.png"), help="picture to write")
 
 
 def parse_selector(text: str) -> tuple[str, dict[str, Any]]:
-    """`name:key=value,...` to a name and parameters; values are read as JSON where they are JSON."""
+    """Split `name:key=value,...` into a name and parameters; values that are JSON are read as JSON."""
     name, _, rest = text.partition(":")
     parameters: dict[str, Any] = {}
     for item in filter(None, rest.split(",")):
@@ -56,83 +64,26 @@ def parse_selector(text: str) -> tuple[str, dict[str, Any]]:
     return name, parameters
 
 
-def make_choice(name: str, parameters: dict[str, Any]) -> TokenSelector | Accelerator:
-    """Make a token selector, or an accelerator whose choice of tokens can be drawn; raises ValueError for others."""
-    from sqap_vla_ros.compression.accelerators.table import ACCELERATORS, make_accelerator
-    from sqap_vla_ros.pruning import SELECTORS, make_selector
-
-    if name in SELECTORS or name not in ACCELERATORS:
-        return make_selector(name, **parameters)
-    if not ACCELERATORS[name].shows_tokens:
-        raise ValueError(f"accelerator {name!r} keeps every token: there is nothing to draw")
-    return make_accelerator(name, **parameters)
-
-
 def run(args: argparse.Namespace) -> None:
-    """Writes one picture with a panel for each selector and prints a line for each."""
+    """Write one picture with a panel for each selector and print a line for each."""
+    require_device(args.device)
     from PIL import Image
 
-    from sqap_vla_ros.compression.accelerators.base import Accelerator
-    from sqap_vla_ros.compression.accelerators.table import accelerate
     from sqap_vla_ros.compression.load import load_policy
-    from sqap_vla_ros.contracts import Observation, Reason
-    from sqap_vla_ros.policy.cogact import CogACTPolicy
-    from sqap_vla_ros.pruning.overlay import draw_overlay
+    from sqap_vla_ros.contracts import Observation
+    from sqap_vla_ros.evaluation.selectors import compare_selectors, make_choice, side_by_side
+    from sqap_vla_ros.policy.pictures import read_picture
     from sqap_vla_ros.shipped import SHIPPED
 
-    wanted = [(text, make_choice(*parse_selector(text))) for text in args.selectors]
-    image = np.asarray(Image.open(args.image).convert("RGB"))
-    pixel = None if args.gripper_pixel is None else (args.gripper_pixel[0], args.gripper_pixel[1])
+    wanted = {text: make_choice(*parse_selector(text)) for text in args.selectors}
+    image = read_picture(args.image)
+    pixel = gripper_pixel(args.gripper_pixel, image.shape[1], image.shape[0])
     observation = Observation(image, 0, args.instruction, gripper_pixel=pixel)
     policy = load_policy(args.checkpoint, args.recipe, shipped=SHIPPED, device=args.device)
-    if not isinstance(policy, CogACTPolicy):
-        raise ValueError(f"recipe {args.recipe!r} runs the layers its own way; take one without an accelerator")
-    parts = dict(policy.model.named_children())
-    panels = []
-    for text, choice in wanted:
-        policy.selector = None
-        for part, module in parts.items():  # an accelerator may have replaced some
-            setattr(policy.model, part, module)
-        if isinstance(choice, Accelerator):
-            accelerate(policy, choice)
-        else:
-            policy.selector = choice
-        started = time.perf_counter()
-        chunk = policy.predict(observation, seed=args.seed)
-        elapsed_ms = (time.perf_counter() - started) * 1e3
-        selection = chunk.selection
-        if selection is None:
-            raise ValueError(f"the policy reported no token selection for {text!r}")
-        counts = {
-            Reason(int(r)).name.lower(): int((selection.reasons == r).sum()) for r in np.unique(selection.reasons)
-        }
-        listed = ", ".join(f"{reason} {count}" for reason, count in counts.items())
-        where = "outside the view" if selection.gripper_patch is None else f"in patch {selection.gripper_patch}"
-        print(
-            f"{text:28s} kept {len(selection.indices)} of {selection.grid[0] * selection.grid[1]} before layer "
-            f"{selection.prune_layer} ({listed}), gripper {where}, {elapsed_ms:.0f} ms"
-        )
-        panels.append(
-            draw_overlay(
-                image,
-                selection,
-                policy.transform,
-                gripper_pixel=pixel,
-                caption=f"{text}, before layer {selection.prune_layer}",
-            )
-        )
+    panels = [image]
+    for panel in compare_selectors(policy, observation, wanted, seed=args.seed):
+        print(panel.line)
+        panels.append(panel.picture)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(side_by_side([image, *panels])).save(args.out)
+    Image.fromarray(side_by_side(panels)).save(args.out)
     print(f"wrote {args.out}: the image, then {', '.join(args.selectors)}")
-
-
-def side_by_side(panels: list[NDArray[np.uint8]], columns: int = 3, gap: int = 4) -> NDArray[np.uint8]:
-    """Pictures of one size in rows of `columns`, on white. [H, W, 3] uint8"""
-    height, width = panels[0].shape[:2]
-    columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
-    for index, panel in enumerate(panels):
-        top, left = index // columns * (height + gap), index % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = panel
-    return sheet

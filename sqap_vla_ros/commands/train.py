@@ -1,4 +1,4 @@
-"""`sqap-vla train`: the shipped policy from nothing, in the embedded simulator."""
+"""`sqap-vla train`: train the shipped policy from nothing, in the embedded simulator."""
 
 from __future__ import annotations
 
@@ -6,35 +6,37 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sqap_vla_ros.commands.options import add_command, add_device, add_seed, integer, number, require_device
+
 
 def register(subparsers: Any) -> None:
     """Add the `train` sub-command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "train",
-        help="train the small tabletop policy from nothing",
-        description="Collects demonstrations in the embedded simulator, imitates them, corrects the policy where it "
-        "strays, and imitates again. Interrupted, it goes on where it was; the result is OUT/policy.safetensors.",
+        run,
+        summary="train the small tabletop policy from nothing",
+        description="Collect demonstrations in the embedded simulator, imitate them, correct the policy where it "
+        "strays, and imitate again. Interrupted, it goes on where it was; the result is OUT/policy.safetensors.",
+        resumes=True,
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for demonstrations (10 GB) and checkpoints")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes, weights and noise (default 0, the shipped one)")
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one for each core (default 2)")
-    parser.add_argument("--device", default="cpu", help="where the weights are trained: cpu (default) or cuda")
+    add_seed(parser, "of scenes, weights and noise; 0 is the shipped policy's")
+    parser.add_argument("--jobs", type=integer(1), default=2, help="processes, one for each core")
+    add_device(parser, "where the weights are trained")
     parser.add_argument("--compile", action="store_true", help="compile the decoder's layers (needs a C++ compiler)")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the demonstrations and steps (default 1)")
     parser.add_argument(
-        "--no-attention-supervision", action="store_true", help="the control: nobody tells the policy where to look"
+        "--scale", type=number(0.0, 100.0, above=True), default=1.0, help="share of the demonstrations and steps"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--no-attention-supervision", action="store_true", help="train the control that is not told where to look"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress bars")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run or continue the pipeline."""
-    if args.seed < 0 or args.jobs < 1 or not 0.0 < args.scale <= 100.0:
-        raise ValueError(
-            f"--seed must be 0 or more, --jobs 1 or more and --scale within 0..100, "
-            f"got {args.seed}, {args.jobs} and {args.scale:g}"
-        )
+    require_device(args.device)
     import shutil
 
     from sqap_vla_ros.training import pipeline

@@ -7,7 +7,7 @@ neither. A folder holds images (png, jpg) and `instructions.txt`: one line for a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -109,3 +109,16 @@ def load_observations(source: str, limit: int, sources: Mapping[str, Observation
         named = " or ".join(f"`{name}`" for name in sources)
         raise CalibrationError(f"calibration data {path} is not a folder of images; give one, a bag, or {named}")
     return folder_observations(path, limit)
+
+
+def hold_out(observations: Sequence[Observation], count: int) -> tuple[list[Observation], list[Observation]]:
+    """Split into observations to calibrate on, and about `count` held-out ones, both spread over the whole.
+
+    Where there are no more than `count`, all of them are used for both.
+    """
+    if len(observations) <= count:
+        return list(observations), list(observations)
+    held = set(range(0, len(observations), max(2, len(observations) // count)))
+    return [o for i, o in enumerate(observations) if i not in held], [
+        o for i, o in enumerate(observations) if i in held
+    ]

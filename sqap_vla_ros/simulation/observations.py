@@ -12,6 +12,7 @@ from sqap_vla_ros.simulation.experts import expert
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 CALIBRATION_SEED = 900_000  # layouts that neither training nor evaluation uses
+HELD_OUT_SEED = 950_000  # nor calibration
 PER_EPISODE = 8  # observations of one episode
 
 

@@ -8,7 +8,8 @@ from sqap_vla_ros.cli import main
 from sqap_vla_ros.compression.files.storage import CompressedFile
 from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.nodes.bags.bag import Bag
-from sqap_vla_ros.nodes.bags.observations import BagObservations, ReplaySpec
+from sqap_vla_ros.nodes.bags.observations import BagObservations
+from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 
 
 def compress(out: Path, *arguments: str) -> int:

@@ -8,9 +8,9 @@ import yaml
 from PIL import Image
 
 from sqap_vla_ros.cli import main
-from sqap_vla_ros.commands.predict import read_camera_info
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.micro.policy import micro_policy
+from sqap_vla_ros.robot.calibration_file import read_camera_info
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from sqap_vla_ros.cli import main
-from sqap_vla_ros.commands.tokens import parse_selector, side_by_side
+from sqap_vla_ros.commands.tokens import parse_selector
+from sqap_vla_ros.evaluation.selectors import side_by_side
 
 
 def test_inspect_tokens_draws_a_panel_for_each_selector(tmp_path, capsys):

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
 from sqap_vla_ros.evaluation.action_metrics import rms_jerk
+from sqap_vla_ros.evaluation.closed_loop.choices import ENSEMBLES, HORIZON, JOINS
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
 from sqap_vla_ros.robot.joining import joining_action
@@ -22,8 +23,6 @@ from sqap_vla_ros.simulation.environment import CONTROL_DT_S, CONTROL_NS, Tablet
 from sqap_vla_ros.simulation.layout import VARIATIONS, sample_layout
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
-ENSEMBLES = ("none", "original", "by_time")
-JOINS = ("clock", "path")
 CHUNKS_PER_EPISODE = 1000  # noise seeds of one episode: seed * CHUNKS_PER_EPISODE + number of the chunk
 
 
@@ -42,10 +41,10 @@ class Execution:
         stood still.
     """
 
-    horizon: int = 8
-    ensemble: str = "none"
+    horizon: int = HORIZON
+    ensemble: str = ENSEMBLES[0]
     latency_s: float = 0.0
-    join: str = "clock"
+    join: str = JOINS[0]
 
     def __post_init__(self) -> None:
         if not 1 <= self.horizon <= 16:

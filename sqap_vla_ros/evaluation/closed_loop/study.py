@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from sqap_vla_ros.evaluation.closed_loop.choices import LOCKSTEP
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution
 from sqap_vla_ros.simulation.layout import VARIATIONS
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from sqap_vla_ros.contracts import Policy
     from sqap_vla_ros.evaluation.closed_loop.deviation import TaughtEpisode
 
-LOCKSTEP = 10  # episodes predicted together
 METHODS, EPISODES, DEVIATIONS = "methods.json", "episodes", "deviations"
 
 
@@ -76,6 +76,27 @@ class Unit:
                 f"at least one episode and one family, and no negative number of deviations, are needed; "
                 f"got {self.episodes}, {self.deviations} and {self.families}"
             )
+
+
+def study_units(
+    recipes: Sequence[str],
+    suites: Sequence[str],
+    families: Sequence[TaskFamily],
+    *,
+    checkpoint: str,
+    execution: Execution,
+    episodes: int,
+    deviations: int = 0,
+) -> list[Unit]:
+    """Return the units that compare `recipes` on `suites`, the first recipe's first. Raises ValueError."""
+    from sqap_vla_ros.compression.recipe import load_recipe
+
+    methods = [Method(load_recipe(name).name, name, checkpoint, execution) for name in recipes]
+    return [
+        Unit(method, suite, episodes, tuple(families), min(deviations, episodes))
+        for method in methods
+        for suite in suites
+    ]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from sqap_vla_ros.contracts import NS_PER_S, Reason
 from sqap_vla_ros.evaluation.replay.metrics import episodes_of, frame_errors, worst_frames
 from sqap_vla_ros.evaluation.replay.run import FrameRecord, RecipeRun, frames_again
-from sqap_vla_ros.nodes.bags.observations import ReplayFrame, ReplaySpec
+from sqap_vla_ros.nodes.bags.observations import ReplayFrame
+from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.policy.preprocessing import ImageTransform
 from sqap_vla_ros.pruning.overlay import COLOURS, draw_overlay
 from sqap_vla_ros.robot.trajectory import anchor_chunk

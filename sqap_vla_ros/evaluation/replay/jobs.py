@@ -23,7 +23,7 @@ from tqdm import tqdm
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.evaluation.replay.metrics import summarise
 from sqap_vla_ros.evaluation.replay.run import RUN, replay_recipe
-from sqap_vla_ros.nodes.bags.observations import ReplaySpec
+from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.serving.worker import WorkerConfig
 from sqap_vla_ros.shipped import SHIPPED
 
@@ -61,6 +61,32 @@ class JobResult:
     job: ReplayJob
     summaries: list[dict[str, Any]]
     error: str = ""
+
+
+def make_jobs(
+    bags: Sequence[Path],
+    out: Path,
+    spec: ReplaySpec,
+    recipes: Sequence[str],
+    worker: WorkerConfig,
+    *,
+    control_rate_hz: float,
+    video: bool = True,
+) -> list[ReplayJob]:
+    """Return one job a bag. Several bags get a folder each under `out`, named after them.
+
+    Raises ValueError for a recipe that cannot be read, before any work, and for bags of the same name.
+    """
+    for name in recipes:
+        load_recipe(name)
+    names = [bag.expanduser().resolve().stem for bag in bags]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"several bags are called {', '.join(twice)}: rename them or replay them into different --out")
+    folders = [out] if len(names) == 1 else [out / name for name in names]
+    return [
+        ReplayJob(bag, spec, tuple(recipes), worker, folder, control_rate_hz, video=video)
+        for bag, folder in zip(bags, folders, strict=True)
+    ]
 
 
 def run_job(job: ReplayJob, *, show: bool = True) -> JobResult:

@@ -28,7 +28,7 @@ from sqap_vla_ros.evaluation.replay.figures import (
 )
 from sqap_vla_ros.evaluation.replay.run import RecipeRun
 from sqap_vla_ros.evaluation.replay.tables import GROUPS, write_frames_csv, write_recipes_csv
-from sqap_vla_ros.nodes.bags.observations import ReplaySpec
+from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 
 OPEN_LOOP = (
     "Open loop: the recorded camera went on whatever the policy would have done. The differences below say what "

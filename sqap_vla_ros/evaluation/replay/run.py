@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from sqap_vla_ros.contracts import ActionChunk, PolicyInfo, Reason, TokenSelection
 from sqap_vla_ros.nodes.bags.bag import Bag
-from sqap_vla_ros.nodes.bags.observations import BagObservations, ReplayFrame, ReplaySpec
+from sqap_vla_ros.nodes.bags.observations import BagObservations, ReplayFrame
+from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.serving.events import Event, LoadFailed, Lost, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from sqap_vla_ros.contracts import NS_PER_S, Observation
 from sqap_vla_ros.control.image_gate import ImageGate, ImageGateConfig
 from sqap_vla_ros.control.time_sync import ImageInfoSync
 from sqap_vla_ros.nodes.bags.bag import Bag, BagError, BagMessage
+from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.nodes.images import compressed_to_rgb, to_rgb
 from sqap_vla_ros.nodes.messages import pose_from_message, time_ns, transform_message
 from sqap_vla_ros.nodes.policy.observer import Frame, ObservationProblem, Observer, TransformMissing
@@ -34,44 +36,6 @@ POSE_TYPES = ("geometry_msgs/msg/PoseStamped",)
 JOINT_TYPES = ("sensor_msgs/msg/JointState",)
 TEXT_TYPES = ("std_msgs/msg/String",)
 _MAX_WAITING = 8  # images held back until their transforms are read
-
-
-@dataclass(frozen=True)
-class ReplaySpec:
-    """What to read and how frames are called. None for a topic: the only one of its type, where there is one.
-
-    base_frame, tool_frame: as the policy node's parameters. instruction: used where the bag has no instruction topic.
-    segments: (seconds since the bag's start, instruction), ascending; goes before `instruction`.
-    pose_topic: PoseStamped of the tool in the base frame, instead of TF. joint_topic with urdf: forward kinematics
-    instead of TF. static_transforms: (parent, child, [4, 4]) that the bag lacks, such as the camera's mounting.
-    rectified: the image topic is rectified. stride: use every n-th image. tf_timeout_s: how far the recording may go on
-    before an image's transforms are given up. max_age_s: images recorded later than this after their stamp are stale.
-    """
-
-    base_frame: str = "base_link"
-    tool_frame: str = "tool0"
-    image_topic: str | None = None
-    camera_info_topic: str | None = None
-    instruction_topic: str | None = None
-    pose_topic: str | None = None
-    joint_topic: str | None = None
-    urdf: str = ""
-    instruction: str = ""
-    segments: tuple[tuple[float, str], ...] = ()
-    static_transforms: tuple[tuple[str, str, NDArray[np.float64]], ...] = ()
-    rectified: bool = False
-    stride: int = 1
-    tf_timeout_s: float = 0.5
-    max_age_s: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise ValueError(f"stride must be at least 1, got {self.stride}")
-        for name in ("tf_timeout_s", "max_age_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if [start for start, _ in self.segments] != sorted(start for start, _ in self.segments):
-            raise ValueError(f"segments must be in order of time, got {self.segments}")
 
 
 @dataclass(frozen=True)
@@ -330,3 +294,18 @@ class BagObservations:
     def _failed(self, arrival: _Arrival, frame: Frame, problem: str, kind: str) -> ReplayFrame:
         self.counters.problems[kind] = self.counters.problems.get(kind, 0) + 1
         return ReplayFrame(arrival.index, frame.stamp_ns, arrival.age_s(frame.stamp_ns), None, problem)
+
+
+def sample_observations(
+    path: Path, wanted: int, *, image_topic: str | None = None, instruction: str = ""
+) -> list[Observation]:
+    """Return up to `wanted` observations spread over a recording. Raises BagError where it has none."""
+    with Bag(path) as bag:
+        topic = bag.choose(image_topic, IMAGE_TYPES, "the image", "--image-topic")
+        stride = 1 if topic is None else max(1, topic.count // wanted)
+        frames = BagObservations(bag, ReplaySpec(image_topic=image_topic, instruction=instruction, stride=stride))
+        found = [frame.observation for frame in frames if frame.observation is not None]
+        if not found:
+            problems = ", ".join(f"{count} times: {why}" for why, count in frames.counters.problems.items())
+            raise BagError(f"{path} gave no observation to calibrate on ({problems or 'it has no images'})")
+    return found[:wanted]

@@ -1,6 +1,5 @@
 """Closed-loop runs: execution of chunks, lockstep, resuming, tables. Real simulator; micro policy or scripted ones."""
 
-import argparse
 import json
 import os
 
@@ -8,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sqap_vla_ros.commands.evaluate import make_units, register
+from sqap_vla_ros.commands.evaluate import register, units_of
+from sqap_vla_ros.commands.options import CommandParser
 from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.contracts import ActionChunk, PolicyInfo
 from sqap_vla_ros.evaluation.action_metrics import chunk_distance, rms_jerk
@@ -390,13 +390,13 @@ def test_the_sweep_is_drawn(tmp_path):
 
 
 def arguments(*given):
-    parser = argparse.ArgumentParser()
+    parser = CommandParser()
     register(parser.add_subparsers())
     return parser.parse_args(["evaluate", *given])
 
 
 def test_the_command_line_becomes_units():
-    units = make_units(
+    units = units_of(
         arguments(
             "--recipes", "fp32,sqap", "--suite", "both", "--families", "pick", "--horizon", "8", "--episodes", "7"
         )
@@ -417,11 +417,11 @@ def test_the_command_line_becomes_units():
     [
         (["--recipes", "fp32,fp32"], "each once"),
         (["--recipes", "w4a3"], "w4a3"),
-        (["--families", "pick,fly"], "pick,fly"),
-        (["--episodes", "0"], "--episodes must be at least 1"),
+        (["--families", "pick,fly"], "--families: knows no fly; there are: pick, "),
+        (["--episodes", "0"], "--episodes: must be at least 1, got 0"),
         (["--horizon", "4", "--async-latency", "2"], "2.0 s"),
     ],
 )
 def test_a_wrong_option_is_told_before_the_work(given, match):
     with pytest.raises(ValueError, match=match):
-        make_units(arguments(*given))
+        units_of(arguments(*given))

@@ -6,7 +6,8 @@ from places import TABLETOP_BAG
 
 from sqap_vla_ros import cli
 from sqap_vla_ros.nodes.bags.bag import Bag
-from sqap_vla_ros.nodes.bags.observations import BagObservations, ReplaySpec
+from sqap_vla_ros.nodes.bags.observations import BagObservations
+from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.nodes.messages import chunk_from_message
 
 

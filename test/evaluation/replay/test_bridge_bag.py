@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.evaluation.replay.jobs import ReplayJob, run_job
 from sqap_vla_ros.nodes.bags.bag import Bag
-from sqap_vla_ros.nodes.bags.observations import BagObservations, ReplaySpec
+from sqap_vla_ros.nodes.bags.observations import BagObservations
+from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.serving.worker import WorkerConfig
 
 

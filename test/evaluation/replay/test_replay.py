@@ -17,13 +17,14 @@ from bag_factory import START_NS, write_bag
 from places import ROOT, TABLETOP_BAG
 
 from sqap_vla_ros import cli
-from sqap_vla_ros.commands.replay import make_jobs
+from sqap_vla_ros.commands.replay import jobs_of
 from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.evaluation.replay import jobs as replay_jobs
 from sqap_vla_ros.evaluation.replay.jobs import ReplayJob, run_jobs
 from sqap_vla_ros.evaluation.replay.run import FRAMES, RUN, ReplayError, load_run, replay_recipe
 from sqap_vla_ros.nodes.bags.bag import Bag
-from sqap_vla_ros.nodes.bags.observations import BagObservations, ReplaySpec
+from sqap_vla_ros.nodes.bags.observations import BagObservations
+from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 from sqap_vla_ros.serving.worker import WorkerConfig
@@ -178,10 +179,10 @@ def test_a_lost_process_has_its_bag_redone(bag, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--recipes", "fp23"], "no recipe named 'fp23'"),
-        (["--jobs", "0"], "--jobs must be at least 1"),
-        (["--stride", "0"], "stride must be at least 1"),
+        (["--jobs", "0"], "--jobs: must be at least 1, got 0"),
+        (["--stride", "0"], "--stride: must be at least 1, got 0"),
         (["--static-transform", "a", "b", *["1", "2", "three", "0", "0", "0", "1"]], "needs seven numbers"),
-        (["--control-rate", "0"], "control_rate_hz must be positive"),
+        (["--control-rate", "0"], "--control-rate: must be above 0, got 0"),
     ],
 )
 def test_bad_options_are_told_before_any_work(bag, tmp_path, capsys, arguments, message):
@@ -198,7 +199,7 @@ def test_segments_file(bag, tmp_path, capsys):
 
 def test_a_bag_that_cannot_be_read_is_an_exit_status(tmp_path, capsys):
     assert cli.main(["replay", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]) == 1
-    assert "does not exist" in capsys.readouterr().out
+    assert "does not exist" in capsys.readouterr().err
 
 
 def test_joint_states_and_urdf_from_the_command_line(tmp_path):
@@ -207,7 +208,7 @@ def test_joint_states_and_urdf_from_the_command_line(tmp_path):
     q = np.linspace(-0.4, 0.4, len(arm.joint_names))
     path = write_bag(tmp_path / "bag", tf=False, info=False, joints=dict(zip(arm.joint_names, q, strict=True)))
     options = ["--urdf", str(urdf), "--joint-topic", "/joint_states", "--recipes", "fp32"]
-    (made,) = make_jobs(cli.build_parser().parse_args(["replay", str(path), *options]))
+    (made,) = jobs_of(cli.build_parser().parse_args(["replay", str(path), *options]))
     with Bag(path) as recording:
         source = BagObservations(recording, made.spec)
         poses = [frame.observation.base_from_tool for frame in source]

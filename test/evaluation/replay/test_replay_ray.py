@@ -8,7 +8,7 @@ from bag_factory import write_bag
 
 from sqap_vla_ros.evaluation.replay.jobs import ReplayJob, run_jobs
 from sqap_vla_ros.evaluation.replay.run import FRAMES, FrameRecord
-from sqap_vla_ros.nodes.bags.observations import ReplaySpec
+from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.serving.worker import WorkerConfig
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'sqap-vla-ros[cluster]'")

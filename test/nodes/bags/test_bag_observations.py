@@ -6,7 +6,8 @@ import pytest
 from bag_factory import START_NS, tool_pixel, tool_pose, write_bag
 
 from sqap_vla_ros.nodes.bags.bag import Bag, BagError
-from sqap_vla_ros.nodes.bags.observations import BagObservations, ReplaySpec
+from sqap_vla_ros.nodes.bags.observations import BagObservations
+from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 

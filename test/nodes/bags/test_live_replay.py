@@ -9,7 +9,7 @@ from places import TABLETOP_BAG
 
 from sqap_vla_ros.evaluation.replay.run import replay_recipe
 from sqap_vla_ros.nodes.bags.bag import Bag
-from sqap_vla_ros.nodes.bags.observations import ReplaySpec
+from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.nodes.messages import chunk_from_message, selection_from_message, time_ns
 from sqap_vla_ros.serving.worker import WorkerConfig
 

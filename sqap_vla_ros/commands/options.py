@@ -1,0 +1,201 @@
+"""Parser, checks and options that the sub-commands share, so that an option means and says the same everywhere."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+CHECKPOINT_HELP = "`tabletop`, `micro` (random weights), a CogACT folder, or a .safetensors file"
+RECIPE_HELP = "how the policy is compressed: a name of config/recipes or a YAML file"
+_LARGEST_SEED = 2**32 - 1
+
+
+class UsageError(ValueError):
+    """A command line that cannot be run; the message names the option, the value and what is allowed."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser that reports a mistake as a `UsageError`, in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (`{self.prog} --help` lists the options)")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help that ends with the default of an option, where it has one worth telling."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default = action.default
+        told = default is not None and default is not False and default not in ("", [], argparse.SUPPRESS)
+        if not told or action.required or not action.option_strings:
+            return action.help
+        if isinstance(default, bool):
+            shown = f"--{action.dest}".replace("_", "-")
+        else:
+            shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+        return f"{action.help or ''} (default: {shown.replace('%', '%%')})".strip()
+
+
+def add_command(
+    subparsers: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    *,
+    summary: str,
+    description: str | None = None,
+    resumes: bool = False,
+) -> argparse.ArgumentParser:
+    """Add a sub-command that calls `run`.
+
+    summary: its line in the list of commands. resumes: after an interruption the same command goes on where it was.
+    """
+    parser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=description or f"{summary[0].upper()}{summary[1:]}.",
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.set_defaults(run=run, resumes=resumes)
+    return parser
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Return an argument type that reads a whole number within `minimum` and `maximum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"needs a whole number, got {text!r}") from None
+        _check_range(value, minimum, maximum)
+        return value
+
+    return parse
+
+
+def number(minimum: float, maximum: float | None = None, *, above: bool = False) -> Callable[[str], float]:
+    """Return an argument type that reads a finite number. above: `minimum` itself is not allowed."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"needs a number, got {text!r}") from None
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"needs a finite number, got {text!r}")
+        if above and value <= minimum:
+            raise argparse.ArgumentTypeError(f"must be above {minimum:g}, got {text}")
+        _check_range(value, minimum, maximum)
+        return value
+
+    return parse
+
+
+def _check_range(value: float, minimum: float, maximum: float | None) -> None:
+    if value < minimum:
+        raise argparse.ArgumentTypeError(f"must be at least {minimum:g}, got {value}")
+    if maximum is not None and value > maximum:
+        raise argparse.ArgumentTypeError(f"must be at most {maximum:g}, got {value}")
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Read comma-separated names, at least one and each once."""
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found or len(set(found)) != len(found):
+        raise argparse.ArgumentTypeError(f"needs some names, each once and separated by commas, got {text!r}")
+    return found
+
+
+def names_among(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Return an argument type that reads comma-separated names out of `allowed`."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        found = names(text)
+        if unknown := sorted(set(found) - set(allowed)):
+            raise argparse.ArgumentTypeError(f"knows no {', '.join(unknown)}; there are: {', '.join(allowed)}")
+        return found
+
+    return parse
+
+
+def device_name(text: str) -> str:
+    """Read `cpu`, `cuda` or `cuda:N`; whether CUDA is there is checked by `require_device`."""
+    kind, colon, index = text.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text!r}")
+    return text
+
+
+def require_device(device: str) -> None:
+    """Raise UsageError where `device` is a GPU that PyTorch does not see. Imports torch for a GPU only."""
+    if device == "cpu":
+        return
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = int(device.partition(":")[2] or 0)
+    if index >= count:
+        seen = f"{count} CUDA device(s)" if count else "no CUDA device"
+        raise UsageError(f"--device {device}: PyTorch sees {seen} here; use --device cpu or install a CUDA build")
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+
+def add_checkpoint(parser: Any, default: str | None) -> None:
+    """Add --checkpoint; required where `default` is None."""
+    parser.add_argument("--checkpoint", default=default, required=default is None, help=CHECKPOINT_HELP)
+
+
+def add_recipe(parser: Any, default: str) -> None:
+    """Add --recipe."""
+    parser.add_argument("--recipe", default=default, help=RECIPE_HELP)
+
+
+def add_recipes(parser: Any) -> None:
+    """Add --recipes, whose first one is the reference."""
+    parser.add_argument(
+        "--recipes", type=names, default="fp32,w4a4,sqap", help="recipes, comma-separated; the first is the reference"
+    )
+
+
+def add_device(parser: Any, purpose: str = "where the policy runs") -> None:
+    """Add --device; call `require_device` before any work."""
+    parser.add_argument("--device", type=device_name, default="cpu", help=f"{purpose}: cpu, cuda or cuda:N")
+
+
+def add_seed(parser: Any, purpose: str) -> None:
+    """Add --seed."""
+    parser.add_argument("--seed", type=integer(0, _LARGEST_SEED), default=0, help=purpose)
+
+
+def add_unnorm_key(parser: Any) -> None:
+    """Add --unnorm-key."""
+    parser.add_argument("--unnorm-key", default="", help="dataset whose statistics turn the chunk into metres")
+
+
+def add_picture(parser: Any) -> None:
+    """Add --image; read it with `policy.pictures.read_picture`."""
+    parser.add_argument("--image", type=Path, required=True, help="picture of the robot's camera (png, jpg, ...)")
+
+
+def add_gripper_pixel(parser: Any) -> None:
+    """Add --gripper-pixel; check it with `gripper_pixel`."""
+    parser.add_argument("--gripper-pixel", type=float, nargs=2, metavar=("U", "V"), help="gripper in the image, pixels")
+
+
+def gripper_pixel(given: Sequence[float] | None, width: int, height: int) -> tuple[float, float] | None:
+    """Return --gripper-pixel as (u, v), None where it was not given. Raises UsageError outside the image."""
+    if given is None:
+        return None
+    u, v = given
+    if not (-0.5 <= u < width - 0.5 and -0.5 <= v < height - 0.5):
+        raise UsageError(f"--gripper-pixel {u:g} {v:g} lies outside the image, which has {width} x {height} pixels")
+    return u, v

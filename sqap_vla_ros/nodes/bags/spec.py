@@ -1,0 +1,73 @@
+"""What a replay reads from a recording, and how options and files say it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from sqap_vla_ros.robot.conventions import pose_matrix
+
+Segments = tuple[tuple[float, str], ...]
+StaticTransform = tuple[str, str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class ReplaySpec:
+    """What to read and how frames are called. None for a topic: the only one of its type, where there is one.
+
+    base_frame, tool_frame: as the policy node's parameters. instruction: used where the bag has no instruction topic.
+    segments: (seconds since the bag's start, instruction), ascending; goes before `instruction`.
+    pose_topic: PoseStamped of the tool in the base frame, instead of TF. joint_topic with urdf: forward kinematics
+    instead of TF. static_transforms: (parent, child, [4, 4]) that the bag lacks, such as the camera's mounting.
+    rectified: the image topic is rectified. stride: use every n-th image. tf_timeout_s: how far the recording may go on
+    before an image's transforms are given up. max_age_s: images recorded later than this after their stamp are stale.
+    """
+
+    base_frame: str = "base_link"
+    tool_frame: str = "tool0"
+    image_topic: str | None = None
+    camera_info_topic: str | None = None
+    instruction_topic: str | None = None
+    pose_topic: str | None = None
+    joint_topic: str | None = None
+    urdf: str = ""
+    instruction: str = ""
+    segments: Segments = ()
+    static_transforms: tuple[StaticTransform, ...] = ()
+    rectified: bool = False
+    stride: int = 1
+    tf_timeout_s: float = 0.5
+    max_age_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise ValueError(f"stride must be at least 1, got {self.stride}")
+        for name in ("tf_timeout_s", "max_age_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if [start for start, _ in self.segments] != sorted(start for start, _ in self.segments):
+            raise ValueError(f"segments must be in order of time, got {self.segments}")
+
+
+def read_segments(path: Path) -> Segments:
+    """Read a YAML list of {from_s: seconds since the bag's start, instruction: text}. Raises ValueError."""
+    try:
+        entries = yaml.safe_load(path.read_text())
+        return tuple((float(entry["from_s"]), str(entry["instruction"]).strip()) for entry in entries)
+    except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} must be a YAML list of {{from_s: seconds, instruction: text}}: {error!r}") from error
+
+
+def parse_static_transform(fields: Sequence[str]) -> StaticTransform:
+    """Read parent, child and seven numbers (translation in metres, quaternion x y z w). Raises ValueError."""
+    parent, child, *texts = fields
+    try:
+        numbers = [float(text) for text in texts]
+        return parent, child, pose_matrix(numbers[:3], numbers[3:])
+    except ValueError as error:
+        raise ValueError(f"--static-transform {parent} {child}: needs seven numbers: {error}") from error

@@ -1,0 +1,120 @@
+"""What every sub-command takes for granted: values are checked, mistakes are one line, help tells defaults."""
+
+import argparse
+
+import pytest
+
+from sqap_vla_ros import cli
+from sqap_vla_ros.commands import options
+
+IMAGE = ("--image", "nowhere.png", "--instruction", "pick up the can")
+HOSTILE = [
+    (("evaluate", "--jobs", "-1"), "--jobs: must be at least 1, got -1"),
+    (("evaluate", "--episodes", "many"), "--episodes: needs a whole number, got 'many'"),
+    (("evaluate", "--horizon", "17"), "--horizon: must be at most 16, got 17"),
+    (("evaluate", "--async-latency", "nan"), "--async-latency: needs a finite number, got 'nan'"),
+    (("evaluate", "--recipes", ","), "--recipes: needs some names"),
+    (("replay", "bag", "--threads", "-1"), "--threads: must be at least 0, got -1"),
+    (("replay", "bag", "--seed", str(2**70)), "--seed: must be at most 4.29497e+09, got 1180591620717411303424"),
+    (("replay", "bag", "--dtype", "int3"), "--dtype: invalid choice: 'int3'"),
+    (("replay", "bag", "--device", "gpu"), "--device: must be cpu, cuda or cuda:N, got 'gpu'"),
+    (("compress", "--checkpoint", "micro", "--out", "x", "--observations", "0"), "--observations: must be at least 1"),
+    (("compress", "--checkpoint", "micro", "--out", "x", "--observations", "-3"), "--observations: must be at least 1"),
+    (("convert", "a", "b", "--dt", "0"), "--dt: must be above 0, got 0"),
+    (("predict", *IMAGE, "--seed", "-1"), "--seed: must be at least 0, got -1"),
+    (("bops", "--text-tokens", "0"), "--text-tokens: must be at least 1, got 0"),
+    (("train", "--out", "x", "--scale", "0"), "--scale: must be above 0, got 0"),
+    (("demo", "--task", "juggle"), "--task: invalid choice: 'juggle'"),
+    (("record-demo", "x", "--jpeg-quality", "101"), "--jpeg-quality: must be at most 100, got 101"),
+    (("no-such-command",), "invalid choice: 'no-such-command'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), HOSTILE, ids=lambda value: " ".join(value)[:40])
+def test_a_bad_value_is_one_line_and_exit_status_2(arguments, message, capsys):
+    assert cli.main(list(arguments)) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert line.startswith("sqap-vla: error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize("command", [("predict", *IMAGE), ("inspect-tokens", *IMAGE[:2]), ("train", "--out", "x")])
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_loaded(command, capsys, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.main([*command, "--device", "cuda"]) == 2
+    assert "--device cuda: PyTorch sees no CUDA device here; use --device cpu" in capsys.readouterr().err
+
+
+def test_a_gripper_outside_the_picture_is_said(tmp_path, capsys):
+    from PIL import Image
+
+    Image.new("RGB", (80, 60)).save(tmp_path / "view.png")
+    arguments = ["predict", "--image", str(tmp_path / "view.png"), "--instruction", "x", "--gripper-pixel", "80", "10"]
+    assert cli.main(arguments) == 2
+    assert "--gripper-pixel 80 10 lies outside the image, which has 80 x 60 pixels" in capsys.readouterr().err
+
+
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    (action,) = (a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
+def test_the_same_option_says_the_same_everywhere():
+    """A checkpoint, a recipe, a seed: one help text and one default for each meaning, whatever the command."""
+    texts: dict[str, set[str]] = {}
+    for parser in subcommands().values():
+        for action in parser._actions:
+            for name in {"--checkpoint", "--recipe", "--recipes", "--unnorm-key", "--gripper-pixel", "--image"} & set(
+                action.option_strings
+            ):
+                texts.setdefault(name, set()).add(str(action.help))
+    assert {name: len(found) for name, found in texts.items()} == dict.fromkeys(texts, 1)
+
+
+def test_every_option_is_explained():
+    silent = [
+        f"{name} {action.option_strings or action.dest}"
+        for name, parser in subcommands().items()
+        for action in parser._actions
+        if not action.help
+    ]
+    assert silent == []
+
+
+def test_help_tells_defaults_worth_telling():
+    shown = " ".join(subcommands()["replay"].format_help().split())
+    assert "(default: fp32,w4a4,sqap)" in shown
+    assert "(default: 0)" in shown
+    assert "(default: )" not in shown
+    assert "(default: None)" not in shown
+    assert "(default: False)" not in shown
+
+
+def test_traceback_is_taken_before_and_after_the_command():
+    for arguments in (["--traceback", "inspect", "/nowhere"], ["inspect", "/nowhere", "--traceback"]):
+        with pytest.raises(OSError, match="nowhere"):
+            cli.main(arguments)
+    assert cli.main(["inspect", "/nowhere"]) == 2
+
+
+def test_ctrl_c_says_whether_the_command_goes_on(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    for command, text in ((("evaluate",), "the same command goes on from here"), (("bops",), "interrupted\n")):
+        module = next(m for m in cli.COMMANDS if m.__name__.endswith(command[0]))
+        monkeypatch.setattr(module, "run", interrupted)
+        assert cli.main(list(command)) == 130
+        assert text in capsys.readouterr().err
+
+
+def test_numbers_within_their_range_pass():
+    assert options.integer(1, 3)("2") == 2
+    assert options.number(0.0, above=True)("0.5") == 0.5
+    assert options.names(" fp32, sqap ") == ("fp32", "sqap")
+    assert options.gripper_pixel([0.0, 59.0], 80, 60) == (0.0, 59.0)
+    assert options.gripper_pixel(None, 80, 60) is None

@@ -1,0 +1,47 @@
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from sqap_vla_ros.policy.pictures import PictureError, read_picture
+
+RAMP = np.tile(np.linspace(0, 65535, 32).astype(np.uint16), (8, 1))
+
+
+def test_sixteen_bits_become_eight_as_in_the_node(tmp_path):
+    Image.fromarray(RAMP).save(tmp_path / "grey.png")
+    cv2.imwrite(str(tmp_path / "colour.png"), np.dstack([RAMP] * 3))
+    expected = cv2.convertScaleAbs(RAMP, alpha=255.0 / 65535.0)
+    for name in ("grey.png", "colour.png"):
+        image = read_picture(tmp_path / name)
+        assert image.shape == (8, 32, 3)
+        assert np.abs(image.astype(int) - expected[..., None]).max() <= 1
+
+
+def test_floating_point_is_black_to_white(tmp_path):
+    Image.fromarray((RAMP / 65535.0).astype(np.float32)).save(tmp_path / "a.tiff")
+    assert np.abs(read_picture(tmp_path / "a.tiff")[..., 0].astype(int) - np.rint(RAMP / 257.0)).max() <= 1
+    Image.fromarray(RAMP.astype(np.float32)).save(tmp_path / "b.tiff")
+    with pytest.raises(PictureError, match=r"b\.tiff has pixels from 0 to 65535, where 0 to 1 are expected"):
+        read_picture(tmp_path / "b.tiff")
+
+
+def test_an_exif_rotation_is_applied(tmp_path):
+    picture = Image.new("RGB", (40, 20), (255, 0, 0))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_picture(tmp_path / "turned.jpg").shape == (40, 20, 3)
+
+
+def test_a_damaged_or_foreign_file_is_refused(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PictureError, match=r"a\.jpg is damaged"):
+        read_picture(tmp_path / "a.jpg")
+    (tmp_path / "b.png").write_text("no")
+    with pytest.raises(PictureError, match=r"b\.png is not a picture: cannot identify image file"):
+        read_picture(tmp_path / "b.png")
+    with pytest.raises(FileNotFoundError):
+        read_picture(tmp_path / "c.png")
