@@ -49,7 +49,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "nodes.recorder": (*_BASE, *_ROS, "robot"),
     "nodes.policy": (*_BASE, *_ROS, "robot", "control", "serving"),
     "nodes.policy.views": (*_BASE, *_ROS, "policy.preprocessing", "pruning.overlay"),
-    "nodes.simulator": (*_BASE, *_ROS, "robot", "simulation", "nodes.policy.parameters"),
+    "nodes.simulator": (*_BASE, *_ROS, "robot", "simulation"),
     "nodes.bags": (*_BASE, *_ROS, "robot", "control", "nodes.policy.observer"),
     "evaluation.closed_loop": (*_BASE, "evaluation.action_metrics", *_MODEL, "shipped", "robot", "simulation"),
     "evaluation.replay": (*_BASE, "evaluation.action_metrics", *_MODEL, "shipped", "robot", "serving", "nodes"),
