@@ -121,6 +121,7 @@ class Arm:
             self.rejected += 1
             self._executive.rejected(str(error), malformed=False, latency_s=latency_s, now_s=now_s)
             return
+        position, velocity = self._arm.start_state()
         path = accept_trajectory(
             ARM_JOINTS,
             names=list(joints.joint_names),
@@ -128,8 +129,8 @@ class Arm:
             positions=joints.positions.tolist(),
             velocities=joints.velocities.tolist(),
             now_ns=self.now_ns,
-            position=self._arm.position,
-            velocity=self._arm.velocity,
+            position=position,
+            velocity=velocity,
         )
         self._arm.follow(path)
         self._joints = joints

@@ -15,10 +15,19 @@ class ArmCommander:
 
     max_joint_velocity_rad_s: pose and twist commands move no joint faster than this (a trajectory has its own times).
     twist_timeout_s: a twist that is not renewed for this long stops the arm.
+    interpolate_from_desired_state: as joint_trajectory_controller's parameter of that name; see `start_state`.
     """
 
-    def __init__(self, world: TabletopWorld, *, max_joint_velocity_rad_s: float, twist_timeout_s: float) -> None:
+    def __init__(
+        self,
+        world: TabletopWorld,
+        *,
+        max_joint_velocity_rad_s: float,
+        twist_timeout_s: float,
+        interpolate_from_desired_state: bool = False,
+    ) -> None:
         self._world = world
+        self._from_desired = interpolate_from_desired_state
         self._max_velocity = max_joint_velocity_rad_s
         self._twist_timeout_ns = round(1e9 * twist_timeout_s)
         self.position = world.arm_position  # [7] what the arm is told now
@@ -37,6 +46,16 @@ class ArmCommander:
         """Forget everything and hold the measured position: the world was reset."""
         self.hold()
         self.position = self._world.arm_position
+
+    def start_state(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Position and velocity [7] from which a joint trajectory is approached whose first point is in the future.
+
+        The measured ones, as by joint_trajectory_controller's default: an arm that lags its commands then makes up for
+        the lag on the way to that point. With `interpolate_from_desired_state` those that the arm is told now.
+        """
+        if self._from_desired:
+            return self.position, self.velocity
+        return self._world.arm_position, self._world.arm_velocity
 
     def follow(self, path: JointPath) -> None:
         """Execute a joint path from now on; see `accept_trajectory`."""

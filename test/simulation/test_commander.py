@@ -67,3 +67,20 @@ def test_a_new_command_replaces_the_one_before(commander):
     still = commander.position.copy()
     advance(commander, 1.0, S // 2)
     np.testing.assert_allclose(commander.position, still, atol=1e-3)
+
+
+def test_a_trajectory_is_approached_from_the_measured_state_unless_asked_otherwise():
+    world = TabletopWorld()
+    world.reset(sample_layout(0, "pick"))
+    options = {"max_joint_velocity_rad_s": 1.0, "twist_timeout_s": 0.2}
+    measured, desired = (
+        ArmCommander(world, **options),
+        ArmCommander(world, **options, interpolate_from_desired_state=True),
+    )
+    for commander in (measured, desired):
+        commander.follow(JointPath(np.array([0, S]), np.vstack([commander.position, commander.position + 0.1]), None))
+        commander.update(S // 2, TICK_S)  # the world has not moved
+    np.testing.assert_array_equal(measured.start_state()[0], world.arm_position)
+    np.testing.assert_array_equal(measured.start_state()[1], world.arm_velocity)
+    np.testing.assert_allclose(desired.start_state()[0], world.arm_position + 0.05, atol=1e-6)
+    np.testing.assert_allclose(desired.start_state()[1], 0.1, atol=1e-6)

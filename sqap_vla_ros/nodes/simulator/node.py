@@ -81,6 +81,7 @@ class SimulatorNode(Node):
             self.world,
             max_joint_velocity_rad_s=values["max_joint_velocity"],
             twist_timeout_s=values["twist_timeout_s"],
+            interpolate_from_desired_state=values["interpolate_from_desired_state"],
         )
         self._reset_world()
 
@@ -114,6 +115,7 @@ class SimulatorNode(Node):
         start = time_ns(message.header.stamp)
         with self._lock:
             start = start or self._time_ns  # a zero stamp means now
+            position, velocity = self._arm.start_state()
             try:
                 path = accept_trajectory(
                     ARM_JOINTS,
@@ -121,9 +123,11 @@ class SimulatorNode(Node):
                     times_ns=[start + time_ns(point.time_from_start) for point in message.points],
                     positions=[point.positions for point in message.points],
                     velocities=[point.velocities for point in message.points],
+                    accelerations=[point.accelerations for point in message.points],
+                    efforts=[point.effort for point in message.points],
                     now_ns=self._time_ns,
-                    position=self._arm.position,
-                    velocity=self._arm.velocity,
+                    position=position,
+                    velocity=velocity,
                 )
             except TrajectoryRejectedError as error:
                 self.get_logger().error(f"joint_trajectory rejected: {error}", throttle_duration_sec=1.0)

@@ -53,6 +53,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         "rad/s of any joint while target_pose or delta_twist_cmds is followed. A joint_trajectory has its own times.",
         above=0.0,
     ),
+    Parameter(
+        "interpolate_from_desired_state",
+        False,
+        "As joint_trajectory_controller's parameter: a joint_trajectory whose first point is in the future is entered "
+        "from the commanded state; by default from the measured one, which lags.",
+    ),
     Parameter("twist_timeout_s", 0.2, "The arm stops when delta_twist_cmds is not renewed for this long.", above=0.0),
     Parameter(
         "publish_clock",
