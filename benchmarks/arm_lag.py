@@ -61,8 +61,8 @@ class Arm:
         self._share = world.timestep_s / max(lag_s, world.timestep_s)  # of the way to its command, each step
         self._told = world.arm_position
         self._executive = Executive(configuration.executive_config(values), dry_run=False)
-        self._executive.set_instruction("act", 0.0)
-        self._executive.enable(0.0)
+        self._executive.set_instruction("act")
+        self._executive.enable()
         self._arm = ArmCommander(world, max_joint_velocity_rad_s=1.5, twist_timeout_s=0.2)
         urdf = share_path("config/robots/tabletop_arm.urdf").read_text("utf-8")
         self._kinematics = ArmKinematics.from_urdf(urdf, values["base_frame"], values["tool_frame"])
@@ -119,7 +119,7 @@ class Arm:
                 joints = self._kinematics.joint_trajectory(trajectory, start.position, start.velocity)
         except (UnsafeChunk, KinematicsError) as error:
             self.rejected += 1
-            self._executive.rejected(str(error), malformed=False, latency_s=latency_s, now_s=now_s)
+            self._executive.rejected(str(error), malformed=False, latency_s=latency_s)
             return
         position, velocity = self._arm.start_state()
         path = accept_trajectory(

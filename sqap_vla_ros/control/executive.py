@@ -1,11 +1,11 @@
-"""When to predict, when to move, when to hold and why: the policy node's state machine, without ROS.
+"""The state machine of the policy node, without ROS: decides when to predict, to move and to hold, and says why.
 
 Nothing here has a clock, a thread or a publisher: every method is told the time it needs, and answers what to do. Two
 clocks run through it and must not be mixed: `now_ns` is ROS time (what image stamps and trajectories are in, may be
-simulated, may jump) and `now_s` is a steady clock (what watchdogs and deadlines are in, always advances).
+simulated, may jump) and `now_s` is a steady clock (what watchdogs are in, always advances).
 
 Failure directions: an input that is missing stops predictions; what was commanded before is finished, never for longer
-than `max_open_loop_s` after its image, and then the measured pose is held. A lost worker, lost joint states or a
+than `max_open_loop_s` after its image, and then the arm is brought to rest. A lost worker, lost joint states or a
 tracking error hold at once. Stops and faults latch; only `reset_fault` clears them, and it leaves the node disabled.
 """
 
@@ -14,11 +14,13 @@ from __future__ import annotations
 import enum
 import math
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.control.mission import Mission, MissionClock, MissionEnd, Termination, instruction_problem
 from sqap_vla_ros.control.motion import MotionConfig
 
 TRACKING_MEMORY_S = 10.0
@@ -35,16 +37,6 @@ class State(enum.IntEnum):
     FAULT = 5
 
 
-class Termination(enum.IntEnum):
-    """Why a task ended: the values of `sqap_vla_ros/action/RunPolicy`."""
-
-    CANCELED = 0
-    DEADLINE = 1
-    STOPPED = 2
-    FAULT = 3
-    INPUT_LOST = 4
-
-
 class Input(enum.Enum):
     """What a prediction needs. The value is how messages call it."""
 
@@ -53,12 +45,14 @@ class Input(enum.Enum):
     TF = "TF"
     JOINT_STATES = "joint_states"
     WORKER = "policy worker"
+    CLOCK = "clock"
+    COMMANDS = "command topic"
     CHUNK = "chunk"
 
 
 # Without these nobody watches the arm, or nothing good can follow: do not even finish what was commanded.
-_HOLD_AT_ONCE = frozenset({Input.WORKER, Input.JOINT_STATES})
-_ENDS_OPEN_LOOP = frozenset({Input.IMAGE, Input.CAMERA_INFO, Input.TF})
+_HOLD_AT_ONCE = frozenset({Input.WORKER, Input.JOINT_STATES, Input.COMMANDS})
+_ENDS_OPEN_LOOP = frozenset({Input.IMAGE, Input.CAMERA_INFO, Input.TF, Input.CLOCK})
 
 
 @dataclass(frozen=True)
@@ -73,6 +67,7 @@ class ExecutiveConfig:
     malformed_limit: this many non-finite or misshapen chunks in a row latch a fault.
     tracking_limit: this many tracking errors, each within TRACKING_MEMORY_S of the one before, latch a fault.
     max_open_loop_s: with an input missing for this long by the steady clock, the arm is held whatever ROS time says.
+    deadlines_in_ros_time: task_deadline_s, goals' durations and input_lost_s count ROS time; for simulated time.
     """
 
     replan: str = "continuous"
@@ -82,6 +77,7 @@ class ExecutiveConfig:
     malformed_limit: int = 3
     tracking_limit: int = 3
     max_open_loop_s: float = MotionConfig.max_open_loop_s
+    deadlines_in_ros_time: bool = False
 
     def __post_init__(self) -> None:
         if self.replan not in ("continuous", "horizon"):
@@ -91,27 +87,6 @@ class ExecutiveConfig:
         for name in ("task_deadline_s", "input_lost_s", "malformed_limit", "tracking_limit", "max_open_loop_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class Mission:
-    """One instruction being followed. from_goal: it came with an action goal and not from the topic."""
-
-    instruction: str
-    from_goal: bool
-    started_s: float
-    deadline_s: float
-
-
-@dataclass(frozen=True)
-class MissionEnd:
-    """How a task ended."""
-
-    mission: Mission
-    termination: Termination
-    message: str
-    elapsed_s: float
-    chunks: int
 
 
 @dataclass
@@ -126,12 +101,12 @@ class Counters:
     worker_restarts: int = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
-    """What the node has to do now. hold: command the measured pose, and why. ended: the task that is over."""
+    """Orders to the node. hold: bring the arm to rest, and why. ended: missions that are over."""
 
     hold: str | None = None
-    ended: MissionEnd | None = None
+    ended: tuple[MissionEnd, ...] = ()
 
 
 @dataclass
@@ -154,50 +129,61 @@ class Executive:
     def __post_init__(self) -> None:
         self.enabled = False
         self.mission: Mission | None = None
+        self.elapsed_s = 0.0  # since the mission began, by the clock of its deadline
+        self._clock = MissionClock(ros_time=self.config.deadlines_in_ros_time)
         self._topic_instruction = ""
+        self._topic_begun = False  # a mission of that very instruction was begun already
+        self._refused: str | None = None  # why the topic's instruction cannot be followed
         self._stop: str | None = None
         self._fault: str | None = None
         self._held: str | None = None
         self._motion: _Execution | None = None
         self._problems: dict[Input, str] = {}
-        self._ok_s: float | None = None  # when the task could last predict
-        self._input_ok_s = 0.0  # when nothing was missing while moving
+        self._ok_at_s = 0.0  # elapsed_s when the mission could last predict
+        self._input_ok_s = 0.0  # when nothing was missing while moving (steady clock)
+        self._requested_s: float | None = None  # since when a prediction is being computed (steady clock)
+        self._now_s = 0.0
         self._malformed = 0
         self._tracking = 0
         self._tracking_s = -math.inf
         self._chunks = 0
         self._latencies_s: deque[float] = deque(maxlen=100)
-        self._pending_end: MissionEnd | None = None
+        self._pending_ends: list[MissionEnd] = []
         self._pending_hold: str | None = None
 
     # Commands of people and other nodes
 
-    def enable(self, now_s: float) -> str | None:
-        """Allow commands, and start on the instruction of the topic if there is one. Returns why not, or None."""
-        if latched := self._latched():
+    def enable(self) -> str | None:
+        """Allow commands, and start on the instruction of the topic if there is one. Return why not, or None."""
+        if latched := self.latched():
             return f"{latched}: call ~/reset_fault first"
         self.enabled = True
-        if self.mission is None and self._topic_instruction:
-            self._begin(Mission(self._topic_instruction, False, now_s, self.config.task_deadline_s))
+        self._topic_begun = False
+        self._begin_from_topic()
         return None
 
-    def disable(self, now_s: float, why: str = "disabled through ~/enable") -> None:
-        self._halt(Termination.STOPPED, why, now_s)
+    def disable(self, why: str = "disabled through ~/enable") -> None:
+        """End the mission, bring the arm to rest and command nothing more."""
+        self._halt(Termination.STOPPED, why)
         self.enabled = False
 
-    def stop(self, why: str, now_s: float) -> None:
+    def stop(self, why: str) -> None:
         """Latch a stop."""
         if self._stop is None and self._fault is None:
-            self._halt(Termination.STOPPED, why, now_s)
+            self._halt(Termination.STOPPED, why)
         self._stop = self._stop or why
         self.enabled = False
 
-    def fault(self, why: str, now_s: float) -> None:
+    def fault(self, why: str) -> None:
         """Latch a fault. The first one is kept: what follows is mostly its consequence."""
         if self._fault is None:
-            self._halt(Termination.FAULT, why, now_s)
+            self._halt(Termination.FAULT, why)
             self._fault = why
         self.enabled = False
+
+    def latched(self) -> str | None:
+        """Return the fault or stop that is latched, or None."""
+        return self._fault or self._stop
 
     def reset_fault(self) -> None:
         """Clear what is latched; the node stays disabled until someone enables it."""
@@ -205,44 +191,53 @@ class Executive:
         self._malformed = self._tracking = 0
         self._problems.pop(Input.CHUNK, None)
 
-    def set_instruction(self, instruction: str, now_s: float) -> None:
-        """From the topic: starts a new task, or ends the one before if empty. Only remembered while a goal runs."""
-        instruction = instruction.strip()
-        if self.mission is not None and not self.mission.from_goal and instruction != self.mission.instruction:
+    def set_instruction(self, instruction: str) -> None:
+        """Take the topic's instruction: start a new mission, or end the one before if empty.
+
+        One that is repeated changes nothing: the deadline is not renewed, and a mission that ended stays ended. While a
+        goal runs it is only remembered. One that cannot be followed ends the mission of the one before.
+        """
+        self._refused = instruction_problem(instruction)
+        instruction = "" if self._refused else instruction.strip()
+        if instruction == self._topic_instruction and not self._refused:
+            self._begin_from_topic()
+            return
+        if self.mission is not None and self.mission.goal is None:
             message = f"the instruction changed to {instruction!r}" if instruction else "the instruction was cleared"
-            self._end(Termination.CANCELED, message, now_s, hold=not instruction)
+            self._end(Termination.CANCELED, self._refused or message, hold=not instruction)
         self._topic_instruction = instruction
-        if self.enabled and self.mission is None and instruction:
-            self._begin(Mission(instruction, False, now_s, self.config.task_deadline_s))
+        self._topic_begun = False
+        self._begin_from_topic()
 
     def goal_refusal(self, instruction: str) -> str | None:
-        """Why a goal cannot be accepted now, or None."""
-        if latched := self._latched():
+        """Return why a goal cannot be accepted now, or None."""
+        if latched := self.latched():
             return f"{latched}: call ~/reset_fault first"
         if not self.enabled:
             return "disabled: call ~/enable with true first"
-        if self.mission is not None and self.mission.from_goal:
+        if self.mission is not None and self.mission.goal is not None:
             return f"already running {self.mission.instruction!r}: cancel it first"
         if not instruction.strip():
             return "the goal's instruction is empty"
-        return None
+        return instruction_problem(instruction)
 
-    def start_goal(self, instruction: str, duration_s: float, now_s: float) -> None:
+    def start_goal(self, goal: Hashable, instruction: str, duration_s: float) -> None:
         """Follow a goal accepted with `goal_refusal`; duration_s 0 takes the default deadline."""
         if refusal := self.goal_refusal(instruction):
             raise ValueError(refusal)
         if self.mission is not None:
-            self._end(Termination.CANCELED, "an action goal took over", now_s, hold=False)
-        self._begin(Mission(instruction.strip(), True, now_s, duration_s or self.config.task_deadline_s))
+            self._end(Termination.CANCELED, "an action goal took over", hold=False)
+        self._begin(Mission(instruction.strip(), goal, duration_s or self.config.task_deadline_s))
 
-    def cancel_goal(self, now_s: float) -> None:
-        if self.mission is not None and self.mission.from_goal:
-            self._end(Termination.CANCELED, "canceled", now_s)
+    def cancel_goal(self, goal: Hashable) -> None:
+        """End the mission of this goal; nothing happens when it is over already."""
+        if self.mission is not None and self.mission.goal == goal:
+            self._end(Termination.CANCELED, "canceled")
 
     # What the node observes
 
     def report(self, source: Input, problem: str | None) -> None:
-        """An input has this problem, or None again."""
+        """Note that an input has this problem, or None again."""
         if problem is None:
             self._problems.pop(source, None)
         else:
@@ -253,12 +248,12 @@ class Executive:
         return dict(self._problems)
 
     def obstacle(self) -> str | None:
-        """The problem with which nothing may move, not even a chunk that is just arriving; None when there is none."""
+        """Return the problem with which nothing may move, not even a chunk that is just arriving, or None."""
         return next((text for source, text in self._problems.items() if source in _HOLD_AT_ONCE), None)
 
     def wants_prediction(self, now_ns: int) -> bool:
-        """A chunk should be requested now, if the policy is free and an observation is there."""
-        if self.mission is None or not self.enabled or self._latched() or self.obstacle() is not None:
+        """Return whether to request a chunk now, if the policy is free and an observation is there."""
+        if self.mission is None or not self.enabled or self.latched() or self.obstacle() is not None:
             return False
         if self.dry_run or self._motion is None:
             return True
@@ -267,10 +262,18 @@ class Executive:
         remaining_s = (self._motion.end_ns - now_ns) / NS_PER_S
         return remaining_s < self.latency_s(95) + self.config.request_margin_s
 
+    def requested(self, now_s: float) -> None:
+        """Note that the policy began to compute."""
+        self._requested_s = now_s
+
+    def answered(self) -> None:
+        """Note that the policy computes no more, whatever came of it."""
+        self._requested_s = None
+
     def accepted(self, stamp_ns: int, end_ns: int, dt_s: float, latency_s: float, now_s: float) -> None:
-        """A chunk passed every check and is being executed until end_ns (or would be, in a dry run)."""
-        assert self.mission is not None, "a chunk of no task must be dropped, not executed"
-        self._predicted(latency_s, now_s)
+        """Note that a chunk passed every check and is executed until end_ns (or would be, in a dry run)."""
+        assert self.mission is not None, "a chunk of no mission must be dropped, not executed"
+        self._predicted(latency_s)
         self._malformed = 0
         self.report(Input.CHUNK, None)
         self._held = None
@@ -278,69 +281,74 @@ class Executive:
         if not self.dry_run:
             self._motion = _Execution(stamp_ns, end_ns, dt_s)
 
-    def rejected(self, why: str, *, malformed: bool, latency_s: float, now_s: float) -> None:
-        """A chunk was not executed. malformed: non-finite or misshapen, which in a row is a fault of the model."""
+    def rejected(self, why: str, *, malformed: bool, latency_s: float) -> None:
+        """Note that a chunk was not executed. malformed: non-finite or misshapen, in a row a fault of the model."""
         self.counters.chunks_rejected += 1
         self.report(Input.CHUNK, f"chunk rejected: {why}")
         if not malformed:
-            self._predicted(latency_s, now_s)
+            self._predicted(latency_s)
             self._malformed = 0
             return
         self._malformed += 1
         if self._malformed >= self.config.malformed_limit:
-            self.fault(f"{self._malformed} unusable chunks in a row, the last one {why}", now_s)
+            self.fault(f"{self._malformed} unusable chunks in a row, the last one {why}")
 
     def tracking_error(self, what: str, now_s: float) -> None:
-        """The arm is not where it was told to be: hold, and fault when it happens again and again."""
+        """Hold, because the arm is not where it was told to be; latch a fault when it happens again and again."""
         self.counters.tracking_errors += 1
         self._tracking = self._tracking + 1 if now_s - self._tracking_s < TRACKING_MEMORY_S else 1
         self._tracking_s = now_s
         if self._tracking >= self.config.tracking_limit:
-            self.fault(f"{what} ({self._tracking} times in a row)", now_s)
-        elif self._motion is not None:
-            self._motion = None
-            self._pending_hold = what
+            self.fault(f"{what} ({self._tracking} times in a row)")
+        else:
+            self.interrupt(what)
 
-    def time_jumped(self, what: str, now_s: float) -> None:
-        """ROS time went backwards (a bag loops, a simulation restarts): nothing known about times is true any more."""
+    def interrupt(self, why: str) -> None:
+        """Hold if anything is being executed; the mission goes on with the next chunk."""
         if self._motion is not None:
             self._motion = None
-            self._pending_hold = what
+            self._pending_hold = why
+
+    def time_jumped(self, what: str) -> None:
+        """Hold, because ROS time jumped: nothing known about times is true any more."""
+        self.interrupt(what)
         for source in (Input.IMAGE, Input.CAMERA_INFO, Input.TF, Input.CHUNK):
             self.report(source, None)
-        self._ok_s = now_s
+        self._ok_at_s = self.elapsed_s
+        self._clock.jumped()
 
     def decide(self, now_ns: int, now_s: float) -> None:
         """End the mission and the motion that are over; called every turn, before `take_step`."""
-        mission = self.mission
-        if mission is not None:
+        self._now_s = now_s
+        self.elapsed_s += self._clock.passed_s(now_ns, now_s)
+        if self.mission is not None:
             blocked = next((text for source, text in self._problems.items() if source is not Input.CHUNK), None)
-            if blocked is None or self._ok_s is None:
-                self._ok_s = now_s
-            if now_s - mission.started_s >= mission.deadline_s:
-                self._end(Termination.DEADLINE, f"the deadline of {mission.deadline_s:g} s passed", now_s)
-            elif now_s - self._ok_s >= self.config.input_lost_s:
-                self._end(Termination.INPUT_LOST, f"no prediction for {now_s - self._ok_s:.1f} s: {blocked}", now_s)
+            if blocked is None:
+                self._ok_at_s = self.elapsed_s
+            silent_s = self.elapsed_s - self._ok_at_s
+            if self.elapsed_s >= self.mission.deadline_s:
+                self._end(Termination.DEADLINE, f"the deadline of {self.mission.deadline_s:g} s passed")
+            elif silent_s >= self.config.input_lost_s:
+                self._end(Termination.INPUT_LOST, f"no prediction for {silent_s:.1f} s: {blocked}")
         if self._motion is not None:
             if not any(source in self._problems for source in _ENDS_OPEN_LOOP):
                 self._input_ok_s = now_s
             if (urgent := self.obstacle()) is not None:
-                self._motion = None
-                self._pending_hold = urgent
+                self.interrupt(urgent)
             elif now_s - self._input_ok_s >= self.config.max_open_loop_s:
-                self._motion = None  # ROS time may stand still; then the motion would never end by it
-                self._pending_hold = "; ".join(self._problems.values())
+                self.interrupt(self._problem_text())  # ROS time may stand still; the motion would never end by it
             elif now_ns >= self._motion.end_ns:
-                self._motion = None
                 if self._problems:
-                    self._pending_hold = "; ".join(self._problems.values())
+                    self.interrupt(self._problem_text())
                 else:
+                    self._motion = None
                     self.counters.starved += 1  # the policy is slower than its chunk is long; the arm is at rest
 
     def take_step(self) -> Step:
-        """Return what the node has to do now, once; to be done at once."""
-        step = Step(self._pending_hold, self._pending_end)
-        self._pending_hold = self._pending_end = None
+        """Return the node's orders, once; they are to be followed at once."""
+        step = Step(self._pending_hold, tuple(self._pending_ends))
+        self._pending_hold = None
+        self._pending_ends.clear()
         if step.hold is not None:
             self._held = step.hold
             self.counters.holds += 1
@@ -350,29 +358,31 @@ class Executive:
 
     @property
     def moving(self) -> bool:
-        """Commands are being executed."""
+        """Whether a chunk is being executed."""
         return self._motion is not None
 
     def state(self) -> tuple[State, str]:
-        """The state and its reason, in words for a person."""
+        """Return the state and its present reason, in words for a person."""
         if self._fault is not None:
             return State.FAULT, f"{self._fault} (call ~/reset_fault, then ~/enable)"
         if self._stop is not None:
             return State.STOPPED, f"{self._stop} (call ~/reset_fault, then ~/enable)"
         if not self.enabled:
             return State.DISABLED, "call ~/enable with true to start"
-        problems = "; ".join(self._problems.values())
+        problems = self._problem_text()
         if self.mission is None:
+            if self._refused is not None:
+                return State.WAITING, self._refused
             if self._held is not None:
                 return State.HOLDING, f"{self._held}; waiting for a new instruction, goal or ~/enable"
             return State.WAITING, "no instruction: publish one on the instruction topic or send a RunPolicy goal"
         if self._motion is not None:
             return State.RUNNING, f"finishing the current chunk: {problems}" if problems else ""
         if self._held is not None:
-            return State.HOLDING, self._held
+            return State.HOLDING, problems or f"{self._held}; {self._idle_text()}"
         if problems:
             return State.WAITING, problems
-        return State.RUNNING, "dry run: nothing is commanded" if self.dry_run else ""
+        return State.RUNNING, "dry run: nothing is commanded" if self.dry_run else self._idle_text()
 
     @property
     def mission_chunks(self) -> int:
@@ -380,38 +390,45 @@ class Executive:
         return self._chunks
 
     def latency_s(self, percentile: float) -> float:
-        """From the image's stamp to the chunk, by ROS time, over the last 100; 0 before the first."""
+        """Return a percentile of the time from the image's stamp to the chunk (ROS time, last 100); 0 before any."""
         return float(np.percentile(self._latencies_s, percentile)) if self._latencies_s else 0.0
 
-    def _latched(self) -> str | None:
-        return self._fault or self._stop
+    def _problem_text(self) -> str:
+        return "; ".join(self._problems.values())
 
-    def _predicted(self, latency_s: float, now_s: float) -> None:
+    def _idle_text(self) -> str:
+        """Return why nothing is being executed although nothing is wrong."""
+        if self._requested_s is not None:
+            return f"nothing to execute yet: the policy has been computing for {self._now_s - self._requested_s:.1f} s"
+        return "nothing to execute yet: no prediction was started"
+
+    def _predicted(self, latency_s: float) -> None:
         self._latencies_s.append(latency_s)
         self._chunks += 1
-        self._ok_s = now_s
+        self._ok_at_s = self.elapsed_s
+
+    def _begin_from_topic(self) -> None:
+        if self.enabled and self.mission is None and self._topic_instruction and not self._topic_begun:
+            self._topic_begun = True
+            self._begin(Mission(self._topic_instruction, None, self.config.task_deadline_s))
 
     def _begin(self, mission: Mission) -> None:
         self.mission = mission
-        self._ok_s = mission.started_s
+        self.elapsed_s = self._ok_at_s = 0.0
         self._chunks = 0
         self._held = None
         self._tracking = 0
 
-    def _end(self, termination: Termination, message: str, now_s: float, *, hold: bool = True) -> None:
+    def _end(self, termination: Termination, message: str, *, hold: bool = True) -> None:
         if self.mission is None:
             return
-        elapsed_s = now_s - self.mission.started_s
-        self._pending_end = MissionEnd(self.mission, termination, message, elapsed_s, self._chunks)
+        self._pending_ends.append(MissionEnd(self.mission, termination, message, self.elapsed_s, self._chunks))
         self.mission = None
         if hold and self._motion is not None:
-            self._motion = None
-            self._pending_hold = message
+            self.interrupt(message)
         elif hold:
             self._held = message
 
-    def _halt(self, termination: Termination, why: str, now_s: float) -> None:
-        self._end(termination, why, now_s)
-        if self._motion is not None:
-            self._motion = None
-            self._pending_hold = why
+    def _halt(self, termination: Termination, why: str) -> None:
+        self._end(termination, why)
+        self.interrupt(why)

@@ -3,7 +3,8 @@
 import pytest
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.executive import Executive, ExecutiveConfig, Input, State, Termination
+from sqap_vla_ros.control.executive import Executive, ExecutiveConfig, Input, State
+from sqap_vla_ros.control.mission import Termination
 
 DT_S = 0.1
 
@@ -17,6 +18,7 @@ class Rig:
         self.ns = 5_000 * NS_PER_S
         self.holds: list[str] = []
         self.ends: list[tuple[Termination, str]] = []
+        self.tick()  # the node makes turns all along
 
     def tick(self, seconds: float = 0.0, *, ros_seconds: float | None = None) -> None:
         self.s += seconds
@@ -25,8 +27,7 @@ class Rig:
         step = self.executive.take_step()
         if step.hold is not None:
             self.holds.append(step.hold)
-        if step.ended is not None:
-            self.ends.append((step.ended.termination, step.ended.message))
+        self.ends += [(end.termination, end.message) for end in step.ended]
 
     def accept(self, length_s: float = 1.6, latency_s: float = 0.05) -> None:
         stamp_ns = self.ns - round(latency_s * NS_PER_S)
@@ -45,8 +46,8 @@ class Rig:
 def rig() -> Rig:
     """Enabled, with an instruction, and moving."""
     rig = Rig()
-    rig.executive.set_instruction("pick the cube", rig.s)
-    assert rig.executive.enable(rig.s) is None
+    rig.executive.set_instruction("pick the cube")
+    assert rig.executive.enable() is None
     rig.tick()
     rig.accept()
     rig.tick(0.1)
@@ -57,7 +58,7 @@ def rig() -> Rig:
 
 def test_disabled_at_the_start_and_then_nothing_is_predicted():
     rig = Rig()
-    rig.executive.set_instruction("pick the cube", rig.s)
+    rig.executive.set_instruction("pick the cube")
     rig.tick(1.0)
     assert rig.state is State.DISABLED
     assert "~/enable" in rig.reason
@@ -71,26 +72,26 @@ def test_dry_run_is_the_default():
 
 def test_enabled_without_an_instruction_it_waits_and_says_so():
     rig = Rig()
-    rig.executive.enable(rig.s)
+    rig.executive.enable()
     rig.tick(1.0)
     assert rig.state is State.WAITING
     assert "no instruction" in rig.reason
     assert not rig.executive.wants_prediction(rig.ns)
-    rig.executive.set_instruction("open the drawer", rig.s)
+    rig.executive.set_instruction("open the drawer")
     assert rig.executive.wants_prediction(rig.ns)
     assert rig.state is State.RUNNING
 
 
 def test_a_dry_run_predicts_and_never_moves():
     rig = Rig(dry_run=True)
-    rig.executive.set_instruction("pick the cube", rig.s)
-    rig.executive.enable(rig.s)
+    rig.executive.set_instruction("pick the cube")
+    rig.executive.enable()
     assert rig.executive.wants_prediction(rig.ns)
     rig.accept()
     rig.tick(0.1)
     assert rig.state is State.RUNNING
     assert not rig.executive.moving
-    rig.executive.stop("test", rig.s)
+    rig.executive.stop("test")
     rig.tick()
     assert rig.holds == []
 
@@ -130,8 +131,8 @@ def test_after_a_hold_the_next_chunk_moves_again(rig):
 
 def test_open_loop_ends_by_the_steady_clock_when_ros_time_stands_still():
     rig = Rig(max_open_loop_s=2.0)
-    rig.executive.set_instruction("pick the cube", rig.s)
-    rig.executive.enable(rig.s)
+    rig.executive.set_instruction("pick the cube")
+    rig.executive.enable()
     rig.accept()
     rig.tick(0.1, ros_seconds=0.0)
     rig.executive.report(Input.IMAGE, "no new image")
@@ -160,8 +161,8 @@ def test_continuous_replanning_wants_a_chunk_for_every_action(rig):
 
 def test_horizon_replanning_waits_until_little_motion_remains():
     rig = Rig(replan="horizon", request_margin_s=0.1)
-    rig.executive.set_instruction("pick the cube", rig.s)
-    rig.executive.enable(rig.s)
+    rig.executive.set_instruction("pick the cube")
+    rig.executive.enable()
     assert rig.executive.wants_prediction(rig.ns)
     rig.accept(length_s=1.6, latency_s=0.3)  # 1.3 s remain; to request at 0.3 + 0.1 s before the end
     rig.tick(0.85)
@@ -172,8 +173,8 @@ def test_horizon_replanning_waits_until_little_motion_remains():
 
 def test_horizon_replanning_uses_the_p95_latency():
     rig = Rig(replan="horizon", request_margin_s=0.1)
-    rig.executive.set_instruction("pick the cube", rig.s)
-    rig.executive.enable(rig.s)
+    rig.executive.set_instruction("pick the cube")
+    rig.executive.enable()
     for latency_s in [0.05] * 94 + [0.5] * 6:
         rig.accept(latency_s=latency_s)
     rig.accept(length_s=1.65, latency_s=0.05)
@@ -188,7 +189,7 @@ def test_horizon_replanning_uses_the_p95_latency():
 def test_unusable_chunks_in_a_row_latch_a_fault(rig):
     for count in range(3):
         assert rig.state is not State.FAULT, count
-        rig.executive.rejected("not finite", malformed=True, latency_s=0.05, now_s=rig.s)
+        rig.executive.rejected("not finite", malformed=True, latency_s=0.05)
     assert rig.state is State.FAULT
     assert "3 unusable chunks in a row, the last one not finite" in rig.reason
     rig.tick()
@@ -201,14 +202,14 @@ def test_unusable_chunks_in_a_row_latch_a_fault(rig):
 def test_a_good_chunk_in_between_starts_the_count_again(rig):
     for _ in range(4):
         for _ in range(2):
-            rig.executive.rejected("not finite", malformed=True, latency_s=0.05, now_s=rig.s)
+            rig.executive.rejected("not finite", malformed=True, latency_s=0.05)
         rig.accept()
     assert rig.state is State.RUNNING
 
 
 def test_an_unsafe_chunk_is_not_executed_and_does_not_latch(rig):
     for _ in range(20):
-        rig.executive.rejected("outside the workspace", malformed=False, latency_s=0.05, now_s=rig.s)
+        rig.executive.rejected("outside the workspace", malformed=False, latency_s=0.05)
     assert rig.state is State.RUNNING
     assert "outside the workspace" in rig.reason
     rig.tick(2.0)
@@ -218,36 +219,36 @@ def test_an_unsafe_chunk_is_not_executed_and_does_not_latch(rig):
 
 
 def test_only_an_explicit_reset_clears_a_fault_and_it_stays_disabled(rig):
-    rig.executive.fault("broken", rig.s)
-    assert "broken" in rig.executive.enable(rig.s)
+    rig.executive.fault("broken")
+    assert "broken" in rig.executive.enable()
     assert "~/reset_fault" in rig.executive.goal_refusal("pick")
-    rig.executive.set_instruction("another", rig.s)
+    rig.executive.set_instruction("another")
     rig.tick(1.0)
     assert rig.state is State.FAULT
     rig.executive.reset_fault()
     assert rig.state is State.DISABLED
-    assert rig.executive.enable(rig.s) is None
+    assert rig.executive.enable() is None
 
 
 def test_the_first_fault_is_kept(rig):
-    rig.executive.fault("the cause", rig.s)
-    rig.executive.fault("a consequence", rig.s)
+    rig.executive.fault("the cause")
+    rig.executive.fault("a consequence")
     assert "the cause" in rig.reason
 
 
 def test_stop_latches_and_holds_once(rig):
-    rig.executive.stop("stopped through ~/stop", rig.s)
+    rig.executive.stop("stopped through ~/stop")
     rig.tick()
-    rig.executive.stop("safety_stop", rig.s)
+    rig.executive.stop("safety_stop")
     rig.tick()
     assert rig.holds == ["stopped through ~/stop"]
     assert rig.ends == [(Termination.STOPPED, "stopped through ~/stop")]
     assert rig.state is State.STOPPED
-    assert rig.executive.enable(rig.s) is not None
+    assert rig.executive.enable() is not None
 
 
 def test_disable_holds(rig):
-    rig.executive.disable(rig.s)
+    rig.executive.disable()
     rig.tick()
     assert len(rig.holds) == 1
     assert rig.state is State.DISABLED
@@ -269,8 +270,8 @@ def test_tracking_errors_hold_and_then_latch(rig):
 
 def test_tracking_errors_far_apart_do_not_add_up():
     rig = Rig(task_deadline_s=1000.0)
-    rig.executive.set_instruction("pick the cube", rig.s)
-    rig.executive.enable(rig.s)
+    rig.executive.set_instruction("pick the cube")
+    rig.executive.enable()
     rig.accept()
     for _ in range(6):
         rig.executive.tracking_error("20 cm off", rig.s)
@@ -284,8 +285,8 @@ def test_tracking_errors_far_apart_do_not_add_up():
 
 def test_a_task_ends_at_the_default_deadline():
     rig = Rig(task_deadline_s=2.0)
-    rig.executive.set_instruction("pick the cube", rig.s)
-    rig.executive.enable(rig.s)
+    rig.executive.set_instruction("pick the cube")
+    rig.executive.enable()
     for _ in range(19):
         rig.accept()
         rig.tick(0.1)
@@ -295,16 +296,16 @@ def test_a_task_ends_at_the_default_deadline():
     assert rig.holds == ["the deadline of 2 s passed"]
     assert rig.state is State.HOLDING
     assert not rig.executive.wants_prediction(rig.ns)
-    rig.executive.enable(rig.s)  # asked again, it goes on
+    rig.executive.enable()  # asked again, it goes on
     assert rig.executive.wants_prediction(rig.ns)
 
 
 def test_a_goal_overrides_the_topic_and_its_deadline_counts(rig):
-    rig.executive.start_goal("open the drawer", 0.5, rig.s)
+    rig.executive.start_goal("goal", "open the drawer", 0.5)
     rig.tick()
     assert rig.executive.mission.instruction == "open the drawer"
     assert rig.ends == [(Termination.CANCELED, "an action goal took over")]
-    rig.executive.set_instruction("something else", rig.s)
+    rig.executive.set_instruction("something else")
     assert rig.executive.mission.instruction == "open the drawer"
     rig.accept()
     rig.tick(0.6)
@@ -314,34 +315,34 @@ def test_a_goal_overrides_the_topic_and_its_deadline_counts(rig):
 
 
 def test_two_goals_the_second_is_refused(rig):
-    rig.executive.start_goal("open the drawer", 0.0, rig.s)
+    rig.executive.start_goal("goal", "open the drawer", 0.0)
     assert "already running 'open the drawer'" in rig.executive.goal_refusal("close the drawer")
 
 
 def test_a_goal_needs_an_instruction_and_an_enabled_node():
     rig = Rig()
     assert "~/enable" in rig.executive.goal_refusal("pick")
-    rig.executive.enable(rig.s)
+    rig.executive.enable()
     assert "empty" in rig.executive.goal_refusal("  ")
     assert rig.executive.goal_refusal("pick") is None
 
 
 def test_cancel_holds(rig):
-    rig.executive.start_goal("open the drawer", 0.0, rig.s)
+    rig.executive.start_goal("goal", "open the drawer", 0.0)
     rig.tick()
     rig.accept()
-    rig.executive.cancel_goal(rig.s)
+    rig.executive.cancel_goal("goal")
     rig.tick()
     assert rig.ends[-1] == (Termination.CANCELED, "canceled")
     assert rig.holds == ["canceled"]
 
 
 def test_a_new_instruction_takes_over_without_a_stop_and_an_empty_one_holds(rig):
-    rig.executive.set_instruction("open the drawer", rig.s)
+    rig.executive.set_instruction("open the drawer")
     rig.tick()
     assert rig.executive.mission.instruction == "open the drawer"
     assert rig.holds == []
-    rig.executive.set_instruction("", rig.s)
+    rig.executive.set_instruction("")
     rig.tick()
     assert rig.executive.mission is None
     assert len(rig.holds) == 1
@@ -367,7 +368,7 @@ def test_an_input_that_comes_back_in_time_keeps_the_task(rig):
 
 def test_a_time_jump_holds_and_forgets_what_was_late(rig):
     rig.executive.report(Input.IMAGE, "stale")
-    rig.executive.time_jumped("ROS time went backwards", rig.s)
+    rig.executive.time_jumped("ROS time went backwards")
     rig.tick(0.0, ros_seconds=-3000.0)
     assert rig.holds == ["ROS time went backwards"]
     assert rig.executive.problems().get(Input.IMAGE) is None

@@ -61,9 +61,10 @@ def worker_config(values: Mapping[str, Any], factory: str = "") -> WorkerConfig:
     return configured(WorkerConfig, PARAMETERS, values, **others, factory=factory)
 
 
-def executive_config(values: Mapping[str, Any]) -> ExecutiveConfig:
-    """Return the configuration of the state machine."""
-    return configured(ExecutiveConfig, PARAMETERS, values, max_open_loop_s=values["max_open_loop_s"])
+def executive_config(values: Mapping[str, Any], *, simulated_time: bool = False) -> ExecutiveConfig:
+    """Return the configuration of the state machine. simulated_time: the node follows /clock."""
+    others = {"max_open_loop_s": values["max_open_loop_s"], "deadlines_in_ros_time": simulated_time}
+    return configured(ExecutiveConfig, PARAMETERS, values, **others)
 
 
 def motion_config(values: Mapping[str, Any]) -> MotionConfig:

@@ -17,7 +17,8 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
-from sqap_vla_ros.control.executive import Executive, Input, Mission
+from sqap_vla_ros.control.executive import Executive, Input
+from sqap_vla_ros.control.mission import Mission
 from sqap_vla_ros.control.motion import MalformedChunk, Motion, UnsafeChunk
 from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.health import Health
@@ -44,7 +45,9 @@ class ControlLoop:
         self._node = node
         self._log = node.get_logger()
         self._seed: int = values["seed"]
-        self.executive = Executive(configuration.executive_config(values), dry_run=values["dry_run"])
+        self._simulated_time: bool = node.get_parameter("use_sim_time").value
+        config = configuration.executive_config(values, simulated_time=self._simulated_time)
+        self.executive = Executive(config, dry_run=values["dry_run"])
         self.motion = Motion(configuration.motion_config(values), configuration.safety_limits(values))
         self._in_flight: InFlight | None = None
         self._arrived: Result | PredictFailed | None = None  # to be planned this turn
@@ -56,9 +59,9 @@ class ControlLoop:
         self._changed = 0  # chunks that were slowed down or kept inside the workspace
 
         self._guard = node.create_guard_condition(self.turn)
-        config = configuration.worker_config(values, worker_factory)
+        loads = configuration.worker_config(values, worker_factory)
         self.supervisor = WorkerSupervisor(
-            lambda: PolicyWorker(config, self._guard.trigger),
+            lambda: PolicyWorker(loads, self._guard.trigger),
             prediction_timeout_s=values["prediction_timeout_s"],
             load_timeout_s=values["load_timeout_s"],
         )
@@ -113,6 +116,7 @@ class ControlLoop:
             elif isinstance(event, (Lost, LoadFailed)):
                 self._in_flight = None
             self._idle_since_s = now_s
+            self.executive.answered()
         if self.executive.mission is None:
             self.inputs.forget_problems()
         found = self.inputs.problems(now_s)
@@ -160,10 +164,11 @@ class ControlLoop:
         step = self.executive.take_step()
         if step.hold is not None:
             self._hold(step.hold)
-        if step.ended is not None:
+        for end in step.ended:
+            self.services.mission_ended(end)
+        if step.ended:
             if not self.executive.moving:
                 self.motion.clear()  # whatever moves the arm until the next one, that one begins where the arm is
-            self.services.mission_ended(step.ended)
             self.gripper.reset()
             self.supervisor.reset_policy()
         if self._command_due and self.executive.moving and (current := self.motion.current) is not None:
@@ -186,6 +191,7 @@ class ControlLoop:
         if request is not None:
             usable_s = max(view.frame.arrived_s, self._idle_since_s)
             self._in_flight = InFlight(request, view, mission, usable_s)
+            self.executive.requested(now_s)
 
     def _report(self) -> None:
         """Publish what people and other nodes want to know."""
@@ -202,7 +208,7 @@ class ControlLoop:
 
     def deactivate(self, why: str) -> None:
         """Hold, as the last command, and publish nothing more."""
-        self.executive.disable(time.monotonic(), why)
+        self.executive.disable(why)
         self.turn()
         self._hold(why)
         self.active = False
@@ -255,6 +261,7 @@ class ControlLoop:
             enabled=self.executive.enabled,
             dry_run=self.executive.dry_run,
             mission=self.executive.mission,
+            mission_elapsed_s=self.executive.elapsed_s,
             mission_chunks=self.executive.mission_chunks,
             problems=self.executive.problems(),
             counters=dataclasses.replace(self.executive.counters),
@@ -307,7 +314,7 @@ class ControlLoop:
     def _reject(self, why: str, flight: InFlight, *, malformed: bool) -> None:
         self._log.warning(f"chunk rejected: {why}", throttle_duration_sec=1.0)
         latency_s = (self.now_ns() - flight.view.frame.stamp_ns) / NS_PER_S
-        self.executive.rejected(why, malformed=malformed, latency_s=latency_s, now_s=time.monotonic())
+        self.executive.rejected(why, malformed=malformed, latency_s=latency_s)
 
     def _check_tracking(self, now_ns: int, now_s: float) -> None:
         """Measure the tool, and tell the executive when it is not where it was told to be."""
@@ -343,7 +350,7 @@ class ControlLoop:
 
     def _on_time_jump(self, what: str) -> None:
         self._log.warning(f"{what}: forgetting images, transforms and the current chunk")
-        self.executive.time_jumped(what, time.monotonic())
+        self.executive.time_jumped(what)
         self.motion.clear()
         self.inputs.forget()
         self._in_flight = None

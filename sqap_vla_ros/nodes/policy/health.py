@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqap_vla_ros.contracts import PolicyInfo
-from sqap_vla_ros.control.executive import Counters, Input, Mission, State
+from sqap_vla_ros.control.executive import Counters, Input, State
+from sqap_vla_ros.control.mission import Mission
 from sqap_vla_ros.control.time_sync import SyncCounters
 
 
@@ -16,7 +17,7 @@ class Health:
 
     stamp_ns: ROS time of the turn; steady_s: the same by the steady clock.
     reason: of the state, for a person. problems: what is wrong with each input; empty when nothing is.
-    mission_chunks: predictions made for the mission.
+    mission_elapsed_s, mission_chunks: time passed and predictions made for the mission.
     images_dropped: late or repeated ones; images_superseded: replaced by a newer one while the policy was busy.
     chunks_changed: executed, but slowed down or kept inside the workspace.
     arm_lag_s: measured delay of the arm behind its commands; None before it moved enough.
@@ -30,6 +31,7 @@ class Health:
     enabled: bool
     dry_run: bool
     mission: Mission | None
+    mission_elapsed_s: float
     mission_chunks: int
     problems: Mapping[Input, str]
     counters: Counters

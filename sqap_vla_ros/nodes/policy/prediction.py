@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sqap_vla_ros.contracts import ActionChunk
-from sqap_vla_ros.control.executive import Mission
+from sqap_vla_ros.control.mission import Mission
 from sqap_vla_ros.nodes.policy.observer import View
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
 

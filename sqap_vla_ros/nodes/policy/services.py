@@ -6,7 +6,6 @@ that its answer tells the state it led to.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,8 @@ from std_srvs.srv import SetBool, Trigger
 
 from sqap_vla_ros.action import RunPolicy
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.executive import Executive, MissionEnd, Termination
+from sqap_vla_ros.control.executive import Executive
+from sqap_vla_ros.control.mission import Mission, MissionEnd, Termination
 from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.policy.health import Health
 from sqap_vla_ros.nodes.policy.inputs import LATCHED_QOS
@@ -55,8 +55,8 @@ class Services:
             node.create_service(Trigger, "~/reset_fault", self._reset_fault),
             node.create_service(Trigger, "~/reset_policy", self._reset_policy),
         ]
-        self._goal: Any = None
-        self._ended: Future | None = None
+        self._goals: dict[bytes, Any] = {}  # by id: every goal that was accepted and has no result yet
+        self._ends: dict[bytes, Future] = {}  # by id: the end of its mission
         self._feedback_s = 0.0
         self._action = ActionServer(
             node,
@@ -70,20 +70,27 @@ class Services:
 
     def mission_ended(self, end: MissionEnd) -> None:
         """Give the goal its result, if the mission came from one."""
-        if end.mission.from_goal and self._ended is not None and not self._ended.done():
-            self._ended.set_result(end)
+        if (future := self._ends.get(_key(end.mission))) is not None and not future.done():
+            future.set_result(end)
+
+    @property
+    def owes_results(self) -> bool:
+        """Whether a goal still waits for its result; the executor has to be spun to send it."""
+        return bool(self._goals)
 
     def tick(self, health: Health) -> None:
         """Publish the feedback of a running goal, now and then."""
-        mission = health.mission
-        if self._goal is None or mission is None or health.steady_s - self._feedback_s < FEEDBACK_S:
+        if health.mission is None or health.steady_s - self._feedback_s < FEEDBACK_S:
+            return
+        goal = self._goals.get(_key(health.mission))
+        if goal is None or not goal.is_active:
             return
         self._feedback_s = health.steady_s
-        self._goal.publish_feedback(
+        goal.publish_feedback(
             RunPolicy.Feedback(
                 state=int(health.state),
                 reason=health.reason,
-                elapsed=messages.duration_message(round((health.steady_s - mission.started_s) * NS_PER_S)),
+                elapsed=messages.duration_message(round(health.mission_elapsed_s * NS_PER_S)),
                 chunks=health.mission_chunks,
             )
         )
@@ -99,27 +106,27 @@ class Services:
     # Topics and services
 
     def _on_instruction(self, message: String) -> None:
-        self._executive.set_instruction(message.data, time.monotonic())
+        self._executive.set_instruction(message.data)
         self._turn()
 
     def _on_safety_stop(self, message: Bool) -> None:
         self._stop_pressed = message.data
         if message.data:
-            self._executive.stop("safety_stop is set", time.monotonic())
+            self._executive.stop("safety_stop is set")
             self._turn()
 
     def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         refusal = None
         if not request.data:
-            self._executive.disable(time.monotonic())
+            self._executive.disable()
         elif not self._active():
             refusal = "the node is not active: activate it first (ros2 lifecycle set)"
         else:
-            refusal = self._executive.enable(time.monotonic())
+            refusal = self._executive.enable()
         return self._answer(response, refusal)
 
     def _stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._executive.stop("stopped through ~/stop", time.monotonic())
+        self._executive.stop("stopped through ~/stop")
         return self._answer(response)
 
     def _reset_fault(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -155,23 +162,23 @@ class Services:
         return GoalResponse.ACCEPT
 
     def _begin(self, goal: Any) -> None:
-        request = goal.request
-        self._goal, self._ended = goal, Future()
+        key = bytes(goal.goal_id.uuid)
+        self._goals[key], self._ends[key] = goal, Future()
         self._executive.start_goal(
-            request.instruction, messages.time_ns(request.max_duration) / NS_PER_S, time.monotonic()
+            key, goal.request.instruction, messages.time_ns(goal.request.max_duration) / NS_PER_S
         )
         goal.execute()
         self._turn()
 
     def _cancel(self, goal: Any) -> CancelResponse:
-        self._executive.cancel_goal(time.monotonic())
-        # The result follows once the goal has changed to canceling, which rclpy does after this returns.
+        # The result follows in a later turn: rclpy changes the goal to canceling after this returns.
+        self._executive.cancel_goal(bytes(goal.goal_id.uuid))
         return CancelResponse.ACCEPT
 
     async def _execute(self, goal: Any) -> RunPolicy.Result:
-        assert self._ended is not None
-        end: MissionEnd = await self._ended
-        self._goal = None
+        key = bytes(goal.goal_id.uuid)
+        end: MissionEnd = await self._ends[key]
+        del self._goals[key], self._ends[key]
         if end.termination is Termination.DEADLINE:
             goal.succeed()
         elif end.termination is Termination.CANCELED and goal.is_cancel_requested:
@@ -184,3 +191,8 @@ class Services:
             elapsed=messages.duration_message(round(end.elapsed_s * NS_PER_S)),
             chunks=end.chunks,
         )
+
+
+def _key(mission: Mission) -> bytes:
+    """Return the id of the goal that a mission came with; b"" for one of the topic."""
+    return mission.goal if isinstance(mission.goal, bytes) else b""

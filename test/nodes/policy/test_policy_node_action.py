@@ -95,6 +95,30 @@ def test_cancel_holds_and_is_told(rig):
     rig.wait_for_state(HOLDING, "canceled")
 
 
+def test_a_goal_sent_as_soon_as_the_one_before_is_cancelled_leaves_both_their_results(rig):
+    """Without results kept by goal, the end of the first was given to the second, and the first waited for ever."""
+    for round_ in range(6):
+        first = send(rig, f"first {round_}", 20.0)
+        first_result = first.get_result_async()
+        rig.wait(lambda round_=round_: rig.status.instruction == f"first {round_}")
+        sent: list = []
+        goal = RunPolicy.Goal(instruction="second", max_duration=messages.duration_message(20 * 10**9))
+        cancel = first.cancel_goal_async()
+        cancel.add_done_callback(lambda _, goal=goal, sent=sent: sent.append(rig.client.send_goal_async(goal)))
+        rig.wait(lambda sent=sent: sent and sent[0].done(), "the second goal's answer")
+        second = sent[0].result()
+        assert second.accepted
+        rig.wait(first_result.done, "the first goal's result")
+        assert first_result.result().status == GoalStatus.STATUS_CANCELED
+        rig.wait_for_state(RUNNING)
+        assert rig.status.instruction == "second"
+        second_result = second.get_result_async()
+        rig.wait(second.cancel_goal_async().done)
+        rig.wait(second_result.done, "the second goal's result")
+        assert second_result.result().status == GoalStatus.STATUS_CANCELED
+        rig.wait_for_state(HOLDING, "canceled")
+
+
 def test_a_goal_overrides_the_instruction_topic_which_does_not_resume_by_itself(rig):
     rig.instruct("from the topic")
     rig.wait(lambda: rig.got("action_chunk"))
