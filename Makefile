@@ -1,6 +1,9 @@
 # `make demo` and `make test` do all the set-up; `make help` lists the targets.
 VENV := $(or $(SQAP_VENV),$(CURDIR)/.venv)
 RUN := "$(VENV)/bin/python"
+# `make gpu` sets nothing up, since such a machine may have no network: make gpu PYTHON=python3 OUT=folder
+PYTHON ?= $(RUN)
+OUT ?= benchmarks/results
 
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 ifdef ROS_DISTRO  # the system's ROS 2 looks for the messages of the virtual environment along these
@@ -8,7 +11,7 @@ export AMENT_PREFIX_PATH := $(VENV):$(AMENT_PREFIX_PATH)
 export LD_LIBRARY_PATH := $(VENV)/lib:$(LD_LIBRARY_PATH)
 endif
 
-.PHONY: help setup demo test pytest lint structure format clean
+.PHONY: help setup demo test pytest gpu lint structure format clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' "$(firstword $(MAKEFILE_LIST))"
@@ -23,6 +26,11 @@ test: setup lint pytest  ## everything CI checks
 
 pytest: setup  ## the tests alone: make pytest ARGS="test/robot -k camera"
 	@$(RUN) -m pytest -n 2 --dist loadgroup $(ARGS)
+
+gpu:  ## on a machine with a GPU: kernels against their definitions, then timings into OUT
+	@$(PYTHON) -m pytest -q -p no:cacheprovider test/quantization/test_triton_on_gpu.py
+	@$(PYTHON) benchmarks/linear.py --device cuda --out "$(OUT)/linear_cuda.json"
+	@$(PYTHON) benchmarks/full_geometry.py --device cuda --out "$(OUT)/full_geometry_cuda.json"
 
 lint: setup  ## ruff and mypy
 	@$(RUN) -m ruff check .

@@ -212,7 +212,6 @@ def main() -> None:
     rows = measure(args.repeats, clock)
     machine = {
         "cpu": platform.processor() or platform.machine(),
-        "amx": torch.cpu._is_amx_tile_supported(),
         "threads": args.threads,
         "clock": clock.__name__,
         "load_average": os.getloadavg(),

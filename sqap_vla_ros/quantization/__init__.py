@@ -1,1 +1,1 @@
-""""""
+"""Quantisation: grids and rounding, rotations, packed linears, and the backends that multiply their integers."""

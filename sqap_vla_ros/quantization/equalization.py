@@ -1,4 +1,4 @@
-"""Per-channel scales moved between neighbouring layers, without changing the function: SmoothQuant and AWQ.
+"""Move per-channel scales between neighbouring layers without changing the function: SmoothQuant and AWQ.
 
 A scale s > 0 for every input channel turns W into W diag(s) and whatever feeds it into diag(1/s) times itself. The
 feeder is an RMSNorm's weight, or the rows of the linear before.
@@ -18,10 +18,11 @@ AWQ_CLIPS = 10  # range times 1, 0.95 ... 0.55
 
 
 def smoothing_scale(absmax: torch.Tensor, linears: Sequence[nn.Linear], alpha: float) -> torch.Tensor:
-    """SmoothQuant (Xiao et al. 2023, arXiv:2211.10438, Eq. 4): s_j = max|X_j|^a / max|W_j|^(1-a), [K].
+    """Return SmoothQuant's scales s_j = max|X_j|^a / max|W_j|^(1-a), [K] (Xiao et al. 2023, arXiv:2211.10438, Eq. 4).
 
-    absmax: [K] largest input magnitude of every channel. The maximum of the weights goes over all `linears`, which
-    share this input.
+    absmax: [K] largest input magnitude of every channel.
+    linears: share this input; the maximum of the weights goes over all of them.
+    alpha: the exponent a, which says how much of the difficulty moves from activations to weights.
     """
     weight_max = torch.stack([linear.weight.detach().float().abs().amax(0) for linear in linears]).amax(0)
     return (absmax.clamp_min(1e-5) ** alpha / weight_max.clamp_min(1e-5) ** (1 - alpha)).clamp_min(1e-5)
@@ -46,11 +47,12 @@ def awq_scale(
     group: int = 0,
     symmetric: bool = False,
 ) -> torch.Tensor:
-    """AWQ's search (Lin et al. 2024, arXiv:2306.00978, Eq. 5): s = mean|X|^r, r over a grid, least error of a block.
+    """Return AWQ's scales s = mean|X|^r [K], with the r of a grid whose block errs least.
+
+    Lin et al. 2024, arXiv:2306.00978, Eq. 5; s is normalised by sqrt(max * min). The linears' weights are restored.
 
     mean_abs: [K] mean input magnitude of the linears.
     block: computes the output that is compared, from the linears' present weights.
-    Returns the best s [K], normalised by sqrt(max * min). The weights are as before afterwards.
     """
     originals = [linear.weight.data for linear in linears]
     expected = block()
@@ -74,7 +76,7 @@ def awq_scale(
 def awq_clipped_weight(
     weight: torch.Tensor, hessian: torch.Tensor, bits: int, *, group: int = 0, symmetric: bool = False
 ) -> QuantizedWeight:
-    """Round [N, K] with, for every row and group, the range 1, 0.95 ... 0.55 that errs least on the inputs.
+    """Round a weight [N, K], shrinking every row's and group's range by the 1, 0.95 ... 0.55 that errs least.
 
     hessian: [K, K] second moment of the inputs; a group's error is (w - q) H_g (w - q)^T over its own channels.
     """
@@ -102,6 +104,6 @@ def awq_clipped_weight(
 
 
 def clipped_grid(weight: torch.Tensor, clip: torch.Tensor, bits: int) -> QuantizedWeight:
-    """Symmetric per-row rounding of [N, K] with the range of row i shrunk by clip[i] (OmniQuant's learned clipping)."""
+    """Round a weight [N, K] symmetrically with row i's range shrunk by clip[i] (OmniQuant's learned clipping)."""
     scale = (weight.float().abs().amax(-1, keepdim=True) * clip.view(-1, 1) / largest(bits)).clamp_min(1e-12)
     return QuantizedWeight(to_grid(weight.float(), scale, None, bits).to(torch.int8), scale, None, bits)

@@ -15,28 +15,28 @@ DAMPING = 0.01  # share of the mean diagonal added to H
 
 
 class Hessian:
-    """H = 2/n sum x x^T, accumulated over calibration inputs in float32."""
+    """The second moment H = 2/n sum x x^T, accumulated over calibration inputs in float32."""
 
     def __init__(self, channels: int) -> None:
         self.sum = torch.zeros(channels, channels)
         self.tokens = 0
 
     def add(self, x: torch.Tensor) -> None:
-        """x [..., K]: more inputs of the linear."""
+        """Take in more inputs [..., K] of the linear."""
         x = x.reshape(-1, x.shape[-1]).float()
         self.sum.addmm_(x.t(), x)
         self.tokens += x.shape[0]
 
     @property
     def matrix(self) -> torch.Tensor:
-        """[K, K]; raises when nothing was seen."""
+        """Return H [K, K]. Raises ValueError when nothing was seen."""
         if not self.tokens:
             raise ValueError("the Hessian saw no calibration input: give at least one observation")
         return self.sum * (2.0 / self.tokens)
 
 
 def quantization_objective(weight: torch.Tensor, quantized: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
-    """[N] error of each row, (w - q) H (w - q)^T: mean squared output error times 2."""
+    """Return each row's error (w - q) H (w - q)^T, [N]: twice the mean squared error of its output."""
     error = weight.float() - quantized
     return ((error @ hessian) * error).sum(-1)
 
@@ -89,7 +89,7 @@ def gptq(
 
 
 def _inverse_cholesky(hessian: torch.Tensor) -> torch.Tensor:
-    """Upper Cholesky factor of the damped inverse. Channels that never fire get a unit diagonal."""
+    """Return the upper Cholesky factor of the damped inverse. Channels that never fire get a unit diagonal."""
     damped = hessian.float().clone()
     diagonal = damped.diagonal()
     diagonal[diagonal == 0] = 1.0

@@ -1,4 +1,4 @@
-"""What calibration remembers of a linear's inputs: bounded memory, however many observations stream by."""
+"""Statistics that calibration keeps of a linear's inputs, in bounded memory however many observations stream by."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class InputStatistics:
         self._stride = 1
 
     def add(self, x: torch.Tensor) -> None:
-        """More inputs."""
+        """Take in more inputs [..., K]. Raises ValueError for another width, NaN or infinity."""
         rows = x.detach().reshape(-1, x.shape[-1]).float()
         if rows.shape[-1] != self.channels:
             raise ValueError(f"expected {self.channels} channels, got {rows.shape[-1]}")
@@ -37,7 +37,7 @@ class InputStatistics:
         magnitude = rows.abs()
         self.absmax = torch.maximum(self.absmax, magnitude.amax(0))
         self._abs_sum += magnitude.sum(0, dtype=torch.float64)
-        # every stride-th row of the stream; when they grow too many, every second one is let go
+        # every stride-th row of the stream is kept; when there are too many, every second one is dropped
         first = -self.tokens % self._stride
         self._samples.append(rows[first :: self._stride].clone())
         self.tokens += rows.shape[0]
@@ -47,12 +47,12 @@ class InputStatistics:
 
     @property
     def mean_abs(self) -> torch.Tensor:
-        """[K]; raises when nothing was seen."""
+        """Return the mean magnitude of every channel, [K]. Raises ValueError when nothing was seen."""
         if not self.tokens:
             raise ValueError("no calibration input was seen: give at least one observation")
         return (self._abs_sum / self.tokens).float()
 
     @property
     def samples(self) -> torch.Tensor:
-        """[at most 512, K] rows spread evenly over all that was seen."""
+        """Return at most 512 rows spread evenly over all that was seen, [n, K]."""
         return torch.cat(self._samples)

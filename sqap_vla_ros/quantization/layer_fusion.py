@@ -16,7 +16,7 @@ from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinea
 
 
 class IntegerMlp(nn.Module):
-    """down(silu(gate(x)) * up(x)) of three integer linears, [..., S, D] -> [..., S, D]."""
+    """The MLP down(silu(gate(x)) * up(x)) of three integer linears, [..., S, D] -> [..., S, D]."""
 
     def __init__(self, gate: QuantizedLinear, up: QuantizedLinear, down: QuantizedLinear) -> None:
         super().__init__()

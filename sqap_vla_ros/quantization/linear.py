@@ -104,7 +104,7 @@ class ActivationQuantizer:
 
 
 class PackedLinear(nn.Module):
-    """A base of both kinds of linear: packed integer weights, their scales, and how a state dict describes them."""
+    """The base of both kinds of linear: packed integer weights, their scales, and how a state dict describes them."""
 
     def __init__(self, weight: PackedWeight, bias: torch.Tensor | None) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class QuantizedLinear(PackedLinear):
 
     @property
     def product(self) -> IntegerProduct:
-        """Return the prepared integer product; unpacked anew on every call until `use_backend` prepared one."""
+        """Return the integer product; until `use_backend` prepares it, the weights are unpacked on every call."""
         if self._product is not None:
             return self._product
         return FALLBACK.make(self.quantized_weight().values, self.weight_scale[:, 0])

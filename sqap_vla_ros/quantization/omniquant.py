@@ -29,7 +29,7 @@ def _straight_through(exact: Tensor, rounded: Tensor) -> Tensor:
 
 
 class _FakeWeight(nn.Module):
-    """W -> the value its quantised, clipped, scaled form stands for, differentiable in both."""
+    """Replace a weight by the value its scaled, clipped and quantised form stands for, differentiable in both."""
 
     def __init__(self, gamma: Tensor, log_scale: Tensor | None, bits: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Two int4 or four int2 values to a byte; int3 values take the room of int4.
+"""Packed integers: two int4 or four int2 values to a byte; int3 values take the room of int4.
 
 Value j of a row sits in byte j // n at bit (j % n) * bits, in two's complement, n = 8 // bits values to a byte. Rows
 are padded with zeros to whole bytes.
@@ -14,7 +14,7 @@ from sqap_vla_ros.quantization.quantizers import QuantizedWeight
 
 
 def packed_columns(columns: int, bits: int) -> int:
-    """Bytes in a packed row."""
+    """Return the bytes of a packed row."""
     return -(-columns * _room(bits) // 8)
 
 
@@ -44,7 +44,7 @@ def pack(values: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def unpack(packed: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
-    """The inverse of `pack`: int8 [N, columns]."""
+    """Undo `pack`: return int8 [N, columns]."""
     if packed.dtype != torch.uint8 or packed.dim() != 2 or packed.shape[1] != packed_columns(columns, bits):
         raise ValueError(
             f"packed weights must be [N, {packed_columns(columns, bits)}] uint8 for {columns} columns of {bits} bits, "
@@ -85,5 +85,5 @@ class PackedWeight:
         )
 
     def unpack(self) -> QuantizedWeight:
-        """The inverse of `of`."""
+        """Undo `of`."""
         return QuantizedWeight(unpack(self.packed, self.bits, self.columns), self.scale, self.zero_point, self.bits)

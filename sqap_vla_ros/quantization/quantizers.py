@@ -22,7 +22,7 @@ _OFFSET = 192  # the middle of 128...256, where bfloat16's steps are 1
 
 
 def largest(bits: int) -> int:
-    """The largest magnitude of a symmetric format: 127, 7, 3 or 1."""
+    """Return the largest magnitude of a symmetric format: 127, 7, 3 or 1."""
     if bits not in (2, 3, 4, 8):
         raise ValueError(f"bits must be 2, 3, 4 or 8, got {bits}")
     return 2 ** (bits - 1) - 1
@@ -44,7 +44,7 @@ class QuantizedWeight:
     bits: int
 
     def dequantize(self) -> torch.Tensor:
-        """[N, K] float32."""
+        """Return the weights the integers stand for, [N, K] float32."""
         rows, columns = self.values.shape
         grouped = self.values.float().view(rows, self.scale.shape[1], -1)
         if self.zero_point is not None:
@@ -53,7 +53,7 @@ class QuantizedWeight:
 
 
 def _grid(grouped: torch.Tensor, bits: int, symmetric: bool, clip: float) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scale and zero point, each [N, G, 1], of weights [N, G, K/G] whose range is shrunk by `clip`."""
+    """Return scale and zero point, each [N, G, 1], of weights [N, G, K/G] whose range is shrunk by `clip`."""
     if symmetric:
         return (grouped.abs().amax(-1, keepdim=True) * (clip / largest(bits))).clamp_min(TINY), None
     low = grouped.amin(-1, keepdim=True).clamp_max(0) * clip
@@ -63,7 +63,7 @@ def _grid(grouped: torch.Tensor, bits: int, symmetric: bool, clip: float) -> tup
 
 
 def to_grid(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, bits: int) -> torch.Tensor:
-    """Round to nearest (ties to even) and saturate; float values of integers, shaped like `x`."""
+    """Round x to the nearest integers of the grid (ties to even) and saturate; return them as floats."""
     if zero_point is None:
         top = largest(bits)
         return torch.round(x / scale).clamp_(-top, top)
@@ -80,7 +80,7 @@ def weight_grid(
     clip_search: bool = False,
     importance: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scale and zero point ([N, G] float32 each) of a weight matrix [N, K].
+    """Return scale and zero point, [N, G] float32 each, of a weight matrix [N, K].
 
     group: input channels per scale; 0 for one scale per row. Must divide K.
     clip_search: for every row and group take the clipping in 1.0, 0.98 ... 0.22 with the least squared error.
@@ -113,7 +113,7 @@ def weight_grid(
 def _search_clip(
     grouped: torch.Tensor, bits: int, symmetric: bool, per_channel: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The grid of least error for every row and group of [N, G, K/G] weights; see `weight_grid`."""
+    """Return the grid of least error for every row and group of weights [N, G, K/G]; see `weight_grid`."""
     scale, zero_point = _grid(grouped, bits, symmetric, 1.0)
     best = torch.full_like(scale, torch.inf)
     for step in range(CLIP_STEPS):
@@ -152,12 +152,12 @@ def quantize_weight(
 def quantize_activation(
     x: torch.Tensor, bits: int, *, clip: float = 1.0, granularity: str = "token", rms_eps: float | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Dynamic symmetric quantisation of x [..., S, K].
+    """Quantise x [..., S, K] symmetrically, with scales taken from x itself.
 
     clip: quantised range over the largest magnitude.
     granularity: `token` (one scale for each of the S rows) or `tensor` (one for the last two axes).
-    rms_eps: given, what is quantised is x / sqrt(mean(x^2) + rms_eps), row by row. The integers do not depend on a
-        row's magnitude, so the norm costs one more factor in the scale.
+    rms_eps: when given, x / sqrt(mean(x^2) + rms_eps) is quantised, row by row. The integers do not depend on a row's
+        magnitude, so the norm costs one more factor in the scale.
     Returns int8 values shaped like x, values = clamp(round(x * inverse)), and the scale 1 / inverse [..., S, 1] in x's
     dtype. `inverse` = top / (clip * max|x|) is cut to bfloat16's precision, so that its product with a bfloat16 x is
     exact in float32 and every way of computing this gives the same integers.
@@ -179,14 +179,14 @@ def quantize_activation(
 
 
 def clip_ratio(clip: float, bits: int) -> float:
-    """Clip over the largest integer, as float32 divides; no tensor: a captured graph could not make it on a device."""
+    """Return clip over the largest integer, divided in float32. A captured graph could not make a tensor of it."""
     return float(np.float32(clip) / np.float32(largest(bits)))
 
 
 def activation_scales(
     x: torch.Tensor, magnitude: torch.Tensor, ratio: torch.Tensor | float, rms_eps: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(what x is multiplied with, float32; what the integers are, in x's dtype), both shaped like `magnitude`.
+    """Return the factor for x (float32) and the integers' scale (x's dtype), both shaped like `magnitude`.
 
     magnitude: the largest |x| a scale covers. ratio: a float32 value, clip over the largest integer.
     """
@@ -198,7 +198,7 @@ def activation_scales(
 
 
 def cut_to_bfloat16(x: torch.Tensor) -> torch.Tensor:
-    """float32 x with the lower half of its bits cleared; float32."""
+    """Return float32 x with the lower half of its bits cleared, in float32."""
     return (x.contiguous().view(torch.int32) & -65536).view(torch.float32)
 
 
@@ -210,7 +210,7 @@ def _offset(device: torch.device) -> torch.Tensor:
 def search_activation_clip(
     x: torch.Tensor, bits: int, *, granularity: str = "token", importance: torch.Tensor | None = None
 ) -> float:
-    """The clip in 1.0, 0.95 ... 0.65 with the least squared error on calibration inputs x [M, K].
+    """Return the clip in 1.0, 0.95 ... 0.65 with the least squared error on calibration inputs x [M, K].
 
     importance: [K] weights of that error (how much the following weights care for each channel).
     """

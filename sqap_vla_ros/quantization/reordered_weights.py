@@ -16,7 +16,7 @@ REORDERED_FROM = 512  # input or output channels; below, the call itself costs m
 
 
 class ReorderedLinear(nn.Module):
-    """x W^T + b with W [N, K] bfloat16, [..., K] -> [..., N], on a CPU.
+    """A linear x W^T + b with W [N, K] bfloat16 on a CPU, [..., K] -> [..., N].
 
     `weight` only tells shape and dtype (it is on the meta device), so such a model cannot be stored again.
     """

@@ -13,7 +13,7 @@ import torch
 
 
 def sylvester(size: int) -> torch.Tensor:
-    """Normalised Sylvester-Hadamard matrix [size, size] float64, size a power of two; symmetric and orthogonal."""
+    """Return the normalised Sylvester-Hadamard matrix [size, size] float64, symmetric and orthogonal."""
     if size < 1 or size & (size - 1):
         raise ValueError(f"a Sylvester matrix needs a power of two, got {size}")
     matrix = torch.ones(1, 1, dtype=torch.float64)
@@ -24,7 +24,7 @@ def sylvester(size: int) -> torch.Tensor:
 
 
 def hartley(size: int) -> torch.Tensor:
-    """Normalised Hartley matrix [size, size] float64; symmetric and orthogonal for every size."""
+    """Return the normalised Hartley matrix [size, size] float64: symmetric and orthogonal for every size."""
     if size < 1:
         raise ValueError(f"a Hartley matrix needs a positive size, got {size}")
     index = torch.arange(size, dtype=torch.float64)
@@ -34,7 +34,7 @@ def hartley(size: int) -> torch.Tensor:
 
 
 def mix_factors(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(A, B) float64 with A (x) B the orthogonal mix of `size`, both near its square root."""
+    """Return A and B (float64), both near sqrt(size) wide, whose Kronecker product is the orthogonal mix of `size`."""
     if size < 1:
         raise ValueError(f"an orthogonal mix needs a positive size, got {size}")
     odd, twos = size, 0
@@ -47,7 +47,7 @@ def mix_factors(size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class OrthogonalMix:
-    """x -> x D (A (x) B) along the last axis, or along the slower part of it.
+    """Map x to x D (A (x) B) along the last axis, or along the slower part of it.
 
     size: channels that are mixed.
     stride: 1 mixes neighbouring channels; more mixes channels that lie `stride` apart (across attention heads when
@@ -66,7 +66,7 @@ class OrthogonalMix:
         self._cache: dict[tuple[torch.dtype, torch.device], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = {}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., size * stride] -> same shape and dtype."""
+        """Mix x [..., size * stride]; shape and dtype stay."""
         signs = self._tables(x)[2]
         return self._mix(x if signs is None else x * signs)
 
@@ -96,6 +96,6 @@ class OrthogonalMix:
 
 
 def random_signs(size: int, seed: int) -> torch.Tensor:
-    """[size] float64 of +-1, the same for a seed on every machine."""
+    """Return random +-1, [size] float64, the same for a seed on every machine."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 2, (size,), generator=generator, dtype=torch.int64).double() * 2 - 1

@@ -74,7 +74,7 @@ def test_hessian_is_the_second_moment_and_streams():
     torch.testing.assert_close(streamed.matrix, 2 * x.t() @ x / 10)
 
 
-def test_bad_input():
+def test_a_wrong_hessian_and_degenerate_inputs_are_refused():
     with pytest.raises(ValueError, match="no calibration input"):
         _ = Hessian(4).matrix
     with pytest.raises(ValueError, match=r"hessian must be \[4, 4\]"):

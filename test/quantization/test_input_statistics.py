@@ -28,7 +28,7 @@ def test_samples_are_bounded_and_spread_over_the_stream():
     assert gaps.max() <= 2 * gaps.median()
 
 
-def test_bad_inputs():
+def test_empty_and_damaged_inputs_are_refused():
     with pytest.raises(ValueError, match="no calibration input"):
         _ = InputStatistics(3).mean_abs
     with pytest.raises(ValueError, match="expected 3 channels, got 4"):

@@ -90,7 +90,7 @@ def test_a_fused_mlp_knows_which_rows_are_text():
     assert (narrow - expected)[:, -6:].norm() > 0.05 * expected[:, -6:].norm()
 
 
-def test_what_cannot_be_joined_stays():
+def test_layers_that_cannot_be_fused_stay():
     layer = decoder_layer()
     layer.input_layernorm.weight[3] = 2.0
     fuse_layer(layer)

@@ -27,6 +27,6 @@ def test_values_that_do_not_fit_are_refused():
         pack(torch.tensor([[-1, 8]], dtype=torch.int8), 4)
 
 
-def test_wrong_width_is_refused():
+def test_another_width_is_refused():
     with pytest.raises(ValueError, match=r"2\] uint8 for 3 columns of 4 bits"):
         unpack(torch.zeros(2, 3, dtype=torch.uint8), 4, 3)

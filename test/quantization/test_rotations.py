@@ -67,7 +67,7 @@ def test_mix_spreads_an_outlier_and_makes_four_bits_enough():
     assert error_beside_the_outlier(OrthogonalMix(11008)) < 0.6
 
 
-def test_wrong_width_is_refused():
+def test_another_width_is_refused():
     with pytest.raises(ValueError, match="expected 8 channels, got 9"):
         OrthogonalMix(8)(torch.zeros(1, 9))
     with pytest.raises(ValueError, match="power of two, got 12"):

@@ -22,7 +22,7 @@ class BackendError(RuntimeError):
 
 
 class IntegerProduct(Protocol):
-    """The prepared weights of one linear.
+    """The prepared weights of one linear, ready to multiply.
 
     rows_per_call: more rows than these are better given in several calls, see `split_rows`.
     """

@@ -1,4 +1,5 @@
-// Kernels of backend amx, called by product.py and activations.py: the quantiser of activations (AVX-512) and the integer product (AMX).
+// Kernels of backend amx: the quantiser of activations (AVX-512), which activations.py calls, and the integer product
+// (AMX), which product.py calls.
 //
 // The product is int8 activations times int8 or int4 weights. A tile holds 16 rows of 64 bytes. A panel is 32 output
 // channels, two tiles wide. The depth is worked off in blocks of eight tiles: then a panel's weights (16 KiB) and a row
@@ -293,7 +294,7 @@ __m512 load_row(const uint16_t* x, int64_t at, int64_t inputs) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x + at)), 16));
 }
 
-// One row: integers, and the scale they have, see quantization/quantizers.py, quantize_activation. rms_eps < 0: no norm.
+// Quantises one row and returns its scale, see quantize_activation in quantizers.py. rms_eps < 0: no norm.
 uint16_t quantize_row(const uint16_t* x, int8_t* values, int64_t inputs, int top, float ratio, float rms_eps) {
   constexpr float kTiny = 1e-12f;
   __m512 largest = _mm512_setzero_ps(), squares = _mm512_setzero_ps();

@@ -163,11 +163,10 @@ class TritonProduct:
         return self._launch(values, None, torch.int32)
 
     def __call__(self, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """See `IntegerProduct`."""
         return self._launch(values, scale, scale.dtype)
 
     def gated(self, up: IntegerProduct, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """See `IntegerProduct`."""
+        """See `IntegerProduct.gated`."""
         assert isinstance(up, TritonProduct)  # linears of one model share a backend
         return self._launch(values, scale, scale.dtype, up)
 

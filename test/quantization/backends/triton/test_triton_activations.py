@@ -60,7 +60,7 @@ def test_ties_go_to_the_even_neighbour(dtype, bits):
 
 
 @pytest.mark.parametrize("dtype", KINDS)
-def test_extremes(dtype):
+def test_zeros_and_the_largest_numbers(dtype):
     numbers = torch.finfo(dtype)
     x = torch.tensor([[0.0, -0.0], [numbers.max, numbers.min], [numbers.tiny, 0], [numbers.max, numbers.tiny]])
     for clip in (1.0, 0.65):
@@ -71,7 +71,7 @@ def test_extremes(dtype):
 
 
 @pytest.mark.parametrize("damage", [float("nan"), float("inf"), -float("inf")])
-def test_a_damaged_row_is_not_made_to_look_sound(damage):
+def test_rows_that_are_not_finite_show_in_their_scale(damage):
     x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
     x[1, 7] = damage
     scale = quantize_tokens(x, 4, 0.9, 1e-5)[1]
@@ -100,7 +100,7 @@ def test_strided_rows_and_no_rows():
     assert scale.shape == (0, 1)
 
 
-def test_what_the_kernel_does_not_hold_takes_the_plain_operations(monkeypatch):
+def test_long_rows_and_float64_take_the_plain_operations(monkeypatch):
     double = torch.randn(2, 10, generator=torch.Generator().manual_seed(3)).double()
     assert quantize_tokens(double, 4, 0.9, None)[1].dtype == torch.float64
     monkeypatch.setattr(activations, "LONGEST_ROW", 8)

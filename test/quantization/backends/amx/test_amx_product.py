@@ -1,37 +1,21 @@
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sqap_vla_ros.quantization.backends.amx import library
 from sqap_vla_ros.quantization.backends.amx.activations import quantize_tokens
-from sqap_vla_ros.quantization.backends.amx.library import cpu_unsupported
 from sqap_vla_ros.quantization.backends.amx.product import MOST_INPUTS, AmxProduct
-from sqap_vla_ros.quantization.backends.product import BackendError
 from sqap_vla_ros.quantization.backends.reference import ReferenceProduct
-from sqap_vla_ros.quantization.backends.table import find_backend
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
 
-needs_amx = pytest.mark.skipif(bool(cpu_unsupported()), reason=f"backend amx: {cpu_unsupported()}")
+pytestmark = pytest.mark.usefixtures("amx")
+slowly = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture
-def uncached():
-    """What is remembered about the machine is asked again, before and after."""
-    cpu_unsupported.cache_clear()
-    library._library.cache_clear()
-    yield
-    cpu_unsupported.cache_clear()
-    library._library.cache_clear()
-
-
-@needs_amx
 @given(
     m=st.sampled_from([1, 15, 16, 17, 33, 96, 300]),
     k=st.sampled_from([1, 63, 64, 65, 512, 577, 1100]),
@@ -40,7 +24,7 @@ def uncached():
     extreme=st.booleans(),
     threads=st.sampled_from([1, 2, 3]),
 )
-@settings(max_examples=60, deadline=None)
+@slowly
 def test_products_are_the_references_to_the_last_bit(m, k, n, top, extreme, threads):
     generator = torch.Generator().manual_seed(m * k + n)
     values = torch.randint(-127, 128, (m, k), generator=generator).to(torch.int8)
@@ -62,7 +46,6 @@ def test_products_are_the_references_to_the_last_bit(m, k, n, top, extreme, thre
         torch.set_num_threads(before)
 
 
-@needs_amx
 @pytest.mark.parametrize(("rows", "outputs"), [(1, 1), (40, 33), (16, 288)])
 def test_gated_is_the_formula(rows, outputs):
     generator = torch.Generator().manual_seed(rows)
@@ -79,14 +62,12 @@ def test_gated_is_the_formula(rows, outputs):
         torch.testing.assert_close(gate.gated(up, values, scale.to(dtype)), expected, atol=1e-6, rtol=tolerance)
 
 
-@needs_amx
 def test_no_rows_give_no_rows():
     product = AmxProduct(torch.ones(40, 64, dtype=torch.int8), torch.ones(40))
     values, scale = quantize_tokens(torch.ones(0, 64).bfloat16(), 4, 0.9, None)
     assert product(values, scale).shape == (0, 40)
 
 
-@needs_amx
 def test_a_scale_that_is_not_finite_shows():
     product = AmxProduct(torch.ones(40, 64, dtype=torch.int8), torch.ones(40))
     scale = torch.tensor([[1.0], [torch.nan], [torch.inf]]).bfloat16()
@@ -96,7 +77,6 @@ def test_a_scale_that_is_not_finite_shows():
     assert y[2].isinf().all()
 
 
-@needs_amx
 @given(
     m=st.integers(1, 20),
     k=st.sampled_from([1, 15, 16, 63, 96, 1000]),
@@ -104,7 +84,7 @@ def test_a_scale_that_is_not_finite_shows():
     clip=st.sampled_from([1.0, 0.9, 0.65]),
     power=st.sampled_from([-38, -13, -4, 0, 4, 30]),
 )
-@settings(max_examples=60, deadline=None)
+@slowly
 def test_quantised_rows_are_the_plain_ones(m, k, bits, clip, power):
     generator = torch.Generator().manual_seed(m * k)
     x = (torch.randn(m, k, generator=generator) * 10.0**power).bfloat16()
@@ -119,7 +99,6 @@ def test_quantised_rows_are_the_plain_ones(m, k, bits, clip, power):
     torch.testing.assert_close(scale, quantize_activation(x, bits, clip=clip, rms_eps=1e-5)[1])
 
 
-@needs_amx
 def test_activations_that_are_not_finite_show_in_their_scale():
     x = torch.ones(3, 40).bfloat16()
     x[1, 39], x[2, 0] = torch.nan, torch.inf
@@ -127,7 +106,6 @@ def test_activations_that_are_not_finite_show_in_their_scale():
     assert scale.isfinite().tolist() == [[True], [False], [False]]
 
 
-@needs_amx
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_whole_layers_agree_with_the_reference(dtype):
     generator = torch.Generator().manual_seed(1)
@@ -140,7 +118,6 @@ def test_whole_layers_agree_with_the_reference(dtype):
     assert torch.equal(layer(x), expected)
 
 
-@needs_amx
 def test_activations_of_another_width_are_refused():
     product = AmxProduct(torch.ones(8, 64, dtype=torch.int8), torch.ones(8))
     with pytest.raises(ValueError, match=r"expected int8 \[M, 64\], got torch.int8 \(2, 63\)"):
@@ -149,31 +126,3 @@ def test_activations_of_another_width_are_refused():
         product(torch.ones(2, 64, dtype=torch.int8), torch.ones(2, 1).double())
     with pytest.raises(ValueError, match="could overflow 32 bits"):
         AmxProduct(torch.ones(1, MOST_INPUTS + 1, dtype=torch.int8), torch.ones(1))
-
-
-def test_without_amx_or_a_compiler_auto_takes_another_backend(monkeypatch, uncached, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert find_backend("auto", torch.device("cpu")).name in ("onednn", "reference")
-    with pytest.raises(BackendError, match=r"the CPU has no AMX.*use backend auto"):
-        find_backend("amx", torch.device("cpu"))
-    cpu_unsupported.cache_clear()
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    assert cpu_unsupported() == "there is no C++ compiler (install g++)"
-
-
-def test_a_failed_compilation_says_why_and_leaves_nothing(monkeypatch, uncached, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
-    monkeypatch.setattr("shutil.which", lambda name: name)
-
-    def fail(command, **kwargs):
-        Path(command[-1]).write_text("half a library")
-        raise subprocess.CalledProcessError(1, command, stderr="error: unrecognized option -mamx-tile\nmore")
-
-    monkeypatch.setattr(subprocess, "run", fail)
-    assert cpu_unsupported() == "compiling kernels.cpp failed: error: unrecognized option -mamx-tile"
-    assert not list((tmp_path / "sqap_vla_ros").iterdir())

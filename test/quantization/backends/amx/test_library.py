@@ -1,0 +1,48 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from sqap_vla_ros.quantization.backends.amx import library
+from sqap_vla_ros.quantization.backends.amx.library import cpu_unsupported
+from sqap_vla_ros.quantization.backends.product import BackendError
+from sqap_vla_ros.quantization.backends.table import find_backend
+
+
+@pytest.fixture
+def uncached():
+    """What is remembered about the machine is asked again, before and after."""
+    cpu_unsupported.cache_clear()
+    library._library.cache_clear()
+    yield
+    cpu_unsupported.cache_clear()
+    library._library.cache_clear()
+
+
+def test_without_amx_or_a_compiler_auto_takes_another_backend(monkeypatch, uncached, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert find_backend("auto", torch.device("cpu")).name in ("onednn", "reference")
+    with pytest.raises(BackendError, match=r"the CPU has no AMX.*use backend auto"):
+        find_backend("amx", torch.device("cpu"))
+    cpu_unsupported.cache_clear()
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert cpu_unsupported() == "there is no C++ compiler (install g++)"
+
+
+def test_a_failed_compilation_says_why_and_leaves_nothing(monkeypatch, uncached, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+
+    def fail(command, **kwargs):
+        Path(command[-1]).write_text("half a library")
+        raise subprocess.CalledProcessError(1, command, stderr="error: unrecognized option -mamx-tile\nmore")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    assert cpu_unsupported() == "compiling kernels.cpp failed: error: unrecognized option -mamx-tile"
+    assert not list((tmp_path / "sqap_vla_ros").iterdir())
