@@ -1,4 +1,4 @@
-"""The data that travels between the rooms: observation in, action chunk out, and the tokens that were kept.
+"""The data that travels between the rooms, and the protocols of those who exchange it: observation in, chunk out.
 
 Nothing here imports ROS or torch at run time, so the nodes' parent process and the model's worker share these types.
 """
@@ -22,7 +22,7 @@ Query = Literal["cognition", "instruction"]
 
 
 class Reason(enum.IntEnum):
-    """Why a visual token was kept. The values are those of `sqap_vla_ros/msg/TokenSelection`."""
+    """The reason a visual token was kept. The values are those of `sqap_vla_ros/msg/TokenSelection`."""
 
     ATTENTION = 0
     RING = 1
@@ -36,11 +36,11 @@ class Reason(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Observation:
-    """What the policy sees at one instant.
+    """One camera image with the instruction and the pose of the tool when it was taken: the input of a policy.
 
     image: [H, W, 3] uint8, RGB, as the camera delivered it (no resize, no crop).
-    stamp_ns: time the image was taken, nanoseconds.
-    instruction: what to do, in words.
+    stamp_ns: time at which the image was taken, nanoseconds.
+    instruction: the task in words.
     gripper_pixel: (u, v) of the tool frame in `image`, pixels, x right and y down; None when it is not in view.
     base_from_tool: [4, 4] pose of the tool frame in the base frame at `stamp_ns`; None where nothing will be executed.
     """
@@ -87,7 +87,7 @@ class TokenSelection:
 
 @dataclass(frozen=True)
 class ActionChunk:
-    """A chunk of end-effector actions.
+    """A chunk of end-effector actions: the output of a policy.
 
     stamp_ns: the observation's stamp; action i is due at `stamp_ns + (i + 1) * dt_s`.
     deltas: [T, 7] float64: dx dy dz in metres along the base frame's axes, droll dpitch dyaw in radians (extrinsic xyz,
@@ -110,9 +110,11 @@ class ActionChunk:
 
 @dataclass(frozen=True)
 class PolicyInfo:
-    """What a loaded policy is: for logs, reports and the model_info topic.
+    """The facts about a loaded policy that logs, reports and the model_info topic give.
 
-    stateful: it keeps something between observations (a cache across time steps), so a chunk depends on those before.
+    image_size, crop: the policy's preprocessing (`policy.preprocessing.ImageTransform.of`).
+    unnorm_key: the dataset whose statistics un-normalise the chunk.
+    stateful: a chunk depends on earlier observations, through a cache across time steps or a selector with memory.
     """
 
     checkpoint: str
@@ -126,10 +128,11 @@ class PolicyInfo:
     unnorm_key: str
     selector: str
     stateful: bool = False
+    crop: str = "none"
 
 
 class Policy(Protocol):
-    """Image and instruction in, action chunk out. Deterministic for a given observation and seed."""
+    """Predicts an action chunk from an observation. Deterministic for a given observation and seed."""
 
     @property
     def info(self) -> PolicyInfo: ...
@@ -137,22 +140,23 @@ class Policy(Protocol):
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk: ...
 
     def reset(self) -> None:
-        """Forget what is kept between observations (caches across time steps). Called at the start of an episode."""
+        """Forget earlier observations; called at the start of an episode."""
 
 
 @dataclass(frozen=True)
 class SelectionContext:
-    """What a `TokenSelector` may look at. B images, N = rows * cols visual tokens.
+    """The facts a `TokenSelector` chooses by, for B images of N = rows * cols visual tokens.
 
     grid: (rows, cols).
     gripper_patch: B entries of (row, col) or None.
-    attention: [B, N] fp32, the task query's attention to the visual tokens (mean over heads) at the layer before the
-        drop; None unless the selector asks for it.
-    hidden: [B, N, D] the visual tokens where they are dropped; None unless the selector asks for it.
-    saliency: [B, N] fp32, attention of the DINOv2 tower's CLS token to the patches; None unless asked for.
-    seed: for the selectors that draw at random.
+    attention: [B, N] fp32, the selector's `query`'s attention to the visual tokens in the layer before the drop, mean
+        over heads.
+    hidden: [B, N, D], the visual tokens where they are dropped.
+    saliency: [B, N] fp32, attention of the DINOv2 tower's CLS token to the patches.
+    seed: of the selectors that draw at random.
     gripper_on_device: [B, 2] int32 (row, col), negative where the gripper is not in view; replaces `gripper_patch`
         where the host must not take part (`TokenSelector.select_on_device`), None elsewhere.
+    `attention`, `hidden` and `saliency` are None unless the selector `needs` them.
     """
 
     grid: tuple[int, int]

@@ -21,7 +21,7 @@ _MAX_PERIOD = 10000.0
 
 
 class TimeEmbedder(nn.Module):
-    """Diffusion timestep [B] to [B, H]: cosines then sines of 128 frequencies, then two linears."""
+    """Embeds the diffusion timestep, [B] to [B, H]: cosines then sines of 128 frequencies, then two linears."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class TimeEmbedder(nn.Module):
 
 
 class ConditionEmbedder(nn.Module):
-    """Cognition feature [B, D] to [B, H]; `uncondition` stands in for it in the guidance's other half."""
+    """Embeds the cognition feature, [B, D] to [B, H]; `uncondition` is its substitute for guidance."""
 
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class ConditionEmbedder(nn.Module):
 
 
 class ActionEmbedder(nn.Module):
-    """Noisy actions [B, T, 7] to tokens [B, T, H]."""
+    """Embeds noisy actions, [B, T, 7] to tokens [B, T, H]."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class DiffusionTransformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The published initialisation: Xavier linears, small embeddings, a zero read-out."""
+        """Initialise as published: Xavier linears, small embeddings, a zero read-out."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -143,18 +143,18 @@ class DiffusionTransformer(nn.Module):
         nn.init.zeros_(self.final_layer.linear.weight)
 
     def forward(self, x: Tensor, timestep: Tensor, cognition: Tensor) -> Tensor:
-        """x: [B, T, 7], timestep: [B], cognition: [B, D] to the predicted noise [B, T, 7]."""
+        """Predict the noise [B, T, 7] in x [B, T, 7] at timestep [B], given cognition [B, D]."""
         return self.denoise(x, self.t_embedder(timestep) + self.z_embedder(cognition))
 
     def denoise(self, x: Tensor, condition: Tensor) -> Tensor:
-        """The network behind its embedders. condition: [B, H], timestep and cognition embeddings summed."""
+        """Predict the noise from x and a condition [B, H], the sum of timestep and cognition embeddings."""
         x = torch.cat((condition.unsqueeze(1), self.x_embedder(x)), dim=1) + self.positional_embedding
         for block in self.blocks:
             x = block(x)
         return self.final_layer(x)[:, 1:]
 
     def guided(self, cognition: Tensor, timesteps: tuple[int, ...], guidance: float) -> GuidedNoise:
-        """The noise predictor of one chunk: what does not change between steps is computed here, once.
+        """Make the noise predictor of one chunk; what does not change between steps is computed here, once.
 
         cognition: [B, D]. With `guidance` above 1: e = u + guidance * (c - u), both halves in one batch
         (Ho and Salimans, "Classifier-free diffusion guidance", 2022).
@@ -163,7 +163,7 @@ class DiffusionTransformer(nn.Module):
 
 
 class GuidedNoise:
-    """Callable (x [B, T, 7], timestep) -> noise [B, T, 7] in x's dtype, for one batch of cognition features."""
+    """Predicts the noise [B, T, 7] in x [B, T, 7], in x's dtype, for one batch of cognition features."""
 
     def __init__(
         self, head: DiffusionTransformer, cognition: Tensor, timesteps: tuple[int, ...], guidance: float

@@ -1,4 +1,4 @@
-"""From a normalised chunk to metres, radians and a gripper opening, with the statistics of the training data."""
+"""Normalised actions to metres, radians and a gripper opening, and back, with the statistics of the training data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTROL_PERIOD_S = {"bridge_orig": 0.2, "fractal20220817_data": 1.0 / 3.0}
 
 @dataclass(frozen=True)
 class ActionStatistics:
-    """1st and 99th percentile of each action channel; `mask` tells which channels are scaled (not the gripper).
+    """The 1st and 99th percentile of each action channel; `mask` says which channels are scaled (not the gripper).
 
     q01, q99: [7] float64 in metres and radians; mask: [7] bool; dt_s: seconds between actions.
     """
@@ -43,9 +43,10 @@ class ActionStatistics:
 
     @classmethod
     def from_dataset(cls, key: str, entry: Mapping[str, Any], dt_s: float | None = None) -> ActionStatistics:
-        """One dataset of `dataset_statistics.json`: `{"action": {"q01": [7], "q99": [7], "mask": [7], …}}`.
+        """Read one dataset of `dataset_statistics.json`: `{"action": {"q01": [7], "q99": [7], "mask": [7], …}}`.
 
-        dt_s: the control period; looked up for the published datasets when None.
+        dt_s: the control period; None looks it up for the published datasets.
+        Raises ValueError where numbers are missing or the period is not known.
         """
         try:
             action = entry["action"]
@@ -62,12 +63,12 @@ class ActionStatistics:
         return cls(q01, q99, mask, float(period))
 
     def to_dict(self) -> dict[str, Any]:
-        """As one dataset of `dataset_statistics.json`."""
+        """Return the statistics as one dataset of `dataset_statistics.json`."""
         action = {"q01": self.q01.tolist(), "q99": self.q99.tolist(), "mask": self.mask.tolist()}
         return {"action": action, "dt_s": self.dt_s}
 
     def unnormalize(self, normalized: ArrayLike) -> NDArray[np.float64]:
-        """[…, 7] in [-1, 1] to physical actions: clip, gripper to 0 or 1, then (a + 1) / 2 * (q99 - q01) + q01.
+        """Map […, 7] in [-1, 1] to physical actions: clip, gripper to 0 or 1, then (a + 1) / 2 * (q99 - q01) + q01.
 
         Not-a-number stays not-a-number in every channel: a safety check must see it, never a made-up gripper.
         """
@@ -78,7 +79,7 @@ class ActionStatistics:
         return np.where(self.mask, scaled, clipped)
 
     def normalize(self, actions: ArrayLike) -> NDArray[np.float64]:
-        """The inverse for training: […, 7] physical actions to [-1, 1]; channels without spread become 0."""
+        """Map physical actions […, 7] to [-1, 1], for training; channels without spread become 0."""
         values = np.asarray(actions, dtype=np.float64)
         spread = self.q99 - self.q01
         scaled = np.divide(2.0 * (values - self.q01), spread, out=np.ones_like(values), where=spread > 0) - 1.0

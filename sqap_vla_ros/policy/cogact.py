@@ -1,4 +1,4 @@
-"""CogACT: the model (image and prompt to a normalised chunk) and the policy around it (observation to action chunk)."""
+"""CogACT: the model (image and prompt to a normalised chunk) and the policy around it (observation to a chunk)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class CogACT(nn.Module):
         selector: TokenSelector | None = None,
         context: SelectionContext | None = None,
     ) -> DecoderOutput:
-        """Visual tokens [B, N, D] and prompt ids [B, L] through the decoder, in the order BOS, image, text.
+        """Decode visual tokens [B, N, D] and prompt ids [B, L], in the order BOS, image, text.
 
         lengths: [B] true ids of each row's prompt, None when no row is padded.
         """
@@ -71,7 +71,7 @@ class CogACT(nn.Module):
     def sample(
         self, cognition: Tensor, noise: Tensor, generators: Sequence[torch.Generator], sampler: Sampler
     ) -> Tensor:
-        """Cognition features [B, D] and noise [B, T, 7] to normalised chunks [B, T, 7].
+        """Turn noise [B, T, 7] into normalised chunks [B, T, 7], given cognition features [B, D].
 
         The chunk is kept in float32 at least; the head may compute in less.
         """
@@ -83,7 +83,7 @@ class CogACT(nn.Module):
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the weights came from, for `PolicyInfo`."""
+    """The origin of the weights, for `PolicyInfo`."""
 
     checkpoint: str
     sha256: str = ""
@@ -113,7 +113,7 @@ class CogACTPolicy:
         self.tokenize = tokenize
         self.statistics = dict(statistics)
         self.unnorm_key = choose_dataset(self.statistics, unnorm_key)
-        self.transform = ImageTransform(model.config.vision.image_size, crop)  # type: ignore[arg-type]
+        self.transform = ImageTransform(model.config.vision.image_size, crop)
         self.provenance = provenance
         self.sampler = Sampler(model.config.diffusion)
         self._selector: TokenSelector | None = None
@@ -156,6 +156,7 @@ class CogACTPolicy:
             unnorm_key=self.unnorm_key,
             selector="none" if self.selector is None else self.selector.name,
             stateful=self.selector is not None and self.selector.stateful,
+            crop=self.transform.crop,
         )
 
     def reset(self) -> None:
@@ -164,16 +165,16 @@ class CogACTPolicy:
             self.selector.reset()
 
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
-        """One chunk; the same observation and seed give the same chunk. Raises ValueError for a blank instruction."""
+        """Predict one chunk, a function of observation and seed. Raises ValueError for a blank instruction."""
         return self.predict_batch([observation], seeds=[seed])[0]
 
     @torch.inference_mode()
     def predict_batch(
         self, observations: Sequence[Observation], *, seeds: Sequence[int] | None = None
     ) -> list[ActionChunk]:
-        """B observations at once; row b is what `predict(observations[b], seed=seeds[b])` gives, up to rounding.
+        """Predict B chunks at once; row b is what `predict(observations[b], seed=seeds[b])` gives, up to rounding.
 
-        seeds: one a row, 0 for all when None. The selector's random draws follow the first.
+        seeds: one a row, None for all 0. A selector that draws at random follows the first.
         """
         if not observations:
             raise ValueError("predict_batch needs at least one observation, got none")
@@ -220,7 +221,7 @@ class CogACTPolicy:
         ]
 
     def _inputs(self, observations: Sequence[Observation]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Images [B, 3, size, size] uint8, ids [B, L] padded on the right, lengths [B] or None when none is padded."""
+        """Return images [B, 3, size, size] uint8, ids [B, L] padded on the right, lengths [B] (None: no padding)."""
         device = self.model.device
         squashed = np.stack([self.transform.apply(observation.image) for observation in observations])
         image = torch.from_numpy(squashed).permute(0, 3, 1, 2).to(device)
@@ -263,7 +264,7 @@ class CogACTPolicy:
 
 
 def choose_dataset(statistics: Mapping[str, ActionStatistics], key: str | None) -> str:
-    """The dataset whose statistics un-normalise; raises ValueError naming the choices where `key` does not decide."""
+    """Return the dataset whose statistics un-normalise. Raises ValueError with the choices where `key` is no choice."""
     if not statistics:
         raise ValueError("the checkpoint has no dataset statistics: actions cannot be un-normalised")
     if key is None and len(statistics) == 1:
@@ -275,7 +276,7 @@ def choose_dataset(statistics: Mapping[str, ActionStatistics], key: str | None) 
 
 
 class _Stopwatch:
-    """Milliseconds by stage; waits for the GPU at the end of each, so a stage is charged with its own work."""
+    """Measures milliseconds by stage; waits for the GPU after each, so that a stage is charged with its own work."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -293,7 +294,7 @@ class _Stopwatch:
         self._last = now
 
     def split(self, stage: str, part: str, part_s: float) -> None:
-        """Takes `part` out of `stage`."""
+        """Charge `part_s` seconds of `stage` to `part`."""
         self._stages[part] = part_s * 1e3
         self._stages[stage] -= part_s * 1e3
 

@@ -1,4 +1,4 @@
-"""Geometry of a CogACT model and how its chunk is sampled. `MICRO` and the published sizes are named here.
+"""Geometry, prompt and sampling of a CogACT model, with the published sizes, the shipped policy's and `MICRO`.
 
 Source of the published values: Li et al., "CogACT" (2024), and the published checkpoints.
 """
@@ -46,7 +46,7 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """Both towers see the same squashed image and must share its patch grid."""
+    """The two towers; both see the same image and share its patch grid."""
 
     dino: TowerConfig
     siglip: TowerConfig
@@ -68,7 +68,7 @@ class VisionConfig:
 
     @property
     def width(self) -> int:
-        """Channels of the fused features, DINOv2 first."""
+        """Return the number of channels of the fused features, DINOv2 first."""
         return self.dino.width + self.siglip.width
 
 
@@ -109,9 +109,10 @@ class ActionHeadConfig:
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """How a chunk is drawn. `guidance` is the classifier-free scale; 1 or less turns guidance off.
+    """The sampler of a chunk.
 
     steps: network evaluations; `ddpm` always takes all `train_steps`.
+    guidance: scale of the classifier-free guidance; 1 or less turns it off.
     """
 
     sampler: Literal["ddim", "ddpm"] = "ddim"
@@ -134,10 +135,10 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """How an instruction becomes token ids: `[bos] + encode(template) + suffix`.
+    """The prompt around an instruction: `[bos] + encode(template) + suffix`.
 
     suffix: the ids appended after the text; the last one is the cognition token.
-    max_tokens: text ids a prompt may have, all included.
+    max_tokens: most ids that a prompt may have.
     """
 
     template: str = "In: What action should the robot take to {instruction}?\nOut:"
@@ -184,7 +185,7 @@ class PolicyConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PolicyConfig:
-        """The inverse of `to_dict`, also after a trip through JSON.
+        """Read what `to_dict` wrote, also after a trip through JSON.
 
         Raises ValueError naming the field that is missing, unknown or out of range.
         """
@@ -256,7 +257,7 @@ _NAMED = {config.name: config for config in (MICRO, TABLETOP, COGACT_SMALL, COGA
 
 
 def named_config(name: str) -> PolicyConfig:
-    """`micro`, `tabletop`, `cogact-small`, `cogact-base` or `cogact-large`."""
+    """Return the configuration `micro`, `tabletop`, `cogact-small`, `cogact-base` or `cogact-large`."""
     if name not in _NAMED:
         raise ValueError(f"no policy configuration named {name!r}: choose one of {', '.join(_NAMED)}")
     return _NAMED[name]

@@ -13,6 +13,6 @@ from torch import Tensor
 
 @functools.lru_cache(maxsize=64)
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """[len(values)] int64 or fp32. Shared: never write to it."""
+    """Return the values as a tensor, int64 or fp32. It is shared: never write to it."""
     with torch.inference_mode(False):  # also usable in training, wherever it was first asked for
         return torch.tensor(values, device=device)

@@ -25,7 +25,12 @@ VISUAL_START = 1  # [BOS][visual …][text …]
 
 @dataclass(frozen=True)
 class DecoderOutput:
-    """cognition: [B, D] final-norm output of each row's last true token. selected: None when nothing was pruned."""
+    """The result of a prefill.
+
+    cognition: [B, D], final-norm output of each row's last true token.
+    selected: the visual tokens that were kept; None without a selector.
+    selection_s: seconds spent on choosing them.
+    """
 
     cognition: Tensor
     selected: SelectedTokens | None = None
@@ -33,7 +38,7 @@ class DecoderOutput:
 
 
 class Decoder(nn.Module):
-    """Embeddings [B, S, D] to the cognition feature [B, D]."""
+    """Computes the cognition feature [B, D] from embeddings [B, S, D]."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -55,7 +60,7 @@ class Decoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Llama's initialisation: normal with standard deviation 0.02, norms at one."""
+        """Initialise as Llama does: normal with standard deviation 0.02, norms at one."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -68,7 +73,7 @@ class Decoder(nn.Module):
         selector: TokenSelector | None = None,
         context: SelectionContext | None = None,
     ) -> DecoderOutput:
-        """One prefill.
+        """Run one prefill.
 
         embeddings: [B, S, D], rows padded on the right: causal order hides padding from every true token.
         lengths: [B] true tokens of each row; None when no row is padded.
@@ -86,7 +91,7 @@ class Decoder(nn.Module):
         cos, sin = (table.unsqueeze(0) for table in self.rotary(embeddings.shape[1], hidden))  # [1, S, d]
         selected, selection_s = None, 0.0
         for index, layer in enumerate(self.layers):
-            asks = None
+            query_start = None
             if selector is not None and context is not None:
                 tokens = context.grid[0] * context.grid[1]
                 visual = slice(VISUAL_START, VISUAL_START + tokens)
@@ -97,18 +102,18 @@ class Decoder(nn.Module):
                     on_device = context.gripper_on_device is not None
                     selected = selector.select_on_device(context) if on_device else selector.select(context)
                     selection_s = _now(hidden) - started
-                    hidden, cos, sin = _drop(hidden, cos, sin, selected, tokens)
+                    hidden, cos, sin = _drop_tokens(hidden, cos, sin, selected, tokens)
                     last = None if last is None else last - (tokens - selected.indices.shape[1])
                 if index == selector.prune_layer - 1 and "attention" in selector.needs:
-                    asks = visual.stop if selector.query == "instruction" else -1
+                    query_start = visual.stop if selector.query == "instruction" else -1
             final = index == len(self.layers) - 1
-            hidden, attention = self._layer(layer, hidden, cos, sin, last, final=final, asks=asks)
+            hidden, attention = self._layer(layer, hidden, cos, sin, last, final=final, query_start=query_start)
             if attention is not None and context is not None:
                 context = dataclasses.replace(context, attention=attention[:, visual])
         return DecoderOutput(self.norm(hidden).squeeze(1), selected, selection_s)
 
     def rotary(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin tables [length, head size] for positions 0 … length-1, computed in fp32, in `like`'s dtype."""
+        """Return cos and sin [length, head size] of positions 0 … length-1, computed in fp32, in `like`'s dtype."""
         size = self.config.width // self.config.heads
         exponent = torch.arange(0, size, 2, dtype=torch.float32, device=like.device) / size
         frequency = 1.0 / self.config.rope_theta**exponent
@@ -125,18 +130,18 @@ class Decoder(nn.Module):
         last: Tensor | None,
         *,
         final: bool,
-        asks: int | None,
+        query_start: int | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """One decoder layer; the final one computes only the cognition token ([B, 1, D]) once keys and values exist.
+        """Compute one decoder layer; in the final one, only the cognition token asks and goes on ([B, 1, D]).
 
-        asks: None, or the first token whose attention to all tokens is wanted (-1: the cognition token alone); it is
-        returned as [B, S] fp32, mean over heads and over the asking tokens.
+        query_start: None, or the first token whose attention to all tokens is wanted (-1: the cognition token alone).
+        It is returned as [B, S] fp32, mean over heads and over the tokens from `query_start` to the cognition token.
         """
         attention = layer.self_attn
         normed = layer.input_layernorm(hidden)
         if final:
-            hidden, asked = _row(hidden, last), _row(normed, last)
-            query_cos, query_sin = (_row(table.expand(len(hidden), -1, -1), last) for table in (cos, sin))
+            hidden, asked = _cognition_row(hidden, last), _cognition_row(normed, last)
+            query_cos, query_sin = (_cognition_row(table.expand(len(hidden), -1, -1), last) for table in (cos, sin))
         else:
             asked, query_cos, query_sin = normed, cos, sin
         heads = (self.config.heads, -1)
@@ -149,50 +154,50 @@ class Decoder(nn.Module):
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
         else:
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        weights = None if asks is None else _asked_attention(query, key, last, asks)
+        weights = None if query_start is None else _attention_rows(query, key, last, query_start)
         hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
         return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), weights
 
 
-def _row(values: Tensor, last: Tensor | None) -> Tensor:
-    """[B, S, D] to [B, 1, D]: the cognition token of each row."""
+def _cognition_row(values: Tensor, last: Tensor | None) -> Tensor:
+    """Return each row's cognition token, [B, S, D] to [B, 1, D]."""
     if last is None:
         return values[:, -1:]
     return values[torch.arange(len(values), device=values.device), last].unsqueeze(1)
 
 
 def _visible(last: Tensor, length: int) -> Tensor:
-    """[B, S] bool: tokens up to and with each row's cognition token."""
+    """Return which tokens stand before or at each row's cognition token. [B, S] bool"""
     return torch.arange(length, device=last.device) <= last[:, None]
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions, Llama's half-split layout. x: [B, heads, S, d]; cos, sin: [1 or B, S, d]."""
+    """Apply rotary positions in Llama's half-split layout. x: [B, heads, S, d]; cos, sin: [1 or B, S, d]."""
     first, second = x.chunk(2, dim=-1)
     return x * cos.unsqueeze(1) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(1)
 
 
-def _asked_attention(query: Tensor, key: Tensor, last: Tensor | None, first: int) -> Tensor:
-    """softmax(q K^T / sqrt(d)) of the asking rows over all tokens, fp32 [B, S]: never the whole map.
+def _attention_rows(query: Tensor, key: Tensor, last: Tensor | None, start: int) -> Tensor:
+    """Return softmax(q K^T / sqrt(d)) of a few queries over all tokens, fp32 [B, S], without computing the whole map.
 
-    first: the asking tokens are `first` up to the cognition token; -1 asks for the cognition token alone.
+    start: the queries are the tokens from `start` to the cognition token; -1 is the cognition token alone.
     """
     batch, heads, length, size = key.shape
     index = torch.full((batch,), length - 1, device=key.device) if last is None else last
     position = torch.arange(length, device=key.device)
-    rows = index[:, None] if first < 0 else position[first:].expand(batch, -1)  # [B, Q]
+    rows = index[:, None] if start < 0 else position[start:].expand(batch, -1)  # [B, Q]
     asked = query.gather(2, rows[:, None, :, None].expand(-1, heads, -1, size)).float()
     scores = asked @ key.float().transpose(-1, -2) * size**-0.5  # [B, heads, Q, S]
     scores = scores.masked_fill((position > rows[..., None])[:, None], float("-inf"))
     weights = scores.softmax(dim=-1).mean(dim=1)  # [B, Q, S]
-    asking = (rows <= index[:, None]).float()  # padding asks nothing
-    return (weights * asking.unsqueeze(-1)).sum(dim=1) / asking.sum(dim=1, keepdim=True)
+    true = (rows <= index[:, None]).float()  # padding does not count
+    return (weights * true.unsqueeze(-1)).sum(dim=1) / true.sum(dim=1, keepdim=True)
 
 
-def _drop(
+def _drop_tokens(
     hidden: Tensor, cos: Tensor, sin: Tensor, selected: SelectedTokens, tokens: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Keeps BOS, the selected visual tokens in order and all text, each with its original position."""
+    """Keep BOS, the selected visual tokens in order and all text, each with its original position."""
     batch, length, width = hidden.shape
     device = hidden.device
     before = torch.arange(VISUAL_START, device=device).expand(batch, -1)
@@ -208,7 +213,7 @@ def _drop(
 
 
 def _now(tensor: Tensor) -> float:
-    """Seconds; waits for the GPU so that a stage is charged with its own work, except while a graph is captured."""
+    """Return the time in seconds, after waiting for the GPU (but not while a graph is captured)."""
     if tensor.is_cuda and not torch.cuda.is_current_stream_capturing():
         torch.cuda.synchronize(tensor.device)
     return time.perf_counter()

@@ -20,7 +20,7 @@ Noise = Callable[[Tensor, int], Tensor]  # (x [B, T, C], timestep) -> predicted 
 
 
 def squared_cosine_alphas(steps: int) -> NDArray[np.float64]:
-    """Cumulative alphas [steps] of the squared-cosine schedule, in float64."""
+    """Return the cumulative alphas [steps] of the squared-cosine schedule, in float64."""
 
     def f(t: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.cos((t / steps + 0.008) / 1.008 * np.pi / 2) ** 2
@@ -40,7 +40,7 @@ class Sampler:
         self.timesteps: tuple[int, ...] = tuple(range(0, config.train_steps, stride))[::-1]
 
     def sample(self, predict: Noise, noise: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Returns [B, T, C].
+        """Turn `noise` into chunks [B, T, C].
 
         noise: [B, T, C], standard normal; generators: one CPU generator a row, drawn from only by DDPM.
         """
@@ -64,12 +64,12 @@ class Sampler:
         return x
 
     def add_noise(self, x0: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """The forward process q(x_t | x_0) for training: sqrt(alpha) x0 + sqrt(1 - alpha) noise. timestep: [B]."""
+        """Sample q(x_t | x_0) for training: sqrt(alpha) x0 + sqrt(1 - alpha) noise. timestep: [B]."""
         alpha = torch.as_tensor(self.alphas, device=x0.device)[timestep].view(-1, 1, 1)
         return (alpha.sqrt() * x0 + (1.0 - alpha).sqrt() * noise).to(x0.dtype)
 
 
 def draw_noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
-    """Standard normal noise of `like`'s shape [B, T, C], row b from generator b, on the CPU whatever the device."""
+    """Draw standard normal noise of `like`'s shape [B, T, C], row b from generator b, always on the CPU."""
     rows = [torch.randn(like.shape[1:], generator=generator, dtype=torch.float32) for generator in generators]
     return torch.stack(rows).to(like)

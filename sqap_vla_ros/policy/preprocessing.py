@@ -1,4 +1,4 @@
-"""Camera image to model image, and pixels through the same way. numpy and PIL only.
+"""Map the camera image, and pixels in it, to the model's image. NumPy and PIL only.
 
 Pixel coordinates name pixel centres, as OpenCV's do: the top-left pixel is (0, 0) and an image W wide covers
 -0.5 <= u < W - 0.5.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from sqap_vla_ros.contracts import PolicyInfo
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; pixels, right and bottom excluded
 
@@ -22,15 +23,15 @@ _DEPLOYMENT_AREA = 0.9
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """The image as the policy sees it: [size, size, 3] uint8 RGB.
+    """The policy's preprocessing: crop and resize to [size, size, 3] uint8 RGB.
 
     crop: "none" squashes the whole image (bicubic, aspect ratio not kept), as CogACT was evaluated.
-        "deployment" is the published deployment script's way: the central square, Lanczos to `size`, then the central
+        "deployment" follows the published deployment script: the central square, Lanczos to `size`, then the central
         90 % of its area, Lanczos back to `size`. Only for checkpoints that were fine-tuned with random crops.
     """
 
     size: int = 224
-    crop: Literal["none", "deployment"] = "none"
+    crop: str = "none"
 
     def __post_init__(self) -> None:
         if self.size <= 0:
@@ -38,8 +39,13 @@ class ImageTransform:
         if self.crop not in ("none", "deployment"):
             raise ValueError(f"ImageTransform.crop must be 'none' or 'deployment', got {self.crop!r}")
 
+    @classmethod
+    def of(cls, info: PolicyInfo) -> ImageTransform:
+        """Return the preprocessing of the policy that `info` describes."""
+        return cls(info.image_size, info.crop)
+
     def _stages(self, width: int, height: int) -> list[tuple[Box, Image.Resampling]]:
-        """What is cut out, in the pixels of the stage before, and how the cut is resized to `size`."""
+        """Return each stage's box, in pixels of the stage before, and the filter that resizes it to `size`."""
         if self.crop == "none":
             return [((0, 0, width, height), Image.Resampling.BICUBIC)]
         side = min(width, height)
@@ -52,7 +58,7 @@ class ImageTransform:
         ]
 
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """[H, W, 3] uint8 RGB of any size to [size, size, 3] uint8."""
+        """Crop and resize [H, W, 3] uint8 RGB of any size to [size, size, 3] uint8."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ValueError(f"image must be [H, W, 3] uint8 RGB, got shape {image.shape} of {image.dtype}")
         picture = Image.fromarray(np.ascontiguousarray(image))
@@ -61,7 +67,7 @@ class ImageTransform:
         return np.asarray(picture)
 
     def map_pixel(self, pixel: tuple[float, float], width: int, height: int) -> tuple[float, float] | None:
-        """Camera pixel (u, v) of a `width` x `height` image to the model image; None where it is cut off or outside."""
+        """Map pixel (u, v) of a `width` x `height` camera image to the model image; None where it is cut off."""
         u, v = pixel
         for (left, top, right, bottom), _ in self._stages(width, height):
             u = (u + 0.5 - left) * self.size / (right - left) - 0.5
@@ -71,7 +77,7 @@ class ImageTransform:
         return u, v
 
     def unmap_pixel(self, pixel: tuple[float, float], width: int, height: int) -> tuple[float, float]:
-        """The inverse of `map_pixel`: model pixel to camera pixel."""
+        """Map a pixel of the model image to the camera image; the inverse of `map_pixel`."""
         u, v = pixel
         for (left, top, right, bottom), _ in reversed(self._stages(width, height)):
             u = (u + 0.5) * (right - left) / self.size + left - 0.5
@@ -80,7 +86,7 @@ class ImageTransform:
 
 
 def patch_of(pixel: tuple[float, float], size: int, grid: tuple[int, int]) -> tuple[int, int] | None:
-    """The (row, col) patch that holds a model pixel (SQAP-VLA, Eq. 3); None outside the image or for None-like values.
+    """Return the (row, col) patch that holds a model pixel (SQAP-VLA, Eq. 3); None outside the image or if not finite.
 
     size: side of the model image in pixels; grid: (rows, cols) of patches that tile it.
     """

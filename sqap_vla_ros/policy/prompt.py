@@ -1,4 +1,4 @@
-"""Instruction to token ids, exactly as CogACT was trained: template, BOS, two appended ids.
+"""Tokenise an instruction exactly as CogACT was trained: template, BOS, two appended ids.
 
 The Llama-2 tokenizer is not part of the CogACT repository; it is given as a folder or a file.
 """
@@ -16,10 +16,11 @@ Encode = Callable[[str], list[int]]
 
 
 class PromptTokenizer:
-    """Callable instruction -> ids [L]; the last id is the cognition token.
+    """Turns an instruction into ids [L], the last of which is the cognition token.
 
-    vocabulary: ids the decoder embeds; a tokenizer that makes more of them belongs to another model.
-    name, data: `tokenizer.json` (tokenizers) or `tokenizer.model` (sentencepiece) and the file's content.
+    vocabulary: number of ids that the decoder embeds; a tokenizer that makes more belongs to another model.
+    name, data: `tokenizer.json` (tokenizers) or `tokenizer.model` (sentencepiece) and the file's content; kept as
+        `file`, so that a checkpoint can store them.
     Raises ValueError where the content is not a tokenizer or does not fit.
     """
 
@@ -37,7 +38,7 @@ class PromptTokenizer:
 
     @classmethod
     def load(cls, path: str | Path, config: PromptConfig, vocabulary: int) -> PromptTokenizer:
-        """From a file, or from a folder that holds one of `FILES`. Raises FileNotFoundError where there is none."""
+        """Load a file, or one of `FILES` from a folder. Raises FileNotFoundError where there is none."""
         path = Path(path).expanduser()
         if path.is_dir():
             found = [path / name for name in cls.FILES if (path / name).is_file()]
@@ -50,7 +51,7 @@ class PromptTokenizer:
         return cls(config, vocabulary, name, path.read_bytes())
 
     def __call__(self, instruction: str) -> list[int]:
-        """Raises ValueError for a blank instruction or one that does not fit the prompt."""
+        """Return the ids. Raises ValueError for a blank instruction or one that does not fit the prompt."""
         words = instruction.strip()
         if not words:
             raise ValueError("the instruction is empty: say what to do, for example 'pick up the can'")

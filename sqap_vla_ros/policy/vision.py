@@ -30,7 +30,7 @@ def _normalised(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...], 
 
 
 class VisionTowers(nn.Module):
-    """[B, 3, H, W] uint8 to fused features [B, N, dino + siglip], row-major in the patch grid."""
+    """Computes fused features [B, N, dino + siglip], row-major in the patch grid, from images [B, 3, H, W] uint8."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class VisionTowers(nn.Module):
         return self.siglip.embeddings.patch_embedding.weight.dtype
 
     def forward(self, image: Tensor, *, with_saliency: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Returns the features and, when asked, DINOv2's CLS attention to the patches [B, N] fp32 (mean over heads).
+        """Return the features and, if asked, DINOv2's CLS attention to the patches [B, N] fp32 (mean over heads).
 
         image: [B, 3, image_size, image_size] uint8.
         """
@@ -95,7 +95,7 @@ class VisionTowers(nn.Module):
         return torch.cat((dino, hidden), dim=-1), saliency
 
     def _cls_attention(self, layer: Any, hidden: Tensor) -> Tensor:
-        """Attention of the CLS token to all tokens in one block, [B, 1 + registers + N] fp32, mean over heads."""
+        """Return one block's attention of CLS to all tokens, [B, 1 + registers + N] fp32, mean over heads."""
         heads = self.config.dino.heads
         normed = layer.norm1(hidden)
         query = layer.attention.q_proj(normed[:, :1]).unflatten(-1, (heads, -1)).transpose(1, 2).float()
@@ -105,7 +105,7 @@ class VisionTowers(nn.Module):
 
 
 class Projector(nn.Sequential):
-    """Fused features [B, N, dino + siglip] to visual tokens [B, N, D]."""
+    """Maps fused features [B, N, dino + siglip] to visual tokens [B, N, D]."""
 
     def __init__(self, features: int, hidden: int, width: int) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""Which visual tokens survive: selectors as pure functions of attention, gripper patch and patch grid.
+"""Token pruning: selectors that choose visual tokens by attention, gripper patch and patch grid.
 
 Torch is imported only when a selector is asked for, so the nodes' parent process can draw overlays without it.
 """

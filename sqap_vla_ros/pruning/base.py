@@ -98,7 +98,7 @@ class Selector(abc.ABC):
 
 
 def device_of(context: SelectionContext) -> torch.device:
-    """The device of what the decoder computed; the CPU where it computed nothing."""
+    """Return the device of what the decoder computed, the CPU where it computed nothing."""
     for value in (context.attention, context.hidden, context.saliency):
         if value is not None:
             return value.device
@@ -106,17 +106,17 @@ def device_of(context: SelectionContext) -> torch.device:
 
 
 def ranking(scores: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Tokens from the largest score to the smallest, equals in ascending index. [N]"""
+    """Return the tokens from the largest score to the smallest, equals in ascending index. [N]"""
     return np.argsort(-scores, kind="stable")
 
 
 def ranking_batched(scores: Tensor) -> Tensor:
-    """The same on the tensor's device; NaN ranks last. [B, N]"""
+    """Rank each row as `ranking` does, on the tensor's device; NaN ranks last. [B, N]"""
     return torch.argsort(torch.nan_to_num(scores, nan=-torch.inf), dim=1, descending=True, stable=True)
 
 
 def pack(reasons: NDArray[np.uint8], device: torch.device) -> SelectedTokens:
-    """`Reason` or `DROPPED` for every token [B, N] -> the contract's answer, with equal counts in each row."""
+    """Turn a `Reason` or `DROPPED` for every token [B, N], with equal counts in each row, into a selector's answer."""
     kept = reasons != DROPPED
     batch = len(reasons)
     indices = np.flatnonzero(kept.reshape(-1)).reshape(batch, -1) - np.arange(batch)[:, None] * reasons.shape[1]
@@ -126,7 +126,7 @@ def pack(reasons: NDArray[np.uint8], device: torch.device) -> SelectedTokens:
 
 
 def pack_batched(reasons: Tensor, budget: int) -> SelectedTokens:
-    """`pack` without leaving the device: `budget` must be the count in each row."""
+    """Do what `pack` does without leaving the device; `budget` must be the count in each row."""
     tokens = reasons.shape[1]
     index = torch.arange(tokens, device=reasons.device)
     indices = torch.where(reasons != DROPPED, index, tokens).sort(dim=1).values[:, :budget]
@@ -134,7 +134,7 @@ def pack_batched(reasons: Tensor, budget: int) -> SelectedTokens:
 
 
 def keep_same(indices: NDArray[np.integer], reason: Reason, context: SelectionContext) -> SelectedTokens:
-    """One ascending list of tokens, kept for one reason, for every image of the batch."""
+    """Answer with the same tokens, kept for one reason, for every image of the batch."""
     device = device_of(context)
     batch = len(context.gripper_patch)
     row = torch.from_numpy(np.sort(indices).astype(np.int64)).to(device)

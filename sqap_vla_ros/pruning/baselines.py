@@ -1,4 +1,4 @@
-"""The selectors without a model of importance (random, uniform grid) and with attention alone (FastV)."""
+"""Baselines: selectors without a measure of importance (random, uniform grid) and with attention alone (FastV)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RandomDropSelector(RandomSelector):
 
 @dataclass(frozen=True, kw_only=True)
 class UniformGridSelector(Selector):
-    """The uniform stride grid of exactly the budget's size: what farthest points have to beat. No information used."""
+    """A uniform grid of exactly the budget's size, which uses no information: farthest points have to beat it."""
 
     name: str = "uniform_grid"
 

@@ -141,6 +141,6 @@ class VisionZipSelector(BeforeDecoder):
 
 
 def keep_top(scores: Tensor, budget: int, reason: Reason) -> SelectedTokens:
-    """The `budget` largest scores of each row, equals in ascending index."""
+    """Keep the `budget` largest scores of each row, equals in ascending index, all for one reason."""
     indices = ranking_batched(scores)[:, :budget].sort(dim=1).values
     return SelectedTokens(indices, torch.full_like(indices, int(reason), dtype=torch.uint8))

@@ -1,9 +1,8 @@
 """Farthest-point sampling over tokens (SQAP-VLA Eq. 5; Qi et al., PointNet++, 2017).
 
-Each pick is the token farthest from everything kept so far; ties go to the lowest index, so that a caller who wants
-another precedence permutes the tokens first. Two implementations with the
-same answer: NumPy for one image (the CPU path) and a batched tensor loop of fixed length (the GPU path, no host
-synchronisation).
+Each pick is the token farthest from everything kept so far. Ties go to the lowest index; a caller who wants another
+precedence permutes the tokens first. There are two implementations with the same answer: NumPy for one image (the CPU
+path), and a batched tensor loop of fixed length (the GPU path, no host synchronisation).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ def farthest_points(
     distances: [N, N] between tokens, non-negative.
     kept: [N], never picked.
     first: token to begin with where there is nothing to be far from (it must not be in `kept`).
-    from_kept: distances start from the kept tokens; False: they count for nothing, sampling starts at `first`.
+    from_kept: distances are from the kept tokens too; False ignores these, and sampling starts at `first`.
     """
     if not 0 <= count <= int(np.count_nonzero(~kept)):
         raise ValueError(f"cannot pick {count} tokens from the {int(np.count_nonzero(~kept))} that are not kept")
@@ -49,7 +48,7 @@ def farthest_points(
 def farthest_points_batched(
     distances: Tensor, kept: Tensor, budget: int, steps: int, first: Tensor, *, from_kept: bool = True
 ) -> Tensor:
-    """The same for a batch, on the tensors' device: grow every row of `kept` to `budget` tokens. [B, N] bool.
+    """Grow every row of `kept` to `budget` tokens, on the tensors' device. [B, N] bool
 
     distances: [N, N] or [B, N, N], integer or floating.
     kept: [B, N] bool, at most `budget` in each row.

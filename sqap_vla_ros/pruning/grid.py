@@ -13,7 +13,7 @@ Patch = tuple[int, int]
 
 @lru_cache(maxsize=32)
 def cells(grid: Grid) -> NDArray[np.int32]:
-    """(row, col) of every token. [N, 2], row-major."""
+    """Return (row, col) of every token. [N, 2], row-major"""
     rows, cols = grid
     table = np.stack(np.divmod(np.arange(rows * cols, dtype=np.int32), np.int32(cols)), axis=1)
     table.setflags(write=False)
@@ -22,7 +22,7 @@ def cells(grid: Grid) -> NDArray[np.int32]:
 
 @lru_cache(maxsize=32)
 def squared_distances(grid: Grid) -> NDArray[np.int32]:
-    """Squared Euclidean distance between every two cells, in cells. [N, N]; exact, so ties are real ties."""
+    """Return the squared Euclidean distance between every two cells, in cells. [N, N], exact, so ties are real ties"""
     difference = cells(grid)[:, None, :] - cells(grid)[None, :, :]
     table = np.square(difference).sum(axis=2, dtype=np.int32)
     table.setflags(write=False)
@@ -31,7 +31,7 @@ def squared_distances(grid: Grid) -> NDArray[np.int32]:
 
 @lru_cache(maxsize=32)
 def distance_to_centre(grid: Grid) -> NDArray[np.int32]:
-    """Squared distance of every cell to the centre of the image, in half cells (exact integers). [N]"""
+    """Return the squared distance of every cell to the centre of the image, in half cells (exact integers). [N]"""
     centre = np.asarray([grid[0] - 1, grid[1] - 1], dtype=np.int32)
     table = np.square(2 * cells(grid) - centre).sum(axis=1, dtype=np.int32)
     table.setflags(write=False)
@@ -40,7 +40,7 @@ def distance_to_centre(grid: Grid) -> NDArray[np.int32]:
 
 @lru_cache(maxsize=32)
 def uniform_order(grid: Grid) -> NDArray[np.int32]:
-    """Tokens in an order whose every prefix covers the grid evenly. [N]
+    """Return the tokens in an order whose every prefix covers the grid evenly. [N]
 
     The order of ordered dithering (Bayer's matrix): the first quarter is the grid of stride 2, the first half a
     checkerboard, so that any budget has a uniform grid and not only the squares of a stride.
@@ -55,7 +55,7 @@ def uniform_order(grid: Grid) -> NDArray[np.int32]:
 
 @lru_cache(maxsize=32)
 def squared_distances_in_uniform_order(grid: Grid) -> NDArray[np.int32]:
-    """`squared_distances` with its rows and columns in `uniform_order`. [N, N]"""
+    """Return `squared_distances` with its rows and columns in `uniform_order`. [N, N]"""
     order = uniform_order(grid)
     table = squared_distances(grid)[order][:, order].copy()
     table.setflags(write=False)

@@ -1,4 +1,4 @@
-"""Draws on the camera image which visual tokens were kept, and why. NumPy, OpenCV and Pillow; fast enough per frame."""
+"""The overlay: the camera image with the visual tokens that were kept, and why. Needs no torch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def draw_overlay(
     legend: bool = True,
     opacity: float = 1.0,
 ) -> NDArray[np.uint8]:
-    """The camera image with its visual tokens: kept ones tinted by reason, dropped ones darkened. [H, W, 3] uint8 RGB.
+    """Draw the visual tokens on the image: kept ones tinted by reason, dropped ones darkened. [H, W, 3] uint8 RGB
 
     image: [H, W, 3] uint8 RGB as the camera delivered it; it is not changed.
     transform: the policy's preprocessing; the borders of the patches are mapped back through it.
@@ -62,11 +62,11 @@ def draw_overlay(
     edges_u, edges_v = patch_edges(transform, (rows, cols), width, height)
     classes = np.full(rows * cols, DROPPED, dtype=np.uint8)
     classes[selection.indices] = selection.reasons
-    column, row, pattern = _lookup(transform, (rows, cols), width, height)
+    column, row, pattern = _patch_of_pixels(transform, (rows, cols), width, height)
     padded = np.full((rows + 1, cols + 1), UNSEEN * 8, dtype=np.uint8)
     padded[:rows, :cols] = classes.reshape(rows, cols) * 8
     codes = cv2.add(padded[row][:, column], pattern)
-    weights, tints = _tables()
+    weights, tints = _colour_tables()
     out = cv2.multiply(image, cv2.applyColorMap(codes, weights), scale=1 / 255)
     out = cv2.add(out, cv2.applyColorMap(codes, tints), dst=out)
 
@@ -97,7 +97,7 @@ def draw_overlay(
 def patch_edges(
     transform: ImageTransform, grid: tuple[int, int], width: int, height: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Borders of the patches in a `width` x `height` camera image: first pixel column and row of each, and one past."""
+    """Return the borders of the patches in a `width` x `height` camera image: first pixels, and one past."""
     left, top = transform.unmap_pixel((-0.5, -0.5), width, height)
     right, bottom = transform.unmap_pixel((transform.size - 0.5, transform.size - 0.5), width, height)
     edges_u = np.clip(np.rint(np.linspace(left + 0.5, right + 0.5, grid[1] + 1)), 0, width).astype(int)
@@ -106,10 +106,10 @@ def patch_edges(
 
 
 @lru_cache(maxsize=16)
-def _lookup(
+def _patch_of_pixels(
     transform: ImageTransform, grid: tuple[int, int], width: int, height: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.uint8]]:
-    """Patch column of every pixel column, patch row of every pixel row (one past the grid: unseen), pattern bits."""
+    """Return each pixel column's patch column, each pixel row's patch row (one past the grid: unseen), pattern bits."""
     edges_u, edges_v = (np.asarray(edges) for edges in patch_edges(transform, grid, width, height))
     places = []
     for edges, count, length in ((edges_u, grid[1], width), (edges_v, grid[0], height)):
@@ -132,8 +132,8 @@ def _lookup(
 
 
 @lru_cache(maxsize=1)
-def _tables() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Code (class * 8 + pattern bits) -> weight of the image and colour added to it. [256, 1, 3] each."""
+def _colour_tables() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the weight of the image and the colour added to it, by code (class * 8 + pattern bits). [256, 1, 3]"""
     opacity = np.zeros((256, 1))
     tint = np.zeros((256, 3))
     weight = np.ones((256, 1))

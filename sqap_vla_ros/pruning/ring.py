@@ -42,5 +42,5 @@ def in_ring(distance: Tensor, radius: int | None) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _cells_on(grid: patch_grid.Grid, device: torch.device) -> Tensor:
-    """(row, col) of every token. [N, 2] int64"""
+    """Return (row, col) of every token. [N, 2] int64"""
     return torch.tensor(patch_grid.cells(grid), dtype=torch.int64, device=device)

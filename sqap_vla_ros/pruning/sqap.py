@@ -87,7 +87,7 @@ class SqapSelector(Selector):
         return frozenset(fields)
 
     def top_k(self, tokens: int) -> int:
-        """|K_attn| (k of Eq. 1) for `tokens` visual tokens."""
+        """Return |K_attn| (k of Eq. 1) for `tokens` visual tokens."""
         return math.floor(self.attention_share * self.budget(tokens) + 0.5 + 1e-9)
 
     def select(self, context: SelectionContext) -> SelectedTokens:
@@ -153,7 +153,7 @@ class SqapSelector(Selector):
         kept: NDArray[np.bool_],
         missing: int,
     ) -> NDArray[np.integer]:
-        """The `missing` tokens that take the rest of the quota."""
+        """Choose the `missing` tokens that take the rest of the quota."""
         if missing == 0:
             return np.empty(0, dtype=np.int64)
         if self.fill == "farthest":
@@ -172,7 +172,7 @@ class SqapSelector(Selector):
         return fixed[~kept[fixed]][:missing]
 
     def _fixed_order(self, context: SelectionContext) -> NDArray[np.integer]:
-        """The order in which "grid" and "random" fill: the same for every image of the batch. [N]"""
+        """Return the order in which "grid" and "random" fill, the same for every image of the batch. [N]"""
         if self.fill == "grid":
             return patch_grid.uniform_order(context.grid)
         return np.random.default_rng(context.seed).permutation(context.grid[0] * context.grid[1])
@@ -194,7 +194,7 @@ class SqapSelector(Selector):
             order = ranking_batched(context.attention)
             place = torch.empty_like(order).scatter_(1, order, index.expand(batch, tokens))
         top = place < (k if context.attention is not None else 0)
-        walk, distances, centre = _tables_on(grid, self.ties == "uniform", device)
+        walk, distances, centre = _tables_on_device(grid, self.ties == "uniform", device)
         distance = ring_distance(gripper, grid)
         protected = in_ring(distance, self.ring_radius)
         worth = torch.where(protected, distance * tokens + index, tokens * tokens + place)
@@ -224,8 +224,8 @@ class SqapSelector(Selector):
 
 
 @lru_cache(maxsize=16)
-def _tables_on(grid: tuple[int, int], uniform: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """walk [N], and squared distances [N, N] and distances to the centre [N] in the walk's order, int64."""
+def _tables_on_device(grid: tuple[int, int], uniform: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return walk [N], and squared distances [N, N] and distances to the centre [N] in the walk's order, int64."""
     tokens = grid[0] * grid[1]
     order = patch_grid.uniform_order(grid) if uniform else np.arange(tokens)
     distances = patch_grid.squared_distances(grid)[np.ix_(order, order)]
@@ -235,7 +235,7 @@ def _tables_on(grid: tuple[int, int], uniform: bool, device: torch.device) -> tu
 
 
 def _cosine_distances(hidden: Tensor) -> Tensor:
-    """1 - cosine between tokens. [..., N, D] -> [..., N, N] fp32, clamped at 0."""
+    """Return 1 - cosine between tokens, [..., N, D] to [..., N, N] fp32, clamped at 0."""
     wide = hidden.float()
     length = wide.norm(dim=-1).clamp_min(1e-12)
     cosine = wide @ wide.transpose(-1, -2) / (length[..., :, None] * length[..., None, :])

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from sqap_vla_ros.policy.config import TABLETOP
 from sqap_vla_ros.policy.preprocessing import ImageTransform
 from sqap_vla_ros.simulation.camera import SceneRenderer, intrinsics
 from sqap_vla_ros.simulation.environment import TabletopEnv
@@ -29,8 +30,7 @@ from sqap_vla_ros.training.labels import FAMILIES, Asked, candidates, chunk, dra
 
 FIRST_SEED = 1_000_000  # layouts below are for calibration and evaluation
 LABELS = 6  # instructions a picture
-IMAGE = 224
-GRID = 16
+IMAGE, GRID = TABLETOP.vision.image_size, TABLETOP.vision.grid[0]
 # Columns of `cover`: how much of a patch shows what.
 COVER = (*(f"object{i}" for i in range(SLOTS)), "hand", "arm", "drawer", "cabinet", "bowl", "handle")
 _COLOURS, _SHAPES = tuple(COLOURS), tuple(SHAPES)

@@ -12,6 +12,7 @@ from recording_selector import Recorder
 from sqap_vla_ros.contracts import Observation, SelectionContext
 from sqap_vla_ros.policy.cogact import CogACTPolicy, choose_dataset
 from sqap_vla_ros.policy.micro.policy import micro_policy
+from sqap_vla_ros.policy.preprocessing import ImageTransform
 
 
 def picture(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
@@ -144,6 +145,12 @@ def masked_reference(model, visual, ids, kept, layer):
         hidden = hidden + block.self_attn.o_proj((weights @ v).transpose(1, 2).reshape(1, length, 128))
         hidden = hidden + block.mlp(block.post_attention_layernorm(hidden))
     return decoder.norm(hidden)[0, -1]
+
+
+def test_info_tells_the_crop(policy):
+    cropped = CogACTPolicy(policy.model, policy.tokenize, policy.statistics, crop="deployment")
+    assert ImageTransform.of(cropped.info) == cropped.transform
+    assert ImageTransform.of(policy.info) == policy.transform == ImageTransform()
 
 
 def test_gripper_outside_the_picture_has_no_patch(policy):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sqap_vla_ros.contracts import PolicyInfo
 from sqap_vla_ros.policy.preprocessing import ImageTransform, patch_of
 
 crops = st.sampled_from(["none", "deployment"])
@@ -89,6 +90,11 @@ def test_patches_tile_the_image():
 @pytest.mark.parametrize("pixel", [(-1.0, 3.0), (3.0, 224.0), (math.nan, 1.0), (math.inf, 1.0)])
 def test_no_patch_outside(pixel):
     assert patch_of(pixel, 224, (16, 16)) is None
+
+
+def test_a_policys_info_gives_its_preprocessing():
+    info = PolicyInfo("c", "", "sqap", 0, 16, 0.1, 336, (24, 24), "k", "sqap", crop="deployment")
+    assert ImageTransform.of(info) == ImageTransform(336, "deployment")
 
 
 def test_bad_values_are_named():

@@ -48,7 +48,7 @@ class Film:
         return draw_overlay(
             image.rgb(),
             selection,
-            ImageTransform(recording.model.get("image_size", 224)),
+            ImageTransform(recording.model.get("image_size", 224), recording.model.get("crop", "none")),
             gripper_pixel=image.tool.pixel,
             path_pixels=_path_pixels(recording, image),
             caption=self._caption(image, newest, age_s),

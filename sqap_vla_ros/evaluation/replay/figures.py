@@ -52,7 +52,7 @@ def overlay_of(frame: ReplayFrame, record: FrameRecord, run: RecipeRun, *, capti
     return draw_overlay(
         image,
         record.selection,
-        ImageTransform(run.info.image_size),
+        ImageTransform.of(run.info),
         gripper_pixel=gripper,
         path_pixels=path,
         caption=caption,

@@ -53,7 +53,7 @@ class Reporter:
 
     def publish_model_info(self, info: PolicyInfo) -> None:
         """Publish what was loaded, as JSON."""
-        self._views.image_size = info.image_size
+        self._views.show_policy(info)
         self._model_info.publish(String(data=json.dumps(dataclasses.asdict(info))))
 
     def publish_chunk(self, chunk: ActionChunk, view: View) -> PoseTrajectory:

@@ -13,6 +13,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
+from sqap_vla_ros.contracts import PolicyInfo
 from sqap_vla_ros.nodes import images, messages
 from sqap_vla_ros.nodes.policy.prediction import Prediction
 from sqap_vla_ros.policy.preprocessing import ImageTransform
@@ -26,13 +27,17 @@ class Views:
     """~/overlay, ~/path and ~/markers."""
 
     def __init__(self, node: Any, base_frame: str) -> None:
-        self.image_size = 224
+        self._transform = ImageTransform()
         self._node = node
         self._base_frame = base_frame
         publisher = node.create_lifecycle_publisher
         self._overlay = publisher(Image, "~/overlay", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
         self._path = publisher(Path, "~/path", QoSProfile(depth=1))
         self._markers = publisher(MarkerArray, "~/markers", QoSProfile(depth=1))
+
+    def show_policy(self, info: PolicyInfo) -> None:
+        """Draw the patches of this policy from now on, through its own crop and resize."""
+        self._transform = ImageTransform.of(info)
 
     def publish(self, prediction: Prediction) -> None:
         """Draw what has subscribers."""
@@ -63,7 +68,7 @@ class Views:
         return draw_overlay(
             view.observation.image,
             chunk.selection,
-            ImageTransform(size=self.image_size),
+            self._transform,
             gripper_pixel=view.tool.pixel,
             path_pixels=path,
             caption=caption,

@@ -18,7 +18,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checkpoint says about itself, and its tensors by their names in `CogACT.state_dict()`.
+    """The header of a checkpoint, and its tensors by their names in `CogACT.state_dict()`.
 
     format: the file's format, in words.
     datasets: as in `dataset_statistics.json`.

@@ -1,4 +1,4 @@
-"""From a checkpoint on disk to a policy.
+"""Load a policy from a checkpoint on disk.
 
 Loading maps the file and converts one tensor at a time; pages that were read are given back, so the resident memory
 never holds much more than the finished model.

@@ -28,7 +28,7 @@ def open_published(path: Path, config: PolicyConfig | None) -> Contents:
 
     config: the geometry, where it is not one of the published sizes.
     """
-    folder, weights = _files(path)
+    folder, weights = _published_files(path)
     base = _json(folder / "config.json").get("vla", {}).get("base_vlm", "")
     if config is None and _TOWERS not in str(base):
         raise CheckpointError(
@@ -80,7 +80,7 @@ def save_published(policy: CogACTPolicy, folder: str | Path) -> Path:
     return weights
 
 
-def _files(path: Path) -> tuple[Path, Path]:
+def _published_files(path: Path) -> tuple[Path, Path]:
     """Return the folder and its one weights file."""
     if path.is_file():
         if path.suffix != ".pt" or path.parent.name != "checkpoints":

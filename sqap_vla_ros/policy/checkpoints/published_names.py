@@ -1,4 +1,4 @@
-"""The published checkpoint's names: one dict of groups in `checkpoints/*.pt`, towers named as in timm.
+"""The names of the published checkpoint: a dict of groups in `checkpoints/*.pt`, with towers named as in timm.
 
 Every parameter of `CogACT` has one source there (`source_of`). What the published file holds beyond that is never
 computed: the last block and final norm of each tower, SigLIP's pooling head, the language head, the history embedder.
@@ -22,7 +22,7 @@ GROUPS = ("vision_backbone", "projector", "llm_backbone", "action_model")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a parameter of ours is in the published file, and what must be done to it.
+    """The place of one of our parameters in the published file, and the change of shape on the way.
 
     part: 0, 1, 2: that third of a fused qkv; "positions": DINOv2's table without its CLS row; "table": SigLIP's, with a
         batch axis; "absent": not in the file, all zeros.
@@ -33,7 +33,7 @@ class Source:
     part: Literal["whole", 0, 1, 2, "positions", "table", "absent"] = "whole"
 
     def read(self, stored: Tensor) -> Tensor:
-        """The stored tensor as ours; a view wherever one exists."""
+        """Return the stored tensor in our shape, as a view wherever one exists."""
         if isinstance(self.part, int):
             return stored.chunk(3, dim=0)[self.part]
         if self.part == "positions":
@@ -62,7 +62,7 @@ _PLAIN = {
 
 
 def source_of(name: str) -> Source:
-    """The source of one entry of `CogACT.state_dict()`."""
+    """Return the source of one entry of `CogACT.state_dict()`. Raises ValueError for another name."""
     if name.startswith("projector."):
         return Source("projector", name)
     if name.startswith("decoder."):
@@ -91,7 +91,7 @@ def source_of(name: str) -> Source:
 
 
 def head_config(action_model: dict[str, Tensor]) -> ActionHeadConfig:
-    """The published head size (small, base, large) that these shapes belong to."""
+    """Return the published head size (small, base, large) of these shapes. Raises ValueError where there is none."""
     table = action_model.get("net.positional_embedding")
     depth = len({key.split(".")[2] for key in action_model if key.startswith("net.blocks.")})
     for config in HEAD_SIZES.values():
@@ -105,7 +105,7 @@ def head_config(action_model: dict[str, Tensor]) -> ActionHeadConfig:
 
 
 def to_groups(model: CogACT) -> Groups:
-    """The model as the published file's dict of dicts, with zeros where that file holds what is never computed.
+    """Return the model as the published dict of dicts, with zeros where that file holds what is never computed.
 
     Tensors are shared with the model where the format allows.
     """
@@ -141,7 +141,7 @@ def to_groups(model: CogACT) -> Groups:
 
 
 def _add_unused_tower(vision: dict[str, Tensor], prefix: str, tower: TowerConfig) -> None:
-    """The last block, like the first but zero, and the final norm."""
+    """Add the last block, which has the first one's shapes, and the final norm, all zeros."""
     first, last = f"{prefix}blocks.0.", f"{prefix}blocks.{tower.depth - 1}."
     for key in [key for key in vision if key.startswith(first)]:
         vision[key.replace(first, last)] = torch.zeros_like(vision[key])
@@ -150,7 +150,7 @@ def _add_unused_tower(vision: dict[str, Tensor], prefix: str, tower: TowerConfig
 
 
 def _add_pooling_head(vision: dict[str, Tensor], tower: TowerConfig) -> None:
-    """SigLIP's attention pooling as timm names it, all zeros."""
+    """Add SigLIP's attention pooling under timm's names, all zeros."""
     width, mlp = tower.width, tower.mlp_width
     like = vision[f"{_SIGLIP}norm.weight"]
     shapes = {"q": (width, width), "kv": (2 * width, width), "proj": (width, width)}

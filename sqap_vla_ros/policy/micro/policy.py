@@ -24,7 +24,7 @@ _SPREAD = 0.2  # standard deviation of the predicted noise over observations: ho
 
 
 def micro_policy(seed: int = 0, selector: TokenSelector | None = None) -> CogACTPolicy:
-    """A policy in fp32 on the CPU whose chunks stay within 2 cm and 0.1 rad a step, at 5 Hz.
+    """Make a policy in fp32 on the CPU whose chunks stay within 2 cm and 0.1 rad a step, at 5 Hz.
 
     The weights are random: its actions depend on image, prompt and kept tokens as a trained policy's do, but mean
     nothing.
@@ -33,8 +33,8 @@ def micro_policy(seed: int = 0, selector: TokenSelector | None = None) -> CogACT
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = CogACT(MICRO).eval()
-        _keep_variance(model)
-        _settle(model)
+        _draw_weights(model)
+        _make_head_denoise(model)
     bound = np.array([_STEP_M] * 3 + [_STEP_RAD] * 3 + [1.0])
     statistics = ActionStatistics(-bound, bound, np.array([True] * 6 + [False]), dt_s=0.2)
     return CogACTPolicy(
@@ -46,8 +46,8 @@ def micro_policy(seed: int = 0, selector: TokenSelector | None = None) -> CogACT
     )
 
 
-def _keep_variance(model: CogACT) -> None:
-    """Weights that pass differences on: at the published 0.02 a model this narrow forgets its image."""
+def _draw_weights(model: CogACT) -> None:
+    """Draw weights that preserve variance: at the published 0.02 a model this narrow forgets its image."""
     for part in (model.vision, model.projector, model.decoder):
         for module in part.modules():
             if isinstance(module, nn.Linear):
@@ -61,8 +61,8 @@ def _keep_variance(model: CogACT) -> None:
     nn.init.normal_(model.vision.siglip.embeddings.position_embedding.weight, std=0.3)
 
 
-def _settle(model: CogACT) -> None:
-    """Makes an untrained head denoise: its chunks are smooth, not clipped noise.
+def _make_head_denoise(model: CogACT) -> None:
+    """Make an untrained head denoise, so that its chunks are smooth instead of clipped noise.
 
     The action tokens carry x in their first channels past the blocks, which see only condition and position; two
     constant channels dominate those tokens' norm, so the layer norm is nearly linear in x. The read-out multiplies x by

@@ -1,4 +1,4 @@
-"""Makes the micro policy's tokenizer: `python -m sqap_vla_ros.policy.micro.tokenizer` writes it beside this file.
+"""The micro policy's tokenizer: `python -m sqap_vla_ros.policy.micro.tokenizer` writes it beside this file.
 
 A byte-level BPE of at most 512 ids trained on tabletop instructions: common words are one id, and any other text, in
 any script, still has ids.
@@ -32,7 +32,7 @@ _FRAMES = (
 
 
 def build() -> Tokenizer:
-    """Deterministic: the same corpus always gives the same merges."""
+    """Train the tokenizer; the same corpus always gives the same merges."""
     pairs = list(itertools.product(_COLOURS, _OBJECTS))
     sentences = [
         MICRO.prompt.template.format(instruction=frame.format(a=a, x=x, b=b, y=y)).rstrip()
@@ -53,7 +53,7 @@ def build() -> Tokenizer:
 
 
 def micro_tokenizer() -> PromptTokenizer:
-    """The tokenizer that ships with the micro policy."""
+    """Load the tokenizer that ships with the micro policy."""
     with resources.as_file(resources.files(__package__) / FILE) as path:
         return PromptTokenizer.load(path, MICRO.prompt, MICRO.decoder.vocabulary)
 
