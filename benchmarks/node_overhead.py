@@ -72,7 +72,7 @@ def camera(seconds: float) -> None:
 
     from sqap_vla_ros.nodes import messages
     from sqap_vla_ros.nodes.images import rgb_to_message
-    from sqap_vla_ros.nodes.tf.choice import StaticTransformBroadcaster, TransformBroadcaster
+    from sqap_vla_ros.nodes.tf.api import StaticTransformBroadcaster, TransformBroadcaster
 
     rclpy.init()
     node = rclpy.create_node("camera")

@@ -15,6 +15,8 @@ from packaging.utils import canonicalize_name
 
 import sqap_vla_ros
 from sqap_vla_ros import resources
+from sqap_vla_ros.nodes.launch import bringup
+from sqap_vla_ros.nodes.launch.table import BRINGUPS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,6 +71,18 @@ def test_console_scripts_name_functions_that_exist():
         module, function = script.split("=")[1].strip().split(":")
         source = (ROOT / (module.replace(".", "/") + ".py")).read_text()
         assert re.search(rf"^def {function}\(", source, re.MULTILINE), f"{module} has no function {function}"
+
+
+def test_launch_table_and_setup_cfg_name_the_same_modules():
+    """`ros2 run`, the launch files and `bringup` start the same code."""
+    scripts = dict(
+        map(str.strip, line.split("="))
+        for line in setup_cfg()["options.entry_points"]["console_scripts"].strip().splitlines()
+    )
+    nodes = {node.executable: node.module for row in BRINGUPS.values() for node in row.nodes}
+    assert nodes == {name: scripts[name].partition(":")[0] for name in nodes}
+    assert set(scripts) - set(nodes) == {"bringup", "sqap-vla"}
+    assert scripts["bringup"] == f"{bringup.__name__}:main"
 
 
 def test_pins_are_exact_consistent_and_within_what_the_package_asks_for():

@@ -31,7 +31,7 @@ from trajectory_msgs.msg import JointTrajectory
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.images import rgb_to_message
-from sqap_vla_ros.nodes.tf.choice import StaticTransformBroadcaster, TransformBroadcaster
+from sqap_vla_ros.nodes.tf.api import StaticTransformBroadcaster, TransformBroadcaster
 
 DISABLED, WAITING, RUNNING, HOLDING, STOPPED, FAULT = range(6)  # states of PolicyStatus
 TIMEOUT_S = 40.0  # several times what it takes on a busy computer

@@ -23,7 +23,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from sqap_vla_ros.nodes.messages import duration_message, time_message, time_ns, transform_from_message
-from sqap_vla_ros.nodes.tf.choice import Buffer, TransformException, TransformListener
+from sqap_vla_ros.nodes.tf.api import Buffer, TransformException, TransformListener
 
 JOINTS = [f"joint{i}" for i in range(1, 8)]
 TIMEOUT_S = 30.0

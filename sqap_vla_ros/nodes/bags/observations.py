@@ -25,7 +25,7 @@ from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.nodes.images import compressed_to_rgb, to_rgb
 from sqap_vla_ros.nodes.messages import pose_from_message, time_ns, transform_message
 from sqap_vla_ros.nodes.policy.observer import Frame, ObservationProblem, Observer, TransformMissing
-from sqap_vla_ros.nodes.tf.choice import Buffer
+from sqap_vla_ros.nodes.tf.api import Buffer
 from sqap_vla_ros.robot.camera import CameraModel
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 

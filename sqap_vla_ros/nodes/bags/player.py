@@ -12,18 +12,18 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import rclpy
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
+from std_msgs.msg import String
 from std_srvs.srv import SetBool
 
 from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.nodes.bags import player_parameters
 from sqap_vla_ros.nodes.bags.bag import Bag, BagError, message_class
 from sqap_vla_ros.nodes.bags.observations import IMAGE_TYPES
 from sqap_vla_ros.nodes.bags.writer import BagWriter, TopicRecorder
@@ -39,14 +39,6 @@ _ANSWERS = {
     "status": "sqap_vla_ros/msg/PolicyStatus",
     "model_info": "std_msgs/msg/String",
 }
-_PARAMETERS: dict[str, tuple[Any, str]] = {
-    "bag": ("", "Recording to play: a rosbag2 folder or a ROS 1 .bag file."),
-    "rate": (1.0, "Times real time. A policy slower than the camera predicts fewer images at a higher rate."),
-    "wait_s": (120.0, "Seconds to wait for the policy node and for the image's reader before playing anyway."),
-    "tail_s": (2.0, "Seconds of bag time that /clock goes on after the last message, for the last answers."),
-    "policy_node": ("policy_node", "Node to enable before playing and whose answers are recorded; empty: neither."),
-    "record": ("", "Folder of a new bag for what the policy node published; empty: not recorded."),
-}
 
 
 class BagPlayer(Node):
@@ -54,15 +46,14 @@ class BagPlayer(Node):
 
     def __init__(self) -> None:
         super().__init__("bag_player")
-        self._values = {
-            name: self.declare_parameter(name, default, ParameterDescriptor(description=text, read_only=True)).value
-            for name, (default, text) in _PARAMETERS.items()
-        }
-        if not self._values["rate"] > 0:
-            raise ValueError(f"parameter rate must be positive, got {self._values['rate']}")
-        if not self._values["bag"]:
-            raise ValueError("parameter bag is not set: give the recording to play")
+        player_parameters.declare(self)
+        self._values = player_parameters.read(self)
         self._bag_ns = 0
+        self._instruction: Publisher | None = None
+        if self._values["instruction"]:
+            latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            self._instruction = self.create_publisher(String, "instruction", latched)
+            self._instruction.publish(String(data=self._values["instruction"]))
         policy = self._values["policy_node"]
         self._enable = self.create_client(SetBool, f"{policy}/enable") if policy else None
         self._writer: BagWriter | None = None

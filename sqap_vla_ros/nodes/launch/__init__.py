@@ -1,1 +1,1 @@
-"""Which nodes belong together, as launch descriptions or child processes."""
+"""The nodes that belong together, as launch descriptions or child processes."""

@@ -1,4 +1,4 @@
-"""`bringup`: starts what the launch files start, on machines without launch_ros, from the same node table.
+"""`bringup`: start what the launch files start, on machines without launch_ros, from the same node table.
 
 bringup policy checkpoint:=/models/cogact image:=/camera/image_raw
 bringup simulation --show-args
@@ -23,7 +23,7 @@ POLL_S = 0.05
 
 
 def command_line(command: NodeCommand) -> list[str]:
-    """The node under this Python: its console script may be in another environment's bin."""
+    """Return the command of a node under this Python: its console script may be in another environment's bin."""
     return [sys.executable, "-m", command.module, *command.ros_arguments()]
 
 
@@ -58,11 +58,11 @@ class NodeProcesses:
         self.stop()
 
     def ended(self) -> dict[str, int]:
-        """Exit status of the nodes that are no longer running; negative: the signal that ended it."""
+        """Return the exit status of the nodes that no longer run; negative: the signal that ended it."""
         return {name: code for name, process in self.processes.items() if (code := process.poll()) is not None}
 
     def stop(self, signum: signal.Signals = signal.SIGINT) -> dict[str, int]:
-        """Stop all nodes: `signum`, then SIGTERM, then SIGKILL for what does not end. Exit status of each."""
+        """Stop all nodes: `signum`, then SIGTERM, then SIGKILL. Return the exit status of each."""
         for attempt, patience_s in ((signum, STOP_TIMEOUT_S), (signal.SIGTERM, TERMINATE_TIMEOUT_S)):
             for process in self._running():
                 process.send_signal(attempt)
@@ -105,7 +105,7 @@ def run(bringup: Bringup, given: Mapping[str, str]) -> int:
 
 
 def show_arguments(bringup: Bringup) -> str:
-    """What --show-args prints, in the manner of `ros2 launch --show-args`."""
+    """Return what --show-args prints, in the manner of `ros2 launch --show-args`."""
     lines = [bringup.description, "", "Arguments (pass arguments as '<name>:=<value>'):"]
     for argument in bringup.arguments:
         lines += ["", f"    '{argument.name}':", f"        {argument.description}"]

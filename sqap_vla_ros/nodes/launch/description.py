@@ -1,4 +1,4 @@
-"""The node table as a launch description. Only the launch files import this: it needs `launch` and `launch_ros`."""
+"""The node table as a launch description. Only the launch files import it, for it needs `launch` and `launch_ros`."""
 
 import os
 
@@ -11,7 +11,7 @@ from sqap_vla_ros.nodes.launch.table import BRINGUPS, Argument, Bringup, dds_env
 
 
 def launch_description(name: str) -> LaunchDescription:
-    """The description of `BRINGUPS[name]`: its arguments, and its nodes once the arguments are known."""
+    """Return the description of `BRINGUPS[name]`: its arguments, and its nodes once the arguments are known."""
     bringup = BRINGUPS[name]
     return LaunchDescription(
         [

@@ -1,6 +1,6 @@
-"""Which nodes run together, with which arguments: one table for the launch files and for `bringup`.
+"""The nodes that run together, and their arguments: one table for the launch files and for `bringup`.
 
-Nothing here imports ROS. `BRINGUPS` says what can be started; `resolve` turns arguments (name -> text, as typed after
+Nothing here imports ROS. `BRINGUPS` lists what can be started; `resolve` turns arguments (name -> text, as typed after
 `ros2 launch` or `bringup`) into what each node is started with. An argument left empty is not passed on: the node's
 parameter file decides.
 """
@@ -32,7 +32,7 @@ class Argument:
     choices: tuple[str, ...] = ()
 
     def parse(self, text: str) -> Value:
-        """The typed value of `text`.
+        """Return the typed value of `text`.
 
         Raises:
             ValueError: `text` is not of the argument's kind or not among its choices.
@@ -83,7 +83,7 @@ class Bringup:
 
 @dataclass(frozen=True)
 class NodeCommand:
-    """What one node is started with. remappings: (from, to) topic names."""
+    """The command that starts one node. remappings: (from, to) topic names."""
 
     executable: str
     module: str
@@ -94,7 +94,7 @@ class NodeCommand:
     log_level: str
 
     def ros_arguments(self) -> list[str]:
-        """The command-line arguments after the executable."""
+        """Return the command-line arguments after the executable."""
         arguments = ["--ros-args", "--log-level", self.log_level, "--params-file", str(self.params_file)]
         for name, value in self.parameters.items():
             # JSON is YAML that keeps a text such as "no" or "7" a text.
@@ -110,7 +110,7 @@ _BOOL = ("true", "false")
 
 
 def _optional(name: str, description: str, kind: type = str, choices: tuple[str, ...] = (), *, file: str) -> Argument:
-    """An argument that leaves the choice to the parameter file when it is empty."""
+    """Make an argument that leaves the choice to the parameter file when it is empty."""
     return Argument(name, f"{description} Empty: what {file} says.", "", kind, choices and ("", *choices))
 
 
@@ -133,6 +133,7 @@ _POLICY = (
     ),
 )
 _DRY_RUN = ("dry_run", "Predict and show everything, command nothing.")
+_TRANSPORT = _optional("image_transport", "How images arrive.", str, ("raw", "compressed"), file="params_file")
 _TOPICS = (
     Argument("image", "Camera image topic; <image>/compressed with image_transport 'compressed'.", "image"),
     Argument("camera_info", "Calibration of that camera, with the image's stamps.", "camera_info"),
@@ -157,9 +158,14 @@ _SIMULATOR = (
 
 
 _REPLAY = (
-    Argument("bag", "Recording to play: a rosbag2 folder or a ROS 1 .bag file. Required."),
+    Argument("bag", "Recording to play: a rosbag2 folder, a file in one, or a ROS 1 .bag file. Required."),
     Argument("record", "Folder of a new bag for what the policy node published. Empty: not recorded."),
     _optional("rate", "Times real time.", float, file="replay_params_file"),
+    _optional(
+        "instruction",
+        "What to do, for recordings without an instruction topic.",
+        file="replay_params_file",
+    ),
     Argument(
         "replay_params_file",
         "Parameters of bag_player. Empty: the package's config/replay.yaml, which explains each.",
@@ -176,8 +182,11 @@ _POLICY_NODE = NodeEntry(
     "sqap_vla_ros.nodes.policy.node",
     "params_file",
     "config/policy.yaml",
-    _same("checkpoint", "recipe", "device", "output_mode", "dry_run", "autostart", "use_sim_time"),
+    _same("checkpoint", "recipe", "device", "output_mode", "dry_run", "autostart", "image_transport", "use_sim_time"),
     tuple(argument.name for argument in _TOPICS),
+)
+_SIMULATED_POLICY_NODE = replace(  # the simulator's topics are named and coded as the node expects them
+    _POLICY_NODE, parameters=tuple(pair for pair in _POLICY_NODE.parameters if pair[0] != "image_transport"), topics=()
 )
 _SIMULATOR_NODE = NodeEntry(
     "simulator_node",
@@ -191,7 +200,7 @@ _BAG_PLAYER = NodeEntry(
     "sqap_vla_ros.nodes.bags.player",
     "replay_params_file",
     "config/replay.yaml",
-    _same("bag", "record", "rate"),
+    _same("bag", "record", "rate", "instruction"),
     finite=True,
 )
 
@@ -201,14 +210,14 @@ BRINGUPS: dict[str, Bringup] = {
         Bringup(
             "policy",
             "The policy node for a real arm: camera image and instruction in, trajectories out.",
-            (*_POLICY, _optional(*_DRY_RUN, bool, _BOOL, file="params_file"), *_TOPICS, *_COMMON),
+            (*_POLICY, _optional(*_DRY_RUN, bool, _BOOL, file="params_file"), _TRANSPORT, *_TOPICS, *_COMMON),
             (_POLICY_NODE,),
         ),
         Bringup(
             "simulation",
             "A simulated arm, camera and task on a tabletop, and the policy node that drives it.",
             (*_POLICY, Argument(*_DRY_RUN, "false", bool, _BOOL), *_SIMULATOR, *_COMMON),
-            (_SIMULATOR_NODE, replace(_POLICY_NODE, topics=())),
+            (_SIMULATOR_NODE, _SIMULATED_POLICY_NODE),
         ),
         Bringup(
             "replay",
@@ -217,6 +226,7 @@ BRINGUPS: dict[str, Bringup] = {
                 *_REPLAY,
                 *_POLICY,
                 Argument(*_DRY_RUN, "true", bool, _BOOL),
+                _TRANSPORT,
                 *_TOPICS,
                 *(
                     replace(argument, default="true") if argument.name == "use_sim_time" else argument
@@ -230,7 +240,7 @@ BRINGUPS: dict[str, Bringup] = {
 
 
 def resolve(bringup: Bringup, given: Mapping[str, str]) -> list[NodeCommand]:
-    """What each node of `bringup` is started with, from the arguments as text; absent ones take their defaults.
+    """Return what each node of `bringup` is started with, from arguments as text; absent ones take their defaults.
 
     Raises:
         ValueError: an unknown argument, or a value that does not fit.
@@ -270,7 +280,7 @@ def _params_file(node: NodeEntry, text: str) -> Path:
 
 
 def dds_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variable that gives Fast DDS the shipped profile; empty where the user already chose one."""
+    """Return the variable that gives Fast DDS the shipped profile; nothing where the user already chose one."""
     prefix = "FASTRTPS" if environment.get("ROS_DISTRO") in FASTDDS_2 else "FASTDDS"
     variable = f"{prefix}_DEFAULT_PROFILES_FILE"
     return {} if environment.get(variable) else {variable: str(share_path(FASTDDS_PROFILES))}

@@ -24,7 +24,7 @@ from sqap_vla_ros.nodes import images, messages
 from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.observer import Frame, ObservationProblem, Observer, TransformMissing, View
 from sqap_vla_ros.nodes.policy.sinks import Measured
-from sqap_vla_ros.nodes.tf.choice import Buffer, TransformListener
+from sqap_vla_ros.nodes.tf.api import Buffer, TransformListener
 
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RETRY_S = 0.002  # between looks whether the transforms of an image have come; a look costs a tenth of that

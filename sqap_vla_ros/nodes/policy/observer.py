@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.control.executive import Input
 from sqap_vla_ros.control.image_gate import ImageGate
-from sqap_vla_ros.nodes.tf.choice import Buffer, TransformException
+from sqap_vla_ros.nodes.tf.api import Buffer, TransformException
 from sqap_vla_ros.robot.camera import CameraError, CameraModel, ToolProjection, project_tool
 from sqap_vla_ros.robot.camera_contract import CameraContract
 from sqap_vla_ros.robot.conventions import pose_matrix

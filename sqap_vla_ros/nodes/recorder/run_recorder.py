@@ -25,7 +25,7 @@ from sqap_vla_ros.msg import ActionChunk, PolicyStatus, TokenSelection
 from sqap_vla_ros.nodes import images, messages
 from sqap_vla_ros.nodes.recorder.recording import JointCommand, RecordedChunk, RecordedEpisode, RecordedImage, Recording
 from sqap_vla_ros.nodes.recorder.run_control import RunControl
-from sqap_vla_ros.nodes.tf.choice import Buffer, TransformException, TransformListener
+from sqap_vla_ros.nodes.tf.api import Buffer, TransformException, TransformListener
 from sqap_vla_ros.robot.camera import CameraError, CameraModel, ToolProjection, project_tool
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 

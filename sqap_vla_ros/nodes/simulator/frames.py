@@ -9,7 +9,7 @@ from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 
 from sqap_vla_ros.nodes.messages import transform_message
-from sqap_vla_ros.nodes.tf.choice import StaticTransformBroadcaster, TransformBroadcaster
+from sqap_vla_ros.nodes.tf.api import StaticTransformBroadcaster, TransformBroadcaster
 from sqap_vla_ros.robot.conventions import invert_pose
 from sqap_vla_ros.simulation.camera import LINK_FROM_OPTICAL
 from sqap_vla_ros.simulation.world import TabletopWorld

@@ -73,6 +73,10 @@ PARAMETERS: tuple[Parameter, ...] = (
         maximum=100.0,
     ),
 )
+HEADING = (
+    "Parameters of simulator_node with their defaults, as in sqap_vla_ros/nodes/simulator/parameters.py.\n"
+    "Read once at start."
+)
 
 
 def declare(node: Any) -> None:
@@ -89,3 +93,7 @@ def read(node: Any) -> dict[str, Any]:
     if found:
         raise ValueError("; ".join(found))
     return values
+
+
+if __name__ == "__main__":
+    print(parameter_table.as_yaml(PARAMETERS, HEADING), end="")

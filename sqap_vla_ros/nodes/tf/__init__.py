@@ -1,1 +1,1 @@
-"""Transforms: tf2_ros where it is installed, a stand-in with the same signatures elsewhere."""
+"""Transforms. Import from `nodes.tf.api`: it is tf2_ros where that is installed, and the stand-ins here elsewhere."""

@@ -1,4 +1,4 @@
-"""Frames by time, without ROS: what the tf2 stand-in and the replay of bags look poses up in.
+"""A tree of frames by time, without ROS: the core of the tf2 stand-in.
 
 - A moving frame keeps `cache_ns` of stamped links; between two of them translation is interpolated linearly, rotation
   along the shortest arc; outside them a lookup raises `ExtrapolationException`, it never extrapolates.
@@ -23,7 +23,7 @@ _IDENTITY: tuple[Vector, Quaternion] = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
 
 
 class TransformException(Exception):
-    """Any failure of a lookup."""
+    """A failed lookup."""
 
 
 class LookupException(TransformException):
@@ -52,7 +52,7 @@ class _Link:
 
 
 class _StaticLink:
-    """A link that holds at every time."""
+    """A link that is valid at every time."""
 
     __slots__ = ("link",)
 
@@ -68,7 +68,7 @@ class _StaticLink:
         return self.link
 
     def newest(self) -> tuple[int, str]:
-        """(0, parent): no stamp limits a static link."""
+        """Return (0, parent): no stamp limits a static link."""
         assert self.link is not None
         return 0, self.link.parent
 
@@ -77,7 +77,7 @@ class _StaticLink:
 
 
 class _MovingLink:
-    """Links of one child frame by time, oldest first."""
+    """The links of one child frame by time, oldest first."""
 
     __slots__ = ("cache_ns", "links", "stamps")
 
@@ -136,7 +136,7 @@ class _MovingLink:
         return _Link(older.parent, translation, _slerp(older.rotation, newer.rotation, ratio))  # type: ignore[arg-type]
 
     def newest(self) -> tuple[int, str]:
-        """(newest stamp, parent then); parent "" while nothing is stored."""
+        """Return the newest stamp and the parent at that time; parent "" while nothing is stored."""
         return (self.stamps[-1], self.links[-1].parent) if self.stamps else (0, "")
 
     def clear(self) -> None:
@@ -145,7 +145,7 @@ class _MovingLink:
 
 
 class TransformTree:
-    """Not thread-safe. cache_ns: how much of the past a moving frame keeps."""
+    """Frames and the links between them. Not thread-safe. cache_ns: how much of the past a moving frame keeps."""
 
     def __init__(self, cache_ns: int = 10 * NS_PER_S) -> None:
         self.cache_ns = cache_ns
@@ -177,7 +177,9 @@ class TransformTree:
             frame.clear()
 
     def lookup(self, target: str, source: str, time_ns: int) -> tuple[int, Vector, Quaternion]:
-        """(time, translation, rotation xyzw) that map coordinates in `source` to coordinates in `target`; 0: newest.
+        """Return (time, translation, rotation xyzw) that map coordinates in `source` to coordinates in `target`.
+
+        time_ns: 0 asks for the newest time that the links have in common.
 
         Raises LookupException, ConnectivityException, ExtrapolationException or InvalidArgumentException.
         """
@@ -227,7 +229,7 @@ class TransformTree:
         return time_ns, *_compose(_inverse(pose), source_in[frame])
 
     def latest_common_ns(self, target: str, source: str) -> int:
-        """Newest time every link between the frames covers, 0 when all are static."""
+        """Return the newest time that every link between the frames covers, 0 when all are static."""
         for name in (target, source):
             self._require(name)
         if target == source:
@@ -248,7 +250,7 @@ class TransformTree:
         return 0 if newest == math.inf else int(newest)
 
     def _newest_links(self, frame: str) -> Iterable[tuple[str, str, float]]:
-        """(frame, parent, newest stamp or inf for a static link), upwards from `frame`."""
+        """Yield (frame, parent, newest stamp or inf for a static link), upwards from `frame`."""
         visited = {frame}
         while frame in self._frames:
             stamp_ns, parent = self._frames[frame].newest()
@@ -273,7 +275,7 @@ def _seconds(time_ns: int) -> str:
 
 
 def _fault(child: str, link: _Link) -> str:
-    """Why a transform is not acceptable, "" when it is."""
+    """Return why a transform is refused, "" when it is accepted."""
     if not child or not link.parent:
         return "frame_id and child_frame_id must be set"
     if child == link.parent:
@@ -308,7 +310,7 @@ def _rotate(q: Quaternion, v: Vector) -> Vector:
 
 
 def _compose(a: tuple[Vector, Quaternion], b: tuple[Vector, Quaternion]) -> tuple[Vector, Quaternion]:
-    """a * b, both (translation, rotation)."""
+    """Return a * b, both (translation, rotation)."""
     x, y, z = _rotate(a[1], b[0])
     return (x + a[0][0], y + a[0][1], z + a[0][2]), _multiply(a[1], b[1])
 
@@ -320,7 +322,7 @@ def _inverse(pose: tuple[Vector, Quaternion]) -> tuple[Vector, Quaternion]:
 
 
 def _slerp(a: Quaternion, b: Quaternion, ratio: float) -> Quaternion:
-    """Spherical interpolation along the shorter arc, normalised."""
+    """Interpolate along the shorter arc; the result is normalised."""
     dot = sum(p * q for p, q in zip(a, b, strict=True))
     norm = math.sqrt(sum(p * p for p in a) * sum(q * q for q in b))
     sign = 1.0 if dot >= 0.0 else -1.0

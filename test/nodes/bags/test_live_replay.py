@@ -19,12 +19,11 @@ def answers(tmp_path_factory):
     """What the node published, as `bringup replay` (or replay.launch.py) records it."""
     folder = tmp_path_factory.mktemp("live")
     (folder / "policy.yaml").write_text(
-        "/**:\n  ros__parameters:\n    image_transport: compressed\n    threads: 1\n"
-        "    image_max_age_s: 2.0\n    image_timeout_s: 5.0\n"
+        "/**:\n  ros__parameters:\n    threads: 1\n    image_max_age_s: 2.0\n    image_timeout_s: 5.0\n"
     )
     command = [sys.executable, "-m", "sqap_vla_ros.nodes.launch.bringup", "replay", f"bag:={TABLETOP_BAG}", "rate:=1.0"]
     command += [f"record:={folder / 'answers'}", f"params_file:={folder / 'policy.yaml'}", "recipe:=sqap_pruning"]
-    command += ["image:=/camera/image_raw", "camera_info:=/camera/camera_info"]
+    command += ["image:=/camera/image_raw", "camera_info:=/camera/camera_info", "image_transport:=compressed"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "answers"

@@ -21,7 +21,7 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool
 
 from sqap_vla_ros.nodes import messages
-from sqap_vla_ros.nodes.tf.choice import StaticTransformBroadcaster
+from sqap_vla_ros.nodes.tf.api import StaticTransformBroadcaster
 
 BAG = "jsk_demos/test-button-light.bag"
 CAMERA, CAMERA_FRAME = "/wide_stereo/left", "wide_stereo_optical_frame"

@@ -6,8 +6,9 @@ import pytest
 import yaml
 from simulator_rig import TIMEOUT_S, Rig, S
 
+from sqap_vla_ros.nodes import parameter_table
 from sqap_vla_ros.nodes.messages import time_ns
-from sqap_vla_ros.nodes.simulator.parameters import PARAMETERS
+from sqap_vla_ros.nodes.simulator.parameters import HEADING, PARAMETERS
 from sqap_vla_ros.resources import share_path
 
 
@@ -50,5 +51,8 @@ def test_no_opengl_is_told(monkeypatch):
 
 
 def test_the_shipped_file_holds_the_defaults():
-    shipped = yaml.safe_load(share_path("config/simulator.yaml").read_text())["/**"]["ros__parameters"]
+    text = share_path("config/simulator.yaml").read_text()
+    command = "python -m sqap_vla_ros.nodes.simulator.parameters > config/simulator.yaml"
+    assert text == parameter_table.as_yaml(PARAMETERS, HEADING), f"run: {command}"
+    shipped = yaml.safe_load(text)["/**"]["ros__parameters"]
     assert shipped == {parameter.name: parameter.default for parameter in PARAMETERS}

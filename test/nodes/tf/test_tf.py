@@ -16,8 +16,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.time import Time
 from scipy.spatial.transform import Rotation, Slerp
 
-from sqap_vla_ros.nodes.tf import buffer as tf_buffer
-from sqap_vla_ros.nodes.tf import listener as tf_standin
+from sqap_vla_ros.nodes.tf import standin_buffer, standin_listener
 
 # Transforms and lookups in the order they were made, with what tf2::BufferCore of tf2 0.39.1 (C++) answered: moving and
 # static frames, data out of order, repeated and too old, frames that change their parent, invalid rotations, a clear.
@@ -87,7 +86,7 @@ def _quiet():
 
 
 def test_answers_as_tf2_does():
-    check_answers(replay_answers(tf_buffer.Buffer, tf_buffer.TransformException))
+    check_answers(replay_answers(standin_buffer.Buffer, standin_buffer.TransformException))
 
 
 def test_tf2_where_it_is_installed_answers_the_same():
@@ -96,7 +95,7 @@ def test_tf2_where_it_is_installed_answers_the_same():
 
 
 def test_interpolates_linearly_and_along_the_arc():
-    buffer = tf_buffer.Buffer()
+    buffer = standin_buffer.Buffer()
     rng = np.random.default_rng(3)
     ends = Rotation.random(2, random_state=7)
     positions = rng.uniform(-1, 1, (2, 3))
@@ -112,7 +111,7 @@ def test_interpolates_linearly_and_along_the_arc():
 
 def test_a_chain_through_the_common_ancestor():
     """optical <- camera <- base -> arm -> tool, against matrix products."""
-    buffer = tf_buffer.Buffer()
+    buffer = standin_buffer.Buffer()
     poses = {}
     for i, (parent, child) in enumerate(
         [("base", "camera"), ("camera", "optical"), ("base", "arm"), ("arm", "tool")], start=1
@@ -129,7 +128,7 @@ def test_a_chain_through_the_common_ancestor():
 
 
 def test_time_zero_is_the_newest_time_known_to_every_link():
-    buffer = tf_buffer.Buffer()
+    buffer = standin_buffer.Buffer()
     buffer.set_transform_static(transform("base", "camera", 0, moved(1)), "test")
     for ns in (1_000, 2_000, 3_000):
         buffer.set_transform(transform("base", "arm", ns, moved(ns)), "test")
@@ -159,11 +158,11 @@ def test_time_zero_is_the_newest_time_known_to_every_link():
     ],
 )
 def test_failures_say_why(target, source, at_ns, exception, text):
-    buffer = tf_buffer.Buffer()
+    buffer = standin_buffer.Buffer()
     for ns in (1_000, 2_000):
         buffer.set_transform(transform("base", "tool", ns, moved(1)), "test")
     buffer.set_transform_static(transform("island", "rock", 0, moved(1)), "test")
-    with pytest.raises(getattr(tf_buffer, exception), match=re.escape(text)):
+    with pytest.raises(getattr(standin_buffer, exception), match=re.escape(text)):
         buffer.lookup_transform(target, source, Time(nanoseconds=at_ns))
     possible, why = buffer.can_transform(target, source, Time(nanoseconds=at_ns), return_debug_tuple=True)
     assert not possible
@@ -172,23 +171,23 @@ def test_failures_say_why(target, source, at_ns, exception, text):
 
 @pytest.mark.parametrize("bad", [[math.nan, 0, 0, 0, 0, 0, 1], [math.inf, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0]])
 def test_an_invalid_transform_is_ignored(bad):
-    buffer = tf_buffer.Buffer()
+    buffer = standin_buffer.Buffer()
     buffer.set_transform(transform("base", "tool", 1_000, moved(1)), "test")
     buffer.set_transform(transform("base", "tool", 2_000, bad), "test")
     assert stamp_ns(buffer.lookup_transform("base", "tool", Time())) == 1_000
 
 
 def test_old_transforms_are_forgotten():
-    buffer = tf_buffer.Buffer(cache_time=Duration(seconds=1))
+    buffer = standin_buffer.Buffer(cache_time=Duration(seconds=1))
     for i in range(50):
         buffer.set_transform(transform("base", "tool", i * 100_000_000 + 1, moved(i)), "test")
     assert buffer.can_transform("base", "tool", Time(nanoseconds=4_000_000_000))
-    with pytest.raises(tf_buffer.ExtrapolationException, match="into the past"):
+    with pytest.raises(standin_buffer.ExtrapolationException, match="into the past"):
         buffer.lookup_transform("base", "tool", Time(nanoseconds=3_000_000_000))
 
 
 def test_a_lookup_waits_for_another_thread():
-    buffer = tf_buffer.Buffer()
+    buffer = standin_buffer.Buffer()
     late = threading.Timer(0.1, lambda: buffer.set_transform(transform("base", "tool", 1_000, moved(4)), "test"))
     late.start()
     message = buffer.lookup_transform("base", "tool", Time(nanoseconds=1_000), Duration(seconds=10))
@@ -197,14 +196,14 @@ def test_a_lookup_waits_for_another_thread():
 
 
 def test_a_lookup_gives_up_after_its_timeout():
-    buffer = tf_buffer.Buffer()
+    buffer = standin_buffer.Buffer()
     begin = time.monotonic()
     assert not buffer.can_transform("base", "tool", Time(), Duration(seconds=0.1))
     assert 0.1 <= time.monotonic() - begin < 5.0
 
 
 def test_a_future_is_set_by_what_was_missing():
-    buffer = tf_buffer.Buffer()
+    buffer = standin_buffer.Buffer()
     future = buffer.wait_for_transform_async("base", "tool", Time(nanoseconds=1_500))
     buffer.set_transform(transform("base", "tool", 1_000, moved(0)), "test")
     assert not future.done()
@@ -223,13 +222,13 @@ def ros_context():
 def test_over_topics_for_those_who_join_late(ros_context):
     """Broadcasters, then a listener that subscribes only afterwards: static frames are kept for it."""
     talker = rclpy.create_node("talker", context=ros_context)
-    static = tf_standin.StaticTransformBroadcaster(talker)
+    static = standin_listener.StaticTransformBroadcaster(talker)
     static.sendTransform(transform("base", "camera", 0, moved(1)))
     static.sendTransform([transform("camera", "optical", 0, moved(2)), transform("base", "camera", 0, moved(3))])
-    moving = tf_standin.TransformBroadcaster(talker)
+    moving = standin_listener.TransformBroadcaster(talker)
     listener_node = rclpy.create_node("hearer", context=ros_context)
-    buffer = tf_buffer.Buffer(node=listener_node)
-    listener = tf_standin.TransformListener(buffer, listener_node)
+    buffer = standin_buffer.Buffer(node=listener_node)
+    listener = standin_listener.TransformListener(buffer, listener_node)
     executor = SingleThreadedExecutor(context=ros_context)
     executor.add_node(listener_node)
     deadline = time.monotonic() + 20
@@ -246,9 +245,9 @@ def test_over_topics_for_those_who_join_late(ros_context):
 
 def test_a_thread_of_its_own_may_listen(ros_context):
     node = rclpy.create_node("self_spun", context=ros_context)
-    buffer = tf_buffer.Buffer()
-    listener = tf_standin.TransformListener(buffer, node, spin_thread=True)
-    broadcaster = tf_standin.StaticTransformBroadcaster(node)
+    buffer = standin_buffer.Buffer()
+    listener = standin_listener.TransformListener(buffer, node, spin_thread=True)
+    broadcaster = standin_listener.StaticTransformBroadcaster(node)
     broadcaster.sendTransform(transform("base", "camera", 0, moved(1)))
     assert buffer.can_transform("base", "camera", Time(), Duration(seconds=20))
     listener.unregister()

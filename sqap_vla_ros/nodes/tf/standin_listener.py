@@ -1,4 +1,4 @@
-"""Stand-ins for the listener and the broadcasters of `tf2_ros`, over the real topics. Use `nodes/tf/choice.py`."""
+"""Stand-ins for the listener and the broadcasters of `tf2_ros`, over the real topics. Import from `nodes.tf.api`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
 
-from sqap_vla_ros.nodes.tf.buffer import Buffer
+from sqap_vla_ros.nodes.tf.standin_buffer import Buffer
 
 
 class TransformListener:
-    """Fills a buffer from `/tf` and `/tf_static`.
+    """Fill a buffer from `/tf` and `/tf_static`.
 
     Its callbacks run in the executor that spins `node`, or in a thread of their own with `spin_thread`
     (then nobody else may spin `node`).
@@ -73,7 +73,7 @@ class TransformListener:
 
 
 class TransformBroadcaster:
-    """Publishes moving transforms on `/tf`."""
+    """Publish moving transforms on `/tf`."""
 
     def __init__(self, node: Node, qos: QoSProfile | int | None = None) -> None:
         self.pub_tf = node.create_publisher(TFMessage, "/tf", qos or QoSProfile(depth=100))
@@ -83,7 +83,7 @@ class TransformBroadcaster:
 
 
 class StaticTransformBroadcaster:
-    """Publishes the transforms that never change on `/tf_static`, kept for those who join late."""
+    """Publish transforms that never change on `/tf_static`, where late readers still get them."""
 
     def __init__(self, node: Node, qos: QoSProfile | int | None = None) -> None:
         self.pub_tf = node.create_publisher(

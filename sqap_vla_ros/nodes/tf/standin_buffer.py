@@ -1,6 +1,6 @@
-"""Stand-in for `tf2_ros.Buffer` where tf2_ros is not installed (PyPI has none). Import from `nodes/tf/choice.py`.
+"""Stand-in for `tf2_ros.Buffer` where tf2_ros is not installed (PyPI has none). Import it from `nodes.tf.api`.
 
-Same names, signatures, exceptions and results as the real one:
+Names, signatures, exceptions and results are those of the real one:
 
 - a moving frame keeps `cache_time` (10 s) of stamped transforms; between two of them translation is interpolated
   linearly and rotation along the shortest arc; outside them a lookup raises `ExtrapolationException`;
@@ -8,8 +8,8 @@ Same names, signatures, exceptions and results as the real one:
 - time zero means the newest time at which every link of the chain is known;
 - a chain may be walked in both directions through the closest common ancestor.
 
-Not here, because no node of this package needs it: the `lookup_transform_full` family, `Buffer.transform` and the
-`tf2_frames` service.
+The `lookup_transform_full` family, `Buffer.transform` and the `tf2_frames` service are left out: no node of this
+package needs them.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _NO_WAIT = Duration()
 
 
 class Buffer:
-    """Frames by time: what `TransformListener` fills and the nodes look up. Every method may be called from any thread.
+    """Hold frames by time: `TransformListener` fills it, the nodes look up. Any thread may call any method.
 
     cache_time: how much of the past to keep, 10 s unless given.
-    node: its clock tells of jumps back in time (a bag that loops, a simulation that restarts), which clear the buffer.
+    node: where its clock jumps back (a bag that loops, a simulation that restarts), the buffer is cleared.
     """
 
     def __init__(self, cache_time: Duration | None = None, node: Node | None = None) -> None:
@@ -71,13 +71,13 @@ class Buffer:
         self._insert(transform, authority, static=False)
 
     def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
-        """Store a transform that holds at every time. An invalid one is reported in the log and ignored."""
+        """Store a transform that is valid at every time. An invalid one is reported in the log and ignored."""
         self._insert(transform, authority, static=True)
 
     def lookup_transform(
         self, target_frame: str, source_frame: str, time: Time | TimeMessage, timeout: Duration = _NO_WAIT
     ) -> TransformStamped:
-        """Transform that maps coordinates in `source_frame` to coordinates in `target_frame` at `time` (0: the latest).
+        """Return what maps coordinates in `source_frame` to coordinates in `target_frame` at `time` (0: the latest).
 
         Waits for at most `timeout`; another thread must be filling the buffer for that to help.
         Raises LookupException, ConnectivityException, ExtrapolationException or InvalidArgumentException.
@@ -86,7 +86,7 @@ class Buffer:
         return self.lookup_transform_core(target_frame, source_frame, time)
 
     def lookup_transform_core(self, target_frame: str, source_frame: str, time: Time | TimeMessage) -> TransformStamped:
-        """`lookup_transform` without waiting."""
+        """Do `lookup_transform` without waiting."""
         with self._changed:
             time_ns, translation, rotation = self._tree.lookup(target_frame, source_frame, _nanoseconds(time))
         message = TransformStamped()
@@ -106,7 +106,7 @@ class Buffer:
         timeout: Duration = _NO_WAIT,
         return_debug_tuple: bool = False,
     ) -> Any:
-        """True when `lookup_transform` would succeed within `timeout`; with `return_debug_tuple` (success, reason)."""
+        """Return whether `lookup_transform` would succeed within `timeout`; with `return_debug_tuple` also why."""
         if timeout.nanoseconds > 0:
             with self._changed:
                 self._changed.wait_for(
@@ -116,7 +116,7 @@ class Buffer:
         return result if return_debug_tuple else result[0]
 
     def can_transform_core(self, target_frame: str, source_frame: str, time: Time | TimeMessage) -> tuple[bool, str]:
-        """(success, reason) without waiting."""
+        """Return (success, reason) without waiting."""
         try:
             with self._changed:
                 self._tree.lookup(target_frame, source_frame, _nanoseconds(time))
@@ -125,7 +125,7 @@ class Buffer:
         return True, ""
 
     def wait_for_transform_async(self, target_frame: str, source_frame: str, time: Time | TimeMessage) -> Future:
-        """Future of the transform, set by the thread that brings the missing piece."""
+        """Return a future of the transform; the thread that brings the missing piece sets it."""
         future: Future = Future()
 
         def try_again() -> None:
@@ -144,7 +144,7 @@ class Buffer:
         return future
 
     def get_latest_common_time(self, target_frame: str, source_frame: str) -> Time:
-        """Newest time at which the two frames can be related; zero when every link between them is static."""
+        """Return the newest time at which the two frames are related; zero when every link between them is static."""
         with self._changed:
             return Time(nanoseconds=self._tree.latest_common_ns(target_frame, source_frame))
 

@@ -1,7 +1,6 @@
-"""tf2 for the nodes: the real `tf2_ros` wherever it is installed, else
-`tf_buffer` and `tf_standin`, which have the same signatures.
+"""tf2 for the nodes: `tf2_ros` where it is installed, else stand-ins with the same signatures.
 
-Import the names from here and nothing else changes between a full ROS 2 installation and one made of PyPI wheels.
+Code that imports from here runs unchanged on a full ROS 2 installation and on one made of PyPI wheels.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ try:
 
     IMPLEMENTATION = "tf2_ros"
 except ImportError:
-    from sqap_vla_ros.nodes.tf.buffer import (  # type: ignore[assignment, unused-ignore]
+    from sqap_vla_ros.nodes.tf.standin_buffer import (  # type: ignore[assignment, unused-ignore]
         Buffer,
         ConnectivityException,
         ExtrapolationException,
@@ -29,13 +28,13 @@ except ImportError:
         LookupException,
         TransformException,
     )
-    from sqap_vla_ros.nodes.tf.listener import (  # type: ignore[assignment, unused-ignore]
+    from sqap_vla_ros.nodes.tf.standin_listener import (  # type: ignore[assignment, unused-ignore]
         StaticTransformBroadcaster,
         TransformBroadcaster,
         TransformListener,
     )
 
-    IMPLEMENTATION = "sqap_vla_ros.nodes.tf.buffer"
+    IMPLEMENTATION = "sqap_vla_ros.nodes.tf.standin_buffer"
 
 __all__ = [
     "IMPLEMENTATION",
