@@ -25,6 +25,7 @@ MOST_FILES = 13  # of a folder, its __init__.py aside
 _BASE = ("contracts", "resources")
 _ROS = ("nodes.messages", "nodes.images", "nodes.parameter_table", "nodes.tf")
 _MODEL = ("policy", "quantization", "pruning", "compression")
+_FILM = ("policy.preprocessing", "pruning.overlay", "compression.load", "shipped")  # the film's tokens
 RULES: dict[str, tuple[str, ...]] = {
     "__init__": (),
     "contracts": (),
@@ -53,10 +54,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "nodes.bags": (*_BASE, *_ROS, "robot", "control", "nodes.policy.observer"),
     "evaluation.closed_loop": (*_BASE, "evaluation.action_metrics", *_MODEL, "shipped", "robot", "simulation"),
     "evaluation.replay": (*_BASE, "evaluation.action_metrics", *_MODEL, "shipped", "robot", "serving", "nodes"),
-    "evaluation.demo": (
-        *(*_BASE, "policy.preprocessing", "pruning.overlay", "compression.load", "shipped"),
-        *("robot", "simulation", "nodes"),
-    ),
+    "evaluation.demo": (*_BASE, *_FILM, "robot", "simulation", "nodes"),
     "evaluation": _BASE,
     "evaluation.selectors": (*_BASE, *_MODEL),
     "commands": (*_BASE, *_MODEL, "shipped", "robot", "simulation", "serving", "nodes", "evaluation", "training"),

@@ -1,0 +1,47 @@
+"""Links, files and tests that the documentation names exist."""
+
+import re
+
+import pytest
+from places import ROOT
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def _anchor(heading):
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    missing = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.M) if linked.suffix == ".md" and anchor else []
+        if not linked.exists() or (anchor and anchor not in map(_anchor, headings)):
+            missing.append(target)
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page):
+    package = ROOT / "sqap_vla_ros"
+    names = re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|yaml|cpp|sh|safetensors|xml))`", page.read_text())
+    places = (ROOT, package)
+    assert [name for name in names if not any((place / name).exists() for place in places)] == []
+
+
+def test_every_row_of_the_safety_page_has_its_test():
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "safety.md").read_text())
+    files = (ROOT / "test").rglob("test_*.py")
+    tests = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
+    assert len(named) > 20
+    assert sorted(set(named) - tests) == []
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 100
