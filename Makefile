@@ -13,31 +13,31 @@ endif
 
 .PHONY: help setup demo test pytest gpu lint structure format clean
 
-help:  ## this list
+help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' "$(firstword $(MAKEFILE_LIST))"
 
-setup:  ## virtual environment, ROS 2, messages (seconds when nothing changed)
+setup:  ## make the virtual environment, with ROS 2 and the messages: minutes at first, seconds later
 	@scripts/setup.sh
 
-demo: setup  ## a simulated arm under the compressed policy: make demo TASK="pick up the red cube"
+demo: setup  ## run a simulated arm under the compressed policy: make demo TASK="pick up the red cube"
 	@$(RUN) -m sqap_vla_ros.cli demo $(if $(TASK),--instruction "$$TASK") $(ARGS)
 
-test: setup lint pytest  ## everything CI checks
+test: setup lint pytest  ## check everything that CI checks
 
-pytest: setup  ## the tests alone: make pytest ARGS="test/robot -k camera"
+pytest: setup  ## run tests alone: make pytest ARGS="test/robot -k camera"
 	@$(RUN) -m pytest -n 2 --dist loadgroup $(ARGS)
 
-gpu:  ## on a machine with a GPU: kernels against their definitions, then timings into OUT
+gpu:  ## on a machine with a GPU, compare the kernels with their definitions and write timings to OUT
 	@$(PYTHON) -m pytest -q -p no:cacheprovider test/quantization/test_triton_on_gpu.py
 	@$(PYTHON) benchmarks/linear.py --device cuda --out "$(OUT)/linear_cuda.json"
 	@$(PYTHON) benchmarks/full_geometry.py --device cuda --out "$(OUT)/full_geometry_cuda.json"
 
-lint: setup  ## ruff and mypy
+lint: setup  ## run ruff and mypy
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 
-structure:  ## files and lines by room, and what breaks the rules of who may import whom
+structure:  ## count files and lines by room, and name what breaks the rules of who may import whom
 	@python3 scripts/structure.py
 
 format: setup  ## rewrite the sources in the project's style
