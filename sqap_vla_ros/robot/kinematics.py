@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from xml.etree import ElementTree
 
 import numpy as np
 import pinocchio as pin
@@ -11,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
 from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.robot.arm.urdf import JointDescription, read_joints
 from sqap_vla_ros.robot.conventions import invert_pose, pose_distance
 from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
@@ -35,27 +35,37 @@ class ArmKinematics:
     values are ROS's: one number per joint, radians or metres; a continuous joint counts on beyond pi.
 
     joint_names: the chain's joints from the base outwards.
-    lower, upper, velocity_limit, acceleration_limit: [n] from the URDF; infinite where it states none.
+    lower, upper, velocity_limit, acceleration_limit: [n] from the URDF, its soft limits included; infinite where it
+        states none.
     """
 
-    def __init__(self, model: pin.Model, base_frame: str, tool_frame: str, posture: ArrayLike | None = None) -> None:
-        """model: reduced to the chain. Use `from_urdf`."""
+    def __init__(
+        self,
+        model: pin.Model,
+        base_frame: str,
+        tool_frame: str,
+        described: dict[str, JointDescription],
+        posture: ArrayLike | None = None,
+    ) -> None:
+        """model: reduced to the chain. described: its joints by name. Use `from_urdf`."""
         self._model = model
         self._data = model.createData()
-        self._base_id = model.getFrameId(base_frame)
-        self._tool_id = model.getFrameId(tool_frame)
+        self._base_id, self._tool_id = (_link_id(model, name) for name in (base_frame, tool_frame))
         joints = list(model.joints)[1:]
         self.joint_names: tuple[str, ...] = tuple(model.names)[1:]
         self.tool_frame = tool_frame
         self._is_angle = np.array([joint.nq == 2 for joint in joints])  # continuous: (cos, sin) in Pinocchio
         self._idx_q = np.array([joint.idx_q for joint in joints])
-        bounded_lower = np.asarray(model.lowerPositionLimit)[self._idx_q]
-        bounded_upper = np.asarray(model.upperPositionLimit)[self._idx_q]
+        soft_lower, soft_upper = np.array([described[name].soft_limits for name in self.joint_names]).T
+        bounded_lower = np.maximum(np.asarray(model.lowerPositionLimit)[self._idx_q], soft_lower)
+        bounded_upper = np.minimum(np.asarray(model.upperPositionLimit)[self._idx_q], soft_upper)
         self.lower: NDArray[np.float64] = np.where(self._is_angle, -np.inf, bounded_lower)
         self.upper: NDArray[np.float64] = np.where(self._is_angle, np.inf, bounded_upper)
         speed = np.asarray(model.velocityLimit)
         self.velocity_limit: NDArray[np.float64] = np.where((speed > 0) & (speed < 1e20), speed, np.inf)
-        self.acceleration_limit: NDArray[np.float64] = np.full(len(joints), np.inf)
+        self.acceleration_limit: NDArray[np.float64] = np.array(
+            [described[name].acceleration for name in self.joint_names]
+        )
         middle = np.clip(0.0, self.lower, self.upper)
         bounded = np.isfinite(self.lower) & np.isfinite(self.upper)
         middle[bounded] = 0.5 * (self.lower[bounded] + self.upper[bounded])
@@ -73,13 +83,15 @@ class ArmKinematics:
 
         posture: [n] joint values a redundant arm drifts towards in its null space; the middle of the limits by
             default.
-        Raises `KinematicsError` for text that is no URDF, a frame it lacks, a tool that is not beyond the base, or a
-        joint in the chain that this class does not handle (mimic, planar, floating).
+        Raises `KinematicsError` for text that is no URDF, a frame it lacks, a tool that is not beyond the base, a joint
+        in the chain that this class does not handle (mimic, planar, floating), or one whose limits make no sense.
         """
+        described = read_joints(urdf_xml)
         try:
             model = pin.buildModelFromXML(urdf_xml)
         except (ValueError, RuntimeError) as error:
-            raise KinematicsError(f"robot_description is no usable URDF: {error}") from error
+            cause = next((text for joint in described.values() if (text := joint.problem()) is not None), str(error))
+            raise KinematicsError(f"robot_description is no usable URDF: {cause}") from error
         for name in (base_frame, tool_frame):
             if not model.existFrame(name, pin.FrameType.BODY):
                 links = ", ".join(frame.name for frame in model.frames if frame.type == pin.FrameType.BODY)
@@ -92,21 +104,31 @@ class ArmKinematics:
         chain = support[support.index(base_joint) + 1 :]
         if not chain:
             raise KinematicsError(f"no movable joint lies between {base_frame!r} and {tool_frame!r}")
-        followers = {joint.get("name") for joint in ElementTree.fromstring(urdf_xml).iterfind("joint[mimic]")}
         for joint in chain:
             name, kind = model.names[joint], model.joints[joint].shortname()
-            if model.joints[joint].nv != 1 or name in followers:
-                kind = "mimic joint" if name in followers else kind
+            if name not in described:
+                raise KinematicsError(f"joint {name!r} was not found again in robot_description")
+            if model.joints[joint].nv != 1 or described[name].mimics is not None:
+                kind = "mimic joint" if described[name].mimics is not None else kind
                 raise KinematicsError(f"joint {name!r} between base and tool is a {kind}: not supported")
+            if (problem := described[name].problem()) is not None:
+                raise KinematicsError(problem)
+        _rename_ambiguous_links(model)
         locked = [joint for joint in range(1, model.njoints) if joint not in chain]
         reduced = pin.buildReducedModel(model, locked, pin.neutral(model))
-        return cls(reduced, base_frame, tool_frame, posture)
+        return cls(reduced, base_frame, tool_frame, described, posture)
 
     def configuration(self, names: Sequence[str], positions: Sequence[float]) -> NDArray[np.float64]:
-        """The chain's joint values [n] out of a JointState's `name` and `position`, whatever their order."""
+        """Return the chain's joint values [n] of a JointState's `name` and `position`, whatever their order.
+
+        Raises KinematicsError for a joint that is missing, named twice or not finite, and for counts that differ.
+        """
         if len(names) != len(positions):
             raise KinematicsError(f"joint_states has {len(names)} names and {len(positions)} positions")
         by_name = dict(zip(names, positions, strict=True))
+        if len(by_name) != len(names):
+            twice = next(name for name in names if list(names).count(name) > 1)
+            raise KinematicsError(f"joint_states names {twice} {list(names).count(twice)} times")
         missing = [name for name in self.joint_names if name not in by_name]
         if missing:
             raise KinematicsError(f"joint_states lacks {', '.join(missing)}; it has {', '.join(names)}")
@@ -291,6 +313,22 @@ class ArmKinematics:
             f"no joint values bring {self.tool_frame} to ({xyz}) m: {distance_m * 1e3:.1f} mm and "
             f"{np.degrees(angle_rad):.1f} degrees remain{limits}"
         )
+
+
+LINK_SUFFIX = " (link)"
+
+
+def _rename_ambiguous_links(model: pin.Model) -> None:
+    """Tell links apart from joints of the same name, as in the SO-100: Pinocchio cannot reduce a model with both."""
+    joints = {frame.name for frame in model.frames if frame.type != pin.FrameType.BODY}
+    for index, frame in enumerate(model.frames):
+        if frame.type == pin.FrameType.BODY and frame.name in joints:
+            model.frames[index].name = frame.name + LINK_SUFFIX
+
+
+def _link_id(model: pin.Model, name: str) -> int:
+    renamed = name + LINK_SUFFIX
+    return int(model.getFrameId(renamed if model.existFrame(renamed, pin.FrameType.BODY) else name, pin.FrameType.BODY))
 
 
 def _arrived(error: NDArray[np.float64]) -> bool:

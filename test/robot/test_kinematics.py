@@ -139,6 +139,8 @@ def test_joint_states_in_any_order_with_others_among_them(arm):
     np.testing.assert_array_equal(arm.configuration(names, [0.04, *READY[::-1]]), READY)
     with pytest.raises(KinematicsError, match="lacks joint7"):
         arm.configuration(arm.joint_names[:6], READY[:6])
+    with pytest.raises(KinematicsError, match="names joint2 2 times"):
+        arm.configuration([*arm.joint_names, "joint2"], [*READY, 0.0])
     with pytest.raises(KinematicsError, match="7 names and 6 positions"):
         arm.configuration(arm.joint_names, READY[:6])
     with pytest.raises(KinematicsError, match="non-finite"):

@@ -1,0 +1,130 @@
+"""What a URDF says about its joints, read as leniently as robot_state_publisher does.
+
+robot_state_publisher and Pinocchio read URDFs with tinyxml2, which takes undeclared prefixes, `--` in a comment and
+unknown entities; Python's XML parsers refuse them. So the few attributes that Pinocchio does not hand on are read here
+from the tags themselves. Nothing is expanded: an entity that would grow without bound stays the text it is.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+_SKIPPED = (("<!--", "-->"), ("<![CDATA[", "]]>"), ("<?", "?>"))
+_DOCTYPE = re.compile(r"<!DOCTYPE[^\[>]*(?:\[[^\]]*\]\s*)?>")
+_TAG = re.compile(r"""<(/?)([A-Za-z_][\w.:-]*)((?:[^<>"']|"[^"]*"|'[^']*')*)>""")
+_ATTRIBUTE = re.compile(r"""([A-Za-z_][\w.:-]*)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+# A joint that turns further than this was most likely described in degrees.
+WIDEST_RAD = 8.0 * math.pi
+
+
+@dataclass
+class JointDescription:
+    """One joint of a URDF. limit, soft: attributes of <limit> and <safety_controller>; mimics: the joint it follows."""
+
+    name: str
+    kind: str
+    limit: dict[str, str] = field(default_factory=dict)
+    soft: dict[str, str] = field(default_factory=dict)
+    mimics: str | None = None
+
+    def problem(self) -> str | None:
+        """Why this joint's limits cannot be used, in words for whoever has to correct the URDF; None if they can."""
+        if self.kind not in ("revolute", "prismatic", "continuous"):
+            return None
+        if self.kind != "continuous":
+            if not self.limit:
+                return f"joint {self.name!r} is {self.kind} and has no <limit>"
+            lower, upper = (self.limit.get(end, "0") for end in ("lower", "upper"))
+            for end, text in (("lower", lower), ("upper", upper)):
+                if not math.isfinite(_number(text)):
+                    return f"joint {self.name!r}: its {end} limit is {text!r}, not a finite number"
+            low, high = float(lower), float(upper)
+            if low == high:
+                return f"joint {self.name!r}: both limits are {low:g}, so that it cannot move: state its range"
+            if low > high:
+                return f"joint {self.name!r}: its lower limit {low:g} is above its upper limit {high:g}: swapped?"
+            if self.kind == "revolute" and high - low > WIDEST_RAD:
+                return f"joint {self.name!r}: its limits {low:g} to {high:g} are several turns apart: are they degrees?"
+        for name in ("velocity", "acceleration"):
+            stated = self.limit.get(name)
+            if stated is None and (name == "acceleration" or self.kind == "continuous"):
+                continue
+            value = _number(stated or "")
+            if not 0.0 < value < math.inf:
+                return f"joint {self.name!r}: its {name} limit is {stated!r}, not a positive number"
+        return None
+
+    @property
+    def acceleration(self) -> float:
+        """Acceleration limit (rad/s^2 or m/s^2; an attribute since URDF 1.2); infinite where none is stated."""
+        return _number(self.limit["acceleration"]) if "acceleration" in self.limit else math.inf
+
+    @property
+    def soft_limits(self) -> tuple[float, float]:
+        """Lower and upper bound of <safety_controller>, where both are stated and leave room; infinite otherwise."""
+        low, high = (_number(self.soft.get(f"soft_{end}_limit", "")) for end in ("lower", "upper"))
+        return (low, high) if low < high else (-math.inf, math.inf)
+
+
+def read_joints(urdf_xml: str) -> dict[str, JointDescription]:
+    """The joints of a URDF by name; of two of one name the first. Never raises: what is no tag is passed over."""
+    joints: dict[str, JointDescription] = {}
+    current: JointDescription | None = None
+    open_tags: list[str] = []
+    for closing, name, rest in _tags(urdf_xml):
+        if closing:
+            if open_tags and open_tags[-1] == name:
+                open_tags.pop()
+            if len(open_tags) < 2:
+                current = None
+            continue
+        empty = rest.endswith("/")
+        if len(open_tags) == 1 and name == "joint":
+            attributes = _attributes(rest)
+            current = JointDescription(attributes.get("name", ""), attributes.get("type", ""))
+            joints.setdefault(current.name, current)
+        elif current is not None and len(open_tags) == 2:
+            if name == "limit":
+                current.limit = _attributes(rest)
+            elif name == "safety_controller":
+                current.soft = _attributes(rest)
+            elif name == "mimic":
+                current.mimics = _attributes(rest).get("joint", "")
+        if not empty:
+            open_tags.append(name)
+        elif len(open_tags) < 2:
+            current = None
+    return joints
+
+
+def _tags(text: str) -> Iterator[tuple[str, str, str]]:
+    """("/" or "", name, attributes) of each tag, in one pass; ends at what is neither tag, comment nor the like."""
+    start = text.find("<")
+    while start >= 0:
+        skipped = next((marks for marks in _SKIPPED if text.startswith(marks[0], start)), None)
+        if skipped is not None:
+            end = text.find(skipped[1], start + len(skipped[0]))
+            if end < 0:
+                return
+            end += len(skipped[1])
+        elif (match := (_DOCTYPE if text.startswith("<!", start) else _TAG).match(text, start)) is not None:
+            if match.re is _TAG:
+                yield match[1], match[2], match[3]
+            end = match.end()
+        else:
+            return
+        start = text.find("<", end)
+
+
+def _attributes(text: str) -> dict[str, str]:
+    return {name: double or single for name, double, single in _ATTRIBUTE.findall(text)}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,180 @@
+"""URDFs as they come: dialects that tinyxml2 takes, names used twice, limits that make no sense."""
+
+import time
+
+import numpy as np
+import pytest
+
+from sqap_vla_ros.resources import share_path
+from sqap_vla_ros.robot.arm.urdf import read_joints
+from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
+
+LIMIT = '<limit lower="-2" upper="2" effort="10" velocity="1"/>'
+
+
+def urdf(limit: str = LIMIT, *, extra: str = "", inside: str = "", attribute: str = "", kind: str = "revolute") -> str:
+    """Two joints, j1 and j2; `limit` and `extra` are of j2, `inside` lies before the links."""
+    return (
+        f'<robot name="r"{attribute}>{inside}<link name="base"/><link name="l1"/><link name="tool"/>'
+        f'<joint name="j1" type="revolute"><parent link="base"/><child link="l1"/><axis xyz="0 0 1"/>{LIMIT}</joint>'
+        f'<joint name="j2" type="{kind}"><origin xyz="1 0 0"/><parent link="l1"/><child link="tool"/>'
+        f'<axis xyz="0 1 0"/>{limit}{extra}</joint></robot>'
+    )
+
+
+BOMB = (
+    '<?xml version="1.0"?>\n<!DOCTYPE lolz [<!ENTITY lol "lol">'
+    + "".join(f'<!ENTITY lol{i} "{f"&lol{i - 1 or str()};" * 10}">' for i in range(1, 10))
+    + "]>\n"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(urdf(), id="plain"),
+        pytest.param('<?xml version="1.0" encoding="utf-8"?>' + urdf(), id="declaration"),
+        pytest.param('\n<?xml version="1.0"?>' + urdf(), id="a line before the declaration"),
+        pytest.param(urdf(inside="<!-- lower arm -- upper arm -->"), id="-- in a comment"),
+        pytest.param(urdf(inside='<!-- <joint name="j1"><mimic joint="j2"/></joint> -->'), id="a joint in a comment"),
+        pytest.param(
+            urdf(inside='<gazebo><![CDATA[<joint name="j1"><mimic joint="j2"/></joint>]]></gazebo>'), id="cdata"
+        ),
+        pytest.param(
+            urdf(inside='<gazebo><joint name="j1"><mimic joint="j2"/></joint></gazebo>'), id="a joint of a plugin"
+        ),
+        pytest.param(urdf(inside='<xacro:property name="a" value="1"/>'), id="undeclared prefix"),
+        pytest.param(urdf(inside='<gazebo><controller:plugin name="c"/></gazebo>'), id="undeclared prefix inside"),
+        pytest.param(urdf(inside="<gazebo><x>&nbsp;</x></gazebo>"), id="unknown entity"),
+        pytest.param(urdf(inside='<gazebo><x a="a & b"/></gazebo>'), id="bare ampersand"),
+        pytest.param(urdf(inside='<gazebo><x a="1 > 0"/></gazebo>'), id="> in an attribute"),
+        pytest.param(BOMB + urdf(inside="<gazebo>&lol9;</gazebo>"), id="entity bomb"),
+        pytest.param("\ufeff" + urdf(), id="byte order mark"),
+        pytest.param(urdf() + "\n<!-- end -->\n", id="comment at the end"),
+        pytest.param(urdf() + "<robot/>", id="second root"),
+        pytest.param(urdf(attribute=' xmlns="http://www.ros.org"'), id="default namespace"),
+        pytest.param(urdf().replace('"', "'"), id="single quotes"),
+        pytest.param(urdf().replace("><", ">\n\t<").replace('" ', '"\n  '), id="over many lines"),
+    ],
+)
+def test_every_dialect_that_robot_state_publisher_takes(text):
+    start_s = time.perf_counter()
+    arm = ArmKinematics.from_urdf(text, "base", "tool")
+    assert arm.joint_names == ("j1", "j2")
+    np.testing.assert_array_equal(arm.velocity_limit, 1.0)
+    assert not np.isfinite(arm.acceleration_limit).any()
+    assert time.perf_counter() - start_s < 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("", "no usable URDF", id="empty"),
+        pytest.param("hello", "no usable URDF", id="no XML"),
+        pytest.param(urdf('<limit lower="2" upper="-2" effort="1" velocity="1"/>'), "'j2'.* swapped", id="swapped"),
+        pytest.param(urdf('<limit lower="0" upper="0" effort="0" velocity="0"/>'), "'j2'.* state its range", id="zero"),
+        pytest.param(urdf('<limit effort="1" velocity="1"/>'), "'j2'.* state its range", id="no range"),
+        pytest.param(
+            urdf('<limit lower="-2" upper="2" effort="0" velocity="0"/>'),
+            "'j2': its velocity limit is '0', not a positive",
+            id="zero velocity",
+        ),
+        pytest.param(
+            urdf('<limit lower="-2" upper="2" effort="1" velocity="-1"/>'), "'j2': its velocity.*'-1'", id="negative"
+        ),
+        pytest.param(
+            urdf('<limit lower="-2" upper="2" effort="1" velocity="nan"/>'), "'j2': its velocity.*'nan'", id="nan"
+        ),
+        pytest.param(urdf('<limit lower="-2" upper="2" effort="1"/>'), "'j2': its velocity.*None", id="no velocity"),
+        pytest.param(
+            urdf('<limit lower="nan" upper="2" effort="1" velocity="1"/>'), "'j2': its lower limit is 'nan'", id="lower"
+        ),
+        pytest.param(
+            urdf('<limit lower="-2,0" upper="2,0" effort="1" velocity="1"/>'), "'j2': its lower.*'-2,0'", id="commas"
+        ),
+        pytest.param(
+            urdf('<limit lower="-120" upper="120" effort="1" velocity="90"/>'), "'j2'.*are they degrees", id="degrees"
+        ),
+        pytest.param(
+            urdf('<limit lower="-2" upper="2" effort="1" velocity="1" acceleration="0"/>'),
+            "'j2': its acceleration limit is '0'",
+            id="zero acceleration",
+        ),
+        pytest.param(urdf(""), "'j2' is revolute and has no <limit>", id="no limit"),
+        pytest.param(urdf(extra='<mimic joint="j1"/>'), "'j2' between base and tool is a mimic joint", id="mimic"),
+        pytest.param(
+            urdf(extra='<mimic joint="j1"/>', attribute=' xmlns="http://www.ros.org"'),
+            "'j2' between base and tool is a mimic joint",
+            id="mimic under a default namespace",
+        ),
+        pytest.param(urdf(kind="floating"), "'j2' between base and tool is a JointModelFreeFlyer", id="floating"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_the_joints_name(text, message):
+    with pytest.raises(KinematicsError, match=message):
+        ArmKinematics.from_urdf(text, "base", "tool")
+
+
+def test_a_joint_outside_of_the_chain_may_have_any_limits():
+    finger = (
+        '<link name="finger"/><joint name="f" type="prismatic"><parent link="tool"/><child link="finger"/>'
+        '<axis xyz="1 0 0"/><limit lower="0" upper="0" effort="0" velocity="0"/></joint></robot>'
+    )
+    assert ArmKinematics.from_urdf(urdf().replace("</robot>", finger), "base", "tool").joint_names == ("j1", "j2")
+
+
+def test_a_link_may_have_the_name_of_a_joint():
+    """As in the official SO-100, whose link and joint are both called gripper."""
+    jaw = (
+        '<link name="jaw"/><joint name="tool" type="revolute"><parent link="tool"/><child link="jaw"/>'
+        f'<axis xyz="0 1 0"/>{LIMIT}</joint></robot>'
+    )
+    text = urdf().replace("</robot>", jaw)
+    whole = ArmKinematics.from_urdf(text, "base", "jaw")
+    assert whole.joint_names == ("j1", "j2", "tool")
+    arm, plain = ArmKinematics.from_urdf(text, "base", "tool"), ArmKinematics.from_urdf(urdf(), "base", "tool")
+    assert arm.joint_names == ("j1", "j2")
+    np.testing.assert_allclose(arm.forward([0.3, -0.4]), plain.forward([0.3, -0.4]), atol=1e-12)
+    other = text.replace('"l1"', '"j1"')  # and the one in the middle
+    np.testing.assert_allclose(
+        ArmKinematics.from_urdf(other, "base", "tool").forward([0.3, -0.4]), plain.forward([0.3, -0.4]), atol=1e-12
+    )
+
+
+def test_an_acceleration_limit_and_soft_limits_are_kept():
+    text = urdf(
+        '<limit lower="-2" upper="2" effort="10" velocity="1" acceleration="3.5"/>',
+        extra='<safety_controller soft_lower_limit="-1" soft_upper_limit="0.2" k_position="1" k_velocity="1"/>',
+    )
+    arm = ArmKinematics.from_urdf(text, "base", "tool")
+    np.testing.assert_array_equal(arm.acceleration_limit, [np.inf, 3.5])
+    np.testing.assert_array_equal(arm.lower, [-2.0, -1.0])
+    np.testing.assert_array_equal(arm.upper, [2.0, 0.2])
+    unset = urdf(extra='<safety_controller k_velocity="10"/>')  # its bounds default to 0, which nobody means
+    np.testing.assert_array_equal(ArmKinematics.from_urdf(unset, "base", "tool").lower, -2.0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!--" * 100_000,
+        "<![CDATA[" * 100_000,
+        "<?" * 100_000,
+        "<a " * 100_000,
+        '<a b="' * 100_000,
+        "<!DOCTYPE r [" + "<!ENTITY a 'b'>" * 100_000,
+        urdf(inside="<!--" + "x" * 10_000_000 + "-->"),
+    ],
+    ids=["comments", "cdata", "instructions", "tags", "quotes", "entities", "a long comment"],
+)
+def test_reading_takes_one_pass_whatever_the_text(text):
+    start_s = time.perf_counter()
+    read_joints(text)
+    assert time.perf_counter() - start_s < 2.0
+
+
+def test_the_shipped_arm():
+    joints = read_joints(share_path("config/robots/tabletop_arm.urdf").read_text())
+    assert {f"joint{k}" for k in range(1, 8)} < set(joints)
+    assert all(joint.problem() is None for joint in joints.values())
+    assert joints["joint4"].limit["lower"] == "-3.0718"
