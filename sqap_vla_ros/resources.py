@@ -1,4 +1,4 @@
-"""Where the package's files (config/, launch/) are: in the source checkout, or in the ament share folder."""
+"""Paths of the package's files (config/, launch/), in the source checkout or in the ament share folder."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ _CHECKOUT = Path(__file__).parent.parent
 
 
 def share_folders() -> list[Path]:
-    """The folders that may hold the package's files, the one that wins first.
+    """Return the folders that may hold the package's files, the one that wins first.
 
     A module of a source checkout (package.xml beside the package) uses the checkout's files alone, so that an edited
     YAML file is never shadowed by an older installed one.
@@ -21,7 +21,7 @@ def share_folders() -> list[Path]:
 
 
 def share_path(relative: str) -> Path:
-    """Path of a file or folder that ships with the package.
+    """Return the path of a file or folder that ships with the package.
 
     Args:
         relative: as in the source tree, for example "config/policy.yaml".

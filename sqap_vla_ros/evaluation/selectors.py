@@ -1,4 +1,4 @@
-"""Token selectors side by side on one observation: the tokens that each keeps, as a picture and a line of text."""
+"""Token selectors side by side on one observation: a picture and a line of text for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image messages to RGB arrays and back.
+"""Conversions between image messages and RGB arrays.
 
 Every encoding of `sensor_msgs/Image` that colour and grey cameras publish, and the formats of image_transport's
 `compressed` plugin. `cv_bridge` does the colour conversion where it is installed and works; it does not with numpy 2 or
@@ -24,7 +24,7 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class _Encoding:
-    """How an encoding lies in memory and the OpenCV code that makes it RGB (None: it is RGB)."""
+    """The memory layout of an encoding and the OpenCV code that makes it RGB (None: it is RGB)."""
 
     dtype: str
     channels: int
@@ -57,7 +57,7 @@ SUPPORTED_ENCODINGS = tuple(sorted(_ENCODINGS))
 
 
 def _working_cv_bridge() -> Any:
-    """A CvBridge where it is installed and can be trusted, else None."""
+    """Return a CvBridge where it is installed and can be trusted, else None."""
     if int(np.__version__.split(".")[0]) >= 2 or int(cv2.__version__.split(".")[0]) >= 5:
         return None  # its binary modules are built for numpy 1 and for OpenCV 4's type codes
     try:
@@ -71,7 +71,7 @@ _CV_BRIDGE = _working_cv_bridge()
 
 
 def to_rgb(message: Image) -> NDArray[np.uint8]:
-    """[H, W, 3] uint8 RGB of an Image. Raises ImageError.
+    """Return an Image as RGB, [H, W, 3] uint8. Raises ImageError.
 
     An rgb8 image without padding is not copied: the array shares the memory of the message.
     """
@@ -81,7 +81,7 @@ def to_rgb(message: Image) -> NDArray[np.uint8]:
             f"image encoding '{message.encoding}' is not supported; supported are: {', '.join(SUPPORTED_ENCODINGS)}"
         )
     pixels = _pixels(message, encoding)
-    # What is left to the own converter: releases of cv_bridge differ in the names of YUV and fail on swapped bytes and
+    # The rest goes to the own converter: releases of cv_bridge differ in the names of YUV and fail on swapped bytes and
     # on a last row without its padding.
     whole = len(message.data) >= message.step * message.height
     suits_bridge = encoding.to_rgb is not None and encoding.channels != 2 and pixels.dtype.isnative and whole
@@ -91,7 +91,7 @@ def to_rgb(message: Image) -> NDArray[np.uint8]:
 
 
 def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
-    """[H, W, 3] uint8 RGB of a CompressedImage. Raises ImageError.
+    """Return a CompressedImage as RGB, [H, W, 3] uint8. Raises ImageError.
 
     Its format is 'jpeg', 'png' or image_transport's '<encoding>; <codec> compressed <stored encoding>'.
     """
@@ -119,7 +119,7 @@ def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
 
 
 def rgb_to_message(rgb: NDArray[np.uint8], *, stamp: Any, frame_id: str) -> Image:
-    """rgb8 Image of an [H, W, 3] uint8 array. `stamp` is a builtin_interfaces/Time."""
+    """Return the rgb8 Image of an array [H, W, 3] uint8. `stamp` is a builtin_interfaces/Time."""
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ImageError(f"expected an [H, W, 3] uint8 array, got shape {rgb.shape} of {rgb.dtype}")
     message = Image()
@@ -137,7 +137,7 @@ def rgb_to_message(rgb: NDArray[np.uint8], *, stamp: Any, frame_id: str) -> Imag
 
 
 def _pixels(message: Image, encoding: _Encoding) -> NDArray[Any]:
-    """[H, W] or [H, W, C] view of the data of a message, padding left out; native or swapped byte order."""
+    """Return a view [H, W] or [H, W, C] of a message's data without padding, in native or swapped byte order."""
     height, width, step = message.height, message.width, message.step
     dtype = np.dtype(encoding.dtype).newbyteorder(">" if message.is_bigendian else "<")
     row_bytes = width * encoding.channels * dtype.itemsize
@@ -162,7 +162,7 @@ def _pixels(message: Image, encoding: _Encoding) -> NDArray[Any]:
 
 
 def _convert(pixels: NDArray[Any], to_rgb: int | None) -> NDArray[np.uint8]:
-    """[H, W, 3] uint8 RGB of pixels of 8 or 16 bits."""
+    """Convert pixels of 8 or 16 bits to RGB, [H, W, 3] uint8."""
     if not pixels.dtype.isnative:
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
     pixels = np.ascontiguousarray(pixels)  # OpenCV takes no rows with gaps; no copy where there are none

@@ -1,4 +1,4 @@
-"""The package's types to ROS messages and back. Numbers are cast, for generated messages refuse numpy's."""
+"""Conversions between the package's types and ROS messages. Numbers are cast: generated messages refuse numpy's."""
 
 from __future__ import annotations
 
@@ -32,48 +32,48 @@ class MessageError(ValueError):
 
 
 def time_ns(stamp: Time | Duration) -> int:
-    """Nanoseconds of a stamp or a duration."""
+    """Return the nanoseconds of a stamp or a duration."""
     return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
 
 
 def time_message(stamp_ns: int) -> Time:
-    """Stamp of nanoseconds since the epoch."""
+    """Return the stamp of nanoseconds since the epoch."""
     sec, nanosec = divmod(int(stamp_ns), NS_PER_S)
     return Time(sec=sec, nanosec=nanosec)
 
 
 def duration_message(duration_ns: int) -> Duration:
-    """Duration of nanoseconds; a negative one has negative seconds and positive nanoseconds, as ROS normalises it."""
+    """Return the duration of nanoseconds; a negative one has negative seconds and positive nanoseconds, as in ROS."""
     sec, nanosec = divmod(int(duration_ns), NS_PER_S)
     return Duration(sec=sec, nanosec=nanosec)
 
 
 def header(stamp_ns: int, frame_id: str) -> Header:
-    """Header of a stamp and a frame."""
+    """Return the header of a stamp and a frame."""
     return Header(stamp=time_message(stamp_ns), frame_id=frame_id)
 
 
 def pose_message(pose: NDArray[np.float64]) -> Pose:
-    """Pose of a [4, 4] matrix."""
+    """Return the Pose of a matrix [4, 4]."""
     (x, y, z), (qx, qy, qz, qw) = (values.tolist() for values in split_pose(pose))
     return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
 
 
 def pose_from_message(message: Pose) -> NDArray[np.float64]:
-    """[4, 4] of a Pose. Raises ValueError for a quaternion that is none."""
+    """Return the matrix [4, 4] of a Pose. Raises ValueError for a quaternion that is none."""
     p, q = message.position, message.orientation
     return pose_matrix((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
 
 
 def transform_message(parent_from_child: NDArray[np.float64], stamp_ns: int, parent: str, child: str) -> Any:
-    """TransformStamped of the [4, 4] pose of the child frame in the parent frame."""
+    """Return the TransformStamped of the pose [4, 4] of the child frame in the parent frame."""
     message = TransformStamped(header=header(stamp_ns, parent), child_frame_id=child)
     message.transform = _transform(parent_from_child)
     return message
 
 
 def transform_from_message(message: TransformStamped) -> NDArray[np.float64]:
-    """[4, 4] pose of the child frame in the header's frame."""
+    """Return the pose [4, 4] of the child frame in the header's frame."""
     t, q = message.transform.translation, message.transform.rotation
     return pose_matrix((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
 
@@ -81,7 +81,7 @@ def transform_from_message(message: TransformStamped) -> NDArray[np.float64]:
 def chunk_message(
     chunk: ActionChunk, trajectory: PoseTrajectory, *, base_frame: str, tool_frame: str, instruction: str
 ) -> ActionChunkMessage:
-    """ActionChunk of a prediction; `trajectory` is the whole chunk anchored at the image's stamp."""
+    """Return the ActionChunk of a prediction; `trajectory` is the whole chunk anchored at the image's stamp."""
     message = ActionChunkMessage()
     message.header = header(chunk.stamp_ns, base_frame)
     message.tool_frame = tool_frame
@@ -98,7 +98,7 @@ def chunk_message(
 
 
 def chunk_from_message(message: ActionChunkMessage) -> tuple[ActionChunk, PoseTrajectory]:
-    """The chunk and its poses in the base frame. Raises MessageError for a message that contradicts itself."""
+    """Return the chunk and its poses in the base frame. Raises MessageError for a message that contradicts itself."""
     horizon = message.horizon
     for name, expected in (
         ("deltas", horizon * ACTION_DIM),
@@ -130,7 +130,7 @@ def chunk_from_message(message: ActionChunkMessage) -> tuple[ActionChunk, PoseTr
 def selection_message(
     selection: TokenSelection, tool: ToolProjection | None, *, stamp_ns: int, frame_id: str
 ) -> TokenSelectionMessage:
-    """TokenSelection of one prediction. tool: where the tool frame is in the camera image, or why it is not."""
+    """Return the TokenSelection of one prediction. tool: where the tool frame is in the image, or why it is not."""
     message = TokenSelectionMessage()
     message.header = header(stamp_ns, frame_id)
     message.method = selection.method
@@ -149,7 +149,7 @@ def selection_message(
 
 
 def selection_from_message(message: TokenSelectionMessage) -> TokenSelection:
-    """The selection. Raises MessageError for a message that contradicts itself."""
+    """Return the selection. Raises MessageError for a message that contradicts itself."""
     indices = np.array(message.indices, dtype=np.int32)
     tokens = message.grid_rows * message.grid_cols
     if len(message.reasons) != len(indices):
@@ -167,7 +167,7 @@ def selection_from_message(message: TokenSelectionMessage) -> TokenSelection:
 
 
 def joint_trajectory_message(trajectory: JointTrajectoryArrays) -> JointTrajectory:
-    """JointTrajectory with positions and velocities and a stamped start."""
+    """Return a JointTrajectory with positions and velocities and a stamped start."""
     message = JointTrajectory(header=header(trajectory.stamp_ns, ""), joint_names=list(trajectory.joint_names))
     message.points = [
         JointTrajectoryPoint(
@@ -183,7 +183,7 @@ def joint_trajectory_message(trajectory: JointTrajectoryArrays) -> JointTrajecto
 
 
 def multi_dof_message(trajectory: PoseTrajectory, *, base_frame: str, tool_frame: str) -> MultiDOFJointTrajectory:
-    """The poses of the tool in the base frame with the velocity over the step that leads to each."""
+    """Return the poses of the tool in the base frame with the velocity over the step that leads to each."""
     message = MultiDOFJointTrajectory(header=header(trajectory.stamp_ns, base_frame), joint_names=[tool_frame])
     linear, angular = trajectory.segment_velocities()
     for due_ns, pose, v, w in zip(
@@ -197,7 +197,7 @@ def multi_dof_message(trajectory: PoseTrajectory, *, base_frame: str, tool_frame
 
 
 def path_message(trajectory: PoseTrajectory, base_frame: str) -> Path:
-    """Path of the tool, each pose stamped with the time it is due."""
+    """Return the Path of the tool, each pose stamped with the time it is due."""
     return Path(
         header=header(trajectory.stamp_ns, base_frame),
         poses=[
@@ -208,7 +208,7 @@ def path_message(trajectory: PoseTrajectory, base_frame: str) -> Path:
 
 
 def _pose_messages(poses: NDArray[np.float64]) -> list[Pose]:
-    """[T, 4, 4] as messages; all rotations in one call, for this is on the way of every chunk."""
+    """Return poses [T, 4, 4] as messages; all rotations in one call, because every chunk passes here."""
     quaternions = Rotation.from_matrix(poses[:, :3, :3]).as_quat(canonical=True)
     return [
         Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))

@@ -95,7 +95,7 @@ class SceneRenderer:
         )
 
     def draw(self) -> NDArray[np.uint8]:
-        """[H, W, 3] uint8 RGB of the state last taken. Reads neither model nor data, so physics may go on."""
+        """Draw the state last taken, [H, W, 3] uint8 RGB. It reads neither model nor data, so physics may go on."""
         if self._context is None:
             raise RuntimeError("the renderer is closed")
         pixels = np.empty((self._rect.height, self._rect.width, 3), np.uint8)
@@ -105,12 +105,12 @@ class SceneRenderer:
         return np.ascontiguousarray(pixels[::-1])  # OpenGL's first row is the lowest
 
     def render(self, data: mujoco.MjData) -> NDArray[np.uint8]:
-        """`update` and `draw`."""
+        """Take the state of `data` and draw it."""
         self.update(data)
         return self.draw()
 
     def segmentation(self, data: mujoco.MjData) -> NDArray[np.int32]:
-        """[H, W] int32, the id of the body seen in each pixel, 0 (the world) for table and background."""
+        """Return the id of the body seen in each pixel, [H, W] int32; 0 (the world) for table and background."""
         flags = self._scene.flags.copy()
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = 1
         self._scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1

@@ -28,7 +28,7 @@ _SEGMENTS = 10  # straight pieces the arm's joint targets follow within an actio
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step led to. terminated: the task is done. truncated: its time is over. info: reach error of the IK."""
+    """The outcome of a step. terminated: the task is done. truncated: its time is over. info: reach error of the IK."""
 
     terminated: bool
     truncated: bool
@@ -36,7 +36,7 @@ class StepResult:
 
 
 class TabletopEnv:
-    """One episode after the other, at 5 Hz, deterministic for a seed. Use as a context manager when rendering.
+    """The tabletop, one episode after the other at 5 Hz, deterministic for a seed. A context manager when rendering.
 
     Actions are [7] as robot/conventions.py defines them; they move the commanded pose, not the measured one, as a
     controller does, so that lag does not add up. Pictures are plain unless asked for otherwise, as simulator_node's
@@ -97,11 +97,11 @@ class TabletopEnv:
         return StepResult(self.succeeded, self.steps >= self.task.max_steps, {"reach_error": error})
 
     def render(self) -> NDArray[np.uint8]:
-        """[H, W, 3] uint8 RGB of the front camera, now."""
+        """Return the front camera's present picture, [H, W, 3] uint8 RGB."""
         return self._get_renderer().render(self.world.data)
 
     def segmentation(self) -> NDArray[np.int32]:
-        """[H, W] int32, the body seen in each pixel (see SceneRenderer.segmentation)."""
+        """Return the body seen in each pixel, [H, W] int32 (see SceneRenderer.segmentation)."""
         return self._get_renderer().segmentation(self.world.data)
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class TabletopEnv:
 
     @property
     def commanded_pose(self) -> NDArray[np.float64]:
-        """[4, 4] base_from_tool that the arm was told to reach last."""
+        """Pose base_from_tool [4, 4] that the arm was told to reach last."""
         return self._pose.copy()
 
     @property

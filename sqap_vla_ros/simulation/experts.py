@@ -1,4 +1,4 @@
-"""Scripted experts: from the world's state to the next action, without memory, for every task family.
+"""Scripted experts: functions from the world's state to the next action, without memory, for every task family.
 
 Having no memory makes them robust (any state is a fine start, so a policy can be corrected where it strayed) and lets
 `plan_actions` label an image with the whole chunk of actions that lies ahead, free of physics and noise.
@@ -27,7 +27,7 @@ OPEN, CLOSED = 1.0, 0.0
 
 
 def expert(task: Task, state: WorldState) -> NDArray[np.float64]:
-    """The next action [7] (see robot/conventions.py) towards the task's end."""
+    """Return the next action [7] (see robot/conventions.py) towards the task's end."""
     if task.family in (TaskFamily.OPEN_DRAWER, TaskFamily.CLOSE_DRAWER):
         return _move_drawer(task, state)
     if task.family != TaskFamily.PICK and task.succeeded(state):
@@ -40,7 +40,7 @@ def expert(task: Task, state: WorldState) -> NDArray[np.float64]:
 
 
 def plan_actions(task: Task, state: WorldState, horizon: int = 16) -> NDArray[np.float64]:
-    """The expert's next `horizon` actions [horizon, 7], rolled out with kinematics instead of physics.
+    """Return the expert's next `horizon` actions [horizon, 7], rolled out with kinematics instead of physics.
 
     Closed fingers hold what is between them, the drawer follows the hand, a released object drops: so much of the world
     is enough for labels without noise, in a millisecond.
@@ -91,7 +91,7 @@ def _carry(task: Task, state: WorldState) -> NDArray[np.float64]:
 
 
 def _put_down(task: Task, state: WorldState) -> tuple[NDArray[np.float64], float | None, float]:
-    """Where the object's centre goes (x, y), the hand's yaw there, and the height of the object's lower side."""
+    """Return where the object's centre goes (x, y), the hand's yaw there, and the height of the object's lower side."""
     if task.family == TaskFamily.MOVE_NEAR:
         return *_beside_reference(task, state), 0.004
     if task.family == TaskFamily.PLACE_IN_DRAWER:
@@ -101,7 +101,7 @@ def _put_down(task: Task, state: WorldState) -> tuple[NDArray[np.float64], float
 
 
 def _beside_reference(task: Task, state: WorldState) -> tuple[NDArray[np.float64], float]:
-    """A free spot beside the reference, and the yaw whose fingers open along the gap, not into the reference."""
+    """Return a free spot beside the reference, and the yaw whose fingers open along the gap, not into the reference."""
     reference = state.reference
     yaws = (0.0, np.pi / 2) if task.reference.shape != "bar" else (reference.yaw_rad + np.pi / 2,)
     best, best_cost = None, np.inf
@@ -156,7 +156,7 @@ def _action(
     *,
     max_move_m: float = MAX_MOVE_M,
 ) -> NDArray[np.float64]:
-    """A limited step towards a tool position, turning about the vertical on the way."""
+    """Return a limited step towards a tool position that also turns about the vertical."""
     move = np.asarray(goal_xyz_m) - state.tool_xyz_m
     length = float(np.linalg.norm(move))
     if length > max_move_m:
@@ -165,7 +165,7 @@ def _action(
 
 
 def _turn_to(state: WorldState, yaw_rad: float, period_rad: float) -> float:
-    """The shortest turn to `yaw_rad`, or an equivalent every `period_rad`, that keeps the wrist within its range."""
+    """Return the shortest turn to `yaw_rad`, or an equivalent every `period_rad`, that keeps the wrist in its range."""
     if period_rad == 0.0:
         return 0.0
     equivalents = yaw_rad + period_rad * np.arange(-6, 7)
@@ -175,7 +175,7 @@ def _turn_to(state: WorldState, yaw_rad: float, period_rad: float) -> float:
 
 
 def _roll(task: Task, state: WorldState, action: NDArray[np.float64], closing_steps: int) -> tuple[WorldState, int]:
-    """The state after one action, by kinematics; closing_steps: how many steps the hand has been told to close."""
+    """Return the state after one action, by kinematics; closing_steps: steps for which the hand was told to close."""
     tool = state.tool_xyz_m + action[:3]
     is_open = bool(action[6] > 0.5)
     moved = replace(
@@ -205,7 +205,7 @@ def _roll(task: Task, state: WorldState, action: NDArray[np.float64], closing_st
 
 
 def _drag(task: Task, before: WorldState, moved: WorldState) -> WorldState:
-    """The drawer after the hand moved: it goes where handle and fingers would overlap otherwise."""
+    """Return the state with the drawer moved as far as the hand pushes or pulls its handle."""
     tool, handle = moved.tool_xyz_m, before.handle_xyz_m
     if tool[2] > handle[2] + 0.03 or abs(tool[0] - handle[0]) > 0.06:
         return moved

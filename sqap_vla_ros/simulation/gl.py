@@ -30,7 +30,7 @@ class RenderingUnavailableError(RuntimeError):
 
 
 def create_context(width: int, height: int) -> tuple[Any, str]:
-    """An OpenGL context (make_current, free) for pictures of this size, and the name of its backend.
+    """Open an OpenGL context (make_current, free) for pictures of this size; return it and its backend's name.
 
     Raises:
         RenderingUnavailableError: there is none; the message says what to install.
@@ -76,7 +76,7 @@ def _working_backend() -> str:
 
 
 def _egl_opens() -> bool:
-    """Whether some EGL device gives a display that initialises: what MuJoCo's EGL context needs."""
+    """Return whether some EGL device gives a display that initialises, which MuJoCo's EGL context needs."""
     try:
         egl = ctypes.CDLL(ctypes.util.find_library("EGL") or "libEGL.so.1")
         egl.eglGetProcAddress.restype = ctypes.c_void_p

@@ -17,11 +17,13 @@ _LONGEST_INSTRUCTION = 80
 
 
 class TabletopGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float64]]):
-    """Observations: `image` [H, W, 3] uint8 of the front camera, `instruction` in words, and `gripper_pixel`, the tool
+    """The tabletop as a gymnasium environment.
+
+    Observations are `image` [H, W, 3] uint8 of the front camera, `instruction` in words, and `gripper_pixel`, the tool
     frame in the image (u, v), or (-1, -1) out of view.
 
-    Actions [7] as robot/conventions.py defines them. The reward is 1 when the task is done, which ends the episode, and
-    0 before. Options of `reset`: "family" (a task family) or "instruction" (the task in words); neither draws a task.
+    Actions are [7] as robot/conventions.py defines them. The reward is 1 when the task is done, which ends the episode,
+    and 0 before. Options of `reset`: "family" (a task family) or "instruction" (the task in words); neither draws a task.
 
     Raises RenderingUnavailableError at the first picture where the machine has no OpenGL.
     """
@@ -64,13 +66,13 @@ class TabletopGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float64]]):
         return self._observation(), {"family": str(task.family), "layout_seed": layout_seed}
 
     def step(self, action: NDArray[np.float64]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """One action of CONTROL_DT_S seconds. Raises ValueError when it is not 7 finite numbers."""
+        """Execute one action for CONTROL_DT_S seconds. Raises ValueError when it is not 7 finite numbers."""
         result = self.tabletop.step(action)
         info = {**result.info, "success": result.terminated}
         return self._observation(), float(result.terminated), result.terminated, result.truncated, info
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
-        """The camera's image, None without a render mode."""
+        """Return the camera's image, None without a render mode."""
         return self.tabletop.render() if self.render_mode else None
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What differs between episodes: where things are and how they look. Sampled from a seed, plain data, no physics."""
+"""Layouts: where things are and how they look in one episode, sampled from a seed. Plain data, no physics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REACH_Y_M = (-0.29, 0.10)
 
 @dataclass(frozen=True)
 class Variation:
-    """How far an episode's looks stray. The nominal camera and light are those of assets/tabletop.xml.
+    """Ranges that an episode's looks are drawn from. The nominal camera and light are those of assets/tabletop.xml.
 
     camera_jitter_m: standard deviation of the camera's position along each axis.
     light_range: factor on the lamp's brightness, uniform.
@@ -146,7 +146,7 @@ def _tint(rng: np.random.Generator, darkest: float) -> tuple[float, float, float
 
 
 def _scatter(rng: np.random.Generator, count: int, y_max: float, *, bowl_first: bool) -> list[tuple[float, float]]:
-    """`count` centres on the table, far enough apart; starts over when the table is too full to go on."""
+    """Draw `count` centres on the table, far enough apart; start over when the table is too full to go on."""
     while True:
         centres: list[tuple[float, float]] = []
         for _ in range(60 * count):

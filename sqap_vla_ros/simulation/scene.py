@@ -89,7 +89,7 @@ def build_model() -> mujoco.MjModel:
 
 
 def slot_geom(slot: int, shape: str) -> str:
-    """Name of the geom that gives slot `slot` the shape `shape`."""
+    """Return the name of the geom that gives slot `slot` the shape `shape`."""
     return f"object{slot}_{shape}"
 
 
@@ -110,7 +110,7 @@ def _add_object_slot(spec: mujoco.MjSpec, slot: int) -> None:
 
 
 def _add_bowl(spec: mujoco.MjSpec, segments: int = 16) -> None:
-    """A fixed bowl: a disc and a ring of slabs leaning outwards."""
+    """Add a fixed bowl: a disc and a ring of slabs leaning outwards."""
     body = spec.worldbody.add_body(name="bowl", pos=[-1.0, 0.5, -2.0])
     default = spec.find_default("furniture")
     body.add_geom(
@@ -154,7 +154,7 @@ def _add_table_materials(spec: mujoco.MjSpec) -> None:
 
 
 def _table_texture(name: str, size: int = 512) -> NDArray[np.uint8]:
-    """A tileable table top [size, size, 3] uint8, computed: the package ships no pictures."""
+    """Compute a tileable table top [size, size, 3] uint8: the package ships no pictures."""
     rng = np.random.default_rng(sum(map(ord, name)))
     y, x = np.mgrid[0:size, 0:size] * (2 * np.pi / size)
     wave = sum(

@@ -1,4 +1,4 @@
-"""The task families, their words and when they are done."""
+"""The task families: their words, and the detectors that tell when a task is done."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_STEPS = {
 
 @dataclass(frozen=True)
 class ObjectState:
-    """Where an object is. held: both fingers touch it while commanded to close; touched: any finger does."""
+    """The state of an object. held: both fingers touch it while commanded to close; touched: any finger does."""
 
     xyz_m: NDArray[np.float64]
     yaw_rad: float
@@ -41,7 +41,7 @@ class ObjectState:
 
 @dataclass(frozen=True)
 class WorldState:
-    """What detectors and experts may know (the policy sees none of it). Positions in the base frame, metres.
+    """The state that detectors and experts may know (the policy sees none of it). Positions in the base frame, metres.
 
     tool_xyz_m, tool_yaw_rad: the measured tool frame; finger_m: the measured opening of a finger.
     gripper_open: what the hand was last told.
@@ -64,7 +64,7 @@ class WorldState:
 
 @dataclass(frozen=True)
 class Task:
-    """A family and what it is about. `reference` matters for MOVE_NEAR only."""
+    """A family and the objects it is about. `reference` matters for MOVE_NEAR only."""
 
     family: TaskFamily
     target: ObjectKind
@@ -91,7 +91,7 @@ class Task:
         return MAX_STEPS[self.family]
 
     def succeeded(self, state: WorldState) -> bool:
-        """Whether the task is done in `state`. Objects must have been let go, except the one picked up."""
+        """Return whether the task is done in `state`. Objects must have been let go, except the one picked up."""
         target = state.target
         released = state.gripper_open and not target.touched
         match self.family:
@@ -114,14 +114,14 @@ class Task:
                 return released and bool(gap < BOWL_RADIUS_M and 0.01 < target.xyz_m[2] < 0.07)
 
 
-# Of the object families: whether the words name the target, and the reference.
+# Families whose words name the target, and those whose words name the reference.
 _NAMES_TARGET = frozenset(TaskFamily) - {TaskFamily.OPEN_DRAWER, TaskFamily.CLOSE_DRAWER}
 _NAMES_REFERENCE = frozenset({TaskFamily.MOVE_NEAR})
 
 
 @cache
 def _named_kinds() -> dict[str, tuple[TaskFamily, tuple[ObjectKind, ...]]]:
-    """Every instruction there is, with the objects it names."""
+    """Return every instruction there is, with the objects it names."""
     kinds = [ObjectKind(colour, shape) for colour in COLOURS for shape in SHAPES]
     known: dict[str, tuple[TaskFamily, tuple[ObjectKind, ...]]] = {}
     for family in TaskFamily:
@@ -132,12 +132,12 @@ def _named_kinds() -> dict[str, tuple[TaskFamily, tuple[ObjectKind, ...]]]:
 
 
 def every_instruction() -> list[str]:
-    """All that can be asked for on this tabletop."""
+    """Return every instruction that this tabletop knows."""
     return list(_named_kinds())
 
 
 def parse_instruction(instruction: str) -> tuple[TaskFamily, tuple[ObjectKind, ...]]:
-    """The family and the objects that an instruction names: none, the target, or target and reference.
+    """Return the family and the objects that an instruction names: none, the target, or target and reference.
 
     Raises:
         ValueError: this tabletop knows no such task; the message gives an example of each.

@@ -1,4 +1,4 @@
-"""The physics of the tabletop, apart from who commands it: an environment step by step, or a node in real time."""
+"""The physics of the tabletop. An environment drives it step by step, or a node in real time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ReachError(ValueError):
 
 
 def tool_pose(xyz_m: NDArray[np.float64], yaw_rad: float = 0.0) -> NDArray[np.float64]:
-    """Pose [4, 4] of a tool that points straight down, turned by `yaw_rad` about the vertical."""
+    """Return the pose [4, 4] of a tool that points straight down, turned by `yaw_rad` about the vertical."""
     cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
     pose = np.eye(4)
     pose[:3, :3] = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ _TOOL_DOWN
@@ -78,17 +78,17 @@ class TabletopWorld:
 
     @property
     def arm_position(self) -> NDArray[np.float64]:
-        """[7] measured joint angles, radians."""
+        """Measured joint angles [7], radians."""
         return self.data.qpos[self._arm_qpos].copy()
 
     @property
     def arm_velocity(self) -> NDArray[np.float64]:
-        """[7] measured joint velocities, radians per second."""
+        """Measured joint velocities [7], radians per second."""
         return self.data.qvel[self._arm_dof].copy()
 
     @property
     def finger_position(self) -> NDArray[np.float64]:
-        """[2] measured finger joints, metres from the centre."""
+        """Measured finger joints [2], metres from the centre."""
         return self.data.qpos[self._finger_qpos].copy()
 
     @property
@@ -97,14 +97,14 @@ class TabletopWorld:
 
     @property
     def base_from_tool(self) -> NDArray[np.float64]:
-        """[4, 4] measured tool frame, as of the last step."""
+        """Measured pose [4, 4] of the tool frame, as of the last step."""
         pose = np.eye(4)
         pose[:3, :3] = self.data.site_xmat[self._tool].reshape(3, 3)
         pose[:3, 3] = self.data.site_xpos[self._tool]
         return pose
 
     def body_pose(self, name: str) -> NDArray[np.float64]:
-        """[4, 4] pose of a body of the model, as of the last step."""
+        """Return the pose [4, 4] of a body of the model, as of the last step."""
         body = self.data.body(name)
         pose = np.eye(4)
         pose[:3, :3] = body.xmat.reshape(3, 3)
@@ -113,7 +113,7 @@ class TabletopWorld:
 
     @property
     def base_from_optical(self) -> NDArray[np.float64]:
-        """[4, 4] the camera's optical frame; fixed during an episode."""
+        """Pose [4, 4] of the camera's optical frame; fixed during an episode."""
         return world_from_optical(self.data, self._camera)
 
     @property
@@ -121,7 +121,7 @@ class TabletopWorld:
         return float(np.deg2rad(self.model.cam_fovy[self._camera]))
 
     def state(self, target: int = 0, reference: int = 1) -> WorldState:
-        """What the task's detector and expert look at.
+        """Return the state that the task's detector and expert look at.
 
         target, reference: numbers of the layout's objects; others than the task's own ask about another task.
         """
@@ -188,7 +188,7 @@ class TabletopWorld:
     # -- kinematics -------------------------------------------------------------------------------------------------
 
     def forward(self, position_rad: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Tool pose [4, 4] at joint angles [7]; does not touch the world's state."""
+        """Return the tool pose [4, 4] at joint angles [7]; the world's state stays as it is."""
         scratch = self._scratch
         scratch.qpos[self._arm_qpos] = position_rad
         mujoco.mj_kinematics(self.model, scratch)
@@ -200,7 +200,7 @@ class TabletopWorld:
     def inverse(
         self, pose: NDArray[np.float64], seed_rad: NDArray[np.float64], *, iterations: int = 40
     ) -> tuple[NDArray[np.float64], float]:
-        """Joint angles [7] whose tool pose is nearest to `pose` [4, 4], and the largest error left (metres, radians).
+        """Return joint angles [7] whose tool pose is nearest to `pose` [4, 4], and the largest error left (m, rad).
 
         Damped least squares from `seed_rad`, drawn towards the home posture in the null space, within joint limits.
         """
@@ -228,7 +228,7 @@ class TabletopWorld:
         return position, error
 
     def reach(self, pose: NDArray[np.float64], seed_rad: NDArray[np.float64]) -> NDArray[np.float64]:
-        """As `inverse`, but a pose missed by more than 2 mm or 0.5 degrees raises ReachError."""
+        """Do `inverse`, but raise ReachError for a pose missed by more than 2 mm or 0.5 degrees."""
         position, _ = self.inverse(pose, seed_rad, iterations=100)
         metres, radians = pose_distance(pose, self.forward(position))
         if metres > 2e-3 or radians > np.deg2rad(0.5):

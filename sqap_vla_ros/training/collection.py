@@ -39,7 +39,7 @@ _SEGMENTED = (320, 240)
 
 @dataclass(frozen=True)
 class CollectionConfig:
-    """How demonstrations are gathered. frames: per shard; kept: frames kept of an episode; variations: in turn."""
+    """Settings of the collection. frames: per shard; kept: frames kept of an episode; variations: taken in turn."""
 
     shards: int = 84
     frames: int = 768
@@ -59,12 +59,12 @@ class CollectionConfig:
             raise ValueError(f"shards, frames and kept must be positive, got {self.shards}, {self.frames}, {self.kept}")
 
     def variation(self, shard: int) -> Variation:
-        """Of the scenes of one shard."""
+        """Return the variation of the scenes of one shard."""
         return VARIATIONS[self.variations[shard % len(self.variations)]]
 
 
 class Recorder:
-    """Turns the world's present state into one frame of a shard."""
+    """Turns the world's present state into frames of a shard."""
 
     def __init__(self, env: TabletopEnv) -> None:
         self.env = env
@@ -110,7 +110,7 @@ class Recorder:
         )
 
     def _cover(self) -> NDArray[np.uint8]:
-        """[256, len(COVER)] share of each patch, 0 … 255; the handle as a bump around its projection."""
+        """Return the share [256, len(COVER)] of each patch, 0 … 255; the handle is a bump around its projection."""
         column = self._column[self._renderer.segmentation(self.env.world.data)]
         width, height = _SEGMENTED
         patches = column.reshape(GRID, height // GRID, GRID, width // GRID).swapaxes(1, 2).reshape(GRID * GRID, -1)
@@ -129,7 +129,7 @@ class Recorder:
 
 
 def expert_shard(config: CollectionConfig, shard: int) -> dict[str, NDArray]:  # type: ignore[type-arg]
-    """The frames of one shard from disturbed expert episodes."""
+    """Return the frames of one shard from disturbed expert episodes."""
     rng = np.random.default_rng((config.seed, shard))
     with TabletopEnv(variation=config.variation(shard)) as env:
         recorder = Recorder(env)
@@ -176,7 +176,7 @@ def _expert_episode(
 
 
 def stack(frames: list[dict[str, NDArray]]) -> dict[str, NDArray]:  # type: ignore[type-arg]
-    """Frames as arrays with a leading axis."""
+    """Stack frames into arrays with a leading axis."""
     return {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
 
 

@@ -1,4 +1,4 @@
-"""Corrections: states that the policy itself gets into, with what the expert would do there.
+"""Corrections: states that the policy gets itself into, labelled with what the expert would do there.
 
 Source: Ross et al., "A reduction of imitation learning and structured prediction to no-regret online learning"
 (DAgger, 2011). The policy acts, the expert labels; several worlds take turns, so that the policy predicts for all of
@@ -22,7 +22,7 @@ from sqap_vla_ros.training.collection import FIRST_SEED, LABELS, CollectionConfi
 from sqap_vla_ros.training.labels import FAMILIES, Asked, draw
 
 _WORLDS = 6
-_KEPT = 0.7  # of the decisions
+_KEPT = 0.7  # share of the decisions
 _EXECUTED = (2, 10)  # actions of a chunk, drawn anew each time: any phase of the motion may become a decision
 _OVERTIME = 1.2
 _TURNS = (*FAMILIES, TaskFamily.MOVE_NEAR, TaskFamily.PLACE_IN_BOWL)  # the hardest twice
@@ -37,13 +37,13 @@ class _World:
         self.recorder = Recorder(self.env)
 
     def begin(self, seed: int, rng: np.random.Generator) -> None:
-        """A new episode."""
+        """Begin a new episode."""
         self.env.reset(seed, _TURNS[seed % len(_TURNS)])
         self.noise_m = float(rng.choice((0.0, 0.006)))
         self.done = False
 
     def observation(self) -> Observation:
-        """What the policy sees."""
+        """Return what the policy sees."""
         return Observation(self.env.render(), 0, self.env.task.instruction)
 
     def follow(self, deltas: NDArray[np.float64], rng: np.random.Generator) -> bool:
@@ -64,7 +64,7 @@ class _World:
 
 
 def correction_shard(config: CollectionConfig, shard: int, *, checkpoint: Path) -> dict[str, NDArray]:  # type: ignore[type-arg]
-    """The frames of one shard from episodes of the policy in `checkpoint`."""
+    """Return the frames of one shard from episodes of the policy in `checkpoint`."""
     torch.set_num_threads(1)
     policy = load_checkpoint(checkpoint)
     rng = np.random.default_rng((config.seed, shard, 1))

@@ -25,7 +25,7 @@ from sqap_vla_ros.training.packed import PackedPrompts, common_prefix
 _COLOURS, _SHAPES = tuple(COLOURS), tuple(SHAPES)
 _NAMES_TARGET = np.array([f not in (TaskFamily.OPEN_DRAWER, TaskFamily.CLOSE_DRAWER) for f in FAMILIES])
 _MOVE_NEAR = FAMILIES.index(TaskFamily.MOVE_NEAR)
-# Where the hand is to bring things; -1: nowhere in particular.
+# Columns of COVER that the hand brings things to; -1: none in particular.
 _GOAL = np.array(
     [
         {
@@ -40,22 +40,22 @@ _GOAL = np.array(
 _HANDLE, _HAND = COVER.index("handle"), COVER.index("hand")
 WORDS = (len(FAMILIES), len(_COLOURS) + 1, len(_SHAPES) + 1, len(_COLOURS) + 1, len(_SHAPES) + 1)
 SEGMENTS = len(_COLOURS) + len(_SHAPES) + len(COVER) - COVER.index("hand")
-POSE = 18  # numbers of `Batch.pose`
-PLACE = 5  # of `Batch.place`
+POSE = 18  # numbers in `Batch.pose`
+PLACE = 5  # numbers in `Batch.place`
 # the middle and half width of where things are, so that regression targets are of order one
 _XYZ_MIDDLE, _XYZ_SCALE = np.array([0.45, -0.08, 0.05]), 0.1
 _FARTHEST = 4.0  # in that scale: an object that fell off the table must not outweigh all others
 
 
 def tabletop_statistics() -> ActionStatistics:
-    """The range of the experts' actions: what a chunk of the shipped policy is scaled with."""
+    """Return the range of the experts' actions, with which chunks of the shipped policy are scaled."""
     bound = np.array([MAX_MOVE_M] * 3 + [0.0, 0.0, MAX_TURN_RAD, 1.0])
     return ActionStatistics(-bound, bound, np.array([True] * 6 + [False]), dt_s=CONTROL_DT_S)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B pictures, K instructions each.
+    """A batch of B pictures with K instructions each.
 
     image: [B, 3, size, size] uint8. chunk: [B, K, 16, 7] normalised. words: [B, K, 5] class numbers of family, the
     target's colour and shape, the reference's (the last class: not named). segments: [B, N, SEGMENTS] in 0 … 1.
@@ -77,7 +77,7 @@ class Batch:
     placed: Tensor
 
     def to(self, device: str) -> Batch:
-        """The same on another device."""
+        """Return the batch on another device."""
         moved = {name: getattr(self, name).to(device) for name in self.__dataclass_fields__ if name != "prompts"}
         prompts = self.prompts
         moved["prompts"] = PackedPrompts(prompts.prefix.to(device), prompts.own.to(device), prompts.lengths.to(device))
@@ -85,7 +85,7 @@ class Batch:
 
     @staticmethod
     def joined(parts: Sequence[Batch]) -> Batch:
-        """Batches of the same prefix and padding as one."""
+        """Join batches of the same prefix and padding."""
         names = [name for name in Batch.__dataclass_fields__ if name != "prompts"]
         together = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         prompts = PackedPrompts(
@@ -97,11 +97,11 @@ class Batch:
 
 
 class Demonstrations:
-    """All frames of some shards. Draw batches with `batches`."""
+    """All frames of some shards; `batches` draws from them."""
 
     def __init__(self, shards: Sequence[Path], tokenize: PromptTokenizer) -> None:
         if not shards:
-            raise ValueError("no shards of demonstrations: collect some first (`sqap-vla collect`)")
+            raise ValueError("no shards of demonstrations: collect some first (`sqap-vla train` does)")
         self._images = [np.load(path / "image.npy", mmap_mode="r") for path in shards]
         self._shard = np.concatenate([np.full(len(im), i) for i, im in enumerate(self._images)])
         self._row = np.concatenate([np.arange(len(im)) for im in self._images])
@@ -117,13 +117,13 @@ class Demonstrations:
         return len(self._row)
 
     def batches(self, size: int, steps: int, seed: int) -> Iterator[Batch]:
-        """`steps` batches of `size` frames drawn with replacement."""
+        """Yield `steps` batches of `size` frames drawn with replacement."""
         rng = np.random.default_rng(seed)
         for _ in range(steps):
             yield self.batch(rng.choice(len(self), size))
 
     def batch(self, index: NDArray[np.int64]) -> Batch:
-        """The frames at `index`."""
+        """Return the frames at `index` as a batch."""
         image = np.stack([self._images[self._shard[i]][self._row[i]] for i in index])
         cover = self._cover[index].astype(np.float32) / 255.0
         asked = self._asked[index].astype(np.int64)
@@ -147,7 +147,7 @@ class Demonstrations:
         )
 
     def _kinds_of_asked(self) -> NDArray[np.int64]:
-        """[F, K, 5] what the words of each instruction name."""
+        """Return what the words of each instruction name, [F, K, 5]."""
         family, target, reference = self._asked.astype(np.int64).transpose(2, 0, 1)
         frames = np.arange(len(family))[:, None]
         names_target, names_reference = _NAMES_TARGET[family], family == _MOVE_NEAR
@@ -177,8 +177,11 @@ class Demonstrations:
         self._word_lengths = lengths.reshape(self._kind_words.shape[:2])
 
     def _pose(self, index: NDArray[np.int64], asked: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
-        """[B, K, POSE]: target xyz and cos, sin of twice its yaw, reference xyz, bowl xy, tool xyz, cos, sin of the
-        tool's yaw, finger, drawer, handle x."""
+        """Return the pose targets [B, K, POSE] and which of them are known.
+
+        They are target xyz and cos, sin of twice its yaw, reference xyz, bowl xy, tool xyz, cos, sin of the tool's yaw,
+        finger, drawer, handle x.
+        """
         count = asked.shape[1]
         frames = np.arange(len(index))[:, None]
         objects, scene = self._objects[index], self._scene[index]
@@ -240,7 +243,7 @@ def _instruction(words: tuple[int, ...]) -> str:
 
 
 def _segments(cover: NDArray[np.float32], kinds: NDArray[np.int8]) -> NDArray[np.float32]:
-    """[B, N, SEGMENTS]: patches by colour, by shape, then hand, arm, drawer, cabinet, bowl, handle."""
+    """Return [B, N, SEGMENTS]: patches by colour, by shape, then hand, arm, drawer, cabinet, bowl, handle."""
     slots = kinds.shape[1]
     colour = (kinds[:, :, :1] == np.arange(len(_COLOURS))).astype(np.float32)
     shape = (kinds[:, :, 1:] == np.arange(len(_SHAPES))).astype(np.float32)

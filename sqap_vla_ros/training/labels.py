@@ -1,4 +1,4 @@
-"""What one picture is a label for: the expert's chunks for several instructions that make sense in the same state.
+"""Labels of one picture: the expert's chunks for several instructions that make sense in the same state.
 
 One picture with six instructions teaches the policy to listen: what tells the labels apart is in the words alone.
 """
@@ -20,7 +20,7 @@ FAMILIES = tuple(TaskFamily)
 _DRAWER = (TaskFamily.OPEN_DRAWER, TaskFamily.CLOSE_DRAWER)
 _ON_TABLE_M = 0.05  # an object whose centre is higher is held, or lies on something
 _FAR_M = 0.16  # between objects that are not near each other yet
-# How often a family is drawn for a second label: those with few candidates more often.
+# A family is drawn for a second label in this proportion: those with few candidates more often.
 _WEIGHT = {
     TaskFamily.PICK: 1.0,
     TaskFamily.MOVE_NEAR: 0.5,
@@ -40,7 +40,7 @@ class Asked:
     reference: int
 
     def task(self, layout: Layout) -> Task:
-        """The task in words and detectors."""
+        """Return the task about the objects of `layout`."""
         return Task(self.family, layout.objects[self.target].kind, layout.objects[self.reference].kind)
 
 
@@ -53,7 +53,7 @@ def chunk(world: TabletopWorld, asked: Asked, horizon: int = 16) -> NDArray[np.f
 
 
 def candidates(world: TabletopWorld) -> list[Asked]:
-    """Everything that could sensibly be asked for in the present state."""
+    """Return everything that makes sense to ask for in the present state."""
     assert world.layout is not None
     count = len(world.layout.objects)
     states = [world.state(slot, (slot + 1) % count) for slot in range(count)]
@@ -84,7 +84,7 @@ def candidates(world: TabletopWorld) -> list[Asked]:
 
 
 def _within_reach(state: WorldState) -> bool:
-    """Whether the target stands on the table, clear of the drawer and not in the bowl."""
+    """Return whether the target stands on the table, clear of the drawer and not in the bowl."""
     target = state.target.xyz_m
     if not -0.01 < target[2] < _ON_TABLE_M or target[1] > state.handle_xyz_m[1] - 0.03:
         return False
@@ -92,7 +92,7 @@ def _within_reach(state: WorldState) -> bool:
 
 
 def draw(world: TabletopWorld, own: Asked, count: int, rng: np.random.Generator) -> list[Asked]:
-    """`own` and up to `count - 1` others, `count` in all: too few candidates are repeated."""
+    """Draw `own` and up to `count - 1` other tasks; too few are repeated until there are `count`."""
     others = [asked for asked in candidates(world) if asked.task(world.layout) != own.task(world.layout)]  # type: ignore[arg-type]
     weight = np.array([_WEIGHT[asked.family] for asked in others])
     chosen = [own]

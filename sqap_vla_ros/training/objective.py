@@ -1,4 +1,4 @@
-"""What is minimised: CogACT's diffusion loss, and five auxiliary losses that a small model needs to get going.
+"""The training objective: CogACT's diffusion loss, and five auxiliary losses that a small model needs to get going.
 
 The diffusion loss alone leaves a small model deaf: it learns what a scene makes likely, not what it was told. The
 auxiliary read-outs use the simulator's knowledge, exist in training only, and are not part of the checkpoint.
@@ -21,7 +21,7 @@ from sqap_vla_ros.training.packed import Block, PackedOutput, packed_forward
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Factors of the auxiliary losses; `attention` 0 trains the control that nobody tells where to look.
+    """Factors of the auxiliary losses; `attention` 0 trains the control that is not told where to look.
 
     words: family, colours and shapes from the cognition token after the first layer. segments: what each patch shows,
     from the visual tokens. place: where the thing is that a patch shows, from its visual token. pose: where the things
@@ -59,7 +59,7 @@ def losses(
     weights: LossWeights,
     block_function: Block | None = None,
 ) -> dict[str, Tensor]:
-    """Each loss by name, unweighted. image: the batch's, perhaps augmented; block_function: see `packed_forward`."""
+    """Return each unweighted loss by name. image: the batch's, or augmented; block_function: as in `packed_forward`."""
     out = packed_forward(model, image, batch.prompts, block_function)
     return {
         "diffusion": diffusion_loss(model, sampler, out.cognition, batch.chunk, weights),
@@ -72,7 +72,7 @@ def losses(
 
 
 def total(parts: dict[str, Tensor], weights: LossWeights) -> Tensor:
-    """The weighted sum."""
+    """Return the weighted sum."""
     return (
         parts["diffusion"]
         + weights.words * parts["words"]
@@ -84,7 +84,7 @@ def total(parts: dict[str, Tensor], weights: LossWeights) -> Tensor:
 
 
 def diffusion_loss(model: CogACT, sampler: Sampler, cognition: Tensor, chunk: Tensor, weights: LossWeights) -> Tensor:
-    """Mean squared error of the predicted noise. cognition: [B, K, D]; chunk: [B, K, 16, 7]."""
+    """Return the mean squared error of the predicted noise. cognition: [B, K, D]; chunk: [B, K, 16, 7]."""
     head = model.action_head
     condition = cognition.flatten(0, 1).repeat(weights.repeats, 1)
     x0 = chunk.flatten(0, 1).repeat(weights.repeats, 1, 1)
@@ -98,7 +98,7 @@ def diffusion_loss(model: CogACT, sampler: Sampler, cognition: Tensor, chunk: Te
 
 
 def _squared(found: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean of the squared error."""
+    """Return the weighted mean of the squared error."""
     return ((found.float() - wanted).square() * weight).sum() / weight.sum().clamp(min=1.0)
 
 

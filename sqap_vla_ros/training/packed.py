@@ -22,7 +22,7 @@ SUPERVISED_LAYER = 1  # whose attention from the cognition token is taught where
 
 @dataclass(frozen=True)
 class PackedPrompts:
-    """Prompt ids split into what all share and what is each one's own.
+    """Prompt ids, split into the prefix that all share and the rest of each.
 
     prefix: [P] int64. own: [B, K, L] int64, padded on the right; lengths: [B, K].
     """
@@ -34,8 +34,11 @@ class PackedPrompts:
 
 @dataclass(frozen=True)
 class PackedOutput:
-    """cognition: [B, K, D]. visual: [B, N, D] what the decoder was given. words: [B, K, D] the cognition tokens after
-    the first layer. attention: [B, heads, K, N] log of the supervised layer's attention to the picture."""
+    """The outputs of a packed pass that the losses read.
+
+    cognition: [B, K, D]. visual: [B, N, D], as given to the decoder. words: [B, K, D], the cognition tokens after the
+    first layer. attention: [B, heads, K, N], log of the supervised layer's attention to the picture.
+    """
 
     cognition: Tensor
     visual: Tensor
@@ -44,7 +47,7 @@ class PackedOutput:
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """The ids all prompts begin with."""
+    """Return the ids that all prompts begin with."""
     shared = []
     for ids in zip(*prompts, strict=False):
         if len(set(ids)) > 1:
@@ -56,7 +59,7 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
 def packed_forward(
     model: CogACT, image: Tensor, prompts: PackedPrompts, block_function: Block | None = None
 ) -> PackedOutput:
-    """Cognition features of K instructions for each of B images [B, 3, size, size] (uint8, or float within 0 … 255).
+    """Compute cognition features of K instructions for each of B images [B, 3, size, size] (uint8, or float 0 … 255).
 
     block_function: `decoder_block`, or that compiled.
     """
@@ -99,7 +102,7 @@ def packed_forward(
 def decoder_block(
     layer: Any, heads: int, hidden: Tensor, cos: Tensor, sin: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One decoder layer: hidden states, scaled queries and keys.
+    """Run one decoder layer; return hidden states, scaled queries and keys.
 
     Attention is written out: on a CPU its backward pass costs two thirds of the fused one's.
     """
@@ -114,7 +117,7 @@ def decoder_block(
 
 
 def _last(layer: Any, heads: int, hidden: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
-    """The last layer, for the cognition tokens alone."""
+    """Run the last layer for the cognition tokens alone."""
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
     key = _rotate(_split(attention.k_proj(normed), heads), cos, sin)
@@ -127,12 +130,12 @@ def _last(layer: Any, heads: int, hidden: Tensor, cos: Tensor, sin: Tensor, bias
 
 
 def _split(values: Tensor, heads: int) -> Tensor:
-    """[B, S, D] to [B, heads, S, d]."""
+    """Reshape [B, S, D] to [B, heads, S, d]."""
     return values.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def _take(values: Tensor, rows: Tensor) -> Tensor:
-    """[B, S, D] at [B, K] to [B, K, D]."""
+    """Take rows [B, K] of values [B, S, D]."""
     return values.gather(1, rows.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 

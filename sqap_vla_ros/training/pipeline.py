@@ -1,4 +1,4 @@
-"""The shipped policy from nothing: demonstrations, imitation, corrections, imitation of both. Resumes at any point."""
+"""Training of the shipped policy: demonstrations, imitation, corrections, imitation of both. Resumes at any point."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Round:
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """Everything the result depends on, beside the machine's arithmetic."""
+    """Everything that the result depends on, beside the machine's arithmetic."""
 
     collection: CollectionConfig
     imitation: TrainingConfig
     rounds: tuple[Round, ...] = field(default_factory=tuple)
 
     def scaled(self, factor: float) -> PipelineConfig:
-        """Shards and steps times `factor`, at least one of each: to try the pipeline."""
+        """Return the configuration with shards and steps times `factor`, at least one of each, to try the pipeline."""
 
         def steps(training: TrainingConfig) -> TrainingConfig:
             return dataclasses.replace(training, steps=max(1, round(training.steps * factor)))
@@ -59,11 +59,11 @@ class PipelineConfig:
         )
 
     def seeded(self, seed: int) -> PipelineConfig:
-        """The same with other demonstrations, weights and noise."""
+        """Return the same with other demonstrations, weights and noise."""
         return self._mapped(lambda training: dataclasses.replace(training, seed=seed), seed)
 
     def without_attention(self) -> PipelineConfig:
-        """The control: no head is told where to look."""
+        """Return the control experiment, in which no head is told where to look."""
         loss = LossWeights(attention=0.0)
         return self._mapped(lambda training: dataclasses.replace(training, loss=loss), self.collection.seed)
 
@@ -75,7 +75,7 @@ class PipelineConfig:
         )
 
 
-# What the shipped checkpoint was trained with, but for what docs/model_card.md tells of the order of its data.
+# The shipped checkpoint was trained with this; docs/model_card.md tells how the order of its data differed.
 SHIPPED = PipelineConfig(
     collection=CollectionConfig(),
     imitation=TrainingConfig(steps=7400, final_rate=0.35),
@@ -146,7 +146,7 @@ def _worker(
     device: str,
     show: bool,
 ) -> None:
-    """One process of a training; a thread each: two threads on tensors this small wait for each other."""
+    """Train in one process, on one thread: two threads on tensors this small would wait for each other."""
     if device == "cpu":
         torch.set_num_threads(1)
     if jobs > 1:
@@ -169,6 +169,6 @@ def _worker(
 
 
 def shards_in(folders: Sequence[Path]) -> list[Path]:
-    """The whole shards of some folders, in order."""
+    """Return the finished shards of some folders, in order."""
     found = [sorted(folder.glob("shard[0-9][0-9][0-9][0-9]")) for folder in folders]
     return [path for shards in found for path in shards if path.is_dir()]

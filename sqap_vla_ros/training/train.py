@@ -34,7 +34,7 @@ _AVERAGE_EVERY = 4
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and how fast. rate: the peak of the cosine; average: decay of the averaged weights, per step.
+    """Settings of one training. rate: the peak of the cosine; average: decay of the averaged weights, per step.
 
     corrections: share of a batch drawn from the corrections where there are some. compiled: needs a C++ compiler.
     """
@@ -57,14 +57,14 @@ class TrainingConfig:
             raise ValueError(f"steps and batch must be positive, got {self.steps} and {self.batch}")
 
     def rate_at(self, step: int) -> float:
-        """Linear warm-up, then half a cosine down to `final_rate` of the peak."""
+        """Return the rate of a step: linear warm-up, then half a cosine down to `final_rate` of the peak."""
         done = step / self.steps
         cosine = self.final_rate + (1.0 - self.final_rate) * 0.5 * (1.0 + np.cos(np.pi * done))
         return float(self.rate * min(1.0, done / self.warmup + 0.01) * cosine)
 
 
 def new_model(config: PolicyConfig = TABLETOP, seed: int = 0) -> CogACT:
-    """Random weights that keep the variance of what passes: the published 0.02 would mute so narrow a decoder."""
+    """Make a model with random weights that keep the variance: the published 0.02 would mute so narrow a decoder."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = CogACT(config)
@@ -88,12 +88,12 @@ def new_model(config: PolicyConfig = TABLETOP, seed: int = 0) -> CogACT:
 
 
 def as_policy(model: CogACT, name: str = DATASET) -> CogACTPolicy:
-    """The model with the tabletop's statistics and tokenizer."""
+    """Return the model as a policy with the tabletop's statistics and tokenizer."""
     return CogACTPolicy(model, micro_tokenizer(), {DATASET: tabletop_statistics()}, provenance=Provenance(name))
 
 
 def augment(image: Tensor) -> Tensor:
-    """[B, 3, H, W] uint8 to float: brightness, contrast and colour, as lamps and cameras differ."""
+    """Vary brightness, contrast and colour as lamps and cameras do; [B, 3, H, W] uint8 becomes float."""
     batch = len(image)
     gain = (1.0 + 0.12 * torch.randn(batch, 1, 1, 1, device=image.device)) * (
         1.0 + 0.05 * torch.randn(batch, 3, 1, 1, device=image.device)
@@ -155,7 +155,7 @@ def train(
 
 
 class Learner:
-    """Weights in bfloat16 for the passes, in float32 for the optimiser and the average."""
+    """The model in training: weights in bfloat16 for the passes, in float32 for the optimiser and the average."""
 
     def __init__(self, config: TrainingConfig, device: str) -> None:
         self.config, self.device = config, device
@@ -179,7 +179,7 @@ class Learner:
                 tower.config._attn_implementation = "eager"
 
     def learn(self, parts: Sequence[Batch], step: int) -> dict[str, float]:
-        """One step of the optimiser on the frames of all parts together; returns the losses."""
+        """Take one step of the optimiser on the frames of all parts together; return the losses."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.rate_at(step)
         batch = Batch.joined(parts).to(self.device)
@@ -199,7 +199,7 @@ class Learner:
         return {name: float(value.detach()) for name, value in found.items()}
 
     def _collect_gradients(self) -> None:
-        """Gradients as float32 on the masters, averaged over the processes."""
+        """Put gradients on the masters as float32, averaged over the processes."""
         flat = torch.cat(
             [
                 torch.zeros(p.numel(), device=p.device) if p.grad is None else p.grad.flatten().float()
@@ -216,14 +216,14 @@ class Learner:
             master.grad = gradient.view_as(master)
 
     def save(self, path: Path, step: int) -> None:
-        """Everything a continuation needs; a file that is cut short never takes the name."""
+        """Write everything that a continuation needs; a file that is cut short never takes the name."""
         partial = path.with_suffix(".partial")
         state = {"step": step, "masters": [p.detach() for p in self._masters], "averaged": self.averaged}
         torch.save({**state, "optimizer": self._optimizer.state_dict()}, partial)
         partial.replace(path)
 
     def restore(self, path: Path, *, weights_only: bool = False) -> int:
-        """The step that was reached, 0 where there is no such file. weights_only: not the optimiser's."""
+        """Read a state; return its step, 0 where there is no such file. weights_only: without the optimiser's state."""
         if not path.is_file():
             return 0
         state = torch.load(path, weights_only=True, map_location=self.device)
@@ -237,7 +237,7 @@ class Learner:
 
 
 def export(model: CogACT, averaged: Sequence[Tensor], path: Path) -> None:
-    """The averaged weights (the first of `averaged`, in the model's order) as a checkpoint in bfloat16."""
+    """Write the averaged weights (the first of `averaged`, in the model's order) as a checkpoint in bfloat16."""
     copy = CogACT(model.config)
     with torch.no_grad():
         for parameter, value in zip(copy.parameters(), averaged, strict=False):

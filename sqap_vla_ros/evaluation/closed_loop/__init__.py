@@ -1,1 +1,1 @@
-"""Success in closed loop on the embedded simulator, every recipe on the same episodes."""
+"""Success in closed loop on the embedded simulator; every recipe runs the same episodes."""

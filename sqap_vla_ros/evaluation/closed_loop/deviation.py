@@ -1,4 +1,4 @@
-"""Cumulative action deviation over an episode (QVLA, Eq. 5 and Figure 3), teacher-forced.
+"""Teacher-forced action deviation, cumulated over an episode (QVLA, Eq. 5 and Figure 3).
 
 The reference policy's own episodes are the teacher: what it saw, chunk by chunk. Every method predicts on the same
 images with the same noise, so the deviation says what compression did to the actions, not where a trajectory that had
@@ -22,7 +22,7 @@ from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 @dataclass(frozen=True)
 class TaughtEpisode:
-    """What the reference saw and answered. observations, seeds and chunks in order."""
+    """An episode of the reference: what it saw and what it answered, in order."""
 
     suite: str
     family: str
@@ -34,7 +34,7 @@ class TaughtEpisode:
 
 @dataclass(frozen=True)
 class Deviation:
-    """Of one episode. distances: ||A' - A*|| of each chunk, over its normalised actions clipped to [-1, 1]."""
+    """The deviation of one episode. distances: ||A' - A*|| of each chunk (see `chunk_distance`)."""
 
     suite: str
     family: str
@@ -46,7 +46,7 @@ class Deviation:
 
 
 def teach(reference: Policy, env: TabletopEnv, suite: str, family: TaskFamily, seed: int) -> TaughtEpisode:
-    """An episode of the reference, its observations kept (about a megabyte each)."""
+    """Run an episode of the reference and keep its observations (about a megabyte each)."""
     reference.reset()
     episode = EpisodeRun(env, suite, family, seed, Execution())
     observations: list[Observation] = []
@@ -61,7 +61,7 @@ def teach(reference: Policy, env: TabletopEnv, suite: str, family: TaskFamily, s
 
 
 def deviation(policy: Policy, taught: TaughtEpisode) -> Deviation:
-    """How far the policy's answers are from the teacher's."""
+    """Measure how far the policy's answers are from the teacher's."""
     policy.reset()
     width = lockstep_width(policy, len(taught.observations))
     answers: list[ActionChunk] = []
@@ -76,7 +76,10 @@ def deviation(policy: Policy, taught: TaughtEpisode) -> Deviation:
 
 
 def cumulative_curve(episodes: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """Mean over episodes of the deviation summed up to each chunk; an episode that is over stays where it ended."""
+    """Return the mean over episodes of the deviation summed up to each chunk.
+
+    An episode that is over stays where it ended.
+    """
     longest = max(map(len, episodes), default=0)
     curves = [np.cumsum(np.pad(np.asarray(e, dtype=np.float64), (0, longest - len(e)))) for e in episodes]
     return np.mean(curves, axis=0) if curves else np.zeros(0)

@@ -1,4 +1,4 @@
-"""Episodes in the simulator under a policy: how chunks become motion, episodes in lockstep, what is recorded."""
+"""Episodes in the simulator under a policy: from chunks to motion, many episodes in lockstep, and their results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHUNKS_PER_EPISODE = 1000  # noise seeds of one episode: seed * CHUNKS_PER_EPISO
 
 @dataclass(frozen=True)
 class Execution:
-    """How chunks become motion.
+    """The way in which chunks become motion.
 
     horizon: actions executed between two images, 1 to 16.
     ensemble: `none`; `by_time` averages chunks about the same moment (robot/ensemble.py); `original` as published: one
@@ -62,7 +62,7 @@ class Execution:
             )
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values. Where nothing is late there is nothing to join: such studies go on with what they stored."""
+        """Return plain values. Where nothing is late there is nothing to join: older studies without it go on."""
         values = asdict(self)
         if self.latency_s == 0.0:
             del values["join"]
@@ -76,7 +76,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """One episode, as stored.
+    """The stored result of one episode.
 
     reason: why it ended: `success`, `time`, or `invalid action` where the policy's numbers were not finite.
     path_m: length of the tool's measured path. jerk_m_s3: root mean square of the third difference of the tool's
@@ -124,11 +124,11 @@ class EpisodeRun:
 
     @property
     def noise_seed(self) -> int:
-        """Of the next chunk; the same for every method."""
+        """The noise seed of the next chunk, the same for every method."""
         return self.seed * CHUNKS_PER_EPISODE + self.chunks
 
     def observe(self) -> Observation:
-        """What the policy is to look at now."""
+        """Return the observation that the policy acts on next."""
         env = self._env
         self._anchor = env.commanded_pose
         self._gripper_at_image = float(env.state.gripper_open)
@@ -175,7 +175,7 @@ class EpisodeRun:
         self._plan = (self._env.steps - first, motion.poses, motion.gripper)
 
     def result(self) -> EpisodeResult:
-        """What is stored of a finished episode."""
+        """Return what is stored of a finished episode."""
         path = np.array(self._path)
         jerk = rms_jerk(path, CONTROL_DT_S)
         return EpisodeResult(
@@ -199,7 +199,7 @@ class EpisodeRun:
         return not self.finished
 
     def _towards_plan(self) -> NDArray[np.float64]:
-        """The action that leads from the commanded pose to where the plan wants it next; none holds still."""
+        """Return the action from the commanded pose to the plan's next one; without a plan it holds still."""
         still = np.array([0.0] * 6 + [float(self._env.state.gripper_open)])
         if self._plan is None:
             return still
@@ -232,7 +232,7 @@ def run_episodes(
     seeds: Sequence[int],
     execution: Execution,
 ) -> list[EpisodeResult]:
-    """One episode for each seed, side by side in their own environment, predicted together.
+    """Run one episode for each seed, side by side in environments of their own, and predict for all of them together.
 
     Rows of a batch differ from single predictions by rounding alone (a test holds them together), so an episode does
     not depend on its neighbours; what is batched together is fixed by the seeds, so a run can be repeated exactly.
@@ -252,7 +252,7 @@ def run_episodes(
 def predict_together(
     policy: Policy, observations: Sequence[Observation], seeds: Sequence[int]
 ) -> list[tuple[ActionChunk, float]]:
-    """A chunk for each observation, and its share of the processor time in milliseconds.
+    """Return a chunk for each observation, and its share of the processor time in milliseconds.
 
     Only prompts of equal length share a batch: padded rows would take part in the scales of per-tensor quantisation.
     """

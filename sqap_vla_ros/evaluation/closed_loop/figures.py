@@ -17,13 +17,13 @@ from sqap_vla_ros.evaluation.closed_loop.statistics import Interval
 from sqap_vla_ros.evaluation.closed_loop.tables import MethodResult
 
 _DPI = 120
-_COLOURS = 10  # of the default cycle, before they repeat
+_COLOURS = 10  # the default cycle has as many before it repeats
 
 
 def success_figure(
     path: Path, rows: Sequence[MethodResult], title: str, words: Mapping[str, str] | None = None
 ) -> None:
-    """Success by method with its interval; the first row's, the reference, is drawn through."""
+    """Draw success by method with its interval; that of the first row, the reference, spans the whole height."""
     names = [(words or {}).get(row.method, row.method) for row in rows]
     width = 4.5 + 0.07 * max(map(len, names), default=0)  # names to the left of the axes, however long
     figure, axes = plt.subplots(figsize=(width, 0.9 + 0.3 * len(rows)), layout="constrained")
@@ -51,7 +51,7 @@ def sweep_figure(
     x_label: str,
     lines: Mapping[str, MethodResult] | None = None,
 ) -> None:
-    """Success along a parameter, a curve for each method. lines: methods without the parameter, drawn across."""
+    """Draw success along a parameter, one curve a method. lines: methods without the parameter, drawn across."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for number, (label, points) in enumerate(curves.items()):
         if not points:
@@ -76,7 +76,7 @@ def sweep_figure(
 
 
 def deviation_figure(path: Path, deviations: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> None:
-    """Cumulative action deviation over the chunks of an episode (QVLA, Figure 3)."""
+    """Draw the cumulative action deviation over the chunks of an episode (QVLA, Figure 3)."""
     figure, axes = plt.subplots(figsize=(9.5, 4.6), layout="constrained")
     ends = {}
     for number, (label, episodes) in enumerate(deviations.items()):
@@ -98,7 +98,7 @@ def deviation_figure(path: Path, deviations: Mapping[str, Sequence[Mapping[str, 
 
 
 def _limits(intervals: Sequence[Interval], values: np.ndarray) -> np.ndarray:
-    """[2, n] lengths of the bars below and above, percent."""
+    """Return the lengths [2, n] of the bars below and above, percent."""
     low = np.array([100 * interval.low for interval in intervals])
     high = np.array([100 * interval.high for interval in intervals])
     return np.maximum(0.0, np.stack([values - low, high - values]))

@@ -1,4 +1,4 @@
-"""What `sqap-vla evaluate` leaves behind: a table for the terminal, report.md, CSV and pictures."""
+"""The report of `sqap-vla evaluate`: a table for the terminal, Markdown, CSV and pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqap_vla_ros.evaluation.closed_loop.tables import markdown, method_results,
 
 
 def print_summary(store: Store, methods: Sequence[str], suite: str) -> None:
-    """Success in percent and the comparison with the first method, for the terminal."""
+    """Print success in percent and the comparison with the first method."""
     table = Table("method", title=f"Closed loop, {suite}")
     for heading in ("n", "success", "95 %", "diff.", "p", "jerk", "CPU ms"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -32,7 +32,7 @@ def print_summary(store: Store, methods: Sequence[str], suite: str) -> None:
 
 
 def write_report(store: Store, methods: Sequence[str], suite: str) -> Path:
-    """`<suite>.md`, `<suite>.csv` and the pictures, in the store's folder. Returns the Markdown file."""
+    """Write `<suite>.md`, `<suite>.csv` and the pictures into the store's folder; return the Markdown file."""
     from sqap_vla_ros.evaluation.closed_loop.figures import deviation_figure, success_figure  # plotting imports slowly
 
     rows = method_results(store, methods, suite)

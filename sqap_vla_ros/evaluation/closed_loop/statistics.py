@@ -21,7 +21,7 @@ class Interval:
 
 
 def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
-    """Success rate with Wilson's score interval (Wilson 1927). Raises ValueError where the counts make no sense."""
+    """Return the success rate with Wilson's score interval (Wilson 1927). Raises ValueError for impossible counts."""
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"successes must be within 0 and trials, and trials positive, got {successes} of {trials}")
     limits = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
@@ -30,7 +30,7 @@ def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> Inter
 
 @dataclass(frozen=True)
 class PairedOutcomes:
-    """The same episodes under two methods. ours_only: how many only ours did; both and neither likewise."""
+    """Outcomes of the same episodes under two methods. ours_only: episodes in which only ours succeeded; and so on."""
 
     both: int
     ours_only: int
@@ -48,12 +48,12 @@ class PairedOutcomes:
         return self.both + self.ours_only + self.reference_only + self.neither
 
     def mcnemar(self) -> float:
-        """Two-sided p-value of the exact McNemar test: is a discordant pair as likely one way as the other?"""
+        """Return the two-sided p-value of the exact McNemar test of equal success."""
         discordant = self.ours_only + self.reference_only
         return float(binomtest(self.ours_only, discordant).pvalue) if discordant else 1.0
 
     def difference(self, confidence: float = CONFIDENCE) -> Interval:
-        """Our success rate minus the reference's, with Newcombe's interval for paired proportions.
+        """Return our success rate minus the reference's, with Newcombe's interval for paired proportions.
 
         Method 10 of Newcombe, "Improved confidence intervals for the difference between binomial proportions based on
         paired data", Statistics in Medicine 17 (1998): Wilson's limits, combined with the correlation of the pairs.
@@ -68,7 +68,7 @@ class PairedOutcomes:
         return Interval(value, max(-1.0, value - below), min(1.0, value + above))
 
     def _correlation(self) -> float:
-        """Phi of the four-fold table, a positive one corrected for continuity as Newcombe does."""
+        """Return phi of the four-fold table; a positive one is corrected for continuity as Newcombe does."""
         ours, reference = self.both + self.ours_only, self.both + self.reference_only
         margins = ours * (self.pairs - ours) * reference * (self.pairs - reference)
         if not margins:

@@ -1,4 +1,4 @@
-"""Closed-loop runs of many methods: what is to be done, over processes, stored episode by episode, resumed.
+"""Closed-loop runs of many methods over several processes, stored episode by episode and resumed.
 
 `out/episodes/<method>.jsonl` has a line for each episode, `out/deviations/<method>.jsonl` one for each taught episode,
 `out/methods.json` says what each method is. Only the parent process writes, whole lines at a time, so that an
@@ -43,7 +43,7 @@ class ClosedLoopError(ValueError):
 
 @dataclass(frozen=True)
 class Method:
-    """What is measured. recipe: a name of `config/recipes` or a YAML file. name: also that of its files."""
+    """A policy under a recipe. recipe: a name of `config/recipes` or a YAML file. name: that of its files too."""
 
     name: str
     recipe: str
@@ -101,7 +101,7 @@ def study_units(
 
 @dataclass(frozen=True)
 class Group:
-    """Episodes that are run side by side, or taught episodes (`taught`)."""
+    """Episodes that are run side by side; with `taught`, episodes whose deviation is measured."""
 
     suite: str
     family: TaskFamily
@@ -111,14 +111,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one process does in one go with one loaded policy."""
+    """The work that one process does in one go with one loaded policy."""
 
     method: Method
     groups: tuple[Group, ...]
 
 
 class Store:
-    """The folder of results."""
+    """The folder in which a study keeps its results."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -126,7 +126,7 @@ class Store:
             (out / folder).mkdir(parents=True, exist_ok=True)
 
     def lock(self) -> int:
-        """A descriptor of the folder: whoever holds it may write here, until it is closed or its process ends."""
+        """Return a descriptor of the folder: its holder alone may write here, until it closes it or ends."""
         descriptor = os.open(self.out, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,11 +136,11 @@ class Store:
         return descriptor
 
     def episodes(self, method: str) -> list[dict[str, Any]]:
-        """Stored episodes of a method."""
+        """Return the stored episodes of a method."""
         return _read_lines(self.out / EPISODES / f"{method}.jsonl")
 
     def deviations(self, method: str) -> list[dict[str, Any]]:
-        """Stored deviations of a method."""
+        """Return the stored deviations of a method."""
         return _read_lines(self.out / DEVIATIONS / f"{method}.jsonl")
 
     def append(self, method: str, folder: str, rows: Iterable[dict[str, Any]]) -> None:
@@ -152,7 +152,7 @@ class Store:
             os.fsync(file.fileno())
 
     def methods(self) -> dict[str, dict[str, Any]]:
-        """What is known about each method, by name."""
+        """Return what is known about each method, by name."""
         path = self.out / METHODS
         return json.loads(path.read_text()) if path.is_file() else {}
 
@@ -271,7 +271,7 @@ def run_units(
 def _messages(
     workers: Sequence[Any], results: Any, problems: dict[str, str], stop_at: float | None
 ) -> Iterator[tuple[str, str, Any]]:
-    """What the workers report, until all have ended or time is up."""
+    """Yield what the workers report, until all have ended or time is up."""
     while stop_at is None or time.monotonic() < stop_at:
         try:
             yield results.get(timeout=0.5)
@@ -335,7 +335,7 @@ def _work(tasks: Any, results: Any, reference: Method) -> None:
 
 
 def load(method: Method) -> tuple[Policy, dict[str, Any]]:
-    """The policy of a method on one thread, and what it is."""
+    """Load the policy of a method on one thread; return it and a description."""
     import torch
 
     from sqap_vla_ros.compression.bops import Definition, relative_bops, workload_of
@@ -360,7 +360,7 @@ def load(method: Method) -> tuple[Policy, dict[str, Any]]:
 
 
 def identity(method: Method) -> dict[str, Any]:
-    """What must not change between the runs of one study."""
+    """Return what must not change between the runs of one study."""
     from sqap_vla_ros.compression.load import applied_recipe, checkpoint_digest
     from sqap_vla_ros.shipped import SHIPPED
 
@@ -375,7 +375,7 @@ def identity(method: Method) -> dict[str, Any]:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line that was cut off while being written is removed from it."""
+    """Read a JSON-lines file; a last line that was cut off while being written is removed from it."""
     if not path.is_file():
         return []
     data = path.read_bytes()

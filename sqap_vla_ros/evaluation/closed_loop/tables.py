@@ -1,4 +1,4 @@
-"""Results of closed-loop runs as rows of numbers, Markdown and CSV. docs/benchmark.md says what each column means."""
+"""Results of closed-loop runs as rows of numbers, Markdown and CSV. docs/benchmark.md explains the columns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAMILY_WORDS = {
 
 @dataclass(frozen=True)
 class MethodResult:
-    """A method on a suite.
+    """The results of one method on one suite: a row of the report.
 
     success: over all episodes. families: by family, None without episodes. against: success minus the reference's on
     the episodes both did, with its interval; p_value: exact McNemar. Means are over episodes: path_m and steps over
@@ -50,7 +50,7 @@ class MethodResult:
     bops_7b: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """One flat line, rates in percent."""
+        """Return one flat line, rates in percent."""
         line: dict[str, Any] = {"method": self.method, "suite": self.suite, "episodes": self.episodes}
         line |= _percent("success", self.success)
         for family, interval in self.families.items():
@@ -67,7 +67,7 @@ class MethodResult:
 def method_results(
     store: Store, methods: Sequence[str], suite: str, reference: str | None = None
 ) -> list[MethodResult]:
-    """A row for every method that has episodes.
+    """Return a row for every method that has episodes.
 
     reference: whom the others are compared with; the first of `methods` unless given.
     """
@@ -111,7 +111,7 @@ def method_results(
 
 
 def markdown(rows: Sequence[MethodResult], words: Mapping[str, str] | None = None) -> str:
-    """The rows as a table. words: what methods are called in it."""
+    """Return the rows as a Markdown table. words: method -> its name in the table."""
     columns = [
         "method",
         "n",
@@ -144,7 +144,7 @@ def markdown(rows: Sequence[MethodResult], words: Mapping[str, str] | None = Non
 
 
 def write_csv(path: Path, rows: Sequence[MethodResult]) -> None:
-    """One line a row, every number that there is."""
+    """Write one line a row, with every number that there is."""
     with path.open("w", newline="") as file:
         lines = [row.to_dict() for row in rows]
         writer = csv.DictWriter(file, list(lines[0]) if lines else ["method"])

@@ -32,7 +32,7 @@ _LEGIBLE_WIDTH = 320
 
 
 def overlay_of(frame: ReplayFrame, record: FrameRecord, run: RecipeRun, *, caption: str = "") -> NDArray[np.uint8]:
-    """The frame with its kept tokens, the gripper's patch and the chunk projected into the image; [H, W, 3] uint8.
+    """Draw kept tokens, the gripper's patch and the chunk's path on a frame; return [H, W, 3] uint8.
 
     Images too small to draw on are enlarged by a whole factor first.
     """
@@ -62,7 +62,7 @@ def overlay_of(frame: ReplayFrame, record: FrameRecord, run: RecipeRun, *, capti
 def worst_pictures(
     bag_path: Path, spec: ReplaySpec, runs: Sequence[RecipeRun], count: int
 ) -> list[tuple[str, int, float, NDArray[np.uint8]]]:
-    """(recipe, frame, distance, overlay) of the `count` frames of each recipe farthest from the first one's."""
+    """Return (recipe, frame, distance, overlay) of each recipe's `count` frames farthest from the first recipe's."""
     wanted = [(run, index, error) for run in runs[1:] for index, error in worst_frames(run, runs[0], count)]
     by_index = {run.recipe: {record.index: record for record in run.records} for run in runs}
     pictures = {}
@@ -81,7 +81,7 @@ def worst_pictures(
 
 
 def write_video(path: Path, bag_path: Path, spec: ReplaySpec, run: RecipeRun, *, show: bool = True) -> bool:
-    """The overlay of every predicted frame at the recording's own pace; False where there are fewer than two."""
+    """Write the overlay of every predicted frame at the recording's pace; return False for fewer than two frames."""
     by_index = {record.index: record for record in run.records if record.selection is not None}
     if len(by_index) < 2:
         return False
@@ -110,12 +110,12 @@ def _shrink(image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
 
 
 def _even(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """H.264 wants even sides."""
+    """Crop to even sides, which H.264 needs."""
     return image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
 
 
 def latency_figure(summaries: Sequence[dict[str, Any]], control_rate_hz: float) -> Figure:
-    """Median milliseconds by stage for each recipe, its p95, and the control period."""
+    """Draw median milliseconds by stage for each recipe, its p95, and the control period."""
     figure, axis = plt.subplots(figsize=(7.5, 0.6 + 0.45 * len(summaries)), layout="constrained")
     names = [summary["recipe"] for summary in summaries]
     stages = [stage for stage in summaries[0]["latency_ms"] if stage != "total"]
@@ -142,7 +142,7 @@ def latency_figure(summaries: Sequence[dict[str, Any]], control_rate_hz: float) 
 
 
 def tokens_figure(summaries: Sequence[dict[str, Any]]) -> Figure:
-    """Mean kept tokens by reason for each recipe."""
+    """Draw mean kept tokens by reason for each recipe."""
     figure, axis = plt.subplots(figsize=(7.5, 0.6 + 0.45 * len(summaries)), layout="constrained")
     names = [summary["recipe"] for summary in summaries]
     left = np.zeros(len(names))
@@ -159,7 +159,7 @@ def tokens_figure(summaries: Sequence[dict[str, Any]]) -> Figure:
 
 
 def error_figure(runs: Sequence[RecipeRun]) -> Figure:
-    """Distance from the reference frame by frame, and summed over each episode (QVLA, Figure 3)."""
+    """Draw the distance from the reference frame by frame, and summed over each episode (QVLA, Figure 3)."""
     figure, (single, cumulative) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     reference = {record.index: record for record in runs[0].records if record.deltas is not None}
     start_ns = min(record.stamp_ns for record in runs[0].records)
@@ -182,7 +182,7 @@ def error_figure(runs: Sequence[RecipeRun]) -> Figure:
 
 
 def difference_figure(summaries: Sequence[dict[str, Any]]) -> Figure:
-    """Millimetres and degrees between single actions and the reference's."""
+    """Draw millimetres and degrees between single actions and the reference's."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 0.8 + 0.4 * len(summaries)), layout="constrained", sharey=True)
     known = [summary for summary in summaries if summary["action_difference"]]
     names = [summary["recipe"] for summary in known]
@@ -198,7 +198,7 @@ def difference_figure(summaries: Sequence[dict[str, Any]]) -> Figure:
 
 
 def motion_figure(summaries: Sequence[dict[str, Any]], records: Sequence[FrameRecord]) -> Figure:
-    """Millimetres from where the recorded tool went, by time after the image."""
+    """Draw millimetres from where the recorded tool went, by time after the image."""
     figure, axis = plt.subplots(figsize=(7.5, 3), layout="constrained")
     dt_s = next((record.dt_s for record in records if record.dt_s > 0), 1.0)
     for summary in summaries:

@@ -1,4 +1,4 @@
-"""Many bags at once: one after the other, over local processes, or over a Ray cluster. The results are the same.
+"""Many bags: one after the other, over local processes, or over a Ray cluster, always with the same results.
 
 A bag is the unit of work. Every frame is on disk as soon as it is predicted, so a bag whose process or machine was lost
 is taken up where it stopped; with several machines, `out` must be a folder all of them see.
@@ -27,12 +27,12 @@ from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.serving.worker import WorkerConfig
 from sqap_vla_ros.shipped import SHIPPED
 
-_TRIES = 3  # of a bag whose process died under it
+_TRIES = 3  # a bag whose process died is tried so often
 
 
 @dataclass(frozen=True)
 class ReplayJob:
-    """One bag through several recipes.
+    """The replay of one bag through several recipes.
 
     recipes: the first one is the reference. worker: what to load; its recipe is replaced by each of `recipes`.
     out: folder of this bag's results.
@@ -56,7 +56,7 @@ class ReplayJob:
 
 @dataclass(frozen=True)
 class JobResult:
-    """summaries: as in report.json, empty when `error` says why the bag could not be replayed."""
+    """The result of a job. summaries: as in report.json, empty when `error` says why the bag could not be replayed."""
 
     job: ReplayJob
     summaries: list[dict[str, Any]]
@@ -119,7 +119,7 @@ def run_job(job: ReplayJob, *, show: bool = True) -> JobResult:
 
 
 def compression_of(worker: WorkerConfig) -> dict[str, str]:
-    """What was done to the policy, in words: "description", and what it was calibrated on as "calibration"."""
+    """Return in words what was done to the policy ("description") and what it was calibrated on ("calibration")."""
     if worker.factory:
         return {"description": f"made by {worker.factory}", "calibration": "unknown"}
     recipe = load_recipe(worker.recipe)
@@ -160,7 +160,7 @@ def _attempt(job: ReplayJob, *, show: bool = False) -> JobResult:
 
 
 def _over_processes(jobs: Sequence[ReplayJob], processes: int) -> list[JobResult]:
-    """A killed process breaks the whole pool; whatever was not finished then goes into a new one."""
+    """Replay in local processes. A killed process breaks the whole pool; unfinished bags then go into a new one."""
     results: dict[int, JobResult] = {}
     context = multiprocessing.get_context("spawn")  # forking a process with running threads may deadlock
     with tqdm(total=len(jobs), desc="bags", unit="bag") as bar:
@@ -181,7 +181,7 @@ def _over_processes(jobs: Sequence[ReplayJob], processes: int) -> list[JobResult
 
 
 def _over_ray(jobs: Sequence[ReplayJob], address: str) -> list[JobResult]:
-    """A worker that dies has its bag redone, by another one where there is one, from the last frame on disk."""
+    """Replay on a Ray cluster. A bag whose worker died goes on from the last frame on disk, on another worker."""
     try:
         import ray  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:

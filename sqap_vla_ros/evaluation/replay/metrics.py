@@ -1,4 +1,4 @@
-"""What a replay says about a recipe: latency, tokens, distance of its actions from a reference and from the recording.
+"""Measures of a replayed recipe: latency, tokens, distance of its actions from a reference and from the recording.
 
 All of it is open loop: the recorded camera goes on whatever the policy would have done. An action error here is no task
 success; it says what compression did to the actions on this robot's own images.
@@ -28,7 +28,7 @@ _FAILURES = 5  # different texts that are reported
 
 
 def summarise(run: RecipeRun, reference: RecipeRun, *, control_rate_hz: float) -> dict[str, Any]:
-    """Everything that is reported of one recipe, as plain numbers; None where there is nothing to measure.
+    """Return everything that is reported of one recipe, as plain numbers; None where there is nothing to measure.
 
     reference: the run its actions are compared with (the same run gives zeros). control_rate_hz: a prediction that
     takes longer than one period misses its deadline.
@@ -58,7 +58,7 @@ def summarise(run: RecipeRun, reference: RecipeRun, *, control_rate_hz: float) -
 
 
 def latency(records: Sequence[FrameRecord]) -> dict[str, dict[str, float]]:
-    """p50, p95, p99, max in milliseconds by stage; `total` is the whole prediction."""
+    """Return p50, p95, p99, max in milliseconds by stage; `total` is the whole prediction."""
     if not records:
         return {}
     stages = [stage for stage in records[0].timings_ms if stage != "total"]
@@ -68,7 +68,7 @@ def latency(records: Sequence[FrameRecord]) -> dict[str, dict[str, float]]:
 
 
 def kept_tokens(records: Sequence[FrameRecord]) -> dict[str, float]:
-    """Mean number of kept tokens by reason, and `total`."""
+    """Return the mean number of kept tokens by reason, and `total`."""
     with_tokens = [record.kept for record in records if record.selection is not None]
     if not with_tokens:
         return {}
@@ -78,7 +78,7 @@ def kept_tokens(records: Sequence[FrameRecord]) -> dict[str, float]:
 
 
 def ring_coverage(records: Sequence[FrameRecord]) -> dict[str, Any]:
-    """How often the gripper was in view, and why not where it was not (a count by reason, numbers stripped)."""
+    """Return the share of frames with the gripper in view, and a count by reason of the others (numbers stripped)."""
     observed = [record for record in records if record.instruction]
     why = Counter(record.note.split(":")[0] for record in observed if record.pixel is None)
     in_view = sum(record.pixel is not None for record in observed)
@@ -86,7 +86,7 @@ def ring_coverage(records: Sequence[FrameRecord]) -> dict[str, Any]:
 
 
 def action_difference(records: Iterable[FrameRecord], reference: Iterable[FrameRecord]) -> dict[str, Any] | None:
-    """How far the actions are from the reference's on the same frames; None where there is no common frame.
+    """Return how far the actions are from the reference's on the same frames; None where there is no common frame.
 
     translation_mm, rotation_deg: of single actions (mean, p95, max over frames and steps); end_translation_mm,
     end_rotation_deg: of whole chunks, all actions composed. gripper_disagreement: share of steps where one is open and
@@ -114,19 +114,19 @@ def action_difference(records: Iterable[FrameRecord], reference: Iterable[FrameR
 
 
 def frame_errors(pairs: Sequence[tuple[FrameRecord, FrameRecord]]) -> NDArray[np.float64]:
-    """||A' - A*|| of each pair, over all actions of the normalised chunks clipped to [-1, 1] as they are executed."""
+    """Return ||A' - A*|| of each pair of normalised chunks (see `chunk_distance`)."""
     return np.array([chunk_distance(_normalized(a), _normalized(b)) for a, b in pairs])
 
 
 def _end_difference(ours: FrameRecord, theirs: FrameRecord) -> tuple[float, float]:
-    """Millimetres and degrees between the ends of two chunks that start at the same pose."""
+    """Return millimetres and degrees between the ends of two chunks that start at the same pose."""
     a, b = (anchor_chunk(_deltas(record), np.eye(4), 0, record.dt_s).poses[-1] for record in (ours, theirs))
     angle = Rotation.from_matrix(a[:3, :3].T @ b[:3, :3]).magnitude()
     return 1e3 * float(np.linalg.norm(a[:3, 3] - b[:3, 3])), math.degrees(angle)
 
 
 def against_recording(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
-    """Where the chunk would have put the tool against where it went; None where the bag has no poses.
+    """Compare where the chunk would have put the tool with where it went; None where the bag has no poses.
 
     by_step_mm, by_step_deg: [T] means over frames, for every action whose due time lies within the recorded episode.
     still_mm: the same for a policy that never moves, the yardstick a useful policy has to beat. first_mm, mean_mm,
@@ -170,7 +170,7 @@ def against_recording(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
 
 
 def seams(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
-    """The jump where one chunk replaces the one before, unblended: millimetres and degrees between the two plans.
+    """Return the unblended jump where one chunk replaces the one before: mm and degrees between the two plans.
 
     Both are read at the first time the newer one has an action for. None without poses or with a single chunk.
     """
@@ -200,7 +200,7 @@ def jerk(record: FrameRecord) -> float:
 
 
 def episodes_of(records: Sequence[FrameRecord]) -> list[list[FrameRecord]]:
-    """Records split where the instruction changed, time began anew, or the camera paused.
+    """Split records where the instruction changed, time began anew, or the camera paused.
 
     A pause is longer than two seconds and than five usual gaps: bags of many clips may repeat an instruction.
     """
@@ -215,7 +215,7 @@ def episodes_of(records: Sequence[FrameRecord]) -> list[list[FrameRecord]]:
 
 
 def worst_frames(run: RecipeRun, reference: RecipeRun, count: int) -> list[tuple[int, float]]:
-    """(index, ||A' - A*||) of the frames farthest from the reference, worst first."""
+    """Return (index, ||A' - A*||) of the frames farthest from the reference, worst first."""
     pairs = _paired(run.records, reference.records)
     errors = frame_errors(pairs)
     order = np.argsort(-errors, kind="stable")[:count]
@@ -223,7 +223,7 @@ def worst_frames(run: RecipeRun, reference: RecipeRun, count: int) -> list[tuple
 
 
 def _paired(records: Iterable[FrameRecord], reference: Iterable[FrameRecord]) -> list[tuple[FrameRecord, FrameRecord]]:
-    """Frames that both predicted."""
+    """Return the frames that both predicted."""
     by_index = {record.index: record for record in reference if record.deltas is not None}
     return [(ours, by_index[ours.index]) for ours in records if ours.deltas is not None and ours.index in by_index]
 

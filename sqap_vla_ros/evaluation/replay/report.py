@@ -143,7 +143,7 @@ between normalised chunks, clipped as they are executed. Jumps are between chunk
 
 
 def _measures_table(runs: Sequence[RecipeRun], summaries: Sequence[dict[str, Any]]) -> str:
-    """Measures down, recipes across; rows that nobody has anything for are left out."""
+    """Return the table of measures (down) by recipes (across); rows without any value are left out."""
     rows = [_row("th", ["", *(run.recipe for run in runs)])]
     for group, measures in GROUPS.items():
         known = [measure for measure in measures if any(measure.read(summary) is not None for summary in summaries)]
@@ -154,7 +154,7 @@ def _measures_table(runs: Sequence[RecipeRun], summaries: Sequence[dict[str, Any
 
 
 def _latency_table(summaries: Sequence[dict[str, Any]]) -> str:
-    """Milliseconds by stage; the stages are those of any recipe, in order of execution."""
+    """Return the table of milliseconds by stage; the stages are those of any recipe, in order of execution."""
     stages = list(dict.fromkeys(stage for summary in summaries for stage in summary["latency_ms"]))
     if not stages:
         return ""
@@ -169,7 +169,7 @@ def _latency_table(summaries: Sequence[dict[str, Any]]) -> str:
 
 
 def _worst(runs: Sequence[RecipeRun], pictures: Sequence[tuple[str, int, float, NDArray[np.uint8]]]) -> str:
-    """The pictures, a row a recipe."""
+    """Return the pictures, a row a recipe."""
     sections = []
     for run in runs[1:]:
         figures = "".join(
@@ -197,7 +197,7 @@ def _recipes_table(summaries: Sequence[dict[str, Any]]) -> str:
 
 
 def _inputs_table(sources: dict[str, str], summary: dict[str, Any], max_age_s: float) -> str:
-    """Where every input came from, and what was missing or late."""
+    """Return the table of inputs: where each came from, and what was missing or late."""
     inputs = summary["inputs"]
     hidden = summary["ring"]["not_in_view"]
     facts = {

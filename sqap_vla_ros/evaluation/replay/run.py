@@ -1,4 +1,4 @@
-"""Replays a bag through a policy, frame by frame and without timing, one recipe after the other.
+"""The replay of a bag through a policy, frame by frame and without timing, one recipe after the other.
 
 Each recipe runs in the live node's own worker process, so that what is measured (memory, latency) and what is predicted
 are the live node's. Every frame is written as soon as it is predicted: an interrupted replay goes on where it stopped.
@@ -37,7 +37,7 @@ class ReplayError(ValueError):
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """What one recipe made of one frame of the bag; one line of `frames.jsonl`.
+    """The answer of one recipe to one frame of the bag; one line of `frames.jsonl`.
 
     deltas, normalized: [T, 7], None where there was no observation or the prediction failed (`problem` says why).
     pose: [4, 4] base_from_tool, None where the bag has none. kept: tokens by reason. policy_ms: the whole prediction.
@@ -167,7 +167,7 @@ def replay_recipe(
 
 
 def load_run(folder: Path, recipe: str) -> RecipeRun:
-    """A finished pass from its folder. Raises ReplayError where it is not finished."""
+    """Read a finished pass from its folder. Raises ReplayError where it is not finished."""
     try:
         summary = json.loads((folder / RUN).read_text())
         info = PolicyInfo(**{**summary["info"], "grid": tuple(summary["info"]["grid"])})
@@ -179,7 +179,7 @@ def load_run(folder: Path, recipe: str) -> RecipeRun:
 
 
 def frames_again(bag_path: Path, spec: ReplaySpec, wanted: set[int]) -> Iterator[ReplayFrame]:
-    """The frames with these indices once more, for pictures."""
+    """Yield the frames with these indices once more, for pictures."""
     if not wanted:
         return
     last = max(wanted)
@@ -192,7 +192,7 @@ def frames_again(bag_path: Path, spec: ReplaySpec, wanted: set[int]) -> Iterator
 
 
 class _Policy:
-    """The worker process, one frame at a time."""
+    """The worker process, given one frame at a time."""
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
@@ -204,7 +204,7 @@ class _Policy:
         self.info = ready.info
 
     def predict(self, frame: ReplayFrame) -> FrameRecord:
-        """What the policy makes of a frame. Raises ReplayError when the process is lost."""
+        """Predict on a frame. Raises ReplayError when the process is lost."""
         seen = FrameRecord(frame.index, frame.stamp_ns, frame.age_s, frame.new_episode, frame.problem, frame.note)
         observation = frame.observation
         if observation is None:
@@ -222,7 +222,7 @@ class _Policy:
         return _predicted(seen, event.chunk, event.policy_s)
 
     def peak_memory_mb(self) -> float:
-        """Largest resident memory the process ever had."""
+        """Return the largest resident memory that the process ever had."""
         for line in Path(f"/proc/{self._worker.pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
@@ -256,14 +256,14 @@ def _predicted(seen: FrameRecord, chunk: ActionChunk, policy_s: float) -> FrameR
 
 
 def _identity(bag: Bag, spec: ReplaySpec, worker: WorkerConfig) -> str:
-    """What must be the same for a replay to be continued."""
+    """Return a digest of what must be the same for a replay to be continued."""
     topics = sorted((topic.name, topic.type, topic.count) for topic in bag.topics.values())
     content = [str(bag.path.resolve()), bag.start_ns, bag.duration_s, topics, repr(spec), repr(worker)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _resume(folder: Path, identity: str) -> tuple[list[FrameRecord], bool]:
-    """The frames that were predicted before, and whether that was all of them."""
+    """Return the frames that were predicted before, and whether that was all of them."""
     run, frames = folder / RUN, folder / FRAMES
     if not run.exists():
         run.write_text(json.dumps({"identity": identity, "complete": False}))
@@ -286,7 +286,7 @@ def _resume(folder: Path, identity: str) -> tuple[list[FrameRecord], bool]:
 
 
 def _keep(done: list[FrameRecord], info: PolicyInfo) -> list[FrameRecord]:
-    """What need not be predicted again. A policy with a memory starts over where the broken-off episode began."""
+    """Return what need not be predicted again. A policy with a memory starts the broken-off episode over."""
     if not info.stateful or not done:
         return done
     starts = [position for position, record in enumerate(done) if record.new_episode]

@@ -1,4 +1,4 @@
-"""The numbers of a replay as tables: rows of the report, columns of recipes.csv and frames.csv, the terminal's summary.
+"""The numbers of a replay as tables: rows of the report, columns of recipes.csv and frames.csv, the terminal's table.
 
 docs/replay.md says what every one means.
 """
@@ -32,14 +32,14 @@ class Measure:
     terminal: str = ""
 
     def read(self, summary: dict[str, Any]) -> Any:
-        """The plain number; None where there was nothing to measure."""
+        """Return the plain number; None where there was nothing to measure."""
         value: Any = summary
         for key in self.path:
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
     def text(self, summary: dict[str, Any]) -> str:
-        """The number as shown."""
+        """Return the number as text."""
         value = self.read(summary)
         if value is None:
             return "–"
@@ -105,7 +105,7 @@ FRAME_COLUMNS = (
 
 
 def print_table(bag_path: Path, summaries: Sequence[dict[str, Any]]) -> None:
-    """The most important measures, for the terminal."""
+    """Print the most important measures."""
     shown = [measure for measure in MEASURES if measure.terminal]
     table = Table("recipe", title=f"Replay of {bag_path.name}")
     for measure in shown:
@@ -116,7 +116,7 @@ def print_table(bag_path: Path, summaries: Sequence[dict[str, Any]]) -> None:
 
 
 def write_recipes_csv(path: Path, summaries: Sequence[dict[str, Any]]) -> None:
-    """One line a recipe."""
+    """Write one line a recipe."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["recipe", *(measure.name for measure in MEASURES)])
@@ -124,7 +124,7 @@ def write_recipes_csv(path: Path, summaries: Sequence[dict[str, Any]]) -> None:
 
 
 def write_frames_csv(path: Path, runs: Sequence[RecipeRun]) -> None:
-    """One line a recipe and frame."""
+    """Write one line a recipe and frame."""
     reference = {record.index: record for record in runs[0].records if record.deltas is not None}
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -48,7 +48,7 @@ class TopicSummary:
 
 @dataclass(frozen=True)
 class BagMessage:
-    """time_ns: when it was recorded, nanoseconds. message: an instance of the ROS message class."""
+    """One recorded message. time_ns: when it was recorded. message: an instance of the ROS message class."""
 
     topic: str
     time_ns: int
@@ -97,12 +97,12 @@ class Bag:
         return max(0, self._reader.end_time - self._reader.start_time) / NS_PER_S
 
     def of_type(self, *types: str) -> list[TopicSummary]:
-        """Topics of these types ("sensor_msgs/msg/Image"), most messages first."""
+        """Return the topics of these types ("sensor_msgs/msg/Image"), most messages first."""
         found = [topic for topic in self._topics.values() if topic.type in types]
         return sorted(found, key=lambda topic: (-topic.count, topic.name))
 
     def choose(self, asked: str | None, types: Collection[str], what: str, option: str) -> TopicSummary | None:
-        """The topic to use as `what`: the one asked for, or the only one of these types; None when there is none.
+        """Return the topic to use as `what`: the one asked for or the only one of these types; None if there is none.
 
         Raises BagError where the one asked for is missing or of another type, or where there are several.
         """
@@ -122,7 +122,7 @@ class Bag:
         return candidates[0] if candidates else None
 
     def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
-        """Messages of these topics in recorded order, one at a time: memory does not grow with the bag.
+        """Yield messages of these topics in recorded order, one at a time: memory does not grow with the bag.
 
         Raises BagError in the middle of a bag that is damaged there, after everything before it was given out.
         """
@@ -141,7 +141,7 @@ class Bag:
             yield BagMessage(connection.topic, time_ns, message)
 
     def serialized(self, topics: Collection[str]) -> Iterator[tuple[str, int, bytes]]:
-        """(topic, recorded time, CDR bytes to publish as they are) in recorded order."""
+        """Yield (topic, recorded time, CDR bytes to publish as they are) in recorded order."""
         if self._reader.is2:
             connections = [connection for connection in self._reader.connections if connection.topic in topics]
             for connection, time_ns, raw in self._reader.messages(connections) if connections else ():
@@ -167,7 +167,7 @@ class Bag:
 
 
 def bag_path(path: str | Path) -> Path:
-    """The folder or file that `rosbags` opens. Raises BagError naming what is missing and the tool that repairs it."""
+    """Return the folder or file that `rosbags` opens. Raises BagError with what is missing and what repairs it."""
     given = Path(path).expanduser()
     if not given.exists():
         raise BagError(f"bag {given} does not exist: give a rosbag2 folder or a ROS 1 .bag file")
@@ -190,7 +190,7 @@ def bag_path(path: str | Path) -> Path:
 
 @cache
 def message_class(type_name: str) -> Any:
-    """The Python class of "package/msg/Name". Raises BagError where the package is not installed."""
+    """Return the Python class of "package/msg/Name". Raises BagError where the package is not installed."""
     package, _, name = _ROS2_NAMES.get(type_name, type_name).rpartition("/")
     try:
         return getattr(importlib.import_module(package.replace("/", ".")), name)
@@ -201,7 +201,7 @@ def message_class(type_name: str) -> Any:
 
 
 def to_ros(source: Any, target: Any) -> Any:
-    """A `rosbags` message as an instance of the ROS message class `target`, field by field.
+    """Convert a `rosbags` message to the ROS message class `target`, field by field.
 
     ROS 1 names differ in case (CameraInfo's K, D) and its headers have a sequence number that ROS 2 dropped.
     """

@@ -1,4 +1,4 @@
-"""From a recording to the observations a policy would have had: the live node's pairing, transforms and projection.
+"""The observations a policy would have had on a recording, by the live node's pairing, transforms and projection.
 
 What the bag lacks is replaced where that can be done honestly and reported where it cannot: without `/tf` a pose topic
 or joint states with a URDF give the tool's pose; without camera_info the gripper has no pixel, so no ring; without any
@@ -60,7 +60,7 @@ class ReplayFrame:
 
 @dataclass
 class ReplayCounters:
-    """images: on the topic; used: after the stride; observed: handed out; stale: recorded too long after the stamp."""
+    """Counts of images. used: after the stride; observed: handed out; stale: recorded too long after the stamp."""
 
     images: int = 0
     used: int = 0
@@ -78,7 +78,7 @@ class ReplayCounters:
 
 @dataclass(frozen=True)
 class _Arrival:
-    """What was known when an image was read: its index, when it was recorded, the instruction then."""
+    """The circumstances of an image: its index, when it was recorded, the instruction then."""
 
     index: int
     recorded_ns: int
@@ -89,7 +89,7 @@ class _Arrival:
 
 
 class BagObservations:
-    """Iterate once over the frames of a bag, in order; memory does not grow with its length.
+    """The frames of a bag, to be iterated over once and in order; memory does not grow with its length.
 
     Raises BagError when made, where topics are missing or ambiguous, with what there is to choose from.
     """
@@ -138,7 +138,7 @@ class BagObservations:
 
     @property
     def sources(self) -> dict[str, str]:
-        """What each input is taken from, for the report."""
+        """The origin of each input, for the report."""
         pose = "none in the bag"
         if self.tf_topics or self.spec.static_transforms:
             pose = f"TF ({self.spec.base_frame} <- {self.spec.tool_frame})"
@@ -178,7 +178,7 @@ class BagObservations:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def _camera_info_topic(self) -> Any:
-        """The camera_info asked for, else the one beside the image, else the only one; None where there is none."""
+        """Return the camera_info asked for, else the one beside the image, else the only one, else None."""
         asked = self.spec.camera_info_topic
         if asked is None:
             namespace = self.image.name.removesuffix("/compressed").rpartition("/")[0]
@@ -197,7 +197,7 @@ class BagObservations:
         self._followed = ""  # instruction of the observation before; empty at the start of an episode
 
     def _goes_back(self, recorded: BagMessage) -> bool:
-        """Stamps of one stream that jump back: the recording, or what was recorded, began anew."""
+        """Return whether the stamps of a stream jump back: the recording, or what was recorded, began anew."""
         if recorded.topic in self.tf_topics:
             static = recorded.topic.endswith("tf_static")
             stamps = {t.child_frame_id: time_ns(t.header.stamp) for t in recorded.message.transforms if not static}
@@ -250,7 +250,7 @@ class BagObservations:
     # -- observing --------------------------------------------------------------------------------------------------
 
     def _ready(self, now_ns: int | None) -> Iterator[ReplayFrame]:
-        """Frames that can be observed, or given up, now that the recording was read up to now_ns (None: to its end)."""
+        """Yield frames that can be observed or given up, once the recording is read up to now_ns (None: its end)."""
         while self._waiting:
             arrival, frame = self._waiting[0]
             waited_s = np.inf if now_ns is None else (now_ns - arrival.recorded_ns) / NS_PER_S

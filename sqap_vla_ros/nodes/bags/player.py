@@ -1,4 +1,4 @@
-"""bag_player: plays a recording onto topics, with /clock, and records what the policy node answers.
+"""`bag_player`: a node that plays a recording onto topics, with /clock, and records what the policy node answers.
 
 The nodes it plays for run in simulated time (`use_sim_time`). Where rosbag2 is installed `ros2 bag play --clock` plays
 rosbag2 bags too; this node also plays ROS 1 bags, enables the policy before it starts and keeps its answers. Messages

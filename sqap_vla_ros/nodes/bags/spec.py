@@ -1,4 +1,4 @@
-"""What a replay reads from a recording, and how options and files say it."""
+"""The specification of a replay: topics, frames, instructions, and their forms in options and files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ StaticTransform = tuple[str, str, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class ReplaySpec:
-    """What to read and how frames are called. None for a topic: the only one of its type, where there is one.
+    """The topics to read and the names of frames. None for a topic: the only one of its type, where there is one.
 
     base_frame, tool_frame: as the policy node's parameters. instruction: used where the bag has no instruction topic.
     segments: (seconds since the bag's start, instruction), ascending; goes before `instruction`.

@@ -1,4 +1,4 @@
-"""Writes rosbag2 recordings (MCAP) that `ros2 bag play` and the rosbag2 tools read, without rosbag2."""
+"""A writer of rosbag2 recordings (MCAP) that `ros2 bag play` and the rosbag2 tools read; it does not need rosbag2."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class TopicRecorder:
 
 @cache
 def _typestore() -> Any:
-    """Message definitions of ROS 2 and of this package, for readers that have neither."""
+    """Return message definitions of ROS 2 and of this package, for readers that have neither."""
     typestore = get_typestore(Stores.ROS2_KILTED)
     for path in sorted(share_path("msg").glob("*.msg")):
         typestore.register(get_types_from_msg(path.read_text("utf-8"), f"sqap_vla_ros/msg/{path.stem}"))

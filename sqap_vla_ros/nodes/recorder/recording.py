@@ -1,4 +1,4 @@
-"""What a live run left behind, without ROS: the material of the video and the report."""
+"""The recording of a live run as plain data without ROS, from which the video and the report are made."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RecordedImage:
     tool: ToolProjection
 
     def rgb(self) -> NDArray[np.uint8]:
-        """[H, W, 3] uint8."""
+        """Return the image, [H, W, 3] uint8."""
         bgr = cv2.imdecode(np.frombuffer(self.jpeg, np.uint8), cv2.IMREAD_COLOR)
         return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
 
@@ -59,7 +59,7 @@ class JointCommand:
 
 @dataclass(frozen=True)
 class RecordedEpisode:
-    """From enabling the policy to disabling it. done_ns: when the task was done first; None when it never was."""
+    """The time from enabling the policy to disabling it. done_ns: when the task was first done, or None."""
 
     start_ns: int
     end_ns: int
@@ -105,31 +105,31 @@ class Recording:
 
     @property
     def instruction(self) -> str:
-        """What was asked for, each task once."""
+        """The instructions, each once."""
         return ", then ".join(dict.fromkeys(episode.instruction for episode in self.episodes))
 
     def episode_of(self, times_ns: Any) -> NDArray[np.intp]:
-        """Number of the newest episode that has begun at each time; 0 also before the first."""
+        """Return the number of the newest episode that has begun at each time; 0 also before the first."""
         starts_ns = np.array([episode.start_ns for episode in self.episodes[1:]], dtype=np.int64)
         return np.searchsorted(starts_ns, np.asarray(times_ns, dtype=np.int64), side="right")
 
     def seconds(self, times_ns: Any) -> NDArray[np.float64]:
-        """Times relative to `start_ns`."""
+        """Return times relative to `start_ns`."""
         return (np.asarray(times_ns, dtype=np.int64) - self.start_ns) / NS_PER_S
 
     def stage_names(self) -> list[str]:
-        """Stages of the latency in order of execution, without the total."""
+        """Return the stages of the latency in order of execution, without the total."""
         names: dict[str, None] = {}
         for chunk in self.chunks:
             names.update(dict.fromkeys(chunk.stages_ms))
         return [name for name in names if name != "total"]
 
     def stages(self, name: str) -> NDArray[np.float64]:
-        """[chunks] milliseconds of one stage; NaN where a chunk does not have it."""
+        """Return milliseconds [chunks] of one stage; NaN where a chunk does not have it."""
         return np.array([chunk.stages_ms.get(name, np.nan) for chunk in self.chunks])
 
     def kept_by_reason(self) -> dict[Reason, NDArray[np.int64]]:
-        """Reason -> [chunks] number of kept tokens; reasons that never occur are left out."""
+        """Return reason -> number of kept tokens [chunks]; reasons that never occur are left out."""
         counts = [Counter(chunk.selection.reasons.tolist() if chunk.selection else []) for chunk in self.chunks]
         by_reason = {reason: np.array([count[reason] for count in counts], dtype=np.int64) for reason in Reason}
         return {reason: values for reason, values in by_reason.items() if values.any()}
@@ -177,7 +177,7 @@ class Recording:
         return sent[-1] if sent else None
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of the run, for JSON. Latencies in ms, lengths in m, angles in rad."""
+        """Return the numbers of the run, for JSON. Latencies in ms, lengths in m, angles in rad."""
         overhead, age = (np.array([getattr(chunk, name) for chunk in self.chunks]) for name in ("overhead_ms", "age_s"))
         kept = [len(chunk.selection.indices) for chunk in self.chunks if chunk.selection]
         total = [int(np.prod(chunk.selection.grid)) for chunk in self.chunks if chunk.selection]

@@ -1,4 +1,4 @@
-"""What a person does at a run: switches the policy on and off, sets the simulated table again, sees the task done."""
+"""The operator's part of a run: switch the policy on and off, set the simulated table again, see the task done."""
 
 from __future__ import annotations
 

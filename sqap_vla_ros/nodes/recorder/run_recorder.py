@@ -1,4 +1,4 @@
-"""Watches the policy node, the camera and the arm during a run of one or more episodes; for demo and reports."""
+"""A recorder of the policy node, the camera and the arm during a run of one or more episodes; for demo and reports."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class RunRecorder:
         self.control.enable(False, timeout_s, check=check)
 
     def finish(self) -> Recording:
-        """The run so far."""
+        """Return the run so far."""
         self._close_episode()
         episodes = self._episodes or [RecordedEpisode(self._now_ns(), self._now_ns(), self.control.instruction)]
         camera = self._camera()

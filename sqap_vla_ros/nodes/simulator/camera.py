@@ -1,4 +1,4 @@
-"""The simulated camera: renders in a thread of its own, so that a slow picture does not hold up the arm."""
+"""The simulated camera, which renders in a thread of its own, so that a slow picture does not hold up the arm."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class SimulatorCamera:
 
 
 def camera_info(fovy_rad: float, width: int, height: int) -> CameraInfo:
-    """Calibration of an ideal camera: no distortion, image rectified as it is."""
+    """Return the calibration of an ideal camera: no distortion, image rectified as it is."""
     k = intrinsics(fovy_rad, width, height)
     message = CameraInfo(width=width, height=height, distortion_model="plumb_bob", d=[0.0] * 5)
     message.header.frame_id = OPTICAL_FRAME

@@ -32,7 +32,7 @@ class SimulatorFrames:
         self._parent_names = [model.body(parent).name for parent in self._parents]
 
     def publish_static(self, stamp_ns: int) -> None:
-        """The fixed frames, again after every reset: the camera stands a little differently in each episode."""
+        """Publish the fixed frames, again after every reset: the camera stands a little differently in each episode."""
         base_from_hand, base_from_link7 = self._world.body_pose("hand"), self._world.body_pose("link7")
         base_from_camera = self._world.base_from_optical @ invert_pose(LINK_FROM_OPTICAL)
         fixed = (
@@ -46,7 +46,7 @@ class SimulatorFrames:
         )
 
     def moving(self, stamp_ns: int) -> list[TransformStamped]:
-        """The links' transforms at the world's present state, whose kinematics must be current."""
+        """Return the links' transforms at the world's present state, whose kinematics must be current."""
         data = self._world.data
         rotations = data.xmat.reshape(-1, 3, 3)
         from_base = rotations[self._parents].transpose(0, 2, 1)  # [L, 3, 3]

@@ -106,7 +106,7 @@ class SimulatorNode(Node):
 
     @property
     def error(self) -> Exception | None:
-        """What ended a thread of the node, None while all is well."""
+        """The exception that ended a thread of the node, None while all is well."""
         return self._physics_error or self._camera.error
 
     # -- commands -----------------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ class SimulatorNode(Node):
 
 
 def _crossed(before_ns: int, now_ns: int, rate_hz: float) -> bool:
-    """Whether a multiple of the period lies in (before, now]."""
+    """Return whether a multiple of the period lies in (before, now]."""
     period_ns = NS_PER_S / rate_hz
     return int(now_ns // period_ns) > int(before_ns // period_ns)
 
