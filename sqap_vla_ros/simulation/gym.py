@@ -23,7 +23,7 @@ class TabletopGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float64]]):
     frame in the image (u, v), or (-1, -1) out of view.
 
     Actions are [7] as robot/conventions.py defines them. The reward is 1 when the task is done, which ends the episode,
-    and 0 before. Options of `reset`: "family" (a task family) or "instruction" (the task in words); neither draws a task.
+    and 0 before. Options of `reset`: "family" (a task family) or "instruction" (in words); neither draws a task.
 
     Raises RenderingUnavailableError at the first picture where the machine has no OpenGL.
     """
