@@ -12,6 +12,7 @@ from sqap_vla_ros.quantization.quantizers import QuantizedWeight, quantize_weigh
 
 BLOCK = 128
 DAMPING = 0.01  # share of the mean diagonal added to H
+PLAIN_SHARE = 0.1  # of the unweighted inputs in a gradient-weighted Hessian
 
 
 class Hessian:
@@ -21,9 +22,11 @@ class Hessian:
         self.sum = torch.zeros(channels, channels)
         self.tokens = 0
 
-    def add(self, x: torch.Tensor) -> None:
-        """Take in more inputs [..., K] of the linear."""
+    def add(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Take in more inputs [..., K] of the linear, each times the square root of its weight [...]."""
         x = x.reshape(-1, x.shape[-1]).float()
+        if weights is not None:
+            x = x * weights.reshape(-1, 1).float().sqrt()
         self.sum.addmm_(x.t(), x)
         self.tokens += x.shape[0]
 
@@ -33,6 +36,19 @@ class Hessian:
         if not self.tokens:
             raise ValueError("the Hessian saw no calibration input: give at least one observation")
         return self.sum * (2.0 / self.tokens)
+
+
+def blended_hessian(weighted: torch.Tensor, plain: torch.Tensor, plain_share: float = PLAIN_SHARE) -> torch.Tensor:
+    """Return weighted / tr(weighted) + plain_share * plain / tr(plain), [K, K].
+
+    weighted: second moment of the inputs, each token weighted by the squared gradient of the action at the linear's
+        output there: its errors are the ones that reach the action.
+    plain: the unweighted one, which keeps directions that few weighted tokens have from being neglected.
+    """
+    traces = weighted.trace(), plain.trace()
+    if not all(torch.isfinite(trace) and trace > 0 for trace in traces):
+        raise ValueError(f"the traces of the two Hessians must be positive, got {traces[0]:.3g} and {traces[1]:.3g}")
+    return weighted / traces[0] + plain_share * (plain / traces[1])
 
 
 def quantization_objective(weight: torch.Tensor, quantized: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
@@ -48,6 +64,7 @@ def gptq(
     *,
     group: int = 0,
     symmetric: bool = True,
+    mid_rise: bool = False,
     clip_search: bool = False,
 ) -> QuantizedWeight:
     """Quantise a weight [N, K] for inputs with second moment `hessian` [K, K].
@@ -59,7 +76,13 @@ def gptq(
     if hessian.shape != (columns, columns):
         raise ValueError(f"hessian must be [{columns}, {columns}] for this weight, got {tuple(hessian.shape)}")
     nearest = quantize_weight(
-        weight, bits, group=group, symmetric=symmetric, clip_search=clip_search, importance=hessian.diagonal()
+        weight,
+        bits,
+        group=group,
+        symmetric=symmetric,
+        mid_rise=mid_rise,
+        clip_search=clip_search,
+        importance=hessian.diagonal(),
     )
     factor = _inverse_cholesky(hessian)
     work = weight.float().t().contiguous()  # [K, N]: a column of the weight is a row here, in one piece
@@ -73,7 +96,7 @@ def gptq(
             index = (start + column) // size
             scale = nearest.scale[:, index]
             zero = None if nearest.zero_point is None else nearest.zero_point[:, index]
-            rounded = to_grid(block[column], scale, zero, bits)
+            rounded = to_grid(block[column], scale, zero, bits, mid_rise)
             values[start + column] = rounded
             restored = (rounded if zero is None else rounded - zero) * scale
             error = (block[column] - restored) / block_factor[column, column]

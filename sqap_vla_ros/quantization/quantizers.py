@@ -1,7 +1,8 @@
 """Numbers on a grid: scales, rounding, and the search for where to clip.
 
 Signed formats of b bits hold -(2^(b-1)-1) ... 2^(b-1)-1 when symmetric (4 bits: -7 ... 7), the whole two's-complement
-range when they carry a zero point. Values are int8 tensors here; `packing` makes them small.
+range when they carry a zero point, and the odd numbers -(2^b-1) ... 2^b-1 when they are mid-rise (2 bits: -3 -1 1 3,
+all four levels without a zero point). Values are int8 tensors here; `packing` makes them small.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ TokenQuantizer = Callable[[torch.Tensor, int, float, float | None], tuple[torch.
 _OFFSET = 192  # the middle of 128...256, where bfloat16's steps are 1
 
 
-def largest(bits: int) -> int:
-    """Return the largest magnitude of a symmetric format: 127, 7, 3 or 1."""
-    if bits not in (2, 3, 4, 8):
-        raise ValueError(f"bits must be 2, 3, 4 or 8, got {bits}")
-    return 2 ** (bits - 1) - 1
+def largest(bits: int, mid_rise: bool = False) -> int:
+    """Return the largest magnitude of a format without a zero point: 127, 7, 3 or 1 for 8, 4, 3 and 2 bits.
+
+    mid_rise: of the odd numbers instead, 15, 7 or 3 for 4, 3 and 2 bits.
+    """
+    if bits not in (2, 3, 4, 8) or (mid_rise and bits == 8):
+        raise ValueError(f"bits must be 2, 3, 4 or 8 (mid-rise: 2, 3 or 4), got {bits}")
+    return 2**bits - 1 if mid_rise else 2 ** (bits - 1) - 1
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class QuantizedWeight:
 
     values: [N, K] int8.
     scale: [N, G] float32, G groups of K / G input channels (1: one scale per row).
-    zero_point: [N, G] float32 holding integers, None when symmetric.
+    zero_point: [N, G] float32 holding integers, None when symmetric or mid-rise.
     bits: width of a value.
     """
 
@@ -52,18 +56,25 @@ class QuantizedWeight:
         return (grouped * self.scale[..., None]).view(rows, columns)
 
 
-def _grid(grouped: torch.Tensor, bits: int, symmetric: bool, clip: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _grid(
+    grouped: torch.Tensor, bits: int, symmetric: bool, mid_rise: bool, clip: float
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return scale and zero point, each [N, G, 1], of weights [N, G, K/G] whose range is shrunk by `clip`."""
-    if symmetric:
-        return (grouped.abs().amax(-1, keepdim=True) * (clip / largest(bits))).clamp_min(TINY), None
+    if symmetric or mid_rise:
+        return (grouped.abs().amax(-1, keepdim=True) * (clip / largest(bits, mid_rise))).clamp_min(TINY), None
     low = grouped.amin(-1, keepdim=True).clamp_max(0) * clip
     high = grouped.amax(-1, keepdim=True).clamp_min(0) * clip
     scale = ((high - low) / (2**bits - 1)).clamp_min(TINY)
     return scale, -(2 ** (bits - 1)) - torch.round(low / scale)
 
 
-def to_grid(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, bits: int) -> torch.Tensor:
+def to_grid(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, bits: int, mid_rise: bool = False
+) -> torch.Tensor:
     """Round x to the nearest integers of the grid (ties to even) and saturate; return them as floats."""
+    if mid_rise:
+        top = largest(bits, mid_rise)
+        return torch.floor(x / (2 * scale)).mul_(2).add_(1).clamp_(-top, top)
     if zero_point is None:
         top = largest(bits)
         return torch.round(x / scale).clamp_(-top, top)
@@ -77,12 +88,14 @@ def weight_grid(
     *,
     group: int = 0,
     symmetric: bool = True,
+    mid_rise: bool = False,
     clip_search: bool = False,
     importance: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return scale and zero point, [N, G] float32 each, of a weight matrix [N, K].
 
     group: input channels per scale; 0 for one scale per row. Must divide K.
+    mid_rise: odd levels, see the module's docstring; `symmetric` then says nothing.
     clip_search: for every row and group take the clipping in 1.0, 0.98 ... 0.22 with the least squared error.
     importance: [K] non-negative weights of that error, usually the mean squared input of each channel.
     """
@@ -95,7 +108,7 @@ def weight_grid(
     if columns % group:
         raise ValueError(f"weight_group {group} does not divide the {columns} input channels; use 0 (per row)")
     grouped = weight.float().view(rows, -1, group)
-    scale, zero_point = _grid(grouped, bits, symmetric, 1.0)
+    scale, zero_point = _grid(grouped, bits, symmetric, mid_rise, 1.0)
     if clip_search:
         per_channel = torch.ones(columns) if importance is None else importance.float()
         per_channel = per_channel.to(weight.device).view(1, -1, group)
@@ -103,7 +116,7 @@ def weight_grid(
         size = max(1, SEARCHED_AT_ONCE // columns)
         for rows_ in range(0, rows, size):
             part = slice(rows_, rows_ + size)
-            found, found_zero = _search_clip(grouped[part], bits, symmetric, per_channel)
+            found, found_zero = _search_clip(grouped[part], bits, symmetric, mid_rise, per_channel)
             scale[part] = found
             if zero_point is not None and found_zero is not None:
                 zero_point[part] = found_zero
@@ -111,14 +124,14 @@ def weight_grid(
 
 
 def _search_clip(
-    grouped: torch.Tensor, bits: int, symmetric: bool, per_channel: torch.Tensor
+    grouped: torch.Tensor, bits: int, symmetric: bool, mid_rise: bool, per_channel: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the grid of least error for every row and group of weights [N, G, K/G]; see `weight_grid`."""
-    scale, zero_point = _grid(grouped, bits, symmetric, 1.0)
+    scale, zero_point = _grid(grouped, bits, symmetric, mid_rise, 1.0)
     best = torch.full_like(scale, torch.inf)
     for step in range(CLIP_STEPS):
-        candidate, candidate_zero = _grid(grouped, bits, symmetric, 1.0 - 0.02 * step)
-        values = to_grid(grouped, candidate, candidate_zero, bits)
+        candidate, candidate_zero = _grid(grouped, bits, symmetric, mid_rise, 1.0 - 0.02 * step)
+        values = to_grid(grouped, candidate, candidate_zero, bits, mid_rise)
         if candidate_zero is not None:
             values -= candidate_zero
         error = (values.mul_(candidate).sub_(grouped).square_() * per_channel).sum(-1, keepdim=True)
@@ -136,16 +149,24 @@ def quantize_weight(
     *,
     group: int = 0,
     symmetric: bool = True,
+    mid_rise: bool = False,
     clip_search: bool = False,
     importance: torch.Tensor | None = None,
 ) -> QuantizedWeight:
     """Round a weight matrix [N, K] to nearest; parameters as in `weight_grid`."""
     scale, zero_point = weight_grid(
-        weight, bits, group=group, symmetric=symmetric, clip_search=clip_search, importance=importance
+        weight,
+        bits,
+        group=group,
+        symmetric=symmetric,
+        mid_rise=mid_rise,
+        clip_search=clip_search,
+        importance=importance,
     )
     rows, columns = weight.shape
     grouped = weight.float().view(rows, scale.shape[1], -1)
-    values = to_grid(grouped, scale[..., None], None if zero_point is None else zero_point[..., None], bits)
+    zero = None if zero_point is None else zero_point[..., None]
+    values = to_grid(grouped, scale[..., None], zero, bits, mid_rise)
     return QuantizedWeight(values.view(rows, columns).to(torch.int8), scale, zero_point, bits)
 
 

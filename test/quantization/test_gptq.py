@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sqap_vla_ros.quantization.gptq import Hessian, gptq, quantization_objective
+from sqap_vla_ros.quantization.gptq import Hessian, blended_hessian, gptq, quantization_objective
 from sqap_vla_ros.quantization.quantizers import quantize_weight
 
 
@@ -81,3 +81,35 @@ def test_a_wrong_hessian_and_degenerate_inputs_are_refused():
         gptq(torch.ones(2, 4), torch.eye(3), 4)
     with pytest.raises(ValueError, match="not finite"):
         gptq(torch.ones(2, 4), torch.full((4, 4), float("nan")), 4)
+
+
+def test_a_weighted_hessian_is_the_weighted_second_moment():
+    torch.manual_seed(0)
+    x, weights = torch.randn(3, 50, 6), torch.rand(3, 50)
+    hessian = Hessian(6)
+    hessian.add(x[:1], weights[:1])
+    hessian.add(x[1:], weights[1:])
+    expected = 2 / 150 * torch.einsum("bt,bti,btj->ij", weights, x, x)
+    torch.testing.assert_close(hessian.matrix, expected)
+
+
+def test_blending_is_invariant_to_the_scales_and_refuses_empty_ones():
+    torch.manual_seed(0)
+    weighted, plain = (torch.cov(torch.randn(5, 20)) for _ in range(2))
+    blended = blended_hessian(weighted, plain)
+    torch.testing.assert_close(blended, blended_hessian(weighted * 1e-6, plain * 1e3))
+    torch.testing.assert_close(blended.trace(), torch.tensor(1.1))
+    with pytest.raises(ValueError, match="traces of the two Hessians must be positive, got 0"):
+        blended_hessian(weighted * 0, plain)
+
+
+def test_mid_rise_gptq_stays_on_its_grid_and_beats_rounding():
+    torch.manual_seed(0)
+    x = torch.randn(400, 24) @ torch.randn(24, 24)
+    hessian, weight = Hessian(24), torch.randn(10, 24)
+    hessian.add(x)
+    found = gptq(weight, hessian.matrix, 2, mid_rise=True, clip_search=True)
+    nearest = quantize_weight(weight, 2, mid_rise=True, clip_search=True, importance=hessian.matrix.diagonal())
+    assert set(found.values.unique().tolist()) == {-3, -1, 1, 3}
+    ours, plain = (quantization_objective(weight, q.dequantize(), hessian.matrix).sum() for q in (found, nearest))
+    assert ours < 0.8 * plain

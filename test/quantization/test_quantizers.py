@@ -129,3 +129,21 @@ def test_activation_clip_search_prefers_no_clipping_for_two_levels_and_clips_gau
     assert search_activation_clip(two_levels, 4) == 1.0
     gaussian = torch.randn(64, 4096, generator=torch.Generator().manual_seed(0))
     assert search_activation_clip(gaussian, 4) < 0.9
+
+
+def test_mid_rise_uses_all_four_levels_of_two_bits():
+    weight = torch.randn(6, 50, generator=torch.Generator().manual_seed(3))
+    found = quantize_weight(weight, 2, mid_rise=True)
+    assert set(found.values.unique().tolist()) == {-3, -1, 1, 3}
+    levels = found.scale[..., None] * torch.tensor([-3.0, -1.0, 1.0, 3.0])  # [N, 1, 4]
+    nearest = (weight[..., None] - levels).abs().amin(-1)
+    torch.testing.assert_close((found.dequantize() - weight).abs(), nearest)  # brute force over the levels
+    assert (found.dequantize() - weight).norm() < 0.8 * (quantize_weight(weight, 2).dequantize() - weight).norm()
+
+
+def test_mid_rise_clip_search_never_errs_more_and_has_no_eight_bits():
+    weight = torch.randn(8, 200, generator=torch.Generator().manual_seed(4))
+    error = [(quantize_weight(weight, 2, mid_rise=True, clip_search=s).dequantize() - weight).norm() for s in (0, 1)]
+    assert error[1] < error[0]
+    with pytest.raises(ValueError, match="mid-rise"):
+        quantize_weight(weight, 8, mid_rise=True)
