@@ -12,21 +12,24 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 
 from sqap_vla_ros.quantization.backends.product import split_rows
 from sqap_vla_ros.quantization.backends.table import Backend
-from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
+from sqap_vla_ros.quantization.linear import ActivationQuantizer, IntegerLinear, use_backend
 
 
 class IntegerMlp(nn.Module):
     """The MLP down(silu(gate(x)) * up(x)) of three integer linears, [..., S, D] -> [..., S, D]."""
 
-    def __init__(self, gate: QuantizedLinear, up: QuantizedLinear, down: QuantizedLinear) -> None:
+    def __init__(self, gate: IntegerLinear, up: IntegerLinear, down: IntegerLinear) -> None:
         super().__init__()
+        assert gate.activation is not None
         self.gate_proj, self.up_proj, self.down_proj = gate, up, down
-        gate.activation.consumers = 1  # asked once, for both
+        self.activation = gate.activation  # gate's and up's, asked once for both
+        self.activation.consumers = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        values, scale = self.gate_proj.activation(x)
+        values, scale = self.activation(x)
         gate, up = self.gate_proj.product, self.up_proj.product
-        if self.down_proj.activation.text_bits is not None:  # it must see which rows are text
+        inner_quantizer = self.down_proj.activation
+        if inner_quantizer is not None and inner_quantizer.text_bits is not None:  # it must see which rows are text
             inner = gate.gated(up, values, scale)
             return self.down_proj(inner.view(*x.shape[:-1], inner.shape[-1]))
         parts = []
@@ -44,7 +47,8 @@ def prepare_inference(model: nn.Module, backend: str = "auto") -> Backend | None
     for layer in model.modules():
         if isinstance(layer, LlamaDecoderLayer):
             query = layer.self_attn.q_proj
-            if isinstance(query, QuantizedLinear) and query.activation.token_quantizer is not None:
+            quantizer = query.activation if isinstance(query, IntegerLinear) else None
+            if quantizer is not None and quantizer.token_quantizer is not None:
                 fuse_layer(layer)
     return used
 
@@ -61,14 +65,14 @@ def fuse_layer(layer: LlamaDecoderLayer) -> None:
         if shared is not None and isinstance(norm, LlamaRMSNorm) and bool((norm.weight == 1).all()):
             shared.rms_eps = norm.variance_epsilon
             setattr(layer, name, nn.Identity())
-    integer = [linear for linear in linears if isinstance(linear, QuantizedLinear) and linear.bias is None]
+    integer = [linear for linear in linears if isinstance(linear, IntegerLinear) and linear.bias is None]
     if len(integer) == 3 and _shared_quantizer(linears[:2]) is not None:
         layer.mlp = IntegerMlp(*integer)
 
 
 def _shared_quantizer(linears: list[nn.Module]) -> ActivationQuantizer | None:
     """Return the quantiser all these linears read through, if it works token by token on the tensor as it comes."""
-    quantizers = {linear.activation if isinstance(linear, QuantizedLinear) else None for linear in linears}
+    quantizers = {linear.activation if isinstance(linear, IntegerLinear) else None for linear in linears}
     (first, *others) = quantizers
     if others or first is None or first.granularity != "token" or first.rotation is not None:
         return None

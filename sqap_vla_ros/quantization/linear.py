@@ -134,25 +134,32 @@ class PackedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
 
 
-class QuantizedLinear(PackedLinear):
-    """A linear of integer weights and integer activations; the module's docstring has the formula.
+class IntegerLinear(nn.Module):
+    """The base of linears that multiply integers: it holds a product, which a backend prepares from the weights.
 
-    It starts on the backend that multiplies from packed weights; `use_backend` gives them to a faster one.
+    A linear starts on the backend that multiplies from packed weights; `use_backend` gives them to a faster one.
+
+    weight: the packed weights, None once a backend holds a copy of its own.
+    activation: quantises the inputs; None where they keep 16 bits.
     """
 
-    def __init__(self, weight: PackedWeight, activation: ActivationQuantizer, bias: torch.Tensor | None = None) -> None:
-        if weight.zero_point is not None or weight.scale.shape[1] != 1:
-            raise ValueError("an integer product needs symmetric weights with one scale per output channel")
-        super().__init__(weight, bias)
-        self.activation = activation
-        self.backend = FALLBACK.name
-        self._product: IntegerProduct | None = None
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+    in_features: int
+    out_features: int
+    activation: ActivationQuantizer | None = None
+    backend: str = FALLBACK.name
+    _product: IntegerProduct | None = None
+
+    def make_product(self, backend: Backend) -> IntegerProduct:
+        """Prepare the product from the packed weights."""
+        raise NotImplementedError
 
     def use_backend(self, backend: Backend) -> None:
         """Hand the weights to a backend; those that prepare their own copy replace the packed one."""
         if backend.name == self.backend:
             return
-        self._product = backend.make(self.quantized_weight().values, self.weight_scale[:, 0])
+        self._product = self.make_product(backend)
         self.backend = backend.name
         if not backend.keeps_packed:
             self.weight = None
@@ -160,16 +167,31 @@ class QuantizedLinear(PackedLinear):
     @property
     def product(self) -> IntegerProduct:
         """Return the integer product; until `use_backend` prepares it, the weights are unpacked on every call."""
-        if self._product is not None:
-            return self._product
-        return FALLBACK.make(self.quantized_weight().values, self.weight_scale[:, 0])
+        return self.make_product(FALLBACK) if self._product is None else self._product
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [..., S, K] to [..., S, N] in x's dtype."""
+        assert self.activation is not None
         y = self.product(*self.activation(x))
         if self.bias is not None:
             y += self.bias.to(y.dtype)
         return y.view(*x.shape[:-1], self.out_features)
+
+
+class QuantizedLinear(PackedLinear, IntegerLinear):
+    """A linear of integer weights and integer activations; the module's docstring has the formula."""
+
+    activation: ActivationQuantizer
+
+    def __init__(self, weight: PackedWeight, activation: ActivationQuantizer, bias: torch.Tensor | None = None) -> None:
+        if weight.zero_point is not None or weight.scale.shape[1] != 1:
+            raise ValueError("an integer product needs symmetric weights with one scale per output channel")
+        super().__init__(weight, bias)
+        self.activation = activation
+
+    def make_product(self, backend: Backend) -> IntegerProduct:
+        """Prepare the product from the packed weights."""
+        return backend.make(self.quantized_weight().values, self.weight_scale[:, 0])
 
 
 class WeightOnlyLinear(PackedLinear):
@@ -189,21 +211,22 @@ class WeightOnlyLinear(PackedLinear):
 
 
 def use_backend(model: nn.Module, name: str = "auto", *, fused: bool | None = None) -> Backend | None:
-    """Give every `QuantizedLinear` of a model to a backend; return that backend, None when there is no such linear.
+    """Give every `IntegerLinear` of a model to a backend; return that backend, None when there is no such linear.
 
     fused: quantise activations in one kernel, the backend's or a compiled one; None does so where the backend's row of
         the table says that it pays.
     Raises BackendError before anything is changed when this machine cannot run the backend or the kernel.
     """
-    linears = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    linears = [module for module in model.modules() if isinstance(module, IntegerLinear)]
     if not linears:
         return None
-    backend = find_backend(name, linears[0].weight_scale.device)
+    backend = find_backend(name, next(linears[0].buffers()).device)
     if fused:
         backend.token_quantizer()
     for linear in linears:
         linear.use_backend(backend)
-        linear.activation.token_quantizer = _token_quantizer(backend, linear.in_features, fused)
+        if linear.activation is not None:
+            linear.activation.token_quantizer = _token_quantizer(backend, linear.in_features, fused)
     return backend
 
 

@@ -1,7 +1,7 @@
 """Packed integers: two int4 or four int2 values to a byte; int3 values take the room of int4.
 
 Value j of a row sits in byte j // n at bit (j % n) * bits, in two's complement, n = 8 // bits values to a byte. Rows
-are padded with zeros to whole bytes.
+are padded with zeros to whole bytes. A mid-rise value 2 c + 1 is stored as c.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def pack(values: torch.Tensor, bits: int) -> torch.Tensor:
     bits = _room(bits)
     per_byte = 8 // bits
     padding = -values.shape[1] % per_byte
-    lanes = torch.nn.functional.pad(values, (0, padding)).view(torch.uint8).view(values.shape[0], -1, per_byte)
+    lanes = torch.nn.functional.pad(values, (0, padding)).view(torch.uint8)
+    lanes = lanes.view(values.shape[0], lanes.shape[1] // per_byte, per_byte)
     packed = torch.zeros(lanes.shape[:2], dtype=torch.uint8, device=values.device)
     for lane in range(per_byte):
         packed |= (lanes[..., lane] & (2**bits - 1)) << (lane * bits)
@@ -59,7 +60,7 @@ def unpack(packed: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
         # to the top of the byte, then an arithmetic shift back down extends the sign
         top = packed << (8 - bits - lane * bits)
         values[..., lane] = top.view(torch.int8) >> (8 - bits)
-    return values.view(packed.shape[0], -1)[:, :columns].contiguous()
+    return values.flatten(1)[:, :columns].contiguous()
 
 
 @dataclass(frozen=True)

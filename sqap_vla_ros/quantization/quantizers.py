@@ -17,6 +17,8 @@ import torch
 CLIP_STEPS = 40  # candidates of the clipping search: 1.0, 0.98, ..., 0.22
 SEARCHED_AT_ONCE = 1 << 16  # weights
 TINY = 1e-12
+DIGIT_BASE = 254  # of 16-bit activations in two int8 digits
+LARGEST_TWO_DIGITS = 127 * DIGIT_BASE + 126  # one more would round to a high digit of 128
 # x [M, K], bits, clip, rms_eps -> what `quantize_activation` gives per token: int8 [M, K] and scales [M, 1]
 TokenQuantizer = Callable[[torch.Tensor, int, float, float | None], tuple[torch.Tensor, torch.Tensor]]
 _OFFSET = 192  # the middle of 128...256, where bfloat16's steps are 1
@@ -197,6 +199,19 @@ def quantize_activation(
     else:
         values = (x.float() * inverse).round_().clamp_(-top, top).to(torch.int8)
     return values, scale
+
+
+def split_activation(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantise x [M, K] per token to 16-bit integers of two digits: x = (254 high + low) * scale, |digit| <= 127.
+
+    Returns int8 [2 M, K], the high digits of all tokens above the low ones, and their scales [2 M, 1] float32.
+    """
+    x = x.float()
+    scale = (x.abs().amax(-1, keepdim=True) / LARGEST_TWO_DIGITS).clamp_min(TINY)
+    integers = torch.round(x / scale)
+    high = torch.round(integers / DIGIT_BASE)
+    low = integers - high * DIGIT_BASE
+    return torch.cat((high, low)).to(torch.int8), torch.cat((scale * DIGIT_BASE, scale))
 
 
 def clip_ratio(clip: float, bits: int) -> float:
