@@ -10,8 +10,9 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqap_vla_ros.compression.recipe import LINEARS, QuantizationSpec, Recipe
+from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe
 from sqap_vla_ros.contracts import TokenSelector
+from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.config import ActionHeadConfig, PolicyConfig, TowerConfig, VisionConfig
 
 TEXT_TOKENS = 21  # BOS, "In: What action should the robot take to pick coke can?\nOut:" and the two appended ids
@@ -117,7 +118,7 @@ def bops(
             image, behind = (weight_bits * width / FULL_BITS**2 for width in widths)
         return (counts[name] - text[name]) * image + text[name] * behind
 
-    for linear in LINEARS:
+    for linear in COGACT.linears:
         counts[f"decoder.{linear}"] = weighed(f"decoder.{linear}", *quantization.bits(linear))
     if definition is Definition.PAPER:
         counts["decoder.attention"] = weighed("decoder.attention", 0, quantization.activation_bits)
@@ -141,7 +142,7 @@ def _tower(tower: TowerConfig, vision: VisionConfig, prefix: int, blocks_left_ou
 def _decoder(work: Workload, text_alone: bool = False) -> dict[str, int]:
     """text_alone: what is computed for the rows of the tokens behind the image."""
     decoder, selector = work.config.decoder, work.selector
-    counts = dict.fromkeys((*(f"decoder.{linear}" for linear in LINEARS), "decoder.attention"), 0)
+    counts = dict.fromkeys((*(f"decoder.{linear}" for linear in COGACT.linears), "decoder.attention"), 0)
     computed = range(decoder.depth) if work.layers is None else sorted(work.layers)
     visual = work.config.vision.tokens
     for layer in computed:
@@ -152,7 +153,7 @@ def _decoder(work: Workload, text_alone: bool = False) -> dict[str, int]:
         asked = 1 if not work.as_published and layer == computed[-1] else new
         if text_alone:
             new, asked = (min(rows, work.text_tokens - 1) for rows in (new, asked))  # all but BOS
-        for linear in LINEARS:
+        for linear in COGACT.linears:
             rows = new if linear in ("k_proj", "v_proj") else asked
             width = decoder.width if linear.endswith(("q_proj", "k_proj", "v_proj", "o_proj")) else decoder.mlp_width
             counts[f"decoder.{linear}"] += rows * decoder.width * width

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sqap_vla_ros.compression.folding import rotate_stream_ends
 from sqap_vla_ros.compression.layers import LinearReport, compress_layer
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError
 from sqap_vla_ros.contracts import Observation
@@ -98,8 +97,7 @@ def prepare_stream(
     policy: CogACTPolicy, spec: QuantizationSpec, observations: Sequence[Observation]
 ) -> list[Tensor] | None:
     """Turn both ends of the residual stream if the recipe says so; return the first layer's calibration inputs."""
-    if spec.rotation == "hadamard":
-        rotate_stream_ends(policy.model.decoder, policy.model.projector)
+    spec.rotation_scheme.turn_stream_ends(policy.model.decoder, policy.model.projector)
     return decoder_inputs(policy, observations) if observations else None
 
 
@@ -135,7 +133,7 @@ def compress_layers(
             linears, hidden = compress_layer(
                 layer,
                 spec,
-                decoder.config.heads,
+                decoder.config,
                 hidden=hidden,
                 rotary=rotary,
                 prefix=f"decoder.layers.{index}",

@@ -9,26 +9,30 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sqap_vla_ros.compression.schemes.equalization import EQUALIZATIONS, Equalization
+from sqap_vla_ros.compression.schemes.execution import EXECUTIONS
+from sqap_vla_ros.compression.schemes.rotation import ROTATIONS, Rotation
+from sqap_vla_ros.compression.schemes.rounding import ROUNDINGS, Rounding
+from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.resources import share_path
 
 DTYPES = ("float32", "bfloat16")
 FORMER_SELECTORS = ("efficient_vla", "tome", "vla_cache")  # accelerators that recipes used to name as selectors
-WEIGHT_BITS, ACTIVATION_BITS = (2, 3, 4, 8), (2, 3, 4, 8, 16)
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+WEIGHT_BITS = (2, 3, 4, 8)
 
 
 class RecipeError(ValueError):
     """A recipe that does not exist or does not make sense; the message says which and what to do."""
 
 
-def _choice(owner: str, name: str, value: object, allowed: tuple[object, ...]) -> None:
+def _choice(owner: str, name: str, value: object, allowed: Iterable[object]) -> None:
     if value not in allowed:
         raise RecipeError(f"{owner}.{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 
@@ -87,14 +91,14 @@ class QuantizationSpec:
     def __post_init__(self) -> None:
         owner = "quantization"
         _choice(owner, "weight_bits", self.weight_bits, WEIGHT_BITS)
-        _choice(owner, "activation_bits", self.activation_bits, ACTIVATION_BITS)
-        _choice(owner, "rounding", self.rounding, ("nearest", "gptq"))
-        _choice(owner, "rotation", self.rotation, ("none", "hadamard", "query_key"))
-        _choice(owner, "equalization", self.equalization, ("none", "smoothquant", "awq", "omniquant"))
+        _choice(owner, "activation_bits", self.activation_bits, EXECUTIONS)
+        _choice(owner, "rounding", self.rounding, ROUNDINGS)
+        _choice(owner, "rotation", self.rotation, ROTATIONS)
+        _choice(owner, "equalization", self.equalization, EQUALIZATIONS)
         _choice(owner, "activation_granularity", self.activation_granularity, ("token", "tensor"))
         if self.weight_group < 0:
             raise RecipeError(f"{owner}.weight_group must be 0 (per row) or a positive size, got {self.weight_group}")
-        if self.activation_bits < 16 and (self.weight_group or not self.weight_symmetric):
+        if self.quantizes_activations and (self.weight_group or not self.weight_symmetric):
             raise RecipeError(
                 f"{owner}: weight_group={self.weight_group} and weight_symmetric={self.weight_symmetric} cannot leave "
                 f"an integer product; use them with activation_bits: 16, or per-row symmetric weights"
@@ -110,24 +114,48 @@ class QuantizationSpec:
             )
         if self.text_activation_bits is not None:
             _choice(owner, "text_activation_bits", self.text_activation_bits, (4, 8))
-            if self.activation_bits == 16:
+            if not self.quantizes_activations:
                 raise RecipeError(f"{owner}.text_activation_bits needs quantised activations; activation_bits is 16")
         for linear, widths in self.overrides.items():
-            _choice(owner, "overrides", linear, LINEARS)
+            _choice(owner, "overrides", linear, COGACT.linears)
             if unknown := set(widths) - {"weight_bits", "activation_bits"}:
                 raise RecipeError(f"{owner}.overrides.{linear}: unknown {', '.join(sorted(unknown))}")
             _choice(f"{owner}.overrides.{linear}", "weight_bits", widths.get("weight_bits", 4), WEIGHT_BITS)
-            _choice(f"{owner}.overrides.{linear}", "activation_bits", widths.get("activation_bits", 4), ACTIVATION_BITS)
+            _choice(f"{owner}.overrides.{linear}", "activation_bits", widths.get("activation_bits", 4), EXECUTIONS)
 
     def bits(self, linear: str) -> tuple[int, int]:
-        """(weight, activation) bits of one of `LINEARS`."""
+        """Return the (weight, activation) bits of a linear of the decoder layer."""
         widths = self.overrides.get(linear, {})
         return widths.get("weight_bits", self.weight_bits), widths.get("activation_bits", self.activation_bits)
 
     @property
     def needs_calibration(self) -> bool:
         """Whether the scheme looks at observations."""
-        return self.rounding == "gptq" or self.equalization != "none" or self.activation_clip is None
+        looks = self.rounding_scheme.needs_calibration or self.equalization_scheme.needs_calibration
+        return looks or self.activation_clip is None
+
+    @property
+    def needs_hessian(self) -> bool:
+        """Whether rounding uses the second moment of the inputs, where there are observations."""
+        looks = self.rounding_scheme.needs_hessian or self.equalization_scheme.needs_hessian
+        return looks or self.weight_clip
+
+    @property
+    def quantizes_activations(self) -> bool:
+        """Whether `activation_bits` leaves integers to multiply; overrides aside."""
+        return EXECUTIONS[self.activation_bits].quantizes_activations
+
+    @property
+    def rotation_scheme(self) -> Rotation:
+        return ROTATIONS[self.rotation]
+
+    @property
+    def equalization_scheme(self) -> Equalization:
+        return EQUALIZATIONS[self.equalization]
+
+    @property
+    def rounding_scheme(self) -> Rounding:
+        return ROUNDINGS[self.rounding]
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ import torch
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import compress, decoder_inputs
-from sqap_vla_ros.compression.layers import GROUPS, collect, compress_layer, get_linear
+from sqap_vla_ros.compression.layer_work import collect
+from sqap_vla_ros.compression.layers import compress_layer
 from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.compression.recipe import QuantizationSpec, RecipeError, load_recipe
+from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.quantization.linear import QuantizedLinear, WeightOnlyLinear, use_backend
 
@@ -40,7 +42,7 @@ def layer_error(spec: QuantizationSpec, stream, outlier: float = 1.0) -> float:
 
         hidden = [residual_rotation(128)(h) for h in hidden]
     with torch.no_grad():
-        reports, _ = compress_layer(decoder.layers[0], spec, 4, hidden=hidden, rotary=rotary)
+        reports, _ = compress_layer(decoder.layers[0], spec, decoder.config, hidden=hidden, rotary=rotary)
     return reports[0].output_error
 
 
@@ -76,10 +78,7 @@ def test_w4a4_replaces_every_decoder_linear_and_nothing_else():
     reports = compress(policy, load_recipe("w4a4"), OBSERVATIONS)
     quantized = {n for n, m in policy.model.named_modules() if isinstance(m, QuantizedLinear)}
     assert quantized == {
-        f"decoder.layers.{i}.{part}.{name}"
-        for i in range(6)
-        for part, names in (("self_attn", GROUPS[0] + GROUPS[1]), ("mlp", GROUPS[2] + GROUPS[3]))
-        for name in names
+        f"decoder.layers.{i}.{group.holder}.{name}" for i in range(6) for group in COGACT.groups for name in group.names
     }
     assert len(reports) == 42
     assert all(0.65 <= r.activation_clip <= 1.0 for r in reports)
@@ -138,8 +137,9 @@ def test_a_batch_is_its_rows():
 def test_calibration_is_asked_for():
     with pytest.raises(RecipeError, match="'w4a4' needs calibration observations: give --calibration"):
         compress(micro_policy(), load_recipe("w4a4"))
+    decoder = micro_policy().model.decoder
     with pytest.raises(ValueError, match="needs calibration observations and got none"):
-        compress_layer(micro_policy().model.decoder.layers[0], load_recipe("w4a4").quantization, 4)
+        compress_layer(decoder.layers[0], load_recipe("w4a4").quantization, decoder.config)
 
 
 def test_collect_sees_what_the_weights_see(stream):
@@ -149,7 +149,7 @@ def test_collect_sees_what_the_weights_see(stream):
     stats = collect(layer, lambda: layer.self_attn.q_proj(norm))
     torch.testing.assert_close(stats["q_proj"].absmax, norm.abs().flatten(0, 1).amax(0))
     assert stats["down_proj"].tokens == 0
-    assert get_linear(layer, "q_proj")._forward_pre_hooks == {}
+    assert layer.self_attn.q_proj._forward_pre_hooks == {}
 
 
 def test_damaged_weights_are_named():

@@ -4,7 +4,6 @@ import torch
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import decoder_inputs
 from sqap_vla_ros.compression.folding import online_rotation, rotate_layer, rotate_stream_ends
-from sqap_vla_ros.compression.layers import get_linear
 from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.pruning import make_selector
 
@@ -70,8 +69,8 @@ def test_online_rotations_are_only_where_nothing_can_be_folded():
 def test_a_rotated_layer_alone_changes_its_weights_but_not_its_shapes():
     layer = micro_policy().model.decoder.layers[0]
     shapes = {name: p.shape for name, p in layer.named_parameters()}
-    before = get_linear(layer, "v_proj").weight.clone()
+    before = layer.self_attn.v_proj.weight.clone()
     with torch.no_grad():
         rotate_layer(layer, 32)
     assert {name: p.shape for name, p in layer.named_parameters()} == shapes
-    assert not torch.allclose(before, get_linear(layer, "v_proj").weight)
+    assert not torch.allclose(before, layer.self_attn.v_proj.weight)

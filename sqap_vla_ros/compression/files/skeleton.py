@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sqap_vla_ros.compression.folding import UnrotatedNorm, residual_rotation
-from sqap_vla_ros.compression.layers import GROUPS, build_group, get_linear, layer_rotation, owner_of, weight_group
+from sqap_vla_ros.compression.layer_work import group_size
+from sqap_vla_ros.compression.layers import build_group
 from sqap_vla_ros.compression.recipe import QuantizationSpec
+from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.cogact import CogACT
 from sqap_vla_ros.policy.config import PolicyConfig
 from sqap_vla_ros.quantization.packing import PackedWeight, packed_columns
@@ -34,27 +35,22 @@ def quantize_structure(model: CogACT, spec: QuantizationSpec, clips: dict[str, f
     clips: full name of a group's first linear -> clip of its activations.
     """
     decoder = model.decoder
-    if spec.rotation == "hadamard":
-        rotation = residual_rotation(decoder.config.width)
-        with torch.device("meta"):
-            decoder.norm = UnrotatedNorm(decoder.norm, rotation)
+    spec.rotation_scheme.replace_norm(decoder)
     for index, layer in enumerate(decoder.layers):
-        for group in GROUPS:
-            linears = [get_linear(layer, name) for name in group]
-            weights = [_empty_weight(linear, spec, name) for name, linear in zip(group, linears, strict=True)]
-            online = layer_rotation(
-                spec, group[0], decoder.config.width, decoder.config.mlp_width, decoder.config.heads
-            )
-            clip = clips.get(f"decoder.layers.{index}.{group[0]}", 1.0)
-            modules = build_group(spec, group, weights, [linear.bias for linear in linears], clip, online)
-            for name, module in zip(group, modules, strict=True):
-                setattr(owner_of(layer, name), name, module)
+        for group in COGACT.groups:
+            linears = [COGACT.linear(layer, name) for name in group.names]
+            weights = [_empty_weight(linear, spec, name) for name, linear in zip(group.names, linears, strict=True)]
+            online = spec.rotation_scheme.online(group.first, decoder.config)
+            clip = clips.get(f"decoder.layers.{index}.{group.first}", 1.0)
+            modules = build_group(spec, group.names, weights, [linear.bias for linear in linears], clip, online)
+            for name, module in zip(group.names, modules, strict=True):
+                setattr(COGACT.holder(layer, name), name, module)
 
 
 def _empty_weight(linear: nn.Linear, spec: QuantizationSpec, name: str) -> PackedWeight:
     bits = spec.bits(name)[0]
     rows, columns = linear.out_features, linear.in_features
-    group = weight_group(spec, columns)
+    group = group_size(spec, columns)
     scale = torch.empty(rows, columns // group if group else 1, device="meta")
     packed = torch.empty(rows, packed_columns(columns, bits), dtype=torch.uint8, device="meta")
     return PackedWeight(packed, scale, None if spec.weight_symmetric else torch.empty_like(scale), bits, columns)

@@ -1,0 +1,117 @@
+"""A decoder layer while it is quantised: what the steps of a scheme read, and what they look at it with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from sqap_vla_ros.policy.architecture import COGACT
+from sqap_vla_ros.quantization.input_statistics import InputStatistics
+
+Rotary = Callable[[Tensor], tuple[Tensor, Tensor]]  # hidden [1, S, D] -> cos, sin [1, S, head width]
+
+
+class Settings(Protocol):
+    """What the steps read of a recipe's quantisation; see `recipe.QuantizationSpec`."""
+
+    @property
+    def weight_group(self) -> int: ...
+
+    @property
+    def weight_symmetric(self) -> bool: ...
+
+    @property
+    def weight_clip(self) -> bool: ...
+
+    @property
+    def smooth_alpha(self) -> float: ...
+
+    @property
+    def activation_granularity(self) -> str: ...
+
+    @property
+    def text_activation_bits(self) -> int | None: ...
+
+    def bits(self, linear: str) -> tuple[int, int]: ...
+
+
+def group_size(settings: Settings, in_features: int) -> int:
+    """Return the input channels per weight scale, 0 for all; a divisor of the width where the wish is not one."""
+    return math.gcd(settings.weight_group, in_features) if settings.weight_group else 0
+
+
+@dataclass
+class LayerWork:
+    """One decoder layer in float32, its calibration inputs, and what the steps hand to each other.
+
+    hidden: the layer's inputs, [1, S, D] float32 each, one per observation; empty without calibration.
+    row_clips: linear -> [N] share of every row's range that is kept, from an equalisation that learned it.
+    """
+
+    layer: LlamaDecoderLayer
+    settings: Settings
+    hidden: Sequence[Tensor] = ()
+    rotary: Rotary | None = None
+    row_clips: dict[str, Tensor] = field(default_factory=dict)
+
+    def run(self) -> list[Tensor]:
+        """Return the layer's outputs [1, S, D] for the calibration inputs, from its present weights."""
+        return self.run_on(self.hidden)
+
+    def run_on(self, hidden: Sequence[Tensor], layer: nn.Module | None = None) -> list[Tensor]:
+        """Return the outputs for other inputs, or of another layer in its place."""
+        assert self.rotary is not None
+        return [(layer or self.layer)(h, position_embeddings=self.rotary(h)) for h in hidden]
+
+    def group_size(self, in_features: int) -> int:
+        """Return the input channels per weight scale, 0 for all."""
+        return group_size(self.settings, in_features)
+
+    def linears(self, names: Sequence[str]) -> list[nn.Linear]:
+        """Return some of the layer's linears."""
+        return [COGACT.linear(self.layer, name) for name in names]
+
+    def collect(self, *, hessian: bool = False) -> dict[str, InputStatistics]:
+        """Return the statistics of every group's inputs over one run, by the name of the group's first linear."""
+        return collect(self.layer, self.run, hessian=hessian)
+
+
+def collect(
+    layer: LlamaDecoderLayer, run: Callable[[], object], *, hessian: bool = False
+) -> dict[str, InputStatistics]:
+    """Return the statistics of every group's inputs while `run` runs, by the name of the group's first linear."""
+    gathered: dict[str, InputStatistics] = {}
+    with ExitStack() as stack:
+        for group in COGACT.groups:
+            linear = COGACT.linear(layer, group.first)
+            gathered[group.first] = InputStatistics(linear.in_features, hessian=hessian)
+            stack.callback(_watch(linear, gathered[group.first].add))
+        run()
+    return gathered
+
+
+def _watch(linear: nn.Linear, see: Callable[[Tensor], None]) -> Callable[[], None]:
+    """Show `see` every input of a linear; returns what ends it."""
+
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        see(inputs[0])
+
+    # added after the online rotation's hook, so it sees what the weight is multiplied with
+    return linear.register_forward_pre_hook(hook).remove
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Return the Frobenius norm of the difference over that of `expected`."""
+    return ((actual.float() - expected.float()).norm() / expected.float().norm().clamp_min(1e-12)).item()
+
+
+def concatenated(outputs: Sequence[Tensor]) -> Tensor:
+    """Join outputs [1, S, D] of several observations to [n, D]."""
+    return torch.cat([output[0] for output in outputs])

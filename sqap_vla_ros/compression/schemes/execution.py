@@ -1,0 +1,87 @@
+"""How linears are held and multiplied, by the bits of their activations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sqap_vla_ros.compression.layer_work import Settings
+    from sqap_vla_ros.quantization.linear import PackedLinear
+    from sqap_vla_ros.quantization.packing import PackedWeight
+    from sqap_vla_ros.quantization.rotations import OrthogonalMix
+
+
+@dataclass(frozen=True)
+class SharedInput:
+    """The tensor that a group of linears reads: its bits, its clipping, and the rotation that is applied to it."""
+
+    bits: int
+    clip: float
+    rotation: OrthogonalMix | None
+
+
+class Execution(ABC):
+    """quantizes_activations: False leaves them as they come, which lets weights have groups and zero points."""
+
+    quantizes_activations: ClassVar[bool]
+
+    @abstractmethod
+    def build(
+        self,
+        settings: Settings,
+        shared: SharedInput,
+        weights: Sequence[PackedWeight],
+        biases: Sequence[Tensor | None],
+    ) -> Sequence[PackedLinear]:
+        """Make the modules of linears that read the same tensor."""
+
+
+class IntegerProduct(Execution):
+    """Integers times integers; the input is quantised once for all that read it."""
+
+    quantizes_activations = True
+
+    def build(
+        self,
+        settings: Settings,
+        shared: SharedInput,
+        weights: Sequence[PackedWeight],
+        biases: Sequence[Tensor | None],
+    ) -> Sequence[PackedLinear]:
+        from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear
+
+        text_bits = settings.text_activation_bits
+        quantizer = ActivationQuantizer(
+            shared.bits,
+            clip=shared.clip,
+            granularity=settings.activation_granularity,
+            rotation=shared.rotation,
+            consumers=len(weights),
+            text_bits=None if text_bits is None else max(shared.bits, text_bits),
+        )
+        return [QuantizedLinear(weight, quantizer, bias) for weight, bias in zip(weights, biases, strict=True)]
+
+
+class WeightOnly(Execution):
+    """Weights are dequantised on every call; smaller, not faster where many tokens are computed at once."""
+
+    quantizes_activations = False
+
+    def build(
+        self,
+        settings: Settings,
+        shared: SharedInput,
+        weights: Sequence[PackedWeight],
+        biases: Sequence[Tensor | None],
+    ) -> Sequence[PackedLinear]:
+        from sqap_vla_ros.quantization.linear import WeightOnlyLinear
+
+        return [WeightOnlyLinear(weight, bias, shared.rotation) for weight, bias in zip(weights, biases, strict=True)]
+
+
+EXECUTIONS: Mapping[int, Execution] = {**dict.fromkeys((2, 3, 4, 8), IntegerProduct()), 16: WeightOnly()}
