@@ -49,7 +49,7 @@ import torch
 from torch import nn
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
-from sqap_vla_ros.compression.captured import CapturedPolicy, GraphedCall
+from sqap_vla_ros.compression.cuda_graphs import CapturedPolicy, GraphedCall
 from sqap_vla_ros.compression.files.skeleton import empty_model, put, quantize_structure
 from sqap_vla_ros.compression.load import equip
 from sqap_vla_ros.compression.recipe import load_recipe
@@ -197,7 +197,7 @@ def measure_cuda(variant: str, rounds: int, device: str = "cuda") -> dict[str, A
         timings = [dict(policy.predict(observation).timings_ms) for observation in observations][3:]
         stages = {stage: statistics.median(t[stage] for t in timings) for stage in timings[0]}
     else:
-        captured = CapturedPolicy.of(policy)
+        captured = CapturedPolicy(policy)
         timings = [dict(captured.predict(observation).timings_ms) for observation in observations][3:]
         stages = captured_stages(captured, observations[0], rounds)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0

@@ -82,6 +82,7 @@ def load_policy(
     recipe: a name of `config/recipes` or a YAML file.
     shipped: name -> policy that can be named in place of a checkpoint. By default `micro` alone, which needs nothing.
     dtype: overrides the recipe's; not for compressed files.
+    device: on CUDA, a prediction is captured as a graph wherever it can be (see `cuda_graphs`).
     unnorm_key: which dataset's statistics turn the normalised chunk into metres and radians.
     seed: of random weights.
     """
@@ -93,14 +94,14 @@ def load_policy(
         if is_compressed(path):
             policy: CogACTPolicy = load_compressed(path, device=device, unnorm_key=unnorm_key)
             policy.provenance = dataclasses.replace(policy.provenance, recipe=chosen.name)
-            return _finish(policy, chosen, shipped)
+            return _finish(policy, chosen, shipped, device)
     first = device if chosen.quantization is None else "cpu"  # quantising happens on the CPU
     policy = load_uncompressed(
         checkpoint, chosen, shipped=shipped, device=first, dtype=dtype, unnorm_key=unnorm_key, seed=seed
     )
     if chosen.quantization is not None:
         policy = _quantize_in_memory(policy, chosen, shipped, checkpoint, device)
-    return _finish(policy, chosen, shipped)
+    return _finish(policy, chosen, shipped, device)
 
 
 def checkpoint_path(checkpoint: str, shipped: Mapping[str, ShippedPolicy] = RANDOM_WEIGHTS) -> Path | None:
@@ -206,7 +207,6 @@ def _quantize_in_memory(
     policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedPolicy], checkpoint: str, device: str
 ) -> CogACTPolicy:
     from sqap_vla_ros.compression.compress import compress
-    from sqap_vla_ros.compression.policy import CompressedPolicy
     from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 
     observations: list[Observation] = []
@@ -221,16 +221,18 @@ def _quantize_in_memory(
     compress(policy, recipe, observations)
     policy.model.to(device)
     prepare_inference(policy.model)
-    return CompressedPolicy.of(policy)
+    return policy
 
 
-def _finish(policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedPolicy]) -> Policy:
+def _finish(policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedPolicy], device: str) -> Policy:
     """Make a policy as quick as it can be, and put the recipe's token selector or accelerator on it."""
+    from sqap_vla_ros.compression.cuda_graphs import with_graphs
     from sqap_vla_ros.quantization.reordered_weights import reorder_weights
 
     reorder_weights(policy.model)
     known = shipped.get(policy.model.config.name)
-    return equip(policy, recipe, lambda: [] if known is None else known.observations(known.ranking_count))
+    equipped = equip(policy, recipe, lambda: [] if known is None else known.observations(known.ranking_count))
+    return with_graphs(equipped, device)
 
 
 def equip(

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -148,7 +149,7 @@ class CogACTPolicy:
             checkpoint=self.provenance.checkpoint,
             checkpoint_sha256=self.provenance.sha256,
             recipe=self.provenance.recipe,
-            parameters=sum(p.numel() for p in self.model.parameters()),
+            parameters=count_parameters(self.model),
             horizon=config.head.horizon,
             dt_s=self.statistics[self.unnorm_key].dt_s,
             image_size=config.vision.image_size,
@@ -261,6 +262,16 @@ class CogACTPolicy:
             prune_layer=self.selector.prune_layer,
             gripper_patch=gripper_patch,
         )
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count a model's weights. A linear that holds none as a parameter (packed integers) counts by its shape."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    linear: Any
+    for linear in model.modules():
+        if hasattr(linear, "in_features") and "weight" not in dict(linear.named_parameters(recurse=False)):
+            count += linear.in_features * linear.out_features
+    return count
 
 
 def choose_dataset(statistics: Mapping[str, ActionStatistics], key: str | None) -> str:

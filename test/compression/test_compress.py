@@ -134,6 +134,15 @@ def test_a_batch_is_its_rows():
         np.testing.assert_allclose(row.normalized, policy.predict(observation).normalized, atol=5e-3)
 
 
+@pytest.mark.parametrize("recipe", ["fp32", "w4a4_rotated", "rtn_w4a16"])
+def test_packed_weights_count_as_parameters(recipe):
+    plain = micro_policy()
+    exact = sum(parameter.numel() for parameter in plain.model.parameters())
+    assert plain.info.parameters == exact
+    norm = plain.model.decoder.norm.weight.numel() if recipe == "w4a4_rotated" else 0  # it keeps its weight beside
+    assert load_policy("micro", recipe).info.parameters == exact + norm
+
+
 def test_calibration_is_asked_for():
     with pytest.raises(RecipeError, match="'w4a4' needs calibration observations: give --calibration"):
         compress(micro_policy(), load_recipe("w4a4"))

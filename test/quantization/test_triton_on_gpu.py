@@ -74,7 +74,7 @@ def check(device: str) -> None:
     tiles._chosen.clear()
     print("tiles equal the reference")
     if gpu:
-        from sqap_vla_ros.compression.captured import GraphedCall
+        from sqap_vla_ros.compression.cuda_graphs import GraphedCall
 
         weight = PackedWeight.of(quantize_weight(torch.randn(512, 11008), 4))
         layer = QuantizedLinear(weight, ActivationQuantizer(4, clip=0.9, rotation=OrthogonalMix(11008))).to(device)

@@ -24,7 +24,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from sqap_vla_ros.compression.files.skeleton import empty_model, put, quantize_structure
-from sqap_vla_ros.compression.policy import CompressedPolicy
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.cogact import CogACTPolicy, Provenance
@@ -205,7 +204,7 @@ def _give_back(mapped: torch.Tensor) -> None:
 
 def load_compressed(
     path: Path, *, device: str = "cpu", unnorm_key: str | None = None, backend: str = "auto"
-) -> CompressedPolicy:
+) -> CogACTPolicy:
     """The policy in a compressed file, its recipe's selector not yet set.
 
     backend: for the integer products, see `quantization.layer_fusion.prepare_inference`.
@@ -229,7 +228,7 @@ def load_compressed(
         raise CompressedFileError(
             f"{path} lacks {len(missing)} tensors of the model, first {missing[0]}; compress anew"
         )
-    return CompressedPolicy(
+    return CogACTPolicy(
         model,
         file.tokenizer(),
         header.statistics,

@@ -2,26 +2,28 @@
 
 At batch 1 a GPU waits for the host's launches more than it computes. Shapes are constant (the token budget and the
 number of steps are), what changes lives in fixed buffers, and there is a graph for every prompt length that occurs.
-On other devices the same function runs on the same buffers without a graph, which is how its logic is tested; capture
-and its speed are not measured yet.
+On other devices the same function runs on the same buffers without a graph, which is how its logic is tested.
 """
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sqap_vla_ros.compression.policy import CompressedPolicy
-from sqap_vla_ros.contracts import ActionChunk, Observation, SelectedTokens, SelectionContext
+from sqap_vla_ros.contracts import ActionChunk, Observation, Policy, SelectedTokens, SelectionContext
+from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.diffusion import draw_noise
 from sqap_vla_ros.pruning.ring import gripper_tensor
 
 GRAPHS = 4  # prompt lengths to remember; the least recently used one goes
 WARM_UPS = 3  # calls before a capture: kernels are compiled, constants copied, workspaces allocated
+AGREEMENT = 0.02  # normalised units: libraries may choose another algorithm while capturing; a wrong graph is far off
 
 
 class GraphedCall:
@@ -60,25 +62,40 @@ class GraphedCall:
         return self._outputs
 
 
-class CapturedPolicy(CompressedPolicy):
-    """Predicts one observation by replaying a graph; batches go the ordinary way. Make it with `of`, last of all.
+def with_graphs(policy: Policy, device: str) -> Policy:
+    """Return what predicts on a CUDA device by replaying graphs, and on another device as it is.
 
-    Changing selector, diffusion settings or weights afterwards needs `forget`.
+    A policy that is more than a CogACT model (one with a cache across observations) stays as it is too.
     """
+    if torch.device(device).type != "cuda" or not isinstance(policy, CogACTPolicy):
+        return policy
+    return CapturedPolicy(policy)
+
+
+class CapturedPolicy(CogACTPolicy):
+    """A policy that predicts one observation by replaying a graph, and everything else eagerly.
+
+    A new graph is compared with the eager prediction, which is what the observation gets. Where the graph disagrees,
+    or cannot be captured, the policy warns once and goes on eagerly. Another selector or sampler means new graphs;
+    changing the weights afterwards needs `forget`.
+    """
+
+    def __init__(self, policy: CogACTPolicy) -> None:
+        vars(self).update(vars(policy))  # the same policy in every respect but how it predicts
+        self._graphs: OrderedDict[int, GraphedCall] = OrderedDict()  # by prompt length
+        self._captured_with = (self.selector, self.sampler)
+        self._given_up = False
 
     def predict_batch(
         self, observations: Sequence[Observation], *, seeds: Sequence[int] | None = None
     ) -> list[ActionChunk]:
-        """As in the base class. Raises ValueError where the policy cannot be captured, with the reason."""
-        if len(observations) != 1:
+        """As in the base class."""
+        if len(observations) != 1 or self._given_up or self.uncapturable():
             return super().predict_batch(observations, seeds=seeds)
-        if reason := self.uncapturable():
-            raise ValueError(f"this policy cannot be captured as a graph: {reason}; use it without CapturedPolicy")
-        (seed,) = [0] if seeds is None else seeds
-        return [self._predict_one(observations[0], seed)]
+        return [self._predict_one(observations[0], 0 if seeds is None else seeds[0])]
 
     def uncapturable(self) -> str:
-        """Why a prediction is not one sequence of device operations; empty when it is."""
+        """Say why a prediction is not one sequence of device operations; empty when it is."""
         if self.diffusion.sampler != "ddim":
             return f"sampler {self.diffusion.sampler!r} draws noise between its steps"
         selector = self.selector
@@ -89,14 +106,10 @@ class CapturedPolicy(CompressedPolicy):
         return "" if "saliency" not in selector.needs else f"selector {selector.name!r} needs the tower's saliency"
 
     def forget(self) -> None:
-        """Drop all graphs."""
-        self._graphs().clear()
-
-    def _graphs(self) -> OrderedDict[int, GraphedCall]:
-        """By prompt length."""
-        if not hasattr(self, "_by_length"):
-            self._by_length: OrderedDict[int, GraphedCall] = OrderedDict()
-        return self._by_length
+        """Drop all graphs, and a failure to make one."""
+        self._graphs.clear()
+        self._captured_with = (self.selector, self.sampler)
+        self._given_up = False
 
     @torch.inference_mode()
     def _predict_one(self, observation: Observation, seed: int) -> ActionChunk:
@@ -110,14 +123,16 @@ class CapturedPolicy(CompressedPolicy):
             torch.empty(1, head.horizon, head.channels, device=image.device, dtype=torch.float32),
         )
         arguments = (image, token_ids, noise, gripper)
-        graphs, length = self._graphs(), token_ids.shape[1]
-        if length not in graphs:
-            graphs[length] = GraphedCall(self.body, arguments)
-            if len(graphs) > GRAPHS:
-                graphs.popitem(last=False)
-        graphs.move_to_end(length)
+        if any(now is not then for now, then in zip((self.selector, self.sampler), self._captured_with, strict=True)):
+            self.forget()
+        length = token_ids.shape[1]
+        if length not in self._graphs:
+            expected = super().predict_batch([observation], seeds=[seed])[0]
+            self._capture(length, arguments, expected)
+            return expected
+        self._graphs.move_to_end(length)
         prepared = time.perf_counter()
-        chunk, *chosen = graphs[length](*arguments)
+        chunk, *chosen = self._graphs[length](*arguments)
         normalized = chunk.double().cpu().numpy()[0]  # waits for the device
         selected = SelectedTokens(chosen[0], chosen[1]) if chosen else None
         statistics = self.statistics[self.unnorm_key]
@@ -136,8 +151,29 @@ class CapturedPolicy(CompressedPolicy):
             seed=seed,
         )
 
+    def _capture(self, length: int, arguments: Sequence[Tensor], expected: ActionChunk) -> None:
+        """Keep a graph for prompts of this length if it gives what the eager prediction gave."""
+        try:
+            graph = GraphedCall(self.body, arguments)
+            found = graph(*arguments)[0].double().cpu().numpy()[0]
+        except RuntimeError as error:
+            self._give_up(f"capturing it failed ({error})")
+            return
+        difference = float(np.abs(found - expected.normalized).max())
+        if not difference <= AGREEMENT:  # also where it is not a number
+            self._give_up(f"the graph's chunk differs from the eager one by {difference:.3g}")
+            return
+        self._graphs[length] = graph
+        if len(self._graphs) > GRAPHS:
+            self._graphs.popitem(last=False)
+
+    def _give_up(self, reason: str) -> None:
+        self._graphs.clear()
+        self._given_up = True
+        warnings.warn(f"predicting without CUDA graphs, which is slower: {reason}", RuntimeWarning, stacklevel=2)
+
     def body(self, image: Tensor, token_ids: Tensor, noise: Tensor, gripper: Tensor) -> tuple[Tensor, ...]:
-        """Everything between the buffers: the normalised chunk [1, T, 7], and indices and reasons of the kept tokens.
+        """Compute the normalised chunk [1, T, 7], and indices and reasons of the kept tokens, from the buffers alone.
 
         image: [1, 3, size, size] uint8. token_ids: [1, L]. noise: [1, T, 7]. gripper: [1, 2], see `SelectionContext`.
         """
@@ -145,11 +181,11 @@ class CapturedPolicy(CompressedPolicy):
         return (self.head_body(cognition, noise), *chosen)
 
     def vision_body(self, image: Tensor) -> Tensor:
-        """[1, N, D] visual tokens."""
+        """Return the visual tokens [1, N, D]."""
         return self.model.projector(self.model.vision(image)[0])
 
     def decode_body(self, visual: Tensor, token_ids: Tensor, gripper: Tensor) -> tuple[Tensor, ...]:
-        """The cognition feature [1, D], and the kept tokens when there is a selector."""
+        """Return the cognition feature [1, D], and the kept tokens when there is a selector."""
         if self.selector is None:
             return (self.model.decode(visual, token_ids, None).cognition,)
         context = SelectionContext(self.model.config.vision.grid, [None], gripper_on_device=gripper)
@@ -158,5 +194,5 @@ class CapturedPolicy(CompressedPolicy):
         return output.cognition, output.selected.indices, output.selected.reasons
 
     def head_body(self, cognition: Tensor, noise: Tensor) -> Tensor:
-        """[1, T, 7]."""
+        """Return the normalised chunk [1, T, 7]."""
         return self.model.sample(cognition, noise, [], self.sampler)
