@@ -37,7 +37,7 @@ def write_report(film: Film, folder: Path) -> dict[str, Any]:
 
 
 def summary_text(summary: dict[str, Any]) -> str:
-    """A few lines for the terminal."""
+    """Return a few lines for the terminal."""
     model, counters, latency = summary["model"], summary["counters"], summary["latency_ms"]
     joint_error = summary["joint_error_rad"]
     stages = ", ".join(f"{name} {values['p50']:.1f}" for name, values in latency.items() if values and name != "total")
@@ -63,7 +63,7 @@ def summary_text(summary: dict[str, Any]) -> str:
 
 
 def _outcomes(episodes: list[dict[str, Any]]) -> list[str]:
-    """Each task and what became of it, and the sum where there are several."""
+    """Return each task and what became of it, and the sum where there are several."""
     lines = []
     for episode in episodes:
         done_s = episode["done_s"]
@@ -105,8 +105,9 @@ def _page(film: Film, summary: dict[str, Any], png: bytes) -> str:
 <p class="muted">{html.escape(str(model.get("checkpoint")))}, recipe {html.escape(str(model.get("recipe")))},
 {model.get("parameters", 0):,} parameters</p>
 <div class="side"><div><img width="520" src="data:image/png;base64,{_picture(film, middle)}" alt="overlay">
-<p class="muted">The camera image in the middle of the run: kept tokens by reason, the gripper's patch,<br>
-and the chunk projected into the image. The whole run is in demo.mp4.</p></div>
+<p class="muted">The camera image in the middle of the run: kept tokens by reason, the gripper's patch, and where<br>
+the tool is commanded to go. The whole run is in demo.mp4. Between two chunks the same policy looked at<br>
+the images after the run, so that each shows its own tokens; the arm followed the chunks alone.</p></div>
 <table><tr><th>ms</th><th>median</th><th>p95</th><th>p99</th></tr>{rows}</table></div>
 <pre>{facts}</pre>
 <img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="plots of the run">

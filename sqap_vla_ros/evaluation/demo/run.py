@@ -22,7 +22,7 @@ AFTER_SUCCESS_S = 1.5  # so that the film shows it
 
 
 class DemoFailed(ValueError):
-    """The run did not do what a demonstration must: says what and why."""
+    """The run did not do what a demonstration must; the message says what and why."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _record(options: DemoOptions) -> Any:
 
 
 def _watch(recorder: Any, options: DemoOptions, prefix: str, check: Callable[[], None]) -> None:
-    """Until the task is done and a moment longer, or its time is over."""
+    """Wait until the task is done and a moment longer, or its time is over."""
     from sqap_vla_ros.nodes.recorder.run_recorder import STATES
 
     begin = time.monotonic()
@@ -131,14 +131,14 @@ def _watch(recorder: Any, options: DemoOptions, prefix: str, check: Callable[[],
 
 
 def _last_reason(recording: Any) -> str:
-    """What the policy node said last while it was enabled."""
+    """Return what the policy node said last while it was enabled."""
     reasons = (reason for _, state, reason in reversed(recording.states) if reason and state != "DISABLED")
     return next(reasons, "no reason was given")
 
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM ends the nodes as Ctrl-C does, instead of leaving them behind."""
+    """Let SIGTERM end the nodes as Ctrl-C does, instead of leaving them behind."""
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield
@@ -147,7 +147,7 @@ def _sigterm_raises() -> Iterator[None]:
 
 
 def _prepare_environment() -> None:
-    """A DDS domain that other robots in the network are not in, and the profile that lets images through."""
+    """Keep to a DDS domain that other robots of the network are not in, with the profile that lets images through."""
     from sqap_vla_ros.nodes.launch.table import dds_environment
 
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
