@@ -11,8 +11,10 @@ import yaml
 from places import ROOT
 
 from sqap_vla_ros.compression.recipe import load_recipe
+from sqap_vla_ros.compression.schemes.rounding import ROUNDINGS
 from sqap_vla_ros.contracts import Reason, SelectionContext
 from sqap_vla_ros.nodes.policy.parameters import PARAMETERS
+from sqap_vla_ros.policy.architecture import ARCHITECTURES
 from sqap_vla_ros.pruning.registry import SELECTORS, make_selector
 from sqap_vla_ros.quantization.backends.reference import ReferenceProduct
 
@@ -75,6 +77,23 @@ def test_the_recipe_loads(tmp_path):
     recipe = load_recipe(tmp_path / "my_recipe.yaml")
     assert recipe.pruning.parameters["ratio"] == 0.6
     assert (recipe.quantization.weight_bits, recipe.quantization.activation_bits) == (4, 8)
+
+
+def test_the_rounding_runs(monkeypatch):
+    monkeypatch.setattr("sqap_vla_ros.compression.schemes.rounding.ROUNDINGS", dict(ROUNDINGS))
+    module = run("A quantisation scheme")
+    assert "towards_zero" not in ROUNDINGS
+    weight = torch.tensor([[0.9, -1.9, 7.0], [0.4, 0.0, -3.5]])
+    work = types.SimpleNamespace(settings=types.SimpleNamespace(bits=lambda name: (4, 4)))
+    rounded = module.ROUNDINGS["towards_zero"].round(work, "q_proj", weight, None)
+    assert rounded.values.tolist() == [[0, -1, 7], [0, 0, -7]]
+
+
+def test_the_architecture_is_a_row(monkeypatch):
+    monkeypatch.setattr("sqap_vla_ros.policy.architecture.ARCHITECTURES", dict(ARCHITECTURES))
+    module = run("A policy architecture")
+    assert "other" not in ARCHITECTURES
+    assert module.ARCHITECTURES["other"].linears == ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
 def test_the_backend_multiplies_like_the_reference():

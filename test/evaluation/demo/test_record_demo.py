@@ -58,7 +58,8 @@ def test_the_experts_chunks_say_where_the_tool_went():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["--episodes", "0"], "at least 1"), (["--family", "juggle"], "invalid choice: 'juggle'")]
+    ("arguments", "message"),
+    [(["--episodes", "0"], "at least 1"), (["--family", "juggle"], "invalid choice: 'juggle'")],
 )
 def test_bad_options(tmp_path, capsys, arguments, message):
     assert cli.main(["record-demo", str(tmp_path / "bag"), *arguments]) == 2
