@@ -148,6 +148,15 @@ def test_the_gripper_sends_a_decision_once(monkeypatch):
     assert [message.data for message in node.sent] == [False, True]
 
 
+@pytest.mark.skipif(not HAS_ROS, reason="needs ROS 2")
+def test_the_launch_argument_offers_every_output():
+    from sqap_vla_ros.nodes.launch.table import BRINGUPS
+    from sqap_vla_ros.nodes.policy.sinks import SINKS
+
+    (argument,) = (argument for argument in BRINGUPS["policy"].arguments if argument.name == "output_mode")
+    assert set(argument.choices) - {""} == set(SINKS)
+
+
 def test_the_robots_parameters_are_parameters():
     values = yaml.safe_load(example("A robot", "yaml"))["/**"]["ros__parameters"]
     table = {parameter.name: parameter for parameter in PARAMETERS}
