@@ -1,13 +1,10 @@
 """A node beside the nodes under test: collects messages, broadcasts static frames, waits on conditions."""
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
+from beside import NodeBeside
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 
@@ -16,26 +13,10 @@ from sqap_vla_ros.nodes import messages
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
-class Listener:
-    """Use as a context manager; a thread of its own spins the node."""
+class Listener(NodeBeside):
+    """A node that collects what others publish."""
 
     clock_ns = 0
-
-    def __enter__(self) -> "Listener":
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        self.node = Node("listener", context=self.context)
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._executor.shutdown()
-        self._thread.join()
-        self.node.destroy_node()
-        self.context.try_shutdown()
 
     def publish_clock(self) -> None:
         """Publish `clock_ns` on /clock from now on."""

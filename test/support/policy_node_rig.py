@@ -1,24 +1,17 @@
 """A policy_node process with a policy double, and around it a camera, TF, joints and a controller to break."""
 
 import contextlib
-import os
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import rclpy
+from beside import ProcessRig, ros_arguments
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from places import ROOT, SUPPORT
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import SetParameters
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
@@ -62,10 +55,11 @@ QUICK = {
 }
 
 
-class Rig:
+class Rig(ProcessRig):
     """Use as a context manager. What the test may switch off or change is in the public attributes."""
 
     def __init__(self, *, factory: str = "by_instruction", sim_time: bool = False, **parameters: Any) -> None:
+        super().__init__()
         self.images = self.infos = self.transforms = self.joints = self.follow = True
         self.noise = True  # every image differs from the one before
         self.image_delay_ns = 0  # stamps lie this far in the past
@@ -78,7 +72,6 @@ class Rig:
         self.move_joints: Callable[[int], None] | None = None
         self.stamps: dict[int, np.ndarray] = {}  # of the images sent -> tool pose then
         self.received: dict[str, list[Any]] = {}
-        self.log = ""
         self._sim_ns: int | None = 1_000 * NS_PER_S if sim_time else None
         self._parameters = {"dry_run": False, "output_mode": "pose", **QUICK, **parameters}
         self._factory = factory
@@ -89,26 +82,10 @@ class Rig:
 
     # Life
 
-    def __enter__(self) -> "Rig":
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        self.node = Node("rig", context=self.context)
-        self._create()
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._stopping = False
-        self._thread.start()
+    def __enter__(self) -> Self:
+        super().__enter__()
         self.start_process()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop_process(signal.SIGKILL)
-        self._stopping = True
-        self._thread.join()
-        self._executor.shutdown()
-        self.node.destroy_node()
-        self.context.try_shutdown()
 
     def start_process(self) -> None:
         code = (
@@ -117,27 +94,8 @@ class Rig:
             "from sqap_vla_ros.nodes.policy.node import main\n"
             f"sys.exit(main(worker_factory={f'policy_doubles:{self._factory}' if self._factory else ''!r}))"
         )
-        arguments = ["--ros-args"]
-        parameters = {**self._parameters, **({"use_sim_time": True} if self._sim_ns is not None else {})}
-        for name, value in parameters.items():
-            arguments += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
-        self._reader.start()
-
-    def stop_process(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        status = self.process.wait(TIMEOUT_S)
-        self._reader.join(TIMEOUT_S)
-        return status
+        clock = {"use_sim_time": True} if self._sim_ns is not None else {}
+        self.start_python("-c", code, *ros_arguments({**self._parameters, **clock}))
 
     # What a test does
 
@@ -251,7 +209,7 @@ class Rig:
 
     # Inside
 
-    def _create(self) -> None:
+    def create(self) -> None:
         node = self.node
         fast = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._image_publisher = node.create_publisher(Image, "image", fast)
@@ -337,14 +295,6 @@ class Rig:
             info = CameraInfo(header=image.header, width=self.info_width, height=HEIGHT, distortion_model="plumb_bob")
             info.k = [self.focal, 0.0, WIDTH / 2, 0.0, self.focal, HEIGHT / 2, 0.0, 0.0, 1.0]
             self._info.publish(info)
-
-    def _spin(self) -> None:
-        while not self._stopping:
-            self._executor.spin_once(timeout_sec=0.05)
-
-    def _read(self, process: Any) -> None:
-        for line in process.stdout:
-            self.log += line
 
 
 def pose_of(message: PoseStamped) -> np.ndarray:

@@ -1,19 +1,12 @@
 """A simulator_node process and a node that listens to it and commands it."""
 
-import os
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import rclpy
+from beside import ProcessRig, ros_arguments
 from geometry_msgs.msg import PoseStamped, TwistStamped
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
@@ -37,57 +30,19 @@ COMMANDS = {
 }
 
 
-class Rig:
+class Rig(ProcessRig):
     """The simulator's process and a node that listens and commands. Use as a context manager."""
 
     def __init__(self, **parameters: Any) -> None:
-        values = {"task": "pick", "image_width": 320, "image_height": 240, **parameters}
-        self._arguments = ["--ros-args"]
-        for name, value in values.items():
-            self._arguments += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
+        super().__init__()
+        self._arguments = ros_arguments({"task": "pick", "image_width": 320, "image_height": 240, **parameters})
         self.latest: dict[str, Any] = {}
         self.images: dict[int, Image] = {}
-        self.log = ""
 
-    def __enter__(self) -> "Rig":
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        self.node = Node("rig", context=self.context)
-        self._listen()
-        self.publishers = {topic: self.node.create_publisher(kind, topic, 1) for topic, kind in COMMANDS.items()}
-        self.reset = self.node.create_client(Trigger, "/simulator/reset")
-        self.buffer = Buffer(node=self.node)
-        self.listener = TransformListener(self.buffer, self.node)
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.node)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._spin)
-        self._thread.start()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "sqap_vla_ros.nodes.simulator.node", *self._arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.start_python("-m", "sqap_vla_ros.nodes.simulator.node", *self._arguments)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop(signal.SIGKILL)
-        self._stopping.set()
-        self._thread.join()
-        self._executor.shutdown()
-        self.node.destroy_node()
-        self.context.try_shutdown()
-
-    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        status = self.process.wait(TIMEOUT_S)
-        self._reader.join(TIMEOUT_S)
-        return status
 
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
         end = time.monotonic() + TIMEOUT_S
@@ -145,7 +100,11 @@ class Rig:
             return None
         return transform_from_message(message)
 
-    def _listen(self) -> None:
+    def create(self) -> None:
+        self.publishers = {topic: self.node.create_publisher(kind, topic, 1) for topic, kind in COMMANDS.items()}
+        self.reset = self.node.create_client(Trigger, "/simulator/reset")
+        self.buffer = Buffer(node=self.node)
+        self.listener = TransformListener(self.buffer, self.node)
         for topic, kind, qos in (
             ("joint_states", JointState, 10),
             ("camera_info", CameraInfo, qos_profile_sensor_data),
@@ -161,12 +120,3 @@ class Rig:
         self.latest[topic] = message
         if topic == "image":
             self.images[time_ns(message.header.stamp)] = message
-
-    def _spin(self) -> None:
-        while not self._stopping.is_set():
-            self._executor.spin_once(timeout_sec=0.1)
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.log += line

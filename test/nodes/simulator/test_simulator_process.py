@@ -19,7 +19,7 @@ def test_ends_cleanly_with_simulated_time(number):
         rig.wait(lambda: "/clock" in rig.latest and time_ns(rig.latest["/clock"].clock) > S, "simulated time")
         assert rig.now_ns < 1000 * S  # it counts from zero
         assert any(stamp % 100_000_000 < 8_000_000 for stamp in rig.images)
-        assert rig.stop(number) == 0
+        assert rig.stop_process(number) == 0
         assert "Traceback" not in rig.log
         assert "OpenGL backend" in rig.log
 
@@ -37,7 +37,7 @@ def test_ends_cleanly_with_simulated_time(number):
 def test_wrong_parameters_are_told(parameters, text):
     with Rig(**parameters) as rig:
         assert rig.process.wait(TIMEOUT_S) == 2
-        rig.stop()
+        rig.stop_process()
         assert text in rig.log
         assert "Traceback" not in rig.log
 
@@ -46,7 +46,7 @@ def test_no_opengl_is_told(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "off")
     with Rig() as rig:
         assert rig.process.wait(TIMEOUT_S) == 1
-        rig.stop()
+        rig.stop_process()
         assert "simulator_node: MUJOCO_GL=off turns rendering off: unset it" in rig.log
 
 
