@@ -160,15 +160,16 @@ class JointSink(Sink):
         self.publisher.publish(message)
 
 
-class PoseSink(Sink):
-    """geometry_msgs/PoseStamped samples of the trajectory, for a Cartesian controller."""
+class SampledSink(Sink):
+    """Base of the modes that sample the trajectory at the command rate; the controller need not know it."""
 
-    SUMMARY = "PoseStamped samples for Cartesian controllers."
+    MESSAGE: ClassVar[type]
+    TOPIC: ClassVar[str]
 
     def __init__(self, node: Any, parts: SinkParts) -> None:
         self._base_frame = parts.base_frame
         self._trajectory: PoseTrajectory | None = None
-        self.publisher = node.create_lifecycle_publisher(PoseStamped, "target_pose", COMMAND_QOS)
+        self.publisher = node.create_lifecycle_publisher(self.MESSAGE, self.TOPIC, COMMAND_QOS)
 
     def start(self, trajectory: PoseTrajectory, measured: Measured) -> PoseTrajectory:
         self._trajectory = trajectory
@@ -177,12 +178,33 @@ class PoseSink(Sink):
     def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
         if self._trajectory is None:
             return
-        self._send(self._trajectory.sample(now_ns)[0], now_ns)
+        self.send_sample(self._trajectory, now_ns, tool)
         if now_ns >= self._trajectory.end_ns:
             self._trajectory = None  # the end has been sent, and stays commanded
 
     def hold(self, measured: Measured, now_ns: int) -> None:
         self._trajectory = None
+        self.send_rest(measured, now_ns)
+
+    @abstractmethod
+    def send_sample(self, trajectory: PoseTrajectory, now_ns: int, tool: MeasuredTool | None) -> None:
+        """Send what the trajectory says of this moment."""
+
+    @abstractmethod
+    def send_rest(self, measured: Measured, now_ns: int) -> None:
+        """Command the arm to stay where it is."""
+
+
+class PoseSink(SampledSink):
+    """geometry_msgs/PoseStamped samples of the trajectory, for a Cartesian controller."""
+
+    SUMMARY = "PoseStamped samples for Cartesian controllers."
+    MESSAGE, TOPIC = PoseStamped, "target_pose"
+
+    def send_sample(self, trajectory: PoseTrajectory, now_ns: int, tool: MeasuredTool | None) -> None:
+        self._send(trajectory.sample(now_ns)[0], now_ns)
+
+    def send_rest(self, measured: Measured, now_ns: int) -> None:
         if measured.base_from_tool is not None:
             self._send(measured.base_from_tool, now_ns)
 
@@ -191,7 +213,7 @@ class PoseSink(Sink):
         self.publisher.publish(PoseStamped(header=header, pose=messages.pose_message(base_from_tool)))
 
 
-class TwistSink(Sink):
+class TwistSink(SampledSink):
     """geometry_msgs/TwistStamped samples in the base frame, for moveit_servo. Holding is a zero twist here.
 
     The trajectory's velocity and a bounded correction towards where the trajectory has the tool: a velocity alone never
@@ -199,28 +221,15 @@ class TwistSink(Sink):
     """
 
     SUMMARY = "TwistStamped samples for moveit_servo."
+    MESSAGE, TOPIC = TwistStamped, "delta_twist_cmds"
 
-    def __init__(self, node: Any, parts: SinkParts) -> None:
-        self._base_frame = parts.base_frame
-        self._trajectory: PoseTrajectory | None = None
-        self.publisher = node.create_lifecycle_publisher(TwistStamped, "delta_twist_cmds", COMMAND_QOS)
-
-    def start(self, trajectory: PoseTrajectory, measured: Measured) -> PoseTrajectory:
-        self._trajectory = trajectory
-        return trajectory
-
-    def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
-        if self._trajectory is None:
-            return
-        twist = self._trajectory.twist(now_ns)
-        if tool is not None and now_ns < self._trajectory.end_ns:
-            twist = twist + tracking_twist(self._trajectory.sample(tool.shows_ns)[0], tool.base_from_tool)
+    def send_sample(self, trajectory: PoseTrajectory, now_ns: int, tool: MeasuredTool | None) -> None:
+        twist = trajectory.twist(now_ns)
+        if tool is not None and now_ns < trajectory.end_ns:
+            twist = twist + tracking_twist(trajectory.sample(tool.shows_ns)[0], tool.base_from_tool)
         self._send(twist, now_ns)
-        if now_ns >= self._trajectory.end_ns:
-            self._trajectory = None  # the zero twist of the end has been sent
 
-    def hold(self, measured: Measured, now_ns: int) -> None:
-        self._trajectory = None
+    def send_rest(self, measured: Measured, now_ns: int) -> None:
         self._send(np.zeros(6), now_ns)
 
     def _send(self, twist: NDArray[np.float64], now_ns: int) -> None:
