@@ -20,7 +20,7 @@ FULL_BITS = 16
 
 
 class Definition(enum.Enum):
-    """How a multiply-accumulate of `w`-bit weights and `a`-bit activations is weighed against a 16-bit one.
+    """A way to weigh a multiply-accumulate of w-bit weights and a-bit activations against a 16-bit one.
 
     PAPER: max(w, a) / 16 for every product of the decoder, attention products at the activations' width. It reproduces
         the BOPs of SQAP-VLA's Table 1 (W4A4 counts a quarter).
@@ -33,7 +33,7 @@ class Definition(enum.Enum):
 
 @dataclass(frozen=True)
 class Workload:
-    """What one prediction computes.
+    """The amount of computation in one prediction.
 
     text_tokens: all that is not image: BOS, prompt and appended ids.
     layers: decoder layers that are computed; None for all (EfficientVLA leaves some out).
@@ -64,7 +64,7 @@ class Workload:
 
 
 def workload_of(recipe: Recipe, config: PolicyConfig, text_tokens: int = TEXT_TOKENS) -> Workload:
-    """Return what one prediction under `recipe` computes, as published.
+    """Return the workload of one prediction under `recipe`, computed as published.
 
     An accelerator counts with what it saves in every scene: VLA-Cache, whose reuse depends on the scene, with nothing.
     """
@@ -82,7 +82,7 @@ def workload_of(recipe: Recipe, config: PolicyConfig, text_tokens: int = TEXT_TO
 
 
 def macs(work: Workload) -> dict[str, int]:
-    """Multiply-accumulates by module: towers, `projector`, `decoder.<linear>`, `decoder.attention`, `action_head`."""
+    """Count multiply-accumulates by module: `vision.*`, `projector`, `decoder.*` and `action_head`."""
     config, vision = work.config, work.config.vision
     blocks_left_out = 0 if work.as_published else 1
     counts = {
@@ -103,7 +103,7 @@ def macs(work: Workload) -> dict[str, int]:
 def bops(
     work: Workload, quantization: QuantizationSpec | None = None, definition: Definition = Definition.PAPER
 ) -> dict[str, float]:
-    """The same in 16-bit-equivalent multiply-accumulates: what is not quantised counts one for one."""
+    """Count 16-bit-equivalent multiply-accumulates by module; what is not quantised counts one for one."""
     counts: dict[str, float] = dict(macs(work))
     if quantization is None:
         return counts
@@ -128,7 +128,7 @@ def bops(
 def relative_bops(
     work: Workload, quantization: QuantizationSpec | None = None, definition: Definition = Definition.PAPER
 ) -> float:
-    """Bit operations as a share of the same geometry's, uncompressed at 16 bits and computed as published."""
+    """Return the bit operations over those of the same geometry, uncompressed at 16 bits and computed as published."""
     baseline = macs(Workload(work.config, work.text_tokens))
     return sum(bops(work, quantization, definition).values()) / sum(baseline.values())
 
@@ -140,7 +140,7 @@ def _tower(tower: TowerConfig, vision: VisionConfig, prefix: int, blocks_left_ou
 
 
 def _decoder(work: Workload, text_alone: bool = False) -> dict[str, int]:
-    """text_alone: what is computed for the rows of the tokens behind the image."""
+    """Count the decoder's products; with `text_alone`, those for the rows of the tokens behind the image."""
     decoder, selector = work.config.decoder, work.selector
     counts = dict.fromkeys((*(f"decoder.{linear}" for linear in COGACT.linears), "decoder.attention"), 0)
     computed = range(decoder.depth) if work.layers is None else sorted(work.layers)

@@ -33,7 +33,7 @@ class CalibrationError(ValueError):
 
 
 def synthetic_observations(count: int, *, seed: int = 0, size: int = 224) -> list[Observation]:
-    """Seeded scenes of soft shading and coloured shapes; enough to exercise a policy, not to represent a task."""
+    """Draw seeded scenes of soft shading and coloured shapes: enough to exercise a policy, not to represent a task."""
     generator = np.random.default_rng(seed)
     observations = []
     for index in range(count):
@@ -54,7 +54,10 @@ def synthetic_observations(count: int, *, seed: int = 0, size: int = 224) -> lis
 
 
 def folder_observations(folder: Path, limit: int) -> list[Observation]:
-    """At most `limit` images of a folder, spread evenly over their sorted names, with their instructions."""
+    """Read at most `limit` images of a folder, spread evenly over their sorted names, with their instructions.
+
+    Raises `CalibrationError` for images or instructions that are missing or cannot be read.
+    """
     images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
         raise CalibrationError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
@@ -73,7 +76,7 @@ def folder_observations(folder: Path, limit: int) -> list[Observation]:
 
 
 def _read_instructions(path: Path) -> dict[str, str]:
-    """File name -> instruction; the empty name holds the one for all."""
+    """Return file name -> instruction; the empty name holds the one for all."""
     if not path.is_file():
         raise CalibrationError(
             f"{path} is missing: write one instruction for all images, or lines of `file name<TAB>instruction`"

@@ -1,4 +1,4 @@
-"""compress(policy, recipe, observations): the decoder of a policy becomes integer, layer by layer.
+"""Compression in memory: the decoder of a policy becomes integer, layer by layer.
 
 One layer is in float32 at a time; everything else keeps its dtype, so the peak is the policy itself and a few GB.
 """
@@ -18,36 +18,36 @@ from sqap_vla_ros.policy.checkpoints.load import release
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.decoder import Decoder
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
+OnProgress = Callable[[str, int, int], None]  # called as (stage, done, total)
 
 
 @dataclass(frozen=True)
 class CompressedLayer:
-    """One finished decoder layer: what happened to its linears, and the next layer's calibration inputs."""
+    """A finished decoder layer: a report for each of its linears, and the next layer's calibration inputs."""
 
     index: int
     linears: list[LinearReport]
     outputs: list[Tensor] | None
 
 
-class _Captured(Exception):
-    """Carries the decoder's input out of a prediction that need not go on."""
+class _DecoderReached(Exception):
+    """Ends a prediction at the decoder, whose input was all that was wanted."""
 
 
 def decoder_inputs(policy: CogACTPolicy, observations: Sequence[Observation]) -> list[Tensor]:
-    """What the decoder sees for each observation, [1, S, D] float32: towers, projector and embeddings at work."""
+    """Return the decoder's input for each observation, [1, S, D] float32, from towers, projector and embeddings."""
     captured: list[Tensor] = []
 
     def stop(_: object, arguments: tuple[Tensor, ...]) -> None:
         captured.append(arguments[0])
-        raise _Captured
+        raise _DecoderReached
 
     handle = policy.model.decoder.register_forward_pre_hook(stop)
     try:
         for observation in observations:
             try:
                 policy.predict(observation)
-            except _Captured:
+            except _DecoderReached:
                 continue
     finally:
         handle.remove()
@@ -68,7 +68,7 @@ def compress(
     recipe: Recipe,
     observations: Sequence[Observation] = (),
     *,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     finished: Callable[[CompressedLayer], None] | None = None,
 ) -> list[LinearReport]:
     """Quantise a policy's decoder in place, as the recipe says.
@@ -107,7 +107,7 @@ def compress_layers(
     hidden: list[Tensor] | None,
     *,
     start: int = 0,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     mapped: bool = False,
 ) -> Iterator[CompressedLayer]:
     """Quantise the layers from `start` on, one per iteration.

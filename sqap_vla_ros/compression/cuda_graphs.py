@@ -27,7 +27,7 @@ AGREEMENT = 0.02  # normalised units: libraries may choose another algorithm whi
 
 
 class GraphedCall:
-    """A function of tensors of constant shape, captured once and replayed.
+    """A function of tensors of constant shape, which is captured once and replayed.
 
     body: must not wait for the device nor copy from the host once it has been warmed up.
     example: its arguments; their shapes, dtypes and device are what every call must bring.
@@ -49,7 +49,7 @@ class GraphedCall:
                 self._outputs = body(*self._inputs)
 
     def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        """The body's results, in buffers that the next call overwrites."""
+        """Return the body's results, in buffers that the next call overwrites. Raises ValueError for other shapes."""
         for buffer, value in zip(self._inputs, arguments, strict=True):
             if buffer.shape != value.shape or buffer.dtype != value.dtype:
                 raise ValueError(
@@ -89,7 +89,7 @@ class CapturedPolicy(CogACTPolicy):
     def predict_batch(
         self, observations: Sequence[Observation], *, seeds: Sequence[int] | None = None
     ) -> list[ActionChunk]:
-        """As in the base class."""
+        """Predict B chunks, as in the base class; a single one by replaying a graph."""
         if len(observations) != 1 or self._given_up or self.uncapturable():
             return super().predict_batch(observations, seeds=seeds)
         return [self._predict_one(observations[0], 0 if seeds is None else seeds[0])]

@@ -1,4 +1,4 @@
-"""Moving rotations and norms into a policy's weights, so that most of them cost nothing at run time.
+"""Rotations and norms are folded into a policy's weights, so that most of them cost nothing at run time.
 
 QuaRot (Ashkboos et al. 2024, arXiv:2404.00456) for the decoder of a CogACT model:
 
@@ -41,12 +41,12 @@ class UnrotatedNorm(nn.Module):
 
 
 def residual_rotation(width: int) -> OrthogonalMix:
-    """R1 of a decoder: a randomly signed orthogonal mix, the same on every machine."""
+    """Return R1 of a decoder: a randomly signed orthogonal mix, the same on every machine."""
     return OrthogonalMix(width, signs=random_signs(width, SEED))
 
 
 def online_rotation(linear: str, heads: int, head_width: int, mlp_width: int) -> OrthogonalMix | None:
-    """What is applied to the input of `linear` at run time; None for the linears whose rotation is folded."""
+    """Return the rotation of the input of `linear` at run time; None for linears whose rotation is folded."""
     if linear == "o_proj":
         return OrthogonalMix(heads, stride=head_width)
     if linear == "down_proj":
@@ -55,7 +55,7 @@ def online_rotation(linear: str, heads: int, head_width: int, mlp_width: int) ->
 
 
 def _turn_input(linear: nn.Linear, mix: OrthogonalMix) -> None:
-    """W <- W R: the linear now takes x R for x."""
+    """Replace W by W R: the linear now takes x R for x."""
     linear.weight.data = mix(linear.weight.data.double()).to(linear.weight.dtype)
 
 
@@ -66,7 +66,7 @@ def turn_input_online(linear: nn.Linear, mix: OrthogonalMix) -> None:
 
 
 def _turn_output(linear: nn.Linear, mix: OrthogonalMix) -> None:
-    """y <- y R."""
+    """Rotate the output: the linear now gives y R for y."""
     linear.weight.data = mix(linear.weight.data.double().t()).t().to(linear.weight.dtype).contiguous()
     if linear.bias is not None:
         linear.bias.data = mix(linear.bias.data.double()).to(linear.bias.dtype)

@@ -1,4 +1,4 @@
-"""A decoder layer while it is quantised: what the steps of a scheme read, and what they look at it with."""
+"""A decoder layer while it is quantised, as the steps of a scheme see it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Rotary = Callable[[Tensor], tuple[Tensor, Tensor]]  # hidden [1, S, D] -> cos, s
 
 
 class Settings(Protocol):
-    """What the steps read of a recipe's quantisation; see `recipe.QuantizationSpec`."""
+    """The part of a recipe's quantisation that the steps read; see `recipe.QuantizationSpec`."""
 
     @property
     def weight_group(self) -> int: ...
@@ -49,7 +49,7 @@ def group_size(settings: Settings, in_features: int) -> int:
 
 @dataclass
 class LayerWork:
-    """One decoder layer in float32, its calibration inputs, and what the steps hand to each other.
+    """One decoder layer in float32, its calibration inputs, and the results that steps hand to each other.
 
     hidden: the layer's inputs, [1, S, D] float32 each, one per observation; empty without calibration.
     row_clips: linear -> [N] share of every row's range that is kept, from an equalisation that learned it.
@@ -98,7 +98,7 @@ def collect(
 
 
 def _watch(linear: nn.Linear, see: Callable[[Tensor], None]) -> Callable[[], None]:
-    """Show `see` every input of a linear; returns what ends it."""
+    """Show `see` every input of a linear until the returned function is called."""
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         see(inputs[0])

@@ -1,4 +1,4 @@
-"""Quantising one decoder layer: rotate or equalise it, look at its inputs, round it, put integer linears in place."""
+"""One decoder layer is rotated or equalised, calibrated, rounded, and given integer linears."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sqap_vla_ros.text_rows import text_rows
 
 @dataclass(frozen=True)
 class LinearReport:
-    """What happened to one linear.
+    """The result of quantising one linear.
 
     weight_error: relative Frobenius error of the stored weight. output_error: relative error of the layer's output on
     the calibration inputs, everything in the layer quantised (the same number for all linears of a layer; None without
@@ -77,7 +77,7 @@ def compress_layer(
     hidden: inputs of the layer, [1, S, D] each, one per calibration observation; may be None when the recipe does not
         need calibration.
     rotary: their position tables.
-    Returns what happened to each linear and the quantised layer's outputs for `hidden` (the next layer's inputs).
+    Returns a report for each linear, and the quantised layer's outputs for `hidden` (the next layer's inputs).
     Raises ValueError where the recipe needs calibration and there is none.
     """
     dtype = layer.self_attn.q_proj.weight.dtype

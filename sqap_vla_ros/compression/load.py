@@ -1,4 +1,4 @@
-"""One door to a policy: a checkpoint (or the name of a shipped policy) and a recipe in, something that predicts out.
+"""`load_policy` is the one door to a policy: it takes a checkpoint (or a shipped policy's name) and a recipe.
 
 The node's worker, the command line and the evaluation all come through here. Which policies ship, and what their scenes
 look like, is the caller's to say: a table of `ShippedPolicy`, everyday `sqap_vla_ros.shipped.SHIPPED`.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sqap_vla_ros.compression.calibration import ObservationSource, synthetic_observations
 from sqap_vla_ros.compression.recipe import Recipe, RecipeError, load_recipe
 from sqap_vla_ros.contracts import Observation, Policy
+from sqap_vla_ros.policy.architecture import COGACT
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +141,7 @@ def checkpoint_digest(checkpoint: str, shipped: Mapping[str, ShippedPolicy] = RA
 
 
 def applied_recipe(checkpoint: str, recipe: str, shipped: Mapping[str, ShippedPolicy] = RANDOM_WEIGHTS) -> Recipe:
-    """Return what `load_policy` does in all: a compressed file's own recipe counts too.
+    """Return the whole recipe that `load_policy` applies: a compressed file's own counts too.
 
     Raises `RecipeError` where the file was quantised otherwise than `recipe` asks for.
     """
@@ -175,7 +176,7 @@ def load_uncompressed(
     seed: int = 0,
     mapped_layers: bool = False,
 ) -> CogACTPolicy:
-    """The policy before quantisation and without a selector, in the recipe's dtypes.
+    """Load a policy without quantisation and without a selector, in the recipe's dtypes.
 
     dtype: another one; the action head then stays in float32.
     mapped_layers: see `policy.checkpoints.load.load_checkpoint`.
@@ -190,13 +191,9 @@ def load_uncompressed(
             part.to(resolved)
         policy.model.to(device)
     else:
-        from sqap_vla_ros.policy.checkpoints.load import load_checkpoint
-
         path = checkpoint_path(checkpoint, shipped)
         assert path is not None
-        policy = load_checkpoint(
-            path, device=device, dtype=resolved, unnorm_key=unnorm_key, mapped_layers=mapped_layers
-        )
+        policy = COGACT.load(path, device=device, dtype=resolved, unnorm_key=unnorm_key, mapped_layers=mapped_layers)
         policy.provenance = dataclasses.replace(policy.provenance, checkpoint=checkpoint)
     policy.model.action_head.to(getattr(torch, recipe.head_dtype if dtype is None else "float32"))
     policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
@@ -225,7 +222,7 @@ def _quantize_in_memory(
 
 
 def _finish(policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedPolicy], device: str) -> Policy:
-    """Make a policy as quick as it can be, and put the recipe's token selector or accelerator on it."""
+    """Prepare the weights, equip the policy with a selector or accelerator, and capture it where that is possible."""
     from sqap_vla_ros.compression.cuda_graphs import with_graphs
     from sqap_vla_ros.quantization.reordered_weights import reorder_weights
 
@@ -238,7 +235,7 @@ def _finish(policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedP
 def equip(
     policy: CogACTPolicy, recipe: Recipe, observations: Callable[[], Sequence[Observation]] = lambda: ()
 ) -> Policy:
-    """Put the recipe's token selector or accelerator on `policy`, which is changed, and return what predicts.
+    """Put the recipe's token selector or accelerator on `policy`, which is changed, and return the one that predicts.
 
     observations: makes those that an accelerator looks at; called only where it does.
     """

@@ -1,4 +1,4 @@
-"""Recipes: what is done to a policy to make it smaller and faster, as data.
+"""Recipes say, as data, what is done to a policy to make it smaller and faster.
 
 A recipe names a token selector or an accelerator, a quantisation scheme, or both. The shipped ones are the YAML files
 of `config/recipes`; a path to a file of the same form works wherever a name does.
@@ -39,7 +39,7 @@ def _choice(owner: str, name: str, value: object, allowed: Iterable[object]) -> 
 
 @dataclass(frozen=True)
 class PruningSpec:
-    """Which token selector runs and with which parameters (see `pruning.make_selector`)."""
+    """A token selector by name, and its parameters (see `pruning.make_selector`)."""
 
     selector: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class PruningSpec:
 
 @dataclass(frozen=True)
 class AcceleratorSpec:
-    """Which accelerator runs and with which parameters (see `accelerators.table.make_accelerator`)."""
+    """An accelerator by name, and its parameters (see `accelerators.table.make_accelerator`)."""
 
     name: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class AcceleratorSpec:
 
 @dataclass(frozen=True)
 class QuantizationSpec:
-    """How the decoder's linears are stored and multiplied. Towers, projector and action head stay as they are.
+    """The way the decoder's linears are stored and multiplied. Towers, projector and action head stay as they are.
 
     weight_bits, activation_bits: 16 activation bits mean weight-only; 3 weight bits are stored as 4.
     weight_group: input channels that share a weight scale; 0 is one scale per output row, the only choice whose
@@ -130,19 +130,19 @@ class QuantizationSpec:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether the scheme looks at observations."""
+        """Return whether the scheme looks at observations."""
         looks = self.rounding_scheme.needs_calibration or self.equalization_scheme.needs_calibration
         return looks or self.activation_clip is None
 
     @property
     def needs_hessian(self) -> bool:
-        """Whether rounding uses the second moment of the inputs, where there are observations."""
+        """Return whether rounding uses the second moment of the inputs, where there are observations."""
         looks = self.rounding_scheme.needs_hessian or self.equalization_scheme.needs_hessian
         return looks or self.weight_clip
 
     @property
     def quantizes_activations(self) -> bool:
-        """Whether `activation_bits` leaves integers to multiply; overrides aside."""
+        """Return whether `activation_bits` leaves integers to multiply, overrides aside."""
         return EXECUTIONS[self.activation_bits].quantizes_activations
 
     @property
@@ -184,7 +184,7 @@ class Recipe:
         _choice(f"recipe {self.name!r}", "head_dtype", self.head_dtype, DTYPES)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, as stored in a compressed file."""
+        """Return the recipe in plain containers, as stored in a compressed file."""
         content = dataclasses.asdict(self)
         if self.accelerator is None:
             del content["accelerator"]  # files stay what they were before recipes had accelerators
@@ -192,7 +192,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """The inverse of `to_dict`; raises `RecipeError` for what it does not know."""
+        """Make a recipe from plain containers. Raises `RecipeError` for what it does not know."""
         data = dict(data)
         name = str(data.get("name", "?"))
         for section, kind in _SECTIONS.items():
@@ -205,7 +205,7 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """sha256 of what the recipe does to the numbers (its name and description left out)."""
+        """Return the sha256 of what the recipe does to the numbers; its name and description do not count."""
         content = {k: v for k, v in self.to_dict().items() if k not in ("name", "description")}
         if self.quantization is not None and self.quantization.text_activation_bits is None:
             del content["quantization"]["text_activation_bits"]  # recipes from before there was this keep their digest
@@ -231,7 +231,7 @@ def _build(cls: Any, owner: str, values: Any) -> Any:
 
 
 def list_recipes() -> list[str]:
-    """Names of the shipped recipes, sorted."""
+    """Return the names of the shipped recipes, sorted."""
     return sorted(path.stem for path in share_path("config/recipes").glob("*.yaml"))
 
 
@@ -247,7 +247,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 
 def _recipe_path(name_or_path: str | Path, folder: Path) -> Path:
-    """folder: where relative paths start."""
+    """Find a recipe's file; relative paths start at `folder`. Raises `RecipeError` where there is none."""
     path = Path(name_or_path).expanduser()
     if path.suffix in (".yaml", ".yml"):
         path = folder / path
@@ -261,7 +261,7 @@ def _recipe_path(name_or_path: str | Path, folder: Path) -> Path:
 
 
 def _resolve(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
-    """The content of a recipe file with that of its parents. extended_by: the files that led here, the first first."""
+    """Read a recipe file and join it with its parents. extended_by: the files that led here, the first first."""
     chain = (*extended_by, path)
     if path.resolve() in [one.resolve() for one in extended_by]:
         raise RecipeError(f"recipe {chain[0].stem!r} extends itself: {' -> '.join(one.stem for one in chain)}")
@@ -287,7 +287,7 @@ def _resolve(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(parent: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """`parent` with the keys of `own`, mappings inside merged likewise."""
+    """Return `parent` with the keys of `own`; mappings inside are merged likewise."""
     merged = dict(parent)
     for key, value in own.items():
         nested = isinstance(value, Mapping) and isinstance(parent.get(key), Mapping)

@@ -1,4 +1,4 @@
-"""What compression did to a policy, in numbers (report.json) and in one picture (report.png).
+"""The report of a compression: numbers (report.json) and one picture (report.png).
 
 Sizes by part, error by decoder layer, the spread of the activations before and after (the SQAP paper's Figure 3), the
 cognition token's attention before and after (its Figure 2), and the error of the actions on held-out observations.
@@ -27,7 +27,7 @@ PROBED_LAYER = 2  # where the SQAP selector reads the attention
 
 @dataclass(frozen=True)
 class Probe:
-    """What a policy does on the held-out observations.
+    """A policy's behaviour on the held-out observations.
 
     chunks: [n, T, 7] normalised actions. attention: [rows, cols] of the first observation, at `PROBED_LAYER`.
     activations: [S, D] input of that layer's query projection, first observation.
@@ -81,7 +81,7 @@ def probe(policy: CogACTPolicy, observations: Sequence[Observation]) -> Probe:
 
 
 def module_bytes(policy: CogACTPolicy, report: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Bytes as stored, by part of the model; the decoder's quantised linears apart."""
+    """Return the stored bytes by part of the model; the decoder's quantised linears apart."""
     sizes: dict[str, int] = defaultdict(int)
     for name, tensor in policy.model.named_parameters():
         sizes[name.split(".")[0]] += tensor.nbytes
@@ -90,13 +90,13 @@ def module_bytes(policy: CogACTPolicy, report: Sequence[dict[str, Any]]) -> dict
 
 
 def attention_overlap(before: Probe, after: Probe, kept: int) -> float:
-    """Share of the `kept` most attended tokens that are the same in both."""
+    """Return the share of the `kept` most attended tokens that are the same in both."""
     top = [set(np.argsort(-p.attention.ravel(), kind="stable")[:kept].tolist()) for p in (before, after)]
     return len(top[0] & top[1]) / kept
 
 
 def peak_to_rms(activations: NDArray[np.float32]) -> float:
-    """Largest over root mean square magnitude of a token, averaged over tokens: what a quantiser's range must span."""
+    """Return the largest over the root mean square magnitude of a token, averaged: the range a quantiser must span."""
     peaks = np.abs(activations).max(axis=-1) / np.sqrt(np.square(activations).mean(axis=-1)).clip(1e-12)
     return float(peaks.mean())
 
@@ -104,7 +104,7 @@ def peak_to_rms(activations: NDArray[np.float32]) -> float:
 def summarize(
     before: Probe, after: Probe, sizes: dict[str, dict[str, int]], report: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The numbers of the report. sizes: {"before": ..., "after": ...} of `module_bytes`."""
+    """Return the numbers of the report. sizes: {"before": ..., "after": ...} of `module_bytes`."""
     difference = after.chunks - before.chunks
     tokens = before.attention.size
     return {
@@ -127,7 +127,7 @@ def summarize(
 
 
 def layer_errors(report: Sequence[dict[str, Any]]) -> dict[int, tuple[float, float]]:
-    """Decoder layer -> (mean relative weight error, relative error of the layer's output; NaN without calibration)."""
+    """Return decoder layer -> (mean relative weight error, relative error of its output; NaN without calibration)."""
     rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in report:
         rows[int(row["name"].split(".")[2])].append(row)
@@ -141,7 +141,7 @@ def layer_errors(report: Sequence[dict[str, Any]]) -> dict[int, tuple[float, flo
 
 
 def write_report(folder: Path, before: Probe, after: Probe, summary: dict[str, Any], title: str) -> None:
-    """report.json and report.png in `folder`, which is made if need be."""
+    """Write report.json and report.png in `folder`, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(summary, indent=1) + "\n")
     import matplotlib

@@ -1,4 +1,4 @@
-"""The contract of an accelerator: one class, one row in `table.ACCELERATORS`."""
+"""The base of all accelerators. Each is one class and one row in `table.ACCELERATORS`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqap_vla_ros.policy.cogact import CogACTPolicy
 
 @dataclass(frozen=True)
 class Savings:
-    """What an accelerator leaves out of every prediction, whatever the scene.
+    """The operations that an accelerator leaves out of every prediction, whatever the scene.
 
     selector: drops visual tokens. removed_layers: number of decoder layers taken out.
     head_interval: the action head's blocks are computed every so many denoising steps.
@@ -35,14 +35,14 @@ class Accelerator(ABC):
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether `install` looks at observations."""
+        """Return whether `install` looks at observations."""
         return False
 
     @abstractmethod
     def install(self, policy: CogACTPolicy, calibration: Sequence[Observation] = ()) -> Policy:
-        """Change `policy` in place and return what predicts. Raises ValueError for what makes no sense."""
+        """Change `policy` in place and return the policy that predicts. Raises ValueError where it cannot work."""
 
     @property
     def savings(self) -> Savings:
-        """Operations left out, for the accounting in `compression.bops`."""
+        """Return the operations left out, for the accounting in `compression.bops`."""
         return Savings()

@@ -45,7 +45,7 @@ class EfficientVla(Accelerator):
 
     @property
     def needs_calibration(self) -> bool:
-        """Layers are ranked on observations, unless they are named or none is left out."""
+        """Return True where layers are ranked: they are not named, and some are left out."""
         return self.removed_layers is None and self.remove > 0
 
     @property
@@ -73,7 +73,7 @@ class EfficientVla(Accelerator):
 
 @torch.inference_mode()
 def layer_importance(policy: CogACTPolicy, observations: Sequence[Observation]) -> list[float]:
-    """1 - mean cosine between each decoder layer's input and output (Eq. 1), over all tokens and observations. [depth]
+    """Return 1 - the mean cosine between each decoder layer's input and output (Eq. 1), over tokens and observations.
 
     The last layer computes the cognition token alone, so it is judged on that one.
     """
@@ -105,14 +105,14 @@ def layer_importance(policy: CogACTPolicy, observations: Sequence[Observation]) 
 
 
 def least_important(importance: Sequence[float], count: int) -> list[int]:
-    """The `count` layers of least importance, in ascending order; equals go by index."""
+    """Return the `count` layers of least importance in ascending order; equals go by index."""
     if not 0 <= count < len(importance):
         raise ValueError(f"efficient_vla: cannot remove {count} of {len(importance)} decoder layers")
     return sorted(sorted(range(len(importance)), key=lambda layer: (importance[layer], layer))[:count])
 
 
 def remove_layers(model: CogACT, removed: Sequence[int]) -> None:
-    """Take decoder layers out of `model`; the remaining ones keep their order."""
+    """Take decoder layers out of `model`. Raises ValueError for layers it does not have, or for all of them."""
     depth = len(model.decoder.layers)
     unknown = [layer for layer in removed if not 0 <= layer < depth]
     if unknown or len(set(removed)) >= depth:
@@ -138,12 +138,12 @@ class CachedDiffusionTransformer(DiffusionTransformer):
         self._added: Tensor | None = None
 
     def guided(self, cognition: Tensor, timesteps: tuple[int, ...], guidance: float) -> GuidedNoise:
-        """As in the base class; a new chunk starts with an empty cache."""
+        """Start a chunk with an empty cache; otherwise as in the base class."""
         self._step, self._added = 0, None
         return super().guided(cognition, timesteps, guidance)
 
     def denoise(self, x: Tensor, condition: Tensor) -> Tensor:
-        """As in the base class, with the blocks computed in every `interval`-th call of a chunk."""
+        """Compute the blocks in every `interval`-th call of a chunk; otherwise as in the base class."""
         x = torch.cat((condition.unsqueeze(1), self.x_embedder(x)), dim=1) + self.positional_embedding
         if self._added is None or self._step % self.interval == 0:
             entered = x

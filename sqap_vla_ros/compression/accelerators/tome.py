@@ -30,7 +30,7 @@ class Tome(Accelerator):
 
     @property
     def savings(self) -> Savings:
-        """Counted in the decoder and not in the towers."""
+        """Return what is saved in the decoder; the towers save a little too, which is not counted."""
         return Savings(MergedTokensSelector(ratio=self.ratio))
 
     def install(self, policy: CogACTPolicy, calibration: Sequence[Observation] = ()) -> CogACTPolicy:
@@ -95,7 +95,7 @@ class MergingTowers(nn.Module):
         return self.towers.dtype
 
     def forward(self, image: Tensor, *, with_saliency: bool = False) -> tuple[Tensor, Tensor | None]:
-        """image: [B, 3, size, size] uint8 -> features [B, N, dino + siglip], group sizes [B, N] fp32 or None."""
+        """Turn images [B, 3, size, size] uint8 into features [B, N, dino + siglip] and group sizes [B, N] fp32."""
         unit = image.float() / 255.0
         batch, tokens = len(image), self.config.tokens
         dino, siglip = self.towers.dino, self.towers.siglip
@@ -139,7 +139,9 @@ class MergingTowers(nn.Module):
 
 
 def match(keys: Tensor, count: int) -> Tensor:
-    """Bipartite soft matching: where each token goes when the `count` most similar pairs merge. [B, T] in 0..T-count-1.
+    """Return the new place, 0..T-count-1, of every token [B, T] when the `count` most similar pairs merge.
+
+    This is bipartite soft matching.
 
     keys: [B, T, d] mean over heads. Even tokens each propose their most similar odd token (cosine); the `count` best
     proposals merge. The remaining tokens keep their order.
@@ -157,7 +159,7 @@ def match(keys: Tensor, count: int) -> Tensor:
 
 
 def merge(hidden: Tensor, size: Tensor, target: Tensor, left: int) -> tuple[Tensor, Tensor]:
-    """Averages, weighted by size, of the tokens that share one of `left` targets. [B, T, D] -> [B, left, D], sizes."""
+    """Average the tokens [B, T, D] that share one of `left` targets, by size; return [B, left, D] and sizes."""
     batch, _, width = hidden.shape
     merged_size = torch.zeros(batch, left, device=size.device).scatter_add_(1, target, size)
     weighted = hidden.float() * size[:, :, None]
@@ -167,7 +169,7 @@ def merge(hidden: Tensor, size: Tensor, target: Tensor, left: int) -> tuple[Tens
 
 
 def _attention(attention: Any, output: nn.Module, normed: Tensor, size: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
-    """Proportional attention, a token that stands for n patches weighs as n keys, and the keys' mean over heads."""
+    """Return attention in which a token of n patches weighs as n keys, and the mean of the keys over heads."""
     heads = (-1, attention.head_dim)
     query, key, value = (
         projection(normed).unflatten(-1, heads).transpose(1, 2)

@@ -70,7 +70,7 @@ class VlaCache(Accelerator):
 
 
 class VlaCachePolicy:
-    """`contracts.Policy` with a cache across time steps: one camera stream, observations in order.
+    """A `contracts.Policy` with a cache across time steps, for one camera stream whose observations come in order.
 
     policy: changed, its decoder is replaced; quantised or not, but without a token selector: a pruned token has no keys
         and values to reuse.
@@ -90,7 +90,7 @@ class VlaCachePolicy:
         self._previous: Observation | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """What is not about the cache (`model`, `transform`, ...) is the wrapped policy's."""
+        """Answer with the wrapped policy's attribute for all that is not about the cache."""
         if name == "policy":  # not set yet: while being unpickled
             raise AttributeError(name)
         return getattr(self.policy, name)
@@ -106,7 +106,7 @@ class VlaCachePolicy:
         self._reference = self._previous = None
 
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
-        """One chunk, from this observation and the cache of the ones before it."""
+        """Predict one chunk from this observation and the cache of those before it."""
         if self._previous is not None and not self._follows(observation, self._previous):
             self.reset()
         config = self.policy.model.config.vision
@@ -133,7 +133,7 @@ class VlaCachePolicy:
     def predict_batch(
         self, observations: Sequence[Observation], *, seeds: Sequence[int] | None = None
     ) -> list[ActionChunk]:
-        """The observations one after the other: the cache belongs to one stream."""
+        """Predict the observations one after the other: the cache belongs to one stream."""
         chosen = [0] * len(observations) if seeds is None else seeds
         return [self.predict(one, seed=seed) for one, seed in zip(observations, chosen, strict=True)]
 
@@ -180,7 +180,7 @@ class CachingDecoder(Decoder):
         selector: TokenSelector | None = None,
         context: SelectionContext | None = None,
     ) -> DecoderOutput:
-        """As in the base class, for one unpadded sequence and without a selector."""
+        """Compute one unpadded sequence without a selector, as in the base class. Raises ValueError for others."""
         if len(embeddings) != 1 or lengths is not None or selector is not None:
             raise ValueError(
                 f"vla_cache takes one sequence at a time and no token selector, got a batch of {len(embeddings)} and "
@@ -214,7 +214,7 @@ class CachingDecoder(Decoder):
         return DecoderOutput(self.norm(hidden).squeeze(1))
 
     def _allowed(self) -> NDArray[np.int64]:
-        """Candidates without the tokens the instruction attended to, their order kept."""
+        """Return the candidates in their order, without the tokens that the instruction attended to."""
         if not self._keys or self._relevance is None:
             return np.empty(0, dtype=np.int64)
         order = torch.argsort(self._relevance, descending=True, stable=True).cpu().numpy()
@@ -223,7 +223,7 @@ class CachingDecoder(Decoder):
     def _cached_layer(
         self, index: int, hidden: Tensor, active: Tensor, cos: Tensor, sin: Tensor, *, final: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """One layer for the `active` positions; the others take part through the cache.
+        """Compute one layer for the `active` positions; the others take part through the cache.
 
         Returns the hidden states and, but for the final layer, the attention of the text tokens [text, S] fp32, mean
         over heads.
@@ -260,7 +260,7 @@ class CachingDecoder(Decoder):
 
 
 def patchify(image: NDArray[np.uint8], patch_size: int) -> NDArray[np.float32]:
-    """[size, size, 3] to raw pixels by patch, row-major. [N, patch_size * patch_size * 3]"""
+    """Cut an image [size, size, 3] into raw pixels by patch, [N, patch_size * patch_size * 3], row-major."""
     rows, cols = image.shape[0] // patch_size, image.shape[1] // patch_size
     blocks = image.reshape(rows, patch_size, cols, patch_size, 3).swapaxes(1, 2)
     return blocks.reshape(rows * cols, -1).astype(np.float32)
@@ -269,7 +269,7 @@ def patchify(image: NDArray[np.uint8], patch_size: int) -> NDArray[np.float32]:
 def static_patches(
     patches: NDArray[np.float32], reference: NDArray[np.float32], similarity: float, most: int
 ) -> NDArray[np.int64]:
-    """Patches with at least that cosine to their reference, the most similar first, at most `most`. [n]"""
+    """Return up to `most` patches [n] with at least that cosine to their reference, the most similar first."""
     norms = np.linalg.norm(patches, axis=1) * np.linalg.norm(reference, axis=1)
     dot = (patches * reference).sum(axis=1)
     both_black = (norms == 0) & (patches == reference).all(axis=1)
@@ -279,7 +279,7 @@ def static_patches(
 
 
 def reuse_schedule(entropies: Sequence[float], growth: float) -> list[float]:
-    """Share of the candidates each layer reuses: 1 - its entropy scaled to 0..1 over the layers, rises damped.
+    """Return each layer's share of candidates to reuse: 1 - its entropy scaled to 0..1 over the layers, rises damped.
 
     The published code averages the entropy over all query tokens; here over the text tokens, whose attention is at hand
     without the full map. The final layer, whose attention is one row, follows the one before it.

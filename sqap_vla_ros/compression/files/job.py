@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from sqap_vla_ros.compression.compress import (
     CompressedLayer,
-    Progress,
+    OnProgress,
     compress_layers,
     prepare_stream,
     require_calibration,
@@ -43,7 +43,7 @@ from sqap_vla_ros.quantization.reordered_weights import give_back_freed_memory
 
 
 def observations_digest(observations: Sequence[Observation]) -> str:
-    """sha256 of images, instructions and gripper pixels."""
+    """Return the sha256 of images, instructions and gripper pixels."""
     digest = hashlib.sha256()
     for observation in observations:
         digest.update(repr((observation.image.shape, observation.instruction, observation.gripper_pixel)).encode())
@@ -52,7 +52,7 @@ def observations_digest(observations: Sequence[Observation]) -> str:
 
 
 def weights_digest(policy: CogACTPolicy) -> str:
-    """The source checkpoint's sha256, or that of the weights where there is no checkpoint file."""
+    """Return the source checkpoint's sha256, or that of the weights where there is no checkpoint file."""
     if policy.provenance.sha256:
         return policy.provenance.sha256
     digest = hashlib.sha256()
@@ -63,8 +63,8 @@ def weights_digest(policy: CogACTPolicy) -> str:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What makes two compressions the same one."""
+class JobIdentity:
+    """The digests that say whether unfinished work belongs to this compression."""
 
     recipe: str
     source: str
@@ -78,7 +78,7 @@ def compress_to_file(
     out: Path,
     *,
     calibration: dict[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     after_layer: Callable[[int], None] | None = None,
     mapped_layers: bool = False,
 ) -> Header:
@@ -91,9 +91,9 @@ def compress_to_file(
     """
     require_calibration(recipe, observations)
     check_target(out)
-    plan = Plan(recipe.digest, weights_digest(policy), observations_digest(observations))
-    source = {"checkpoint": policy.provenance.checkpoint, "sha256": plan.source}
-    work = _Workspace(out.with_name(out.name + ".partial"), plan)
+    identity = JobIdentity(recipe.digest, weights_digest(policy), observations_digest(observations))
+    source = {"checkpoint": policy.provenance.checkpoint, "sha256": identity.source}
+    work = _Workspace(out.with_name(out.name + ".partial"), identity)
     decoder = policy.model.decoder
     if recipe.quantization is not None:
         hidden = prepare_stream(policy, recipe.quantization, observations)
@@ -121,7 +121,7 @@ def compress_to_file(
         recipe=recipe,
         statistics=policy.statistics,
         source=source,
-        calibration={"observations": len(observations), "digest": plan.calibration, **(calibration or {})},
+        calibration={"observations": len(observations), "digest": identity.calibration, **(calibration or {})},
         report=report,
         crop=policy.transform.crop,
     )
@@ -139,11 +139,11 @@ def _itself(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class _Workspace:
-    """The folder of unfinished work."""
+    """The folder of unfinished work. Raises `CompressedFileError` where it holds that of another compression."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, identity: JobIdentity) -> None:
         self.folder = folder
-        content = json.dumps(dataclasses.asdict(plan), indent=1)
+        content = json.dumps(dataclasses.asdict(identity), indent=1)
         file = folder / "plan.json"
         if file.is_file():
             if file.read_text() != content:
@@ -164,7 +164,7 @@ class _Workspace:
         return self.folder / f"inputs_{index:03d}.safetensors"
 
     def finished_layers(self, *, calibrated: bool, depth: int) -> int:
-        """How many layers need not be computed again."""
+        """Return the number of layers that need not be computed again."""
         done = 0
         while done < depth and self._layer(done).is_file():
             done += 1
@@ -173,7 +173,7 @@ class _Workspace:
         return done
 
     def store(self, layer: CompressedLayer, tensors: dict[str, torch.Tensor]) -> None:
-        """One finished layer and the inputs of the next; the inputs first, the old ones go last."""
+        """Write a finished layer and the inputs of the next: the new inputs come first, the old ones go last."""
         if layer.outputs is not None:
             save = {str(i): tensor.contiguous() for i, tensor in enumerate(layer.outputs)}
             self._save(self._hidden(layer.index + 1), save, {})
@@ -188,7 +188,7 @@ class _Workspace:
         temporary.replace(path)
 
     def read_hidden(self, index: int) -> list[torch.Tensor] | None:
-        """The calibration inputs of layer `index`; None after the last layer."""
+        """Return the calibration inputs of layer `index`; None after the last layer."""
         path = self._hidden(index)
         if not path.is_file():
             return None
@@ -199,7 +199,7 @@ class _Workspace:
             raise CompressedFileError(f"{path} is damaged ({error}); remove {self.folder} and start again") from error
 
     def finished(self) -> tuple[list[dict[str, Any]], dict[str, Read]]:
-        """The reports of all layers and how to read their tensors."""
+        """Return the reports of all layers, and name -> function that reads the tensor."""
         report: list[dict[str, Any]] = []
         tensors: dict[str, Read] = {}
         for path in sorted(self.folder.glob("layer_*.safetensors")):

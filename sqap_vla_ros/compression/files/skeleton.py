@@ -1,4 +1,4 @@
-"""A CogACT model without numbers: shapes first, weights put in one by one, so that nothing is ever in memory twice."""
+"""A CogACT model is made without numbers and filled tensor by tensor, so that nothing is in memory twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqap_vla_ros.quantization.packing import PackedWeight, packed_columns
 
 
 def empty_model(config: PolicyConfig) -> CogACT:
-    """The model on the meta device; buffers that no checkpoint stores hold their values."""
+    """Make the model on the meta device; buffers that no checkpoint stores hold their values."""
     with torch.device("meta"):
         model = CogACT(config)
     stored = model.state_dict()
@@ -30,7 +30,7 @@ def empty_model(config: PolicyConfig) -> CogACT:
 
 
 def quantize_structure(model: CogACT, spec: QuantizationSpec, clips: dict[str, float]) -> None:
-    """Put empty quantised modules where `spec` has them: shapes, widths and shared inputs, on the meta device.
+    """Put empty quantised modules on the meta device where `spec` has them, with their shapes and shared inputs.
 
     clips: full name of a group's first linear -> clip of its activations.
     """
@@ -57,7 +57,7 @@ def _empty_weight(linear: nn.Linear, spec: QuantizationSpec, name: str) -> Packe
 
 
 def put(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Give a parameter or buffer of the model its values, checking the shape."""
+    """Give a parameter or buffer of the model its values. Raises ValueError for another name or shape."""
     owner_name, _, leaf = name.rpartition(".")
     try:
         owner = model.get_submodule(owner_name)

@@ -53,7 +53,7 @@ class CompressedFileError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a compressed file says about itself.
+    """The description that a compressed file carries of itself.
 
     source: {"checkpoint", "sha256"} of what was compressed. calibration: what it was calibrated on.
     report: one dictionary per quantised linear. clips: full linear name -> clip of its activations.
@@ -109,7 +109,7 @@ def _raw(tensor: torch.Tensor) -> memoryview:
 
 
 def write_file(path: Path, tensors: Mapping[str, Read], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file whose tensors are read one at a time, twice (checksums, then data); atomic.
+    """Write a safetensors file atomically; its tensors are read one at a time, twice (checksums, then data).
 
     A CRC-32 of every tensor joins the metadata.
     """
@@ -169,21 +169,21 @@ class CompressedFile:
             raise CompressedFileError(f"{path} lacks tensors its header promises; compress anew")
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One tensor, mapped from the file; raises `CompressedFileError` when its bytes have changed."""
+        """Return a tensor, mapped from the file. Raises `CompressedFileError` when its bytes have changed."""
         tensor: torch.Tensor = self._file.get_tensor(name)
         if zlib.crc32(_raw(tensor)) != self._checksums[name]:
             raise CompressedFileError(f"{self.path} is corrupted at {name}; copy it again")
         return tensor
 
     def tokenizer(self) -> PromptTokenizer:
-        """The tokenizer that travelled with the policy."""
+        """Return the tokenizer that travelled with the policy."""
         (name,) = (n for n in self.names if n.startswith(TOKENIZER))
         prompt, vocabulary = self.header.config.prompt, self.header.config.decoder.vocabulary
         return PromptTokenizer(prompt, vocabulary, name.removeprefix(TOKENIZER), bytes(_raw(self.tensor(name))))
 
 
 def layer_names(names: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Tensor names by decoder layer ("decoder.layers.3" -> its tensors), everything else under "" first."""
+    """Yield tensor names by decoder layer ("decoder.layers.3" and its tensors), everything else under "" first."""
     groups: dict[str, list[str]] = {"": []}
     for name in names:
         key = ".".join(name.split(".")[:3]) if name.startswith("decoder.layers.") else ""
@@ -205,7 +205,7 @@ def _give_back(mapped: torch.Tensor) -> None:
 def load_compressed(
     path: Path, *, device: str = "cpu", unnorm_key: str | None = None, backend: str = "auto"
 ) -> CogACTPolicy:
-    """The policy in a compressed file, its recipe's selector not yet set.
+    """Load the policy in a compressed file, without its recipe's selector. Raises `CompressedFileError`.
 
     backend: for the integer products, see `quantization.layer_fusion.prepare_inference`.
     """
@@ -247,7 +247,7 @@ def check_target(path: Path) -> None:
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether a file says that it is a compressed policy."""
+    """Return whether a file says that it is a compressed policy. Raises `CompressedFileError` for a truncated one."""
     if path.suffix != ".safetensors" or not path.is_file():
         return False
     try:

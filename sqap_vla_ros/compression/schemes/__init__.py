@@ -1,5 +1,5 @@
-"""What a quantisation recipe may name, one file a question and one class and one row an answer.
+"""The steps that a quantisation recipe may name: one file a kind of step, one class and one row a step.
 
-`rotation`: what is turned before. `equalization`: which scales are moved before. `rounding`: how weights are rounded.
-`execution`: how linears of a given activation width are held and multiplied.
+`rotation` turns channels and `equalization` moves scales before rounding, `rounding` puts weights on their grid, and
+`execution` holds and multiplies linears of a given activation width.
 """

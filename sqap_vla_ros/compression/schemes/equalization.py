@@ -19,7 +19,7 @@ ATTENTION_IN, ATTENTION_OUT, MLP_IN, MLP_OUT = (group.names for group in COGACT.
 class Equalization:
     """No equalisation; a base for those that move scales.
 
-    needs_calibration, needs_hessian: whether it looks at a layer's inputs, and at their second moment when rounding.
+    needs_calibration, needs_hessian: it looks at a layer's inputs, and at their second moment when rounding.
     """
 
     needs_calibration: ClassVar[bool] = True
@@ -37,13 +37,13 @@ class Equalization:
 
 
 class NoEqualization(Equalization):
-    """Nothing is moved and nothing is looked at."""
+    """Move nothing and look at nothing."""
 
     needs_calibration = False
 
 
 class SmoothQuant(Equalization):
-    """Xiao et al. 2023: activation outliers go into the weights, through the two norms."""
+    """Move activation outliers into the weights, through the two norms (Xiao et al. 2023, arXiv:2211.10438)."""
 
     def balance(self, work: LayerWork) -> None:
         from sqap_vla_ros.quantization.equalization import move_scale, smoothing_scale
@@ -59,7 +59,7 @@ class SmoothQuant(Equalization):
 
 
 class Awq(Equalization):
-    """Lin et al. 2024: scales are searched for the norms, and for v -> o and up -> down as well."""
+    """Search scales for the norms, and for v -> o and up -> down as well (Lin et al. 2024, arXiv:2306.00978)."""
 
     needs_hessian = True
     unclipped: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj")  # clipping their range costs more than it saves
@@ -102,7 +102,7 @@ class Awq(Equalization):
 
 
 class OmniQuant(Equalization):
-    """Shao et al. 2024: the clipping of every row and the scales of the norms are learned, layer by layer."""
+    """Learn every row's clipping and the norms' scales, layer by layer (Shao et al. 2024, arXiv:2308.13137)."""
 
     learned_from: ClassVar[int] = 8  # observations, spread over all: it computes them many times
 

@@ -1,4 +1,4 @@
-"""How linears are held and multiplied, by the bits of their activations."""
+"""Ways to hold and multiply linears, by the bits of their activations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class SharedInput:
 
 
 class Execution(ABC):
-    """quantizes_activations: False leaves them as they come, which lets weights have groups and zero points."""
+    """A base for all of them.
+
+    quantizes_activations: False leaves activations as they come, which lets weights have groups and zero points.
+    """
 
     quantizes_activations: ClassVar[bool]
 
@@ -42,7 +45,7 @@ class Execution(ABC):
 
 
 class IntegerProduct(Execution):
-    """Integers times integers; the input is quantised once for all that read it."""
+    """Multiply integers by integers; the input is quantised once for all that read it."""
 
     quantizes_activations = True
 
@@ -68,7 +71,7 @@ class IntegerProduct(Execution):
 
 
 class WeightOnly(Execution):
-    """Weights are dequantised on every call; smaller, not faster where many tokens are computed at once."""
+    """Dequantise the weights on every call: smaller, but not faster where many tokens are computed at once."""
 
     quantizes_activations = False
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Rotation:
-    """No rotation; a base for those that turn something. None of them changes what the policy computes."""
+    """No rotation, and a base for those that turn something. None of them changes the policy's function."""
 
     def turn_stream_ends(self, decoder: Decoder, projector: nn.Module) -> None:
         """Turn what enters the residual stream, and turn back what leaves it."""
@@ -29,12 +29,12 @@ class Rotation:
         """Turn the weights of a decoder layer, and the inputs that are turned at run time."""
 
     def online(self, linear: str, config: DecoderConfig) -> OrthogonalMix | None:
-        """Return what is applied to the input of `linear` at run time; None for nothing."""
+        """Return the rotation of the input of `linear` at run time; None for none."""
         return None
 
 
 class Hadamard(Rotation):
-    """QuaRot: norms folded, stream and heads turned in the weights, online before o_proj and down_proj."""
+    """QuaRot (arXiv:2404.00456): stream and heads turned in the weights, online before o_proj and down_proj."""
 
     def turn_stream_ends(self, decoder: Decoder, projector: nn.Module) -> None:
         from sqap_vla_ros.compression.folding import rotate_stream_ends

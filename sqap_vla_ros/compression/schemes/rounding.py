@@ -1,4 +1,4 @@
-"""How weights are rounded to their grid."""
+"""Ways to round weights to their grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class Rounding(ABC):
-    """needs_calibration, needs_hessian: whether it looks at a layer's inputs, and at their second moment."""
+    """A base for all of them.
+
+    needs_calibration, needs_hessian: it looks at a layer's inputs, and at their second moment.
+    """
 
     needs_calibration: ClassVar[bool] = False
     needs_hessian: ClassVar[bool] = False
@@ -28,7 +31,7 @@ class Rounding(ABC):
 
 
 class Nearest(Rounding):
-    """Every weight to the nearest value; a searched clipping weighs channels by their inputs where those are known."""
+    """Round every weight to the nearest value; a searched clipping weighs channels by their inputs where known."""
 
     def round(self, work: LayerWork, name: str, weight: Tensor, hessian: Tensor | None) -> QuantizedWeight:
         from sqap_vla_ros.quantization.quantizers import quantize_weight
@@ -44,7 +47,7 @@ class Nearest(Rounding):
 
 
 class Gptq(Rounding):
-    """Frantar et al. 2023: the error of each column is fed back into those that follow."""
+    """Feed the error of each column back into those that follow (Frantar et al. 2023, arXiv:2210.17323)."""
 
     needs_calibration = True
     needs_hessian = True
