@@ -191,7 +191,7 @@ class QuantizedLinear(PackedLinear, IntegerLinear):
 
     def make_product(self, backend: Backend) -> IntegerProduct:
         """Prepare the product from the packed weights."""
-        return backend.make(self.quantized_weight().values, self.weight_scale[:, 0])
+        return backend.make(self.quantized_weight().values, self.weight_scale[:, 0], None)
 
 
 class WeightOnlyLinear(PackedLinear):

@@ -163,7 +163,7 @@ class MixedRowsLinear(IntegerLinear):
     def make_product(self, backend: Backend) -> IntegerProduct:
         """Prepare the product from the packed weights."""
         weight = self.mixed_weight()
-        product = backend.make(weight.values, weight.scale[:, 0])
+        product = backend.make(weight.values, weight.scale[:, 0], self.row_bits)
         if self.wide_rows is None:
             return product
         return WideRowsProduct(product, self.wide_rows, torch.nonzero(self.row_bits == 16)[:, 0])

@@ -11,11 +11,12 @@ class OneDnnProduct(SeparateProducts):
     """Multiply with oneDNN; the weights are expanded to int8 once, in the kernel's own layout.
 
     VNNI multiplies unsigned by signed bytes. Without AMX, oneDNN would take signed activations through a plain loop, so
-    they are shifted by 128 there, and oneDNN subtracts the shift from the accumulators. weight: int8 [N, K]; scale:
-    [N].
+    they are shifted by 128 there, and oneDNN subtracts the shift from the accumulators.
+
+    weight: int8 [N, K]; scale: [N]. A row takes eight bits whatever its width.
     """
 
-    def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor, row_bits: torch.Tensor | None = None) -> None:
         self.packed = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
         self.scale = scale.float().contiguous()
         self.zero = torch.zeros(scale.shape, dtype=torch.int32)

@@ -58,6 +58,15 @@ class SeparateProducts(ABC):
         return gated(self.unscaled(values, scale.dtype), up.unscaled(values, scale.dtype), scale)
 
 
+def rows_by_width(row_bits: torch.Tensor) -> dict[int, torch.Tensor]:
+    """Return the places of the rows of 2, 4 and 8 bits, each width's in order; widths no row has are left out.
+
+    row_bits: [N]. Rows of 0 and 16 bits have no integers and are in no group.
+    """
+    groups = {width: torch.nonzero(row_bits == width)[:, 0] for width in (2, 4, 8)}
+    return {width: rows for width, rows in groups.items() if len(rows)} or {8: torch.empty(0, dtype=torch.int64)}
+
+
 def split_rows(rows: int, rows_per_call: int = ROWS_PER_CALL) -> list[slice]:
     """Split rows into calls of about equal size, at most `rows_per_call` each.
 

@@ -10,10 +10,11 @@ from sqap_vla_ros.quantization.backends.product import SeparateProducts
 class ReferenceProduct(SeparateProducts):
     """Multiply integers in the floating-point type that holds every accumulator exactly.
 
-    PyTorch has integer matrix products on CPUs only, and slow ones. weight: int8 [N, K]; scale: [N].
+    PyTorch has integer matrix products on CPUs only, and slow ones. weight: int8 [N, K]; scale: [N]. What width a row
+    has changes nothing here.
     """
 
-    def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor, row_bits: torch.Tensor | None = None) -> None:
         self.weight, self.scale = weight, scale
         largest = 128 * weight.shape[1] * weight.float().abs().max().item()
         self.exact = torch.float32 if largest <= 2**24 else torch.float64

@@ -29,7 +29,8 @@ class Backend:
     """One way to multiply integers, and what the rest of the package needs to know about it.
 
     name: as users give it.
-    make: int8 weights [N, K] and their scales [N] -> the prepared product.
+    make: int8 weights [N, K], their scales [N], and the width of every row [N], None for one width -> the prepared
+        product. It may use the widths to keep the weights small.
     unsupported: device of the weights -> why this machine cannot run the backend, empty when it can.
     token_quantizer: returns a token quantiser that is one kernel; raises BackendError where it cannot be had.
     token_quantizer_from: input channels from which that kernel is used without being asked for; None for never.
@@ -37,7 +38,7 @@ class Backend:
     """
 
     name: str
-    make: Callable[[torch.Tensor, torch.Tensor], IntegerProduct]
+    make: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], IntegerProduct]
     unsupported: Callable[[torch.device], str]
     token_quantizer: Callable[[], TokenQuantizer] = _compiled_quantizer
     token_quantizer_from: int | None = None

@@ -44,7 +44,7 @@ def test_every_backend_gives_the_same_layer_to_the_last_bit(backend, dtype):
 class HalvesProduct(SeparateProducts):
     """A backend of the test's own: the two halves of the input channels, one after the other."""
 
-    def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor, row_bits: torch.Tensor | None) -> None:
         self.halves, self.scale = weight.double().chunk(2, dim=1), scale
 
     def unscaled(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

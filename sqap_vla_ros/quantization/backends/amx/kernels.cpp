@@ -1,14 +1,16 @@
 // Kernels of backend amx: the quantiser of activations (AVX-512), which activations.py calls, and the integer product
 // (AMX), which product.py calls.
 //
-// The product is int8 activations times int8 or int4 weights. A tile holds 16 rows of 64 bytes. A panel is 32 output
+// The product is int8 activations times weights of 8, 4 or 2 bits. A tile holds 16 rows of 64 bytes. A panel is 32 output
 // channels, two tiles wide. The depth is worked off in blocks of eight tiles: then a panel's weights (16 KiB) and a row
 // block's activations (16 KiB) stay in the first-level cache. Four accumulating tiles take every loaded tile twice.
 // Panels are taken in groups, so that a depth block of all activations is used several times while it is in the
 // second-level cache; weights come from memory once, prefetched a block ahead.
 //
+// A panel's weights take 2, 4 or 8 bits; panels of several widths lie one after the other, and `starts` says where.
 // int4: one byte holds the values of channels n (low nibble) and n + 16 (high nibble) of a panel. A nibble at the top
 // of its byte is 16 times the value in int8, so unpacking is one shift and two masks; the sums are shifted back.
+// Two bits c stand for 2 c + 1, one of -3 -1 1 3: at the top of a byte, with the next bit set, they are 32 times that.
 //
 // Slower when tried: depth blocks of 4, 6, 12 or 16 tiles, unpacking the next block between the multiplications,
 // streaming loads, prefetching past the second-level cache.
@@ -33,6 +35,7 @@ constexpr int64_t kRows = 16;            // of a tile
 constexpr int64_t kDepth = 64;           // int8 values in a tile's row
 constexpr int64_t kTile = 1024;          // bytes
 constexpr int64_t kPanel = 32;           // output channels
+constexpr int64_t kUnit = 512;           // bytes of a panel in a tile of depth, at two bits; 4 and 8 bits take 2 and 4
 constexpr int64_t kSteps = 8;            // tiles of a depth block
 constexpr int64_t kGroup = 8;            // panels that share a depth block of activations
 constexpr int64_t kAccumulators = 1024;  // int32 values of a row block (32 rows) times a panel
@@ -105,7 +108,22 @@ void ask_for_huge_pages(uint8_t* memory, int64_t bytes) {
 #endif
 }
 
-void unpack(const uint8_t* packed, int8_t* tiles, int64_t steps) {
+void unpack_two_bits(const uint8_t* packed, int8_t* tiles, int64_t steps) {
+  const __m512i top = _mm512_set1_epi8(static_cast<char>(0xc0)), one = _mm512_set1_epi8(0x20);
+  const auto quarter = [&](__m512i four, int8_t* to) {
+    _mm512_store_si512(to, _mm512_or_si512(_mm512_and_si512(four, top), one));
+  };
+  for (int64_t i = 0; i < steps; ++i, packed += kUnit, tiles += 2 * kTile)
+    for (int64_t row = 0; row < kUnit; row += kDepth) {
+      const __m512i four = _mm512_loadu_si512(packed + row);
+      quarter(_mm512_slli_epi16(four, 6), tiles + row);
+      quarter(_mm512_slli_epi16(four, 4), tiles + kUnit + row);
+      quarter(_mm512_slli_epi16(four, 2), tiles + kTile + row);
+      quarter(four, tiles + kTile + kUnit + row);
+    }
+}
+
+void unpack_four_bits(const uint8_t* packed, int8_t* tiles, int64_t steps) {
   const __m512i high = _mm512_set1_epi8(static_cast<char>(0xf0));
   for (int64_t i = 0; i < steps; ++i, packed += kTile, tiles += 2 * kTile)
     for (int64_t row = 0; row < kTile; row += kDepth) {
@@ -187,52 +205,76 @@ __m512 exponential(__m512 x) {
   return _mm512_scalef_ps(sum, whole);
 }
 
-// Prepared weights of a linear. scale: [panels * 32].
+// Prepared weights of a linear. scale: [panels * 32]. starts: [panels + 1] units before a panel in a tile of depth.
 struct Weights {
   const uint8_t* packed;
-  bool four_bits;
+  const int64_t* starts;
   const float* scale;
 
-  int64_t panel_bytes() const { return four_bits ? kTile : 2 * kTile; }  // for one tile of depth
+  int64_t units(int64_t panel) const { return starts[panel + 1] - starts[panel]; }
 
   const uint8_t* block(int64_t d, int64_t panel, int64_t panels, int64_t steps) const {
-    return packed + (d * panels + panel * steps) * panel_bytes();
+    return packed + (d * starts[panels] + starts[panel] * steps) * kUnit;
   }
 
-  // 16 accumulators times their channels' scales, rounded.
+  // A block as int8 tiles, unpacked into `tiles` where it is packed.
+  const int8_t* tiles_of(const uint8_t* block, int64_t panel, int8_t* tiles, int64_t steps) const {
+    if (units(panel) == 4) return reinterpret_cast<const int8_t*>(block);
+    if (units(panel) == 2)
+      unpack_four_bits(block, tiles, steps);
+    else
+      unpack_two_bits(block, tiles, steps);
+    return tiles;
+  }
+
+  // 16 accumulators times their channels' scales, rounded. Unpacked values are 16 or 32 times what they stand for.
   template <typename T>
-  __m512 scaled(const int32_t* sums, int64_t row, int64_t half, int64_t channel) const {
-    __m512i sum = _mm512_load_si512(sums + ((row / 16) * 2 + half) * 256 + (row % 16) * 16);
-    if (four_bits) sum = _mm512_srai_epi32(sum, 4);
-    return rounded<T>(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(scale + channel + half * 16)));
+  __m512 scaled(const int32_t* sums, int64_t row, int64_t half, int64_t panel) const {
+    const __m512i sum = _mm512_load_si512(sums + ((row / 16) * 2 + half) * 256 + (row % 16) * 16);
+    const __m128i shift = _mm_cvtsi32_si128(units(panel) == 4 ? 0 : units(panel) == 2 ? 4 : 5);
+    const __m512 factors = _mm512_loadu_ps(scale + panel * kPanel + half * 16);
+    return rounded<T>(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sra_epi32(sum, shift)), factors));
   }
 };
 
-// What a row block and a panel came to -> output: times the rows' scales, and silu(gate) * up where there is an `up`.
+// Writes the results of a row block and a panel, times the rows' scales; silu(gate) * up where there is an `up`.
+// columns: [panels * 32] the output column of a channel, -1 in the rest of a panel; null where channels are in order.
 template <typename T>
 void write_out(const Weights& weights, const int32_t* sums, const Weights* up, const int32_t* up_sums,
-               const T* row_scale, T* out, int64_t rows, int64_t channel, int64_t outputs) {
-  const int64_t channels = std::min(kPanel, outputs - channel);
+               const int32_t* columns, const T* row_scale, T* out, int64_t rows, int64_t panel, int64_t outputs) {
+  const int64_t first = panel * kPanel;
+  int64_t channels = std::min(kPanel, outputs - first);
+  if (columns) {
+    columns += first;
+    channels = std::find(columns, columns + kPanel, -1) - columns;
+  }
   for (int64_t row = 0; row < rows; ++row) {
     const __m512 factor = _mm512_set1_ps(to_float(row_scale[row]));
     for (int64_t half = 0; half * 16 < channels; ++half) {
-      __m512 y = _mm512_mul_ps(weights.scaled<T>(sums, row, half, channel), factor);
+      __m512 y = _mm512_mul_ps(weights.scaled<T>(sums, row, half, panel), factor);
       if (up) {
         const __m512 below = _mm512_add_ps(exponential(_mm512_sub_ps(_mm512_setzero_ps(), y)), _mm512_set1_ps(1.0f));
-        const __m512 other = _mm512_mul_ps(up->scaled<T>(up_sums, row, half, channel), factor);
+        const __m512 other = _mm512_mul_ps(up->scaled<T>(up_sums, row, half, panel), factor);
         y = _mm512_mul_ps(_mm512_div_ps(y, below), other);
       }
-      const int64_t left = channels - half * 16;
-      store(out + row * outputs + channel + half * 16, left >= 16 ? 0xffff : (1 << left) - 1, rounded<T>(y));
+      const int64_t left = std::min<int64_t>(channels - half * 16, 16);
+      const __mmask16 mask = left == 16 ? 0xffff : (1 << left) - 1;
+      if (columns) {
+        T together[16];
+        store(together, mask, rounded<T>(y));
+        for (int64_t i = 0; i < left; ++i) out[row * outputs + columns[half * 16 + i]] = together[i];
+      } else {
+        store(out + row * outputs + first + half * 16, mask, rounded<T>(y));
+      }
     }
   }
 }
 
-// up: the second factor of a gated MLP, of the same shape; null for a plain product.
+// up: the second factor of a gated MLP, its channels in the same order; null for a plain product.
 template <typename T>
-void product(const int8_t* values, const Weights& weights, const Weights* up, const T* row_scale, T* out, int64_t rows,
-             int64_t outputs, int64_t inputs) {
-  const int64_t depth = ceil_div(inputs, kDepth), panels = ceil_div(outputs, kPanel);
+void product(const int8_t* values, const Weights& weights, const Weights* up, const int32_t* columns,
+             const T* row_scale, T* out, int64_t rows, int64_t outputs, int64_t inputs, int64_t panels) {
+  const int64_t depth = ceil_div(inputs, kDepth);
   const int64_t tiles = ceil_div(rows, kRows), blocks = ceil_div(tiles, 2);
   const Weights* factors[] = {&weights, up};
   const int64_t count = up ? 2 : 1;
@@ -259,11 +301,10 @@ void product(const int8_t* values, const Weights& weights, const Weights* up, co
           const int64_t next_turn = last ? 0 : turn + 1, next_d = last ? d + kSteps : d;
           const int64_t next_steps = std::max<int64_t>(std::min(kSteps, depth - next_d), 0);
           const Weights& next_factor = *factors[next_turn % count];
-          const uint8_t* next = next_factor.block(next_d, start + next_turn / count, panels, next_steps);
-          const int64_t lines = next_steps * next_factor.panel_bytes() / 64;
-          const uint8_t* block = factor.block(d, panel, panels, steps);
-          if (factor.four_bits) unpack(block, unpacked, steps);
-          const int8_t* multiplied = factor.four_bits ? unpacked : reinterpret_cast<const int8_t*>(block);
+          const int64_t next_panel = start + next_turn / count;
+          const uint8_t* next = next_factor.block(next_d, next_panel, panels, next_steps);
+          const int64_t lines = next_steps * next_factor.units(next_panel) * kUnit / 64;
+          const int8_t* multiplied = factor.tiles_of(factor.block(d, panel, panels, steps), panel, unpacked, steps);
           written();
           for (int64_t b = 0; b < blocks; ++b) {
             for (int64_t line = b * lines / blocks; line < (b + 1) * lines / blocks; ++line)
@@ -277,8 +318,8 @@ void product(const int8_t* values, const Weights& weights, const Weights* up, co
             if (d + kSteps < depth || turn % count + 1 < count) continue;
             const int64_t row = b * 2 * kRows;
             const int32_t* first = sums + ((turn - count + 1) * blocks + b) * kAccumulators;
-            write_out(weights, first, up, sum, row_scale + row, out + row * outputs,
-                      std::min(2 * kRows, rows - row), panel * kPanel, outputs);
+            write_out(weights, first, up, sum, columns, row_scale + row, out + row * outputs,
+                      std::min(2 * kRows, rows - row), panel, outputs);
           }
         }
       }
@@ -340,60 +381,63 @@ void quantize_tokens(const uint16_t* x, int8_t* values, uint16_t* scale, int64_t
     scale[row] = quantize_row(x + row * inputs, values + row * inputs, inputs, top, ratio, rms_eps);
 }
 
-// Bytes that pack_weight writes.
-int64_t packed_bytes(int64_t outputs, int64_t inputs, int four_bits) {
-  return ceil_div(outputs, kPanel) * ceil_div(inputs, kDepth) * (four_bits ? kTile : 2 * kTile);
-}
-
-// weight [outputs, inputs] -> [depth blocks][panels][steps][(2 tiles)][16][16 channels][4 inputs], zeros at the edges.
-void pack_weight(const int8_t* weight, uint8_t* packed, int64_t outputs, int64_t inputs, int four_bits) {
-  const int64_t depth = ceil_div(inputs, kDepth), panels = ceil_div(outputs, kPanel);
-  const int64_t panel_step = four_bits ? kTile : 2 * kTile;
-  const auto at = [&](int64_t n, int64_t k) {
-    return static_cast<uint8_t>(n < outputs && k < inputs ? weight[n * inputs + k] : 0);
-  };
-  ask_for_huge_pages(packed, packed_bytes(outputs, inputs, four_bits));
+// weight [outputs, inputs] -> packed [depth blocks][panels][steps][units][512], zeros at the edges.
+// channels: [panels * 32] the row of `weight` in every place, -1 for none. starts: [panels + 1], see Weights.
+// Byte i of a panel's tile holds position i (row i / 64, channel i % 64 / 4, input i % 4) of both 16-channel tiles.
+void pack_weight(const int8_t* weight, uint8_t* packed, const int64_t* starts, const int32_t* channels, int64_t panels,
+                 int64_t inputs) {
+  const int64_t depth = ceil_div(inputs, kDepth);
+  ask_for_huge_pages(packed, starts[panels] * depth * kUnit);
 #pragma omp parallel for
   for (int64_t p = 0; p < panels; ++p)
     for (int64_t t = 0; t < depth; ++t) {
-      const int64_t d = t / kSteps * kSteps, steps = std::min(kSteps, depth - d);
-      uint8_t* tile = packed + (d * panels + p * steps + t - d) * panel_step;
+      const int64_t d = t / kSteps * kSteps, steps = std::min(kSteps, depth - d), units = starts[p + 1] - starts[p];
+      uint8_t* tile = packed + (d * starts[panels] + starts[p] * steps + (t - d) * units) * kUnit;
+      const auto at = [&](int64_t half, int64_t i) {
+        const int64_t n = channels[p * kPanel + half * 16 + i % 64 / 4], k = t * kDepth + i / 64 * 4 + i % 4;
+        return static_cast<uint8_t>(n >= 0 && k < inputs ? weight[n * inputs + k] : 0);
+      };
+      const auto two_bits = [&](int64_t half, int64_t i) { return (at(half, i) >> 1) & 3; };  // of 2 c + 1
       for (int64_t i = 0; i < kTile; ++i) {
-        const int64_t n = p * kPanel + i % 64 / 4, k = t * kDepth + i / 64 * 4 + i % 4;
-        const uint8_t low = at(n, k), high = at(n + 16, k);
-        if (four_bits) {
-          tile[i] = static_cast<uint8_t>((low & 15) | (high << 4));
-        } else {
-          tile[i] = low;
-          tile[i + kTile] = high;
+        if (units == 4) {
+          tile[i] = at(0, i);
+          tile[i + kTile] = at(1, i);
+        } else if (units == 2) {
+          tile[i] = static_cast<uint8_t>((at(0, i) & 15) | (at(1, i) << 4));
+        } else if (i < kUnit) {
+          tile[i] = static_cast<uint8_t>(two_bits(0, i) | two_bits(0, i + kUnit) << 2 | two_bits(1, i) << 4 |
+                                         two_bits(1, i + kUnit) << 6);
         }
       }
     }
 }
 
-// values [rows, inputs], scale [panels * 32], row_scale [rows], out [rows, outputs].
-void product_bfloat16(const int8_t* values, const uint8_t* packed, int four_bits, const float* scale,
-                      const uint16_t* row_scale, uint16_t* out, int64_t rows, int64_t outputs, int64_t inputs) {
-  product(values, {packed, four_bits != 0, scale}, nullptr, row_scale, out, rows, outputs, inputs);
+// values [rows, inputs], scale [panels * 32], columns [panels * 32] or null, row_scale [rows], out [rows, outputs].
+void product_bfloat16(const int8_t* values, const uint8_t* packed, const int64_t* starts, const float* scale,
+                      const int32_t* columns, const uint16_t* row_scale, uint16_t* out, int64_t rows, int64_t outputs,
+                      int64_t inputs, int64_t panels) {
+  product(values, {packed, starts, scale}, nullptr, columns, row_scale, out, rows, outputs, inputs, panels);
 }
 
-void product_float32(const int8_t* values, const uint8_t* packed, int four_bits, const float* scale,
-                     const float* row_scale, float* out, int64_t rows, int64_t outputs, int64_t inputs) {
-  product(values, {packed, four_bits != 0, scale}, nullptr, row_scale, out, rows, outputs, inputs);
+void product_float32(const int8_t* values, const uint8_t* packed, const int64_t* starts, const float* scale,
+                     const int32_t* columns, const float* row_scale, float* out, int64_t rows, int64_t outputs,
+                     int64_t inputs, int64_t panels) {
+  product(values, {packed, starts, scale}, nullptr, columns, row_scale, out, rows, outputs, inputs, panels);
 }
 
 // silu(gate) * up, both with row_scale.
-void gated_bfloat16(const int8_t* values, const uint8_t* packed, int four_bits, const float* scale,
-                    const uint8_t* up_packed, int up_four_bits, const float* up_scale, const uint16_t* row_scale,
-                    uint16_t* out, int64_t rows, int64_t outputs, int64_t inputs) {
-  const Weights up{up_packed, up_four_bits != 0, up_scale};
-  product(values, {packed, four_bits != 0, scale}, &up, row_scale, out, rows, outputs, inputs);
+void gated_bfloat16(const int8_t* values, const uint8_t* packed, const int64_t* starts, const float* scale,
+                    const uint8_t* up_packed, const int64_t* up_starts, const float* up_scale, const int32_t* columns,
+                    const uint16_t* row_scale, uint16_t* out, int64_t rows, int64_t outputs, int64_t inputs,
+                    int64_t panels) {
+  const Weights up{up_packed, up_starts, up_scale};
+  product(values, {packed, starts, scale}, &up, columns, row_scale, out, rows, outputs, inputs, panels);
 }
 
-void gated_float32(const int8_t* values, const uint8_t* packed, int four_bits, const float* scale,
-                   const uint8_t* up_packed, int up_four_bits, const float* up_scale, const float* row_scale,
-                   float* out, int64_t rows, int64_t outputs, int64_t inputs) {
-  const Weights up{up_packed, up_four_bits != 0, up_scale};
-  product(values, {packed, four_bits != 0, scale}, &up, row_scale, out, rows, outputs, inputs);
+void gated_float32(const int8_t* values, const uint8_t* packed, const int64_t* starts, const float* scale,
+                   const uint8_t* up_packed, const int64_t* up_starts, const float* up_scale, const int32_t* columns,
+                   const float* row_scale, float* out, int64_t rows, int64_t outputs, int64_t inputs, int64_t panels) {
+  const Weights up{up_packed, up_starts, up_scale};
+  product(values, {packed, starts, scale}, &up, columns, row_scale, out, rows, outputs, inputs, panels);
 }
 }

@@ -55,9 +55,7 @@ def address(tensor: Tensor) -> ctypes.c_void_p:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(_compiled()))
-    library.packed_bytes.restype = ctypes.c_int64
-    return library
+    return ctypes.CDLL(str(_compiled()))
 
 
 def _compiled() -> Path:

@@ -19,7 +19,7 @@ def unsupported(device: torch.device) -> str:
     return ""
 
 
-def product(weight: torch.Tensor, scale: torch.Tensor) -> IntegerProduct:
+def product(weight: torch.Tensor, scale: torch.Tensor, row_bits: torch.Tensor | None = None) -> IntegerProduct:
     """Return a `TritonProduct`."""
     from sqap_vla_ros.quantization.backends.triton.product import TritonProduct
 

@@ -20,9 +20,7 @@ def emulated_library(tmp_path_factory) -> ctypes.CDLL:
     made = tmp_path_factory.mktemp("amx") / "emulated.so"
     command = [compiler, *library.FLAGS, "-include", str(EMULATION), str(library.SOURCE), "-o", str(made)]
     subprocess.run(command, check=True, capture_output=True)
-    loaded = ctypes.CDLL(str(made))
-    loaded.packed_bytes.restype = ctypes.c_int64
-    return loaded
+    return ctypes.CDLL(str(made))
 
 
 @pytest.fixture

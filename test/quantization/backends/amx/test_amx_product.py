@@ -37,13 +37,62 @@ def test_products_are_the_references_to_the_last_bit(m, k, n, top, extreme, thre
     torch.set_num_threads(threads)
     try:
         reference, amx = ReferenceProduct(weight, scale), AmxProduct(weight, scale)
-        assert amx.packed.numel() == -(-n // 32) * 32 * -(-k // 64) * 64 // (2 if top < 9 else 1)
+        four_bits = weight.min() >= -8 and weight.max() <= 7
+        assert amx.packed.numel() == -(-n // 32) * 32 * -(-k // 64) * 64 // (2 if four_bits else 1)
         for dtype in (torch.float32, torch.bfloat16):
             token_scale = (torch.rand(m, 1, generator=generator) + 0.5).to(dtype)
             assert torch.equal(amx(values, token_scale), reference(values, token_scale))
         assert library.kernels().threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+@given(
+    m=st.sampled_from([1, 17, 40]),
+    k=st.sampled_from([1, 63, 64, 577, 1100]),
+    n=st.sampled_from([1, 31, 33, 70, 320]),
+    widths=st.sampled_from([(2,), (2, 4, 8), (0, 2, 4, 8, 16), (0,), (8, 2)]),
+    extreme=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+@slowly
+def test_rows_of_mixed_widths_are_the_references_to_the_last_bit(m, k, n, widths, extreme, dtype):
+    generator = torch.Generator().manual_seed(m * k + n)
+    bits = torch.tensor(widths)[torch.randint(0, len(widths), (n,), generator=generator)]
+    weight = integers_of(bits, k, generator, extreme)
+    values = torch.randint(-127, 128, (m, k), generator=generator).to(torch.int8)
+    if extreme:  # the largest sums there are
+        values.fill_(-127)
+    scale, token_scale = torch.rand(n, generator=generator), torch.rand(m, 1, generator=generator).to(dtype)
+    amx, reference = AmxProduct(weight, scale, bits), ReferenceProduct(weight, scale)
+    assert torch.equal(amx(values, token_scale), reference(values, token_scale))
+    panels = sum(-(-int((bits == width).sum()) // 32) * width for width in (2, 4, 8))
+    assert amx.packed.numel() == panels * 4 * -(-k // 64) * 64
+
+
+def integers_of(bits: torch.Tensor, columns: int, generator: torch.Generator, extreme: bool) -> torch.Tensor:
+    """Random rows of these widths, or the lowest integers of each."""
+    rows = {0: torch.zeros(columns), 16: torch.zeros(columns)}
+    weight = []
+    for width in bits.tolist():
+        draw = torch.randint(0, 2 ** min(width, 8), (columns,), generator=generator) * (not extreme)
+        rows |= {2: 2 * draw - 3, 4: draw - 8, 8: draw - 128}
+        weight.append(rows[width])
+    return torch.stack(weight).to(torch.int8)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_gate_and_up_of_mixed_widths(same):
+    generator = torch.Generator().manual_seed(1)
+    bits = [torch.tensor([0, 2, 4, 8])[torch.randint(0, 4, (90,), generator=generator)] for _ in range(2)]
+    bits[1] = bits[0] if same else bits[1]
+    pair = [(integers_of(b, 130, generator, False), torch.rand(90, generator=generator) * 0.01) for b in bits]
+    gate, up = (AmxProduct(*weight, b) for weight, b in zip(pair, bits, strict=True))
+    values = torch.randint(-127, 128, (21, 130), generator=generator).to(torch.int8)
+    scale = torch.rand(21, 1, generator=generator) * 0.1
+    opened, other = (ReferenceProduct(*weight)(values, scale) for weight in pair)
+    expected = torch.nn.functional.silu(opened) * other
+    torch.testing.assert_close(gate.gated(up, values, scale), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("rows", "outputs"), [(1, 1), (40, 33), (16, 288)])
