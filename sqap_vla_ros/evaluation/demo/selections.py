@@ -1,8 +1,9 @@
 """Token selections for the film: what the policy keeps of the images that the node predicted nothing from.
 
-The node predicts once in about eight actions, because the policy needs that to get anywhere; the camera is ten times
-faster. So that every picture of the film shows its own tokens and not those of an older image, the same policy looks at
-the remaining images after the run. It commands nothing: the plans in the film are the node's.
+The node predicts once in about eight actions, because the policy needs that to get anywhere; the camera delivers many
+images in that time. So that every picture of the film shows its own tokens and not those of an older image, the same
+policy looks at the remaining images after the run. It commands nothing: the plans in the film are the node's. It sees
+the images as they were recorded, as JPEG, so some tokens are others than the live image would have kept.
 """
 
 from __future__ import annotations
