@@ -119,30 +119,34 @@ class FakeNode:
 
 @pytest.mark.skipif(not HAS_ROS, reason="needs ROS 2")
 def test_the_output_sends_the_tools_position(monkeypatch):
-    from sqap_vla_ros.nodes.policy import sinks
+    from sqap_vla_ros.nodes.policy.sinks import sink, table
+    from sqap_vla_ros.robot.holding import Evidence, Reason
+    from sqap_vla_ros.robot.safety import SafetyLimits
     from sqap_vla_ros.robot.trajectory import anchor_chunk
 
-    monkeypatch.setattr(sinks, "SINKS", dict(sinks.SINKS))
+    monkeypatch.setattr(table, "SINKS", dict(table.SINKS))
     run("An output")
     node = FakeNode()
-    sink = sinks.SINKS["position"](node, None)
-    sink.start(anchor_chunk(np.tile([0.01, 0, 0, 0, 0, 0, 1.0], (16, 1)), np.eye(4), 0, 0.2), None)
-    sink.tick(400_000_000, None)
+    output = table.SINKS["position"](node, sink.SinkParts(None, SafetyLimits(), "base_link"))
+    chunk = anchor_chunk(np.tile([0.01, 0, 0, 0, 0, 0, 1.0], (16, 1)), np.eye(4), 0, 0.2)
+    output.start(chunk, sink.Measured(np.eye(4), None), 4_000_000_000)
+    output.tick(400_000_000, None)
     assert node.sent[-1].data[0] == pytest.approx(0.02)
-    before = len(node.sent)
-    sink.hold(sinks.Measured(np.eye(4), None), 500_000_000)
-    sink.tick(600_000_000, None)
-    assert len(node.sent) == before + 1
+    order = sink.HoldOrder(500_000_000, 500_000_000, Evidence.NEAR, Reason.ORDER, sink.Measured(np.eye(4), None))
+    output.hold(order)
+    output.tick(600_000_000, None)
+    assert 0.025 <= node.sent[-1].data[0] < 0.028  # at rest, a little further on
 
 
 @pytest.mark.skipif(not HAS_ROS, reason="needs ROS 2")
 def test_the_gripper_sends_a_decision_once(monkeypatch):
-    from sqap_vla_ros.nodes.policy import sinks
+    from sqap_vla_ros.nodes.policy.sinks import table
+    from sqap_vla_ros.nodes.policy.sinks.gripper import GripperConfig
 
-    monkeypatch.setattr(sinks, "GRIPPER_SINKS", dict(sinks.GRIPPER_SINKS))
+    monkeypatch.setattr(table, "GRIPPER_SINKS", dict(table.GRIPPER_SINKS))
     run("A gripper")
     node = FakeNode()
-    gripper = sinks.GRIPPER_SINKS["suction"](node, sinks.GripperConfig())
+    gripper = table.GRIPPER_SINKS["suction"](node, GripperConfig())
     for opening in (1.0, 0.9, 0.1, 0.0):
         gripper.update(opening)
     assert [message.data for message in node.sent] == [False, True]
@@ -151,7 +155,7 @@ def test_the_gripper_sends_a_decision_once(monkeypatch):
 @pytest.mark.skipif(not HAS_ROS, reason="needs ROS 2")
 def test_the_launch_argument_offers_every_output():
     from sqap_vla_ros.nodes.launch.table import BRINGUPS
-    from sqap_vla_ros.nodes.policy.sinks import SINKS
+    from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 
     (argument,) = (argument for argument in BRINGUPS["policy"].arguments if argument.name == "output_mode")
     assert set(argument.choices) - {""} == set(SINKS)

@@ -20,8 +20,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.control.conditions import ENDS_OPEN_LOOP, HOLD_AT_ONCE, MEASURES_THE_ARM, Hold, Input
 from sqap_vla_ros.control.mission import Mission, MissionClock, MissionEnd, Termination, instruction_problem
 from sqap_vla_ros.control.motion import MotionConfig
+from sqap_vla_ros.robot.holding import Reason
 
 TRACKING_MEMORY_S = 10.0
 
@@ -35,24 +37,6 @@ class State(enum.IntEnum):
     HOLDING = 3
     STOPPED = 4
     FAULT = 5
-
-
-class Input(enum.Enum):
-    """What a prediction needs. The value is how messages call it."""
-
-    IMAGE = "image"
-    CAMERA_INFO = "camera_info"
-    TF = "TF"
-    JOINT_STATES = "joint_states"
-    WORKER = "policy worker"
-    CLOCK = "clock"
-    COMMANDS = "command topic"
-    CHUNK = "chunk"
-
-
-# Without these nobody watches the arm, or nothing good can follow: do not even finish what was commanded.
-_HOLD_AT_ONCE = frozenset({Input.WORKER, Input.JOINT_STATES, Input.COMMANDS})
-_ENDS_OPEN_LOOP = frozenset({Input.IMAGE, Input.CAMERA_INFO, Input.TF, Input.CLOCK})
 
 
 @dataclass(frozen=True)
@@ -105,7 +89,7 @@ class Counters:
 class Step:
     """Orders to the node. hold: bring the arm to rest, and why. ended: missions that are over."""
 
-    hold: str | None = None
+    hold: Hold | None = None
     ended: tuple[MissionEnd, ...] = ()
 
 
@@ -149,7 +133,7 @@ class Executive:
         self._chunks = 0
         self._latencies_s: deque[float] = deque(maxlen=100)
         self._pending_ends: list[MissionEnd] = []
-        self._pending_hold: str | None = None
+        self._pending_hold: Hold | None = None
 
     # Commands of people and other nodes
 
@@ -174,10 +158,10 @@ class Executive:
         self._stop = self._stop or why
         self.enabled = False
 
-    def fault(self, why: str) -> None:
-        """Latch a fault. The first one is kept: what follows is mostly its consequence."""
+    def fault(self, why: str, reason: Reason = Reason.INPUT) -> None:
+        """Latch a fault. The first one is kept: what follows is mostly its consequence. reason: for the hold."""
         if self._fault is None:
-            self._halt(Termination.FAULT, why)
+            self._halt(Termination.FAULT, why, reason)
             self._fault = why
         self.enabled = False
 
@@ -249,7 +233,7 @@ class Executive:
 
     def obstacle(self) -> str | None:
         """Return the problem with which nothing may move, not even a chunk that is just arriving, or None."""
-        return next((text for source, text in self._problems.items() if source in _HOLD_AT_ONCE), None)
+        return next((text for source, text in self._problems.items() if source in HOLD_AT_ONCE), None)
 
     def wants_prediction(self, now_ns: int) -> bool:
         """Return whether to request a chunk now, if the policy is free and an observation is there."""
@@ -299,19 +283,19 @@ class Executive:
         self._tracking = self._tracking + 1 if now_s - self._tracking_s < TRACKING_MEMORY_S else 1
         self._tracking_s = now_s
         if self._tracking >= self.config.tracking_limit:
-            self.fault(f"{what} ({self._tracking} times in a row)")
+            self.fault(f"{what} ({self._tracking} times in a row)", Reason.TRACKING)
         else:
-            self.interrupt(what)
+            self.interrupt(what, Reason.TRACKING)
 
-    def interrupt(self, why: str) -> None:
+    def interrupt(self, why: str, reason: Reason) -> None:
         """Hold if anything is being executed; the mission goes on with the next chunk."""
         if self._motion is not None:
             self._motion = None
-            self._pending_hold = why
+            self._pending_hold = Hold(why, reason)
 
     def time_jumped(self, what: str) -> None:
         """Hold, because ROS time jumped: nothing known about times is true any more."""
-        self.interrupt(what)
+        self.interrupt(what, Reason.TIME)
         for source in (Input.IMAGE, Input.CAMERA_INFO, Input.TF, Input.CHUNK):
             self.report(source, None)
         self._ok_at_s = self.elapsed_s
@@ -331,15 +315,16 @@ class Executive:
             elif silent_s >= self.config.input_lost_s:
                 self._end(Termination.INPUT_LOST, f"no prediction for {silent_s:.1f} s: {blocked}")
         if self._motion is not None:
-            if not any(source in self._problems for source in _ENDS_OPEN_LOOP):
+            if not any(source in self._problems for source in ENDS_OPEN_LOOP):
                 self._input_ok_s = now_s
             if (urgent := self.obstacle()) is not None:
-                self.interrupt(urgent)
+                self.interrupt(urgent, self._hold_reason())
             elif now_s - self._input_ok_s >= self.config.max_open_loop_s:
-                self.interrupt(self._problem_text())  # ROS time may stand still; the motion would never end by it
+                # ROS time may stand still; the motion would never end by it.
+                self.interrupt(self._problem_text(), self._hold_reason())
             elif now_ns >= self._motion.end_ns:
                 if self._problems:
-                    self.interrupt(self._problem_text())
+                    self.interrupt(self._problem_text(), self._hold_reason())
                 else:
                     self._motion = None
                     self.counters.starved += 1  # the policy is slower than its chunk is long; the arm is at rest
@@ -350,7 +335,7 @@ class Executive:
         self._pending_hold = None
         self._pending_ends.clear()
         if step.hold is not None:
-            self._held = step.hold
+            self._held = step.hold.why
             self.counters.holds += 1
         return step
 
@@ -419,16 +404,19 @@ class Executive:
         self._held = None
         self._tracking = 0
 
-    def _end(self, termination: Termination, message: str, *, hold: bool = True) -> None:
+    def _hold_reason(self) -> Reason:
+        return Reason.MEASUREMENT if MEASURES_THE_ARM & set(self._problems) else Reason.INPUT
+
+    def _end(self, termination: Termination, message: str, reason: Reason = Reason.ORDER, *, hold: bool = True) -> None:
         if self.mission is None:
             return
         self._pending_ends.append(MissionEnd(self.mission, termination, message, self.elapsed_s, self._chunks))
         self.mission = None
         if hold and self._motion is not None:
-            self.interrupt(message)
+            self.interrupt(message, reason)
         elif hold:
             self._held = message
 
-    def _halt(self, termination: Termination, why: str) -> None:
-        self._end(termination, why)
-        self.interrupt(why)
+    def _halt(self, termination: Termination, why: str, reason: Reason = Reason.ORDER) -> None:
+        self._end(termination, why, reason)
+        self.interrupt(why, reason)

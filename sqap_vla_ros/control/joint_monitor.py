@@ -1,59 +1,158 @@
-"""What is known about the arm's joints: measured positions, and the kinematics from robot_description."""
+"""Judges joint_states: complete, fresh by their stamps, unambiguous, and no further on than the joints can move."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
+from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.control.refusals import Refusals
+from sqap_vla_ros.robot.kinematics import ArmKinematics
+
+FUTURE_S = 0.1  # a stamp may lie so far ahead, by clocks that differ
+FASTEST = 5.0  # rad/s or m/s of a joint whose URDF states no limit
+HASTE, SLACK = 2.0, 0.05  # times the limit, and rad or m on top, that a measured joint may move: noise and late stamps
+CONFIRMATIONS = 5  # samples in a row that agree with each other and not with those before: the arm was moved
+
+
+@dataclass
+class _Joint:
+    """One joint as it is believed, and the newest value that is not."""
+
+    value: float
+    stamp_ns: int
+    doubted: float = 0.0
+    doubted_ns: int = 0
+    doubts: int = 0
 
 
 class JointMonitor:
-    """Keeps the kinematic chain from base_frame to tool_frame and its newest measured joint values."""
+    """Keeps the kinematic chain from base_frame to tool_frame and the values of its joints.
 
-    def __init__(self, base_frame: str, tool_frame: str, timeout_s: float) -> None:
-        """timeout_s: measured joints older than this (steady clock) are not known any more."""
+    Joints may come in several messages, in any order and among others. Values count on beyond pi for continuous joints,
+    whatever the driver wraps at. Times are ROS time, those of the messages' stamps.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        """timeout_s: joints whose stamps are older are not known any more."""
         self.kinematics: ArmKinematics | None = None
-        self.joints: NDArray[np.float64] | None = None  # [n] rad or m, in the order of kinematics.joint_names
-        self._frames = (base_frame, tool_frame)
         self._timeout_s = timeout_s
         self._description_problem = "no robot_description was received yet: publish the URDF or set the parameter"
         self._message_problem: str | None = None
-        self._arrived_s: float | None = None
+        self._joints: dict[str, _Joint] = {}
+        self._refusals = Refusals()
 
-    def set_description(self, urdf: str) -> str | None:
-        """Build the kinematics; returns what is wrong with the URDF, or None. The last usable one stays in use."""
-        try:
-            self.kinematics = ArmKinematics.from_urdf(urdf, *self._frames)
-        except KinematicsError as error:
-            self._description_problem = f"robot_description: {error}"
-            return self._description_problem
-        self.joints = self._arrived_s = None
-        return None
+    def adopt(self, kinematics: ArmKinematics) -> None:
+        """Use this chain from now on; its joints are not known before the next message."""
+        self.kinematics = kinematics
+        self.forget()
 
-    def update(self, message: Any, now_s: float) -> None:
-        """Take a sensor_msgs/JointState. One without any of the arm's joints (of the gripper alone) is passed over."""
-        if self.kinematics is None or not set(self.kinematics.joint_names) & set(message.name):
-            return
-        try:
-            self.joints = self.kinematics.configuration(message.name, message.position)
-        except KinematicsError as error:
-            self._message_problem = str(error)
-            return
+    def refuse_description(self, problem: str) -> None:
+        """Note why a description cannot be used. The last usable one stays in use."""
+        self._description_problem = f"robot_description: {problem}"
+
+    def forget(self) -> None:
+        """Forget all values: time jumped, or the chain is another one."""
+        self._joints.clear()
+        self._refusals.clear()
         self._message_problem = None
-        self._arrived_s = now_s
 
-    def problem(self, now_s: float) -> str | None:
-        """Why the joints are not known now, or None."""
-        if self.kinematics is None:
+    @property
+    def joints(self) -> NDArray[np.float64] | None:
+        """[n] rad or m in the order of kinematics.joint_names; None while one of them is not known."""
+        arm = self.kinematics
+        if arm is None or any(name not in self._joints for name in arm.joint_names):
+            return None
+        return np.array([self._joints[name].value for name in arm.joint_names])
+
+    @property
+    def stamp_ns(self) -> int | None:
+        """Stamp of the oldest value among the joints; None while one of them is not known."""
+        arm = self.kinematics
+        if arm is None or any(name not in self._joints for name in arm.joint_names):
+            return None
+        return min(self._joints[name].stamp_ns for name in arm.joint_names)
+
+    def update(self, names: Sequence[str], positions: Sequence[float], stamp_ns: int) -> None:
+        """Take a JointState's names and positions. One without any of the arm's joints is passed over."""
+        arm = self.kinematics
+        if arm is None or not set(arm.joint_names) & set(names):
+            return
+        self._message_problem = self._malformed(arm, names, positions, stamp_ns)
+        if self._message_problem is not None:
+            return
+        by_name = dict(zip(names, positions, strict=True))
+        for index, name in enumerate(arm.joint_names):
+            if name in by_name:
+                self._take(arm, index, name, float(by_name[name]), stamp_ns)
+
+    def problem(self, now_ns: int) -> str | None:
+        """Return why the joints are not known now, or None."""
+        arm = self.kinematics
+        if arm is None:
             return self._description_problem
         if self._message_problem is not None:
             return self._message_problem
-        if self._arrived_s is None:
+        if not self._joints:
             return "no joint_states of the arm were received yet"
-        age_s = now_s - self._arrived_s
-        if age_s > self._timeout_s:
-            return f"joint_states are stale: the last came {age_s:.1f} s ago (limit {self._timeout_s:g} s)"
+        if missing := [name for name in arm.joint_names if name not in self._joints]:
+            return f"joint_states lack {', '.join(missing)}; they have {', '.join(self._joints)}"
+        if (refused := self._refusals.problem(now_ns)) is not None:
+            return refused
+        for name in arm.joint_names:
+            joint = self._joints[name]
+            age_s = (now_ns - joint.stamp_ns) / NS_PER_S
+            if age_s > self._timeout_s:
+                return (
+                    f"joint_states are stale: {name} is stamped {age_s:.1f} s ago (limit {self._timeout_s:g} s); do "
+                    "they still come, and are the clocks synchronised?"
+                )
+            if age_s < -FUTURE_S:
+                return f"joint_states are stamped {-age_s:.1f} s in the future: synchronise the clocks"
         return None
+
+    def _malformed(
+        self, arm: ArmKinematics, names: Sequence[str], positions: Sequence[float], stamp_ns: int
+    ) -> str | None:
+        if len(names) != len(positions):
+            return f"joint_states have {len(names)} names and {len(positions)} positions"
+        if stamp_ns <= 0:
+            return "joint_states are stamped zero: the driver must set header.stamp"
+        if len(set(names)) != len(names):
+            twice = sorted({name for name in names if list(names).count(name) > 1})
+            return f"joint_states name {', '.join(twice)} twice"
+        for name, position in zip(names, positions, strict=True):
+            if name in arm.joint_names and not np.isfinite(position):
+                return f"joint_states have a non-finite position: {name} is {position}"
+        return None
+
+    def _take(self, arm: ArmKinematics, index: int, name: str, value: float, stamp_ns: int) -> None:
+        joint = self._joints.get(name)
+        if joint is None:
+            self._joints[name] = _Joint(value, stamp_ns)
+            return
+        if arm.is_continuous[index]:
+            value += 2.0 * np.pi * round((joint.value - value) / (2.0 * np.pi))
+        if stamp_ns <= max(joint.stamp_ns, joint.doubted_ns):
+            return  # out of order, or of a second publisher
+        if _reachable(arm, index, value - joint.value, stamp_ns - joint.stamp_ns):
+            self._joints[name] = _Joint(value, stamp_ns)
+            return
+        passed_s = (stamp_ns - joint.stamp_ns) / NS_PER_S
+        self._refusals.add(
+            stamp_ns,
+            f"joint_states: {name} leapt from {joint.value:.2f} to {value:.2f} in {passed_s:.3f} s, faster than it can "
+            "move: is there a second publisher?",
+        )
+        again = joint.doubts > 0 and _reachable(arm, index, value - joint.doubted, stamp_ns - joint.doubted_ns)
+        joint.doubted, joint.doubted_ns, joint.doubts = value, stamp_ns, joint.doubts + 1 if again else 1
+        if joint.doubts >= CONFIRMATIONS:
+            self._joints[name] = _Joint(value, stamp_ns)
+
+
+def _reachable(arm: ArmKinematics, index: int, moved: float, passed_ns: int) -> bool:
+    fastest = min(float(arm.velocity_limit[index]), FASTEST)
+    return abs(moved) <= SLACK + HASTE * fastest * passed_ns / NS_PER_S

@@ -202,10 +202,13 @@ class Motion:
             notes.append(f"slowed down: {verdict.text}")
         return SafeMotion(joined, "; ".join(notes))
 
+    def latest_ns(self, stamp_ns: int) -> int:
+        """Return the time by which a motion computed from the image of `stamp_ns` has to be at rest."""
+        return stamp_ns + round(self.config.max_open_loop_s * NS_PER_S)
+
     def _limit_open_loop(self, trajectory: PoseTrajectory, start_ns: int) -> PoseTrajectory:
         """Without the poses due beyond the open-loop limit. Raises UnsafeChunk when nothing is left after start_ns."""
-        limit_ns = trajectory.stamp_ns + round(self.config.max_open_loop_s * NS_PER_S)
-        keep = int(np.searchsorted(trajectory.times_ns, limit_ns, side="right"))
+        keep = int(np.searchsorted(trajectory.times_ns, self.latest_ns(trajectory.stamp_ns), side="right"))
         if keep == 0 or trajectory.times_ns[keep - 1] <= start_ns:
             raise UnsafeChunk(
                 f"nothing of the chunk lies within max_open_loop_s = {self.config.max_open_loop_s:g} of its image: the "

@@ -35,6 +35,7 @@ class ArmKinematics:
     values are ROS's: one number per joint, radians or metres; a continuous joint counts on beyond pi.
 
     joint_names: the chain's joints from the base outwards.
+    is_continuous: [n] joints that turn without end.
     lower, upper, velocity_limit, acceleration_limit: [n] from the URDF, its soft limits included; infinite where it
         states none.
     """
@@ -54,13 +55,13 @@ class ArmKinematics:
         joints = list(model.joints)[1:]
         self.joint_names: tuple[str, ...] = tuple(model.names)[1:]
         self.tool_frame = tool_frame
-        self._is_angle = np.array([joint.nq == 2 for joint in joints])  # continuous: (cos, sin) in Pinocchio
+        self.is_continuous = np.array([joint.nq == 2 for joint in joints])  # continuous: (cos, sin) in Pinocchio
         self._idx_q = np.array([joint.idx_q for joint in joints])
         soft_lower, soft_upper = np.array([described[name].soft_limits for name in self.joint_names]).T
         bounded_lower = np.maximum(np.asarray(model.lowerPositionLimit)[self._idx_q], soft_lower)
         bounded_upper = np.minimum(np.asarray(model.upperPositionLimit)[self._idx_q], soft_upper)
-        self.lower: NDArray[np.float64] = np.where(self._is_angle, -np.inf, bounded_lower)
-        self.upper: NDArray[np.float64] = np.where(self._is_angle, np.inf, bounded_upper)
+        self.lower: NDArray[np.float64] = np.where(self.is_continuous, -np.inf, bounded_lower)
+        self.upper: NDArray[np.float64] = np.where(self.is_continuous, np.inf, bounded_upper)
         speed = np.asarray(model.velocityLimit)
         self.velocity_limit: NDArray[np.float64] = np.where((speed > 0) & (speed < 1e20), speed, np.inf)
         self.acceleration_limit: NDArray[np.float64] = np.array(
@@ -259,11 +260,11 @@ class ArmKinematics:
 
     def _configuration(self, q: NDArray[np.float64]) -> NDArray[np.float64]:
         """ROS joint values [n] as Pinocchio's configuration [nq]."""
-        if not self._is_angle.any():
+        if not self.is_continuous.any():
             return q
         configuration = np.empty(self._model.nq)
-        configuration[self._idx_q] = np.where(self._is_angle, np.cos(q), q)
-        configuration[self._idx_q[self._is_angle] + 1] = np.sin(q[self._is_angle])
+        configuration[self._idx_q] = np.where(self.is_continuous, np.cos(q), q)
+        configuration[self._idx_q[self.is_continuous] + 1] = np.sin(q[self.is_continuous])
         return configuration
 
     def _linearised(

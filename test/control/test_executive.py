@@ -3,7 +3,8 @@
 import pytest
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.executive import Executive, ExecutiveConfig, Input, State
+from sqap_vla_ros.control.conditions import Input
+from sqap_vla_ros.control.executive import Executive, ExecutiveConfig, State
 from sqap_vla_ros.control.mission import Termination
 
 DT_S = 0.1
@@ -26,7 +27,7 @@ class Rig:
         self.executive.decide(self.ns, self.s)
         step = self.executive.take_step()
         if step.hold is not None:
-            self.holds.append(step.hold)
+            self.holds.append(step.hold.why)
         self.ends += [(end.termination, end.message) for end in step.ended]
 
     def accept(self, length_s: float = 1.6, latency_s: float = 0.05) -> None:

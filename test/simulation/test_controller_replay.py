@@ -13,7 +13,8 @@ import pytest
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
 from sqap_vla_ros.control.motion import Motion, MotionConfig
 from sqap_vla_ros.nodes import messages
-from sqap_vla_ros.nodes.policy.sinks import JointSink, Measured, SinkParts
+from sqap_vla_ros.nodes.policy.sinks.joint import JointSink
+from sqap_vla_ros.nodes.policy.sinks.sink import Measured, SinkParts
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 from sqap_vla_ros.robot.safety import SafetyLimits
@@ -83,7 +84,8 @@ def play(arm: ArmKinematics, lag_s: float, *, desired: bool, edit=lambda message
         if flight is not None and now_ns >= flight[0].stamp_ns + LATENCY_NS:
             (what, seen), flight = flight, None
             trajectory = motion.plan(what, seen, tool, now_ns).trajectory
-            motion.commit(sink.start(trajectory, Measured(tool, world.arm_position)))
+            latest_ns = motion.latest_ns(what.stamp_ns)
+            motion.commit(sink.start(trajectory, Measured(tool, world.arm_position), latest_ns))
             edit(sent[-1])
             on_the_way.append((now_ns + TRANSPORT_NS, sent[-1]))
         while on_the_way and now_ns >= on_the_way[0][0]:

@@ -163,8 +163,9 @@ class Rig(ProcessRig):
         self.wait(lambda: self.trigger("reset_fault").success, "reset_fault")
         self.set_parameter("dry_run", self._parameters["dry_run"])
         self.wait_for_state(PolicyStatus.DISABLED)
+        self.settle(0.6)  # the arm comes to rest, and its end is said again
         self.tool = HOME.copy()
-        self.settle(0.1)
+        self.settle(0.2)
         for name, kept in self.received.items():
             if name == "status":
                 del kept[:-1]
@@ -302,8 +303,8 @@ def pose_of(message: PoseStamped) -> np.ndarray:
 
 
 def assert_silent(rig: Rig, topic: str = "target_pose", seconds: float = 0.4) -> None:
-    """Nothing more comes on this topic."""
-    rig.settle(0.15)
+    """Nothing more comes on this topic, once the arm has come to rest and that was said again."""
+    rig.settle(0.6)
     count = len(rig.got(topic))
     rig.settle(seconds)
     assert len(rig.got(topic)) == count, f"{topic} still came; {rig.summary()}"

@@ -11,7 +11,7 @@ from sqap_vla_ros.control.motion import MotionConfig
 from sqap_vla_ros.nodes import parameter_table
 from sqap_vla_ros.nodes.parameter_table import configured
 from sqap_vla_ros.nodes.policy.parameters import PARAMETERS
-from sqap_vla_ros.nodes.policy.sinks import GripperConfig
+from sqap_vla_ros.nodes.policy.sinks.gripper import GripperConfig
 from sqap_vla_ros.robot.camera_contract import CameraContract
 from sqap_vla_ros.robot.safety import SafetyLimits
 from sqap_vla_ros.serving.worker import WorkerConfig

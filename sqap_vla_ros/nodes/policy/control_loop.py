@@ -1,15 +1,17 @@
 """The engine of policy_node: everything that exists between configure and cleanup, and the turn that drives it.
 
-Thread ownership: the node's executor thread runs all of it, one callback at a time, so nothing is locked. The worker's
-reader thread only triggers a guard condition. Callbacks store what came and make a turn; the longest part of a turn,
-planning a chunk, takes a few milliseconds. The timer runs on the steady clock, so that the watchdog also works when
-simulated time stops.
+Thread ownership: the node's executor thread runs all of it, one callback at a time, so nothing is locked. Callbacks
+store what came and make a turn; the longest part of a turn, planning a chunk, takes a few milliseconds. The timer runs
+on the steady clock, so that the engine turns when simulated time stops. Three other threads exist: the worker's reader
+and the reader of robot descriptions only trigger a guard condition, and the watchdog brings the arm to rest through
+`Commander.emergency` when the executor stands still.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,23 +19,24 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
-from sqap_vla_ros.control.executive import Executive, Input
+from sqap_vla_ros.control.clock_monitor import JUMP_S, ClockMonitor
+from sqap_vla_ros.control.conditions import Hold, Input
+from sqap_vla_ros.control.executive import Executive
 from sqap_vla_ros.control.mission import Mission
-from sqap_vla_ros.control.motion import MalformedChunk, Motion, UnsafeChunk
+from sqap_vla_ros.control.motion import MalformedChunk, UnsafeChunk
+from sqap_vla_ros.control.watchdog import Watchdog
 from sqap_vla_ros.nodes.policy import configuration
+from sqap_vla_ros.nodes.policy.commander import Commander
 from sqap_vla_ros.nodes.policy.health import Health
 from sqap_vla_ros.nodes.policy.inputs import Inputs
-from sqap_vla_ros.nodes.policy.observer import TransformMissing
 from sqap_vla_ros.nodes.policy.prediction import InFlight, Prediction
 from sqap_vla_ros.nodes.policy.services import Services
-from sqap_vla_ros.nodes.policy.sinks import GRIPPER_SINKS, SINKS, MeasuredTool, SinkParts
 from sqap_vla_ros.nodes.policy.status import Reporter
+from sqap_vla_ros.robot.holding import Reason
 from sqap_vla_ros.robot.kinematics import KinematicsError
 from sqap_vla_ros.serving.events import Event, LoadFailed, LoadProgress, Lost, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.supervisor import WorkerSupervisor
 from sqap_vla_ros.serving.worker import PolicyWorker
-
-FLUSH_S = 0.5  # the last command may take this long to be acknowledged
 
 
 class ControlLoop:
@@ -48,14 +51,14 @@ class ControlLoop:
         self._simulated_time: bool = node.get_parameter("use_sim_time").value
         config = configuration.executive_config(values, simulated_time=self._simulated_time)
         self.executive = Executive(config, dry_run=values["dry_run"])
-        self.motion = Motion(configuration.motion_config(values), configuration.safety_limits(values))
         self._in_flight: InFlight | None = None
         self._arrived: Result | PredictFailed | None = None  # to be planned this turn
         self._planned: Mission | None = None  # of the newest chunk
         self._idle_since_s = time.monotonic()
-        self._commanded = False  # something was commanded since the last hold
         self._command_due = False
-        self._measured_tool: MeasuredTool | None = None  # when the commands were last due
+        self._clock = ClockMonitor(simulated=self._simulated_time)
+        self._left_ns: int | None = None  # moment of the command, in the time before the clock jumped
+        self._turned: tuple[int, float] | None = None  # ROS time and steady clock of the last turn
         self._changed = 0  # chunks that were slowed down or kept inside the workspace
 
         self._guard = node.create_guard_condition(self.turn)
@@ -65,10 +68,16 @@ class ControlLoop:
             prediction_timeout_s=values["prediction_timeout_s"],
             load_timeout_s=values["load_timeout_s"],
         )
-        self.inputs = Inputs(node, values, turn=self.turn, time_jumped=self._on_time_jump)
-        parts = SinkParts(self.inputs.arm, self.motion.limits, values["base_frame"])
-        self.sink = SINKS[values["output_mode"]](node, parts)
-        self.gripper = GRIPPER_SINKS["finger_opening"](node, configuration.gripper_config(values))
+        self.inputs = Inputs(
+            node,
+            values,
+            simulated_time=self._simulated_time,
+            turn=self.turn,
+            wake=self._guard.trigger,
+            time_jumped=self._on_time_jump,
+        )
+        self.commander = Commander(node, values, self.inputs, self.now_ns)
+        self._watchdog = Watchdog(values["executor_timeout_s"], self.commander.emergency)
         self.reporter = Reporter(
             node,
             base_frame=values["base_frame"],
@@ -88,8 +97,12 @@ class ControlLoop:
             turn=self.turn,
         )
         self._jumps = node.get_clock().create_jump_callback(
-            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False),
-            post_callback=lambda jump: self._on_time_jump("ROS time went backwards"),
+            JumpThreshold(
+                min_forward=Duration(seconds=JUMP_S), min_backward=Duration(nanoseconds=-1), on_clock_change=False
+            ),
+            post_callback=lambda jump: self._on_time_jump(
+                f"ROS time jumped by {jump.delta.nanoseconds / NS_PER_S:+.2f} s"
+            ),
         )
         self._timer = node.create_timer(
             1.0 / values["command_rate"], self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
@@ -101,15 +114,16 @@ class ControlLoop:
     def turn(self) -> None:
         """Make one turn of the engine; every callback ends with it."""
         now_ns, now_s = self.now_ns(), time.monotonic()
-        self._look(now_s)
+        self._look(now_ns, now_s)
         self.executive.decide(now_ns, now_s)
         self._plan()
-        self._command(now_ns, now_s)
+        self._command(now_ns)
         self._predict(now_ns, now_s)
         self._report()
 
-    def _look(self, now_s: float) -> None:
-        """Tell the executive what the worker did and what is wrong with the inputs."""
+    def _look(self, now_ns: int, now_s: float) -> None:
+        """Tell the executive what happened, where the arm is and what is wrong with the inputs."""
+        self._look_at_the_clock(now_ns, now_s)
         for event in self.poll_worker():
             if isinstance(event, (Result, PredictFailed)):
                 self._arrived = event
@@ -117,13 +131,30 @@ class ControlLoop:
                 self._in_flight = None
             self._idle_since_s = now_s
             self.executive.answered()
+        if (replaced := self.inputs.new_description()) is not None:
+            self.executive.interrupt(replaced, Reason.INPUT)
+        if self._command_due:
+            moving = self.executive.moving
+            if (astray := self.commander.measure(now_ns, moving=moving)) is not None and moving:
+                self.executive.tracking_error(astray, now_s)
         if self.executive.mission is None:
             self.inputs.forget_problems()
-        found = self.inputs.problems(now_s)
-        for source in (Input.IMAGE, Input.CAMERA_INFO, Input.TF):
+        found = self.inputs.problems(now_ns, now_s)
+        for source in (Input.CLOCK, Input.IMAGE, Input.CAMERA_INFO, Input.TF):
             self.executive.report(source, found.get(source))
-        if self.sink.NEEDS_JOINTS and not self.executive.dry_run:
-            self.executive.report(Input.JOINT_STATES, self.inputs.arm.problem(now_s))
+        if self.commander.sink.NEEDS_JOINTS and not self.executive.dry_run:
+            unknown = self.inputs.arm.problem(now_ns) or self.commander.watch.contradiction
+            self.executive.report(Input.JOINT_STATES, unknown)
+
+    def _look_at_the_clock(self, now_ns: int, now_s: float) -> None:
+        """Notice that the executor stood still, and that the system's clock was set."""
+        if (stalled_s := self._watchdog.feed(armed=self.commander.commanded)) is not None:
+            self.commander.resume()
+            self._log.error(f"the executor stood still for {stalled_s:.1f} s; the watchdog brought the arm to rest")
+            self.executive.interrupt(f"the executor stood still for {stalled_s:.1f} s", Reason.INPUT)
+        if (jumped := self._clock.jump(now_ns, now_s)) is not None:
+            self._forget_time(jumped, now_ns)
+        self._turned = (now_ns, now_s)
 
     def _plan(self) -> None:
         """Make a trajectory of the chunk that arrived, if any, and publish both; or reject it."""
@@ -139,7 +170,7 @@ class ControlLoop:
         assert self.supervisor.info is not None
         chunk, view = event.chunk, flight.view
         try:
-            self.motion.validate(chunk, self.supervisor.info.horizon)
+            self.commander.motion.validate(chunk, self.supervisor.info.horizon)
         except MalformedChunk as error:
             self._reject(str(error), flight, malformed=True)
             return
@@ -157,30 +188,27 @@ class ControlLoop:
         )
         self.reporter.publish_prediction(prediction, self.health())
 
-    def _command(self, now_ns: int, now_s: float) -> None:
-        """Do what the executive decided: hold, or send what is due of the current trajectory."""
-        if self._command_due:
-            self._check_tracking(now_ns, now_s)
+    def _command(self, now_ns: int) -> None:
+        """Do what the executive decided: hold, or send what is due."""
         step = self.executive.take_step()
         if step.hold is not None:
-            self._hold(step.hold)
+            self.commander.hold(step.hold, now_ns, self._left_ns)
+            self._left_ns = None
         for end in step.ended:
             self.services.mission_ended(end)
         if step.ended:
-            if not self.executive.moving:
-                self.motion.clear()  # whatever moves the arm until the next one, that one begins where the arm is
-            self.gripper.reset()
+            self.commander.task_over(moving=self.executive.moving)
             self.supervisor.reset_policy()
-        if self._command_due and self.executive.moving and (current := self.motion.current) is not None:
-            self.sink.tick(now_ns, self._measured_tool)
-            # The fingers close where the tool is, not where it is told to be: as late as the arm.
-            self.gripper.update(current.sample(now_ns - self.motion.lag_ns)[1])
+        if self._command_due:
+            self.commander.tick(now_ns, moving=self.executive.moving)
         self._command_due = False
 
     def _predict(self, now_ns: int, now_s: float) -> None:
         """Start a prediction if one is wanted and possible."""
         if not (self.active and self.inputs.waiting and self.supervisor.idle):
             return
+        if not self.executive.moving and not self.commander.at_rest(now_ns):
+            return  # what begins now begins at rest
         mission = self.executive.mission
         if mission is None or not self.executive.wants_prediction(now_ns):
             return
@@ -207,10 +235,15 @@ class ControlLoop:
         self.inputs.expect_images(time.monotonic())
 
     def deactivate(self, why: str) -> None:
-        """Hold, as the last command, and publish nothing more."""
-        self.executive.disable(why)
-        self.turn()
-        self._hold(why)
+        """Bring the arm to rest, whatever else fails, and publish nothing more. Blocks until it is at rest."""
+        try:
+            self.executive.disable(why)
+            self.turn()
+        except Exception:  # a defect must not keep the arm moving
+            self._log.error(traceback.format_exc())
+        self._watchdog.feed(armed=False)
+        self.commander.hold(Hold(why, Reason.ORDER), self.now_ns())
+        self.commander.come_to_rest()
         self.active = False
 
     def set_dry_run(self, dry_run: bool) -> None:
@@ -221,12 +254,12 @@ class ControlLoop:
 
     def destroy(self) -> None:
         """End the worker and remove everything from the node."""
+        self._watchdog.close()
         self.supervisor.close()
         self._node.destroy_timer(self._timer)
         self._jumps.unregister()
         self.inputs.destroy()
-        for publisher in (self.sink.publisher, self.gripper.publisher):
-            self._node.destroy_lifecycle_publisher(publisher)
+        self.commander.destroy()
         self.services.destroy()
         self.reporter.destroy()
         self._node.destroy_guard_condition(self._guard)
@@ -269,7 +302,7 @@ class ControlLoop:
             images_dropped=self.inputs.gate.dropped,
             images_superseded=self.inputs.superseded,
             chunks_changed=self._changed,
-            arm_lag_s=self.motion.measured_lag_s,
+            arm_lag_s=self.commander.motion.measured_lag_s,
             worker_pid=self.supervisor.pid,
             policy=self.supervisor.info,
         )
@@ -282,26 +315,16 @@ class ControlLoop:
 
     def _execute(self, chunk: ActionChunk, flight: InFlight, now_ns: int, published_s: float) -> None:
         """Plan, check and command a chunk; in a dry run everything but command."""
-        view = flight.view
         if flight.mission is not self._planned:
             self._planned = flight.mission
-            self.motion.new_task()
+            self.commander.new_task()
         if (obstacle := self.executive.obstacle()) is not None:
             self._reject(obstacle, flight, malformed=False)
             return
-        measured = self.inputs.measured()
-        tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
-        if not self.executive.moving and (astray := self.motion.tracking_error(tool, now_ns)) is not None:
-            # The last motion is over and did not get there: what follows begins where the arm is.
-            self._log.warning(f"starting anew from the measured pose: {astray}")
-            self.motion.clear()
         try:
-            safe = self.motion.plan(chunk, view.base_from_tool, tool, now_ns, self.inputs.observer.measured_twist())
-            trajectory = safe.trajectory
-            if not self.executive.dry_run:
-                trajectory = self.sink.start(trajectory, measured)
-                self.motion.commit(trajectory)
-                self._commanded = True
+            safe, end_ns = self.commander.execute(
+                chunk, flight.view, now_ns, moving=self.executive.moving, dry_run=self.executive.dry_run
+            )
         except (UnsafeChunk, KinematicsError) as error:
             self._reject(str(error), flight, malformed=False)
             return
@@ -309,37 +332,12 @@ class ControlLoop:
             self._changed += 1
             self._log.info(f"chunk {safe.note}", throttle_duration_sec=5.0)
         latency_s = (now_ns - chunk.stamp_ns) / NS_PER_S
-        self.executive.accepted(chunk.stamp_ns, trajectory.end_ns, chunk.dt_s, latency_s, published_s)
+        self.executive.accepted(chunk.stamp_ns, end_ns, chunk.dt_s, latency_s, published_s)
 
     def _reject(self, why: str, flight: InFlight, *, malformed: bool) -> None:
         self._log.warning(f"chunk rejected: {why}", throttle_duration_sec=1.0)
         latency_s = (self.now_ns() - flight.view.frame.stamp_ns) / NS_PER_S
         self.executive.rejected(why, malformed=malformed, latency_s=latency_s)
-
-    def _check_tracking(self, now_ns: int, now_s: float) -> None:
-        """Measure the tool, and tell the executive when it is not where it was told to be."""
-        self._measured_tool = None
-        if not self.executive.moving:
-            return
-        try:
-            base_from_tool, stamp_ns = self.inputs.observer.measured_tool()
-        except TransformMissing as error:
-            self.inputs.transform_missing(error)
-            return
-        measured_ns = stamp_ns or now_ns
-        self._measured_tool = MeasuredTool(base_from_tool, measured_ns - self.motion.lag_ns)
-        if (error_text := self.motion.tracking_error(base_from_tool, measured_ns)) is not None:
-            self.executive.tracking_error(error_text, now_s)
-
-    def _hold(self, why: str) -> None:
-        """Command the measured pose once, if anything was commanded since the last hold."""
-        self.motion.clear()
-        if not self._commanded:
-            return
-        self._commanded = False
-        self._log.warning(f"holding the measured pose: {why}")
-        self.sink.hold(self.inputs.measured(), self.now_ns())
-        self.sink.publisher.wait_for_all_acked(Duration(seconds=FLUSH_S))
 
     # Callbacks
 
@@ -349,10 +347,17 @@ class ControlLoop:
         self.turn()
 
     def _on_time_jump(self, what: str) -> None:
+        self._forget_time(what, self.now_ns())
+        self.turn()
+
+    def _forget_time(self, what: str, now_ns: int) -> None:
+        """Hold where the command is now, by the time before the jump, and forget all that is tied to it."""
         self._log.warning(f"{what}: forgetting images, transforms and the current chunk")
         self.executive.time_jumped(what)
-        self.motion.clear()
+        if self._turned is not None:
+            before_ns, before_s = self._turned
+            self._left_ns = before_ns + round((time.monotonic() - before_s) * NS_PER_S)
         self.inputs.forget()
+        self.commander.watch.forget()
         self._in_flight = None
         self.supervisor.reset_policy()
-        self.turn()

@@ -10,7 +10,8 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.qos import QoSProfile
 
-from sqap_vla_ros.control.executive import Input, State
+from sqap_vla_ros.control.conditions import Input
+from sqap_vla_ros.control.executive import State
 from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.policy.health import Health
 from sqap_vla_ros.nodes.policy.prediction import Prediction

@@ -5,29 +5,40 @@ Callbacks store and return. Nothing here decides: `problems` says what is wrong,
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import String
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.executive import Input
+from sqap_vla_ros.control.clock_monitor import ClockMonitor
+from sqap_vla_ros.control.conditions import Input
+from sqap_vla_ros.control.description import DescriptionReader
 from sqap_vla_ros.control.image_gate import ImageGate, Order
 from sqap_vla_ros.control.joint_monitor import JointMonitor
 from sqap_vla_ros.control.time_sync import ImageInfoSync
+from sqap_vla_ros.control.tool_monitor import ToolMonitor, ToolMonitorConfig, ToolSample
 from sqap_vla_ros.nodes import images, messages
 from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.observer import Frame, ObservationProblem, Observer, TransformMissing, View
-from sqap_vla_ros.nodes.policy.sinks import Measured
+from sqap_vla_ros.nodes.policy.sinks.sink import Measured
 from sqap_vla_ros.nodes.tf.api import Buffer, TransformListener
+from sqap_vla_ros.robot.kinematics import ArmKinematics
 
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RETRY_S = 0.002  # between looks whether the transforms of an image have come; a look costs a tenth of that
+TF_AGE_S = 0.5  # the tool's transform may be older by tf_timeout_s
+TOGETHER_NS = 100_000_000  # stamps of joint_states and TF that are compared
+UNSTAMPED_S = 2.0  # an image without a stamp is a problem for so long
+MANY_INFOS = 20  # camera_infos without an image between them
 WAITING_IMAGES = 8  # images that may wait for their transforms at the same time
 
 
@@ -35,9 +46,19 @@ class Inputs:
     """Images that wait for their prediction, and what is known about the arm."""
 
     def __init__(
-        self, node: Any, values: Mapping[str, Any], *, turn: Callable[[], None], time_jumped: Callable[[str], None]
+        self,
+        node: Any,
+        values: Mapping[str, Any],
+        *,
+        simulated_time: bool,
+        turn: Callable[[], None],
+        wake: Callable[[], None],
+        time_jumped: Callable[[str], None],
     ) -> None:
-        """turn: called when an image can be looked at. time_jumped: called, with the reason, when stamps go back."""
+        """turn: called when an image can be looked at. wake: makes the executor turn, from any thread.
+
+        time_jumped: called, with the reason, when stamps go back. simulated_time: the node follows /clock.
+        """
         self._node = node
         self._log = node.get_logger()
         self._turn = turn
@@ -45,13 +66,18 @@ class Inputs:
         self._tf_timeout_s: float = values["tf_timeout_s"]
         self.gate = ImageGate(configuration.image_gate_config(values))
         self.sync = ImageInfoSync(self._on_pair)
-        self.arm = JointMonitor(values["base_frame"], values["tool_frame"], values["joint_states_timeout_s"])
+        self.arm = JointMonitor(values["joint_states_timeout_s"])
+        self.tool = ToolMonitor(ToolMonitorConfig(max_age_s=TF_AGE_S + self._tf_timeout_s))
+        self._clock = ClockMonitor(simulated=simulated_time)
+        self._descriptions = DescriptionReader(values["base_frame"], values["tool_frame"], wake)
         if values["robot_description"]:
-            self._on_description(String(data=values["robot_description"]))
+            self._descriptions.submit(values["robot_description"])
         self.superseded = 0
         self._waiting: deque[Frame] = deque(maxlen=WAITING_IMAGES)
         self._observation_problem: dict[Input, str] = {}  # why the newest image could not be used
         self._expected_since_s = time.monotonic()
+        self._unstamped_s = -math.inf  # when an image without a stamp last came (steady clock)
+        self._infos_before = 0  # camera_infos received when the newest image came
 
         compressed = values["image_transport"] == "compressed"
         reliable = values["image_reliability"] == "reliable"
@@ -60,7 +86,7 @@ class Inputs:
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         )
         image_type, image_topic = (CompressedImage, "image/compressed") if compressed else (Image, "image")
-        image = node.create_subscription(image_type, image_topic, self.sync.add_image, image_qos)
+        image = node.create_subscription(image_type, image_topic, self._on_image, image_qos)
         info = node.create_subscription(CameraInfo, "camera_info", self.sync.add_info, image_qos)
         self._subscriptions = [
             image,
@@ -104,17 +130,26 @@ class Inputs:
         """Forget images and transforms: time jumped, nothing known about times is true any more."""
         self.gate.reset()
         self.sync.reset()
+        self.tool.forget()
+        self.arm.forget()
         self._buffer.clear()
         self._waiting.clear()
         self._observation_problem = {}
 
-    def problems(self, now_s: float) -> dict[Input, str]:
-        """Return what is wrong with image, camera_info and TF: of several problems the one that explains the others."""
+    def problems(self, now_ns: int, now_s: float) -> dict[Input, str]:
+        """Return what is wrong with clock, image, camera_info and TF: of several the one that explains the others."""
+        if (stopped := self._clock.problem(now_ns, now_s)) is not None:
+            return {Input.CLOCK: stopped}
+        if now_s - self._unstamped_s < UNSTAMPED_S:
+            return {Input.IMAGE: f"images on {self.image_topic} are stamped zero: the driver must set header.stamp"}
         if (unpaired := self.sync.problem(now_s)) is not None:
             return {Input.CAMERA_INFO: f"{unpaired} ({self.image_topic}, {self.info_topic})"}
         if (silence := self.gate.silence(now_s, self._expected_since_s)) is not None:
-            return {Input.IMAGE: f"{silence} on {self.image_topic}"}
-        return dict(self._observation_problem)
+            return {Input.IMAGE: f"{silence} on {self.image_topic}{self._large_images()}"}
+        found = dict(self._observation_problem)
+        if (untrue := self.tool.problem(now_ns)) is not None:
+            found.setdefault(Input.TF, untrue)
+        return found
 
     def forget_problems(self) -> None:
         """Forget why the newest image could not be used: nothing is looked at while there is no mission."""
@@ -138,6 +173,8 @@ class Inputs:
                     self._observation_problem = {error.source: str(error)}
             else:
                 self._observation_problem = {}
+                if (glitch := self.tool.contradiction(ToolSample(found.base_from_tool, frame.stamp_ns))) is not None:
+                    self._observation_problem, found = {Input.TF: glitch}, None
             # Used or useless: so are the older ones.
             while self._waiting and self._waiting[0].stamp_ns <= frame.stamp_ns:
                 useless = self._waiting.popleft() is not frame or found is None
@@ -148,16 +185,37 @@ class Inputs:
         return found
 
     def measured(self) -> Measured:
-        """Return where the arm was last measured."""
-        try:
-            base_from_tool = self.observer.measured_tool()[0]
-        except TransformMissing:
-            base_from_tool = None
-        return Measured(base_from_tool, self.arm.joints)
+        """Return where the arm is believed to be."""
+        newest = self.tool.newest
+        return Measured(None if newest is None else newest.pose, self.arm.joints)
 
-    def transform_missing(self, error: TransformMissing) -> None:
-        """Note that the tool cannot be measured."""
-        self._observation_problem = {Input.TF: str(error)}
+    def measure_tool(self) -> ToolSample | None:
+        """Look up the newest pose of the tool; return what is believed of it, None when it is not known."""
+        try:
+            self.tool.update(ToolSample(*self.observer.measured_tool()))
+        except ObservationProblem as error:
+            self._observation_problem = {Input.TF: str(error)}
+            return None
+        return self.tool.newest
+
+    def tool_by_joints(self, at_ns: int) -> NDArray[np.float64] | None:
+        """Return base_from_tool [4, 4] by joint_states of about that time; None without any."""
+        joints, stamp_ns = self.arm.joints, self.arm.stamp_ns
+        if self.arm.kinematics is None or joints is None or stamp_ns is None:
+            return None
+        return self.arm.kinematics.forward(joints) if abs(at_ns - stamp_ns) < TOGETHER_NS else None
+
+    def new_description(self) -> str | None:
+        """Use a robot_description that was read meanwhile. Return why what moves must stop, or None."""
+        match self._descriptions.take():
+            case ArmKinematics() as kinematics:
+                replaced = self.arm.kinematics is not None
+                self.arm.adopt(kinematics)
+                return "another robot_description came" if replaced else None
+            case str(problem):
+                self.arm.refuse_description(problem)
+                self._log.error(f"robot_description: {problem}")
+        return None
 
     def destroy(self) -> None:
         """Remove everything from the node."""
@@ -169,6 +227,7 @@ class Inputs:
     def _on_pair(self, image: Any, camera_info: Any) -> None:
         now_s = time.monotonic()
         stamp_ns = messages.time_ns(image.header.stamp)
+        self._infos_before = self.sync.counters.camera_infos
         order = self.gate.arrive(stamp_ns, now_s)
         if order is Order.JUMPED_BACK:
             self._time_jumped("the images' stamps went backwards")
@@ -182,11 +241,24 @@ class Inputs:
         self._turn()
 
     def _on_joint_states(self, message: JointState) -> None:
-        self.arm.update(message, time.monotonic())
+        self.arm.update(message.name, message.position, messages.time_ns(message.header.stamp))
 
     def _on_description(self, message: String) -> None:
-        if (problem := self.arm.set_description(message.data)) is not None:
-            self._log.error(problem)
+        self._descriptions.submit(message.data)
+
+    def _on_image(self, message: Any) -> None:
+        if messages.time_ns(message.header.stamp) == 0:
+            self._unstamped_s = time.monotonic()
+        self.sync.add_image(message)
+
+    def _large_images(self) -> str:
+        """Return the advice for images that are lost although the camera runs."""
+        if self.sync.counters.camera_infos - self._infos_before < MANY_INFOS:
+            return ""
+        return (
+            f", but {self.info_topic} comes: large images are lost where the middleware's shared memory is small "
+            "(start with config/fastdds_shm.xml), and when image_reliability does not fit the driver"
+        )
 
     def _on_retry(self) -> None:
         self._retry.cancel()
@@ -198,7 +270,7 @@ class Inputs:
             return
         try:
             _, stamp_ns = self.observer.measured_tool()
-        except TransformMissing:
+        except ObservationProblem:
             return
         if stamp_ns - now_ns > self.gate.config.jump_back_s * NS_PER_S:
             self._log.warning("forgetting transforms from the future, of before the time jumped")

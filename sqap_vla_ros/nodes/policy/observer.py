@@ -12,8 +12,9 @@ from rclpy.time import Time
 from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import Observation
-from sqap_vla_ros.control.executive import Input
+from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.control.image_gate import ImageGate
+from sqap_vla_ros.nodes.messages import time_ns
 from sqap_vla_ros.nodes.tf.api import Buffer, TransformException
 from sqap_vla_ros.robot.camera import CameraError, CameraModel, ToolProjection, project_tool
 from sqap_vla_ros.robot.camera_contract import CameraContract
@@ -103,24 +104,25 @@ class Observer:
             found = self._buffer.lookup_transform(target, source, Time(nanoseconds=stamp_ns))
         except TransformException as error:
             raise TransformMissing(f"no transform {target} <- {source} at the image's stamp: {error}") from error
-        t, q = found.transform.translation, found.transform.rotation
-        return pose_matrix((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
+        return _pose(found, target, source)
 
     def measured_tool(self) -> tuple[NDArray[np.float64], int]:
-        """The newest [4, 4] base_from_tool and its stamp in nanoseconds (0 if static). Raises TransformMissing."""
+        """Return the newest [4, 4] base_from_tool and its stamp in nanoseconds (0 if static).
+
+        Raises TransformMissing, and ObservationProblem for numbers that are no pose.
+        """
         try:
             found = self._buffer.lookup_transform(self._base_frame, self._tool_frame, Time())
         except TransformException as error:
             raise TransformMissing(f"no transform {self._base_frame} <- {self._tool_frame}: {error}") from error
-        t, q, stamp = found.transform.translation, found.transform.rotation, found.header.stamp
-        return pose_matrix((t.x, t.y, t.z), (q.x, q.y, q.z, q.w)), stamp.sec * 1_000_000_000 + stamp.nanosec
+        return _pose(found, self._base_frame, self._tool_frame), time_ns(found.header.stamp)
 
     def measured_twist(self) -> NDArray[np.float64] | None:
         """[6] m/s, rad/s of the tool along base axes, over the last TWIST_S that TF knows; None where it does not."""
         try:
             after, stamp_ns = self.measured_tool()
             before = self.transform(self._base_frame, self._tool_frame, stamp_ns - round(TWIST_S * 1e9))
-        except (TransformMissing, ValueError):  # ValueError: a stamp before the beginning of time
+        except (ObservationProblem, ValueError):  # ValueError: a stamp before the beginning of time
             return None
         turned = Rotation.from_matrix(after[:3, :3] @ before[:3, :3].T).as_rotvec()
         return np.concatenate([after[:3, 3] - before[:3, 3], turned]) / TWIST_S
@@ -179,3 +181,12 @@ class Observer:
                 self._other_camera = self._contract.problem(self._camera)
             self._camera_key = key
         return self._camera
+
+
+def _pose(transform: Any, target: str, source: str) -> NDArray[np.float64]:
+    """Return the [4, 4] target_from_source of a TransformStamped. Raises ObservationProblem when it is no pose."""
+    t, q = transform.transform.translation, transform.transform.rotation
+    try:
+        return pose_matrix((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
+    except ValueError as error:
+        raise ObservationProblem(Input.TF, f"the transform {target} <- {source} is no pose: {error}") from error

@@ -11,7 +11,8 @@ from sqap_vla_ros.control.image_gate import ImageGateConfig
 from sqap_vla_ros.control.motion import MotionConfig
 from sqap_vla_ros.nodes import parameter_table
 from sqap_vla_ros.nodes.parameter_table import Parameter, Value
-from sqap_vla_ros.nodes.policy.sinks import SINKS, GripperConfig
+from sqap_vla_ros.nodes.policy.sinks.gripper import GripperConfig
+from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.robot.camera_contract import CameraContract
 from sqap_vla_ros.robot.safety import SafetyLimits
 from sqap_vla_ros.serving.worker import WorkerConfig
@@ -226,6 +227,12 @@ _COMMANDS = (
         "Motion never reaches further than this past the image it was computed from, even when this node dies. Set it "
         "to at least the policy's latency plus a few actions.",
         above=0.0,
+    ),
+    Parameter(
+        "executor_timeout_s",
+        0.5,
+        "A watchdog brings the arm to rest when the node's own thread stands still for this long while it moves.",
+        minimum=0.1,
     ),
     Parameter.of(
         MotionConfig,

@@ -12,7 +12,8 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 
 from sqap_vla_ros.contracts import ActionChunk, PolicyInfo
-from sqap_vla_ros.control.executive import Input, State
+from sqap_vla_ros.control.conditions import Input
+from sqap_vla_ros.control.executive import State
 from sqap_vla_ros.msg import ActionChunk as ActionChunkMessage
 from sqap_vla_ros.msg import PolicyStatus, TokenSelection
 from sqap_vla_ros.nodes import messages

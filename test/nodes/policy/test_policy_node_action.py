@@ -110,8 +110,7 @@ def test_a_goal_sent_as_soon_as_the_one_before_is_cancelled_leaves_both_their_re
         assert second.accepted
         rig.wait(first_result.done, "the first goal's result")
         assert first_result.result().status == GoalStatus.STATUS_CANCELED
-        rig.wait_for_state(RUNNING)
-        assert rig.status.instruction == "second"
+        rig.wait(lambda: rig.status.instruction == "second", "the second goal")
         second_result = second.get_result_async()
         rig.wait(second.cancel_goal_async().done)
         rig.wait(second_result.done, "the second goal's result")

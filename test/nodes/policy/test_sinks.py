@@ -7,18 +7,16 @@ import pytest
 from scipy.interpolate import CubicHermiteSpline
 from scipy.spatial.transform import Rotation
 
-from sqap_vla_ros.nodes.policy.sinks import (
-    TWIST_CORRECTION_LIMITS,
-    TWIST_GAIN_HZ,
-    JointSink,
-    Measured,
-    SinkParts,
-    tracking_twist,
-)
+from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.nodes.policy.sinks.joint import JointSink
+from sqap_vla_ros.nodes.policy.sinks.sink import Measured, SinkParts
+from sqap_vla_ros.nodes.policy.sinks.twist import TWIST_CORRECTION_LIMITS, TWIST_GAIN_HZ, tracking_twist
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 from sqap_vla_ros.robot.safety import SafetyLimits
 from sqap_vla_ros.robot.trajectory import anchor_chunk
+
+LATEST_NS = 100 * NS_PER_S
 
 
 def pose(xyz=(0.0, 0.0, 0.0), rotvec=(0.0, 0.0, 0.0)):
@@ -71,7 +69,7 @@ def test_what_is_slowed_down_for_the_joints_is_judged_again():
         deltas = np.concatenate([rng.uniform(-0.015, 0.015, 3), rng.uniform(-0.1, 0.1, 3), [1.0]])
         wanted = anchor_chunk(np.tile(deltas, (8, 1)), arm.forward(q), 0, 0.2)
         try:
-            slowed += sink.start(wanted, Measured(wanted.anchor, q)).end_ns > wanted.end_ns
+            slowed += sink.start(wanted, Measured(wanted.anchor, q), LATEST_NS).end_ns > wanted.end_ns
         except KinematicsError:
             refused += 1
             continue

@@ -1,0 +1,55 @@
+"""Watches the measured arm against its command, and says when the measurement proves something."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from sqap_vla_ros.robot.conventions import pose_distance
+from sqap_vla_ros.robot.holding import ArmSample, Evidence, EvidenceBounds, weigh
+
+REMEMBERED = 100
+CONFIRMATIONS = 3  # samples in a row that say the arm is astray; a single one is a glitch of the measurement
+CONTRADICTIONS = 5  # samples in a row in which joints and TF disagree
+AGREE_M, AGREE_RAD = 0.05, 0.25  # stamps of the two differ, and so may calibrations
+
+
+class ArmWatch:
+    """Keeps the newest samples of the arm. near_m, near_rad: the arm follows when it is no further off than this."""
+
+    def __init__(self, near_m: float, near_rad: float) -> None:
+        self._bounds = EvidenceBounds(near_m=near_m, near_rad=near_rad)
+        self._samples: deque[ArmSample] = deque(maxlen=REMEMBERED)
+        self._astray = 0
+        self._contradictions = 0
+        self._apart = (0.0, 0.0)
+
+    def note(self, sample: ArmSample, astray: str | None) -> str | None:
+        """Take a sample, and what is wrong with it; return that once enough samples in a row say so."""
+        if self._samples and sample.stamp_ns <= self._samples[-1].stamp_ns:
+            return None  # nothing new was measured
+        self._samples.append(sample)
+        if sample.tool is not None and sample.tool_by_joints is not None:
+            self._apart = pose_distance(sample.tool, sample.tool_by_joints)
+            apart = self._apart[0] > AGREE_M or self._apart[1] > AGREE_RAD
+            self._contradictions = self._contradictions + 1 if apart else 0
+        self._astray = self._astray + 1 if astray is not None else 0
+        return astray if self._astray >= CONFIRMATIONS else None
+
+    @property
+    def contradiction(self) -> str | None:
+        """Why joint_states and TF cannot both be right, or None."""
+        if self._contradictions < CONTRADICTIONS:
+            return None
+        return (
+            f"joint_states and TF contradict each other: the tool is {self._apart[0] * 1e3:.0f} mm and "
+            f"{self._apart[1]:.2f} rad apart by the two; do they speak of the same arm and the same robot_description?"
+        )
+
+    def evidence(self, now_ns: int) -> Evidence:
+        """Return what the samples prove at `now_ns`."""
+        return weigh(self._samples, now_ns, self._bounds)
+
+    def forget(self) -> None:
+        """Forget everything: time jumped."""
+        self._samples.clear()
+        self._astray = self._contradictions = 0

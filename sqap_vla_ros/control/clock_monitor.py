@@ -1,0 +1,38 @@
+"""Judges ROS time: does it run, and did it jump?"""
+
+from __future__ import annotations
+
+from sqap_vla_ros.contracts import NS_PER_S
+
+STANDS_S = 1.0
+JUMP_S = 0.25  # of the system's clock against the steady one
+
+
+class ClockMonitor:
+    """Compares ROS time with the steady clock. simulated: ROS time comes from /clock, at any speed."""
+
+    def __init__(self, *, simulated: bool) -> None:
+        self._simulated = simulated
+        self._ns = 0
+        self._s: float | None = None  # when ROS time last changed, by the steady clock
+        self._last: tuple[int, float] | None = None
+
+    def problem(self, now_ns: int, now_s: float) -> str | None:
+        """Return why ROS time cannot be relied upon, or None; called regularly."""
+        if self._s is None or now_ns != self._ns:
+            self._ns, self._s = now_ns, now_s
+        if not self._simulated:
+            return None
+        if now_ns == 0:
+            return "use_sim_time is set, but no /clock was received: ROS time stands at zero"
+        if now_s - self._s >= STANDS_S:
+            return f"ROS time has stood still for {now_s - self._s:.1f} s: is the simulation paused?"
+        return None
+
+    def jump(self, now_ns: int, now_s: float) -> str | None:
+        """Return how the system's clock jumped since the last call, or None. Simulated time reports its own jumps."""
+        last, self._last = self._last, (now_ns, now_s)
+        if last is None or self._simulated:
+            return None
+        jumped_s = (now_ns - last[0]) / NS_PER_S - (now_s - last[1])
+        return f"the system's clock jumped by {jumped_s:+.2f} s" if abs(jumped_s) > JUMP_S else None

@@ -1,0 +1,67 @@
+"""Reads robot descriptions in a thread of its own: a large URDF takes seconds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
+
+MAX_CHARS = 20_000_000
+
+
+class DescriptionReader:
+    """Turns URDF text into kinematics, one after the other, the newest text only.
+
+    `submit` and `take` are called from one thread; `notify` from the reader's, whenever `take` has something new.
+    """
+
+    def __init__(self, base_frame: str, tool_frame: str, notify: Callable[[], None]) -> None:
+        self._frames = (base_frame, tool_frame)
+        self._notify = notify
+        self._lock = threading.Lock()
+        self._submitted = ""  # the newest text, whatever became of it
+        self._waiting: str | None = None
+        self._reading = False
+        self._outcome: ArmKinematics | str | None = None
+
+    def submit(self, urdf: str) -> bool:
+        """Read this text aside. Return False for the text that was submitted last: it is not read again."""
+        with self._lock:
+            if urdf == self._submitted:
+                return False
+            self._submitted = self._waiting = urdf
+            if self._reading:
+                return True
+            self._reading = True
+        threading.Thread(target=self._read, name="robot_description_reader", daemon=True).start()
+        return True
+
+    def take(self) -> ArmKinematics | str | None:
+        """Return the kinematics of the newest text, or why it cannot be used; None when nothing new was read."""
+        with self._lock:
+            outcome, self._outcome = self._outcome, None
+            return outcome
+
+    def _read(self) -> None:
+        while True:
+            with self._lock:
+                urdf, self._waiting = self._waiting, None
+                if urdf is None:
+                    self._reading = False
+                    return
+            outcome = self._kinematics(urdf)
+            with self._lock:
+                if self._waiting is None:
+                    self._outcome = outcome
+            self._notify()
+
+    def _kinematics(self, urdf: str) -> ArmKinematics | str:
+        if len(urdf) > MAX_CHARS:
+            return f"the text has {len(urdf)} characters, the limit is {MAX_CHARS}"
+        try:
+            return ArmKinematics.from_urdf(urdf, *self._frames)
+        except KinematicsError as error:
+            return str(error)
+        except Exception as error:  # parsers of foreign text: whatever they raise, the text is what is wrong
+            return f"it cannot be read: {type(error).__name__}: {error}"

@@ -1,0 +1,167 @@
+"""The half of the engine that commands: motion, sink, gripper, and the watch over the measured arm.
+
+Thread ownership: the node's executor thread calls everything but `emergency`, which the watchdog's thread calls while
+the executor stands still. The lock keeps the two from commanding at the same time; once `emergency` has acted, the
+executor's thread commands nothing before it has made a turn.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
+from sqap_vla_ros.control.arm_watch import ArmWatch
+from sqap_vla_ros.control.conditions import Hold
+from sqap_vla_ros.control.motion import Motion, SafeMotion, UnsafeChunk
+from sqap_vla_ros.nodes.policy import configuration
+from sqap_vla_ros.nodes.policy.inputs import Inputs
+from sqap_vla_ros.nodes.policy.observer import View
+from sqap_vla_ros.nodes.policy.sinks.sink import HoldOrder, MeasuredTool, SinkParts
+from sqap_vla_ros.nodes.policy.sinks.table import GRIPPER_SINKS, SINKS
+from sqap_vla_ros.robot.holding import ArmSample, Evidence, Reason
+
+REST_S = 2.0  # the node waits so long for the arm to come to rest before it is deactivated
+LOCKED_S = 0.05  # the watchdog waits so long for a command that is being sent
+EMERGENCY = Hold("the node's executor stands still", Reason.INPUT)
+
+
+class Commander:
+    """Turns checked motions into commands, and brings the arm to rest."""
+
+    def __init__(self, node: Any, values: Mapping[str, Any], inputs: Inputs, now_ns: Callable[[], int]) -> None:
+        """now_ns: tells ROS time."""
+        self._node = node
+        self._log = node.get_logger()
+        self._inputs = inputs
+        self._now_ns = now_ns
+        self._period_s = 1.0 / values["command_rate"]
+        self.motion = Motion(configuration.motion_config(values), configuration.safety_limits(values))
+        parts = SinkParts(inputs.arm, self.motion.limits, values["base_frame"])
+        self.sink = SINKS[values["output_mode"]](node, parts)
+        self._gripper = GRIPPER_SINKS["finger_opening"](node, configuration.gripper_config(values))
+        self.watch = ArmWatch(values["max_tracking_m"], values["max_tracking_rad"])
+        self._tool: MeasuredTool | None = None  # when commands were last due
+        self._lock = threading.Lock()
+        self._emergency = False  # the watchdog commands, since the executor stood still
+        self.commanded = False  # something was commanded since the last hold
+
+    def measure(self, now_ns: int, *, moving: bool) -> str | None:
+        """Look where the arm is. Return what is wrong with it, once several samples say so. moving: it executes."""
+        self._tool = None
+        measured = self._inputs.measure_tool()
+        if measured is None:
+            return None
+        stamp_ns = measured.stamp_ns or now_ns
+        if moving:
+            self._tool = MeasuredTool(measured.pose, stamp_ns - self.motion.lag_ns)
+        shown_ns = stamp_ns - self.motion.lag_ns
+        told = self.motion.commanded(stamp_ns) if moving else None
+        sample = ArmSample(
+            stamp_ns,
+            measured.pose,
+            self._inputs.tool_by_joints(stamp_ns),
+            told if told is not None else self.sink.commanded_tool(shown_ns),
+        )
+        return self.watch.note(sample, self.motion.tracking_error(measured.pose, stamp_ns) if moving else None)
+
+    def execute(
+        self, chunk: ActionChunk, view: View, now_ns: int, *, moving: bool, dry_run: bool
+    ) -> tuple[SafeMotion, int]:
+        """Plan, check and command a chunk; return the motion and when it is at rest. In a dry run command nothing.
+
+        Raises UnsafeChunk and KinematicsError.
+        """
+        if not self.sink.at_rest(now_ns) and not moving:
+            raise UnsafeChunk("the arm is still coming to rest")
+        measured = self._inputs.measured()
+        tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
+        if not moving and (astray := self.motion.tracking_error(tool, now_ns)) is not None:
+            # The last motion is over and did not get there: what follows begins where the arm is.
+            self._log.warning(f"starting anew from the measured pose: {astray}")
+            self.motion.clear()
+        safe = self.motion.plan(chunk, view.base_from_tool, tool, now_ns, self._inputs.observer.measured_twist())
+        trajectory = safe.trajectory
+        if not dry_run:
+            with self._lock:
+                if self._emergency:
+                    raise UnsafeChunk("the node's executor stood still")
+                trajectory = self.sink.start(trajectory, measured, self.motion.latest_ns(chunk.stamp_ns))
+                self.motion.commit(trajectory)
+                self.commanded = True
+        return safe, trajectory.end_ns
+
+    def tick(self, now_ns: int, *, moving: bool) -> None:
+        """Send what is due, at the command rate."""
+        with self._lock:
+            self.sink.tick(now_ns, self._tool)
+        if moving and self.motion.current is not None:
+            # The fingers close where the tool is, not where it is told to be: as late as the arm.
+            self._gripper.update(self.motion.current.sample(now_ns - self.motion.lag_ns)[1])
+
+    def hold(self, hold: Hold, now_ns: int, at_ns: int | None = None) -> None:
+        """Bring the arm to rest, if anything was commanded since the last hold.
+
+        at_ns: moment of the commanded path that is left, when ROS time jumped since.
+        """
+        with self._lock:
+            self._hold(hold, now_ns, at_ns)
+
+    def emergency(self) -> None:
+        """Bring the arm to rest, and go on sending what is due; called again and again by the watchdog's thread."""
+        if not self._lock.acquire(timeout=LOCKED_S):
+            return
+        try:
+            now_ns = self._now_ns()
+            if not self._emergency:
+                self._emergency = True
+                self._hold(EMERGENCY, now_ns, None)
+            self.sink.tick(now_ns, None)
+        finally:
+            self._lock.release()
+
+    def resume(self) -> None:
+        """Let the executor's thread command again."""
+        with self._lock:
+            self._emergency = False
+
+    def come_to_rest(self) -> None:
+        """Send commands until the arm is at rest, and the end is delivered. Blocks, for REST_S at most."""
+        begin_ns, begin_s = self._now_ns(), time.monotonic()
+        while (passed_s := time.monotonic() - begin_s) < REST_S:
+            # Simulated time stands still while the executor is in here.
+            now_ns = max(self._now_ns(), begin_ns + round(passed_s * NS_PER_S))
+            self.tick(now_ns, moving=False)
+            if self.sink.at_rest(now_ns) and self.sink.delivered():
+                return
+            time.sleep(self._period_s)
+
+    def at_rest(self, now_ns: int) -> bool:
+        """Return whether no command is under way."""
+        return self.sink.at_rest(now_ns)
+
+    def new_task(self) -> None:
+        """Do not average what comes next with what came before: it follows another instruction."""
+        self.motion.new_task()
+
+    def task_over(self, *, moving: bool) -> None:
+        """Say the gripper's next command again, and begin the next motion where the arm is."""
+        if not moving:
+            self.motion.clear()
+        self._gripper.reset()
+
+    def destroy(self) -> None:
+        """Remove the publishers from the node."""
+        for publisher in (self.sink.publisher, self._gripper.publisher):
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    def _hold(self, hold: Hold, now_ns: int, at_ns: int | None) -> None:
+        self.motion.clear()
+        if not self.commanded:
+            return
+        self.commanded = False
+        evidence = Evidence.STALE if hold.reason is Reason.TIME else self.watch.evidence(now_ns)
+        order = HoldOrder(now_ns if at_ns is None else at_ns, now_ns, evidence, hold.reason, self._inputs.measured())
+        self._log.warning(f"holding: {hold.why} ({self.sink.hold(order)})")

@@ -1,0 +1,145 @@
+"""Output mode joint: trajectories for joint_trajectory_controller, by inverse kinematics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from trajectory_msgs.msg import JointTrajectory
+
+from sqap_vla_ros.control.motion import UnsafeChunk
+from sqap_vla_ros.nodes import messages
+from sqap_vla_ros.nodes.policy.sinks.sink import (
+    COMMAND_QOS,
+    HoldOrder,
+    Measured,
+    MeasuredTool,
+    Sink,
+    SinkParts,
+    same_place,
+)
+from sqap_vla_ros.robot.holding import hold_joints
+from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays, preceded_by, standing
+from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
+from sqap_vla_ros.robot.safety import Decision
+from sqap_vla_ros.robot.trajectory import PoseTrajectory
+
+MAX_SLOWINGS = 5
+# A controller draws the way to a first point that lies in its future from the measured arm, which lags: a message
+# begins so far in the past, on the motion under way, that it has begun when it arrives.
+HEAD_NS = 30_000_000
+RESEND_NS = 60_000_000  # a hold that is not acknowledged is sent again
+RESENT_NS = 1_000_000_000  # for this long
+MAX_START_AWAY = 0.6  # rad or m between a measured joint and where a trajectory starts
+
+
+class JointSink(Sink):
+    """trajectory_msgs/JointTrajectory with positions and velocities, one a chunk; the controller interpolates."""
+
+    SUMMARY = "trajectory_msgs/JointTrajectory for joint_trajectory_controller, by inverse kinematics."
+    NEEDS_JOINTS = True
+
+    def __init__(self, node: Any, parts: SinkParts) -> None:
+        self._monitor = parts.arm
+        self._limits = parts.limits
+        self._sent: JointTrajectoryArrays | None = None  # what the controller executes
+        self._sent_arm: ArmKinematics | None = None  # the arm that it was made for: another may have been described
+        self._held: tuple[int, int] | None = None  # since when, and when it was last sent, while it is not acknowledged
+        self.publisher = node.create_lifecycle_publisher(JointTrajectory, "joint_trajectory", COMMAND_QOS)
+
+    def start(self, trajectory: PoseTrajectory, measured: Measured, latest_ns: int) -> PoseTrajectory:
+        arm = self._monitor.kinematics
+        if arm is None or measured.joints is None:
+            raise KinematicsError("the arm's joints are not known")
+        under_way = self._under_way(trajectory, measured.joints, arm)
+        start = under_way.state(trajectory.anchor_ns)
+        self._check_start(start.position, measured.joints, arm)
+        for _ in range(MAX_SLOWINGS + 1):
+            arrays = arm.joint_trajectory(trajectory, start.position, start.velocity, start.acceleration)
+            verdict = self._limits.check_joints(arrays, arm)
+            if verdict.decision is Decision.ACCEPT:
+                whole = preceded_by(under_way, arrays, trajectory.anchor_ns - HEAD_NS)
+                self._send(whole, arm)
+                self._held = None
+                return trajectory
+            if verdict.decision is Decision.REJECT:
+                break
+            # a motion that starts at speed needs more than the first guess; and a redundant arm's slower motion is not
+            # quite the same one
+            slowed = trajectory.slowed(verdict.time_scale).until(latest_ns)
+            if slowed is None:
+                raise UnsafeChunk(
+                    f"nothing of the chunk, slowed down, lies within max_open_loop_s of its image: {verdict.text}"
+                )
+            trajectory = slowed
+        raise KinematicsError(verdict.text)
+
+    def hold(self, order: HoldOrder) -> str:
+        if self._sent is None or self._sent_arm is None:
+            return "nothing was commanded"
+        held = hold_joints(
+            self._sent,
+            order.at_ns,
+            order.stamp_ns,
+            evidence=order.evidence,
+            reason=order.reason,
+            # Joints of another description prove nothing about this one.
+            measured=order.measured.joints if self._sent_arm is self._monitor.kinematics else None,
+            limits=self._limits,
+            arm=self._sent_arm,
+        )
+        if held.joints is not None:
+            self._send(held.joints, self._sent_arm)
+            self._held = (order.stamp_ns, order.stamp_ns)
+        return held.text
+
+    def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
+        """Say a hold again until it is sure to have gone out; any other trajectory was sent whole."""
+        if self._held is None or self._sent is None or self._sent_arm is None:
+            return
+        since_ns, last_ns = self._held
+        if abs(now_ns - since_ns) > RESENT_NS or (now_ns - since_ns >= RESEND_NS and self.delivered()):
+            self._held = None
+        elif now_ns - last_ns >= RESEND_NS:
+            again = self._sent
+            if now_ns >= again.end_ns:  # controllers refuse a trajectory that is past
+                again = standing(again.joint_names, again.positions[-1], now_ns, RESEND_NS)
+            self._send(again, self._sent_arm)
+            self._held = (since_ns, now_ns)
+
+    def at_rest(self, now_ns: int) -> bool:
+        return self._sent is None or (self._held is None and now_ns >= self._sent.end_ns)
+
+    def commanded_tool(self, at_ns: int) -> NDArray[np.float64] | None:
+        if self._sent is None or self._sent_arm is None:
+            return None
+        return self._sent_arm.forward(self._sent.state(at_ns).position)
+
+    def _send(self, joints: JointTrajectoryArrays, arm: ArmKinematics) -> None:
+        self.publisher.publish(messages.joint_trajectory_message(joints))
+        self._sent, self._sent_arm = joints, arm
+
+    def _check_start(self, start: NDArray[np.float64], measured: NDArray[np.float64], arm: ArmKinematics) -> None:
+        away = np.abs(start - measured)
+        worst = int(np.argmax(away))
+        if away[worst] > MAX_START_AWAY:
+            raise KinematicsError(
+                f"the trajectory starts with {arm.joint_names[worst]} at {start[worst]:.2f}, but joint_states have it "
+                f"at {measured[worst]:.2f}: do TF and joint_states speak of the same arm?"
+            )
+
+    def _under_way(
+        self, trajectory: PoseTrajectory, measured: NDArray[np.float64], arm: ArmKinematics
+    ) -> JointTrajectoryArrays:
+        """Return the joint path that the next motion leaves: what was sent last, or rest where the motion begins.
+
+        Not from the measured joints: these lag behind, and the first segment, a few hundredths of a second long, would
+        make up for the lag at once.
+        """
+        if self._sent is not None and self._sent_arm is arm:
+            tool = arm.forward(self._sent.state(trajectory.anchor_ns).position)
+            if same_place(tool, trajectory.anchor):
+                return self._sent
+        at_rest = arm.inverse(trajectory.anchor, measured)
+        return standing(arm.joint_names, at_rest, trajectory.anchor_ns - HEAD_NS, HEAD_NS)

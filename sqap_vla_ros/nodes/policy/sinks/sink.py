@@ -1,0 +1,187 @@
+"""The interface of an output mode, and what the modes share.
+
+`start` takes over a trajectory that passed every check, `tick` is called at the command rate, `hold` brings the arm to
+rest. Until the first `start` nothing is ever sent. Every motion ends at rest, with or without a hold.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.duration import Duration
+from rclpy.qos import QoSProfile
+
+from sqap_vla_ros.control.joint_monitor import JointMonitor
+from sqap_vla_ros.control.motion import UnsafeChunk
+from sqap_vla_ros.robot.braking import brought_to_rest
+from sqap_vla_ros.robot.conventions import pose_distance
+from sqap_vla_ros.robot.holding import Evidence, Reason, hold_tool, motion_limits
+from sqap_vla_ros.robot.safety import SafetyLimits
+from sqap_vla_ros.robot.trajectory import PoseTrajectory
+
+COMMAND_QOS = QoSProfile(depth=1)  # reliable: a command must arrive, and only the newest matters
+REPEAT_NS = 200_000_000  # the end of a motion is said again for this long
+UNDELIVERED_NS = 1_000_000_000  # and so much longer while a subscriber does not acknowledge it
+SEAM_M, SEAM_RAD = 0.01, 0.05  # two poses no further apart than this are the same place
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Where the arm is. base_from_tool: [4, 4]; joints: [n] rad in the order of the kinematics. None: not known."""
+
+    base_from_tool: NDArray[np.float64] | None
+    joints: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class MeasuredTool:
+    """base_from_tool: [4, 4] as TF last had it. shows_ns: time of the command it shows, earlier by the arm's lag."""
+
+    base_from_tool: NDArray[np.float64]
+    shows_ns: int
+
+
+@dataclass(frozen=True)
+class SinkParts:
+    """What sinks are made of. arm: joint states and kinematics; limits: of all motion; base_frame: of poses."""
+
+    arm: JointMonitor
+    limits: SafetyLimits
+    base_frame: str
+
+
+@dataclass(frozen=True)
+class HoldOrder:
+    """How to come to rest.
+
+    at_ns: moment of the commanded path that is left; stamp_ns: ROS time now. They differ only where ROS time jumped.
+    evidence, reason, measured: see `robot.holding`.
+    """
+
+    at_ns: int
+    stamp_ns: int
+    evidence: Evidence
+    reason: Reason
+    measured: Measured
+
+
+class Sink(ABC):
+    """One output mode. A new one is a subclass and a row of `table.SINKS`.
+
+    SUMMARY: a sentence for the documentation of the parameter output_mode.
+    NEEDS_JOINTS: the mode commands joints, so that nothing may move without fresh joint_states and a robot_description.
+    """
+
+    SUMMARY: ClassVar[str]
+    NEEDS_JOINTS: ClassVar[bool] = False
+
+    publisher: Any
+
+    @abstractmethod
+    def __init__(self, node: Any, parts: SinkParts) -> None:
+        """Create the publisher on the node."""
+
+    @abstractmethod
+    def start(self, trajectory: PoseTrajectory, measured: Measured, latest_ns: int) -> PoseTrajectory:
+        """Execute this from its anchor on; return it as it is executed, slower or shorter where it has to be.
+
+        latest_ns: it is at rest by then, also after slowing down. Raises KinematicsError or UnsafeChunk, and sends
+        nothing, when the arm cannot.
+        """
+
+    @abstractmethod
+    def hold(self, order: HoldOrder) -> str:
+        """Bring the arm to rest, from the commanded state on; return what is done and why. Sends the first command."""
+
+    @abstractmethod
+    def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
+        """Send what is due. tool: where it was last measured, None when unknown."""
+
+    @abstractmethod
+    def at_rest(self, now_ns: int) -> bool:
+        """Return whether the commanded motion is over and its end has been sent."""
+
+    @abstractmethod
+    def commanded_tool(self, at_ns: int) -> NDArray[np.float64] | None:
+        """Return base_from_tool [4, 4] as commanded for a moment; None before the first command."""
+
+    def delivered(self) -> bool:
+        """Return whether every reliable subscriber has acknowledged the newest command; never waits."""
+        return bool(self.publisher.wait_for_all_acked(Duration(nanoseconds=0)))
+
+
+class StreamSink(Sink):
+    """A sink that sends samples of a path of poses at the command rate."""
+
+    TWIST: ClassVar[bool] = False  # the commands are velocities
+
+    def __init__(self, node: Any, parts: SinkParts) -> None:
+        self._parts = parts
+        self._path: PoseTrajectory | None = None  # kept after its end: it is where the arm was told to be
+        self._silent = True  # nothing is left to be sent
+        self._holding = False
+
+    def start(self, trajectory: PoseTrajectory, measured: Measured, latest_ns: int) -> PoseTrajectory:
+        self._path = ending_at_rest(trajectory, latest_ns, self._parts.limits)
+        self._silent = self._holding = False
+        return self._path
+
+    def hold(self, order: HoldOrder) -> str:
+        held = hold_tool(
+            self._path,
+            order.at_ns,
+            order.stamp_ns,
+            evidence=order.evidence,
+            reason=order.reason,
+            measured=order.measured.base_from_tool,
+            limits=self._parts.limits,
+            twist=self.TWIST,
+        )
+        if held.tool is not None:
+            self._path, self._silent, self._holding = held.tool, False, True
+            self.tick(order.stamp_ns, None)
+        else:
+            self._silent = True
+        return held.text
+
+    def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
+        if self._path is None or self._silent:
+            return
+        said_ns = now_ns - self._path.end_ns - REPEAT_NS
+        # Asked before the next one is sent: what was sent just now is never acknowledged yet.
+        if said_ns >= UNDELIVERED_NS or (said_ns >= 0 and self.delivered()):
+            self._silent = True
+            return
+        self._send_sample(self._path, now_ns, None if self._holding else tool)
+
+    def at_rest(self, now_ns: int) -> bool:
+        return self._path is None or self._silent or now_ns >= self._path.end_ns + REPEAT_NS
+
+    def commanded_tool(self, at_ns: int) -> NDArray[np.float64] | None:
+        return None if self._path is None else self._path.sample(at_ns)[0]
+
+    @abstractmethod
+    def _send_sample(self, path: PoseTrajectory, now_ns: int, tool: MeasuredTool | None) -> None:
+        """Send the command that is due on the path. tool: as measured, None where it must not be made use of."""
+
+
+def ending_at_rest(trajectory: PoseTrajectory, latest_ns: int, limits: SafetyLimits) -> PoseTrajectory:
+    """Return the trajectory with an end at rest, by `latest_ns`. Raises UnsafeChunk when nothing of it is left."""
+    braking = motion_limits(limits)
+    ended = brought_to_rest(trajectory, braking)
+    if ended.end_ns <= latest_ns:
+        return ended
+    shorter = trajectory.until(latest_ns - (ended.end_ns - trajectory.end_ns))
+    if shorter is not None and (ended := brought_to_rest(shorter, braking)).end_ns <= latest_ns:
+        return ended
+    raise UnsafeChunk("nothing of the chunk is executed and at rest within max_open_loop_s of its image")
+
+
+def same_place(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+    """Return whether two poses [4, 4] are so near that a motion may begin at either."""
+    away_m, away_rad = pose_distance(a, b)
+    return away_m <= SEAM_M and away_rad <= SEAM_RAD
