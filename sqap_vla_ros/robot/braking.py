@@ -21,8 +21,12 @@ from sqap_vla_ros.robot.kinematics import ArmKinematics
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 STEP_S = 0.002
-POINT_S = 0.01  # between two points of what is sent
-MARGIN = 0.9  # of the acceleration limits; the rest is for what a cubic between two points adds
+POINT_S = 0.01  # between two points of what is sent to stop the tool
+MARGIN = 0.9  # of the acceleration limits of the tool; the rest is for what lies between two points
+# Of the joints' limits, and the seconds between points: one after the other while the cubic between two points, which
+# smooths what changes between them, exceeds a limit.
+JOINT_MARGINS = ((0.9, 0.01), (0.8, 0.006), (0.7, 0.002))
+AT_ONCE_RAD = 1e-3  # an arm so slow that it moves no further than this is stopped without regard to its path
 QUICKEST_S = 0.05  # nothing stops in less, however wide the limits are
 SLOWEST_S = 1.0  # a path that breaks its limits by itself is still stopped at this rate
 AT_REST = 1e-4  # s' at which what is left of the velocity is dropped
@@ -67,11 +71,12 @@ def slow_to_rest(
     steepest: float,
     *,
     ends_at_rest: bool,
+    point_s: float = POINT_S,
 ) -> Slowing:
     """s(t) that brakes as hard as `bound(s, s')` <= 0 allows for s'', which falls no faster than `steepest` (1/s^2).
 
     knots_s: where q'' of the path may leap; each becomes a point of the result. The last is the path's end.
-    ends_at_rest: the path's own velocity vanishes there, so s' need not.
+    ends_at_rest: the path's own velocity vanishes there, so s' need not. point_s: time between points of the result.
     """
     end_s, time_s, s, rate, slope, forced = float(knots_s[-1]), 0.0, start_s, 1.0, 0.0, False
     times, path, rates, kept_s = [0.0], [s], [1.0], 0.0
@@ -94,7 +99,7 @@ def slow_to_rest(
             following += 1
         time_s, s, rate = time_s + step, s + onward, max(rate + step * slope, 0.0)
         resting = rate <= AT_REST or end_s - s <= 1e-9
-        if at_knot or resting or time_s - kept_s >= POINT_S - 0.5 * STEP_S:
+        if at_knot or resting or time_s - kept_s >= point_s - 0.5 * STEP_S:
             if time_s - times[-1] < 1e-4 and len(times) > 1:  # a knot just behind a point: say it once
                 del times[-1], path[-1], rates[-1]
             times.append(time_s)
@@ -112,11 +117,50 @@ def brake_joints(
     state = path.state(at_ns)
     start_s = (at_ns - path.stamp_ns) / NS_PER_S
     knots_s = path.times_from_stamp_ns / NS_PER_S
-    if not 0.0 <= start_s < knots_s[-1] or ((state.velocity == 0.0).all() and _rests_from(path, start_s)):
+    if not 0.0 <= start_s < knots_s[-1]:
         return standing(path.joint_names, state.position, stamp_ns, STANDING_NS)
-    begin, end = path.accelerations
-    span = path.spans_s[:, 0]
+    at_once_s = max(float(np.max(np.abs(state.velocity) / (MARGIN * limits.joint_acceleration))), QUICKEST_S)
+    if 0.5 * at_once_s * float(np.abs(state.velocity).max()) <= AT_ONCE_RAD:
+        return JointTrajectoryArrays(
+            path.joint_names,
+            stamp_ns,
+            np.array([0, round(at_once_s * NS_PER_S)], dtype=np.int64),
+            np.stack([state.position, state.position + 0.5 * at_once_s * state.velocity]),
+            np.stack([state.velocity, np.zeros_like(state.velocity)]),
+            state.acceleration,
+        )
+    first = int(np.searchsorted(knots_s, start_s, side="right")) - 1
     tool = _ToolMotion(path, start_s, arm, limits)
+    own = path.peaks()
+    fastest = np.maximum(own.speed[first:].max(axis=0), 1e-9)
+    steepest = min(float(np.min(limits.joint_jerk / fastest)), tool.steepest, 4.0 / QUICKEST_S**2)
+    allowed = np.maximum(limits.joint_acceleration, own.acceleration[first:].max(axis=0)) * (1.0 + 1e-6)
+    rests = bool((path.velocities[-1] == 0.0).all())
+    for margin, point_s in JOINT_MARGINS:
+        bound = _joint_bound(path, limits.joint_acceleration, margin, tool)
+        slowing = slow_to_rest(start_s, knots_s, bound, steepest, ends_at_rest=rests, point_s=point_s)
+        if len(slowing.times_s) < 2:
+            return standing(path.joint_names, state.position, stamp_ns, STANDING_NS)
+        states = [path.state(path.stamp_ns + round(s * NS_PER_S)) for s in slowing.path_s]
+        hold = JointTrajectoryArrays(
+            path.joint_names,
+            stamp_ns,
+            np.rint(slowing.times_s * NS_PER_S).astype(np.int64),
+            np.stack([state.position, *(at.position for at in states[1:])]),
+            np.stack([rate * at.velocity for rate, at in zip(slowing.rate, states, strict=True)]),
+            state.acceleration,
+        )
+        if (hold.peaks().acceleration <= allowed).all():
+            break
+    return hold
+
+
+def _joint_bound(
+    path: JointTrajectoryArrays, limit: NDArray[np.float64], margin: float, tool: _ToolMotion
+) -> Callable[[float, float], float]:
+    """Lowest s'' at (s, s') that keeps the joints' accelerations within `margin` of their limits, and the tool's."""
+    knots_s, span = path.times_from_stamp_ns / NS_PER_S, path.spans_s[:, 0]
+    begin, end = path.accelerations
 
     def bound(s: float, rate: float) -> float:
         i = min(int(np.searchsorted(knots_s, s + 1e-9, side="right")) - 1, len(span) - 1)
@@ -125,20 +169,11 @@ def brake_joints(
         velocity = path.velocities[i] + t * (begin[i] + 0.5 * t * jerk)
         against = np.sign(velocity) * (begin[i] + t * jerk) * rate**2
         speed = np.maximum(np.abs(velocity), 1e-9)
-        within = float(np.max(-(MARGIN * limits.joint_acceleration + against) / speed))
-        beyond = float(np.max(-(1.001 * limits.joint_acceleration + against) / speed))
+        within = float(np.max(-(margin * limit + against) / speed))
+        beyond = float(np.max(-(1.001 * limit + against) / speed))
         return min(max(within, tool.bound(s, rate)), 0.0 if beyond <= 0.0 else -1.0 / SLOWEST_S)
 
-    fastest = np.maximum(path.peaks().speed[max(int(np.searchsorted(knots_s, start_s)) - 1, 0) :].max(axis=0), 1e-9)
-    steepest = min(float(np.min(limits.joint_jerk / fastest)), tool.steepest, 4.0 / QUICKEST_S**2)
-    slowing = slow_to_rest(start_s, knots_s, bound, steepest, ends_at_rest=bool((path.velocities[-1] == 0.0).all()))
-    states = [path.state(path.stamp_ns + round(s * NS_PER_S)) for s in slowing.path_s]
-    positions = np.stack([state.position, *(at.position for at in states[1:])])
-    velocities = np.stack([rate * at.velocity for rate, at in zip(slowing.rate, states, strict=True)])
-    times_ns = np.rint(slowing.times_s * NS_PER_S).astype(np.int64)
-    if len(times_ns) < 2:
-        return standing(path.joint_names, state.position, stamp_ns, STANDING_NS)
-    return JointTrajectoryArrays(path.joint_names, stamp_ns, times_ns, positions, velocities, state.acceleration)
+    return bound
 
 
 def brake_tool(path: PoseTrajectory, at_ns: int, stamp_ns: int, limits: MotionLimits) -> tuple[PoseTrajectory, bool]:
@@ -199,12 +234,6 @@ class _ToolMotion:
             for limit, speed, acceleration in zip(self._limits, self._speeds, self._accelerations, strict=True)
         ]
         return min(max(bounds), 0.0)
-
-
-def _rests_from(path: JointTrajectoryArrays, start_s: float) -> bool:
-    """Nothing moves on the path from here on."""
-    first = int(np.searchsorted(path.times_from_stamp_ns / NS_PER_S, start_s, side="right")) - 1
-    return bool((np.ptp(path.positions[first:], axis=0) == 0.0).all() and (path.velocities[first:] == 0.0).all())
 
 
 def _still(pose: NDArray[np.float64], gripper: float, stamp_ns: int) -> PoseTrajectory:

@@ -17,6 +17,8 @@ at `stamp + (i + 1) * dt`.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
@@ -69,8 +71,29 @@ def compose_delta(pose: ArrayLike, delta: ArrayLike) -> NDArray[np.float64]:
     return following
 
 
+def rotation_from_rotvec(rotvec: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return rotation vectors [..., 3] as matrices [..., 3, 3], by Rodrigues' formula."""
+    angle = np.linalg.norm(rotvec, axis=-1)[..., None, None]
+    square = np.maximum(angle**2, 1e-24)  # where the limits of both factors are exact
+    cross = np.zeros((*rotvec.shape[:-1], 3, 3))
+    cross[..., 0, 1], cross[..., 0, 2], cross[..., 1, 2] = -rotvec[..., 2], rotvec[..., 1], -rotvec[..., 0]
+    cross -= np.swapaxes(cross, -1, -2)
+    half = np.sin(0.5 * angle)
+    return (
+        np.eye(3)
+        + np.sinc(angle / np.pi) * cross
+        + np.where(square > 1e-24, 2.0 * half**2 / square, 0.5) * (cross @ cross)
+    )
+
+
 def pose_distance(a: ArrayLike, b: ArrayLike) -> tuple[float, float]:
-    """How far apart two poses [4, 4] are: metres between the origins, radians of the rotation between them."""
+    """Return how far apart two poses [4, 4] are: metres between origins, radians of the rotation between them.
+
+    Both are infinite where a pose is not finite, so that no comparison with a limit takes it for near.
+    """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    angle = Rotation.from_matrix(first[:3, :3].T @ second[:3, :3]).magnitude()
-    return float(np.linalg.norm(first[:3, 3] - second[:3, 3])), float(angle)
+    turn = first[:3, :3].T @ second[:3, :3]
+    sine = 0.5 * math.hypot(turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1])
+    angle = math.atan2(sine, 0.5 * (turn[0, 0] + turn[1, 1] + turn[2, 2] - 1.0))
+    distance = math.dist(first[:3, 3], second[:3, 3])
+    return (distance, angle) if math.isfinite(distance + angle) else (math.inf, math.inf)

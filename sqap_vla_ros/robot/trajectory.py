@@ -7,10 +7,10 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation, Slerp
+from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import ACTION_DIM, NS_PER_S
-from sqap_vla_ros.robot.conventions import rotation_from_rpy
+from sqap_vla_ros.robot.conventions import rotation_from_rotvec, rotation_from_rpy
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,26 @@ class PoseTrajectory:
         return np.concatenate([self.anchor[None, :3, 3], self.poses[:, :3, 3]])  # [T + 1, 3]
 
     @cached_property
-    def _slerp(self) -> Slerp:
-        rotations = np.concatenate([self.anchor[None, :3, :3], self.poses[:, :3, :3]])
-        return Slerp(self._knots_s, Rotation.from_matrix(rotations))
+    def _rotations(self) -> NDArray[np.float64]:
+        return np.concatenate([self.anchor[None, :3, :3], self.poses[:, :3, :3]])  # [T + 1, 3, 3]
+
+    @cached_property
+    def _turns(self) -> NDArray[np.float64]:
+        """[T, 3] rotation vectors of the segments, base axes."""
+        rotations = self._rotations
+        return Rotation.from_matrix(rotations[1:] @ rotations[:-1].transpose(0, 2, 1)).as_rotvec()
 
     def sample_many(self, times_ns: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Poses [N, 4, 4] and gripper openings [N] at any times [N] int64."""
-        since_s = np.clip((times_ns - self.anchor_ns) / NS_PER_S, 0.0, self._knots_s[-1])
-        poses = np.tile(np.eye(4), (len(since_s), 1, 1))
-        poses[:, :3, :3] = self._slerp(since_s).as_matrix()
-        for axis in range(3):
-            poses[:, axis, 3] = np.interp(since_s, self._knots_s, self._positions[:, axis])
+        knots_s = self._knots_s
+        since_s = np.clip((times_ns - self.anchor_ns) / NS_PER_S, 0.0, knots_s[-1])
+        segment = np.minimum(np.searchsorted(knots_s, since_s, side="right"), len(self)) - 1
+        share = (since_s - knots_s[segment]) / (knots_s[segment + 1] - knots_s[segment])
+        begin = self._positions[segment]
+        poses = np.zeros((len(since_s), 4, 4))
+        poses[:, 3, 3] = 1.0
+        poses[:, :3, :3] = rotation_from_rotvec(share[:, None] * self._turns[segment]) @ self._rotations[segment]
+        poses[:, :3, 3] = begin + share[:, None] * (self._positions[segment + 1] - begin)
         under_way = np.minimum(np.searchsorted(self.times_ns, times_ns, side="left"), len(self) - 1)
         return poses, self.gripper[under_way]
 
@@ -94,10 +103,7 @@ class PoseTrajectory:
     def segment_velocities(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Linear (m/s) and angular (rad/s, base axes) velocity [T, 3] of the segments anchor -> 0 -> 1 ..."""
         duration_s = np.diff(self._knots_s)[:, None]
-        linear = np.diff(self._positions, axis=0) / duration_s
-        rotations = np.concatenate([self.anchor[None, :3, :3], self.poses[:, :3, :3]])
-        turned = Rotation.from_matrix(rotations[1:] @ rotations[:-1].transpose(0, 2, 1)).as_rotvec()
-        return linear, turned / duration_s
+        return np.diff(self._positions, axis=0) / duration_s, self._turns / duration_s
 
     def after(self, now_ns: int) -> PoseTrajectory | None:
         """What is still to come at `now_ns`; None when every step is past.

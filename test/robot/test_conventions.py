@@ -7,6 +7,7 @@ from sqap_vla_ros.robot.conventions import (
     invert_pose,
     pose_distance,
     pose_matrix,
+    rotation_from_rotvec,
     rotation_from_rpy,
     split_pose,
 )
@@ -79,3 +80,28 @@ def test_a_quaternion_that_is_none_is_refused(quat):
 def test_a_translation_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="translation must be 3 finite numbers"):
         pose_matrix([0.0, np.inf, 0.0], [0.0, 0.0, 0.0, 1.0])
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-12, 1e-7, 1e-3, 1.0, np.pi - 1e-7, np.pi, 4.0])
+def test_rotation_vectors_and_distances_are_those_of_scipy(size):
+    rng = np.random.default_rng(0)
+    axes = rng.normal(size=(20, 3))
+    rotvecs = size * axes / np.linalg.norm(axes, axis=1)[:, None]
+    wanted = Rotation.from_rotvec(rotvecs)
+    np.testing.assert_allclose(rotation_from_rotvec(rotvecs), wanted.as_matrix(), atol=1e-14)
+    np.testing.assert_allclose(rotation_from_rotvec(rotvecs[0]), wanted[0].as_matrix(), atol=1e-14)
+    for rotation, angle in zip(wanted, wanted.magnitude(), strict=True):
+        pose, other = np.eye(4), np.eye(4)
+        pose[:3, :3] = Rotation.from_rotvec(axes[0]).as_matrix()
+        other[:3, :3] = pose[:3, :3] @ rotation.as_matrix()
+        other[:3, 3] = 0.3, 0.0, 0.4
+        assert pose_distance(pose, other) == pytest.approx((0.5, angle), abs=3e-8 if size > 3.1 else 1e-14)
+
+
+@pytest.mark.parametrize("index", [(0, 3), (1, 1), (2, 0)])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_pose_that_is_not_finite_is_near_to_nothing(index, value):
+    broken = np.eye(4)
+    broken[index] = value
+    assert pose_distance(np.eye(4), broken) == (np.inf, np.inf)
+    assert pose_distance(broken, np.eye(4)) == (np.inf, np.inf)
