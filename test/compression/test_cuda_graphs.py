@@ -3,7 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from backend_rows import allow_triton_on_the_cpu
+from backend_cases import allow_triton_on_the_cpu
 
 from sqap_vla_ros.compression import cuda_graphs
 from sqap_vla_ros.compression.calibration import synthetic_observations

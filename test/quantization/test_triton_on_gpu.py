@@ -7,6 +7,7 @@ under the interpreter on fewer shapes, so that it is right when a GPU comes.
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,9 +26,13 @@ def test_kernels_equal_the_definitions(device):
 
 @torch.inference_mode()
 def check(device: str) -> None:
+    sys.path.append(str(Path(__file__).parent.parent / "support"))
+    from backend_cases import integers_of
+
     from sqap_vla_ros.quantization.backends.reference import ReferenceProduct
     from sqap_vla_ros.quantization.backends.triton import tiles
     from sqap_vla_ros.quantization.backends.triton.activations import quantize_tokens
+    from sqap_vla_ros.quantization.backends.triton.mixed import MixedTritonProduct
     from sqap_vla_ros.quantization.backends.triton.product import TritonProduct
     from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
     from sqap_vla_ros.quantization.packing import PackedWeight
@@ -70,6 +75,10 @@ def check(device: str) -> None:
                 gate, up = (product.unscaled(values, token_scale.dtype).float() * token_scale for product in plain)
                 expected = (torch.nn.functional.silu(gate) * up).to(kinds[0])
                 torch.testing.assert_close(products[0].gated(products[1], *given).cpu(), expected)
+            bits = torch.tensor([0, 2, 4, 8])[torch.randint(0, 4, (n,))]
+            weight = integers_of(bits, k, torch.Generator().manual_seed(0))
+            product = MixedTritonProduct(weight.to(device), scale.to(device), bits.to(device))
+            assert torch.equal(product(*given).cpu(), ReferenceProduct(weight, scale)(values, token_scale)), case
     tiles.TILES = candidates
     tiles._chosen.clear()
     print("tiles equal the reference")

@@ -20,10 +20,11 @@ def unsupported(device: torch.device) -> str:
 
 
 def product(weight: torch.Tensor, scale: torch.Tensor, row_bits: torch.Tensor | None = None) -> IntegerProduct:
-    """Return a `TritonProduct`."""
+    """Return a `TritonProduct`, or a `MixedTritonProduct` for rows of several widths."""
+    from sqap_vla_ros.quantization.backends.triton.mixed import MixedTritonProduct
     from sqap_vla_ros.quantization.backends.triton.product import TritonProduct
 
-    return TritonProduct(weight, scale)
+    return TritonProduct(weight, scale) if row_bits is None else MixedTritonProduct(weight, scale, row_bits)
 
 
 def token_quantizer() -> TokenQuantizer:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from backend_cases import integers_of, some_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -58,7 +59,7 @@ def test_products_are_the_references_to_the_last_bit(m, k, n, top, extreme, thre
 @slowly
 def test_rows_of_mixed_widths_are_the_references_to_the_last_bit(m, k, n, widths, extreme, dtype):
     generator = torch.Generator().manual_seed(m * k + n)
-    bits = torch.tensor(widths)[torch.randint(0, len(widths), (n,), generator=generator)]
+    bits = some_bits(n, widths, generator)
     weight = integers_of(bits, k, generator, extreme)
     values = torch.randint(-127, 128, (m, k), generator=generator).to(torch.int8)
     if extreme:  # the largest sums there are
@@ -70,23 +71,12 @@ def test_rows_of_mixed_widths_are_the_references_to_the_last_bit(m, k, n, widths
     assert amx.packed.numel() == panels * 4 * -(-k // 64) * 64
 
 
-def integers_of(bits: torch.Tensor, columns: int, generator: torch.Generator, extreme: bool) -> torch.Tensor:
-    """Random rows of these widths, or the lowest integers of each."""
-    rows = {0: torch.zeros(columns), 16: torch.zeros(columns)}
-    weight = []
-    for width in bits.tolist():
-        draw = torch.randint(0, 2 ** min(width, 8), (columns,), generator=generator) * (not extreme)
-        rows |= {2: 2 * draw - 3, 4: draw - 8, 8: draw - 128}
-        weight.append(rows[width])
-    return torch.stack(weight).to(torch.int8)
-
-
 @pytest.mark.parametrize("same", [True, False])
 def test_gate_and_up_of_mixed_widths(same):
     generator = torch.Generator().manual_seed(1)
-    bits = [torch.tensor([0, 2, 4, 8])[torch.randint(0, 4, (90,), generator=generator)] for _ in range(2)]
+    bits = [some_bits(90, (0, 2, 4, 8), generator) for _ in range(2)]
     bits[1] = bits[0] if same else bits[1]
-    pair = [(integers_of(b, 130, generator, False), torch.rand(90, generator=generator) * 0.01) for b in bits]
+    pair = [(integers_of(b, 130, generator), torch.rand(90, generator=generator) * 0.01) for b in bits]
     gate, up = (AmxProduct(*weight, b) for weight, b in zip(pair, bits, strict=True))
     values = torch.randint(-127, 128, (21, 130), generator=generator).to(torch.int8)
     scale = torch.rand(21, 1, generator=generator) * 0.1

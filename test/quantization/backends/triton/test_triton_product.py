@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from backend_rows import allow_triton_on_the_cpu
+from backend_cases import allow_triton_on_the_cpu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,7 +24,8 @@ from sqap_vla_ros.quantization.rotations import OrthogonalMix
 pytest.importorskip("triton", reason="backend triton: triton is not installed")
 from sqap_vla_ros.quantization.backends.triton import activations, tiles
 from sqap_vla_ros.quantization.backends.triton import product as triton_product
-from sqap_vla_ros.quantization.backends.triton.product import TritonProduct, pack_halves
+from sqap_vla_ros.quantization.backends.triton.product import TritonProduct
+from sqap_vla_ros.quantization.backends.triton.sums import HIGH, LOW, QUARTERS, pack_parts
 from sqap_vla_ros.quantization.backends.triton.tiles import TILES, tile_for
 
 pytestmark = pytest.mark.usefixtures("rounding_interpreter")
@@ -80,31 +81,40 @@ def test_gate_and_up_are_one_product(dtype, widths):
     torch.testing.assert_close(actual.double(), expected, rtol=2**-8 if dtype == torch.bfloat16 else 2e-6, atol=1e-6)
 
 
-def test_packed_halves_hold_every_value():
+def test_packed_parts_hold_every_value():
     weight = integers(5, 9, bits=4, seed=0)
-    packed = pack_halves(weight)
+    packed = pack_parts(weight, 4)
     assert packed.shape == (5, 5)
     low, high = (packed << 4).view(torch.int8) >> 4, packed.view(torch.int8) >> 4
     assert torch.equal(torch.cat([low, high], 1)[:, :9], weight)
     assert not high[:, 4].any()
+    odd = 2 * torch.randint(-2, 2, (5, 9), generator=torch.Generator().manual_seed(0)).to(torch.int8) + 1
+    packed = pack_parts(odd, 2)
+    assert packed.shape == (5, 3)
+    quarters = [(packed << (6 - 2 * part)).view(torch.int8) >> 6 for part in range(4)]
+    assert torch.equal(torch.cat(quarters, 1)[:, :9] * 2 + 1, odd)
 
 
 def test_the_assembly_says_what_the_interpreter_computes():
-    """The interpreter cannot run PTX; this reads its two instructions for it."""
+    """The interpreter cannot run PTX; this reads its three instructions for it."""
 
     def run(assembly: str, word: int) -> int:
         registers = {"$1": word}
         for instruction in filter(None, (part.strip() for part in assembly.split(";"))):
             name, target, source, constant = re.fullmatch(r"(\S+) (\S+), (\S+), (\S+)", instruction).groups()
             by = int(constant, 0)
-            result = {"shl.b32": lambda a, b: a << b, "and.b32": lambda a, b: a & b}[name](registers[source], by)
+            result = {"shl.b32": int.__lshift__, "and.b32": int.__and__, "or.b32": int.__or__}[name](
+                registers[source], by
+            )
             registers[target] = result & 0xFFFFFFFF
         return registers["$0"]
 
     packed = torch.randint(0, 256, (400,), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     words = packed.view(torch.int32).tolist()
-    for assembly, expected in ((triton_product.LOW.value, packed << 4), (triton_product.HIGH.value, packed & 0xF0)):
-        found = b"".join(run(assembly, word & 0xFFFFFFFF).to_bytes(4, sys.byteorder) for word in words)
+    pairs = [(LOW, packed << 4), (HIGH, packed & 0xF0)]
+    pairs += [(quarter, ((packed << 6 - 2 * part) & 0xC0) | 0x20) for part, quarter in enumerate(QUARTERS)]
+    for assembly, expected in pairs:
+        found = b"".join(run(assembly.value, word & 0xFFFFFFFF).to_bytes(4, sys.byteorder) for word in words)
         assert found == expected.numpy().tobytes()
 
 
@@ -225,6 +235,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from sqap_vla_ros.quantization.backends.triton.activations import _quantize_kernel
+from sqap_vla_ros.quantization.backends.triton.mixed import _mixed_kernel
 from sqap_vla_ros.quantization.backends.triton.product import _product_kernel
 from sqap_vla_ros.quantization.backends.triton.tiles import TILES
 
@@ -243,10 +254,19 @@ pointers |= dict(up_ptr="*u8", up_scale_ptr="*fp32", out_ptr="*bf16")
 sizes = dict.fromkeys(("rows", "outputs"), "i32")
 for architecture, tiles in ((90, TILES), (80, TILES[:1])):
     for tile in tiles:
-        constants = dict(INPUTS=4096, PACKED=True, UP_PACKED=True, SCALED=True, GATED=True, ASSEMBLY=True)
+        constants = dict(INPUTS=4096, BITS=4, UP_BITS=4, SCALED=True, GATED=True, ASSEMBLY=True)
         constants |= dict(BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k)
         options = dict(num_warps=tile.warps, num_stages=tile.stages)
         kernel = compiled(_product_kernel, pointers | sizes, constants, architecture, **options)
+        ptx = kernel.asm["ptx"]
+        print("product", architecture, kernel.metadata.shared, ptx.count("wgmma.mma_async"), ptx.count("mma.sync"))
+        if tile not in (TILES[0], TILES[-1]):  # what does not fit is not chosen; the first must fit
+            continue
+        types = pointers | sizes | dict(column_ptr="*i32", tile_ptr="*i32")
+        types = {name: types[name] for name in _mixed_kernel.arg_names if name in types}
+        constants = dict(INPUTS=4096, FIELDS=4, ALIGNED=16, SCALED=True, ASSEMBLY=True)
+        constants |= dict(BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k)
+        kernel = compiled(_mixed_kernel, types, constants, architecture, **options)
         ptx = kernel.asm["ptx"]
         print("product", architecture, kernel.metadata.shared, ptx.count("wgmma.mma_async"), ptx.count("mma.sync"))
 for columns in (4096, 11008):
@@ -266,7 +286,7 @@ def test_kernels_compile_for_gpus(tmp_path):
     assert not run.returncode, run.stderr[-2000:]
     lines = [line.split() for line in run.stdout.splitlines()]
     products = [list(map(int, numbers)) for kind, *numbers in lines if kind == "product"]
-    assert len(products) == len(TILES) + 1
+    assert len(products) == len(TILES) + 1 + 3
     for architecture, shared, hopper, ampere in products:
         assert (hopper if architecture == 90 else ampere) > 0
         assert shared <= (227 if architecture == 90 else 163) * 1024
