@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sqap_vla_ros.compression.layer_work import rotary_of
 from sqap_vla_ros.compression.layers import LinearReport, compress_layer
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError
 from sqap_vla_ros.contracts import Observation
@@ -115,12 +116,7 @@ def compress_layers(
     hidden: the calibration inputs of layer `start`.
     mapped: the layers' weights are mapped from a file, perhaps in another dtype; their pages are given back.
     """
-    depth = len(decoder.layers)
-
-    def rotary(x: Tensor) -> tuple[Tensor, Tensor]:
-        cos, sin = decoder.rotary(x.shape[1], x)
-        return cos[None], sin[None]
-
+    depth, rotary = len(decoder.layers), rotary_of(decoder)
     for index in range(start, depth):
         if progress is not None:
             progress("quantising decoder layers", index, depth)

@@ -13,9 +13,20 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sqap_vla_ros.policy.architecture import COGACT
+from sqap_vla_ros.policy.decoder import Decoder
 from sqap_vla_ros.quantization.input_statistics import InputStatistics
 
 Rotary = Callable[[Tensor], tuple[Tensor, Tensor]]  # hidden [1, S, D] -> cos, sin [1, S, head width]
+
+
+def rotary_of(decoder: Decoder) -> Rotary:
+    """Return the function that makes a decoder's position tables, with a leading batch axis."""
+
+    def rotary(x: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = decoder.rotary(x.shape[1], x)
+        return cos[None], sin[None]
+
+    return rotary
 
 
 class Settings(Protocol):

@@ -1,0 +1,224 @@
+"""Widths for rows: the least expected damage within an average (QVLA, Eq. 7 and 8)."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sqap_vla_ros.quantization.mixed import WIDTHS
+
+Linear = tuple[int, str]  # decoder layer, linear
+Scores = Mapping[Linear, Mapping[int, Tensor]]  # linear -> bits -> [N] damage of every row
+UNZEROABLE = ("q_proj", "k_proj")  # a head whose scores are all equal saturates: sums of row scores do not see it
+
+
+class AllocationError(ValueError):
+    """A budget or a set of widths that cannot be met; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The average that the widths keep to.
+
+    average: bits; the rows' average never exceeds it.
+    by_parameters: weighs a row by its input channels, as memory does; False counts rows, as the paper does.
+    widths: that a row may take.
+    zero_share: at most this share of all rows may take 0 bits, where `widths` has 0; the paper leaves it open.
+    """
+
+    average: float
+    by_parameters: bool = True
+    widths: tuple[int, ...] = (2, 4, 8)
+    zero_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        if {*self.widths} - {*WIDTHS} or len({*self.widths}) < 2:
+            raise AllocationError(f"widths must be two or more of {', '.join(map(str, WIDTHS))}, got {self.widths}")
+        lowest = min(width for width in self.widths if width)
+        if not lowest <= self.average <= max(self.widths):
+            raise AllocationError(
+                f"an average of {self.average:g} bits cannot be met with widths {', '.join(map(str, self.widths))}: "
+                f"it must be within {lowest} to {max(self.widths)}"
+            )
+        if not 0.0 <= self.zero_share <= 1.0:
+            raise AllocationError(f"zero_share must be within 0 to 1, got {self.zero_share}")
+
+
+@dataclass
+class Units:
+    """Rows that take the same width, with their joint damage and cost.
+
+    of: linear -> [N] index of each row's unit. damage: [U, W], by the sorted widths. cost: [U] per bit. rows: [U].
+    may_be_zero: [U].
+    """
+
+    of: dict[Linear, Tensor]
+    damage: Tensor
+    cost: Tensor
+    rows: Tensor
+    may_be_zero: Tensor
+
+
+Tie = Callable[[Mapping[Linear, int], int], Mapping[Linear, Tensor]]  # rows by linear, head width -> unit of each row
+
+
+def untied(rows: Mapping[Linear, int], head_width: int) -> dict[Linear, Tensor]:
+    """Give every row a unit of its own."""
+    units, start = {}, 0
+    for linear, count in rows.items():
+        units[linear] = torch.arange(start, start + count)
+        start += count
+    return units
+
+
+def tied(rows: Mapping[Linear, int], head_width: int) -> dict[Linear, Tensor]:
+    """Tie rows so that no permutation is needed at run time.
+
+    Row r of gate_proj and of up_proj; in q_proj and k_proj the two rows that a rotary position turns into each other;
+    all rows of o_proj, and all of down_proj.
+    """
+    units: dict[Linear, Tensor] = {}
+    start = 0
+    for layer in dict.fromkeys(layer for layer, _ in rows):
+        query = rows[layer, "q_proj"]
+        row = torch.arange(query)
+        pair = row // head_width * (head_width // 2) + row % (head_width // 2)
+        for names, of in (
+            (("q_proj", "k_proj"), pair),
+            (("v_proj",), torch.arange(rows[layer, "v_proj"])),
+            (("gate_proj", "up_proj"), torch.arange(rows[layer, "gate_proj"])),
+            (("o_proj",), torch.zeros(rows[layer, "o_proj"], dtype=torch.int64)),
+            (("down_proj",), torch.zeros(rows[layer, "down_proj"], dtype=torch.int64)),
+        ):
+            units |= {(layer, name): start + of for name in names}
+            start += int(of.max()) + 1
+    return units
+
+
+TIES: Mapping[str, Tie] = {"none": untied, "layout": tied}
+
+
+def make_units(scores: Scores, columns: Mapping[Linear, int], budget: Budget, tie: Tie, head_width: int) -> Units:
+    """Sum rows into units. columns: input channels by linear. Damage at 16 bits counts as none."""
+    rows = {linear: len(next(iter(by_bits.values()))) for linear, by_bits in scores.items()}
+    of = dict(tie(rows, head_width))
+    count = 1 + max(int(units.max()) for units in of.values())
+    widths = sorted(budget.widths)
+    damage = torch.zeros(count, len(widths), dtype=torch.float64)
+    cost, size = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.int64)
+    may_be_zero = torch.ones(count, dtype=torch.bool)
+    for linear, units in of.items():
+        for index, width in enumerate(widths):
+            if width < 16:
+                damage[:, index].index_add_(0, units, scores[linear][width].double())
+        per_row = columns[linear] if budget.by_parameters else 1
+        cost.index_add_(0, units, torch.full((len(units),), per_row, dtype=torch.float64))
+        size.index_add_(0, units, torch.ones(len(units), dtype=torch.int64))
+        if linear[1] in UNZEROABLE:
+            may_be_zero[units] = False
+    return Units(of, damage, cost, size, may_be_zero)
+
+
+def cheapest_first(units: Units, budget: Budget) -> Tensor:
+    """Lower widths one step at a time, always where a saved bit costs least anywhere (Eq. 8 on a heap). [U] bits.
+
+    A step may skip widths, which follows the lower convex hull of a unit's damage.
+    """
+    widths = sorted(budget.widths)
+    damage, cost, sizes = units.damage.tolist(), units.cost.tolist(), units.rows.tolist()
+    may_be_zero = units.may_be_zero.tolist()
+    level = [len(widths) - 1] * len(cost)
+    excess, zeros_left = _excess(units, budget), budget.zero_share * sum(sizes)
+
+    def step(unit: int, at: int, lowest: int) -> tuple[float, int, int, int] | None:
+        options = [
+            ((damage[unit][to] - damage[unit][at]) / ((widths[at] - widths[to]) * cost[unit]), unit, at, to)
+            for to in range(lowest, at)
+        ]
+        return min(options, default=None)
+
+    def lowest(unit: int) -> int:
+        return 1 if widths[0] == 0 and (not may_be_zero[unit] or sizes[unit] > zeros_left) else 0
+
+    heap = [found for unit in range(len(cost)) if (found := step(unit, level[unit], lowest(unit)))]
+    heapq.heapify(heap)
+    while excess > 0 and heap:
+        _, unit, at, to = heapq.heappop(heap)
+        if widths[to] == 0 and lowest(unit) > 0:  # the share of zeros was used up meanwhile
+            if found := step(unit, at, 1):
+                heapq.heappush(heap, found)
+            continue
+        level[unit] = to
+        excess -= (widths[at] - widths[to]) * cost[unit]
+        zeros_left -= sizes[unit] if widths[to] == 0 else 0
+        if found := step(unit, to, lowest(unit)):
+            heapq.heappush(heap, found)
+    return torch.tensor([widths[at] for at in level])
+
+
+def strict_stages(units: Units, budget: Budget) -> Tensor:
+    """Lower all units from width to width, the cheapest of a stage first, until the average is met: the paper's words.
+
+    At an average that is one of the widths this gives every row that width.
+    """
+    widths = sorted(budget.widths)
+    level = torch.full((len(units.cost),), len(widths) - 1)
+    excess, zeros_left = _excess(units, budget), budget.zero_share * int(units.rows.sum())
+    for at in range(len(widths) - 1, 0, -1):
+        saved = widths[at] - widths[at - 1]
+        ratio = (units.damage[:, at - 1] - units.damage[:, at]) / (saved * units.cost)
+        for unit in ratio.argsort(stable=True).tolist():
+            if excess <= 0:
+                return torch.tensor(widths)[level]
+            if widths[at - 1] == 0:
+                if not units.may_be_zero[unit] or units.rows[unit] > zeros_left:
+                    continue
+                zeros_left -= int(units.rows[unit])
+            level[unit] = at - 1
+            excess -= saved * float(units.cost[unit])
+    return torch.tensor(widths)[level]
+
+
+ALLOCATIONS: Mapping[str, Callable[[Units, Budget], Tensor]] = {"heap": cheapest_first, "stages": strict_stages}
+
+
+def _excess(units: Units, budget: Budget) -> float:
+    """Bits, weighed by cost, that must go when every unit has the largest width."""
+    return float(units.cost.sum()) * (max(budget.widths) - budget.average)
+
+
+def allocate(
+    scores: Scores,
+    columns: Mapping[Linear, int],
+    budget: Budget,
+    *,
+    method: str = "heap",
+    ties: str = "none",
+    head_width: int = 1,
+) -> dict[Linear, Tensor]:
+    """Choose the width of every row, [N] int64 by linear.
+
+    columns: input channels by linear. method: one of `ALLOCATIONS`. ties: one of `TIES`. head_width: for tied q and k.
+    Raises AllocationError for a method or a tie that does not exist.
+    """
+    for kind, name, known in (("method", method, ALLOCATIONS), ("ties", ties, TIES)):
+        if name not in known:
+            raise AllocationError(f"{kind} must be one of {', '.join(known)}, got {name!r}")
+    units = make_units(scores, columns, budget, TIES[ties], head_width)
+    bits = ALLOCATIONS[method](units, budget)
+    return {linear: bits[of] for linear, of in units.of.items()}
+
+
+def averages(bits: Mapping[Linear, Tensor], columns: Mapping[Linear, int]) -> tuple[float, float]:
+    """Return the average width (per parameter, per channel)."""
+
+    def mean(weights: Iterable[int], sums: Sequence[float]) -> float:
+        weighed = list(zip(weights, sums, bits.values(), strict=True))
+        return sum(w * s for w, s, _ in weighed) / sum(w * len(b) for w, _, b in weighed)
+
+    sums = [float(each.sum()) for each in bits.values()]
+    return mean((columns[linear] for linear in bits), sums), mean((1 for _ in bits), sums)
