@@ -35,6 +35,15 @@ def test_files_that_are_named_exist(page):
     assert [name for name in names if not any((place / name).exists() for place in places)] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_that_are_named_exist(page):
+    sources = "".join(file.read_text() for file in (ROOT / "sqap_vla_ros" / "commands").glob("*.py"))
+    known = set(re.findall(r'"(--[a-z-]+)"', sources)) | {"--show-args", "--feedback", "--from-paths"}
+    named = re.findall(r"(?:sqap-vla|`|ARGS=\")[^`\n]*", page.read_text())
+    options = {option for text in named for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
+    assert sorted(options - known - {"--help"}) == []
+
+
 def test_every_row_of_the_safety_page_has_its_test():
     named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "safety.md").read_text())
     files = (ROOT / "test").rglob("test_*.py")
