@@ -76,7 +76,7 @@ LIBRARIES: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
 )
 
 # Files that import a module by a name that they are given: message types, a policy's factory.
-DYNAMIC = ("nodes.bags.bag", "serving.worker_process")
+DYNAMIC = ("nodes.bags.conversion", "serving.worker_process")
 
 _MODULE_NAME = re.compile(rf"{PACKAGE}(\.\w+)+(?=$|:)")
 _IMPORTERS = {"import_module", "__import__", "find_spec"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqap_vla_ros.commands.options import (
+    UsageError,
     add_checkpoint,
     add_command,
     add_device,
@@ -49,6 +50,12 @@ def register(subparsers: Any) -> None:
     topics = parser.add_argument_group("topics (the only one of its type is found by itself)")
     topics.add_argument("--image-topic", help="Image or CompressedImage")
     topics.add_argument("--camera-info-topic", help="CameraInfo; the one beside the image unless given")
+    topics.add_argument(
+        "--camera-info",
+        default="",
+        metavar="FILE|nearest:S",
+        help="a calibration file for every image, or `nearest:0.02`: the nearest camera_info within so many seconds",
+    )
     topics.add_argument("--rectified", action="store_true", help="the image topic is rectified")
     topics.add_argument("--pose-topic", help="PoseStamped of the tool in the base frame, instead of TF")
     topics.add_argument("--joint-topic", help="JointState, with --urdf, instead of TF")
@@ -79,11 +86,19 @@ def register(subparsers: Any) -> None:
 
 def spec_of(args: argparse.Namespace) -> ReplaySpec:
     """Return the options about topics and frames. Raises ValueError."""
-    from sqap_vla_ros.nodes.bags.spec import ReplaySpec, parse_static_transform, read_segments
+    from sqap_vla_ros.nodes.bags.spec import (
+        ReplaySpec,
+        parse_static_transform,
+        read_camera_info_message,
+        read_segments,
+    )
 
+    kind, _, seconds = args.camera_info.partition(":")
+    nearest = kind == "nearest"
+    fixed = args.camera_info and not nearest
     return ReplaySpec(
-        base_frame=args.base_frame,
-        tool_frame=args.tool_frame,
+        base_frame=args.base_frame.removeprefix("/"),
+        tool_frame=args.tool_frame.removeprefix("/"),
         image_topic=args.image_topic,
         camera_info_topic=args.camera_info_topic,
         instruction_topic=args.instruction_topic,
@@ -93,9 +108,18 @@ def spec_of(args: argparse.Namespace) -> ReplaySpec:
         instruction=args.instruction.strip(),
         segments=read_segments(args.segments) if args.segments else (),
         static_transforms=tuple(map(parse_static_transform, args.static_transform)),
+        camera_info=read_camera_info_message(Path(args.camera_info)) if fixed else None,
+        camera_info_nearest_s=_nearest_s(seconds) if nearest else 0.0,
         rectified=args.rectified,
         stride=args.stride,
     )
+
+
+def _nearest_s(text: str) -> float:
+    try:
+        return number(0.0, 1.0, above=True)(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--camera-info nearest: {error}") from error
 
 
 def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
@@ -134,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
     results = run_jobs(jobs, processes=args.jobs, ray_address=args.ray)
     for result in results:
         if result.error:
-            print(f"error: {result.error}", file=sys.stderr)
+            print(f"{result.trace if args.traceback else ''}error: {result.error}", file=sys.stderr)
         else:
             print_table(result.job.bag, result.summaries)
             print(f"report: {result.job.out / 'report.html'}")

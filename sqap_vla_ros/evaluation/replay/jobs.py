@@ -11,6 +11,8 @@ import json
 import multiprocessing
 import os
 import sys
+import traceback
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +24,8 @@ from tqdm import tqdm
 
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.evaluation.replay.metrics import summarise
-from sqap_vla_ros.evaluation.replay.run import RUN, replay_recipe
+from sqap_vla_ros.evaluation.replay.run import RUN, RecipeRun, ReplayError, replay_recipe
+from sqap_vla_ros.evaluation.replay.tables import write_frames_csv
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.serving.worker import WorkerConfig
 from sqap_vla_ros.shipped import SHIPPED
@@ -56,11 +59,15 @@ class ReplayJob:
 
 @dataclass(frozen=True)
 class JobResult:
-    """The result of a job. summaries: as in report.json, empty when `error` says why the bag could not be replayed."""
+    """The result of a job. summaries: as in report.json, empty when `error` says why the bag could not be replayed.
+
+    trace: the traceback of that error, for those who ask for it.
+    """
 
     job: ReplayJob
     summaries: list[dict[str, Any]]
     error: str = ""
+    trace: str = ""
 
 
 def make_jobs(
@@ -93,10 +100,13 @@ def run_job(job: ReplayJob, *, show: bool = True) -> JobResult:
     """Replay one bag and write its report. Raises BagError or ReplayError."""
     from sqap_vla_ros.evaluation.replay.report import write_report  # plotting takes a second to import
 
-    runs = [
-        replay_recipe(job.bag, job.spec, dataclasses.replace(job.worker, recipe=recipe), job.out / recipe, show=show)
-        for recipe in job.recipes
-    ]
+    runs: list[RecipeRun] = []
+    for recipe in job.recipes:
+        worker = dataclasses.replace(job.worker, recipe=recipe)
+        runs.append(replay_recipe(job.bag, job.spec, worker, job.out / recipe, show=show))
+        if not any(record.instruction for record in runs[0].records):
+            write_frames_csv(job.out / "frames.csv", runs)
+            raise ReplayError(_nothing_observed(job, runs[0]))
     summaries = [
         summarise(run, runs[0], control_rate_hz=job.control_rate_hz)
         | {"compression": compression_of(dataclasses.replace(job.worker, recipe=run.recipe))}
@@ -116,6 +126,24 @@ def run_job(job: ReplayJob, *, show: bool = True) -> JobResult:
         show=show,
     )
     return JobResult(job, summaries)
+
+
+def _nothing_observed(job: ReplayJob, run: RecipeRun) -> str:
+    """Say why no image of the bag could be observed, by the commonest reason, and what helps."""
+    if not run.records:
+        return "the bag has no images to observe"
+    kind, count = Counter(run.counters["problems"]).most_common(1)[0]
+    problem = run.counters["reasons"][kind]
+    remedies = {
+        "no transform": "name the frames with --base-frame and --tool-frame, or give --static-transform, --pose-topic "
+        "or --joint-topic with --urdf",
+        "no instruction": "give --instruction or --segments",
+        "depth image": "name a colour image with --image-topic",
+        "encoding": "name a colour image with --image-topic",
+    }
+    remedy = next((remedy for word, remedy in remedies.items() if word in problem), "")
+    said = f"none of its {len(run.records)} images could be observed ({count} of them: {problem})"
+    return f"{said}; {remedy + '; ' if remedy else ''}every image has a line in {job.out / 'frames.csv'}"
 
 
 def compression_of(worker: WorkerConfig) -> dict[str, str]:
@@ -156,7 +184,8 @@ def _attempt(job: ReplayJob, *, show: bool = False) -> JobResult:
     try:
         return run_job(job, show=show)
     except (ValueError, OSError) as error:
-        return JobResult(job, [], f"{job.bag}: {error}")
+        text = str(error)
+        return JobResult(job, [], text if str(job.bag) in text else f"{job.bag}: {text}", traceback.format_exc())
 
 
 def _over_processes(jobs: Sequence[ReplayJob], processes: int) -> list[JobResult]:

@@ -1,36 +1,26 @@
 """Recordings as streams of real ROS messages: rosbag2 (MCAP and SQLite, split or compressed) and ROS 1 bags alike.
 
 Reading is `rosbags`' (pure Python), so every bag opens on every machine. What comes out are the classes the live node
-gets from DDS, so one code path serves both.
+gets from DDS, so one code path serves both. Only the topics that are asked for are decoded.
 """
 
 from __future__ import annotations
 
-import array
-import importlib
+import heapq
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from rclpy.serialization import deserialize_message, serialize_message
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.rosbag1 import ReaderError as Ros1Error
-from rosbags.rosbag2 import ReaderError as Ros2Error
-from rosbags.typesys import Stores, get_typestore
+from rosbags.interfaces import Connection
+from rosbags.rosbag1 import Reader as Ros1Reader
 
 from sqap_vla_ros.contracts import NS_PER_S
-
-_ROS2_NAMES = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}
-# RuntimeError: rclpy raises it for bytes that are not of the type they are recorded as.
-_UNREADABLE = (AnyReaderError, Ros1Error, Ros2Error, OSError, AssertionError, KeyError, ValueError, RuntimeError)
-
-
-class BagError(ValueError):
-    """A recording that cannot be read or does not hold what is needed: says what, and what helps."""
+from sqap_vla_ros.nodes.bags.conversion import Ros1Decoder, message_class, type_name
+from sqap_vla_ros.nodes.bags.store import BagError, bag_path, open_readers, unreadable
 
 
 @dataclass(frozen=True)
@@ -58,16 +48,20 @@ class BagMessage:
 class Bag:
     """An open recording; use it in a `with`.
 
-    path: a rosbag2 folder, a file in one, or a ROS 1 `.bag`. Raises BagError.
+    path: a rosbag2 folder, a file in one or by itself, or a ROS 1 `.bag`. Raises BagError.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = bag_path(path)
-        try:
-            self._reader = AnyReader([self.path], default_typestore=get_typestore(Stores.LATEST))
-            self._reader.open()
-        except _UNREADABLE as error:
-            raise _unreadable(self.path, error) from error
+        self._readers = open_readers(self.path)
+        self._is_open = True
+        self._decoder = Ros1Decoder() if isinstance(self._readers[0], Ros1Reader) else None
+        self._connections = [
+            (reader, connection)
+            for reader in self._readers
+            for connection in reader.connections
+            if _is_known(connection)
+        ]
         self._topics = self._summaries()
 
     def __enter__(self) -> Bag:
@@ -80,8 +74,10 @@ class Bag:
 
     def close(self) -> None:
         """Close the files; safe to call twice."""
-        if self._reader.stack is not None:
-            self._reader.close()
+        if self._is_open:
+            self._is_open = False
+            for reader in self._readers:
+                reader.close()
 
     @property
     def topics(self) -> dict[str, TopicSummary]:
@@ -90,11 +86,11 @@ class Bag:
 
     @property
     def start_ns(self) -> int:
-        return self._reader.start_time
+        return min(reader.start_time for reader in self._readers)
 
     @property
     def duration_s(self) -> float:
-        return max(0, self._reader.end_time - self._reader.start_time) / NS_PER_S
+        return max(0, max(reader.end_time for reader in self._readers) - self.start_ns) / NS_PER_S
 
     def of_type(self, *types: str) -> list[TopicSummary]:
         """Return the topics of these types ("sensor_msgs/msg/Image"), most messages first."""
@@ -126,116 +122,58 @@ class Bag:
 
         Raises BagError in the middle of a bag that is damaged there, after everything before it was given out.
         """
-        connections = [connection for connection in self._reader.connections if connection.topic in topics]
-        if not connections:
-            return
-        stream = self._reader.messages(connections)
-        while True:
+        for connection, time_ns, raw in self._raw(topics):
             try:
-                connection, time_ns, raw = next(stream)
-                message = self._message(raw, connection.msgtype)
-            except StopIteration:
-                return
-            except _UNREADABLE as error:
-                raise _unreadable(self.path, error) from error
+                message = self._message(raw, connection)
+            except Exception as error:  # bytes that are not of the type they are recorded as raise anything
+                raise unreadable(self.path, error) from error
             yield BagMessage(connection.topic, time_ns, message)
 
     def serialized(self, topics: Collection[str]) -> Iterator[tuple[str, int, bytes]]:
         """Yield (topic, recorded time, CDR bytes to publish as they are) in recorded order."""
-        if self._reader.is2:
-            connections = [connection for connection in self._reader.connections if connection.topic in topics]
-            for connection, time_ns, raw in self._reader.messages(connections) if connections else ():
+        if self._decoder is None:
+            for connection, time_ns, raw in self._raw(topics):
                 yield connection.topic, time_ns, bytes(raw)
             return
         for recorded in self.messages(topics):
             yield recorded.topic, recorded.time_ns, serialize_message(recorded.message)
 
-    def _message(self, raw: bytes, type_name: str) -> Any:
-        target = message_class(type_name)
-        if self._reader.is2:
-            return deserialize_message(bytes(raw), target)
-        return to_ros(self._reader.deserialize(raw, type_name), target)
+    def _raw(self, topics: Collection[str]) -> Iterator[tuple[Connection, int, bytes]]:
+        """Yield (connection, recorded time, bytes) of these topics, in the type that their summary names."""
+        wanted: dict[int, list[Connection]] = {}
+        for reader, connection in self._connections:
+            summary = self._topics.get(connection.topic)
+            if connection.topic in topics and summary is not None and type_name(connection.msgtype) == summary.type:
+                wanted.setdefault(id(reader), []).append(connection)
+        streams = [reader.messages(wanted[id(reader)]) for reader in self._readers if id(reader) in wanted]
+        merged = heapq.merge(*streams, key=lambda entry: entry[1])
+        while True:
+            try:
+                entry = next(merged)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise unreadable(self.path, error) from error
+            yield entry
+
+    def _message(self, raw: bytes, connection: Connection) -> Any:
+        if self._decoder is not None:
+            return self._decoder.decode(connection, raw)
+        return deserialize_message(bytes(raw), message_class(connection.msgtype))
 
     def _summaries(self) -> dict[str, TopicSummary]:
-        seconds = self.duration_s if self._reader.message_count else 0.0
+        counts: dict[str, Counter[str]] = {}
+        for _, connection in self._connections:
+            if connection.msgcount:
+                counts.setdefault(connection.topic, Counter())[type_name(connection.msgtype)] += connection.msgcount
+        seconds = self.duration_s if counts else 0.0
         summaries = {}
-        for name, info in self._reader.topics.items():
-            if info.msgcount:
-                rate_hz = (info.msgcount - 1) / seconds if seconds > 0 else 0.0
-                summaries[name] = TopicSummary(name, info.msgtype or "several types", info.msgcount, rate_hz)
+        for name, by_type in sorted(counts.items()):
+            kind, count = by_type.most_common(1)[0]
+            summaries[name] = TopicSummary(name, kind, count, (count - 1) / seconds if seconds > 0 else 0.0)
         return summaries
 
 
-def bag_path(path: str | Path) -> Path:
-    """Return the folder or file that `rosbags` opens. Raises BagError with what is missing and what repairs it."""
-    given = Path(path).expanduser()
-    if not given.exists():
-        raise BagError(f"bag {given} does not exist: give a rosbag2 folder or a ROS 1 .bag file")
-    if given.is_file() and given.suffix in (".mcap", ".db3"):
-        given = given.parent
-    if given.is_file() and given.suffix != ".bag":
-        raise BagError(
-            f"{given} is not a bag: give a rosbag2 folder, a file in one (.mcap, .db3), or a ROS 1 .bag file"
-        )
-    if given.is_dir() and not (given / "metadata.yaml").exists():
-        stores = [*given.glob("*.mcap"), *given.glob("*.db3")]
-        if not stores:
-            raise BagError(f"{given} holds neither metadata.yaml nor .mcap or .db3 files: it is no rosbag2 bag")
-        raise BagError(
-            f"{given} has no metadata.yaml: the recording did not end properly. `ros2 bag reindex {given}` writes it "
-            "(after `mcap recover` where an .mcap file is cut off)"
-        )
-    return given
-
-
-@cache
-def message_class(type_name: str) -> Any:
-    """Return the Python class of "package/msg/Name". Raises BagError where the package is not installed."""
-    package, _, name = _ROS2_NAMES.get(type_name, type_name).rpartition("/")
-    try:
-        return getattr(importlib.import_module(package.replace("/", ".")), name)
-    except (ImportError, AttributeError) as error:
-        raise BagError(
-            f"message type {type_name} is not installed: install or source the package {package.split('/')[0]}"
-        ) from error
-
-
-def to_ros(source: Any, target: Any) -> Any:
-    """Convert a `rosbags` message to the ROS message class `target`, field by field.
-
-    ROS 1 names differ in case (CameraInfo's K, D) and its headers have a sequence number that ROS 2 dropped.
-    """
-    message = target()
-    for name, kind in target.get_fields_and_field_types().items():
-        value = getattr(source, name) if hasattr(source, name) else getattr(source, name.upper(), None)
-        if value is None:
-            raise BagError(f"{target.__name__} in the bag has no field {name!r}: another version of the message")
-        current = getattr(message, name)
-        if isinstance(current, array.array):
-            filled = array.array(current.typecode)
-            filled.frombytes(np.ascontiguousarray(value, dtype=current.typecode).tobytes())
-            setattr(message, name, filled)
-        elif isinstance(current, np.ndarray):
-            setattr(message, name, np.asarray(value, dtype=current.dtype))
-        elif hasattr(current, "get_fields_and_field_types"):
-            setattr(message, name, to_ros(value, type(current)))
-        elif isinstance(current, list):
-            element = kind.split("[")[0].removeprefix("sequence<").split(",")[0].removesuffix(">")
-            nested = "/" in element
-            package, _, short = element.partition("/")
-            items = [to_ros(item, message_class(f"{package}/msg/{short}")) for item in value] if nested else list(value)
-            setattr(message, name, items)
-        else:
-            setattr(message, name, type(current)(value))
-    return message
-
-
-def _unreadable(path: Path, error: BaseException) -> BagError:
-    if isinstance(error, BagError):
-        return error
-    repair = (
-        "`rosbag reindex`" if path.suffix == ".bag" else "`ros2 bag reindex` (and `mcap recover` for a cut-off .mcap)"
-    )
-    return BagError(
-        f"{path} cannot be read: {error or type(error).__name__}. If the recording was cut off, try {repair}"
-    )
+def _is_known(connection: Connection) -> bool:
+    """Return whether the messages are serialised as ROS does it; rosbag2 allows others."""
+    return getattr(connection.ext, "serialization_format", "cdr") == "cdr"

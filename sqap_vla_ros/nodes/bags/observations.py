@@ -7,7 +7,6 @@ pose the observation has none, and what needs it is not measured.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +18,10 @@ from sensor_msgs.msg import CameraInfo
 
 from sqap_vla_ros.contracts import NS_PER_S, Observation
 from sqap_vla_ros.control.image_gate import ImageGate, ImageGateConfig
-from sqap_vla_ros.control.time_sync import ImageInfoSync
-from sqap_vla_ros.nodes.bags.bag import Bag, BagError, BagMessage
+from sqap_vla_ros.nodes.bags.bag import Bag, BagMessage
+from sqap_vla_ros.nodes.bags.pairing import MAX_WAITING, ImagePairing, Pair
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
+from sqap_vla_ros.nodes.bags.store import BagError
 from sqap_vla_ros.nodes.images import compressed_to_rgb, to_rgb
 from sqap_vla_ros.nodes.messages import pose_from_message, time_ns, transform_message
 from sqap_vla_ros.nodes.policy.observer import Frame, ObservationProblem, Observer, TransformMissing
@@ -35,7 +35,6 @@ TF_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
 POSE_TYPES = ("geometry_msgs/msg/PoseStamped",)
 JOINT_TYPES = ("sensor_msgs/msg/JointState",)
 TEXT_TYPES = ("std_msgs/msg/String",)
-_MAX_WAITING = 8  # images held back until their transforms are read
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,10 @@ class ReplayFrame:
 
 @dataclass
 class ReplayCounters:
-    """Counts of images. used: after the stride; observed: handed out; stale: recorded too long after the stamp."""
+    """Counts of images. used: after the stride; observed: handed out; stale: recorded too long after the stamp.
+
+    problems: kind -> images that could not be observed; reasons: kind -> the first of them in full.
+    """
 
     images: int = 0
     used: int = 0
@@ -69,6 +71,7 @@ class ReplayCounters:
     paired: int = 0
     restarts: int = 0
     problems: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
 
     @property
     def without_camera_info(self) -> int:
@@ -102,7 +105,8 @@ class BagObservations:
             listing = "\n  ".join(map(str, bag.topics.values())) or "nothing at all"
             raise BagError(f"{bag.path} has no topic of type {' or '.join(IMAGE_TYPES)}; it has:\n  {listing}")
         self.image = image
-        self.camera_info = self._camera_info_topic()
+        self.camera_info = None if spec.camera_info is not None else self._camera_info_topic()
+        self._calibrated = self.camera_info is not None or spec.camera_info is not None
         self.tf_topics = [topic.name for topic in bag.of_type(*TF_TYPES)]
         self.pose = self.joints = self.instructions = None
         if spec.pose_topic or not (self.tf_topics or spec.urdf):
@@ -133,7 +137,7 @@ class BagObservations:
             rectified=spec.rectified,
             topics=(image.name, self.camera_info.name if self.camera_info else "camera_info"),
         )
-        self._observer.needs_projection = self.camera_info is not None
+        self._observer.needs_projection = self._calibrated
         self._begin()
 
     @property
@@ -149,7 +153,7 @@ class BagObservations:
         given = "given per segment" if self.spec.segments else "given"
         return {
             "image": str(self.image),
-            "camera_info": str(self.camera_info) if self.camera_info else "none: no gripper pixel, no ring",
+            "camera_info": self._camera_info_source(),
             "tool pose": pose,
             "instruction": str(self.instructions) if self.instructions else given,
         }
@@ -167,7 +171,7 @@ class BagObservations:
             if recorded.topic == self.image.name:
                 self._add_image(message, now_ns)
             elif self.camera_info and recorded.topic == self.camera_info.name:
-                self._sync.add_info(message)
+                self._pairing.add_info(message)
             elif self.instructions and recorded.topic == self.instructions.name:
                 self._spoken = message.data.strip()
             else:
@@ -186,13 +190,20 @@ class BagObservations:
             asked = beside if beside in self.bag.topics else None
         return self.bag.choose(asked, INFO_TYPES, "camera_info", "--camera-info-topic")
 
+    def _camera_info_source(self) -> str:
+        if self.spec.camera_info is not None:
+            return "given, the same for every image"
+        if self.camera_info is None:
+            return "none: no gripper pixel, no ring"
+        nearest_s = self.spec.camera_info_nearest_s
+        return f"{self.camera_info}" + (f", the nearest within {nearest_s:g} s" if nearest_s else "")
+
     def _begin(self) -> None:
         """Forget everything that is tied to the time of what was read before. Static transforms stay."""
         self._buffer.clear()
         self._gate.reset()
-        self._sync = ImageInfoSync(self._paired, waiting_images=_MAX_WAITING, patience_s=np.inf)
-        self._waiting: deque[tuple[_Arrival, Frame]] = deque()
-        self._arrived: dict[int, _Arrival] = {}  # by stamp, while the camera_info is on its way
+        fixed = self.spec.camera_info if self._calibrated else CameraInfo()
+        self._pairing: ImagePairing[_Arrival] = ImagePairing(nearest_s=self.spec.camera_info_nearest_s, fixed=fixed)
         self._newest: dict[str, int] = {}  # newest stamp of the images and of every moving frame
         self._followed = ""  # instruction of the observation before; empty at the start of an episode
 
@@ -212,21 +223,10 @@ class BagObservations:
     def _add_image(self, message: Any, recorded_ns: int) -> None:
         index = self.counters.images
         self.counters.images += 1
-        stamp_ns = time_ns(message.header.stamp)
         if index % self.spec.stride:
             return
         self.counters.used += 1
-        self._arrived[stamp_ns] = _Arrival(index, recorded_ns, self._instruction(recorded_ns))
-        if self.camera_info:
-            self._sync.add_image(message)
-        else:
-            self._paired(message, CameraInfo())
-
-    def _paired(self, image: Any, camera_info: Any) -> None:
-        stamp_ns = time_ns(image.header.stamp)
-        self.counters.paired += self.camera_info is not None
-        self._waiting.append((self._arrived[stamp_ns], Frame(image, camera_info, stamp_ns, 0.0)))
-        self._arrived = {stamp: arrival for stamp, arrival in self._arrived.items() if stamp > stamp_ns}
+        self._pairing.add_image(_Arrival(index, recorded_ns, self._instruction(recorded_ns)), message)
 
     def _add_pose(self, topic: str, message: Any) -> None:
         if topic in self.tf_topics:
@@ -251,27 +251,34 @@ class BagObservations:
 
     def _ready(self, now_ns: int | None) -> Iterator[ReplayFrame]:
         """Yield frames that can be observed or given up, once the recording is read up to now_ns (None: its end)."""
-        while self._waiting:
-            arrival, frame = self._waiting[0]
-            waited_s = np.inf if now_ns is None else (now_ns - arrival.recorded_ns) / NS_PER_S
+        if now_ns is None:
+            self._pairing.finish()
+        waiting = self._pairing.ready
+        while waiting:
+            pair = waiting[0]
+            waited_s = np.inf if now_ns is None else (now_ns - pair.arrival.recorded_ns) / NS_PER_S
             try:
-                observed = self._observe(arrival, frame)
+                observed = self._observe(pair)
             except TransformMissing as error:
-                if waited_s <= self.spec.tf_timeout_s and len(self._waiting) <= _MAX_WAITING:
+                if waited_s <= self.spec.tf_timeout_s and len(waiting) <= MAX_WAITING:
                     return
-                observed = self._failed(arrival, frame, str(error), "transform missing")
+                observed = self._failed(pair, str(error), "transform missing")
             except (ObservationProblem, ValueError) as error:
-                observed = self._failed(arrival, frame, str(error), "unusable input")
-            self._waiting.popleft()
+                observed = self._failed(pair, str(error), "unusable input")
+            waiting.popleft()
+            self.counters.paired += self._calibrated and not pair.problem
             if observed.observation is not None:
                 self.counters.observed += 1
                 self._followed = observed.observation.instruction
             self.counters.stale += observed.age_s > self.spec.max_age_s
             yield observed
 
-    def _observe(self, arrival: _Arrival, frame: Frame) -> ReplayFrame:
+    def _observe(self, pair: Pair[_Arrival]) -> ReplayFrame:
+        if pair.problem:
+            return self._failed(pair, pair.problem, pair.kind)
+        arrival, frame = pair.arrival, Frame(pair.image, pair.camera_info, pair.stamp_ns, 0.0)
         if not arrival.instruction:
-            return self._failed(arrival, frame, "no instruction at this time of the bag", "no instruction")
+            return self._failed(pair, "no instruction at this time of the bag", "no instruction")
         new_episode = arrival.instruction != self._followed
         age_s = arrival.age_s(frame.stamp_ns)
         if not self._posed:
@@ -279,7 +286,7 @@ class BagObservations:
             note = "the bag has no transforms: the gripper cannot be projected"
             return ReplayFrame(arrival.index, frame.stamp_ns, age_s, observation, note=note, new_episode=new_episode)
         view = self._observer.observe(frame, arrival.instruction, frame.stamp_ns)
-        note = view.tool.reason if self.camera_info else "the bag has no camera_info: the gripper cannot be projected"
+        note = view.tool.reason if self._calibrated else "the bag has no camera_info: the gripper cannot be projected"
         return ReplayFrame(
             arrival.index,
             frame.stamp_ns,
@@ -291,9 +298,10 @@ class BagObservations:
             new_episode=new_episode,
         )
 
-    def _failed(self, arrival: _Arrival, frame: Frame, problem: str, kind: str) -> ReplayFrame:
+    def _failed(self, pair: Pair[_Arrival], problem: str, kind: str) -> ReplayFrame:
         self.counters.problems[kind] = self.counters.problems.get(kind, 0) + 1
-        return ReplayFrame(arrival.index, frame.stamp_ns, arrival.age_s(frame.stamp_ns), None, problem)
+        self.counters.reasons.setdefault(kind, problem)
+        return ReplayFrame(pair.arrival.index, pair.stamp_ns, pair.arrival.age_s(pair.stamp_ns), None, problem)
 
 
 def sample_observations(

@@ -24,8 +24,10 @@ from std_srvs.srv import SetBool
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.nodes.bags import player_parameters
-from sqap_vla_ros.nodes.bags.bag import Bag, BagError, message_class
+from sqap_vla_ros.nodes.bags.bag import Bag
+from sqap_vla_ros.nodes.bags.conversion import message_class
 from sqap_vla_ros.nodes.bags.observations import IMAGE_TYPES
+from sqap_vla_ros.nodes.bags.store import BagError
 from sqap_vla_ros.nodes.bags.writer import BagWriter, TopicRecorder
 from sqap_vla_ros.nodes.messages import time_message
 

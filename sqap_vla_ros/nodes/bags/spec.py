@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo
 
+from sqap_vla_ros.robot.calibration_file import read_camera_info
 from sqap_vla_ros.robot.conventions import pose_matrix
 
 Segments = tuple[tuple[float, str], ...]
@@ -24,6 +26,8 @@ class ReplaySpec:
     segments: (seconds since the bag's start, instruction), ascending; goes before `instruction`.
     pose_topic: PoseStamped of the tool in the base frame, instead of TF. joint_topic with urdf: forward kinematics
     instead of TF. static_transforms: (parent, child, [4, 4]) that the bag lacks, such as the camera's mounting.
+    camera_info: one calibration for every image, instead of a topic. camera_info_nearest_s: where positive, the nearest
+    camera_info up to so many seconds away serves an image without one of its own stamp.
     rectified: the image topic is rectified. stride: use every n-th image. tf_timeout_s: how far the recording may go on
     before an image's transforms are given up. max_age_s: images recorded later than this after their stamp are stale.
     """
@@ -39,6 +43,8 @@ class ReplaySpec:
     instruction: str = ""
     segments: Segments = ()
     static_transforms: tuple[StaticTransform, ...] = ()
+    camera_info: CameraInfo | None = None
+    camera_info_nearest_s: float = 0.0
     rectified: bool = False
     stride: int = 1
     tf_timeout_s: float = 0.5
@@ -50,6 +56,8 @@ class ReplaySpec:
         for name in ("tf_timeout_s", "max_age_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.camera_info_nearest_s < 0:
+            raise ValueError(f"camera_info_nearest_s must not be negative, got {self.camera_info_nearest_s}")
         if [start for start, _ in self.segments] != sorted(start for start, _ in self.segments):
             raise ValueError(f"segments must be in order of time, got {self.segments}")
 
@@ -71,3 +79,25 @@ def parse_static_transform(fields: Sequence[str]) -> StaticTransform:
         return parent, child, pose_matrix(numbers[:3], numbers[3:])
     except ValueError as error:
         raise ValueError(f"--static-transform {parent} {child}: needs seven numbers: {error}") from error
+
+
+def read_camera_info_message(path: Path) -> CameraInfo:
+    """Read a calibration file (see `read_camera_info`) as a message. Raises ValueError."""
+    found = read_camera_info(path)
+    try:
+        message = CameraInfo(
+            width=int(found.width),
+            height=int(found.height),
+            distortion_model=str(found.distortion_model),
+            d=[float(value) for value in found.d],
+            k=[float(value) for value in found.k],
+            r=[float(value) for value in found.r],
+            p=[float(value) for value in found.p],
+            binning_x=int(found.binning_x),
+            binning_y=int(found.binning_y),
+        )
+        for name in ("x_offset", "y_offset", "width", "height", "do_rectify"):
+            setattr(message.roi, name, getattr(found.roi, name))
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ValueError(f"{path} is not a camera calibration: {error}") from error
+    return message

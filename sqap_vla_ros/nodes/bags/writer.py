@@ -16,7 +16,8 @@ from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLi
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from sqap_vla_ros.nodes.bags.bag import BagError, message_class
+from sqap_vla_ros.nodes.bags.conversion import message_class
+from sqap_vla_ros.nodes.bags.store import BagError
 from sqap_vla_ros.resources import share_path
 
 _FOREVER = QosTime(9223372036, 854775807)

@@ -49,7 +49,7 @@ class Frame:
 
     @property
     def frame_id(self) -> str:
-        return str(self.image.header.frame_id)
+        return str(self.image.header.frame_id).removeprefix("/")  # ROS 1 drivers write it, tf2 refuses it
 
 
 @dataclass(frozen=True)

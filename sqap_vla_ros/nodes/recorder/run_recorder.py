@@ -157,7 +157,8 @@ class RunRecorder:
     def _on_image(self, message: Image) -> None:
         rgb = images.to_rgb(message)
         _, jpeg = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-        self._images.append((messages.time_ns(message.header.stamp), message.header.frame_id, jpeg.tobytes()))
+        frame_id = message.header.frame_id.removeprefix("/")
+        self._images.append((messages.time_ns(message.header.stamp), frame_id, jpeg.tobytes()))
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         self._camera_info = message

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from bag_factory import START_NS, tool_pixel, tool_pose, write_bag
 
-from sqap_vla_ros.nodes.bags.bag import Bag, BagError
+from sqap_vla_ros.nodes.bags.bag import Bag
 from sqap_vla_ros.nodes.bags.observations import BagObservations
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
+from sqap_vla_ros.nodes.bags.store import BagError
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 
@@ -82,8 +83,30 @@ def test_without_camera_info_there_is_no_ring_but_a_pose(tmp_path):
 
 def test_unsynchronised_camera_info(tmp_path):
     frames, source = read(write_bag(tmp_path / "bag", frames=12, info_offset_ns=3_000_000))
-    assert frames == []
+    assert [frame.index for frame in frames] == list(range(12))
+    assert all("the nearest is +3.000 ms away" in frame.problem for frame in frames[:-1])
     assert source.counters.without_camera_info == 12
+    assert source.counters.problems == {"no camera_info of its stamp": 12}
+
+
+def test_the_nearest_camera_info_or_a_given_one_serves_where_stamps_never_match(tmp_path):
+    path = write_bag(tmp_path / "bag", frames=12, info_offset_ns=3_000_000)
+    frames, source = read(path, camera_info_nearest_s=0.01)
+    assert_tool_seen(frames, [0.1 * number for number in range(12)])
+    assert source.counters.without_camera_info == 0
+    assert source.sources["camera_info"].endswith("the nearest within 0.01 s")
+    too_far, _ = read(path, camera_info_nearest_s=0.001)
+    assert all(frame.observation is None for frame in too_far)
+    frames, source = read(path, camera_info=bag_factory.camera_info(0))
+    assert_tool_seen(frames, [0.1 * number for number in range(12)])
+    assert source.sources["camera_info"] == "given, the same for every image"
+
+
+def test_an_image_whose_stamp_is_there_already_has_its_reason(tmp_path):
+    frames, source = read(write_bag(tmp_path / "bag", stamps_s=[0.0, 0.1, 0.1, 0.2]))
+    assert [frame.observation is not None for frame in frames] == [True, True, False, True]
+    assert "not newer" in frames[2].problem
+    assert source.counters.problems == {"stamp not newer": 1}
 
 
 def test_missing_tf_names_the_frames(tmp_path):

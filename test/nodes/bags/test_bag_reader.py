@@ -12,7 +12,9 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo
 from sqap_vla_ros.msg import TokenSelection
 
-from sqap_vla_ros.nodes.bags.bag import Bag, BagError, to_ros
+from sqap_vla_ros.nodes.bags.bag import Bag
+from sqap_vla_ros.nodes.bags.conversion import to_ros
+from sqap_vla_ros.nodes.bags.store import BagError
 from sqap_vla_ros.nodes.bags.writer import BagWriter
 
 TYPES = ["/camera/camera_info", "/camera/image_raw", "/instruction", "/tf", "/tf_static"]
@@ -156,10 +158,15 @@ def test_not_a_bag(tmp_path):
 
 
 def test_without_metadata(recording, tmp_path):
+    """A whole file needs no metadata.yaml; one that was cut off is repaired before the folder is indexed."""
     copy = tmp_path / "copy"
     shutil.copytree(recording, copy)
     (copy / "metadata.yaml").unlink()
-    with pytest.raises(BagError, match="ros2 bag reindex"):
+    with Bag(copy) as bag:
+        assert list(bag.topics) == TYPES
+    (store,) = copy.glob("*.mcap")
+    store.write_bytes(store.read_bytes()[:-100])
+    with pytest.raises(BagError, match=r"mcap recover.*ros2 bag reindex"):
         Bag(copy)
 
 

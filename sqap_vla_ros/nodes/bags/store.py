@@ -1,0 +1,114 @@
+"""The files of a recording: what a path stands for, and readers for rosbag2 folders, single files and ROS 1 bags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from rosbags.rosbag1 import Reader as Ros1Reader
+from rosbags.rosbag2 import Reader as Ros2Reader
+
+_STORES = (".mcap", ".db3")
+_ROS1_MAGIC = b"#ROSBAG V2.0"
+_FORMS = "a rosbag2 folder, a file in one (.mcap, .db3), or a ROS 1 .bag file"
+
+
+class BagError(ValueError):
+    """A recording that cannot be read or does not hold what is needed: says what, and what helps."""
+
+
+def bag_path(path: str | Path) -> Path:
+    """Return the folder or file that holds the recording named by `path`.
+
+    A file that a metadata.yaml beside it lists stands for its folder; any other file stands alone.
+    Raises BagError naming what is missing.
+    """
+    given = Path(path).expanduser()
+    if not given.exists():
+        raise BagError(f"bag {given} does not exist: give {_FORMS}")
+    if given.is_dir():
+        _stores_in(given)
+        return given
+    if given.name == "metadata.yaml" or (given.suffix in _STORES and given.name in _listed_in(given.parent)):
+        return given.parent
+    if given.suffix not in (*_STORES, ".bag"):
+        raise BagError(f"{given} is not a bag: give {_FORMS}")
+    return given
+
+
+def open_readers(path: Path) -> list[Ros1Reader] | list[Ros2Reader]:
+    """Open what `bag_path` returned. Raises BagError with the tool that repairs it, where one does."""
+    if path.is_file() and path.suffix == ".bag":
+        return [_open_ros1(path)]
+    if path.is_file():
+        return _open_ros2([path], path)
+    if not (path / "metadata.yaml").is_file():
+        return _open_ros2(_stores_in(path), path)
+    try:
+        return _open_ros2([path], path)
+    except BagError as error:
+        # one topic of another serialisation makes rosbags refuse the folder; the files by themselves are readable
+        if "Serialization format" in str(error) and (stores := _stores_in(path)):
+            return _open_ros2(stores, path)
+        raise
+
+
+def unreadable(path: Path, error: BaseException) -> BagError:
+    """Return the error of a recording that breaks off or is damaged, with the tool that repairs it."""
+    if isinstance(error, BagError):
+        return error
+    stores = [path] if path.is_file() else sorted(child for child in path.iterdir() if child.suffix in _STORES)
+    if path.is_file() and path.suffix == ".bag":
+        repair = f"`rosbag reindex {path}`"
+    elif any(store.suffix == ".mcap" for store in stores):
+        names = " ".join(store.name for store in stores)
+        repair = f"`mcap recover` on {names}" + ("" if path.is_file() else f", then `ros2 bag reindex {path}`")
+    else:
+        repair = f"`sqlite3 {stores[0].name if stores else 'FILE.db3'} .recover`"
+    text = str(error) or type(error).__name__
+    return BagError(f"{path} cannot be read: {text.rstrip('.')}. If the recording was cut off, try {repair}")
+
+
+def _open_ros1(path: Path) -> Ros1Reader:
+    with path.open("rb") as file:
+        if not file.read(len(_ROS1_MAGIC)).startswith(_ROS1_MAGIC):
+            raise BagError(f"{path} is not a ROS 1 bag, which begins with {_ROS1_MAGIC.decode()!r}: give {_FORMS}")
+    try:
+        reader = Ros1Reader(path)
+        reader.open()
+    except Exception as error:  # damaged bytes make the parser raise anything
+        raise unreadable(path, error) from error
+    return reader
+
+
+def _open_ros2(files: list[Path], path: Path) -> list[Ros2Reader]:
+    readers: list[Ros2Reader] = []
+    try:
+        for file in files:
+            reader = Ros2Reader(file)
+            reader.open()
+            readers.append(reader)
+    except Exception as error:  # as above
+        for reader in readers:
+            reader.close()
+        raise unreadable(path, error) from error
+    return readers
+
+
+def _stores_in(folder: Path) -> list[Path]:
+    """Return the storage files of a folder in order of name. Raises BagError where it is no rosbag2 bag."""
+    stores = sorted(child for child in folder.iterdir() if child.suffix in _STORES and child.is_file())
+    if stores or (folder / "metadata.yaml").is_file():
+        return stores
+    if ros1 := sorted(folder.glob("*.bag")):
+        raise BagError(f"{folder} is a folder of bags: name one of {', '.join(bag.name for bag in ros1)}")
+    raise BagError(f"{folder} holds neither metadata.yaml nor .mcap or .db3 files: it is no rosbag2 bag")
+
+
+def _listed_in(folder: Path) -> set[str]:
+    """Return the names of the files that the metadata.yaml of a folder lists; none where it has no readable one."""
+    try:
+        metadata = yaml.safe_load((folder / "metadata.yaml").read_text())
+        return {Path(name).name for name in metadata["rosbag2_bagfile_information"]["relative_file_paths"]}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return set()
