@@ -26,11 +26,13 @@ _BASE = ("contracts", "resources")
 _ROS = ("nodes.messages", "nodes.images", "nodes.parameter_table", "nodes.tf")
 _MODEL = ("policy", "quantization", "pruning", "compression")
 _FILM = ("policy.preprocessing", "pruning.overlay", "compression.load", "shipped")  # the film's tokens
+_STUDY = ("processes", "evaluation.action_metrics")
 RULES: dict[str, tuple[str, ...]] = {
     "__init__": (),
     "contracts": (),
     "resources": (),
     "text_rows": (),
+    "processes": (),
     "policy": (*_BASE, "text_rows"),
     "quantization": (*_BASE, "text_rows"),
     "robot": _BASE,
@@ -42,7 +44,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "shipped": (*_BASE, "compression", "policy", "simulation.observations"),
     "serving": _BASE,
     "serving.worker_process": (*_BASE, "compression.load", "shipped"),
-    "training": (*_BASE, "policy", "simulation"),
+    "training": (*_BASE, "processes", "policy", "simulation"),
     "nodes": (*_BASE, "robot"),
     "nodes.tf": _BASE,
     "nodes.launch": _BASE,
@@ -52,13 +54,30 @@ RULES: dict[str, tuple[str, ...]] = {
     "nodes.policy.views": (*_BASE, *_ROS, "policy.preprocessing", "pruning.overlay"),
     "nodes.simulator": (*_BASE, *_ROS, "robot", "simulation"),
     "nodes.bags": (*_BASE, *_ROS, "robot", "control", "nodes.policy.observer"),
-    "evaluation.closed_loop": (*_BASE, "evaluation.action_metrics", *_MODEL, "shipped", "robot", "simulation"),
-    "evaluation.replay": (*_BASE, "evaluation.action_metrics", *_MODEL, "shipped", "robot", "serving", "nodes"),
+    "evaluation.closed_loop": (
+        *_BASE,
+        "processes",
+        "evaluation.action_metrics",
+        *_MODEL,
+        "shipped",
+        "robot",
+        "simulation",
+    ),
+    "evaluation.replay": (
+        *_BASE,
+        "processes",
+        "evaluation.action_metrics",
+        *_MODEL,
+        "shipped",
+        "robot",
+        "serving",
+        "nodes",
+    ),
     "evaluation.demo": (*_BASE, *_FILM, "robot", "simulation", "nodes"),
     "evaluation": _BASE,
     "evaluation.selectors": (*_BASE, *_MODEL),
     "commands": (*_BASE, *_MODEL, "shipped", "robot", "simulation", "serving", "nodes", "evaluation", "training"),
-    "cli": (*_BASE, "commands"),
+    "cli": (*_BASE, "processes", "commands"),
 }
 
 # Libraries that only some rooms may import, at the top of a file or inside a function.

@@ -5,6 +5,7 @@ import nothing heavy at their top, so that `sqap-vla --help` answers at once.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ from sqap_vla_ros.commands import (
     train,
 )
 from sqap_vla_ros.commands.options import CommandParser
+from sqap_vla_ros.processes import Terminated, signals_raise
 
 # In the order of --help.
 COMMANDS = (
@@ -54,14 +56,19 @@ def build_parser() -> CommandParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one sub-command; the exit status is 2 for bad input and 130 for Ctrl-C."""
+    """Run one sub-command; the exit status is 2 for bad input, 130 for Ctrl-C, 143 for SIGTERM and 129 for SIGHUP."""
     args = argparse.Namespace(traceback=False, resumes=False)
     try:
         args = build_parser().parse_args(argv)
-        return int(args.run(args) or 0)
-    except KeyboardInterrupt:
-        print(f"interrupted{': the same command goes on from here' if args.resumes else ''}", file=sys.stderr)
-        return 130
+        with signals_raise():
+            return int(args.run(args) or 0)
+    except (KeyboardInterrupt, Terminated) as error:
+        ended = "terminated" if isinstance(error, Terminated) else "interrupted"
+        print(f"{ended}{': the same command goes on from here' if args.resumes else ''}", file=sys.stderr)
+        return int(error.code or 1) if isinstance(error, Terminated) else 130
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (OSError, ValueError) as error:
         if args.traceback:
             raise

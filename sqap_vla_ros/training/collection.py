@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from sqap_vla_ros.policy.config import TABLETOP
 from sqap_vla_ros.policy.preprocessing import ImageTransform
+from sqap_vla_ros.processes import worker_pool
 from sqap_vla_ros.simulation.camera import SceneRenderer, intrinsics
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.experts import expert
@@ -193,7 +193,7 @@ def collect_shards(
     wanted = [folder / f"shard{number:04d}" for number in range(config.shards)]
     missing = [number for number, path in enumerate(wanted) if not path.is_dir()]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with worker_pool(jobs) as pool:
         futures = [pool.submit(_write, make, config, number, wanted[number]) for number in missing]
         for future in tqdm(as_completed(futures), total=len(futures), unit="shard", disable=not show):
             future.result()

@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
+from sqap_vla_ros.processes import end_with_parent
 from sqap_vla_ros.training.collection import CollectionConfig, collect_shards
 from sqap_vla_ros.training.corrections import correction_shard
 from sqap_vla_ros.training.dataset import Demonstrations
@@ -130,7 +131,14 @@ def _train(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = (jobs, port, stage, training, expert, corrections, start, device, show)
-    mp.spawn(_worker, arguments, nprocs=jobs)
+    processes = mp.spawn(_worker, arguments, nprocs=jobs, join=False)
+    try:
+        while not processes.join():
+            pass
+    except BaseException:  # the others would train on without the one that ended, or without this process
+        for process in processes.processes:
+            process.terminate()
+        raise
     (stage / "done").touch()
 
 
@@ -147,6 +155,7 @@ def _worker(
     show: bool,
 ) -> None:
     """Train in one process, on one thread: two threads on tensors this small would wait for each other."""
+    end_with_parent()
     if device == "cpu":
         torch.set_num_threads(1)
     if jobs > 1:

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from sqap_vla_ros.evaluation.closed_loop.choices import LOCKSTEP
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution
+from sqap_vla_ros.processes import end_with_parent
 from sqap_vla_ros.simulation.layout import VARIATIONS
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
@@ -298,6 +299,7 @@ def _work(tasks: Any, results: Any, reference: Method) -> None:
     from sqap_vla_ros.simulation.environment import TabletopEnv
 
     envs: list[TabletopEnv] = []
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
 
     @cache

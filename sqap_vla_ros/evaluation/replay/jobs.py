@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import sys
 import traceback
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from sqap_vla_ros.evaluation.replay.metrics import summarise
 from sqap_vla_ros.evaluation.replay.run import RUN, RecipeRun, ReplayError, replay_recipe
 from sqap_vla_ros.evaluation.replay.tables import write_frames_csv
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
+from sqap_vla_ros.processes import worker_pool
 from sqap_vla_ros.serving.worker import WorkerConfig
 from sqap_vla_ros.shipped import SHIPPED
 
@@ -191,13 +191,12 @@ def _attempt(job: ReplayJob, *, show: bool = False) -> JobResult:
 def _over_processes(jobs: Sequence[ReplayJob], processes: int) -> list[JobResult]:
     """Replay in local processes. A killed process breaks the whole pool; unfinished bags then go into a new one."""
     results: dict[int, JobResult] = {}
-    context = multiprocessing.get_context("spawn")  # forking a process with running threads may deadlock
     with tqdm(total=len(jobs), desc="bags", unit="bag") as bar:
         for _ in range(_TRIES):
             left = [number for number in range(len(jobs)) if number not in results]
             if not left:
                 break
-            with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            with worker_pool(processes) as pool:
                 futures = {pool.submit(_attempt, jobs[number]): number for number in left}
                 for future in as_completed(futures):
                     try:

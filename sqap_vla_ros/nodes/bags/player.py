@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -154,12 +154,16 @@ def main(args: Sequence[str] | None = None) -> int:
     node: BagPlayer | None = None
     try:
         node = BagPlayer()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
         thread = threading.Thread(target=_play, args=(node, failures), name="bag_player")
         thread.start()
         with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-            rclpy.spin(node)
+            while thread.is_alive() and rclpy.ok():
+                executor.spin_once(timeout_sec=0.05)
         rclpy.try_shutdown()
         thread.join()
+        executor.shutdown()
         node.close()
     except ValueError as error:
         failures.append(error)
@@ -177,8 +181,6 @@ def _play(node: BagPlayer, failures: list[BaseException]) -> None:
         node.play()
     except (BagError, OSError) as error:
         failures.append(error)
-    finally:
-        rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

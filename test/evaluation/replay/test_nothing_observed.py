@@ -26,7 +26,7 @@ image = bag_factory.image
         (
             {"info_offset_ns": 5_000_000},
             [],
-            ("nearest is +5.000 ms away: with --camera-info nearest:", "see --camera-info"),
+            ("nearest is +5.000 ms away: with --camera-info nearest:0.01 it",),
         ),
         ({"depth": True}, [], ("image encoding '16UC1' is not supported", "name a colour image with --image-topic")),
         ({"instruction": None}, ["--segments", "later.yaml"], ("no instruction at this time of the bag", "--segments")),

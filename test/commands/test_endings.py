@@ -1,0 +1,92 @@
+"""A command that is ended ends what it started: on SIGTERM, SIGHUP and a killed parent."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from places import TABLETOP_BAG
+
+RUN = "import sys; from sqap_vla_ros.cli import main; sys.exit(main(sys.argv[1:]))"
+EVALUATE = ("evaluate", "--checkpoint", "micro", "--recipes", "fp32", "--families", "pick", "--episodes", "200")
+REPLAY = ("replay", "--recipes", "fp32", "--threads", "1", "--no-video", "--jobs", "2")
+TRAIN = ("train", "--scale", "0.001", "--quiet")
+
+
+def members(group: int) -> dict[int, str]:
+    """Process id -> command line of what runs in a process group; what ended and was not waited for does not."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(pgrp) == group and state != "Z":
+                found[int(stat.parent.name)] = (stat.parent / "cmdline").read_text().replace("\0", " ")
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def wait(condition, what, timeout_s=120.0):
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.1)
+
+
+def workers(group: int) -> list[int]:
+    return [pid for pid, command in members(group).items() if "spawn_main" in command]
+
+
+@pytest.mark.parametrize(
+    ("command", "count", "number", "status"),
+    [
+        (EVALUATE, 1, signal.SIGTERM, 143),
+        (EVALUATE, 1, signal.SIGHUP, 129),
+        (EVALUATE, 1, signal.SIGKILL, -9),
+        (REPLAY, 2, signal.SIGTERM, 143),
+        (REPLAY, 2, signal.SIGKILL, -9),
+        (TRAIN, 2, signal.SIGTERM, 143),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else getattr(value, "name", str(value)),
+)
+def test_nothing_is_left_running(tmp_path, command, count, number, status):
+    bags = []
+    if command[0] == "replay":
+        for name in ("a", "b"):
+            shutil.copytree(TABLETOP_BAG, tmp_path / name)
+            bags.append(str(tmp_path / name))
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, command[0], *bags, *command[1:], "--out", str(tmp_path / "out")],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # whatever the tests were started with, a terminal's hang-up is not ignored here
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
+    try:
+        wait(lambda: process.poll() is not None or len(workers(process.pid)) >= count, "no worker was started")
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(2.0)  # the workers are importing or at work
+        os.kill(process.pid, number)
+        process.wait(60)
+        wait(lambda: not members(process.pid), f"still running: {members(process.pid)}", 30.0)
+        errors = process.stderr.read()
+    finally:
+        for pid in members(process.pid):
+            os.kill(pid, signal.SIGKILL)
+    assert process.returncode == status
+    if number != signal.SIGKILL:
+        assert "terminated: the same command goes on from here" in errors
+        assert "Traceback" not in errors
+
+
+def test_a_closed_pipe_is_quiet():
+    command = f"{sys.executable} -c '{RUN}' bops --json | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
