@@ -8,8 +8,10 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -73,3 +75,24 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
+
+
+def busy_share(seconds: float = 0.3) -> float:
+    """Return the share of this machine's processor time that is in use, 0 to 1; 0 where that cannot be told.
+
+    Ask before one's own work begins: the answer is about everybody else's.
+    """
+    before = _processor_times()
+    time.sleep(seconds)
+    after = _processor_times()
+    total = after[1] - before[1]
+    return 1.0 - (after[0] - before[0]) / total if total > 0 else 0.0
+
+
+def _processor_times() -> tuple[int, int]:
+    """Return idle and all processor time since the machine started, in ticks."""
+    try:
+        ticks = [int(text) for text in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return 0, 0
+    return ticks[3] + ticks[4], sum(ticks)  # idle and waiting for a disk

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,11 +18,21 @@ class UsageError(ValueError):
     """A command line that cannot be run; the message names the option, the value and what is allowed."""
 
 
+class Default(str):
+    """A default value, which can be told from the same value when it was typed."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """An argument parser that reports a mistake as a `UsageError`, in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (`{self.prog} --help` lists the options)")
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        value = super()._get_values(action, arg_strings)  # type: ignore[misc]
+        if value == [] and action.nargs is None:  # `--option=--`, of which argparse drops the value
+            raise argparse.ArgumentError(action, "expected one argument")
+        return value
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -156,7 +167,18 @@ def add_checkpoint(parser: Any, default: str | None) -> None:
 
 def add_recipe(parser: Any, default: str) -> None:
     """Add --recipe."""
-    parser.add_argument("--recipe", default=default, help=RECIPE_HELP)
+    parser.add_argument("--recipe", default=Default(default), help=RECIPE_HELP)
+
+
+def note_ignored_recipe(typed: str, loaded: str) -> None:
+    """Tell where a recipe that was typed has no effect, because the checkpoint is compressed and follows its own.
+
+    loaded: `PolicyInfo.recipe`, the recipes that are in effect, joined by "+".
+    """
+    from sqap_vla_ros.compression.recipe import load_recipe
+
+    if not isinstance(typed, Default) and load_recipe(typed).name not in loaded.split("+"):
+        print(f"note: --recipe {typed} is ignored: the checkpoint is compressed as {loaded}", file=sys.stderr)
 
 
 def add_recipes(parser: Any) -> None:

@@ -18,6 +18,7 @@ from sqap_vla_ros.commands.options import (
     add_seed,
     add_unnorm_key,
     gripper_pixel,
+    note_ignored_recipe,
     require_device,
 )
 
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
     policy = load_policy(
         args.checkpoint, args.recipe, shipped=SHIPPED, device=args.device, unnorm_key=args.unnorm_key or None
     )
+    note_ignored_recipe(args.recipe, policy.info.recipe)
     chunk = policy.predict(observation, seed=args.seed)
     print(json.dumps(chunk_to_dict(chunk), indent=2) if args.json else chunk_table(chunk))
 

@@ -16,6 +16,7 @@ from sqap_vla_ros.commands.options import (
     add_recipe,
     add_seed,
     gripper_pixel,
+    note_ignored_recipe,
     require_device,
 )
 
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
     pixel = gripper_pixel(args.gripper_pixel, image.shape[1], image.shape[0])
     observation = Observation(image, 0, args.instruction, gripper_pixel=pixel)
     policy = load_policy(args.checkpoint, args.recipe, shipped=SHIPPED, device=args.device)
+    note_ignored_recipe(args.recipe, policy.info.recipe)
     panels = [image]
     for panel in compare_selectors(policy, observation, wanted, seed=args.seed):
         print(panel.line)

@@ -58,6 +58,23 @@ def test_a_gripper_outside_the_picture_is_said(tmp_path, capsys):
     assert "--gripper-pixel 80 10 lies outside the image, which has 80 x 60 pixels" in capsys.readouterr().err
 
 
+def test_a_recipe_that_a_compressed_file_does_not_follow_is_said(tmp_path, capsys):
+    from PIL import Image
+
+    Image.new("RGB", (80, 60)).save(tmp_path / "view.png")
+    packed = str(tmp_path / "packed.safetensors")
+    assert cli.main(["compress", "--checkpoint", "micro", "--recipe", "rtn_w8a16", "--out", packed]) == 0
+    command = ["predict", "--checkpoint", packed, "--image", str(tmp_path / "view.png"), "--instruction", "pick it up"]
+    for extra, said in (([], False), (["--recipe", "bf16"], True), (["--recipe", "rtn_w8a16"], False)):
+        capsys.readouterr()
+        assert cli.main([*command, *extra]) == 0
+        note = "note: --recipe bf16 is ignored: the checkpoint is compressed as rtn_w8a16"
+        assert (note in capsys.readouterr().err) is said
+    capsys.readouterr()
+    assert cli.main([*command, "--recipe", "fastv"]) == 0
+    assert "ignored" not in capsys.readouterr().err  # its pruning is in effect
+
+
 def subcommands() -> dict[str, argparse.ArgumentParser]:
     (action,) = (a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
     return dict(action.choices)

@@ -133,7 +133,7 @@ def _nothing_observed(job: ReplayJob, run: RecipeRun) -> str:
     if not run.records:
         return "the bag has no images to observe"
     kind, count = Counter(run.counters["problems"]).most_common(1)[0]
-    problem = run.counters["reasons"][kind]
+    problem = run.counters.get("reasons", {}).get(kind, kind)
     remedies = {
         "no transform": "name the frames with --base-frame and --tool-frame, or give --static-transform, --pose-topic "
         "or --joint-topic with --urdf",

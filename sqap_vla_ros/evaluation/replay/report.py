@@ -27,7 +27,7 @@ from sqap_vla_ros.evaluation.replay.figures import (
     write_video,
 )
 from sqap_vla_ros.evaluation.replay.run import RecipeRun
-from sqap_vla_ros.evaluation.replay.tables import GROUPS, write_frames_csv, write_recipes_csv
+from sqap_vla_ros.evaluation.replay.tables import GROUPS, busy_warning, write_frames_csv, write_recipes_csv
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 
 OPEN_LOOP = (
@@ -113,6 +113,7 @@ def _page(
         for name, figure in figures
     )
     random = f"<p class=note>{RANDOM_WEIGHTS}</p>" if runs[0].info.checkpoint.startswith(MICRO) else ""
+    busy = f"<p class=note>{html.escape(warning)}</p>" if (warning := busy_warning(summaries)) else ""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <style>
@@ -128,7 +129,7 @@ figure {{ margin: 0 }} figcaption {{ font-size: 13px }}
 p.note {{ background: #fff6dd; border-left: 4px solid #e0a100; padding: .6rem 1rem }}
 </style></head><body>
 <h1>{title}</h1>
-<p class=note>{html.escape(OPEN_LOOP)}</p>{random}
+<p class=note>{html.escape(OPEN_LOOP)}</p>{random}{busy}
 {_measures_table(runs, summaries)}
 <p>A deadline is one period of {control_rate_hz:g} Hz, {1e3 / control_rate_hz:.0f} ms. The reference is
 <b>{html.escape(runs[0].recipe)}</b>, given the same frames and the same noise. Distances of QVLA's Eq. 4 and 5 are

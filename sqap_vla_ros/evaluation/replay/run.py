@@ -25,6 +25,7 @@ from sqap_vla_ros.contracts import ActionChunk, PolicyInfo, Reason, TokenSelecti
 from sqap_vla_ros.nodes.bags.bag import Bag
 from sqap_vla_ros.nodes.bags.observations import BagObservations, ReplayFrame
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
+from sqap_vla_ros.processes import busy_share
 from sqap_vla_ros.serving.events import Event, LoadFailed, Lost, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig
 
@@ -110,7 +111,10 @@ class FrameRecord:
 
 @dataclass(frozen=True)
 class RecipeRun:
-    """One recipe's pass over the bag. peak_memory_mb: resident, of the worker process. counters: of the images."""
+    """One recipe's pass over the bag. peak_memory_mb: resident, of the worker process.
+
+    counters: of the images, and `machine_busy`, the share of processor time that others used when it began.
+    """
 
     recipe: str
     info: PolicyInfo
@@ -133,6 +137,7 @@ def replay_recipe(
         done, complete = _resume(folder, identity)
         if complete:
             return load_run(folder, worker.recipe)
+        busy = busy_share()
         policy = _Policy(worker)
         try:
             records = _keep(done, policy.info)
@@ -154,6 +159,7 @@ def replay_recipe(
         finally:
             policy.close()
         counters = {**vars(source.counters), "without_camera_info": source.counters.without_camera_info}
+        counters["machine_busy"] = round(busy, 2)
         summary = {
             "identity": identity,
             "info": dataclasses.asdict(policy.info),

@@ -97,11 +97,23 @@ GROUPS: dict[str, tuple[Measure, ...]] = {
         Measure("failed_predictions", "failed predictions", ("failed",)),
     ),
 }
+BUSY = 0.25  # share of the machine that others use from which on latencies carry a warning
 MEASURES = tuple(measure for group in GROUPS.values() for measure in group)
 FRAME_COLUMNS = (
     *("recipe", "frame", "stamp_ns", "age_s", "policy_ms", "kept_tokens"),
     *("gripper_u", "gripper_v", "distance", "problem", "gripper_note"),
 )
+
+
+def busy_warning(summaries: Sequence[dict[str, Any]]) -> str:
+    """Return a warning where the machine had other work to do while latencies were measured, else ""."""
+    busiest = max((summary["inputs"].get("machine_busy", 0.0) for summary in summaries), default=0.0)
+    if busiest < BUSY:
+        return ""
+    return (
+        f"Other programs used {busiest:.0%} of this machine's processor time when a recipe began: the latencies are "
+        "longer than on an idle machine. Replay again on one for latencies to trust."
+    )
 
 
 def print_table(bag_path: Path, summaries: Sequence[dict[str, Any]]) -> None:
@@ -113,6 +125,8 @@ def print_table(bag_path: Path, summaries: Sequence[dict[str, Any]]) -> None:
     for summary in summaries:
         table.add_row(summary["recipe"], *(measure.text(summary) for measure in shown))
     Console().print(table)
+    if warning := busy_warning(summaries):
+        print(warning)
 
 
 def write_recipes_csv(path: Path, summaries: Sequence[dict[str, Any]]) -> None:

@@ -1,0 +1,96 @@
+"""Whatever a user types for an option, the answer is a run or one line: never a traceback, never half a run."""
+
+import argparse
+
+import pytest
+
+from sqap_vla_ros import cli
+
+HOSTILE = (
+    *("", " ", "-1", "0", "-0.0", "1e400", "nan", "inf", "-inf", "1e-400", str(2**70), str(-(2**70)), "0x10", "1_000"),
+    *(
+        "true",
+        "None",
+        "[]",
+        "{}",
+        "a=b",
+        "--",
+        "-",
+        "..",
+        "/",
+        "\u00e9\u4e2d",
+        "\x1b[31m",
+        "a" * 5000,
+        "%s",
+        "{0}",
+        ",",
+        ",,a",
+    ),
+    *("cuda:", "cuda:-1", "cpu:0", "nearest:", "nearest:x", "simulator:", "simulator:-1", "fp32,fp32", "\x00"),
+)
+GIVEN = {  # what each command needs before any option is tried
+    "record-demo": ["OUT"],
+    "replay": ["BAG"],
+    "train": ["--out", "OUT"],
+    "compress": ["--checkpoint", "micro", "--out", "OUT"],
+    "predict": ["--image", "IMAGE", "--instruction", "pick up the can"],
+    "inspect": ["CHECKPOINT"],
+    "convert": ["CHECKPOINT", "OUTPUT"],
+    "inspect-tokens": ["--image", "IMAGE"],
+}
+
+
+def options():
+    (subparsers,) = (a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    for name, parser in subparsers.choices.items():
+        for action in parser._actions:
+            if action.option_strings and action.nargs != 0 and "--help" not in action.option_strings:
+                yield name, action.option_strings[-1], action.nargs if isinstance(action.nargs, int) else 1
+
+
+def answer(arguments, capsys):
+    status = cli.main(arguments)
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.err
+    if status == 2:
+        assert shown.err.startswith("sqap-vla: error: ")
+        assert shown.err.rstrip("\n").count("\n") <= 12, shown.err  # a list of candidates may follow
+    return status
+
+
+@pytest.mark.parametrize(("command", "option", "count"), list(options()))
+def test_any_value_of_any_option_is_parsed_or_refused(command, option, count, monkeypatch, capsys):
+    module = next(m for m in cli.COMMANDS if m.__name__.endswith(f".{command.replace('-', '_')}") or _is(m, command))
+    monkeypatch.setattr(module, "run", lambda args: 0)
+    for value in HOSTILE:
+        assert answer([command, *GIVEN.get(command, []), f"{option}={value}", *[value] * (count - 1)], capsys) in (0, 2)
+
+
+def _is(module, command: str) -> bool:
+    return command == "inspect-tokens" and module.__name__.endswith(".tokens")
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_commands_that_read_files_say_what_is_wrong_with_a_path(value, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (
+        ["inspect", f"./{value}"],
+        ["convert", f"./{value}", "out.safetensors"],
+        ["predict", f"--image=./{value}", "--instruction", "x"],
+        ["bops", f"--recipe=./{value}"],
+        ["bops", f"--model={value}"],
+        ["replay", f"./{value}", "--instruction", "x"],
+        ["replay", "bag", f"--segments=./{value}"],
+        ["replay", "bag", f"--urdf=./{value}"],
+        ["replay", "bag", f"--camera-info={value or 'x'}"],
+        ["evaluate", f"--recipes={value}"],
+        ["compress", "--checkpoint", "micro", "--out", "x.safetensors", f"--calibration=./{value}"],
+    ):
+        assert answer(arguments, capsys) in (1, 2), arguments
+    assert list(tmp_path.iterdir()) == [] or {path.name for path in tmp_path.iterdir()} <= {"out"}
+
+
+def test_every_command_with_values_is_driven():
+    names = {module.__name__.rpartition(".")[2].replace("_", "-") for module in cli.COMMANDS}
+    driven = {name for name, _, _ in options()}
+    assert driven == names - {"inspect", "tokens"} | {"inspect-tokens"}  # inspect takes a path and no values

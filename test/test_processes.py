@@ -1,0 +1,47 @@
+"""Signals become exceptions, and the machine's other work is measured."""
+
+import os
+import signal
+
+import pytest
+
+from sqap_vla_ros import processes
+from sqap_vla_ros.evaluation.replay.tables import busy_warning
+
+
+def end_myself(number):
+    with processes.signals_raise():
+        os.kill(os.getpid(), number)
+        signal.pause()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_block_and_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with pytest.raises(processes.Terminated) as ended:
+        end_myself(number)
+    assert ended.value.code == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_nohup_is_respected():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with processes.signals_raise():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_share_of_others_is_what_was_not_idle(monkeypatch):
+    times = iter([(100, 1000), (150, 1200)])
+    monkeypatch.setattr(processes, "_processor_times", lambda: next(times))
+    assert processes.busy_share(0.0) == pytest.approx(0.75)
+    monkeypatch.setattr(processes, "_processor_times", lambda: (0, 0))
+    assert processes.busy_share(0.0) == 0.0
+
+
+def test_latencies_of_a_busy_machine_carry_a_warning():
+    assert busy_warning([{"inputs": {"machine_busy": 0.1}}, {"inputs": {}}]) == ""
+    warning = busy_warning([{"inputs": {"machine_busy": 0.1}}, {"inputs": {"machine_busy": 0.82}}])
+    assert warning.startswith("Other programs used 82% of this machine's processor time")
