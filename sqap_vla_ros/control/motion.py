@@ -12,12 +12,15 @@ from scipy.spatial.transform import Rotation
 from sqap_vla_ros.contracts import ACTION_DIM, NS_PER_S, ActionChunk
 from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.ensemble import ALPHA, AdaptiveEnsemble
+from sqap_vla_ros.robot.joining import entered, joining_ns
 from sqap_vla_ros.robot.safety import Decision, SafetyLimits
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, hold
 
 # Commands computed now reach the controller a little later; what is due before that would arrive in its past.
 COMMAND_LEAD_NS = 10_000_000
 LONGEST_STEP_S = 10.0
+JOINS = ("clock", "path")
+SUBSTEPS = 8  # parts of an action at which a chunk may be entered
 # What was executed when the image was taken is among the last few: while its chunk was computed, one or two more came.
 REMEMBERED = 6
 LAG_SAMPLES, LAG_SAMPLES_MIN, LAG_SPEED_M_S = 500, 50, 0.03
@@ -36,6 +39,7 @@ class MotionConfig:
     """How chunks are executed; the parameters of the same names in config/policy.yaml say why."""
 
     execution_horizon: int = 0
+    chunk_join: str = "clock"
     max_open_loop_s: float = 4.0
     blend_s: float = 0.2
     ramp_s: float = 1.0
@@ -105,11 +109,47 @@ class Motion:
         anchor = self.anchor(base_from_tool, chunk.stamp_ns)
         # What is to be done by a certain time has to be commanded earlier by what the arm lags behind.
         fresh = anchor_chunk(deltas, anchor, chunk.stamp_ns - self.lag_ns, chunk.dt_s)
+        fresh = self._enter(replace(fresh, stamp_ns=chunk.stamp_ns), start_ns)
         try:
-            return self._checked(replace(fresh, stamp_ns=chunk.stamp_ns), measured, measured_twist, start_ns)
+            return self._checked(fresh, measured, measured_twist, start_ns)
         except UnsafeChunk:
             self._ensemble.reset()  # what is not executed must not colour what comes next
             raise
+
+    def _enter(self, fresh: PoseTrajectory, start_ns: int) -> PoseTrajectory:
+        """Return the chunk with its times moved to what the arm did since the image.
+
+        While the arm stood still (before the first chunk, after a hold, once a motion had ended) nothing of the chunk
+        was executed, so nothing of it is past: its times move on by as long. With `chunk_join: path` the chunk is
+        entered where the arm was told to be by now, see robot/joining.py.
+        """
+        shown_ns = fresh.anchor_ns  # of the commanded motion
+        executed_ns = self._executed_ns(shown_ns, start_ns)
+        if self.config.chunk_join == "clock" or self.current is None:
+            idle_ns = max(0, start_ns - shown_ns - executed_ns)
+            return replace(fresh, times_ns=fresh.times_ns + idle_ns, anchor_ns=fresh.anchor_ns + idle_ns)
+        told, gripper_told = self.current.sample(start_ns)
+        entry_ns = joining_ns(
+            fresh,
+            told,
+            executed_ns=executed_ns,
+            gripper_at_image=self._gripper_told(shown_ns, default=gripper_told),
+            gripper_told=gripper_told,
+            substeps=SUBSTEPS,
+        )
+        return entered(fresh, entry_ns, start_ns)
+
+    def _executed_ns(self, since_ns: int, until_ns: int) -> int:
+        """How long the arm was in commanded motion between the two."""
+        moving_ns = 0
+        for trajectory in reversed(self._executed):  # each until the next one took over
+            moving_ns += max(0, min(trajectory.end_ns, until_ns) - max(trajectory.anchor_ns, since_ns))
+            until_ns = min(until_ns, trajectory.anchor_ns)
+        return moving_ns
+
+    def _gripper_told(self, at_ns: int, default: float) -> float:
+        begun = [trajectory for trajectory in self._executed if trajectory.anchor_ns <= at_ns]
+        return begun[-1].sample(at_ns)[1] if begun else default
 
     def commit(self, trajectory: PoseTrajectory) -> None:
         """This is executed now."""

@@ -1,4 +1,4 @@
-"""Where a late chunk is entered: at the action that begins where the arm has got to.
+"""A late chunk is entered where the arm has got to.
 
 A chunk is about the moment of its image, and takes effect when it has been computed. Until then the arm followed the
 chunk before, or stood still. Entered by the clock (the actions whose time is past are dropped), the new chunk makes the
@@ -30,50 +30,56 @@ class JoinWeights:
     gripper_m: float = 0.05
 
 
-def joining_action(
+def joining_ns(
     chunk: PoseTrajectory,
     told: NDArray[np.float64],
     *,
-    executed: int,
+    executed_ns: int,
     gripper_at_image: float,
     gripper_told: float,
+    substeps: int = 1,
     weights: JoinWeights | None = None,
 ) -> int:
-    """Return the index of the chunk's action that continues the commanded motion.
+    """Return the time of the chunk's own clock at which it continues the commanded motion.
 
-    Action j leads from pose j - 1 of the chunk (its anchor for j = 0) to pose j, so it is entered where the arm was
-    told to be in pose j - 1: the index that minimises
+    Of all times at which an action begins it is the one that minimises
 
-        |p(j - 1) - p(told)| + w_r * angle(R(j - 1), R(told)) + w_s * |j - executed| + w_g * [gripper differs]
+        |p(t) - p(told)| + w_r * angle(R(t), R(told)) + w_s * |t - executed_ns| in steps + w_g * [gripper differs]
 
     chunk: anchored at the pose commanded when the image was taken. told: [4, 4] pose commanded now.
-    executed: actions that the arm has executed since the image; 0 where it stood still.
+    executed_ns: how long the arm has executed actions since the image; 0 where it stood still.
     gripper_at_image, gripper_told: opening commanded then and now (0 closed, 1 open).
+    substeps: also look at this many equal parts of each action, for commands that are not bound to whole actions.
     """
+    if substeps < 1:
+        raise ValueError(f"substeps must be at least 1, got {substeps}")
     weights = weights or JoinWeights()
-    poses = np.concatenate([chunk.anchor[None], chunk.poses[:-1]])  # [T, 4, 4] each where an action begins
-    openings = np.concatenate([[gripper_at_image], chunk.gripper[:-1]])
+    knots_ns = np.concatenate([np.array([chunk.anchor_ns], dtype=np.int64), chunk.times_ns])  # [T + 1]
+    parts = np.arange(substeps) / substeps
+    times_ns = (knots_ns[:-1, None] + np.rint(np.diff(knots_ns)[:, None] * parts).astype(np.int64)).reshape(-1)
+    poses, _ = chunk.sample_many(times_ns)
+    before = np.searchsorted(chunk.times_ns, times_ns, side="right")  # actions that are over at each time
+    openings = np.concatenate([[gripper_at_image], chunk.gripper])[before]
+    if substeps > 1:  # in the middle of an action its own opening is in effect
+        openings = np.where(np.tile(parts > 0, len(chunk)), np.repeat(chunk.gripper, substeps), openings)
+    step_ns = (chunk.end_ns - chunk.anchor_ns) / len(chunk)
     cost = np.linalg.norm(poses[:, :3, 3] - told[:3, 3], axis=1)
     cost += weights.rotation_m_per_rad * Rotation.from_matrix(poses[:, :3, :3] @ told[:3, :3].T).magnitude()
-    cost += weights.step_m * np.abs(np.arange(len(poses)) - executed)
+    cost += weights.step_m * np.abs(times_ns - chunk.anchor_ns - executed_ns) / step_ns
     cost += weights.gripper_m * (np.abs(openings - gripper_told) > 0.5)
-    return int(np.argmin(cost))
+    return int(times_ns[np.argmin(cost)])
 
 
-def entered(chunk: PoseTrajectory, action: int, start_ns: int) -> PoseTrajectory:
-    """Return the chunk from `action` on, its times moved so that this action begins at `start_ns`.
+def entered(chunk: PoseTrajectory, at_ns: int, start_ns: int) -> PoseTrajectory:
+    """Return what is left of the chunk at `at_ns` of its own clock, moved in time so that this begins at `start_ns`.
 
-    The image's stamp stays what it is: a chunk does not get younger by beginning later. Raises ValueError where the
-    chunk has no such action.
+    The image's stamp stays what it is: a chunk does not get younger by beginning later. Raises ValueError where nothing
+    is left at that time.
     """
-    if not 0 <= action < len(chunk):
-        raise ValueError(f"the chunk has actions 0 to {len(chunk) - 1}, it cannot be entered at {action}")
-    begins_ns = chunk.anchor_ns if action == 0 else int(chunk.times_ns[action - 1])
-    return replace(
-        chunk,
-        times_ns=chunk.times_ns[action:] + (start_ns - begins_ns),
-        poses=chunk.poses[action:],
-        gripper=chunk.gripper[action:],
-        anchor=chunk.anchor if action == 0 else chunk.poses[action - 1],
-        anchor_ns=start_ns,
-    )
+    if not chunk.anchor_ns <= at_ns < chunk.end_ns:
+        raise ValueError(
+            f"the chunk runs from {chunk.anchor_ns} ns to {chunk.end_ns} ns, it cannot be entered at {at_ns} ns"
+        )
+    rest = chunk.after(at_ns)
+    assert rest is not None  # at_ns lies before its end
+    return replace(rest, times_ns=rest.times_ns + (start_ns - at_ns), anchor_ns=start_ns)

@@ -67,16 +67,62 @@ def test_malformed_chunks_are_refused_with_what_is_wrong(bad, text):
         motion().validate(bad, HORIZON)
 
 
-def test_actions_keep_their_due_time_and_past_ones_are_dropped_not_shifted():
-    planner = motion(ramp_s=0.0)
-    now_ns = at(0.52)  # five actions are past
-    plan = planner.plan(chunk(), pose(), pose(0.4 + 5 * 0.005), now_ns)
-    assert plan.trajectory.times_ns[0] == at(0.6)
-    np.testing.assert_allclose(plan.trajectory.poses[0, :3, 3], [0.4 + 6 * 0.005, 0.0, 0.3], atol=1e-12)
-    assert plan.trajectory.end_ns == at(1.6)
-    np.testing.assert_allclose(plan.trajectory.poses[-1, :3, 3], [0.4 + 16 * 0.005, 0.0, 0.3], atol=1e-12)
+LEAD_S = COMMAND_LEAD_NS / NS_PER_S
+
+
+def under_way(planner: Motion) -> Motion:
+    """A planner that has followed one straight chunk from the stamp on, 5 mm in each 0.1 s."""
+    planner.commit(anchor_chunk(chunk().deltas, pose(), STAMP_NS, DT_S))
+    return planner
+
+
+def test_nothing_of_a_chunk_is_past_while_the_arm_stands_still():
+    """However late the first chunk comes, or the first after a motion has ended, it begins with its first action."""
+    planner = motion(ramp_s=0.0, blend_s=0.0)
+    for stamp_s, now_s, x_m in ((0.0, 0.52, 0.4), (10.0, 11.3, 0.48)):
+        late = planner.plan(chunk(stamp_ns=at(stamp_s)), pose(x_m), pose(x_m), at(now_s)).trajectory
+        assert late.anchor_ns == at(now_s + LEAD_S)
+        assert late.times_ns[0] == at(now_s + LEAD_S + DT_S)
+        np.testing.assert_allclose(late.poses[0, :3, 3], [x_m + 0.005, 0.0, 0.3], atol=1e-9)
+        assert late.end_ns == at(now_s + LEAD_S + 1.6)
+        assert late.stamp_ns == at(stamp_s)  # it is as old as its image all the same
+        planner.commit(late)
+
+
+def test_what_the_arm_executed_since_the_image_is_dropped_and_no_more():
+    """The motion ended 0.2 s after the image: of a chunk that is 0.6 s late, two actions are past and not six."""
+    planner = under_way(motion(blend_s=0.0))
+    planner.commit(planner.current.until(at(1.0)))
+    stopped = planner.current.poses[-1]
+    plan = planner.plan(chunk(stamp_ns=at(0.8)), planner.current.sample(at(0.8))[0], stopped, at(1.4 - LEAD_S))
+    assert plan.trajectory.anchor_ns == at(1.4)
+    np.testing.assert_allclose(plan.trajectory.poses[0, 0, 3], stopped[0, 3] + 0.005, atol=1e-9)
+    assert len(plan.trajectory) == 14
+
+
+def test_past_actions_are_dropped_not_shifted_while_the_arm_moves():
+    planner = under_way(motion(blend_s=0.0))
+    now_ns = at(1.02)  # five actions of the chunk are past
+    plan = planner.plan(chunk(stamp_ns=at(0.5)), pose(0.425), pose(0.451), now_ns)
+    assert plan.trajectory.times_ns[0] == at(1.1)
+    np.testing.assert_allclose(plan.trajectory.poses[0, :3, 3], [0.425 + 6 * 0.005, 0.0, 0.3], atol=1e-12)
+    assert plan.trajectory.end_ns == at(2.1)
+    np.testing.assert_allclose(plan.trajectory.poses[-1, :3, 3], [0.425 + 16 * 0.005, 0.0, 0.3], atol=1e-12)
     assert plan.trajectory.anchor_ns == now_ns + COMMAND_LEAD_NS
     assert plan.note == ""
+
+
+def test_a_chunk_may_be_entered_where_the_arm_is():
+    """The new chunk goes twice as far in a step, so what was executed of the old is half as much of the new."""
+    now_ns = at(1.3 - LEAD_S)  # 0.8 s after the image: 40 mm
+    for join, entered_mm in (("path", 40.0), ("clock", 80.0)):
+        planner = under_way(motion(blend_s=0.0, chunk_join=join))
+        told, _ = planner.current.sample(now_ns + COMMAND_LEAD_NS)
+        fast = chunk((0.01, 0.0, 0.0), stamp_ns=at(0.5))
+        trajectory = planner.plan(fast, pose(0.425), told, now_ns).trajectory
+        # at 100 mm/s from where it is entered, whether that is where the arm is or ahead of it
+        later = trajectory.sample(at(1.5))[0][0, 3]
+        assert later == pytest.approx(0.425 + 1e-3 * entered_mm + 0.02, abs=1.3e-3)
 
 
 def test_the_first_chunk_ramps_from_the_measured_pose():
@@ -87,7 +133,7 @@ def test_the_first_chunk_ramps_from_the_measured_pose():
     start, _ = trajectory.sample(at(0.13))
     assert np.linalg.norm(start[:3, 3] - measured[:3, 3]) < 1e-3  # slow at first
     # From the end of the ramp on it is the chunk itself.
-    expected = anchor_chunk(chunk().deltas, pose(), STAMP_NS, DT_S)
+    expected = anchor_chunk(chunk().deltas, pose(), at(0.1 + LEAD_S), DT_S)
     np.testing.assert_allclose(trajectory.sample(at(0.9))[0], expected.sample(at(0.9))[0], atol=1e-9)
 
 
@@ -107,16 +153,17 @@ def test_a_seam_between_disagreeing_chunks_has_no_jump():
 
 
 def test_agreeing_chunks_leave_no_trace_at_the_seam():
-    planner = motion()
-    planner.commit(planner.plan(chunk(), pose(), pose(), at(0.05)).trajectory)
+    planner = under_way(motion())
     later = planner.plan(chunk(stamp_ns=at(0.5)), pose(0.4 + 0.025), pose(0.4 + 0.03), at(0.6)).trajectory
     for t in (0.62, 0.7, 0.8, 1.2):
         assert later.sample(at(t))[0][0, 3] == pytest.approx(0.4 + 0.05 * t, abs=1e-6)
 
 
 def test_a_chunk_that_is_all_past_is_refused():
+    planner = motion()
+    planner.commit(anchor_chunk(np.repeat(chunk().deltas, 2, axis=0), pose(), STAMP_NS, DT_S))
     with pytest.raises(UnsafeChunk, match=r"every action is past: .* ends 1.60 s after its image and came 1.7"):
-        motion().plan(chunk(), pose(), pose(), at(1.7))
+        planner.plan(chunk(), pose(), pose(0.485), at(1.7))
 
 
 def test_only_the_execution_horizon_is_executed_and_checked():
@@ -124,10 +171,10 @@ def test_only_the_execution_horizon_is_executed_and_checked():
     planner = motion(fast, execution_horizon=4, ramp_s=0.0)
     leaving = chunk((0.0, 0.05, 0.0))  # outside the workspace from the eleventh action on
     trajectory = planner.plan(leaving, pose(), pose(), at(0.05)).trajectory
-    assert trajectory.end_ns == at(0.4)
+    assert trajectory.end_ns == at(0.05 + LEAD_S + 0.4)
     np.testing.assert_allclose(trajectory.poses[-1, :3, 3], [0.4, 0.2, 0.3], atol=1e-9)
     with pytest.raises(UnsafeChunk, match=r"every action is past: .* ends 0.40 s"):
-        planner.plan(chunk(stamp_ns=at(1.0)), pose(), pose(), at(1.45))
+        under_way(planner).plan(chunk(stamp_ns=at(1.0)), pose(0.45), pose(0.47), at(1.45))
 
 
 def test_motion_never_reaches_beyond_the_open_loop_limit():
@@ -232,13 +279,13 @@ def test_the_lag_of_the_arm_is_measured_and_made_up_for():
     known = motion(ramp_s=0.02, arm_lag_s=0.08)
     first = known.plan(chunk((0.01, 0.0, 0.0)), pose(), pose(), at(0.0)).trajectory
     known.commit(first)
-    # It is told 80 ms early, so at 1.0 s it has made ten steps of 1 cm.
-    assert first.sample(at(1.0 - 0.08))[0][0, 3] == pytest.approx(0.5, abs=1e-6)
+    # It began with the first command, 10 ms after now, and shows at 1.0 s what it was told 80 ms before.
+    assert first.sample(at(1.0 - 0.08))[0][0, 3] == pytest.approx(0.491, abs=1e-6)
     shown = first.sample(at(1.0 - 0.08))[0]
     np.testing.assert_allclose(known.anchor(shown, at(1.0)), shown, atol=1e-12)
     # A goal that is named again is reached and not overshot.
     rest = known.plan(chunk((0.0, 0.0, 0.0), stamp_ns=at(1.0)), shown, shown, at(1.05)).trajectory
-    assert rest.poses[-1, 0, 3] == pytest.approx(0.5, abs=1e-6)
+    assert rest.poses[-1, 0, 3] == pytest.approx(0.491, abs=1e-6)
     assert known.tracking_error(shown, at(1.0)) is None
 
 

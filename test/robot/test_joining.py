@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqap_vla_ros.robot.conventions import compose_delta
-from sqap_vla_ros.robot.joining import JoinWeights, entered, joining_action
+from sqap_vla_ros.robot.joining import JoinWeights, entered, joining_ns
 from sqap_vla_ros.robot.trajectory import anchor_chunk
 
 
@@ -26,8 +26,21 @@ def at(x_m, y_m=0.0):
     return pose
 
 
-def join(chunk, told, executed=0, then=1.0, now=1.0, weights=None):
-    return joining_action(chunk, told, executed=executed, gripper_at_image=then, gripper_told=now, weights=weights)
+STEP_NS = 200_000_000
+
+
+def join(chunk, told, executed=0, then=1.0, now=1.0, weights=None, substeps=1):
+    """The action at which the chunk is entered."""
+    entry_ns = joining_ns(
+        chunk,
+        told,
+        executed_ns=round(executed * STEP_NS),
+        gripper_at_image=then,
+        gripper_told=now,
+        substeps=substeps,
+        weights=weights,
+    )
+    return (entry_ns - chunk.anchor_ns) / STEP_NS
 
 
 @pytest.mark.parametrize("reached", range(16))
@@ -99,19 +112,38 @@ def test_brute_force():
         assert join(chunk_of(deltas), told, executed=executed, then=then, now=now) == int(np.argmin(costs))
 
 
-@pytest.mark.parametrize("action", [0, 1, 7, 15])
-def test_a_chunk_is_entered_at_an_action(action):
+@pytest.mark.parametrize("reached", [0.0, 0.25, 3.5, 7.875, 15.25])
+def test_a_chunk_is_entered_in_the_middle_of_an_action_where_that_is_wanted(reached):
+    assert join(chunk_of(straight()), at(0.01 * reached), executed=reached, substeps=8) == reached
+
+
+def test_in_the_middle_of_an_action_its_own_opening_is_in_effect():
+    deltas = straight(0.0)
+    deltas[4:, 6] = 0.0
+    chunk = chunk_of(deltas)  # it closes during action 4, without moving
+    assert join(chunk, np.eye(4), executed=4, now=0.0, substeps=4) == 4.25
+    assert join(chunk, np.eye(4), executed=4, now=1.0, substeps=4) == 4.0
+
+
+@pytest.mark.parametrize("action", [0, 1, 7.5, 15])
+def test_what_is_left_of_a_chunk_begins_now(action):
     chunk = chunk_of(straight())
-    late = entered(chunk, action, 10_000_000_000)
-    assert len(late) == 16 - action
+    late = entered(chunk, round(action * STEP_NS), 10_000_000_000)
+    left = 16 - int(action)
+    assert len(late) == left
     assert (late.stamp_ns, late.anchor_ns) == (0, 10_000_000_000)
     np.testing.assert_allclose(late.anchor[0, 3], 0.01 * action)
-    np.testing.assert_array_equal(late.times_ns - late.anchor_ns, 200_000_000 * np.arange(1, 17 - action))
-    np.testing.assert_array_equal(late.poses, chunk.poses[action:])
-    np.testing.assert_array_equal(late.gripper, chunk.gripper[action:])
+    assert late.end_ns - late.anchor_ns == round((16 - action) * STEP_NS)
+    np.testing.assert_array_equal(late.poses, chunk.poses[-left:])
+    np.testing.assert_array_equal(late.gripper, chunk.gripper[-left:])
 
 
-@pytest.mark.parametrize("action", [-1, 16])
-def test_a_chunk_has_no_such_action(action):
-    with pytest.raises(ValueError, match=f"actions 0 to 15, it cannot be entered at {action}"):
-        entered(chunk_of(straight()), action, 0)
+@pytest.mark.parametrize("at_ns", [-1, 16 * STEP_NS])
+def test_a_chunk_cannot_be_entered_outside_of_itself(at_ns):
+    with pytest.raises(ValueError, match=f"from 0 ns to 3200000000 ns, it cannot be entered at {at_ns} ns"):
+        entered(chunk_of(straight()), at_ns, 0)
+
+
+def test_substeps_must_make_sense():
+    with pytest.raises(ValueError, match="substeps must be at least 1, got 0"):
+        join(chunk_of(straight()), np.eye(4), substeps=0)

@@ -17,7 +17,7 @@ from sqap_vla_ros.evaluation.action_metrics import rms_jerk
 from sqap_vla_ros.evaluation.closed_loop.choices import ENSEMBLES, HORIZON, JOINS
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
-from sqap_vla_ros.robot.joining import joining_action
+from sqap_vla_ros.robot.joining import joining_ns
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S, CONTROL_NS, TabletopEnv
 from sqap_vla_ros.simulation.layout import VARIATIONS, sample_layout
@@ -165,13 +165,14 @@ class EpisodeRun:
         """Follow a chunk from now on."""
         first = self._executed
         if self._execution.join == "path":
-            first = joining_action(
+            entry_ns = joining_ns(
                 motion,
                 self._env.commanded_pose,
-                executed=self._executed,
+                executed_ns=self._executed * CONTROL_NS,
                 gripper_at_image=self._gripper_at_image,
                 gripper_told=float(self._env.state.gripper_open),
             )
+            first = round((entry_ns - motion.anchor_ns) / CONTROL_NS)
         self._plan = (self._env.steps - first, motion.poses, motion.gripper)
 
     def result(self) -> EpisodeResult:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqap_vla_ros.control.executive import Executive, ExecutiveConfig
 from sqap_vla_ros.control.image_gate import ImageGateConfig
-from sqap_vla_ros.control.motion import MotionConfig
+from sqap_vla_ros.control.motion import JOINS, MotionConfig
 from sqap_vla_ros.nodes import parameter_table
 from sqap_vla_ros.nodes.parameter_table import Parameter, Value
 from sqap_vla_ros.nodes.policy.sinks.gripper import GripperConfig
@@ -246,6 +246,13 @@ _COMMANDS = (
         "ramp_s",
         "Time in which the first chunk after standing still takes over from the measured pose.",
         minimum=0.02,
+    ),
+    Parameter.of(
+        MotionConfig,
+        "chunk_join",
+        "Where a chunk is entered that was computed while the arm moved. clock: past the actions whose time is over. "
+        "path: at the action that begins where the arm has got to, for policies that are late by several actions.",
+        choices=JOINS,
     ),
     Parameter.of(
         MotionConfig,
