@@ -5,9 +5,10 @@ bfloat16 is torch's linear, which reorders the weight in every call; "prepacked"
 
 The W4A4 time is the whole layer: online rotation where the recipe `w4a4` has one (o_proj across heads, down_proj over
 all channels), activation quantisation, integer product, rescaling, on the backend that `auto` takes here; "w4a4,
-onednn" is the same layer on that backend. Contenders take turns, so that a busy machine slows all of them; medians and
-ratios are printed, raw results go to results/linear_N_threads.json. With one thread the clock is the process's CPU
-time, which other processes hardly change; with more it is the wall clock.
+onednn" is the same layer on that backend. "rows of 2/4/8 bits" are matrices whose rows have widths of their own, four
+bits on average, with activations of 8 and of 16 bits. Contenders take turns, so that a busy machine slows all of them;
+medians and ratios are printed, raw results go to results/linear_N_threads.json. With one thread the clock is the
+process's CPU time, which other processes hardly change; with more it is the wall clock.
 
     python benchmarks/linear.py [--repeats 15] [--threads N]
     python benchmarks/linear.py --device cuda [--repeats 15]
@@ -34,6 +35,7 @@ from torch import nn
 from sqap_vla_ros.quantization.backends.compiled import compilation_unavailable
 from sqap_vla_ros.quantization.backends.table import BACKENDS, find_backend
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
+from sqap_vla_ros.quantization.mixed import MixedLinear, MixedWeight, MixedWeightOnlyLinear, PackedMixedWeight
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import QuantizedWeight
 from sqap_vla_ros.quantization.reordered_weights import reorder_weights
@@ -41,6 +43,7 @@ from sqap_vla_ros.quantization.rotations import OrthogonalMix
 
 RESULTS = Path(__file__).parent / "results"
 HEADS, HEAD_WIDTH = 32, 128
+SHARES = (0.27, 0.6, 0.13)  # of rows at 2, 4 and 8 bits
 # linear of the 7B decoder -> (inputs, outputs, online rotation)
 SHAPES: dict[str, tuple[int, int, OrthogonalMix | None]] = {
     "q_proj 4096->4096": (4096, 4096, None),
@@ -60,6 +63,22 @@ def random_w4a4(
     layer = QuantizedLinear(weight, ActivationQuantizer(4, clip=0.9, rotation=rotation)).to(device)
     use_backend(layer, backend)
     return layer
+
+
+def random_mixed(inputs: int, outputs: int, device: str = "cpu") -> tuple[MixedLinear, MixedWeightOnlyLinear]:
+    """Layers with 8- and 16-bit activations whose rows have 2, 4 or 8 bits, about four on average."""
+    widths = torch.tensor([2, 4, 8])[torch.multinomial(torch.tensor(SHARES), outputs, replacement=True)]
+    values = torch.empty(outputs, inputs, dtype=torch.int8)
+    for width, levels in ((2, torch.arange(-3, 4, 2)), (4, torch.arange(-7, 8)), (8, torch.arange(-127, 128))):
+        rows = widths == width
+        values[rows] = levels[torch.randint(0, len(levels), (int(rows.sum()), inputs))].to(torch.int8)
+    wide = torch.empty(0, inputs, dtype=torch.bfloat16)
+    scale = torch.full((outputs, 1), 0.004)
+    weight = PackedMixedWeight.of(MixedWeight(values, scale, widths.to(torch.uint8), wide))
+    layers = MixedLinear(weight, ActivationQuantizer(8, clip=0.9)), MixedWeightOnlyLinear(weight)
+    for layer in layers:
+        use_backend(layer.to(device))
+    return layers
 
 
 def slower_backends() -> list[str]:
@@ -111,6 +130,7 @@ def measure(repeats: int, clock: Callable[[], float]) -> list[dict[str, object]]
             reorder_weights(layer)
         ours = [random_w4a4(inputs, outputs, rotation) for _ in range(2)]
         others = {name: [random_w4a4(inputs, outputs, rotation, name) for _ in range(2)] for name in slower_backends()}
+        mixed = [random_mixed(inputs, outputs) for _ in range(2)]
         integers = [torch.randint(-7, 8, (outputs, inputs), dtype=torch.int8).t() for _ in range(2)]
         dynamic = [torchao_linear(inputs, outputs) for _ in range(2)]
         for tokens in TOKENS:
@@ -125,6 +145,8 @@ def measure(repeats: int, clock: Callable[[], float]) -> list[dict[str, object]]
                 "w4a4": lambda i, layers=ours, x=x: layers[i](x),
                 "w4a4, input shared": lambda i, layers=ours, quantized=shared: layers[i].product(*quantized),
             }
+            for index, bits in enumerate((8, 16)):
+                contenders[f"rows of 2/4/8 bits, a{bits}"] = lambda i, pairs=mixed, x=x, at=index: pairs[i][at](x)
             contenders |= {
                 f"w4a4, {backend}": lambda i, layers=layers, x=x: layers[i](x) for backend, layers in others.items()
             }
@@ -171,6 +193,7 @@ def measure_cuda(repeats: int) -> list[dict[str, object]]:
         half = nn.Linear(inputs, outputs, bias=False, device="cuda", dtype=torch.bfloat16)
         ours, plain = (random_w4a4(inputs, outputs, rotation, device="cuda") for _ in range(2))
         use_backend(plain, fused=False)
+        mixed = random_mixed(inputs, outputs, "cuda")
         integers = torch.randint(-7, 8, (outputs, inputs), dtype=torch.int8, device="cuda").t()
         for tokens in TOKENS:
             x = torch.randn(1, tokens, inputs, device="cuda").bfloat16()
@@ -181,6 +204,8 @@ def measure_cuda(repeats: int) -> list[dict[str, object]]:
                 "w4a4": lambda layer=ours, x=x: layer(x),
                 "w4a4, quantised in PyTorch": lambda layer=plain, x=x: layer(x),
                 "w4a4, input shared": lambda layer=ours, quantized=shared: layer.product(*quantized),
+                "rows of 2/4/8 bits, a8": lambda layer=mixed[0], x=x: layer(x),
+                "rows of 2/4/8 bits, a16": lambda layer=mixed[1], x=x: layer(x),
                 "_int_mm (product only)": lambda weight=integers, x=x_integer: torch._int_mm(x, weight),
             }
             contenders = {key: captured(work) for key, work in works.items()}

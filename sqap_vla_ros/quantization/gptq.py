@@ -66,11 +66,14 @@ def gptq(
     symmetric: bool = True,
     mid_rise: bool = False,
     clip_search: bool = False,
+    factor: torch.Tensor | None = None,
 ) -> QuantizedWeight:
     """Quantise a weight [N, K] for inputs with second moment `hessian` [K, K].
 
     Rows for which plain rounding to the same grid happens to score better keep it, so the result is never worse than
     rounding on the objective. Parameters as in `quantizers.weight_grid`.
+
+    factor: `inverse_factor(hessian)` where several weights share it; it takes longer than the rounding.
     """
     columns = weight.shape[1]
     if hessian.shape != (columns, columns):
@@ -84,7 +87,7 @@ def gptq(
         clip_search=clip_search,
         importance=hessian.diagonal(),
     )
-    factor = _inverse_cholesky(hessian)
+    factor = inverse_factor(hessian) if factor is None else factor
     work = weight.float().t().contiguous()  # [K, N]: a column of the weight is a row here, in one piece
     values = torch.empty_like(work)
     size = group or columns
@@ -111,7 +114,7 @@ def gptq(
     return result
 
 
-def _inverse_cholesky(hessian: torch.Tensor) -> torch.Tensor:
+def inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
     """Return the upper Cholesky factor of the damped inverse. Channels that never fire get a unit diagonal."""
     damped = hessian.float().clone()
     diagonal = damped.diagonal()

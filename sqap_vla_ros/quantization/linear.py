@@ -104,15 +104,36 @@ class ActivationQuantizer:
 
 
 class PackedLinear(nn.Module):
-    """The base of both kinds of linear: packed integer weights, their scales, and how a state dict describes them."""
+    """The base of all linears with packed integer weights.
+
+    weight: the packed weights, None once a backend holds a copy of its own.
+    """
+
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+    in_features: int
+    out_features: int
+
+    @property
+    def stored_bytes(self) -> int:
+        """Return the bytes that weights and their scales take as packed."""
+        raise NotImplementedError
+
+    def held_weight(self) -> torch.Tensor:
+        """Return the packed weights. Raises RuntimeError when they are no longer held."""
+        if self.weight is None:
+            raise RuntimeError("the packed weights were given to a faster backend; load the policy again")
+        return self.weight
+
+
+class UniformLinear(PackedLinear):
+    """The base of linears whose weights have one width; a state dict holds them packed, scales and zero points."""
 
     def __init__(self, weight: PackedWeight, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.in_features, self.out_features, self.bits = weight.columns, weight.packed.shape[0], weight.bits
-        self.weight: torch.Tensor | None
         self.weight_scale: torch.Tensor
         self.weight_zero: torch.Tensor | None
-        self.bias: torch.Tensor | None
         self.register_buffer("weight", weight.packed)
         self.register_buffer("weight_scale", weight.scale)
         self.register_buffer("weight_zero", weight.zero_point)
@@ -120,33 +141,27 @@ class PackedLinear(nn.Module):
 
     @property
     def stored_bytes(self) -> int:
-        """Return the bytes that weights and scales take as packed."""
+        """Return the bytes that weights and their scales take as packed."""
         scales = self.weight_scale.numel() * (4 if self.weight_zero is None else 8)
         return self.out_features * packed_columns(self.in_features, self.bits) + scales
 
     def quantized_weight(self) -> QuantizedWeight:
         """Return the weights on their grid. Raises RuntimeError when the packed copy is no longer held."""
-        if self.weight is None:
-            raise RuntimeError("the packed weights were given to a faster backend; load the policy again")
-        return PackedWeight(self.weight, self.weight_scale, self.weight_zero, self.bits, self.in_features).unpack()
+        packed = PackedWeight(self.held_weight(), self.weight_scale, self.weight_zero, self.bits, self.in_features)
+        return packed.unpack()
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
 
 
-class IntegerLinear(nn.Module):
+class IntegerLinear(PackedLinear):
     """The base of linears that multiply integers: it holds a product, which a backend prepares from the weights.
 
     A linear starts on the backend that multiplies from packed weights; `use_backend` gives them to a faster one.
 
-    weight: the packed weights, None once a backend holds a copy of its own.
     activation: quantises the inputs; None where they keep 16 bits.
     """
 
-    weight: torch.Tensor | None
-    bias: torch.Tensor | None
-    in_features: int
-    out_features: int
     activation: ActivationQuantizer | None = None
     backend: str = FALLBACK.name
     _product: IntegerProduct | None = None
@@ -178,7 +193,7 @@ class IntegerLinear(nn.Module):
         return y.view(*x.shape[:-1], self.out_features)
 
 
-class QuantizedLinear(PackedLinear, IntegerLinear):
+class QuantizedLinear(UniformLinear, IntegerLinear):
     """A linear of integer weights and integer activations; the module's docstring has the formula."""
 
     activation: ActivationQuantizer
@@ -194,7 +209,7 @@ class QuantizedLinear(PackedLinear, IntegerLinear):
         return backend.make(self.quantized_weight().values, self.weight_scale[:, 0], None)
 
 
-class WeightOnlyLinear(PackedLinear):
+class WeightOnlyLinear(UniformLinear):
     """A linear of integer weights, activations as they come; grouped scales and zero points are allowed."""
 
     def __init__(

@@ -17,7 +17,7 @@ import torch
 from sqap_vla_ros.quantization.backends.product import IntegerProduct
 from sqap_vla_ros.quantization.backends.table import Backend
 from sqap_vla_ros.quantization.backends.wide_rows import WideRowsProduct
-from sqap_vla_ros.quantization.gptq import gptq
+from sqap_vla_ros.quantization.gptq import gptq, inverse_factor
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, IntegerLinear
 from sqap_vla_ros.quantization.packing import pack, packed_columns, unpack
 from sqap_vla_ros.quantization.quantizers import QuantizedWeight, quantize_weight, split_activation
@@ -60,6 +60,7 @@ def quantize_mixed(
     """
     rows, columns = weight.shape
     bits = _checked(bits, rows)
+    factor = None if hessian is None else inverse_factor(hessian)
     values = torch.zeros(rows, columns, dtype=torch.int8, device=weight.device)
     scale = torch.zeros(rows, 1, device=weight.device)
     for width in INTEGER_WIDTHS:
@@ -70,7 +71,7 @@ def quantize_mixed(
         if hessian is None:
             found = quantize_weight(weight[chosen], width, mid_rise=width == 2, clip_search=clip_search)
         else:
-            found = gptq(weight[chosen], hessian, width, mid_rise=width == 2, clip_search=clip_search)
+            found = gptq(weight[chosen], hessian, width, mid_rise=width == 2, clip_search=clip_search, factor=factor)
         values[chosen], scale[chosen] = found.values, found.scale
     return MixedWeight(values, scale, bits, weight[bits == 16].bfloat16())
 
@@ -96,6 +97,19 @@ class PackedMixedWeight:
     bits: torch.Tensor
     wide: torch.Tensor
     columns: int
+
+    @classmethod
+    def empty(cls, bits: torch.Tensor, columns: int, device: str | torch.device = "meta") -> PackedMixedWeight:
+        """Make room for a matrix whose rows have these widths [N], without values."""
+        counts = {width: int((bits == width).sum()) for width in WIDTHS}
+        size = sum(counts[width] * packed_columns(columns, width) for width in INTEGER_WIDTHS)
+        return cls(
+            torch.empty(size, dtype=torch.uint8, device=device),
+            torch.empty(len(bits), 1, device=device),
+            _checked(bits, len(bits)).to(device),
+            torch.empty(counts[16], columns, dtype=torch.bfloat16, device=device),
+            columns,
+        )
 
     @classmethod
     def of(cls, weight: MixedWeight) -> PackedMixedWeight:
@@ -146,19 +160,12 @@ class MixedRowsLinear(IntegerLinear):
         sizes |= {0: 0, 16: 2 * self.in_features}
         return sum(sizes[width] for width in self.row_bits.tolist()) + 5 * self.out_features
 
-    @property
-    def mean_bits(self) -> float:
-        """Return the average width of a row."""
-        return self.row_bits.float().mean().item()
-
     def mixed_weight(self) -> MixedWeight:
         """Return the weights on their grids. Raises RuntimeError when the packed copy is no longer held."""
-        if self.weight is None:
-            raise RuntimeError("the packed weights were given to a faster backend; load the policy again")
-        wide = self.wide_rows
+        packed, wide = self.held_weight(), self.wide_rows
         if wide is None:
-            wide = torch.empty(0, self.in_features, dtype=torch.bfloat16, device=self.weight.device)
-        return PackedMixedWeight(self.weight, self.weight_scale, self.row_bits, wide, self.in_features).unpack()
+            wide = torch.empty(0, self.in_features, dtype=torch.bfloat16, device=packed.device)
+        return PackedMixedWeight(packed, self.weight_scale, self.row_bits, wide, self.in_features).unpack()
 
     def make_product(self, backend: Backend) -> IntegerProduct:
         """Prepare the product from the packed weights."""
@@ -169,7 +176,10 @@ class MixedRowsLinear(IntegerLinear):
         return WideRowsProduct(product, self.wide_rows, torch.nonzero(self.row_bits == 16)[:, 0])
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, mean_bits={self.mean_bits:.2f}"
+        if self.row_bits.is_meta:
+            return f"in_features={self.in_features}, out_features={self.out_features}"
+        bits = self.row_bits.float().mean().item()
+        return f"in_features={self.in_features}, out_features={self.out_features}, mean_bits={bits:.2f}"
 
 
 class MixedLinear(MixedRowsLinear):

@@ -75,6 +75,14 @@ def test_packing_is_undone_and_takes_the_bytes_it_says(rows, columns, seed):
     assert layer.stored_bytes == sum(tensor.nbytes for tensor in layer.state_dict().values())
 
 
+def test_an_empty_matrix_has_the_shapes_of_a_full_one():
+    full = PackedMixedWeight.of(mixed(23, 9))
+    empty = PackedMixedWeight.empty(full.bits, 9)
+    shapes = [{key: t.shape for key, t in MixedWeightOnlyLinear(w).state_dict().items()} for w in (full, empty)]
+    assert shapes[0] == shapes[1]
+    assert "in_features=9" in repr(MixedWeightOnlyLinear(empty))
+
+
 def test_rows_lie_together_by_width():
     values = torch.tensor([[7, -7], [3, -1], [127, 1], [-3, 1]], dtype=torch.int8)
     weight = MixedWeight(values, torch.ones(4, 1), torch.tensor([4, 2, 8, 2], dtype=torch.uint8), torch.empty(0, 2))
