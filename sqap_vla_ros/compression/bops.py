@@ -110,7 +110,7 @@ def bops(
     text = _decoder(work, text_alone=True)
     text_bits = quantization.text_activation_bits or 0
 
-    def weighed(name: str, weight_bits: int, activation_bits: int) -> float:
+    def weighed(name: str, weight_bits: float, activation_bits: int) -> float:
         widths = activation_bits, max(activation_bits, text_bits)
         if definition is Definition.PAPER:
             image, behind = (max(weight_bits, width) / FULL_BITS for width in widths)
@@ -119,7 +119,9 @@ def bops(
         return (counts[name] - text[name]) * image + text[name] * behind
 
     for linear in COGACT.linears:
-        counts[f"decoder.{linear}"] = weighed(f"decoder.{linear}", *quantization.bits(linear))
+        counts[f"decoder.{linear}"] = weighed(
+            f"decoder.{linear}", quantization.mean_weight_bits(linear), quantization.bits(linear)[1]
+        )
     if definition is Definition.PAPER:
         counts["decoder.attention"] = weighed("decoder.attention", 0, quantization.activation_bits)
     return counts

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from sqap_vla_ros.compression.layer_work import rotary_of
+from sqap_vla_ros.compression.layer_work import NO_PLAN, OnProgress, rotary_of
 from sqap_vla_ros.compression.layers import LinearReport, compress_layer
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError
 from sqap_vla_ros.contracts import Observation
@@ -19,7 +20,8 @@ from sqap_vla_ros.policy.checkpoints.load import release
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.decoder import Decoder
 
-OnProgress = Callable[[str, int, int], None]  # called as (stage, done, total)
+if TYPE_CHECKING:
+    from sqap_vla_ros.compression.sensitivity.plan import RowPlan
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,9 @@ def compress(
     require_calibration(recipe, observations)
     decoder = policy.model.decoder
     hidden = prepare_stream(policy, spec, observations)
+    plan = make_plan(policy, spec, hidden, progress=progress)
     reports: list[LinearReport] = []
-    for layer in compress_layers(decoder, spec, hidden, progress=progress):
+    for layer in compress_layers(decoder, spec, hidden, plan=plan, progress=progress):
         reports += layer.linears
         if finished is not None:
             finished(layer)
@@ -102,18 +105,31 @@ def prepare_stream(
     return decoder_inputs(policy, observations) if observations else None
 
 
+def make_plan(
+    policy: CogACTPolicy, spec: QuantizationSpec, hidden: list[Tensor] | None, *, progress: OnProgress | None = None
+) -> RowPlan | None:
+    """Plan widths and Hessians where the recipe looks at the action; None where it does not."""
+    if not spec.looks_at_the_action:
+        return None
+    from sqap_vla_ros.compression.sensitivity.plan import plan_rows
+
+    return plan_rows(policy, spec, hidden or [], progress=progress)
+
+
 def compress_layers(
     decoder: Decoder,
     spec: QuantizationSpec,
     hidden: list[Tensor] | None,
     *,
     start: int = 0,
+    plan: RowPlan | None = None,
     progress: OnProgress | None = None,
     mapped: bool = False,
 ) -> Iterator[CompressedLayer]:
     """Quantise the layers from `start` on, one per iteration.
 
     hidden: the calibration inputs of layer `start`.
+    plan: for recipes that look at the action, see `make_plan`.
     mapped: the layers' weights are mapped from a file, perhaps in another dtype; their pages are given back.
     """
     depth, rotary = len(decoder.layers), rotary_of(decoder)
@@ -132,6 +148,7 @@ def compress_layers(
                 decoder.config,
                 hidden=hidden,
                 rotary=rotary,
+                plan=NO_PLAN if plan is None else plan.layer(index),
                 prefix=f"decoder.layers.{index}",
             )
         yield CompressedLayer(index, linears, hidden)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,6 +16,7 @@ from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.decoder import Decoder
 from sqap_vla_ros.quantization.input_statistics import InputStatistics
 
+OnProgress = Callable[[str, int, int], None]  # called as (stage, done, total)
 Rotary = Callable[[Tensor], tuple[Tensor, Tensor]]  # hidden [1, S, D] -> cos, sin [1, S, head width]
 
 
@@ -58,6 +59,21 @@ def group_size(settings: Settings, in_features: int) -> int:
     return math.gcd(settings.weight_group, in_features) if settings.weight_group else 0
 
 
+@dataclass(frozen=True)
+class LayerPlan:
+    """Decisions made for a layer's linears before it is quantised; both may be empty.
+
+    bits: linear -> [N] width of every row. hessians: linear -> [K, K] second moment to round on, in place of the
+    inputs' own.
+    """
+
+    bits: Mapping[str, Tensor] = field(default_factory=dict)
+    hessians: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+NO_PLAN = LayerPlan()
+
+
 @dataclass
 class LayerWork:
     """One decoder layer in float32, its calibration inputs, and the results that steps hand to each other.
@@ -70,6 +86,7 @@ class LayerWork:
     settings: Settings
     hidden: Sequence[Tensor] = ()
     rotary: Rotary | None = None
+    plan: LayerPlan = NO_PLAN
     row_clips: dict[str, Tensor] = field(default_factory=dict)
 
     def run(self) -> list[Tensor]:

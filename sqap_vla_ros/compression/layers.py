@@ -6,22 +6,27 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from sqap_vla_ros.compression.layer_work import LayerWork, Rotary, concatenated, relative_error
+from sqap_vla_ros.compression.layer_work import NO_PLAN, LayerPlan, LayerWork, Rotary, concatenated, relative_error
 from sqap_vla_ros.compression.recipe import QuantizationSpec
 from sqap_vla_ros.compression.schemes.execution import EXECUTIONS, SharedInput
 from sqap_vla_ros.policy.architecture import COGACT, LinearGroup
 from sqap_vla_ros.policy.config import DecoderConfig
 from sqap_vla_ros.quantization.input_statistics import InputStatistics
-from sqap_vla_ros.quantization.linear import PackedLinear, use_backend
+from sqap_vla_ros.quantization.linear import use_backend
+from sqap_vla_ros.quantization.mixed import MixedWeight, PackedMixedWeight, quantize_mixed
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import QuantizedWeight, search_activation_clip
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
 from sqap_vla_ros.text_rows import text_rows
+
+if TYPE_CHECKING:
+    from sqap_vla_ros.compression.schemes.execution import CompressedLinear
 
 
 @dataclass(frozen=True)
@@ -30,28 +35,37 @@ class LinearReport:
 
     weight_error: relative Frobenius error of the stored weight. output_error: relative error of the layer's output on
     the calibration inputs, everything in the layer quantised (the same number for all linears of a layer; None without
-    calibration).
+    calibration). weight_bits: the rows' mean where their widths differ, and row_counts then says how many rows have
+    which.
     """
 
     name: str
-    weight_bits: int
+    weight_bits: float
     activation_bits: int
     activation_clip: float
     weight_error: float
     output_error: float | None
     stored_bytes: int
+    row_counts: dict[str, int] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers, as stored in a compressed file."""
+        content = dataclasses.asdict(self)
+        if self.row_counts is None:
+            del content["row_counts"]
+        return content
 
 
 def build_group(
     spec: QuantizationSpec,
     names: Sequence[str],
-    weights: Sequence[PackedWeight],
+    weights: Sequence[PackedWeight | PackedMixedWeight],
     biases: Sequence[Tensor | None],
     clip: float,
     rotation: OrthogonalMix | None,
-) -> list[PackedLinear]:
+) -> list[CompressedLinear]:
     """Make the modules that replace a group of linears; those with the same activation bits share one quantiser."""
-    modules: dict[str, PackedLinear] = {}
+    modules: dict[str, CompressedLinear] = {}
     by_bits: dict[int, list[int]] = {}
     for index, name in enumerate(names):
         by_bits.setdefault(spec.bits(name)[1], []).append(index)
@@ -70,6 +84,7 @@ def compress_layer(
     *,
     hidden: Sequence[Tensor] | None = None,
     rotary: Rotary | None = None,
+    plan: LayerPlan = NO_PLAN,
     prefix: str = "",
 ) -> tuple[list[LinearReport], list[Tensor] | None]:
     """Quantise a decoder layer in place.
@@ -77,13 +92,14 @@ def compress_layer(
     hidden: inputs of the layer, [1, S, D] each, one per calibration observation; may be None when the recipe does not
         need calibration.
     rotary: their position tables.
+    plan: decisions from `sensitivity.plan`, for recipes that look at the action.
     Returns a report for each linear, and the quantised layer's outputs for `hidden` (the next layer's inputs).
     Raises ValueError where the recipe needs calibration and there is none.
     """
     dtype = layer.self_attn.q_proj.weight.dtype
     layer.float()
     spec.rotation_scheme.turn_layer(layer, config.heads)
-    work = LayerWork(layer, spec, [h.float() for h in hidden or ()], rotary)
+    work = LayerWork(layer, spec, [h.float() for h in hidden or ()], rotary, plan)
     calibrated = hidden is not None and rotary is not None
     statistics: dict[str, InputStatistics] = {}
     expected: list[Tensor] = []
@@ -129,7 +145,10 @@ def _quantize_group(
     modules = build_group(
         spec,
         group.names,
-        [PackedWeight.of(weight) for weight in quantized],
+        [
+            PackedMixedWeight.of(weight) if isinstance(weight, MixedWeight) else PackedWeight.of(weight)
+            for weight in quantized
+        ],
         [linear.bias for linear in linears],
         clip,
         spec.rotation_scheme.online(group.first, config),
@@ -138,13 +157,22 @@ def _quantize_group(
     for name, linear, weight, module in zip(group.names, linears, quantized, modules, strict=True):
         setattr(COGACT.holder(work.layer, name), name, module)
         error = relative_error(weight.dequantize(), linear.weight)
-        reports.append(LinearReport(f"{prefix}.{name}", *spec.bits(name), clip, error, None, module.stored_bytes))
+        bits, activation_bits = spec.bits(name)
+        report = LinearReport(f"{prefix}.{name}", bits, activation_bits, clip, error, None, module.stored_bytes)
+        if isinstance(weight, MixedWeight):
+            counts = {str(width): int((weight.bits == width).sum()) for width in weight.bits.unique().tolist()}
+            report = dataclasses.replace(report, weight_bits=float(weight.bits.float().mean()), row_counts=counts)
+        reports.append(report)
     return reports
 
 
 def _round(
     work: LayerWork, spec: QuantizationSpec, name: str, weight: Tensor, hessian: Tensor | None
-) -> QuantizedWeight:
+) -> QuantizedWeight | MixedWeight:
+    hessian = work.plan.hessians.get(name, hessian)
+    if name in work.plan.bits:
+        fitted = hessian if spec.rounding_scheme.needs_hessian else None
+        return quantize_mixed(weight, work.plan.bits[name], hessian=fitted, clip_search=spec.weight_clip)
     own = spec.equalization_scheme.rounded(work, name, weight, hessian)
     return spec.rounding_scheme.round(work, name, weight, hessian) if own is None else own
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -23,9 +23,14 @@ from sqap_vla_ros.compression.schemes.rounding import ROUNDINGS, Rounding
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.resources import share_path
 
+if TYPE_CHECKING:
+    from sqap_vla_ros.compression.sensitivity.allocation import Budget
+
 DTYPES = ("float32", "bfloat16")
 FORMER_SELECTORS = ("efficient_vla", "tome", "vla_cache")  # accelerators that recipes used to name as selectors
 WEIGHT_BITS = (2, 3, 4, 8)
+HESSIANS = ("plain", "weighted")
+_ADDED_LATER = {"row_bits": None, "hessian": "plain"}  # recipes from before there were these keep their digest
 
 
 class RecipeError(ValueError):
@@ -54,6 +59,51 @@ class AcceleratorSpec:
 
 
 @dataclass(frozen=True)
+class RowBits:
+    """Widths for the rows of the decoder's weights, chosen by what their rounding does to the action (QVLA).
+
+    average: bits a weight, which the widths keep to. widths: that a row may take, of 0, 2, 4, 8 and 16.
+    metric: of the damage, one of `sensitivity.scores.METRICS`. probes: random directions it samples an observation.
+    method: `heap` (always the cheapest step anywhere) or `stages` (the paper's words).
+    by_parameters: the average is over weights; False: over rows, as in the paper.
+    ties: `none`, or `layout` for rows that need no permutation where the order of rows matters.
+    zero_share: at most this share of rows may take 0 bits.
+    """
+
+    average: float
+    widths: Sequence[int] = (2, 4, 8)
+    metric: str = "epsilon"
+    probes: int = 4
+    method: str = "heap"
+    by_parameters: bool = True
+    ties: str = "none"
+    zero_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        from sqap_vla_ros.compression.sensitivity.allocation import ALLOCATIONS, TIES, AllocationError
+        from sqap_vla_ros.compression.sensitivity.scores import METRICS
+
+        owner = "quantization.row_bits"
+        object.__setattr__(self, "widths", tuple(self.widths))  # a list where it comes from a file
+        _choice(owner, "metric", self.metric, METRICS)
+        _choice(owner, "method", self.method, ALLOCATIONS)
+        _choice(owner, "ties", self.ties, TIES)
+        if self.probes < 1:
+            raise RecipeError(f"{owner}.probes must be at least 1, got {self.probes}")
+        try:
+            _ = self.limits
+        except AllocationError as error:
+            raise RecipeError(f"{owner}: {error}") from error
+
+    @property
+    def limits(self) -> Budget:
+        """Return the budget that widths are allocated within."""
+        from sqap_vla_ros.compression.sensitivity.allocation import Budget
+
+        return Budget(self.average, self.by_parameters, tuple(self.widths), self.zero_share)
+
+
+@dataclass(frozen=True)
 class QuantizationSpec:
     """The way the decoder's linears are stored and multiplied. Towers, projector and action head stay as they are.
 
@@ -72,6 +122,8 @@ class QuantizationSpec:
     text_activation_bits: of the tokens behind the image (instruction and cognition token), a tenth of all and what the
         action comes from; None: `activation_bits` like the image's.
     overrides: linear name (`down_proj`, ...) -> {weight_bits, activation_bits} for that one.
+    row_bits: widths by row in place of `weight_bits`.
+    hessian: `plain`, or `weighted` for GPTQ on inputs weighted by the squared gradient of the action there.
     """
 
     weight_bits: int = 4
@@ -87,9 +139,21 @@ class QuantizationSpec:
     activation_clip: float | None = 1.0
     text_activation_bits: int | None = None
     overrides: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    row_bits: RowBits | None = None
+    hessian: str = "plain"
 
     def __post_init__(self) -> None:
         owner = "quantization"
+        _choice(owner, "hessian", self.hessian, HESSIANS)
+        if self.hessian == "weighted" and not self.rounding_scheme.needs_hessian:
+            raise RecipeError(f"{owner}.hessian: weighted needs rounding: gptq, got {self.rounding!r}")
+        if self.looks_at_the_action and self.equalization != "none":
+            raise RecipeError(
+                f"{owner}: row_bits and hessian: weighted cannot be combined with equalization {self.equalization!r}, "
+                "which changes the weights after they were scored; leave it out"
+            )
+        if self.row_bits is not None and (self.weight_group or not self.weight_symmetric):
+            raise RecipeError(f"{owner}.row_bits needs symmetric weights with one scale a row: leave weight_group out")
         _choice(owner, "weight_bits", self.weight_bits, WEIGHT_BITS)
         _choice(owner, "activation_bits", self.activation_bits, EXECUTIONS)
         _choice(owner, "rounding", self.rounding, ROUNDINGS)
@@ -132,7 +196,16 @@ class QuantizationSpec:
     def needs_calibration(self) -> bool:
         """Return whether the scheme looks at observations."""
         looks = self.rounding_scheme.needs_calibration or self.equalization_scheme.needs_calibration
-        return looks or self.activation_clip is None
+        return looks or self.activation_clip is None or self.looks_at_the_action
+
+    @property
+    def looks_at_the_action(self) -> bool:
+        """Return whether the policy's action decides about widths or rounding."""
+        return self.row_bits is not None or self.hessian == "weighted"
+
+    def mean_weight_bits(self, linear: str) -> float:
+        """Return the width of a linear's weights, on average where rows differ."""
+        return self.bits(linear)[0] if self.row_bits is None else self.row_bits.average
 
     @property
     def needs_hessian(self) -> bool:
@@ -188,6 +261,10 @@ class Recipe:
         content = dataclasses.asdict(self)
         if self.accelerator is None:
             del content["accelerator"]  # files stay what they were before recipes had accelerators
+        if self.quantization is not None:
+            for name, default in _ADDED_LATER.items():
+                if getattr(self.quantization, name) == default:
+                    del content["quantization"][name]
         return content
 
     @classmethod
@@ -197,7 +274,11 @@ class Recipe:
         name = str(data.get("name", "?"))
         for section, kind in _SECTIONS.items():
             if data.get(section) is not None:
-                data[section] = _build(kind, f"recipe {name!r}, {section}", data[section])
+                content = data[section]
+                if isinstance(content, Mapping) and isinstance(content.get("row_bits"), Mapping):
+                    rows = _build(RowBits, f"recipe {name!r}, {section}.row_bits", content["row_bits"])
+                    content = {**content, "row_bits": rows}
+                data[section] = _build(kind, f"recipe {name!r}, {section}", content)
         pruning = data.get("pruning")
         if pruning is not None and pruning.selector in FORMER_SELECTORS:
             data |= {"pruning": None, "accelerator": AcceleratorSpec(pruning.selector, pruning.parameters)}

@@ -15,16 +15,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sqap_vla_ros.compression.compress import (
     CompressedLayer,
-    OnProgress,
     compress_layers,
+    make_plan,
     prepare_stream,
     require_calibration,
 )
@@ -36,10 +36,14 @@ from sqap_vla_ros.compression.files.storage import (
     tokenizer_tensors,
     write_file,
 )
+from sqap_vla_ros.compression.layer_work import OnProgress
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.quantization.reordered_weights import give_back_freed_memory
+
+if TYPE_CHECKING:
+    from sqap_vla_ros.compression.sensitivity.plan import RowPlan
 
 
 def observations_digest(observations: Sequence[Observation]) -> str:
@@ -97,11 +101,18 @@ def compress_to_file(
     decoder = policy.model.decoder
     if recipe.quantization is not None:
         hidden = prepare_stream(policy, recipe.quantization, observations)
+        plan = work.plan(partial(make_plan, policy, recipe.quantization, hidden, progress=progress))
         start = work.finished_layers(calibrated=bool(observations), depth=len(decoder.layers))
         if start and hidden is not None:
             hidden = work.read_hidden(start)
         for layer in compress_layers(
-            decoder, recipe.quantization, hidden, start=start, progress=progress, mapped=mapped_layers
+            decoder,
+            recipe.quantization,
+            hidden,
+            start=start,
+            plan=plan,
+            progress=progress,
+            mapped=mapped_layers,
         ):
             state = decoder.layers[layer.index].state_dict()
             work.store(layer, {f"decoder.layers.{layer.index}.{name}": tensor for name, tensor in state.items()})
@@ -157,6 +168,23 @@ class _Workspace:
             temporary.write_text(content)
             temporary.replace(file)
 
+    def plan(self, make: Callable[[], RowPlan | None]) -> RowPlan | None:
+        """Return the plan of an earlier run, or make and keep it. None where the recipe needs none."""
+        path = self.folder / "row_plan.safetensors"
+        if path.is_file():
+            from sqap_vla_ros.compression.sensitivity.plan import RowPlan
+
+            try:
+                return RowPlan.from_tensors(load_file(str(path)))
+            except SafetensorError as error:
+                raise CompressedFileError(
+                    f"{path} is damaged ({error}); remove {self.folder} and start again"
+                ) from error
+        plan = make()
+        if plan is not None:
+            self._save(path, {name: tensor.contiguous() for name, tensor in plan.to_tensors().items()}, {})
+        return plan
+
     def _layer(self, index: int) -> Path:
         return self.folder / f"layer_{index:03d}.safetensors"
 
@@ -177,7 +205,7 @@ class _Workspace:
         if layer.outputs is not None:
             save = {str(i): tensor.contiguous() for i, tensor in enumerate(layer.outputs)}
             self._save(self._hidden(layer.index + 1), save, {})
-        report = json.dumps([dataclasses.asdict(linear) for linear in layer.linears])
+        report = json.dumps([linear.to_dict() for linear in layer.linears])
         self._save(self._layer(layer.index), {k: v.contiguous() for k, v in tensors.items()}, {"report": report})
         self._hidden(layer.index).unlink(missing_ok=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -11,6 +13,7 @@ from sqap_vla_ros.compression.recipe import QuantizationSpec
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.cogact import CogACT
 from sqap_vla_ros.policy.config import PolicyConfig
+from sqap_vla_ros.quantization.mixed import INTEGER_WIDTHS, PackedMixedWeight
 from sqap_vla_ros.quantization.packing import PackedWeight, packed_columns
 
 
@@ -29,17 +32,26 @@ def empty_model(config: PolicyConfig) -> CogACT:
     return model
 
 
-def quantize_structure(model: CogACT, spec: QuantizationSpec, clips: dict[str, float]) -> None:
+def quantize_structure(
+    model: CogACT,
+    spec: QuantizationSpec,
+    clips: Mapping[str, float],
+    row_counts: Mapping[str, Mapping[int, int]] = {},
+) -> None:
     """Put empty quantised modules on the meta device where `spec` has them, with their shapes and shared inputs.
 
     clips: full name of a group's first linear -> clip of its activations.
+    row_counts: full name of a linear with rows of mixed widths -> how many rows have which.
     """
     decoder = model.decoder
     spec.rotation_scheme.replace_norm(decoder)
     for index, layer in enumerate(decoder.layers):
         for group in COGACT.groups:
             linears = [COGACT.linear(layer, name) for name in group.names]
-            weights = [_empty_weight(linear, spec, name) for name, linear in zip(group.names, linears, strict=True)]
+            weights = [
+                _empty_weight(linear, spec, name, row_counts.get(f"decoder.layers.{index}.{name}"))
+                for name, linear in zip(group.names, linears, strict=True)
+            ]
             online = spec.rotation_scheme.online(group.first, decoder.config)
             clip = clips.get(f"decoder.layers.{index}.{group.first}", 1.0)
             modules = build_group(spec, group.names, weights, [linear.bias for linear in linears], clip, online)
@@ -47,13 +59,24 @@ def quantize_structure(model: CogACT, spec: QuantizationSpec, clips: dict[str, f
                 setattr(COGACT.holder(layer, name), name, module)
 
 
-def _empty_weight(linear: nn.Linear, spec: QuantizationSpec, name: str) -> PackedWeight:
+def _empty_weight(
+    linear: nn.Linear, spec: QuantizationSpec, name: str, counts: Mapping[int, int] | None
+) -> PackedWeight | PackedMixedWeight:
     bits = spec.bits(name)[0]
     rows, columns = linear.out_features, linear.in_features
+    if counts is not None:
+        packed = sum(counts.get(width, 0) * packed_columns(columns, width) for width in INTEGER_WIDTHS)
+        return PackedMixedWeight(
+            torch.empty(packed, dtype=torch.uint8, device="meta"),
+            torch.empty(rows, 1, device="meta"),
+            torch.empty(rows, dtype=torch.uint8, device="meta"),
+            torch.empty(counts.get(16, 0), columns, dtype=torch.bfloat16, device="meta"),
+            columns,
+        )
     group = group_size(spec, columns)
     scale = torch.empty(rows, columns // group if group else 1, device="meta")
-    packed = torch.empty(rows, packed_columns(columns, bits), dtype=torch.uint8, device="meta")
-    return PackedWeight(packed, scale, None if spec.weight_symmetric else torch.empty_like(scale), bits, columns)
+    values = torch.empty(rows, packed_columns(columns, bits), dtype=torch.uint8, device="meta")
+    return PackedWeight(values, scale, None if spec.weight_symmetric else torch.empty_like(scale), bits, columns)
 
 
 def put(model: nn.Module, name: str, tensor: torch.Tensor) -> None:

@@ -71,6 +71,15 @@ class Header:
     def clips(self) -> dict[str, float]:
         return {row["name"]: row["activation_clip"] for row in self.report}
 
+    @property
+    def row_counts(self) -> dict[str, dict[int, int]]:
+        """Full name of every linear with rows of mixed widths, and how many rows have which."""
+        return {
+            row["name"]: {int(width): count for width, count in row["row_counts"].items()}
+            for row in self.report
+            if "row_counts" in row
+        }
+
     def to_metadata(self) -> dict[str, str]:
         values = {
             "policy": self.config.to_dict(),
@@ -213,7 +222,7 @@ def load_compressed(
     header = file.header
     model = empty_model(header.config)
     if header.recipe.quantization is not None:
-        quantize_structure(model, header.recipe.quantization, header.clips)
+        quantize_structure(model, header.recipe.quantization, header.clips, header.row_counts)
     for layer, names in layer_names(file.names):
         tensors = {name: file.tensor(name) for name in names}
         for name, tensor in tensors.items():

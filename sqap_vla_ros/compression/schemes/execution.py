@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
     from sqap_vla_ros.compression.layer_work import Settings
     from sqap_vla_ros.quantization.linear import PackedLinear
+    from sqap_vla_ros.quantization.mixed import MixedRowsLinear, PackedMixedWeight
     from sqap_vla_ros.quantization.packing import PackedWeight
     from sqap_vla_ros.quantization.rotations import OrthogonalMix
+
+    CompressedLinear = PackedLinear | MixedRowsLinear
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,9 @@ class Execution(ABC):
         self,
         settings: Settings,
         shared: SharedInput,
-        weights: Sequence[PackedWeight],
+        weights: Sequence[PackedWeight | PackedMixedWeight],
         biases: Sequence[Tensor | None],
-    ) -> Sequence[PackedLinear]:
+    ) -> Sequence[CompressedLinear]:
         """Make the modules of linears that read the same tensor."""
 
 
@@ -53,10 +56,11 @@ class IntegerProduct(Execution):
         self,
         settings: Settings,
         shared: SharedInput,
-        weights: Sequence[PackedWeight],
+        weights: Sequence[PackedWeight | PackedMixedWeight],
         biases: Sequence[Tensor | None],
-    ) -> Sequence[PackedLinear]:
+    ) -> Sequence[CompressedLinear]:
         from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear
+        from sqap_vla_ros.quantization.mixed import MixedLinear, PackedMixedWeight
 
         text_bits = settings.text_activation_bits
         quantizer = ActivationQuantizer(
@@ -67,11 +71,19 @@ class IntegerProduct(Execution):
             consumers=len(weights),
             text_bits=None if text_bits is None else max(shared.bits, text_bits),
         )
-        return [QuantizedLinear(weight, quantizer, bias) for weight, bias in zip(weights, biases, strict=True)]
+        return [
+            MixedLinear(weight, quantizer, bias)
+            if isinstance(weight, PackedMixedWeight)
+            else QuantizedLinear(weight, quantizer, bias)
+            for weight, bias in zip(weights, biases, strict=True)
+        ]
 
 
 class WeightOnly(Execution):
-    """Dequantise the weights on every call: smaller, but not faster where many tokens are computed at once."""
+    """Keep 16-bit activations: smaller, but not faster where many tokens are computed at once.
+
+    Rows of one width are dequantised on every call; rows of mixed widths go through the integer product twice.
+    """
 
     quantizes_activations = False
 
@@ -79,12 +91,18 @@ class WeightOnly(Execution):
         self,
         settings: Settings,
         shared: SharedInput,
-        weights: Sequence[PackedWeight],
+        weights: Sequence[PackedWeight | PackedMixedWeight],
         biases: Sequence[Tensor | None],
-    ) -> Sequence[PackedLinear]:
+    ) -> Sequence[CompressedLinear]:
         from sqap_vla_ros.quantization.linear import WeightOnlyLinear
+        from sqap_vla_ros.quantization.mixed import MixedWeightOnlyLinear, PackedMixedWeight
 
-        return [WeightOnlyLinear(weight, bias, shared.rotation) for weight, bias in zip(weights, biases, strict=True)]
+        return [
+            MixedWeightOnlyLinear(weight, bias, shared.rotation)
+            if isinstance(weight, PackedMixedWeight)
+            else WeightOnlyLinear(weight, bias, shared.rotation)
+            for weight, bias in zip(weights, biases, strict=True)
+        ]
 
 
 EXECUTIONS: Mapping[int, Execution] = {**dict.fromkeys((2, 3, 4, 8), IntegerProduct()), 16: WeightOnly()}

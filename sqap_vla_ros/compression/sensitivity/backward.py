@@ -16,7 +16,6 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from sqap_vla_ros.compression.layer_work import Rotary
 from sqap_vla_ros.compression.sensitivity.objectives import FrozenHead, Objective, Reference
 from sqap_vla_ros.policy.architecture import COGACT
-from sqap_vla_ros.policy.decoder import Decoder
 from sqap_vla_ros.quantization.gptq import Hessian
 
 EVERY_TOKEN = ("k_proj", "v_proj")  # of the last layer, which computes the cognition token alone in all other linears
@@ -38,32 +37,43 @@ class LinearMoments:
     change: dict[int, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class FloatDecoder:
+    """A decoder whose layers compute in float32 and need no gradients of their weights.
+
+    layers: by index; they may be made anew on every access. norm: the final one. rotary: makes position tables.
+    """
+
+    layers: Sequence[LlamaDecoderLayer] | nn.ModuleList
+    norm: nn.Module
+    rotary: Rotary
+
+
 def make_references(
-    decoder: Decoder, hidden: Sequence[Tensor], head: FrozenHead, rotary: Rotary, *, seed: int = 0
+    decoder: FloatDecoder, hidden: Sequence[Tensor], head: FrozenHead, *, seed: int = 0
 ) -> list[Reference]:
     """Compute the unquantised policy's layer inputs, cognition features and chunks.
 
     hidden: the decoder's inputs [1, S, D] float32, one per observation, whose chunks have seeds `seed`, `seed` + 1, ...
-    The decoder's layers must be in float32.
     """
+    states, inputs = list(hidden), [[] for _ in hidden]  # type: tuple[list[Tensor], list[list[Tensor]]]
     references = []
     with torch.no_grad():
-        for index, embedded in enumerate(hidden):
-            inputs, state = [], embedded
-            for layer in decoder.layers:
-                inputs.append(state)
-                state = layer(state, position_embeddings=rotary(state))
+        for layer in decoder.layers:
+            for index, state in enumerate(states):
+                inputs[index].append(state)
+                states[index] = layer(state, position_embeddings=decoder.rotary(state))
+        for index, state in enumerate(states):
             cognition = decoder.norm(state[:, -1:]).squeeze(1).float()
             noise = head.noise(seed + index)
-            references.append(Reference(inputs, cognition, head.chunk(cognition, noise), noise))
+            references.append(Reference(inputs[index], cognition, head.chunk(cognition, noise), noise))
     return references
 
 
 def make_cotangents(
-    decoder: Decoder,
+    decoder: FloatDecoder,
     references: Sequence[Reference],
     head: FrozenHead,
-    rotary: Rotary,
     objective: Objective,
     *,
     probes: int,
@@ -76,7 +86,7 @@ def make_cotangents(
     for reference in references:
         with torch.no_grad():
             inputs = reference.hidden[-1]
-            output = last(inputs, position_embeddings=rotary(inputs))[:, -1:]
+            output = last(inputs, position_embeddings=decoder.rotary(inputs))[:, -1:]
         output.requires_grad_(True)
         cognition = decoder.norm(output).squeeze(1).float()
         made.append(

@@ -7,26 +7,26 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sqap_vla_ros.compression.layer_work import Rotary
+from sqap_vla_ros.compression.sensitivity.backward import FloatDecoder
 from sqap_vla_ros.compression.sensitivity.objectives import TIMESTEPS, FrozenHead, Reference
 from sqap_vla_ros.policy.architecture import COGACT
-from sqap_vla_ros.policy.decoder import Decoder
 
 JOINT_LIMIT = 4.0  # times the sum of the rows' scores; beyond it first-order scores do not describe the rows together
 
 
 @torch.no_grad()
 def changed_cognition(
-    decoder: Decoder, reference: Reference, rotary: Rotary, layer: int, name: str, rows: Tensor, values: Tensor
+    decoder: FloatDecoder, reference: Reference, layer: int, name: str, rows: Tensor, values: Tensor
 ) -> Tensor:
     """Return the cognition feature [1, D] with some rows of one linear replaced by `values` [R, K]."""
-    linear = COGACT.linear(decoder.layers[layer], name)
+    module = decoder.layers[layer]
+    linear = COGACT.linear(module, name)
     kept = linear.weight.data[rows].clone()
     linear.weight.data[rows] = values
     try:
         state = reference.hidden[layer]
-        for following in decoder.layers[layer:]:
-            state = following(state, position_embeddings=rotary(state))
+        for following in (module, *decoder.layers[layer + 1 :]):
+            state = following(state, position_embeddings=decoder.rotary(state))
         return decoder.norm(state[:, -1:]).squeeze(1).float()
     finally:
         linear.weight.data[rows] = kept
@@ -34,10 +34,9 @@ def changed_cognition(
 
 @torch.no_grad()
 def action_deviation(
-    decoder: Decoder,
+    decoder: FloatDecoder,
     references: Sequence[Reference],
     head: FrozenHead,
-    rotary: Rotary,
     layer: int,
     name: str,
     rows: Tensor,
@@ -46,17 +45,16 @@ def action_deviation(
     """Measure Eq. 4: E |A' - A*|^2 over observations, of normalised chunks, with these rows replaced."""
     total = 0.0
     for reference in references:
-        cognition = changed_cognition(decoder, reference, rotary, layer, name, rows, values)
+        cognition = changed_cognition(decoder, reference, layer, name, rows, values)
         total += float((head.chunk(cognition, reference.noise) - reference.chunk).double().square().sum())
     return total / len(references)
 
 
 @torch.no_grad()
 def epsilon_deviation(
-    decoder: Decoder,
+    decoder: FloatDecoder,
     references: Sequence[Reference],
     head: FrozenHead,
-    rotary: Rotary,
     layer: int,
     name: str,
     rows: Tensor,
@@ -65,7 +63,7 @@ def epsilon_deviation(
     """Measure the same of the teacher-forced noise, the mean over `TIMESTEPS`."""
     total = 0.0
     for reference in references:
-        cognition = changed_cognition(decoder, reference, rotary, layer, name, rows, values)
+        cognition = changed_cognition(decoder, reference, layer, name, rows, values)
         for step in TIMESTEPS:
             timestep = torch.tensor([step * len(head.sampler.alphas) // 100])
             found, expected = (
@@ -78,10 +76,9 @@ def epsilon_deviation(
 def check_zeros(
     bits: Mapping[tuple[int, str], Tensor],
     scores: Mapping[tuple[int, str], Mapping[int, Tensor]],
-    decoder: Decoder,
+    decoder: FloatDecoder,
     references: Sequence[Reference],
     head: FrozenHead,
-    rotary: Rotary,
     *,
     instead: int = 2,
 ) -> dict[tuple[int, str], Tensor]:
@@ -97,7 +94,7 @@ def check_zeros(
             continue
         layer, name = linear
         nothing = torch.zeros(len(rows), COGACT.linear(decoder.layers[layer], name).in_features)
-        together = epsilon_deviation(decoder, references, head, rotary, layer, name, rows, nothing)
+        together = epsilon_deviation(decoder, references, head, layer, name, rows, nothing)
         if together > JOINT_LIMIT * float(scores[linear][0][rows].sum()):
             checked[linear] = torch.where(widths == 0, instead, widths)
     return checked

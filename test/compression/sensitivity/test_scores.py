@@ -6,7 +6,7 @@ import torch
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import decoder_inputs
 from sqap_vla_ros.compression.layer_work import rotary_of
-from sqap_vla_ros.compression.sensitivity.backward import layer_moments, make_cotangents, make_references
+from sqap_vla_ros.compression.sensitivity.backward import FloatDecoder, layer_moments, make_cotangents, make_references
 from sqap_vla_ros.compression.sensitivity.measured import (
     action_deviation,
     changed_cognition,
@@ -30,16 +30,15 @@ class Setup:
         self.policy = micro_policy()
         for parameter in self.policy.model.parameters():
             parameter.requires_grad_(False)
-        self.decoder, self.rotary = self.policy.model.decoder, rotary_of(self.policy.model.decoder)
+        decoder = self.policy.model.decoder
+        self.decoder, self.rotary = FloatDecoder(decoder.layers, decoder.norm, rotary_of(decoder)), rotary_of(decoder)
         self.head = FrozenHead(self.policy)
         hidden = decoder_inputs(self.policy, OBSERVATIONS)
-        self.references = make_references(self.decoder, hidden, self.head, self.rotary)
+        self.references = make_references(self.decoder, hidden, self.head)
 
     def moments(self, objective, probes, deltas=None, down_to=0):
         """Moments by (layer, linear), from the last layer down."""
-        cotangents = make_cotangents(
-            self.decoder, self.references, self.head, self.rotary, objective, probes=probes, seed=1
-        )
+        cotangents = make_cotangents(self.decoder, self.references, self.head, objective, probes=probes, seed=1)
         found = {}
         for layer in reversed(range(down_to, DEPTH)):
             mine, cotangents = layer_moments(
@@ -94,7 +93,7 @@ def test_the_score_of_a_small_change_is_its_effect_on_the_cognition_feature(setu
         for name in names:
             row = torch.tensor([17])
             values = COGACT.linear(module, name).weight[row] + deltas[name][4][row]
-            changed = changed_cognition(setup.decoder, reference, setup.rotary, layer, name, row, values)
+            changed = changed_cognition(setup.decoder, reference, layer, name, row, values)
             exact = float((changed - reference.cognition).double().square().sum())
             assert float(moments[name].change[4][17]) == pytest.approx(exact, rel=0.02), (layer, name)
 
@@ -130,7 +129,7 @@ def test_metrics_rank_rows_as_measured(setup):
         for bits, delta in deltas[layer, name].items():
             predicted.append(float(scores[bits][row]))
             norms.append(float(METRICS["eq6"].score(moments[layer, name], deltas[layer, name])[bits][row]))
-            arguments = (setup.decoder, setup.references, setup.head, setup.rotary, layer, name, row)
+            arguments = (setup.decoder, setup.references, setup.head, layer, name, row)
             measured.append(epsilon_deviation(*arguments, weight[row] + delta[row]))
             assert action_deviation(*arguments, weight[row] + delta[row]) > 0
     assert spearman(torch.tensor(predicted), torch.tensor(measured)) > 0.95
@@ -142,9 +141,7 @@ def test_metrics_rank_rows_as_measured(setup):
 def test_measuring_leaves_the_weights_alone(setup):
     weight = COGACT.linear(setup.decoder.layers[1], "up_proj").weight
     before = weight.clone()
-    changed_cognition(
-        setup.decoder, setup.references[0], setup.rotary, 1, "up_proj", torch.tensor([2]), torch.zeros(1, 128)
-    )
+    changed_cognition(setup.decoder, setup.references[0], 1, "up_proj", torch.tensor([2]), torch.zeros(1, 128))
     assert torch.equal(weight, before)
 
 
@@ -164,7 +161,7 @@ def test_zeros_that_do_more_together_than_alone_are_taken_back(setup):
     for widths in bits.values():
         widths[:40] = 0
     scores = {linear: {0: torch.full((352,), size)} for linear, size in zip(bits, (1e-12, 1e3), strict=True)}
-    checked = check_zeros(bits, scores, setup.decoder, setup.references, setup.head, setup.rotary)
+    checked = check_zeros(bits, scores, setup.decoder, setup.references, setup.head)
     assert checked[3, "up_proj"][:40].tolist() == [2] * 40
     assert torch.equal(checked[4, "up_proj"], bits[4, "up_proj"])
 

@@ -1,0 +1,194 @@
+"""The plan of a compression that looks at the action before it rounds: row widths, and gradient-weighted Hessians.
+
+Half of the observations calibrate the rounding whose damage is scored on the other half: rounding looks better on
+inputs that it was fitted to.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import overload
+
+import torch
+from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from sqap_vla_ros.compression.layer_work import LayerPlan, OnProgress, rotary_of
+from sqap_vla_ros.compression.recipe import QuantizationSpec, RecipeError
+from sqap_vla_ros.compression.sensitivity.allocation import Linear, allocate
+from sqap_vla_ros.compression.sensitivity.backward import (
+    FloatDecoder,
+    LinearMoments,
+    layer_moments,
+    make_cotangents,
+    make_references,
+)
+from sqap_vla_ros.compression.sensitivity.measured import check_zeros
+from sqap_vla_ros.compression.sensitivity.objectives import OBJECTIVES, FrozenHead
+from sqap_vla_ros.compression.sensitivity.scores import METRICS, RowScores
+from sqap_vla_ros.policy.architecture import COGACT
+from sqap_vla_ros.policy.cogact import CogACTPolicy
+from sqap_vla_ros.policy.decoder import Decoder
+from sqap_vla_ros.quantization.gptq import blended_hessian
+from sqap_vla_ros.quantization.mixed import quantize_mixed
+
+LEAST_OBSERVATIONS = 4
+WEIGHTED_PROBES = 4  # random directions an observation, where only Hessians are weighted
+
+
+class TurnedLayers(Sequence[LlamaDecoderLayer]):
+    """A decoder's layers as the recipe's rotation leaves them, in float32; each access copies one."""
+
+    def __init__(self, decoder: Decoder, spec: QuantizationSpec) -> None:
+        self._decoder, self._spec = decoder, spec
+
+    def __len__(self) -> int:
+        return len(self._decoder.layers)
+
+    def _turned(self, index: int) -> LlamaDecoderLayer:
+        layer: LlamaDecoderLayer = copy.deepcopy(self._decoder.layers[index]).float().requires_grad_(False)
+        self._spec.rotation_scheme.turn_layer(layer, self._decoder.config.heads)
+        return layer
+
+    @overload
+    def __getitem__(self, index: int) -> LlamaDecoderLayer: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[LlamaDecoderLayer]: ...
+
+    def __getitem__(self, index: int | slice) -> LlamaDecoderLayer | list[LlamaDecoderLayer]:
+        if isinstance(index, slice):
+            return [self._turned(each) for each in range(len(self))[index]]
+        return self._turned(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[LlamaDecoderLayer]:
+        return (self._turned(index) for index in range(len(self)))
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """Decisions by linear. bits, hessians: empty where the recipe has none. scores: damage of every row by width."""
+
+    bits: Mapping[Linear, Tensor]
+    hessians: Mapping[Linear, Tensor]
+    scores: Mapping[Linear, RowScores] = field(default_factory=dict)
+
+    def layer(self, index: int) -> LayerPlan:
+        """Return the part of one decoder layer."""
+        bits, hessians = (
+            {name: tensor for (at, name), tensor in every.items() if at == index}
+            for every in (self.bits, self.hessians)
+        )
+        return LayerPlan(bits, hessians)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the decisions under names, to be stored; the scores are left out."""
+        return {
+            f"{kind}.{layer}.{name}": tensor
+            for kind, every in (("bits", self.bits), ("hessians", self.hessians))
+            for (layer, name), tensor in every.items()
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> RowPlan:
+        """Undo `to_tensors`."""
+        found: dict[str, dict[Linear, Tensor]] = {"bits": {}, "hessians": {}}
+        for key, tensor in tensors.items():
+            kind, layer, name = key.split(".")
+            found[kind][int(layer), name] = tensor
+        return cls(found["bits"], found["hessians"])
+
+
+def plan_rows(
+    policy: CogACTPolicy,
+    spec: QuantizationSpec,
+    hidden: Sequence[Tensor],
+    *,
+    progress: OnProgress | None = None,
+) -> RowPlan:
+    """Score every row of the decoder at every width, and choose.
+
+    policy: not quantised; the ends of its residual stream turned as the recipe says. Nothing in it is changed.
+    hidden: the decoder's inputs [1, S, D] float32, one per calibration observation.
+    Raises RecipeError for too few observations.
+    """
+    if len(hidden) < LEAST_OBSERVATIONS:
+        raise RecipeError(
+            f"row_bits and hessian: weighted look at the action of at least {LEAST_OBSERVATIONS} calibration "
+            f"observations, got {len(hidden)}; 24 to 48 are enough"
+        )
+    rows = spec.row_bits
+    source = policy.model.decoder
+    decoder = FloatDecoder(TurnedLayers(source, spec), source.norm, rotary_of(source))
+    head, depth = FrozenHead(policy), len(source.layers)
+    metric = METRICS["epsilon" if rows is None else rows.metric]
+    objective = metric.objective or OBJECTIVES["epsilon"]
+    probes = WEIGHTED_PROBES if rows is None else rows.probes
+    references = make_references(decoder, hidden, head)
+    fitted, judged = (references, []) if rows is None else (references[::2], references[1::2])
+    to_fit, to_judge = (
+        make_cotangents(decoder, some, head, objective, probes=probes, seed=seed) if some else []
+        for seed, some in enumerate((fitted, judged))
+    )
+    hessians: dict[Linear, Tensor] = {}
+    scores: dict[Linear, RowScores] = {}
+    columns: dict[Linear, int] = {}
+    for index in reversed(range(depth)):
+        if progress is not None:
+            progress("scoring decoder layers", depth - 1 - index, depth)
+        layer, final = decoder.layers[index], index == depth - 1
+        moments, to_fit = layer_moments(
+            layer, [each.hidden[index] for each in fitted], to_fit, decoder.rotary, final=final
+        )
+        found = {name: _hessian(moments[name], spec) for name in moments}
+        if spec.hessian == "weighted":
+            hessians |= {(index, name): hessian for name, hessian in found.items()}
+        if rows is None:
+            continue
+        deltas = {name: _deltas(layer, name, found[name], spec) for name in COGACT.linears}
+        judged_moments, to_judge = layer_moments(
+            layer, [each.hidden[index] for each in judged], to_judge, decoder.rotary, final=final, deltas=deltas
+        )
+        for name, changes in deltas.items():
+            scores[index, name] = metric.score(judged_moments[name], changes)
+            columns[index, name] = COGACT.linear(layer, name).in_features
+    if rows is None:
+        return RowPlan({}, hessians, {})
+    bits = allocate(
+        dict(sorted(scores.items())),
+        columns,
+        rows.limits,
+        method=rows.method,
+        ties=rows.ties,
+        head_width=source.config.width // source.config.heads,
+    )
+    if 0 in rows.widths:
+        lowest = min(width for width in rows.widths if width)
+        bits = check_zeros(bits, scores, decoder, judged, head, instead=lowest)
+    return RowPlan(bits, hessians, scores)
+
+
+def _hessian(moments: LinearMoments, spec: QuantizationSpec) -> Tensor:
+    if spec.hessian == "weighted":
+        return blended_hessian(moments.weighted.sum, moments.plain.sum)
+    return moments.plain.matrix
+
+
+def _deltas(layer: LlamaDecoderLayer, name: str, hessian: Tensor, spec: QuantizationSpec) -> dict[int, Tensor]:
+    """Round a linear's rows at every width and return the changes, bits -> [N, K]."""
+    assert spec.row_bits is not None
+    weight = COGACT.linear(layer, name).weight.data
+    made = {}
+    for width in spec.row_bits.widths:
+        if width < 16:
+            every = torch.full((len(weight),), width)
+            rounded = quantize_mixed(
+                weight,
+                every,
+                hessian=hessian if spec.rounding_scheme.needs_hessian else None,
+                clip_search=spec.weight_clip,
+            )
+            made[width] = rounded.dequantize() - weight
+    return made

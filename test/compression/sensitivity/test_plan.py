@@ -1,0 +1,145 @@
+"""Recipes with rows of mixed widths, from the plan to a policy in memory and in a file."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from sqap_vla_ros.compression.calibration import synthetic_observations
+from sqap_vla_ros.compression.compress import compress, decoder_inputs, make_plan, prepare_stream
+from sqap_vla_ros.compression.files.job import compress_to_file
+from sqap_vla_ros.compression.files.storage import CompressedFile
+from sqap_vla_ros.compression.load import load_policy, load_uncompressed
+from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, RowBits, load_recipe
+from sqap_vla_ros.compression.sensitivity.allocation import averages
+from sqap_vla_ros.compression.sensitivity.plan import TurnedLayers, plan_rows
+from sqap_vla_ros.policy.micro.policy import micro_policy
+from sqap_vla_ros.quantization.mixed import MixedLinear, MixedWeightOnlyLinear
+
+OBSERVATIONS = synthetic_observations(4)
+HELD_OUT = synthetic_observations(1, seed=7)[0]
+ROWS = RowBits(3.0, probes=1)
+QUICK = Recipe("quick", quantization=QuantizationSpec(activation_bits=8, rotation="hadamard", row_bits=ROWS))
+
+
+@pytest.fixture(scope="module")
+def plan():
+    policy = micro_policy()
+    hidden = prepare_stream(policy, QUICK.quantization, OBSERVATIONS)
+    return make_plan(policy, QUICK.quantization, hidden)
+
+
+def test_the_plan_keeps_to_the_average_and_covers_every_linear(plan):
+    assert len(plan.bits) == 6 * 7
+    columns = {(layer, name): 352 if name == "down_proj" else 128 for layer, name in plan.bits}
+    assert 2.9 < averages(plan.bits, columns)[0] <= 3.0
+    assert all((scores[2] >= 0).all() for scores in plan.scores.values())
+    two, four = (sum(float(scores[bits].sum()) for scores in plan.scores.values()) for bits in (2, 4))
+    assert two > 4 * four
+
+
+def test_planning_changes_nothing_in_the_policy():
+    policy = micro_policy()
+    before = copy.deepcopy(policy.model.state_dict())
+    spec = QuantizationSpec(rounding="gptq", hessian="weighted")
+    plan = plan_rows(policy, spec, decoder_inputs(policy, OBSERVATIONS))
+    assert plan.bits == {}
+    assert len(plan.hessians) == 6 * 7
+    assert all(torch.equal(before[name], tensor) for name, tensor in policy.model.state_dict().items())
+
+
+def test_turned_layers_are_what_the_recipe_leaves_behind():
+    decoder = micro_policy().model.decoder
+    layers = TurnedLayers(decoder, QUICK.quantization)
+    assert len(layers) == 6
+    assert len(layers[4:]) == 2
+    assert layers[1].input_layernorm.weight.unique().tolist() == [1.0]
+    assert not torch.equal(layers[1].mlp.up_proj.weight, decoder.layers[1].mlp.up_proj.weight)
+
+
+@pytest.mark.parametrize(("activation_bits", "kind"), [(8, MixedLinear), (16, MixedWeightOnlyLinear)])
+def test_a_file_predicts_what_compression_in_memory_predicts(tmp_path, activation_bits, kind):
+    spec = QuantizationSpec(activation_bits=activation_bits, rotation="hadamard", row_bits=ROWS)
+    recipe = Recipe("quick", quantization=spec)
+    in_memory = micro_policy()
+    reports = compress(in_memory, recipe, OBSERVATIONS)
+    assert {type(layer.mlp.up_proj) for layer in in_memory.model.decoder.layers} == {kind}
+    out = tmp_path / "policy.safetensors"
+    compress_to_file(micro_policy(), recipe, OBSERVATIONS, out)
+    loaded = load_policy(str(out), "bf16")
+    np.testing.assert_allclose(loaded.predict(HELD_OUT).normalized, in_memory.predict(HELD_OUT).normalized, atol=1e-5)
+    header = CompressedFile(out).header
+    assert header.recipe == recipe
+    assert [row["stored_bytes"] for row in header.report] == [report.stored_bytes for report in reports]
+    assert sum(header.row_counts["decoder.layers.0.up_proj"].values()) == 352
+    assert loaded.info.parameters == in_memory.info.parameters
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interruption_keeps_the_plan(tmp_path, monkeypatch):
+    out = tmp_path / "policy.safetensors"
+
+    def interrupt(layer):
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        compress_to_file(micro_policy(), QUICK, OBSERVATIONS, out, after_layer=interrupt)
+    monkeypatch.setattr(
+        "sqap_vla_ros.compression.sensitivity.plan.plan_rows", lambda *_, **__: pytest.fail("planned twice")
+    )
+    compress_to_file(micro_policy(), QUICK, OBSERVATIONS, out)
+    assert 2.9 < np.mean([row["weight_bits"] for row in CompressedFile(out).header.report]) < 3.5
+
+
+def test_weighted_hessians_serve_uniform_recipes_too(tmp_path):
+    weights = []
+    for hessian in ("plain", "weighted"):
+        spec = QuantizationSpec(activation_bits=16, rounding="gptq", hessian=hessian)
+        policy = load_uncompressed("micro", Recipe("uniform", quantization=spec))
+        compress(policy, Recipe("uniform", quantization=spec), OBSERVATIONS)
+        weights.append(policy.model.decoder.layers[0].mlp.up_proj.quantized_weight().dequantize())
+    assert weights[0].shape == weights[1].shape
+    assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("row_bits: {average: 1.0}", r"row_bits: an average of 1 bits cannot be met with widths 2, 4, 8"),
+        ("row_bits: {average: 4, widths: [3, 4]}", r"row_bits: widths must be two or more of 0, 2, 4, 8, 16"),
+        ("row_bits: {average: 4, metric: guess}", r"row_bits\.metric must be one of epsilon, .*, got 'guess'"),
+        ("row_bits: {average: 4, method: best}", r"row_bits\.method must be one of heap, stages, got 'best'"),
+        ("row_bits: {average: 4, ties: all}", r"row_bits\.ties must be one of none, layout, got 'all'"),
+        ("row_bits: {average: 4, probes: 0}", r"row_bits\.probes must be at least 1, got 0"),
+        ("row_bits: {mean: 4}", r"row_bits: unknown 'mean'; known: average"),
+        ("row_bits: {average: 4}\n  equalization: awq\n  activation_bits: 16", r"cannot be combined with equalization"),
+        ("hessian: weighted", r"hessian: weighted needs rounding: gptq, got 'nearest'"),
+        ("hessian: diagonal", r"hessian must be one of plain, weighted, got 'diagonal'"),
+    ],
+)
+def test_bad_recipes_are_one_sentence(tmp_path, text, match):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"quantization:\n  {text}\n")
+    with pytest.raises(RecipeError, match=match):
+        load_recipe(path)
+
+
+def test_too_few_observations_are_named():
+    with pytest.raises(RecipeError, match=r"at least 4 calibration observations, got 2; 24 to 48 are enough"):
+        compress(micro_policy(), QUICK, OBSERVATIONS[:2])
+    with pytest.raises(RecipeError, match="needs calibration observations"):
+        compress(micro_policy(), QUICK)
+
+
+def test_qvla_recipes_differ_in_what_they_say():
+    four, joint = load_recipe("qvla_w4a8"), load_recipe("sqap_qvla")
+    assert four.quantization == joint.quantization
+    assert joint.pruning == load_recipe("sqap").pruning
+    assert four.quantization.row_bits == RowBits(4.0)
+    assert load_recipe("qvla_w2.5a8").quantization.row_bits == RowBits(2.5)
+    assert Recipe.from_dict(joint.to_dict()) == joint
+    assert {load_recipe(f"qvla_{name}").quantization.activation_bits for name in ("w4a16", "w8a16")} == {16}
