@@ -36,8 +36,11 @@ def pose_matrix(translation: ArrayLike, quat_xyzw: ArrayLike) -> NDArray[np.floa
         raise ValueError(f"translation must be 3 finite numbers, got {translation!r}")
     if quat.shape != (4,) or not abs(np.linalg.norm(quat) - 1.0) <= 0.01:
         raise ValueError(f"quaternion must be 4 numbers (xyzw) of norm 1, got {quat_xyzw!r}")
+    x, y, z, w = (quat / np.linalg.norm(quat)).tolist()
     pose = np.eye(4)
-    pose[:3, :3] = Rotation.from_quat(quat).as_matrix()
+    pose[0, :3] = 1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y - z * w), 2.0 * (x * z + y * w)
+    pose[1, :3] = 2.0 * (x * y + z * w), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z - x * w)
+    pose[2, :3] = 2.0 * (x * z - y * w), 2.0 * (y * z + x * w), 1.0 - 2.0 * (x * x + y * y)
     pose[:3, 3] = xyz
     return pose
 
@@ -45,7 +48,18 @@ def pose_matrix(translation: ArrayLike, quat_xyzw: ArrayLike) -> NDArray[np.floa
 def split_pose(pose: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Inverse of `pose_matrix`: translation [3] and quaternion [4] (xyzw, w >= 0)."""
     matrix = np.asarray(pose, dtype=np.float64)
-    return matrix[:3, 3].copy(), Rotation.from_matrix(matrix[:3, :3]).as_quat(canonical=True)
+    (a, b, c), (d, e, f), (g, h, i) = matrix[:3, :3].tolist()
+    # Each row is one component's square and its products with the others: the row of the largest loses no digits
+    # (Shepperd 1978, "Quaternion from Rotation Matrix").
+    rows = (
+        (1.0 + a - e - i, b + d, c + g, h - f),
+        (b + d, 1.0 - a + e - i, f + h, c - g),
+        (c + g, f + h, 1.0 - a - e + i, d - b),
+        (h - f, c - g, d - b, 1.0 + a + e + i),
+    )
+    largest = max(range(4), key=lambda k: rows[k][k])
+    quat = np.array(rows[largest])
+    return matrix[:3, 3].copy(), quat / math.copysign(float(np.linalg.norm(quat)), quat[3] if quat[3] != 0.0 else 1.0)
 
 
 def invert_pose(pose: ArrayLike) -> NDArray[np.float64]:

@@ -105,3 +105,19 @@ def test_a_pose_that_is_not_finite_is_near_to_nothing(index, value):
     broken[index] = value
     assert pose_distance(np.eye(4), broken) == (np.inf, np.inf)
     assert pose_distance(broken, np.eye(4)) == (np.inf, np.inf)
+
+
+def test_quaternions_are_those_of_scipy():
+    rng = np.random.default_rng(1)
+    halves = [np.eye(4)[k] for k in range(4)] + [np.array([0.5, -0.5, 0.5, -0.5]), np.array([0.0, 0.6, 0.8, 0.0])]
+    for quat in [*halves, *rng.normal(size=(200, 4))]:
+        rotation = Rotation.from_quat(quat)
+        pose = pose_matrix([1.0, 2.0, 3.0], quat / np.linalg.norm(quat))
+        np.testing.assert_allclose(pose[:3, :3], rotation.as_matrix(), atol=1e-15)
+        translation, found = split_pose(pose)
+        np.testing.assert_array_equal(translation, [1.0, 2.0, 3.0])
+        assert found[3] >= 0.0
+        assert np.linalg.norm(found) == pytest.approx(1.0, abs=1e-15)
+        np.testing.assert_allclose(Rotation.from_quat(found).as_matrix(), rotation.as_matrix(), atol=1e-14)
+        if abs(found[3]) > 1e-9:
+            np.testing.assert_allclose(found, rotation.as_quat(canonical=True), atol=1e-14)

@@ -193,7 +193,7 @@ class ControlLoop:
         step = self.executive.take_step()
         if step.hold is not None:
             self.commander.hold(step.hold, now_ns, self._left_ns)
-            self._left_ns = None
+        self._left_ns = None  # of this turn: what moves from now on moves in the new time
         for end in step.ended:
             self.services.mission_ended(end)
         if step.ended:

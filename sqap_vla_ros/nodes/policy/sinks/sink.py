@@ -122,17 +122,18 @@ class StreamSink(Sink):
     def __init__(self, node: Any, parts: SinkParts) -> None:
         self._parts = parts
         self._path: PoseTrajectory | None = None  # kept after its end: it is where the arm was told to be
+        self._before: PoseTrajectory | None = None  # under way until `_path` begins, a little after it came
         self._silent = True  # nothing is left to be sent
         self._holding = False
 
     def start(self, trajectory: PoseTrajectory, measured: Measured, latest_ns: int) -> PoseTrajectory:
-        self._path = ending_at_rest(trajectory, latest_ns, self._parts.limits)
+        self._path, self._before = ending_at_rest(trajectory, latest_ns, self._parts.limits), self._path
         self._silent = self._holding = False
         return self._path
 
     def hold(self, order: HoldOrder) -> str:
         held = hold_tool(
-            self._path,
+            self._path_at(order.at_ns),
             order.at_ns,
             order.stamp_ns,
             evidence=order.evidence,
@@ -142,7 +143,7 @@ class StreamSink(Sink):
             twist=self.TWIST,
         )
         if held.tool is not None:
-            self._path, self._silent, self._holding = held.tool, False, True
+            self._path, self._before, self._silent, self._holding = held.tool, None, False, True
             self.tick(order.stamp_ns, None)
         else:
             self._silent = True
@@ -156,13 +157,20 @@ class StreamSink(Sink):
         if said_ns >= UNDELIVERED_NS or (said_ns >= 0 and self.delivered()):
             self._silent = True
             return
-        self._send_sample(self._path, now_ns, None if self._holding else tool)
+        self._send_sample(self._path_at(now_ns) or self._path, now_ns, None if self._holding else tool)
 
     def at_rest(self, now_ns: int) -> bool:
         return self._path is None or self._silent or now_ns >= self._path.end_ns + REPEAT_NS
 
     def commanded_tool(self, at_ns: int) -> NDArray[np.float64] | None:
-        return None if self._path is None else self._path.sample(at_ns)[0]
+        path = self._path_at(at_ns)
+        return None if path is None else path.sample(at_ns)[0]
+
+    def _path_at(self, at_ns: int) -> PoseTrajectory | None:
+        """Return the path that is under way at a moment: the one before, until the newest begins."""
+        if self._before is not None and self._path is not None and at_ns < self._path.anchor_ns:
+            return self._before
+        return self._path
 
     @abstractmethod
     def _send_sample(self, path: PoseTrajectory, now_ns: int, tool: MeasuredTool | None) -> None:

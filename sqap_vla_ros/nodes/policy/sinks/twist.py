@@ -33,8 +33,9 @@ class TwistSink(StreamSink):
 
     def _send_sample(self, path: PoseTrajectory, now_ns: int, tool: MeasuredTool | None) -> None:
         twist = path.twist(now_ns)
-        if tool is not None and now_ns < path.end_ns:
-            twist = twist + tracking_twist(path.sample(tool.shows_ns)[0], tool.base_from_tool)
+        shown = None if tool is None else self.commanded_tool(tool.shows_ns)
+        if tool is not None and shown is not None and now_ns < path.end_ns:
+            twist = twist + tracking_twist(shown, tool.base_from_tool)
         message = TwistStamped(header=messages.header(now_ns, self._parts.base_frame))
         linear, angular = message.twist.linear, message.twist.angular
         linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = map(float, twist)

@@ -1,0 +1,396 @@
+"""Thousands of seeded fault sequences against policy_node's engine, with every command judged.
+
+The engine is the real one with a stand-in for ROS; around it a simulated arm, its sensors and a policy, all in
+test/support/stepped. A sequence enables the node, lets it move, inflicts one to three faults at random times, stops it
+in one of several ways, and then judges every command that was sent (command_checks.py): finite; within the limits of
+joints and tool at the peak of the controller's cubic; started where the command was, or at rest where the arm stood;
+nothing after a stop but coming to rest. Every fault that lasts is named by the node within a stated time, and every
+goal gets its result once. Raw result: benchmarks/results/safety_campaign.json.
+
+    python benchmarks/safety_campaign.py [--sequences 10000] [--first 0] [--jobs 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "test" / "support")]
+
+from std_msgs.msg import String  # noqa: E402
+from stepped.command_checks import CommandChecks, Violation  # noqa: E402
+from stepped.simulated_cell import TICK_NS, Cell  # noqa: E402
+
+from sqap_vla_ros.contracts import NS_PER_S, ActionChunk  # noqa: E402
+
+RESULT = ROOT / "benchmarks" / "results" / "safety_campaign.json"
+PARAMETERS = {
+    "image_timeout_s": 0.4,
+    "joint_states_timeout_s": 0.3,
+    "prediction_timeout_s": 1.0,
+    "max_open_loop_s": 1.5,
+    "ramp_s": 0.3,
+}
+MODES = ("joint", "pose", "twist")
+TICK_S = TICK_NS / NS_PER_S
+Begin = Callable[[Cell, np.random.Generator], bool | None]  # False: it cannot happen now
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault and its name in what the node says.
+
+    begin: turns switches; what it turned is turned back at the end. lasts_s: drawn between the two.
+    named: pattern that status, problems or log have within named_s, if it lasts longer while the node works on a
+    mission; "" where a fault of this kind need not be named. modes: the output modes that it can happen in.
+    by_chunk: the node notices with the next chunk, which with replan "horizon" is not soon asked for.
+    """
+
+    name: str
+    begin: Begin
+    lasts_s: tuple[float, float]
+    named: str = ""
+    named_s: float = 0.0
+    modes: Sequence[str] = MODES
+    by_chunk: bool = False
+
+
+def switch(**values: Any) -> Begin:
+    """A fault that sets switches of the cell."""
+
+    def begin(cell: Cell, rng: np.random.Generator) -> None:
+        cell.switches = replace(cell.switches, **values)
+
+    return begin
+
+
+def once(edit: Callable[[Any, np.random.Generator], Any], name: str) -> Begin:
+    """A fault that changes one sample and then nothing any more."""
+
+    def begin(cell: Cell, rng: np.random.Generator) -> None:
+        left = [1]
+
+        def edited(*values: Any) -> Any:
+            if left[0] > 0:
+                left[0] -= 1
+                return edit(values if len(values) > 1 else values[0], rng)
+            return values if len(values) > 1 else values[0]
+
+        cell.switches = replace(cell.switches, **{name: edited})
+
+    return begin
+
+
+def always(edit: Callable[[Any, np.random.Generator], Any], name: str) -> Begin:
+    """A fault that changes every sample."""
+
+    def begin(cell: Cell, rng: np.random.Generator) -> None:
+        cell.switches = replace(
+            cell.switches, **{name: lambda *values: edit(values if len(values) > 1 else values[0], rng)}
+        )
+
+    return begin
+
+
+def moved_tool(pose: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A pose far from the true one."""
+    pose[:3, 3] += rng.normal(size=3) * 0.3
+    return pose
+
+
+def nan_tool(pose: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A pose with a number that is none."""
+    pose[int(rng.integers(3)), 3] = np.nan
+    return pose
+
+
+def zero_joints(state: Any, rng: np.random.Generator) -> Any:
+    """As a joint_state_publisher without a driver."""
+    return state[0], [0.0] * len(state[0])
+
+
+def nan_joint(state: Any, rng: np.random.Generator) -> Any:
+    """One joint that is no number."""
+    values = list(state[1])
+    values[int(rng.integers(len(values)))] = float(rng.choice([np.nan, np.inf]))
+    return state[0], values
+
+
+def moved_joint(state: Any, rng: np.random.Generator) -> Any:
+    """One joint far from the true one."""
+    values = list(state[1])
+    values[int(rng.integers(len(values)))] += float(rng.choice([-1.0, 1.0]))
+    return state[0], values
+
+
+def double_name(state: Any, rng: np.random.Generator) -> Any:
+    """A joint named twice, with two values."""
+    return [*state[0], state[0][2]], [*state[1], 0.0]
+
+
+def short_joints(state: Any, rng: np.random.Generator) -> Any:
+    """More names than positions."""
+    return state[0], state[1][:-1]
+
+
+def chunk_with(change: Callable[[np.ndarray, np.random.Generator], Any]) -> Callable[[Any, np.random.Generator], Any]:
+    """A chunk whose deltas are changed in place, or the answer that `change` returns instead."""
+
+    def edit(chunk: ActionChunk, rng: np.random.Generator) -> Any:
+        deltas = chunk.deltas.copy()
+        answer = change(deltas, rng)
+        return replace(chunk, deltas=deltas) if answer is None else answer
+
+    return edit
+
+
+def nan_chunk(deltas: np.ndarray, rng: np.random.Generator) -> None:
+    """One number that is none."""
+    deltas[int(rng.integers(len(deltas))), int(rng.integers(7))] = float(rng.choice([np.nan, np.inf, -np.inf]))
+
+
+def wild_chunk(deltas: np.ndarray, rng: np.random.Generator) -> None:
+    """Motions that no arm can make, or that lead out of the workspace."""
+    deltas[:, :3] *= float(rng.choice([5.0, 30.0, 1e6, 1e300]))
+    deltas[:, 3:6] += rng.normal(size=3) * float(rng.choice([0.0, 0.3, 3.0]))
+
+
+def hangs(cell: Cell, rng: np.random.Generator) -> None:
+    """The policy never answers again."""
+    cell.switches = replace(cell.switches, chunk_edit=lambda _: None)
+
+
+def dies(cell: Cell, rng: np.random.Generator) -> bool:
+    """The worker process is gone, unless there is none."""
+    if cell.worker.dead:
+        return False
+    cell.worker.die()
+    return True
+
+
+def jumps(cell: Cell, rng: np.random.Generator) -> None:
+    """Somebody sets the system's clock."""
+    cell.clock.set_ros(float(rng.choice([-1.0, 1.0])) * float(rng.choice([0.4, 2.0, 30.0, 3600.0])))
+
+
+def other_arm(cell: Cell, rng: np.random.Generator) -> None:
+    """Another robot_description comes: broken, the same, or of an arm with other lengths."""
+    text = str(rng.choice([cell.urdf + "<!-- again -->", "<robot name='broken'>", cell.urdf.replace("0.316", "0.416")]))
+    cell.publish("robot_description", String(data=text))
+
+
+def second_joints(cell: Cell, rng: np.random.Generator) -> None:
+    """A second publisher of joint_states, with zeros."""
+    cell.switches = replace(cell.switches, second_joints=np.zeros(7))
+
+
+def second_tf(cell: Cell, rng: np.random.Generator) -> None:
+    """A second publisher of the tool's transform."""
+    pose = cell.tool.copy()
+    pose[:3, 3] += (0.0, 0.2, 0.1)
+    cell.switches = replace(cell.switches, second_tf=pose)
+
+
+def storm(cell: Cell, rng: np.random.Generator) -> None:
+    """People and nodes that want everything at once."""
+    goals = cell.node.action.goals
+    for _ in range(int(rng.integers(3, 12))):
+        match int(rng.integers(9)):
+            case 0:
+                cell.enable(bool(rng.integers(2)))
+            case 1:
+                cell.trigger(str(rng.choice(["stop", "reset_fault", "reset_policy"])))
+            case 2:
+                cell.instruct(str(rng.choice(["pick", "place", "", "x" * 5000])))
+            case 3 | 4:
+                cell.node.action.send(str(rng.choice(["pick", "", "push"])), float(rng.integers(3)))
+            case 5 | 6 if goals:
+                cell.node.action.cancel(goals[int(rng.integers(len(goals)))])
+            case 7:
+                cell.safety_stop(bool(rng.integers(2)))
+            case _:
+                cell.run(TICK_S * int(rng.integers(1, 4)))
+    cell.safety_stop(False)
+    cell.trigger("reset_fault")
+    cell.instruct("pick")
+    cell.enable()
+
+
+JOINT = ("joint",)
+FAULTS = (
+    Fault("image silent", switch(image_silent=True), (0.1, 1.1), "image", 0.6),
+    Fault("camera_info silent", switch(info_silent=True), (0.1, 1.1), "camera_info|stamped zero", 0.9),
+    Fault("TF silent", switch(tf_silent=True), (0.1, 1.1), "transform|TF", 1.0),
+    Fault("joint_states silent", switch(joints_silent=True), (0.1, 1.1), "joint_states are stale", 0.5, JOINT),
+    Fault("image old", switch(image_age_s=0.8), (0.1, 1.1), "stale|went backwards|image", 0.6),
+    Fault("TF old", switch(tf_age_s=1.5), (0.1, 1.1), "transform|TF", 1.0),
+    Fault("joint_states old", switch(joints_age_s=2.0), (0.1, 1.1), "joint_states", 0.5, JOINT),
+    Fault("joint_states from the future", switch(joints_age_s=-3.0), (0.1, 1.1), "joint_states", 0.5, JOINT),
+    Fault("image stamped zero", switch(image_stamp=0), (0.1, 1.1), "stamped zero|image", 0.7),
+    Fault("image frozen", switch(image_frozen=True), (0.1, 1.1)),
+    Fault("TF glitch", once(moved_tool, "tf_edit"), (0.1, 0.3)),
+    Fault("TF not finite once", once(nan_tool, "tf_edit"), (0.1, 0.3)),
+    Fault("TF not finite", always(nan_tool, "tf_edit"), (0.1, 1.1), "transform|TF", 1.0),
+    Fault("TF at random", always(moved_tool, "tf_edit"), (0.1, 1.1), "transform|TF", 1.0),
+    Fault("two TF publishers", second_tf, (0.1, 1.1), "transform|TF|jumped", 1.0),
+    Fault("joint_states zero once", once(zero_joints, "joints_edit"), (0.1, 0.3), modes=JOINT),
+    Fault("joint_states zero", always(zero_joints, "joints_edit"), (0.1, 1.1), "joint_states|TF", 0.6, JOINT),
+    Fault("joint_states not finite once", once(nan_joint, "joints_edit"), (0.1, 0.3), modes=JOINT),
+    Fault("joint_states not finite", always(nan_joint, "joints_edit"), (0.1, 1.1), "non-finite", 0.2, JOINT),
+    Fault("joint glitch", once(moved_joint, "joints_edit"), (0.1, 0.3), modes=JOINT),
+    Fault("joint named twice", always(double_name, "joints_edit"), (0.1, 1.1), "twice", 0.2, JOINT),
+    Fault("positions missing", always(short_joints, "joints_edit"), (0.1, 1.1), "7 names and 6", 0.2, JOINT),
+    Fault("two joint_states publishers", second_joints, (0.1, 1.1), "leapt|second publisher", 0.5, JOINT),
+    Fault("arm blocked", switch(blocked=True), (0.1, 1.5)),
+    Fault("chunk not finite once", once(chunk_with(nan_chunk), "chunk_edit"), (0.1, 0.3)),
+    Fault(
+        "chunks not finite", always(chunk_with(nan_chunk), "chunk_edit"), (0.3, 1.5), "not finite", 0.9, by_chunk=True
+    ),
+    Fault("chunk wild once", once(chunk_with(wild_chunk), "chunk_edit"), (0.1, 0.3)),
+    Fault("chunks wild", always(chunk_with(wild_chunk), "chunk_edit"), (0.3, 1.5)),
+    Fault("prediction fails once", once(chunk_with(lambda *_: "out of memory"), "chunk_edit"), (0.1, 0.3)),
+    Fault("predictions late", switch(latency_s=0.7), (0.3, 1.2)),
+    Fault("policy hangs", hangs, (1.5, 1.5), "took longer|has been computing", 1.4, by_chunk=True),
+    Fault("worker dies", dies, (0.3, 0.3), "worker process ended", 0.2),
+    Fault("clock set", jumps, (0.1, 0.3), "jumped by", 0.1),
+    Fault("another robot_description", other_arm, (0.1, 0.3), modes=JOINT),
+    Fault("executor stands still", switch(stalled=True), (0.05, 1.0)),
+    Fault("storm of requests", storm, (0.1, 0.3)),
+)
+STOPS: tuple[tuple[str, Callable[[Cell], Any]], ...] = (
+    ("stop", lambda cell: cell.trigger("stop")),
+    ("disable", lambda cell: cell.enable(False)),
+    ("safety_stop", lambda cell: cell.safety_stop(True)),
+    ("instruction cleared", lambda cell: (cell.instruct(""), cell.run(0.3), cell.enable(False))),
+    ("deactivate", lambda cell: cell.loop.deactivate("deactivated")),
+)
+
+
+def sequence(seed: int) -> dict[str, Any]:
+    """Run one sequence. Return its faults, counts and violations."""
+    rng = np.random.default_rng(seed)
+    mode = MODES[seed % len(MODES)]
+    possible = [fault for fault in FAULTS if mode in fault.modes]
+    chosen = [possible[int(i)] for i in rng.integers(len(possible), size=int(rng.integers(1, 4)))]
+    parameters = {**PARAMETERS, "replan": str(rng.choice(["continuous", "horizon"])), "ensemble_chunks": 1}
+    cell = Cell(mode, seed, lag_s=float(rng.uniform(0.02, 0.12)), parameters=parameters)
+    cell.switches = replace(cell.switches, latency_s=float(rng.uniform(0.05, 0.25)))
+    how, stop = STOPS[int(rng.integers(len(STOPS)))]
+    with cell:
+        try:
+            found = live(cell, chosen, stop, rng)
+        except Exception:  # whatever ends the engine is what this looks for
+            found = [Violation("exception", traceback.format_exc()[-1500:], cell.steady_ns / NS_PER_S)]
+        counters = cell.loop.executive.counters
+    return {
+        "seed": seed,
+        "mode": mode,
+        "faults": [fault.name for fault in chosen],
+        "stop": how,
+        "commands": len(cell.commands),
+        "holds": counters.holds,
+        "violations": [[v.what, v.text, round(v.at_s, 3)] for v in found],
+    }
+
+
+def live(cell: Cell, faults: Sequence[Fault], stop: Callable[[Cell], Any], rng: np.random.Generator) -> list[Violation]:
+    """Enable, move, suffer the faults, stop. Return everything that went wrong."""
+    found: list[Violation] = []
+    cell.run(0.2)
+    cell.instruct("pick")
+    cell.enable()
+    cell.run(float(rng.uniform(0.3, 0.6)))
+    for fault in faults:
+        found += inflict(cell, fault, rng)
+        cell.run(float(rng.uniform(0.0, 0.2)))
+    stop(cell)
+    cell.run(0.8)
+    found += CommandChecks(cell, cell.loop.commander.motion.limits).judge()
+    for goal in cell.node.action.goals:
+        if len(goal.results) != 1 or len(goal.ends) != 1:
+            found.append(Violation("result", f"{len(goal.results)} results, ends {goal.ends}", 0.0))
+    return found
+
+
+def inflict(cell: Cell, fault: Fault, rng: np.random.Generator) -> list[Violation]:
+    """Let a fault happen and end. Return whether it was not named in time."""
+    before, lines = cell.switches, len(cell.node.log.lines)
+    lasts_s = float(rng.uniform(*fault.lasts_s))
+    watched = cell.loop.executive.mission is not None and cell.loop.executive.enabled
+    watched = watched and not (fault.by_chunk and cell.parameters["replan"] == "horizon")
+    watched = fault.begin(cell, rng) is not False and watched
+    named = False
+    for tick in range(round(lasts_s / TICK_S)):
+        if tick * TICK_S <= fault.named_s + TICK_S:
+            named = named or names(cell, fault, lines)
+            watched = watched and (named or cell.loop.executive.mission is not None)
+        cell.run(TICK_S)
+    named = named or names(cell, fault, lines)
+    cell.switches = before
+    if not fault.named or named or not watched or lasts_s < fault.named_s:
+        return []
+    return [Violation("not named", f"{fault.name}: {cell.told()[:200]!r}", cell.steady_ns / NS_PER_S)]
+
+
+def names(cell: Cell, fault: Fault, lines: int) -> bool:
+    """Whether the node says what the fault is, in its status, its problems or its log."""
+    if not fault.named:
+        return True
+    said = [cell.told(), *(text for _, text in cell.node.log.lines[lines:])]
+    return any(re.search(fault.named, text) for text in said)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sequences", type=int, default=10_000)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    args = parser.parse_args()
+    begin_s = time.perf_counter()
+    rows: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(args.jobs) as pool:
+        for row in pool.map(sequence, range(args.first, args.first + args.sequences), chunksize=20):
+            rows.append(row)
+            if row["violations"]:
+                print(row, flush=True)
+            if len(rows) % 200 == 0:
+                print(f"{len(rows)} sequences, {time.perf_counter() - begin_s:.0f} s", flush=True)
+    result = summary(rows)
+    result["seconds"] = round(time.perf_counter() - begin_s)
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({name: value for name, value in result.items() if name != "violations"}, indent=1))
+    return 1 if result["violations"] else 0
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts over all sequences, and every sequence with a violation."""
+    faults = collections.Counter(name for row in rows for name in row["faults"])
+    return {
+        "sequences": len(rows),
+        "first_seed": rows[0]["seed"],
+        "commands": sum(row["commands"] for row in rows),
+        "holds": sum(row["holds"] for row in rows),
+        "modes": dict(collections.Counter(row["mode"] for row in rows)),
+        "stops": dict(collections.Counter(row["stop"] for row in rows)),
+        "faults": dict(sorted(faults.items())),
+        "sequences_with_violations": sum(bool(row["violations"]) for row in rows),
+        "violations": [row for row in rows if row["violations"]],
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

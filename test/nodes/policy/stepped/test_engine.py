@@ -1,0 +1,75 @@
+"""The engine of policy_node in stepped time, without a middleware: faults of a certain order and moment of events."""
+
+import numpy as np
+import pytest
+from stepped.simulated_cell import Cell
+
+from sqap_vla_ros.nodes import messages
+
+QUICK = {"ensemble_chunks": 1, "ramp_s": 0.3}
+
+
+def moving(cell: Cell, seconds: float = 1.0) -> Cell:
+    cell.run(0.2)
+    cell.instruct("pick")
+    assert cell.enable().success
+    cell.run(seconds)
+    assert cell.commands
+    return cell
+
+
+def positions(cell: Cell) -> np.ndarray:
+    return np.array([messages.pose_from_message(c.message.pose)[:3, 3] for c in cell.commands])
+
+
+@pytest.mark.parametrize("jump_s", [-30.0, 30.0])
+def test_a_clock_that_was_set_while_nothing_moved_does_not_move_the_next_hold(jump_s):
+    """The moment that was left is of the motion of that time: a later hold is of a later motion."""
+    with Cell("pose", seed=1, parameters=QUICK) as cell:
+        moving(cell)
+        cell.enable(False)
+        cell.run(0.7)
+        cell.clock.set_ros(jump_s)
+        cell.run(0.3)
+        assert cell.enable().success
+        cell.run(1.0)
+        assert cell.loop.executive.moving
+        before = len(cell.commands)
+        cell.trigger("stop")
+        cell.run(0.5)
+        steps = np.linalg.norm(np.diff(positions(cell)[before - 1 :], axis=0), axis=1)
+        assert steps.max() <= 0.4 * 0.02 * 1.03
+
+
+def test_a_clock_that_was_set_in_motion_stops_it_where_it_was():
+    with Cell("pose", seed=1, parameters=QUICK) as cell:
+        moving(cell)
+        before = len(cell.commands)
+        cell.switches.image_silent = True
+        cell.clock.set_ros(-30.0)
+        cell.run(0.5)
+        steps = np.linalg.norm(np.diff(positions(cell)[before - 1 :], axis=0), axis=1)
+        assert steps.max() <= 0.4 * 0.02 * 1.03
+        assert not steps[-5:].any()
+
+
+@pytest.mark.parametrize("latency_s", [0.07, 0.11, 0.125])
+def test_a_stream_of_poses_goes_on_while_the_next_motion_has_not_begun(latency_s):
+    """It begins a little after it came; until then the one before is under way."""
+    with Cell("pose", seed=2, parameters=QUICK) as cell:
+        cell.switches.latency_s = latency_s
+        moving(cell, 3.0)
+        steps = np.linalg.norm(np.diff(positions(cell), axis=0), axis=1)
+        assert steps.max() <= 0.4 * 0.02 * 1.03
+        assert np.median(steps) > 1e-4
+
+
+@pytest.mark.parametrize("latency_s", [0.07, 0.11, 0.125])
+def test_a_stream_of_twists_has_no_pause_where_a_motion_follows_another(latency_s):
+    with Cell("twist", seed=2, parameters=QUICK) as cell:
+        cell.switches.latency_s = latency_s
+        moving(cell, 3.0)
+        linear = [c.message.twist.linear for c in cell.commands]
+        speeds = np.linalg.norm([[v.x, v.y, v.z] for v in linear], axis=1)
+        beside = np.minimum(speeds[:-2], speeds[2:])
+        assert (speeds[1:-1] >= 0.5 * beside).all()
