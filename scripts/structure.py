@@ -44,6 +44,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "shipped": (*_BASE, "compression", "policy", "simulation.observations"),
     "serving": _BASE,
     "serving.worker_process": (*_BASE, "compression.load", "shipped"),
+    "serving.server": (*_BASE, "serving", "robot"),
     "training": (*_BASE, "processes", "policy", "simulation"),
     "nodes": (*_BASE, "robot"),
     "nodes.tf": _BASE,

@@ -20,6 +20,7 @@ from sqap_vla_ros.commands import (
     predict,
     record_demo,
     replay,
+    serve,
     tokens,
     train,
 )
@@ -35,6 +36,7 @@ COMMANDS = (
     train,
     compress,
     predict,
+    serve,
     inspect,
     convert,
     tokens,

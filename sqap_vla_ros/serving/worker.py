@@ -46,7 +46,8 @@ class WorkerError(RuntimeError):
 class WorkerConfig:
     """What the worker loads.
 
-    checkpoint, recipe, device, unnorm_key, seed: as `compression.load.load_policy` takes them.
+    checkpoint, recipe, device, unnorm_key, seed: as `compression.load.load_policy` takes them. A checkpoint that is the
+        address of a server (ws://host:port) is predicted there, and what says how to load it is the server's business.
     dtype: torch dtype name ("float32", "bfloat16"), "" leaves the choice to the loader.
     threads: torch's intra-op threads, 0 leaves its default.
     warmup: predictions made on a blank image before the worker says it is ready; the first ones are slow.

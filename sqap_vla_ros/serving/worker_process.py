@@ -23,6 +23,7 @@ import numpy as np
 from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.events import LoadFailed, LoadProgress, PredictFailed, PredictRequest, Ready, Result
+from sqap_vla_ros.serving.frames import is_remote
 from sqap_vla_ros.serving.shared_image import ImageReader
 from sqap_vla_ros.serving.worker import WorkerConfig
 
@@ -94,6 +95,10 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
         module, _, function = config.factory.partition(":")
         policy: Policy = getattr(importlib.import_module(module), function)()
         return policy
+    if is_remote(config.checkpoint):
+        from sqap_vla_ros.serving.remote import RemotePolicy  # needs a library that nothing else here does
+
+        return RemotePolicy(config.checkpoint)
     import torch
 
     from sqap_vla_ros.compression.load import load_policy

@@ -16,7 +16,7 @@ TIMEOUT_S = 30.0
 
 def start(factory: str, **config) -> PolicyWorker:
     """A worker with the policy of "module:function", loading."""
-    worker = PolicyWorker(WorkerConfig("double", factory=factory, **config), notify=lambda: None)
+    worker = PolicyWorker(WorkerConfig(**{"checkpoint": "double", "factory": factory, **config}), notify=lambda: None)
     worker.start()
     return worker
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from policy_doubles import Double
 
-from sqap_vla_ros.contracts import ActionChunk, Observation
+from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo
 
 HUGE = 2**80
 
@@ -152,6 +152,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "kill": lambda: os.kill(os.getpid(), 9),
     "segmentation fault": lambda: os.kill(os.getpid(), 11),
     "recursion": recurse,
+    "a second": lambda: time.sleep(1.0),
     "hang": lambda: time.sleep(600),
     "stop": lambda: os.kill(os.getpid(), 19),
 }
@@ -179,6 +180,18 @@ def faulty() -> Faulty:
 def never_loads() -> Faulty:
     time.sleep(600)
     raise AssertionError
+
+
+class Another(Faulty):
+    """A policy that can be told from `Faulty`."""
+
+    @property
+    def info(self) -> PolicyInfo:
+        return replace(super().info, recipe="another")
+
+
+def another() -> Another:
+    return Another()
 
 
 def wrong_description() -> Faulty:

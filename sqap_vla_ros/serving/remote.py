@@ -1,0 +1,204 @@
+"""A policy on another computer: the `Policy` protocol over the websocket of `sqap-vla serve`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo
+from sqap_vla_ros.serving import wire
+from sqap_vla_ros.serving.events import PredictFailed, PredictRequest, Ready, Result
+from sqap_vla_ros.serving.frames import NATIVE_PATH, SCHEMES, TOKEN_VARIABLE, is_remote, join_request
+from sqap_vla_ros.serving.validation import chunk_problem, info_problem
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 2.0
+CLOSE_S = 0.2  # that a server has to say goodbye
+REFUSALS = (401, 403, 404)  # HTTP statuses that waiting does not change
+
+
+class RemoteError(RuntimeError):
+    """The server cannot be reached, or gave no usable answer; the text says which and what to do."""
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """Latency of one prediction, seconds: as the client saw it, and inside the server's policy."""
+
+    total_s: float
+    policy_s: float
+
+
+class RemotePolicy:
+    """Predicts on a server. One connection, opened again when it is lost; not for several threads at once.
+
+    A connection on which an answer did not come in time is closed, so that the answer cannot be taken for a later one.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float = 10.0, load_timeout_s: float = 900.0) -> None:
+        """Connect and wait until the server's policy is loaded.
+
+        address: "ws://host:port"; the token, if one is needed, comes from the environment variable SQAP_VLA_TOKEN.
+        timeout_s: of a prediction, connecting included.
+        Raises RemoteError.
+        """
+        if not is_remote(address):
+            raise ValueError(f"a server's address begins with {' or '.join(SCHEMES)}, got {address!r}")
+        self._address = address.rstrip("/") + NATIVE_PATH
+        self._timeout_s = timeout_s
+        self._token = os.environ.get(TOKEN_VARIABLE, "")
+        self._connection: ClientConnection | None = None
+        self._leave = contextlib.ExitStack()  # closes the connection
+        self._info: PolicyInfo | None = None
+        self._request = 0
+        self._reset_wanted = True
+        self.round_trip: RoundTrip | None = None  # of the last prediction
+        self.reconnections = -1
+        self._connect(time.monotonic() + load_timeout_s)
+
+    @property
+    def info(self) -> PolicyInfo:
+        """Description of the server's policy."""
+        assert self._info is not None
+        return self._info
+
+    def reset(self) -> None:
+        """Let the server's policy forget what it keeps between observations, before the next one."""
+        self._reset_wanted = True
+
+    def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+        """Return the server's chunk. Raises RemoteError: not reached, too late, refused, or malformed."""
+        begin_s = time.monotonic()
+        deadline_s = begin_s + self._timeout_s
+        while True:
+            if self._connection is None:
+                self._connect(deadline_s)
+            try:
+                result = self._exchange(observation, seed, deadline_s)
+                break
+            except (OSError, EOFError) as error:
+                self.close()
+                if time.monotonic() >= deadline_s:
+                    raise RemoteError(f"{self._address} gave no answer within {self._timeout_s:g} s") from error
+            except wire.WireError as error:
+                self.close()
+                raise RemoteError(f"{self._address} sent what is no message: {error}") from error
+        self._reset_wanted = False
+        self.round_trip = RoundTrip(time.monotonic() - begin_s, result.policy_s)
+        return result.chunk
+
+    def close(self) -> None:
+        """Disconnect; the next prediction connects again."""
+        if self._connection is not None:
+            self._reset_wanted = True  # what the server's policy kept was this connection's
+        self._connection = None
+        self._leave.close()
+
+    def _exchange(self, observation: Observation, seed: int, deadline_s: float) -> Result:
+        assert self._connection is not None
+        self._request += 1
+        height, width = observation.image.shape[:2]
+        pose = observation.base_from_tool
+        request = PredictRequest(
+            self._request,
+            self._reset_wanted,
+            height,
+            width,
+            observation.stamp_ns,
+            observation.instruction,
+            observation.gripper_pixel,
+            None if pose is None else np.asarray(pose, dtype=np.float64),
+            seed,
+        )
+        try:
+            frame = join_request(request, observation.image)
+        except wire.WireError as error:
+            raise RemoteError(f"the observation cannot be sent: {error}") from error
+        try:
+            self._connection.send(frame)
+            while True:
+                answer = wire.decode(_binary(self._connection.recv(max(deadline_s - time.monotonic(), 0.0))))
+                if not isinstance(answer, (Result, PredictFailed)):
+                    raise wire.WireError(f"a {type(answer).__name__} in place of a result")
+                if answer.request == request.request:
+                    break
+        except ConnectionClosed as error:
+            raise EOFError(str(error)) from error
+        if isinstance(answer, PredictFailed):
+            raise RemoteError(f"{self._address}: {answer.text}")
+        problem = chunk_problem(answer.chunk, info=self.info, stamp_ns=observation.stamp_ns, seed=seed)
+        if problem is not None:
+            raise RemoteError(f"{self._address} gave a malformed answer: {problem}")
+        return answer
+
+    def _connect(self, deadline_s: float) -> None:
+        """Connect until the deadline. Raises RemoteError."""
+        problem = "it was not tried"
+        for pause_s in _pauses():
+            if time.monotonic() >= deadline_s:
+                raise RemoteError(f"{self._address} cannot be reached in time: {problem}")
+            try:
+                self._connection = self._open(deadline_s)
+                return
+            except InvalidStatus as error:
+                body = (error.response.body or b"").decode(errors="replace").strip()
+                problem = f"HTTP {error.response.status_code} {body}"
+                if error.response.status_code in REFUSALS:
+                    raise RemoteError(f"{self._address} refuses: {problem}") from error
+            except (OSError, WebSocketException, wire.WireError) as error:
+                problem = str(error) or type(error).__name__
+            time.sleep(min(pause_s, max(deadline_s - time.monotonic(), 0.0)))
+
+    def _open(self, deadline_s: float) -> ClientConnection:
+        """Connect once, and wait for the server to say what its policy is: it does when that is loaded."""
+        connection = self._leave.enter_context(
+            connect(
+                self._address,
+                additional_headers={"Authorization": f"Api-Key {self._token}"} if self._token else None,
+                compression=None,
+                max_size=2 * wire.MAX_PACKET,
+                open_timeout=max(deadline_s - time.monotonic(), 0.0),
+                close_timeout=CLOSE_S,
+                ping_interval=None,
+            )
+        )
+        try:
+            # A server that does not read must not hold us in `send` either.
+            limit = struct.pack("@ll", int(self._timeout_s), int(self._timeout_s % 1 * 1e6))
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            try:
+                ready = wire.decode(_binary(connection.recv(max(deadline_s - time.monotonic(), 0.0))))
+            except TimeoutError as error:
+                raise TimeoutError("its policy is still being loaded") from error
+            if not isinstance(ready, Ready) or info_problem(ready.info) is not None:
+                raise wire.WireError("it does not say what its policy is")
+            if self._info is not None and ready.info != self._info:
+                raise RemoteError(f"{self._address} serves another policy now: {ready.info}, it was {self._info}")
+        except BaseException:
+            self._leave.close()
+            raise
+        self._info = ready.info
+        self.reconnections += 1
+        return connection
+
+
+def _binary(frame: str | bytes) -> bytes:
+    if isinstance(frame, str):
+        raise wire.WireError("a text in place of a message")
+    return frame
+
+
+def _pauses() -> Iterator[float]:
+    pause_s = FIRST_PAUSE_S
+    while True:
+        yield pause_s
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

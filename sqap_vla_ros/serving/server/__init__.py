@@ -1,0 +1,1 @@
+"""The policy served to others: one websocket server for the clients of vla-eval and openpi, and for `RemotePolicy`."""

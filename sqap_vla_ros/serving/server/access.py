@@ -1,0 +1,47 @@
+"""Who may use the server, and how many at a time."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from websockets.datastructures import Headers
+
+_SCHEMES = ("Api-Key ", "Bearer ")
+
+
+@dataclass
+class Access:
+    """The token that requests must bring, "" for none, and the clients connected now."""
+
+    token: str
+    most_clients: int
+    clients: int = 0
+
+    def refusal(self, headers: Headers, *, connected: bool = False) -> tuple[HTTPStatus, str] | None:
+        """Return why a request is refused, or None. connected: its client is among those counted already."""
+        if "Origin" in headers:
+            # Any web page that its user opens could speak to a server on that user's own computer.
+            return HTTPStatus.FORBIDDEN, "web pages may not use this server: the request has an Origin header"
+        if self.token and not self._authorised(headers):
+            return HTTPStatus.UNAUTHORIZED, "a token is needed: send the header Authorization: Api-Key TOKEN"
+        if self.clients - connected >= self.most_clients:
+            return HTTPStatus.SERVICE_UNAVAILABLE, f"{self.most_clients} clients are connected, no more are allowed"
+        return None
+
+    def _authorised(self, headers: Headers) -> bool:
+        sent = headers.get_all("Authorization")
+        tokens = [value.removeprefix(scheme) for value in sent for scheme in _SCHEMES if value.startswith(scheme)]
+        return any(hmac.compare_digest(token.encode(), self.token.encode()) for token in tokens)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host to bind to can be reached from this computer only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

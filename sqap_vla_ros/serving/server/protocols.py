@@ -1,0 +1,214 @@
+"""The protocols of the websocket clients: a frame in, the frame to send back out.
+
+Each conversation belongs to one connection. An observation that cannot be used is answered with a sentence, in the form
+the client expects an error in, and the connection is kept. Adding a protocol is one class and one row of `PROTOCOLS`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from sqap_vla_ros import __version__
+from sqap_vla_ros.serving import wire
+from sqap_vla_ros.serving.events import PredictFailed, Ready
+from sqap_vla_ros.serving.frames import NATIVE_PATH, split_request
+from sqap_vla_ros.serving.server.action_space import ActionSpace
+from sqap_vla_ros.serving.server.engine import Engine, PredictionError
+from sqap_vla_ros.serving.server.episode import Episode, Execution
+from sqap_vla_ros.serving.server.observations import BadObservation, ObservationReader
+from sqap_vla_ros.serving.server.packing import PackingError, pack, unpack
+
+Frame = bytes | str
+
+
+@dataclass(frozen=True)
+class Service:
+    """What all conversations share."""
+
+    engine: Engine
+    reader: ObservationReader
+    actions: ActionSpace
+    execution: Execution
+
+
+class Conversation(Protocol):
+    """One client. `greeting` is sent before the client says anything; None where the client begins."""
+
+    async def greeting(self) -> Frame | None: ...
+
+    async def answer(self, frame: Frame) -> Frame | None: ...
+
+
+class VlaEval:
+    """vla-eval, protocol version 1: one action an observation, with the observation's number."""
+
+    def __init__(self, service: Service, *, greeted: bool = False) -> None:
+        """greeted: the hello was sent before the client's, so that it needs no answer."""
+        self._service = service
+        self._greeted = greeted
+        self._episode = Episode(service.engine, service.execution)
+
+    async def greeting(self) -> None:
+        return None
+
+    async def answer(self, frame: Frame) -> bytes | None:
+        number = 0
+        try:
+            if isinstance(frame, str):
+                raise PackingError("vla-eval's frames are binary, got a text")
+            message = unpack(frame)
+            if not isinstance(message, dict) or not {"type", "payload", "seq"} <= set(message):
+                raise PackingError("a message needs type, payload, seq and timestamp")
+            kind, payload = message["type"], message["payload"]
+            number = message["seq"] if isinstance(message["seq"], int) else 0
+            if not isinstance(payload, dict):
+                raise PackingError(f"the payload of {kind!r:.40} must be a map, got {type(payload).__name__}")
+            return await self._reply(kind, payload, number)
+        except (PackingError, BadObservation, PredictionError) as error:
+            return _vla_eval_message("error", {"error": str(error)}, number)
+
+    async def _reply(self, kind: Any, payload: dict[Any, Any], number: int) -> bytes | None:
+        if kind == "hello":
+            return None if self._greeted else _vla_eval_message("hello", hello(self._service), number)
+        if kind in ("episode_start", "episode_end"):
+            self._episode.begin()
+            return None
+        if kind == "error":
+            return None
+        if kind != "observation":
+            raise PackingError(f"unknown message type {kind!r:.40}")
+        images = payload.get("images")
+        if not isinstance(images, Mapping):
+            raise BadObservation("images must be a map from camera names to pictures")
+        state = payload.get("states", payload.get("state"))
+        observation = self._service.reader.read(images, payload.get("task_description"), state, time.time_ns())
+        action = self._service.actions.actions((await self._episode.action(observation))[None])[0]
+        return _vla_eval_message("action", {"actions": action.astype(np.float32)}, number)
+
+
+class OpenPi:
+    """openpi: metadata first, then a whole chunk for every observation. Errors are frames of text."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._episode = Episode(service.engine, service.execution)
+        self._previous_ms: float | None = None
+
+    async def greeting(self) -> bytes:
+        return pack(metadata(self._service), keys=bytes)
+
+    async def answer(self, frame: Frame) -> Frame:
+        begin = time.perf_counter()
+        try:
+            if isinstance(frame, str):
+                raise PackingError("openpi's frames are binary, got a text")
+            message = unpack(frame)
+            if not isinstance(message, dict):
+                raise PackingError(f"an observation is a map, got {type(message).__name__}")
+            images = {
+                name.removeprefix("observation/"): value
+                for name, value in message.items()
+                if isinstance(name, str) and isinstance(value, np.ndarray) and name.endswith("image")
+            }
+            reader = self._service.reader
+            if not reader.image_key:
+                reader = replace(reader, image_key="image")
+            observation = reader.read(images, message.get("prompt"), message.get("observation/state"), time.time_ns())
+            result = await self._episode.chunk(observation)
+        except (PackingError, BadObservation, PredictionError) as error:
+            return str(error)
+        timing = {"infer_ms": result.policy_s * 1e3}
+        if self._previous_ms is not None:
+            timing["prev_total_ms"] = self._previous_ms
+        answer = pack(
+            {"actions": self._service.actions.actions(result.chunk.deltas), "server_timing": timing}, keys=bytes
+        )
+        self._previous_ms = (time.perf_counter() - begin) * 1e3
+        return answer
+
+
+class Either:
+    """The path "/": a first frame that satisfies both clients, whose own first frame then decides."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._chosen: Conversation | None = None
+
+    async def greeting(self) -> bytes:
+        head = {"type": "hello", "payload": hello(self._service), "seq": 0, "timestamp": time.time()}
+        return pack({**metadata(self._service), **head}, keys=str)
+
+    async def answer(self, frame: Frame) -> Frame | None:
+        if self._chosen is None:
+            try:
+                message = unpack(frame) if isinstance(frame, bytes) else None
+            except PackingError as error:
+                return str(error)
+            speaks_vla_eval = isinstance(message, dict) and "type" in message
+            self._chosen = VlaEval(self._service, greeted=True) if speaks_vla_eval else OpenPi(self._service)
+        return await self._chosen.answer(frame)
+
+
+class Native:
+    """`RemotePolicy`: the frames of `frames.py` in, packets of `wire.py` out.
+
+    The policy is given exactly the client's observation and seed, so that the chunk is the one it would compute itself.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._engine = service.engine
+
+    async def greeting(self) -> bytes:
+        return wire.encode(Ready(await self._engine.loaded(), 0.0))
+
+    async def answer(self, frame: Frame) -> Frame:
+        number = 1
+        try:
+            if isinstance(frame, str):
+                raise wire.WireError("frames are binary, got a text")
+            request, observation = split_request(frame)
+            number = request.request
+            result = await self._engine.predict(self, observation, seed=request.seed, reset=request.reset)
+            return wire.encode(replace(result, request=number))
+        except (ValueError, PredictionError) as error:
+            return wire.encode(PredictFailed(number, wire.clip(str(error))))
+
+
+PROTOCOLS: Mapping[str, type[VlaEval | OpenPi | Either | Native]] = {
+    "/": Either,
+    "/vla-eval": VlaEval,
+    "/openpi": OpenPi,
+    NATIVE_PATH: Native,
+}
+
+
+def hello(service: Service) -> dict[str, Any]:
+    """Return the payload of vla-eval's hello."""
+    payload: dict[str, Any] = {
+        "harness_version": f"sqap-vla-ros {__version__}",
+        "protocol_version": 1,
+        "model_server": "sqap_vla_ros",
+        "capabilities": {},
+        "action_spec": service.actions.spec(),
+    }
+    if service.reader.camera is not None:
+        payload["observation_params"] = {"send_state": True}
+    return payload
+
+
+def metadata(service: Service) -> dict[str, Any]:
+    """Return what openpi's client is told about the policy; of an unloaded one only the server's version."""
+    info = service.engine.info
+    about: dict[str, Any] = {"server": f"sqap-vla-ros {__version__}", "policy": "" if info is None else info.checkpoint}
+    if info is not None:
+        about |= {"recipe": info.recipe, "horizon": info.horizon, "dt_s": info.dt_s}
+    return about
+
+
+def _vla_eval_message(kind: str, payload: dict[str, Any], number: int) -> bytes:
+    return pack({"type": kind, "payload": payload, "seq": number, "timestamp": time.time()}, keys=str)

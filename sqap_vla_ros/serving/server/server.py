@@ -1,0 +1,111 @@
+"""The server itself: accepts connections, limits them, and hands each to its conversation."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+from sqap_vla_ros.serving.frames import TOKEN_VARIABLE
+from sqap_vla_ros.serving.server.access import Access, is_loopback
+from sqap_vla_ros.serving.server.http import HttpConnection, respond
+from sqap_vla_ros.serving.server.protocols import PROTOCOLS, Conversation, Frame, Service
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Where the server listens, and what it puts up with.
+
+    port: 0 takes a free one. token: required of every client where it is not "", and for any host but loopback.
+    max_frame: bytes of one message. idle_s: a client that says nothing for so long is disconnected.
+    send_s: a client that does not read its answer for so long is disconnected.
+    request_s: an opening handshake or a POST that takes longer is broken off.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str = ""
+    most_clients: int = 50
+    max_frame: int = 32 * 2**20
+    idle_s: float = 3_600.0
+    send_s: float = 10.0
+    request_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not is_loopback(self.host) and not self.token:
+            raise ValueError(
+                f"{self.host} can be reached from outside: set a token in the environment ({TOKEN_VARIABLE}), "
+                "or bind to 127.0.0.1 and forward the port"
+            )
+
+
+@contextlib.asynccontextmanager
+async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int]:
+    """Serve inside the block; gives the port."""
+    access = Access(config.token, config.most_clients)
+
+    class Connection(HttpConnection):
+        pass
+
+    Connection.service, Connection.access, Connection.max_body = service, access, config.max_frame
+
+    async def handle(connection: ServerConnection) -> None:
+        access.clients += 1
+        try:
+            await _converse(service, config, connection)
+        except (ConnectionClosed, TimeoutError):
+            connection.transport.abort()  # it went, fell silent or does not read
+        except Exception:
+            _log.exception("a defect in the server, met by %s", connection.remote_address)
+            raise  # the client is told 1011, internal error
+        finally:
+            access.clients -= 1
+
+    async with serve(
+        handle,
+        config.host,
+        config.port,
+        process_request=lambda _, request: respond(service, access, request),
+        create_connection=Connection,
+        compression=None,  # pictures do not shrink, and the time is the robot's
+        max_size=config.max_frame,
+        max_queue=2,
+        ping_interval=None,  # clients step a simulator for longer than any patience with pings
+        open_timeout=config.request_s,
+        close_timeout=1.0,
+        server_header=None,
+    ) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def _converse(service: Service, config: ServerConfig, connection: ServerConnection) -> None:
+    assert connection.request is not None
+    conversation: Conversation = PROTOCOLS[urlsplit(connection.request.path).path](service)
+    greeting = await _unless_closed(connection, conversation.greeting())
+    if greeting is not None:
+        await asyncio.wait_for(connection.send(greeting), config.send_s)
+    while True:
+        frame = await asyncio.wait_for(connection.recv(), config.idle_s)
+        answer = await _unless_closed(connection, conversation.answer(frame))
+        if answer is not None:
+            await asyncio.wait_for(connection.send(answer), config.send_s)
+
+
+async def _unless_closed(connection: ServerConnection, answer: Awaitable[Frame | None]) -> Frame | None:
+    """Wait for an answer; cancel it when the client leaves or the server closes, so that its turn goes to the next."""
+    answering = asyncio.ensure_future(answer)
+    leaving = asyncio.ensure_future(connection.wait_closed())
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return answering.result() if answering.done() else None
+    finally:
+        answering.cancel()
+        leaving.cancel()

@@ -1,0 +1,76 @@
+"""What clients send, read or refused with a sentence."""
+
+import numpy as np
+import pytest
+
+from sqap_vla_ros.robot.camera import CameraModel
+from sqap_vla_ros.serving.server.observations import BadObservation, FixedCamera, ObservationReader
+
+IMAGE = np.zeros((48, 64, 3), np.uint8)
+STATE = np.array([0.1, -0.05, 0.0, 0.0, 0.0, 0.0, 0.04, -0.04])
+MODEL = CameraModel(
+    64, 48, np.array([[50.0, 0, 31.5], [0, 50.0, 23.5], [0, 0, 1]]), np.zeros(0), False, np.eye(3), np.zeros(3), np.inf
+)
+BELOW = np.eye(4)
+BELOW[2, 3] = 1.0  # the base's origin is a metre in front of the camera
+
+
+def read(images=None, instruction="pick", state=None, reader=None):
+    images = {"agentview": IMAGE} if images is None else images
+    return (reader or ObservationReader()).read(images, instruction, state, 5)
+
+
+def test_the_only_picture_is_taken_and_of_several_the_one_that_was_chosen():
+    assert read().image is not None
+    other = np.ones_like(IMAGE)
+    images = {"agentview": IMAGE, "wrist": other}
+    with pytest.raises(BadObservation, match=r"got agentview, wrist, expected one of them \(choose with --image-key\)"):
+        read(images)
+    assert read(images, reader=ObservationReader("wrist")).image.all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"images": {}}, "the image is missing: got none"),
+        ({"images": {"a": None}}, "image 'a' must be .* got NoneType"),
+        ({"images": {"a": IMAGE.astype(float)}}, "got \\[48, 64, 3\\] of float64"),
+        ({"images": {"a": IMAGE[..., :1]}}, "got \\[48, 64, 1\\]"),
+        ({"images": {"a": IMAGE[:0]}}, "1 to 4096 pixels a side"),
+        ({"images": {"a": np.zeros((1, 5000, 3), np.uint8)}}, "1 to 4096 pixels a side"),
+        ({"instruction": None}, "the instruction is missing"),
+        ({"instruction": "  "}, "the instruction is missing"),
+        ({"instruction": "x" * 5000}, "longer than 4096 bytes"),
+        ({"state": "x"}, "the state must be numbers"),
+        ({"state": [1.0, 2.0]}, "6 numbers; got 2"),
+        ({"state": np.full(8, np.nan)}, "the state must be finite"),
+        ({"state": np.full(8, 1e6)}, "within 100 m"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments, text):
+    with pytest.raises(BadObservation, match=text):
+        read(**arguments)
+
+
+def test_the_state_gives_the_pose_and_the_camera_the_pixel():
+    seen = read(state=STATE, reader=ObservationReader(camera=FixedCamera(MODEL, BELOW)))
+    np.testing.assert_allclose(seen.base_from_tool[:3, 3], [0.1, -0.05, 0.0])
+    np.testing.assert_allclose(seen.gripper_pixel, (31.5 + 5.0, 23.5 - 2.5))
+
+
+def test_a_mirrored_image_mirrors_the_pixel_and_a_resized_one_scales_it():
+    reader = ObservationReader(camera=FixedCamera(MODEL, BELOW, mirrored=True))
+    np.testing.assert_allclose(read(state=STATE, reader=reader).gripper_pixel, (63 - 36.5, 21.0))
+    double = {"a": np.zeros((96, 128, 3), np.uint8)}
+    reader = ObservationReader(camera=FixedCamera(MODEL, BELOW))
+    np.testing.assert_allclose(read(double, state=STATE, reader=reader).gripper_pixel, (2 * 37 - 0.5, 2 * 21.5 - 0.5))
+
+
+def test_a_configured_camera_needs_the_state():
+    with pytest.raises(BadObservation, match="the state is missing"):
+        read(reader=ObservationReader(camera=FixedCamera(MODEL, BELOW)))
+
+
+def test_a_tool_out_of_view_has_no_pixel():
+    reader = ObservationReader(camera=FixedCamera(MODEL, BELOW))
+    assert read(state=np.array([5.0, 0, 0, 0, 0, 0]), reader=reader).gripper_pixel is None

@@ -1,0 +1,75 @@
+"""msgpack with arrays: both clients' marks, and nothing that is no array of numbers."""
+
+import contextlib
+
+import hypothesis.extra.numpy as arrays
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sqap_vla_ros.serving.server.packing import PackingError, decode_image, pack, unpack
+
+msgpack = pytest.importorskip("msgpack", reason="msgpack is not installed (pip install 'sqap-vla-ros[serve]')")
+
+numbers = st.sampled_from(["uint8", "int32", "int64", "float32", "float64", "bool"])
+some_arrays = numbers.flatmap(lambda dtype: arrays.arrays(dtype, arrays.array_shapes(min_dims=0, max_dims=4)))
+
+
+@given(some_arrays, st.sampled_from([str, bytes]))
+def test_an_array_comes_back(array, keys):
+    back = unpack(pack({"a": array}, keys=keys))["a"]
+    assert back.dtype == array.dtype
+    assert back.shape == array.shape
+    assert back.tobytes() == array.tobytes()
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_value_or_a_packing_error(data):
+    with contextlib.suppress(PackingError):
+        unpack(data)
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"__ndarray__": True, "data": b"12345678", "dtype": "O", "shape": [1]}, "dtype must be of numbers"),
+        ({"__ndarray__": True, "data": b"12345678", "dtype": "|V8", "shape": [1]}, "dtype must be of numbers"),
+        ({"__ndarray__": True, "data": b"12345678", "dtype": "<c8", "shape": [1]}, "dtype must be of numbers"),
+        ({"__ndarray__": True, "data": b"12345678", "dtype": "f8,f8", "shape": [1]}, "dtype must be of numbers"),
+        ({"__ndarray__": True, "data": b"1234", "dtype": "<f8", "shape": [1]}, "needs 8 bytes, got 4"),
+        ({"__ndarray__": True, "data": b"", "dtype": "<f8", "shape": [2**31 - 1, 2**31 - 1]}, "bytes, got 0"),
+        ({"__ndarray__": True, "data": b"", "dtype": "<f8", "shape": [-1]}, "shape must hold lengths"),
+        ({"__ndarray__": True, "data": b"", "dtype": "<f8", "shape": "x"}, "shape must be a list"),
+        ({"__ndarray__": True}, "dtype must be of numbers"),
+        ({b"__ndarray__": True, b"data": "text", b"dtype": b"<f8", b"shape": [1]}, "needs 8 bytes, got str"),
+        ({b"__npgeneric__": True, b"data": "x", b"dtype": "<f8"}, "a scalar must be a number"),
+        ({"__image__": True, "format": "gif", "data": b""}, "format must be raw, jpeg or png"),
+        ({"__image__": True, "format": "png", "data": b"no picture"}, "cannot be decoded as PNG"),
+    ],
+)
+def test_what_is_no_array_is_refused_by_name(entry, text):
+    with pytest.raises(PackingError, match=text):
+        unpack(msgpack.packb(entry))
+
+
+def test_pictures_are_read_whole_or_not_at_all():
+    import io
+
+    from PIL import Image
+
+    image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
+    for form in ("PNG", "JPEG"):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, form)
+        data = file.getvalue()
+        assert decode_image(data).shape == image.shape
+        with pytest.raises(PackingError, match="cannot be decoded"):
+            decode_image(data[: len(data) // 2])
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    assert (unpack(msgpack.packb({"__image__": True, "format": "png", "data": file.getvalue()})) == image).all()
+    file = io.BytesIO()
+    Image.new("1", (10_000, 2)).save(file, "PNG")
+    with pytest.raises(PackingError, match="at most 4096 a side"):
+        decode_image(file.getvalue())

@@ -1,0 +1,390 @@
+"""The server as its clients see it, with policies that behave and policies that do not."""
+
+import contextlib
+import json
+import socket
+import threading
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from workers import wait_until
+
+pytest.importorskip("msgpack", reason="msgpack is not installed (pip install 'sqap-vla-ros[serve]')")
+
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+from workers.served import Served
+
+from sqap_vla_ros.serving.server.action_space import ACTION_SPACES
+from sqap_vla_ros.serving.server.episode import Execution
+from sqap_vla_ros.serving.server.packing import pack, unpack
+from sqap_vla_ros.serving.server.server import ServerConfig
+
+HANDSHAKE = (
+    b"GET /openpi HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+TIMEOUT_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def served():
+    with Served(execution=Execution(horizon=4)) as served:
+        assert wait_until(lambda: get(served, "/health")[0] == 200)
+        yield served
+
+
+def get(served, path, **headers):
+    """Status and body."""
+    request = urllib.request.Request(served.url.replace("ws", "http") + path, headers=headers)
+    return _answer(request)
+
+
+def post(served, path, body, kind="multipart/form-data; boundary=XX", **headers):
+    headers = {"Content-Type": kind, **headers}
+    return _answer(urllib.request.Request(served.url.replace("ws", "http") + path, body, headers))
+
+
+def _answer(request):
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+class VlaEval:
+    """What vla-eval's client does, step by step."""
+
+    def __init__(self, served, path="/vla-eval", **options) -> None:
+        self._stack = contextlib.ExitStack()
+        self.socket = self._stack.enter_context(
+            connect(served.url + path, compression=None, open_timeout=TIMEOUT_S, **options)
+        )
+        self.seq = 0
+
+    def close(self):
+        self._stack.close()
+
+    def send(self, kind, payload):
+        self.seq += 1
+        self.socket.send(pack({"type": kind, "payload": payload, "seq": self.seq, "timestamp": 0.0}, keys=str))
+
+    def receive(self):
+        return unpack(self.socket.recv(TIMEOUT_S))
+
+    def act(self, instruction="pick", **images):
+        self.send("observation", {"images": images or {"agentview": IMAGE}, "task_description": instruction})
+        return self.receive()
+
+
+@pytest.fixture
+def client(served):
+    client = VlaEval(served)
+    yield client
+    client.close()
+
+
+# vla-eval
+
+
+def test_vla_eval_says_hello_and_gets_one_action_an_observation(client):
+    client.send("hello", {"harness_version": "0.8.0", "protocol_version": 1})
+    hello = client.receive()
+    assert (hello["type"], hello["seq"], hello["payload"]["protocol_version"]) == ("hello", 1, 1)
+    client.send("episode_start", {"task": {"name": "pick"}})
+    for _ in range(5):
+        answer = client.act()
+        assert (answer["type"], answer["seq"]) == ("action", client.seq)
+        assert answer["payload"]["actions"].dtype == np.float32
+        np.testing.assert_array_equal(answer["payload"]["actions"], np.float32([0.002, 0, 0, 0, 0, 0, 1]))
+    client.send("episode_end", {"metrics": {}})
+    assert client.act()["type"] == "action"
+
+
+@pytest.mark.parametrize(
+    ("payload", "text"),
+    [
+        ({"images": {}, "task_description": "pick"}, "the image is missing"),
+        ({"task_description": "pick"}, "images must be a map"),
+        ({"images": {"a": IMAGE.astype(np.float32)}, "task_description": "pick"}, "of float32"),
+        ({"images": {"a": IMAGE}}, "the instruction is missing"),
+        ({"images": {"a": IMAGE}, "task_description": "pick", "states": [np.nan] * 8}, "must be finite"),
+        ({"images": {"a": IMAGE}, "task_description": "nan"}, "action 3 of the chunk is not finite"),
+        ({"images": {"a": IMAGE}, "task_description": "recursion"}, "RecursionError"),
+        ([], "payload of 'observation' must be a map"),
+    ],
+)
+def test_a_bad_observation_gets_a_sentence_and_the_connection_stays(client, payload, text):
+    client.send("observation", payload)
+    answer = client.receive()
+    assert (answer["type"], answer["seq"]) == ("error", client.seq)
+    assert text in answer["payload"]["error"]
+    assert client.act()["type"] == "action"
+
+
+NO_MESSAGES = [b"", b"\xc1", b"\x00", pack([], keys=str), pack({"type": "hello"}, keys=str), "text"]
+
+
+@pytest.mark.parametrize("frame", NO_MESSAGES)
+def test_a_frame_that_is_no_message_gets_a_sentence_and_the_connection_stays(client, frame):
+    client.socket.send(frame)
+    answer = client.receive()
+    assert answer["type"] == "error"
+    assert len(answer["payload"]["error"]) > 10
+    assert client.act()["type"] == "action"
+
+
+def test_an_unknown_kind_of_message_is_named(client):
+    client.send("dance", {})
+    assert "unknown message type 'dance'" in client.receive()["payload"]["error"]
+
+
+def test_libero_gets_liberos_actions():
+    with Served(actions=ACTION_SPACES["libero"]) as served:
+        client = VlaEval(served)
+        np.testing.assert_allclose(client.act()["payload"]["actions"], [0.04, 0, 0, 0, 0, 0, -1], atol=1e-7)
+        client.close()
+
+
+# openpi, and either
+
+
+@pytest.mark.parametrize("path", ["/openpi", "/"])
+def test_openpi_gets_metadata_then_chunks_and_errors_as_text(served, path):
+    with connect(served.url + path, compression=None) as socket:
+        assert unpack(socket.recv(TIMEOUT_S))["horizon"] == 16
+        observation = {"observation/image": IMAGE, "observation/state": np.zeros(8), "prompt": "pick"}
+        for number in range(2):
+            socket.send(pack(observation, keys=bytes))
+            answer = unpack(socket.recv(TIMEOUT_S))
+            assert answer["actions"].shape == (16, 7)
+            assert ("prev_total_ms" in answer["server_timing"]) == (number > 0)
+        for wrong, text in ((pack({"prompt": "pick"}, keys=bytes), "the image is missing"), (b"\xc1", "no msgpack")):
+            socket.send(wrong)
+            error = socket.recv(TIMEOUT_S)
+            assert isinstance(error, str)
+            assert text in error
+        socket.send(pack(observation, keys=bytes))
+        assert unpack(socket.recv(TIMEOUT_S))["actions"].shape == (16, 7)
+
+
+def test_on_the_root_the_first_frame_is_vla_evals_hello(served):
+    client = VlaEval(served, "/")
+    assert client.receive()["type"] == "hello"
+    client.send("hello", {})
+    assert client.act()["type"] == "action"
+    client.close()
+
+
+# Several clients, and faults of the worker
+
+
+def test_clients_in_turn_do_not_mix_their_episodes(served):
+    clients = [VlaEval(served) for _ in range(4)]
+    got = {}
+
+    def drive(index):
+        images = np.full((8, 8, 3), index, np.uint8)
+        got[index] = [clients[index].act("count resets", agentview=images)["type"] for _ in range(12)]
+
+    threads = [threading.Thread(target=drive, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT_S)
+    assert all(kinds == ["action"] * 12 for kinds in got.values())
+    for client in clients:
+        client.close()
+
+
+def test_a_lost_worker_is_an_error_and_the_next_one_answers(client):
+    assert "exited with status 0" in client.act("exit 0")["payload"]["error"]
+    assert client.act()["type"] == "action"  # it waits for the restart
+
+
+def test_a_hung_prediction_and_a_full_line_are_errors():
+    with Served(patience_s=1.0, prediction_timeout_s=2.5) as served:
+        assert wait_until(lambda: get(served, "/health")[0] == 200)
+        first, second = VlaEval(served), VlaEval(served)
+        first.send("observation", {"images": {"a": IMAGE}, "task_description": "hang"})
+        assert wait_until(lambda: served.engine.load == 1)
+        assert "no answer within 1 s: 2 requests are in line" in second.act()["payload"]["error"]
+        assert "took longer than 2.5 s" in first.receive()["payload"]["error"]
+        for client in (first, second):
+            client.close()
+
+
+def test_a_client_that_leaves_gives_its_turn_to_the_next():
+    with Served(prediction_timeout_s=3.0) as served:
+        assert wait_until(lambda: get(served, "/health")[0] == 200)
+        hanging, leaving, patient = VlaEval(served), VlaEval(served), VlaEval(served)
+        hanging.send("observation", {"images": {"a": IMAGE}, "task_description": "hang"})
+        assert wait_until(lambda: served.engine.load == 1)
+        leaving.send("observation", {"images": {"a": IMAGE}, "task_description": "hang"})
+        assert wait_until(lambda: served.engine.load == 2)
+        leaving.close()
+        assert patient.act()["type"] == "action"  # else it would hang a second time
+        for client in (hanging, patient):
+            client.close()
+
+
+def test_a_policy_that_cannot_be_loaded_ends_the_engine_with_the_reason():
+    with Served("policy_doubles:unloadable") as served:
+        assert wait_until(lambda: "no checkpoint here" in get(served, "/health")[1])
+    assert "no checkpoint here" in str(served.error)
+
+
+# HTTP
+
+
+def test_health_says_loading_until_it_is_ok():
+    with Served("workers.faults:never_loads") as served:
+        assert json.loads(get(served, "/health")[1])["status"] == "loading"
+        assert get(served, "/healthz") == (503, "the policy is being loaded\n")
+
+
+def test_health_and_configuration(served):
+    assert get(served, "/health") == (200, '{"status": "ok"}')
+    assert get(served, "/healthz") == (200, "OK\n")
+    assert json.loads(get(served, "/config")[1])["recipe"] == "fp32"
+    assert get(served, "/etc/passwd")[0] == 404
+
+
+def form(image: bytes, query: bytes) -> bytes:
+    parts = (("images", image), ("json", query))
+    head = 'Content-Disposition: form-data; name="{}"; filename="f"\r\n\r\n'
+    return b"".join(b"--XX\r\n" + head.format(n).encode() + d + b"\r\n" for n, d in parts) + b"--XX--\r\n"
+
+
+def picture() -> bytes:
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(IMAGE).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("path", ["/act", "/api/inference"])
+def test_cogacts_clients_post_a_picture_and_get_an_action(served, path):
+    status, body = post(served, path, form(picture(), b'{"task_description": "pick"}'))
+    assert (status, json.loads(body)) == (200, [0.002, 0, 0, 0, 0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "text"),
+    [
+        (b"{}", "application/json", 415, "must be multipart/form-data"),
+        (b"", "multipart/form-data; boundary=XX", 422, "lacks the part 'images'"),
+        (form(b"", b"{}"), "multipart/form-data", 422, "lacks the part 'images'"),
+        (form(picture(), b"{"), "multipart/form-data; boundary=XX", 422, "is no JSON"),
+        (form(picture(), b"[]"), "multipart/form-data; boundary=XX", 422, "must be an object"),
+        (form(picture(), b"{}"), "multipart/form-data; boundary=XX", 422, "the instruction is missing"),
+        (form(b"no", b'{"task_description": "a"}'), "multipart/form-data; boundary=XX", 422, "cannot be decoded"),
+        (form(picture(), b'{"task_description": "nan"}'), "multipart/form-data; boundary=XX", 503, "not finite"),
+    ],
+)
+def test_a_bad_post_gets_a_status_and_a_sentence(served, body, kind, status, text):
+    got, answer = post(served, "/act", body, kind)
+    assert got == status
+    assert text in json.loads(answer)["error"]
+
+
+def test_a_post_that_is_too_large_or_goes_elsewhere_is_refused_before_it_is_read():
+    with Served(max_frame=10_000) as served:
+        with socket.create_connection(("127.0.0.1", served.port)) as raw:
+            raw.sendall(b"POST /act HTTP/1.1\r\nContent-Length: 100000000000\r\n\r\n")
+            assert b"413 " in raw.recv(1000)
+        with socket.create_connection(("127.0.0.1", served.port)) as raw:
+            raw.sendall(b"POST /elsewhere HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
+            assert b"404 " in raw.recv(1000)
+        with socket.create_connection(("127.0.0.1", served.port)) as raw:
+            raw.sendall(b"POST /act HTTP/1.1\r\n" + b"x" * 20_000)
+            assert b"431 " in raw.recv(1000)
+
+
+# Access and limits
+
+
+def test_a_host_that_others_reach_needs_a_token():
+    with pytest.raises(ValueError, match="can be reached from outside: set a token"):
+        ServerConfig(host="0.0.0.0")
+    assert ServerConfig(host="0.0.0.0", token="secret")
+    for host in ("127.0.0.1", "::1", "localhost"):
+        assert ServerConfig(host=host)
+
+
+def test_a_token_is_asked_for_everywhere_but_at_health():
+    with Served(token="secret") as served:
+        assert get(served, "/health")[0] in (200, 503)
+        assert get(served, "/config")[0] == 401
+        assert get(served, "/config", Authorization="Api-Key wrong")[0] == 401
+        assert get(served, "/config", Authorization="Bearer secret")[0] == 200
+        assert post(served, "/act", form(b"", b""))[0] == 401
+        with pytest.raises(InvalidStatus):
+            VlaEval(served)
+        client = VlaEval(served, additional_headers={"Authorization": "Api-Key secret"})
+        assert client.act()["type"] == "action"
+        client.close()
+
+
+def test_web_pages_may_not_use_it(served):
+    with pytest.raises(InvalidStatus) as refused:
+        VlaEval(served, origin="http://evil.example")
+    assert refused.value.response.status_code == 403
+    assert get(served, "/config", Origin="http://evil.example")[0] == 403
+
+
+def test_so_many_clients_and_no_more():
+    with Served(most_clients=2) as served:
+        clients = [VlaEval(served) for _ in range(2)]
+        assert all(client.act()["type"] == "action" for client in clients)
+        with pytest.raises(InvalidStatus) as refused:
+            VlaEval(served)
+        assert "2 clients are connected" in refused.value.response.body.decode()
+        clients[0].close()
+        assert wait_until(lambda: get(served, "/config")[0] == 200)
+        for client in clients:
+            client.close()
+
+
+def test_a_frame_above_the_limit_closes_that_connection_alone():
+    with Served(max_frame=100_000) as served:
+        client, other = VlaEval(served), VlaEval(served)
+        with contextlib.suppress(ConnectionClosed):
+            client.socket.send(bytes(200_000))
+        with pytest.raises(ConnectionClosed) as closed:
+            client.socket.recv(TIMEOUT_S)
+        assert closed.value.rcvd.code == 1009
+        assert other.act()["type"] == "action"
+        other.close()
+
+
+def test_a_silent_client_and_one_that_does_not_read_are_disconnected():
+    with Served(idle_s=0.5, send_s=0.5) as served:
+        silent = VlaEval(served)
+        with pytest.raises(ConnectionClosed):
+            silent.socket.recv(TIMEOUT_S)
+    with Served(send_s=0.5) as served, socket.create_connection(("127.0.0.1", served.port)) as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        assert wait_until(lambda: get(served, "/health")[0] == 200)
+        raw.sendall(HANDSHAKE)
+        raw.settimeout(0.2)
+        empty = b"\x82\x80\x00\x00\x00\x00"  # a frame that is answered with a sentence
+
+        def cut() -> bool:
+            try:
+                raw.sendall(empty * 10_000)
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+            return False
+
+        assert wait_until(cut)
+        assert get(served, "/health")[0] == 200

@@ -1,0 +1,129 @@
+"""A policy behind a socket: the same chunks, and no wrong ones when the other side fails."""
+
+import time
+
+import numpy as np
+import pytest
+from policy_doubles import Double
+from workers import observation, start, wait_for
+
+pytest.importorskip("websockets", reason="websockets is not installed (pip install 'sqap-vla-ros[serve]')")
+
+from workers.served import Served
+
+from sqap_vla_ros.serving.events import Ready, Result
+from sqap_vla_ros.serving.remote import RemoteError, RemotePolicy
+
+
+@pytest.fixture(scope="module")
+def served():
+    with Served() as served:
+        yield served
+
+
+@pytest.fixture
+def remote(served):
+    remote = RemotePolicy(served.url)
+    yield remote
+    remote.close()
+
+
+def test_the_chunk_is_the_servers_to_the_last_bit(remote):
+    for seed in range(3):
+        sent = observation(seed, 480, 640)
+        remotely, here = remote.predict(sent, seed=seed), Double().predict(sent, seed=seed)
+        assert remotely.stamp_ns == here.stamp_ns
+        assert remotely.seed == seed
+        for name in ("deltas", "normalized"):
+            assert getattr(remotely, name).tobytes() == getattr(here, name).tobytes()
+        assert remotely.selection.gripper_patch == here.selection.gripper_patch
+        assert remotely.selection.indices.tobytes() == here.selection.indices.tobytes()
+    assert remote.info == Double().info
+    assert remote.round_trip.total_s > remote.round_trip.policy_s > 0.0
+
+
+def test_a_failed_prediction_says_why_and_the_connection_stays(remote):
+    with pytest.raises(RemoteError, match="action 3 of the chunk is not finite"):
+        remote.predict(observation(instruction="nan"))
+    with pytest.raises(RemoteError, match="at most 4096 are allowed"):
+        remote.predict(observation(instruction="x" * 5000))
+    remote.predict(observation())
+    assert remote.reconnections == 0
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_the_next(served):
+    remote = RemotePolicy(served.url, timeout_s=0.5)
+    with pytest.raises(RemoteError, match=r"no answer within 0.5 s|cannot be reached in time"):
+        remote.predict(observation(instruction="a second"))
+    remote = RemotePolicy(served.url)
+    other = observation(seed=5)
+    chunk = remote.predict(other)
+    assert chunk.normalized[0, 0] == float(other.image.sum(dtype=np.int64))
+    remote.close()
+
+
+def test_resets_reach_the_policy(remote):
+    def resets() -> int:
+        return int(remote.predict(observation(instruction="count resets")).normalized[0, 0])
+
+    before = resets()
+    assert resets() == before
+    remote.reset()
+    assert resets() == before + 1
+
+
+def test_it_connects_again_when_the_server_comes_back():
+    with Served() as served:
+        remote, port = RemotePolicy(served.url), served.port
+        remote.predict(observation())
+    with pytest.raises(RemoteError, match="cannot be reached in time"):
+        RemotePolicy(f"ws://127.0.0.1:{port}", load_timeout_s=0.5)
+    with Served(port=port):
+        remote.predict(observation())
+        assert remote.reconnections == 1
+        remote.close()
+
+
+def test_another_policy_at_the_same_address_is_refused():
+    with Served() as served:
+        remote, port = RemotePolicy(served.url), served.port
+    with Served("workers.faults:another", port=port), pytest.raises(RemoteError, match="serves another policy now"):
+        remote.predict(observation())
+
+
+def test_a_token_comes_from_the_environment(monkeypatch):
+    with Served(token="secret") as served:
+        with pytest.raises(RemoteError, match="refuses: HTTP 401"):
+            RemotePolicy(served.url)
+        monkeypatch.setenv("SQAP_VLA_TOKEN", "secret")
+        RemotePolicy(served.url).close()
+
+
+def test_an_address_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="begins with ws://"):
+        RemotePolicy("http://127.0.0.1")
+
+
+def test_the_nodes_worker_takes_an_address_for_a_checkpoint(served):
+    worker = start("", warmup=1, checkpoint=served.url)
+    try:
+        assert wait_for(worker, Ready).info == Double().info
+        sent = observation(3)
+        worker.submit(sent)
+        assert wait_for(worker, Result).chunk.normalized[0, 0] == float(sent.image.sum(dtype=np.int64))
+    finally:
+        worker.close()
+
+
+def test_a_lost_worker_of_the_server_is_an_error_and_the_next_prediction_waits_for_the_new_one(remote):
+    with pytest.raises(RemoteError, match="exited with status 0"):
+        remote.predict(observation(instruction="exit 0"))
+    remote.predict(observation())
+
+
+def test_predictions_are_waited_for_no_longer_than_allowed():
+    with Served("workers.faults:never_loads") as served:
+        begin = time.monotonic()
+        with pytest.raises(RemoteError, match="its policy is still being loaded"):
+            RemotePolicy(served.url, load_timeout_s=0.5)
+        assert time.monotonic() - begin < 5.0
