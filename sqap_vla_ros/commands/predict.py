@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sqap_vla_ros.contracts import ActionChunk
+    from sqap_vla_ros.contracts import ActionChunk, Observation
 
 _CHANNELS = ("dx_m", "dy_m", "dz_m", "droll_rad", "dpitch_rad", "dyaw_rad", "gripper")
 
@@ -62,16 +62,31 @@ def run(args: argparse.Namespace) -> None:
     from sqap_vla_ros.compression.load import load_policy
     from sqap_vla_ros.contracts import Observation
     from sqap_vla_ros.policy.pictures import read_picture
+    from sqap_vla_ros.serving.frames import is_remote
     from sqap_vla_ros.shipped import SHIPPED
 
     image = read_picture(args.image)
     observation = Observation(image, stamp_ns=0, instruction=args.instruction, gripper_pixel=_gripper(args, image))
-    policy = load_policy(
-        args.checkpoint, args.recipe, shipped=SHIPPED, device=args.device, unnorm_key=args.unnorm_key or None
-    )
-    note_ignored_recipe(args.recipe, policy.info.recipe)
-    chunk = policy.predict(observation, seed=args.seed)
+    if is_remote(args.checkpoint):
+        chunk = _predict_remotely(args, observation)
+    else:
+        policy = load_policy(
+            args.checkpoint, args.recipe, shipped=SHIPPED, device=args.device, unnorm_key=args.unnorm_key or None
+        )
+        note_ignored_recipe(args.recipe, policy.info.recipe)
+        chunk = policy.predict(observation, seed=args.seed)
     print(json.dumps(chunk_to_dict(chunk), indent=2) if args.json else chunk_table(chunk))
+
+
+def _predict_remotely(args: argparse.Namespace, observation: Observation) -> ActionChunk:
+    from sqap_vla_ros.serving.remote import RemoteError, RemotePolicy
+
+    try:
+        policy = RemotePolicy(args.checkpoint)
+        note_ignored_recipe(args.recipe, policy.info.recipe)
+        return policy.predict(observation, seed=args.seed)
+    except RemoteError as error:
+        raise UsageError(f"--checkpoint {args.checkpoint}: {error}") from error
 
 
 def chunk_to_dict(chunk: ActionChunk) -> dict[str, Any]:

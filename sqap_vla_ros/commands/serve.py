@@ -10,6 +10,19 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqap_vla_ros.commands.options import (
+    UsageError,
+    add_checkpoint,
+    add_command,
+    add_device,
+    add_recipe,
+    add_seed,
+    add_unnorm_key,
+    integer,
+    number,
+    require_device,
+)
+
 if TYPE_CHECKING:
     from sqap_vla_ros.serving.server.observations import FixedCamera
     from sqap_vla_ros.serving.server.protocols import Service
@@ -17,33 +30,34 @@ if TYPE_CHECKING:
     from sqap_vla_ros.serving.worker import WorkerConfig
 
 _DESCRIPTION = """\
-Serves a policy on one port: websockets for vla-eval (ws://host:port/vla-eval), openpi (/openpi), both (/), and this
+Serve a policy on one port: websockets for vla-eval (ws://host:port/vla-eval), openpi (/openpi), both (/), and this
 package's own RemotePolicy (/native), and over HTTP GET /health, /healthz, /config and CogACT's POST /act. Listens on
 this computer only, unless a token is in the environment variable SQAP_VLA_TOKEN."""
 
 
 def register(subparsers: Any) -> None:
     """Add the `serve` sub-command."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "serve",
-        help="serve a policy to vla-eval's, openpi's and this package's clients",
+        run,
+        summary="serve a policy to vla-eval's, openpi's and this package's clients",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     policy = parser.add_argument_group("policy")
-    policy.add_argument("--checkpoint", default="tabletop", help="folder, compressed file, or a shipped policy's name")
-    policy.add_argument("--recipe", default="fp32", help="compression recipe: a name or a YAML file (default: fp32)")
-    policy.add_argument("--unnorm-key", default="", help="dataset whose statistics un-normalise the actions")
-    policy.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    policy.add_argument("--dtype", default="", help="overrides the recipe's dtype")
-    policy.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves torch's default")
+    add_checkpoint(policy, "tabletop")
+    add_recipe(policy, "fp32")
+    add_unnorm_key(policy)
+    add_device(policy)
     policy.add_argument(
-        "--seed", type=int, default=0, help="seed of the diffusion noise, the same for every prediction"
+        "--dtype", default="", choices=("float32", "bfloat16", "float16"), help="overrides the recipe's dtype"
     )
+    policy.add_argument("--threads", type=integer(0), default=0, help="torch threads; 0 leaves torch's default")
+    add_seed(policy, "seed of the diffusion noise, the same for every prediction")
     actions = parser.add_argument_group("actions, for clients that take one at a time")
-    actions.add_argument("--action-space", default="metric", help="metric (default), simpler or libero")
-    actions.add_argument("--execution-horizon", type=int, default=8, help="actions used of each chunk (default: 8)")
-    actions.add_argument("--ensemble", default="none", help="none (default), by_time, or original (horizon 1)")
+    actions.add_argument("--action-space", default="metric", help="what actions mean: metric, simpler or libero")
+    actions.add_argument("--execution-horizon", type=integer(1), default=8, help="actions used of each chunk")
+    actions.add_argument("--ensemble", default="none", help="none, by_time, or original (needs a horizon of 1)")
     images = parser.add_argument_group("images, and the ring of the token selection")
     images.add_argument("--image-key", default="", help="which picture the policy sees, where several are sent")
     images.add_argument("--camera-info", type=Path, help="calibration as YAML or JSON: projects the tool of the state")
@@ -56,22 +70,26 @@ def register(subparsers: Any) -> None:
     )
     images.add_argument("--mirrored", action="store_true", help="clients send the image mirrored left to right")
     network = parser.add_argument_group("network")
-    network.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    network.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
-    network.add_argument("--clients", type=int, default=50, help="clients at a time (default: 50)")
-    network.add_argument("--patience", type=float, default=25.0, help="seconds a request may wait (default: 25)")
-    network.add_argument("--prediction-timeout", type=float, default=30.0, help="seconds until a prediction has hung")
-    network.add_argument("--load-timeout", type=float, default=900.0, help="seconds until loading has hung")
-    parser.set_defaults(run=run)
+    network.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    network.add_argument("--port", type=integer(0, 65_535), default=8000, help="port to listen on; 0 takes a free one")
+    network.add_argument("--clients", type=integer(1), default=50, help="clients at a time")
+    network.add_argument("--patience", type=number(0.0, above=True), default=25.0, help="seconds a request may wait")
+    network.add_argument(
+        "--prediction-timeout", type=number(0.0, above=True), default=30.0, help="seconds until a prediction has hung"
+    )
+    network.add_argument(
+        "--load-timeout", type=number(0.0, above=True), default=900.0, help="seconds until loading has hung"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serve until SIGINT or SIGTERM."""
+    """Serve until SIGINT or SIGTERM, either of which is a good end."""
+    require_device(args.device)
     try:
         import msgpack  # noqa: F401
         import websockets  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"serving needs {error.name}: pip install 'sqap-vla-ros[serve]'") from error
+        raise UsageError(f"serving needs {error.name}: pip install 'sqap-vla-ros[serve]'") from error
     from sqap_vla_ros.serving.frames import TOKEN_VARIABLE
     from sqap_vla_ros.serving.server.server import ServerConfig
     from sqap_vla_ros.serving.worker import WorkerConfig
@@ -91,8 +109,8 @@ async def _serve(args: argparse.Namespace, worker: WorkerConfig, config: ServerC
     service = make_service(args, worker)
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, stopped.set)
     engine, stopping = loop.create_task(service.engine.run()), loop.create_task(stopped.wait())
     try:
         async with listening(service, config) as port:
@@ -106,7 +124,7 @@ async def _serve(args: argparse.Namespace, worker: WorkerConfig, config: ServerC
         except asyncio.CancelledError:
             pass
         except EngineError as error:
-            raise ValueError(f"the policy cannot be loaded: {error}") from error
+            raise UsageError(f"the policy cannot be loaded: {error}") from error
 
 
 def make_service(args: argparse.Namespace, worker: WorkerConfig) -> Service:
@@ -119,7 +137,7 @@ def make_service(args: argparse.Namespace, worker: WorkerConfig) -> Service:
     from sqap_vla_ros.serving.worker import PolicyWorker
 
     if args.action_space not in ACTION_SPACES:
-        raise ValueError(f"--action-space must be one of {', '.join(ACTION_SPACES)}, got {args.action_space!r}")
+        raise UsageError(f"--action-space must be one of {', '.join(ACTION_SPACES)}, got {args.action_space!r}")
     engine = Engine(
         lambda notify: PolicyWorker(worker, notify),
         prediction_timeout_s=args.prediction_timeout,
@@ -138,8 +156,8 @@ def _camera(args: argparse.Namespace) -> FixedCamera | None:
     if args.camera_info is None and args.camera_pose is None:
         return None
     if args.camera_info is None or args.camera_pose is None:
-        raise ValueError("--camera-info and --camera-pose belong together: give both")
-    from sqap_vla_ros.commands.predict import read_camera_info
+        raise UsageError("--camera-info and --camera-pose belong together: give both")
+    from sqap_vla_ros.robot.calibration_file import read_camera_info
     from sqap_vla_ros.robot.camera import CameraModel
     from sqap_vla_ros.robot.conventions import invert_pose, pose_matrix
     from sqap_vla_ros.serving.server.observations import FixedCamera

@@ -1,0 +1,72 @@
+"""`sqap-vla serve` from the command line: a real policy, served as it predicts here."""
+
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from places import ROOT
+
+from sqap_vla_ros import cli
+from sqap_vla_ros.contracts import Observation
+
+CAMERA = "width: 64\nheight: 48\nk: [50.0, 0, 31.5, 0, 50.0, 23.5, 0, 0, 1]\n"
+SERVE = [sys.executable, "-m", "sqap_vla_ros.cli", "serve", "--checkpoint", "micro", "--port", "0"]
+
+
+@pytest.fixture(autouse=True)
+def _library():
+    pytest.importorskip("msgpack", reason="msgpack is not installed (pip install 'sqap-vla-ros[serve]')")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_predictions_equal_those_made_here_and_a_signal_is_a_good_end(number):
+    from sqap_vla_ros.compression.load import load_policy
+    from sqap_vla_ros.serving.remote import RemotePolicy
+    from sqap_vla_ros.shipped import SHIPPED
+
+    image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    observation = Observation(image, 5, "pick up the red cube", (100.0, 120.0), np.eye(4))
+    here = load_policy("micro", "fp32", shipped=SHIPPED).predict(observation, seed=3)
+    process = subprocess.Popen(SERVE, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        address = process.stdout.readline().split()[-1]
+        remote = RemotePolicy(address, timeout_s=60.0)
+        there = remote.predict(observation, seed=3)
+        assert there.deltas.tobytes() == here.deltas.tobytes()
+        assert there.normalized.tobytes() == here.normalized.tobytes()
+        remote.close()
+        process.send_signal(number)
+        assert process.wait(20.0) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_policy_that_cannot_be_loaded_ends_the_server_with_the_reason():
+    done = subprocess.run([*SERVE, "--checkpoint", "nowhere"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "the policy cannot be loaded" in done.stderr
+    assert "nowhere" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--action-space", "imperial"], "must be one of metric, simpler, libero, got 'imperial'"),
+        (["--ensemble", "mean"], "one of none, by_time, original, got 'mean'"),
+        (["--ensemble", "original"], "needs an execution horizon of 1, got 8"),
+        (["--camera-info", "CAMERA"], "belong together: give both"),
+        (["--camera-info", "CAMERA", "--camera-pose", *"0000000"], "quaternion must be"),
+        (["--host", "0.0.0.0"], "can be reached from outside: set a token"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(arguments, text, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("SQAP_VLA_TOKEN", raising=False)
+    camera = tmp_path / "camera.yaml"
+    camera.write_text(CAMERA)
+    assert cli.main(["serve", *[str(camera) if a == "CAMERA" else a for a in arguments]]) == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert error.startswith("sqap-vla: error: ")
