@@ -1,33 +1,46 @@
-"""How far dropping tokens moves the cognition feature of the shipped policy, by selector, layer and share.
+"""How far dropping tokens moves the shipped policy's answer, by selector, layer and share.
 
-The expert's observations in the simulator (other layouts than calibration, training and evaluation use); relative
-error of the feature against the same policy with every token, all observations together: bf16, and W4A4 against bf16.
+The expert's observations in the simulator (other layouts than calibration, training and evaluation use), against bf16
+with every token, all observations together. Two relative errors: `cog` of the cognition feature, and `eps` of the noise
+that the action head predicts from it at five timesteps of the reference's own chunk, which is what the action feels.
 A closed loop of 200 episodes cannot tell methods apart that differ by three points; this can, and is what the choices
-in `config/recipes/sqap.yaml` rest on. Prints the table and stores it.
+in `config/recipes/sqap.yaml` and `coverage_w4a8.yaml` rest on.
 
-    OMP_NUM_THREADS=1 python benchmarks/selection_error.py [--observations 96]
+The rows named `oracle` choose by each image's own sensitivity, the norm of the noise's gradient at every token: no
+selector can know it without a backward pass, so they bound what a budget by sensitivity can gain.
+
+    OMP_NUM_THREADS=1 python benchmarks/selection_error.py [--observations 64]
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from papers_tables import VARIANTS
-from quantization_error import cognition
+from torch import Tensor
 from tqdm import tqdm
 
 from sqap_vla_ros.compression.load import checkpoint_digest, load_policy
+from sqap_vla_ros.contracts import Observation, Reason, SelectedTokens, SelectionContext, TokenSelector
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.pruning import make_selector
+from sqap_vla_ros.pruning.base import Selector
+from sqap_vla_ros.pruning.merging import feature_distances, merge_into_kept
 from sqap_vla_ros.shipped import SHIPPED, TABLETOP
 from sqap_vla_ros.simulation.observations import expert_observations
 
 RESULTS = Path(__file__).parent / "results" / "selection_error.json"
 SEED = 970_000
+RECIPES = ("bf16", "w4a8", "w4a4")
+TIMESTEPS = (5, 25, 50, 75, 95)
+PROBES = 4  # random directions of the noise a gradient is taken of
 FEATURES = VARIANTS["features"]
 SELECTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "sqap, farthest on the grid": ("sqap", {}),
@@ -41,35 +54,177 @@ SELECTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "top-k attention + ring": ("sqap", VARIANTS["ring"]),
     "uniform grid": ("uniform_grid", {}),
     "random": ("random_same_budget", {}),
+    "coverage": ("coverage", {}),
+    "coverage, dropping instead of merging": ("coverage", {"merge": False}),
+    "coverage, no ring": ("coverage", {"ring_radius": None}),
 }
+ORACLES = {
+    "oracle: most sensitive": {"spread": False, "merge": False},
+    "oracle: most sensitive, others merged": {"spread": False, "merge": True},
+    "oracle: coverage weighted by sensitivity": {"spread": True, "merge": True},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeafSelector(Selector):
+    """Keeps every token as a leaf of the graph, appended to `leaves`, so that gradients at the tokens are at hand."""
+
+    name: str = "leaf"
+    ratio: float = 0.0
+    needs: frozenset[str] = frozenset({"hidden"})
+    leaves: list[Tensor] = field(default_factory=list)
+
+    def select(self, context: SelectionContext) -> SelectedTokens:
+        assert context.hidden is not None
+        leaf = context.hidden.detach().clone().requires_grad_()
+        self.leaves.append(leaf)
+        indices = torch.arange(leaf.shape[1])[None]
+        return SelectedTokens(indices, torch.full_like(indices, int(Reason.ALL), dtype=torch.uint8), leaf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleSelector(Selector):
+    """Chooses by the sensitivities [N] that `scores` yields, one image after the other.
+
+    spread: choose greedily what lowers the sum of sensitivity times squared distance to the nearest kept token, instead
+        of the largest sensitivities.
+    """
+
+    name: str = "oracle"
+    needs: frozenset[str] = frozenset({"hidden"})
+    scores: Iterator[Tensor]
+    spread: bool
+    merge: bool
+
+    def select(self, context: SelectionContext) -> SelectedTokens:
+        hidden, score = context.hidden, next(self.scores)
+        assert hidden is not None
+        budget, distances = self.budget(len(score)), feature_distances(hidden)
+        if self.spread:
+            kept = _weighted_cover(distances[0], score, budget)
+        else:
+            kept = score.argsort(descending=True)[:budget].sort().values
+        indices = kept[None]
+        reasons = torch.full_like(indices, int(Reason.DIVERSITY), dtype=torch.uint8)
+        return SelectedTokens(indices, reasons, *(merge_into_kept(hidden, distances, indices) if self.merge else ()))
+
+
+def _weighted_cover(distances: Tensor, weights: Tensor, budget: int) -> Tensor:
+    """Return `budget` tokens in ascending order, each the one that lowers the weighted sum of distances most."""
+    nearest = torch.full_like(weights, 2.0 * float(distances.max()))
+    kept: list[int] = []
+    for _ in range(budget):
+        gain = ((nearest - distances).clamp_min(0.0) * weights).sum(dim=1)
+        gain[kept] = -1.0
+        kept.append(int(gain.argmax()))
+        nearest = torch.minimum(nearest, distances[kept[-1]])
+    return torch.tensor(sorted(kept))
+
+
+class Scenes:
+    """Observations whose visual tokens are computed once for each policy, and the reference's answers to them."""
+
+    def __init__(self, policies: dict[str, CogACTPolicy], observations: Sequence[Observation]) -> None:
+        self.policies = policies
+        self._prompts = {}
+        with torch.inference_mode():
+            for name, policy in policies.items():
+                prompts = []
+                for observation in observations:
+                    image, ids, _ = policy._inputs([observation])
+                    visual = policy.model.projector(policy.model.vision(image)[0])
+                    prompts.append((visual, ids, policy._gripper_patch(observation)))
+                self._prompts[name] = prompts
+        self._reference = policies["bf16"]
+        generator = torch.Generator().manual_seed(SEED)
+        head = self._reference.model.config.head
+        self._noise, start = (
+            torch.randn(len(observations), head.horizon, head.channels, generator=generator) for _ in range(2)
+        )
+        self.whole = self.features("bf16", None)
+        with torch.inference_mode():
+            self._chunks = self._reference.model.sample(self.whole, start, [], self._reference.sampler)
+        self.predicted = self.noise(self.whole)
+
+    def features(self, name: str, selector: TokenSelector | None, *, gradients: bool = False) -> Tensor:
+        """Return the cognition features [n, D] of one policy, fp32."""
+        model, found = self.policies[name].model, []
+        with torch.inference_mode(not gradients):
+            for visual, ids, patch in self._prompts[name]:
+                context = SelectionContext(model.config.vision.grid, [patch])
+                found.append(model.decode(visual.clone(), ids, None, selector=selector, context=context).cognition)
+        return torch.cat(found).float()
+
+    def noise(self, features: Tensor, timesteps: Sequence[int] = TIMESTEPS) -> Tensor:
+        """Return the noise [timesteps, n, T, 7] that the reference's head sees in its own noised chunks."""
+        head = self._reference.model.action_head
+        found = []
+        for timestep in timesteps:
+            step = torch.full((len(features),), timestep)
+            noised = self._reference.sampler.add_noise(self._chunks, step, self._noise)
+            found.append(head(noised, step, features.to(head.positional_embedding.dtype)).float())
+        return torch.stack(found)
+
+    def errors(self, name: str, selector: TokenSelector | None) -> dict[str, float]:
+        """Return `cog` and `eps` of one policy with one selector."""
+        features = self.features(name, selector)
+        with torch.inference_mode():
+            predicted = self.noise(features)
+        return {f"{name} cog": _relative(features, self.whole), f"{name} eps": _relative(predicted, self.predicted)}
+
+    def sensitivities(self, layer: int) -> list[Tensor]:
+        """Return for each observation the squared norm of the noise's gradient at every visual token, [N]."""
+        selector = LeafSelector(prune_layer=layer)
+        predicted = self.noise(self.features("bf16", selector, gradients=True))
+        generator = torch.Generator().manual_seed(SEED)
+        total = [torch.zeros(leaf.shape[1]) for leaf in selector.leaves]
+        for _ in range(PROBES):
+            direction = torch.randn(predicted.shape, generator=generator)
+            found = torch.autograd.grad((predicted * direction).sum(), selector.leaves, retain_graph=True)
+            for row, gradient in zip(total, found, strict=True):
+                row += gradient[0].float().square().sum(dim=1)
+        return total
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    return round(float((found - expected).norm() / expected.norm()), 5)
 
 
 def main() -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--observations", type=int, default=96)
+    parser.add_argument("--observations", type=int, default=64)
     args = parser.parse_args()
     observations = expert_observations(args.observations, seed=SEED)
-    policies = {name: cast(CogACTPolicy, load_policy(TABLETOP, name, shipped=SHIPPED)) for name in ("bf16", "w4a4")}
-    whole = {name: cognition(policy, observations) for name, policy in policies.items()}
-
-    def error(features: torch.Tensor) -> float:
-        return round(float((features - whole["bf16"]).norm() / whole["bf16"].norm()), 5)
-
+    policies = {name: cast(CogACTPolicy, load_policy(TABLETOP, name, shipped=SHIPPED)) for name in RECIPES}
+    for policy in policies.values():
+        policy.model.requires_grad_(False)
+    scenes = Scenes(policies, observations)
+    rows: list[dict[str, Any]] = [{"selector": "none"}]
+    for name in RECIPES:
+        rows[0] |= scenes.errors(name, None)
     depth = len(policies["bf16"].model.decoder.layers)
-    cases = [(ratio, layer, name) for ratio in (0.4, 0.7) for layer in range(1, depth) for name in SELECTORS]
-    rows: list[dict[str, Any]] = [{"selector": "none", "bf16": 0.0, "w4a4": error(whole["w4a4"])}]
-    for ratio, layer, name in tqdm(cases):
-        selector, parameters = SELECTORS[name]
-        row: dict[str, Any] = {"selector": name, "dropped": ratio, "before_layer": layer}
-        for quantization, policy in policies.items():
-            policy.selector = make_selector(selector, ratio=ratio, prune_layer=layer, **parameters)
-            row[quantization] = error(cognition(policy, observations))
-        rows.append(row)
-    print(f"{'selector':48s}{'dropped':>8s}{'layer':>6s}{'bf16':>8s}{'W4A4':>8s}")
+    for layer in tqdm(range(1, depth)):
+        sensitivities = scenes.sensitivities(layer)
+        for ratio in (0.4, 0.7):
+            chosen: dict[str, TokenSelector] = {
+                name: make_selector(selector, ratio=ratio, prune_layer=layer, **parameters)
+                for name, (selector, parameters) in SELECTORS.items()
+            }
+            for name in ORACLES:
+                chosen[name] = OracleSelector(ratio=ratio, prune_layer=layer, scores=iter(()), **ORACLES[name])
+            for name, selector in chosen.items():
+                row: dict[str, Any] = {"selector": name, "dropped": ratio, "before_layer": layer}
+                for recipe in RECIPES:
+                    if isinstance(selector, OracleSelector):
+                        selector = dataclasses.replace(selector, scores=iter(sensitivities))
+                    row |= scenes.errors(recipe, selector)
+                rows.append(row)
+    columns = [f"{name} {error}" for name in RECIPES for error in ("cog", "eps")]
+    print(f"{'selector':48s}{'dropped':>8s}{'layer':>6s}" + "".join(f"{column:>10s}" for column in columns))
     for row in rows:
         place = f"{row.get('dropped', 0):8.1f}{row.get('before_layer', '-'):>6}"
-        print(f"{row['selector']:48s}{place}{row['bf16']:8.3f}{row['w4a4']:8.3f}")
+        print(f"{row['selector']:48s}{place}" + "".join(f"{row[column]:10.4f}" for column in columns))
     weights = checkpoint_digest(TABLETOP, SHIPPED)
     content = {"observations": len(observations), "seed": SEED, "weights_sha256": weights, "rows": rows}
     RESULTS.write_text(json.dumps(content, indent=1) + "\n")

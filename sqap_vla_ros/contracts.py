@@ -174,12 +174,15 @@ class SelectedTokens:
 
     indices: [B, budget] int64, ascending in each row.
     reasons: [B, budget] uint8, a `Reason` for each.
-    merged: [B, budget, D] when the selector replaces the kept tokens' content (merging methods), else None.
+    merged: [B, budget, D] features that replace those of the kept tokens (merging methods); None leaves them.
+    sizes: [B, budget] fp32, number of tokens each kept one stands for, itself included: later layers attend to it as to
+        so many equal tokens. None counts each as one.
     """
 
     indices: torch.Tensor
     reasons: torch.Tensor
     merged: torch.Tensor | None = None
+    sizes: torch.Tensor | None = None
 
 
 class TokenSelector(Protocol):

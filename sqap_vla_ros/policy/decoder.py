@@ -90,6 +90,7 @@ class Decoder(nn.Module):
         last = None if lengths is None else lengths - 1  # [B] index of the cognition token
         cos, sin = (table.unsqueeze(0) for table in self.rotary(embeddings.shape[1], hidden))  # [1, S, d]
         selected, selection_s = None, 0.0
+        sizes_log: Tensor | None = None  # [B, S] log of the number of tokens that each one stands for
         for index, layer in enumerate(self.layers):
             query_start = None
             if selector is not None and context is not None:
@@ -104,10 +105,15 @@ class Decoder(nn.Module):
                     selection_s = _now(hidden) - started
                     hidden, cos, sin = _drop_tokens(hidden, cos, sin, selected, tokens)
                     last = None if last is None else last - (tokens - selected.indices.shape[1])
+                    if selected.sizes is not None:
+                        behind = hidden.shape[1] - VISUAL_START - selected.sizes.shape[1]
+                        sizes_log = F.pad(selected.sizes.log(), (VISUAL_START, behind))
                 if index == selector.prune_layer - 1 and "attention" in selector.needs:
                     query_start = visual.stop if selector.query == "instruction" else -1
             final = index == len(self.layers) - 1
-            hidden, attention = self._layer(layer, hidden, cos, sin, last, final=final, query_start=query_start)
+            hidden, attention = self._layer(
+                layer, hidden, cos, sin, last, final=final, query_start=query_start, sizes_log=sizes_log
+            )
             if attention is not None and context is not None:
                 context = dataclasses.replace(context, attention=attention[:, visual])
         return DecoderOutput(self.norm(hidden).squeeze(1), selected, selection_s)
@@ -131,11 +137,13 @@ class Decoder(nn.Module):
         *,
         final: bool,
         query_start: int | None,
+        sizes_log: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Compute one decoder layer; in the final one, only the cognition token asks and goes on ([B, 1, D]).
 
         query_start: None, or the first token whose attention to all tokens is wanted (-1: the cognition token alone).
         It is returned as [B, S] fp32, mean over heads and over the tokens from `query_start` to the cognition token.
+        sizes_log: [B, S] added to the attention's logits: a token that stands for n attracts as n equal ones would.
         """
         attention = layer.self_attn
         normed = layer.input_layernorm(hidden)
@@ -149,11 +157,8 @@ class Decoder(nn.Module):
         key = attention.k_proj(normed).unflatten(-1, heads).transpose(1, 2)  # [B, heads, S, d]
         value = attention.v_proj(normed).unflatten(-1, heads).transpose(1, 2)
         query, key = _rotate(query, query_cos, query_sin), _rotate(key, cos, sin)
-        if final:
-            visible = None if last is None else _visible(last, key.shape[2])[:, None, None, :]
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
-        else:
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mask = _attention_mask(key, last, sizes_log, final=final)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None and not final)
         weights = None if query_start is None else _attention_rows(query, key, last, query_start)
         hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
         return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), weights
@@ -166,9 +171,21 @@ def _cognition_row(values: Tensor, last: Tensor | None) -> Tensor:
     return values[torch.arange(len(values), device=values.device), last].unsqueeze(1)
 
 
-def _visible(last: Tensor, length: int) -> Tensor:
-    """Return which tokens stand before or at each row's cognition token. [B, S] bool"""
-    return torch.arange(length, device=last.device) <= last[:, None]
+def _attention_mask(key: Tensor, last: Tensor | None, sizes_log: Tensor | None, *, final: bool) -> Tensor | None:
+    """Return the mask of a layer's attention, bool or added to the logits; None where plain causal order is all.
+
+    The final layer asks with the cognition token alone: [B, 1, 1, S], up to `last`. Others: [B, 1, S, S].
+    """
+    position = torch.arange(key.shape[2], device=key.device)
+    visible = None
+    if final and last is not None:
+        visible = (position <= last[:, None])[:, None, None, :]
+    elif not final and sizes_log is not None:
+        visible = position <= position[:, None]
+    if sizes_log is None:
+        return visible
+    logits = sizes_log[:, None, None, :].to(key.dtype)
+    return logits if visible is None else torch.where(visible, logits, -torch.inf)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

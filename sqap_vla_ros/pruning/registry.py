@@ -8,6 +8,7 @@ from sqap_vla_ros.contracts import TokenSelector
 from sqap_vla_ros.pruning.base import Selector
 from sqap_vla_ros.pruning.baselines import FastvSelector, RandomDropSelector, RandomSelector, UniformGridSelector
 from sqap_vla_ros.pruning.before_decoder import DivPruneSelector, FasterVlmSelector, VisionZipSelector
+from sqap_vla_ros.pruning.coverage import CoverageSelector
 from sqap_vla_ros.pruning.relevance_diversity import RelevanceDiversitySelector
 from sqap_vla_ros.pruning.sqap import SqapSelector
 
@@ -15,6 +16,7 @@ SELECTORS: dict[str, type[Selector]] = {
     selector.name: selector
     for selector in (
         SqapSelector,
+        CoverageSelector,
         FastvSelector,
         RandomDropSelector,
         RandomSelector,

@@ -37,7 +37,7 @@ def test_a_call_reads_and_writes_fixed_buffers():
         call(torch.ones(2).double(), torch.ones(2))
 
 
-@pytest.mark.parametrize("selector", [None, "sqap"])
+@pytest.mark.parametrize("selector", [None, "sqap", "coverage"])
 def test_the_captured_function_is_the_prediction(selector):
     plain = micro_policy(selector=make_selector(selector) if selector else None)
     captured = CapturedPolicy(plain)

@@ -1,13 +1,14 @@
 """The decoder against transformers' LlamaForCausalLM."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 from recording_selector import Recorder
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sqap_vla_ros.contracts import SelectionContext
+from sqap_vla_ros.contracts import SelectedTokens, SelectionContext
 from sqap_vla_ros.policy.config import DecoderConfig
 from sqap_vla_ros.policy.decoder import Decoder
 
@@ -82,6 +83,34 @@ def test_attention_row_equals_eager_attention(llama, decoder, query):
         expected = asked.mean(dim=0)[1:17]
         torch.testing.assert_close(selector.seen[0].attention[row], expected, atol=1e-6, rtol=1e-4)
     assert selector.seen[0].attention.dtype == torch.float32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sized(Recorder):
+    """Keeps all tokens and says how many each stands for."""
+
+    ratio: float = 0.0
+    prune_layer: int = 0
+    needs: frozenset[str] = frozenset()
+    sizes: torch.Tensor
+
+    def select(self, context: SelectionContext) -> SelectedTokens:
+        return dataclasses.replace(super().select(context), sizes=self.sizes)
+
+
+@torch.inference_mode()
+def test_a_token_that_stands_for_n_attracts_as_n(llama, decoder):
+    """log n is added to its logits in every layer behind the selection, padded or not."""
+    values, lengths = embeddings(2, 26), torch.tensor([26, 23])
+    sizes = torch.randint(1, 9, (2, 16), generator=torch.Generator().manual_seed(0)).float()
+    context = SelectionContext(grid=GRID, gripper_patch=[None, None])
+    for given in (lengths, None):
+        found = decoder(values, given, selector=Sized(sizes=sizes), context=context).cognition
+        for row, length in enumerate([26, 26] if given is None else lengths.tolist()):
+            mask = torch.full((length, length), -torch.inf).triu(1)
+            mask[:, 1:17] += sizes[row].log()
+            states = llama.model(inputs_embeds=values[row : row + 1, :length], attention_mask=mask[None, None])
+            torch.testing.assert_close(found[row], states.last_hidden_state[0, -1], atol=1e-5, rtol=1e-4)
 
 
 @torch.inference_mode()

@@ -48,6 +48,7 @@ def test_contract(name, ratio):
         ("random_same_budget", 154, 3),
         ("uniform_grid", 154, 3),
         ("random_drop", 112, 3),
+        ("coverage", 154, 3),
         ("fastv", 56, 2),
         ("relevance_diversity", 112, 2),
         ("divprune", 154, 0),
