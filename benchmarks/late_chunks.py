@@ -101,6 +101,36 @@ def table() -> None:
         print(f"{name:24s}{len(rows):5d}  {success:22s}{paired:24s}{sum(jerk) / max(1, len(jerk)):6.2f}")
 
 
+def figure() -> None:
+    """Success over the delay, one line for each way to enter a late chunk, with 95 % intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    styles = {"path": ("entered by pose", "#0072b2", "o"), "clock": ("entered by the clock", "#d55e00", "s")}
+    panels, axes = plt.subplots(1, len(SUITES), figsize=(9, 3.4), sharey=True, constrained_layout=True)
+    for axis, (short, suite) in zip(axes, SUITES.items(), strict=True):
+        for shift, (join, (label, colour, marker)) in zip((-0.012, 0.012), styles.items(), strict=True):
+            points = []
+            for delay_s in (0.0, *DELAYS_S):
+                name = f"fp32_{short}_sync" if delay_s == 0.0 else f"fp32_{short}_{join}{delay_s:g}"
+                if rows := read(name):
+                    rate = wilson(sum(bool(row["success"]) for row in rows.values()), len(rows))
+                    points.append((delay_s + shift, 100 * rate.value, 100 * rate.low, 100 * rate.high))
+            if points:
+                x, y, low, high = zip(*points, strict=True)
+                errors = [[b - a for a, b in zip(low, y, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
+                axis.errorbar(x, y, errors, label=label, color=colour, marker=marker, capsize=3)
+        axis.set_title(suite.replace("_", " "))
+        axis.set_xlabel("a chunk takes effect so long after its image [s]")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("success [%]")
+    axes[0].set_ylim(0, 100)
+    axes[0].legend(loc="lower left", frameon=False)
+    panels.savefig(RESULTS / "late_chunks.png", dpi=120)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=40, help="of each of the six families (default 40: 240 episodes)")
@@ -115,6 +145,7 @@ def main() -> int:
     for name in () if args.table else args.only or cells():
         run(name, args.seeds, args.lockstep)
     table()
+    figure()
     return 0
 
 

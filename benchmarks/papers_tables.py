@@ -225,8 +225,6 @@ SECTIONS = (
                 for h in (1, 4, 8)
             ),
             executed("fp32_h1_original", "1, ensemble as published", horizon=1, ensemble="original"),
-            *(executed(f"fp32_late{s:g}", f"8, {s:g} s late", latency_s=s) for s in (0.2, 0.4, 0.8, 1.6)),
-            executed("fp32_late0.4_by_time", "8, 0.4 s late, ensemble by time", latency_s=0.4, ensemble="by_time"),
         ),
     ),
     Section(

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqap_vla_ros.commands.options import add_checkpoint, add_command, add_recipes, integer, names_among, number
-from sqap_vla_ros.evaluation.closed_loop.choices import ENSEMBLES, HORIZON, JOINS, LOCKSTEP
+from sqap_vla_ros.contracts import JOINS
+from sqap_vla_ros.evaluation.closed_loop.choices import ENSEMBLES, HORIZON, LOCKSTEP
 from sqap_vla_ros.simulation.vocabulary import SUITES, TaskFamily
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def register(subparsers: Any) -> None:
         metavar="S",
         help="seconds that the world goes on while the policy thinks",
     )
-    how.add_argument("--join", choices=JOINS, default=JOINS[0], help="enter a late chunk by time or by pose")
+    how.add_argument("--join", choices=JOINS, default=JOINS[0], help="enter a late chunk by pose or by time")
     work = parser.add_argument_group("work")
     work.add_argument("--jobs", type=integer(1), default=1, help="processes, one thread each")
     work.add_argument("--lockstep", type=integer(1), default=LOCKSTEP, help="episodes that share a prediction")

@@ -19,7 +19,6 @@ from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, h
 # Commands computed now reach the controller a little later; what is due before that would arrive in its past.
 COMMAND_LEAD_NS = 10_000_000
 LONGEST_STEP_S = 10.0
-JOINS = ("clock", "path")
 SUBSTEPS = 8  # parts of an action at which a chunk may be entered
 # What was executed when the image was taken is among the last few: while its chunk was computed, one or two more came.
 REMEMBERED = 6

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
+from sqap_vla_ros.contracts import JOINS, ActionChunk, Observation, Policy
 from sqap_vla_ros.evaluation.action_metrics import rms_jerk
-from sqap_vla_ros.evaluation.closed_loop.choices import ENSEMBLES, HORIZON, JOINS
+from sqap_vla_ros.evaluation.closed_loop.choices import ENSEMBLES, HORIZON
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
 from sqap_vla_ros.robot.joining import joining_ns

@@ -6,9 +6,10 @@ a test keeps the two equal. Angles are radians, lengths metres, times seconds.
 
 from __future__ import annotations
 
+from sqap_vla_ros.contracts import JOINS
 from sqap_vla_ros.control.executive import Executive, ExecutiveConfig
 from sqap_vla_ros.control.image_gate import ImageGateConfig
-from sqap_vla_ros.control.motion import JOINS, MotionConfig
+from sqap_vla_ros.control.motion import MotionConfig
 from sqap_vla_ros.nodes import parameter_table
 from sqap_vla_ros.nodes.parameter_table import Parameter, Value
 from sqap_vla_ros.nodes.policy.sinks.gripper import GripperConfig

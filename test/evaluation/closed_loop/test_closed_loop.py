@@ -184,7 +184,7 @@ def test_invalid_actions_end_the_episode(envs):
         ({"ensemble": "mean"}, "'mean'"),
         ({"ensemble": "original"}, "horizon must be 1"),
         ({"horizon": 2, "latency_s": 0.5}, "0.5 s"),
-        ({"join": "later"}, "join must be one of clock, path, got 'later'"),
+        ({"join": "later"}, "join must be one of path, clock, got 'later'"),
     ],
 )
 def test_executions_that_make_no_sense_are_refused(given, match):
