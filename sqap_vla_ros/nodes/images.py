@@ -98,13 +98,19 @@ def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
     original, _, codec = message.format.lower().rpartition(";")
     if "compresseddepth" in codec.replace(" ", ""):
         raise ImageError(f"compressed image format '{message.format}' is a depth image: a colour image is needed")
+    what = f"compressed image of format '{message.format}'"
     data = np.frombuffer(message.data, np.uint8)
-    # UNCHANGED keeps mosaics and 16 bits, and ignores an EXIF rotation, which camera_info does not know of.
-    decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if (damage := _jpeg_damage(data.tobytes())) is not None:
+        raise ImageError(f"{what}: {damage}")
+    try:
+        # UNCHANGED keeps mosaics and 16 bits, and ignores an EXIF rotation, which camera_info does not know of.
+        decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    except cv2.error:  # a header that claims an absurd size
+        decoded = None
     if decoded is None:
-        raise ImageError(
-            f"compressed image of format '{message.format}': {data.size} bytes that are neither a whole jpeg nor a png"
-        )
+        raise ImageError(f"{what}: {data.size} bytes that are neither a whole jpeg nor a png")
+    if decoded.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"{what}: its pixels are {decoded.dtype}, where 8 or 16 bits are needed")
     original = original.strip()
     if decoded.ndim == 2 or decoded.shape[2] == 1:
         mosaic = original.startswith("bayer_") and original in _ENCODINGS
@@ -166,7 +172,26 @@ def _convert(pixels: NDArray[Any], to_rgb: int | None) -> NDArray[np.uint8]:
     if not pixels.dtype.isnative:
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
     pixels = np.ascontiguousarray(pixels)  # OpenCV takes no rows with gaps; no copy where there are none
-    rgb = pixels if to_rgb is None else cv2.cvtColor(pixels, to_rgb)
+    try:
+        rgb = pixels if to_rgb is None else cv2.cvtColor(pixels, to_rgb)
+    except cv2.error as error:  # a mosaic of two pixels, for example
+        raise ImageError(f"an image of {pixels.shape[1]}x{pixels.shape[0]} cannot be made RGB: {error.err}") from error
     if rgb.dtype == np.uint16:
         rgb = cv2.convertScaleAbs(rgb, alpha=255.0 / 65535.0)
     return np.asarray(rgb)
+
+
+def _jpeg_damage(data: bytes) -> str | None:
+    """Return what tells that a JPEG is not whole, None for a whole one and for other formats.
+
+    The decoder fills what is missing with grey and says nothing. Zeros after the end are padding of USB cameras.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    if not data.rstrip(b"\x00").endswith(b"\xff\xd9"):
+        return f"the jpeg is cut off after {len(data)} bytes"
+    scan = data.find(b"\xff\xda")
+    second = data.find(b"\xff\xd8\xff", scan) if scan >= 0 else -1
+    if second >= 0 and data.find(b"\xff\xd9", scan, second) < 0:
+        return "the jpeg breaks off where another one begins"
+    return None

@@ -26,7 +26,7 @@ from sqap_vla_ros.simulation.experts import expert
 from sqap_vla_ros.simulation.layout import VARIATIONS, Variation
 from sqap_vla_ros.simulation.scene import COLOURS, SHAPES, SLOTS
 from sqap_vla_ros.simulation.vocabulary import VariationName
-from sqap_vla_ros.training.labels import FAMILIES, Asked, candidates, chunk, draw
+from sqap_vla_ros.training.labels import FAMILIES, Asked, draw_tasks, expert_chunk, sensible_tasks
 
 FIRST_SEED = 1_000_000  # layouts below are for calibration and evaluation
 LABELS = 6  # instructions a picture
@@ -99,7 +99,7 @@ class Recorder:
                 "image": self._transform.apply(self.env.render() if image is None else image),
                 "cover": self._cover(),
                 "asked": np.array([(FAMILIES.index(a.family), a.target, a.reference) for a in asked], np.int8),
-                "chunk": np.stack([chunk(world, a) for a in asked]),
+                "chunk": np.stack([expert_chunk(world, a) for a in asked]),
                 "kinds": kinds,
                 "objects": xyz,
                 "scene": np.array(
@@ -157,10 +157,10 @@ def _expert_episode(
     switch = int(rng.integers(4, 18)) if rng.random() < config.change_of_mind else -1
     done = 0
     for step in range(steps):
-        if step == switch and (possible := candidates(env.world)):
+        if step == switch and (possible := sensible_tasks(env.world)):
             asked = possible[rng.integers(len(possible))]
         if step in kept:
-            recorder.record(draw(env.world, asked, LABELS, rng))
+            recorder.record(draw_tasks(env.world, asked, LABELS, rng))
         state = env.world.state(asked.target, asked.reference)
         action = expert(asked.task(layout), state)
         action[:3] += rng.normal(0.0, noise_m, 3)

@@ -19,7 +19,7 @@ from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.layout import Variation
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 from sqap_vla_ros.training.collection import FIRST_SEED, LABELS, CollectionConfig, Recorder, stack
-from sqap_vla_ros.training.labels import FAMILIES, Asked, draw
+from sqap_vla_ros.training.labels import FAMILIES, Asked, draw_tasks
 
 _WORLDS = 6
 _KEPT = 0.7  # share of the decisions
@@ -81,7 +81,7 @@ def correction_shard(config: CollectionConfig, shard: int, *, checkpoint: Path) 
             for world, observation, chunk in zip(worlds, observations, chunks, strict=True):
                 if rng.random() < _KEPT:
                     own = Asked(world.env.task.family, 0, 1)
-                    world.recorder.record(draw(world.env.world, own, LABELS, rng), observation.image)
+                    world.recorder.record(draw_tasks(world.env.world, own, LABELS, rng), observation.image)
                     frames.append(world.recorder.frames.pop())
                 if world.follow(chunk.deltas[: rng.integers(_EXECUTED[0], _EXECUTED[1] + 1)], rng):
                     world.begin(seed, rng)

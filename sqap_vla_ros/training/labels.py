@@ -44,7 +44,7 @@ class Asked:
         return Task(self.family, layout.objects[self.target].kind, layout.objects[self.reference].kind)
 
 
-def chunk(world: TabletopWorld, asked: Asked, horizon: int = 16) -> NDArray[np.float32]:
+def expert_chunk(world: TabletopWorld, asked: Asked, horizon: int = 16) -> NDArray[np.float32]:
     """Return the expert's next actions [horizon, 7] for what is asked, from the present state."""
     assert world.layout is not None
     return plan_actions(asked.task(world.layout), world.state(asked.target, asked.reference), horizon).astype(
@@ -52,7 +52,7 @@ def chunk(world: TabletopWorld, asked: Asked, horizon: int = 16) -> NDArray[np.f
     )
 
 
-def candidates(world: TabletopWorld) -> list[Asked]:
+def sensible_tasks(world: TabletopWorld) -> list[Asked]:
     """Return everything that makes sense to ask for in the present state."""
     assert world.layout is not None
     count = len(world.layout.objects)
@@ -91,9 +91,9 @@ def _within_reach(state: WorldState) -> bool:
     return state.bowl_xyz_m is None or bool(np.linalg.norm(target[:2] - state.bowl_xyz_m[:2]) > 0.08)
 
 
-def draw(world: TabletopWorld, own: Asked, count: int, rng: np.random.Generator) -> list[Asked]:
+def draw_tasks(world: TabletopWorld, own: Asked, count: int, rng: np.random.Generator) -> list[Asked]:
     """Draw `own` and up to `count - 1` other tasks; too few are repeated until there are `count`."""
-    others = [asked for asked in candidates(world) if asked.task(world.layout) != own.task(world.layout)]  # type: ignore[arg-type]
+    others = [asked for asked in sensible_tasks(world) if asked.task(world.layout) != own.task(world.layout)]  # type: ignore[arg-type]
     weight = np.array([_WEIGHT[asked.family] for asked in others])
     chosen = [own]
     if others:

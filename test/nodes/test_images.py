@@ -1,6 +1,7 @@
 """Image conversion: every encoding against a picture whose colours are known."""
 
 import array
+import zlib
 
 import cv2
 import numpy as np
@@ -249,3 +250,36 @@ def test_agrees_with_cv_bridge(picture):
         message = message_of(pixels, encoding)
         own = images._convert(images._pixels(message, images._ENCODINGS[encoding]), images._ENCODINGS[encoding].to_rgb)
         np.testing.assert_array_equal(own, bridge.imgmsg_to_cv2(message, "rgb8"), err_msg=encoding)
+
+
+def jpeg() -> bytes:
+    picture = cv2.resize(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8), (640, 480))
+    return cv2.imencode(".jpg", picture)[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda data: data[: len(data) // 2], "cut off after"),
+        (lambda data: data[: len(data) // 2] + bytes(len(data) // 2), "cut off after"),
+        (lambda data: data[: len(data) // 2] + data, "breaks off where another one begins"),
+        (lambda data: data[2:], "neither a whole jpeg nor a png"),
+    ],
+)
+def test_a_jpeg_that_is_not_whole_is_refused(spoil, reason):
+    """The decoder would fill the rest with grey, and the policy would act on it."""
+    with pytest.raises(ImageError, match=reason):
+        compressed_to_rgb(CompressedImage(format="jpeg", data=spoil(jpeg())))
+    padded = jpeg() + bytes(1000)  # USB cameras pad to a fixed size
+    assert compressed_to_rgb(CompressedImage(format="jpeg", data=padded)).shape == (480, 640, 3)
+
+
+def test_pixels_that_are_no_colours_are_refused():
+    tiff = cv2.imencode(".tiff", np.zeros((4, 4), np.float32))[1].tobytes()
+    with pytest.raises(ImageError, match="its pixels are float32, where 8 or 16 bits are needed"):
+        compressed_to_rgb(CompressedImage(format="png", data=tiff))
+    huge = bytearray(cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes())
+    huge[16:24] = b"\x7f\xff\xff\xff" * 2  # width and height
+    huge[29:33] = zlib.crc32(bytes(huge[12:29])).to_bytes(4, "big")
+    with pytest.raises(ImageError, match="neither a whole jpeg nor a png"):
+        compressed_to_rgb(CompressedImage(format="png", data=bytes(huge)))

@@ -10,7 +10,7 @@ from sqap_vla_ros.simulation.gl import RenderingUnavailableError
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 from sqap_vla_ros.training.collection import COVER, LABELS, CollectionConfig, collect_shards, expert_shard
 from sqap_vla_ros.training.dataset import Demonstrations, tabletop_statistics
-from sqap_vla_ros.training.labels import FAMILIES, Asked, candidates, chunk, draw
+from sqap_vla_ros.training.labels import FAMILIES, Asked, draw_tasks, expert_chunk, sensible_tasks
 
 SMALL = CollectionConfig(shards=1, frames=14)
 
@@ -39,7 +39,7 @@ def test_candidates_fit_the_scene(env):
     for seed in range(40):
         env.reset(seed)
         layout = env.world.layout
-        found = candidates(env.world)
+        found = sensible_tasks(env.world)
         assert len(set(found)) == len(found)
         for asked in found:
             seen.add(asked.family)
@@ -58,8 +58,8 @@ def test_what_is_held_is_what_is_asked_about(env):
     env.reset(3, TaskFamily.PICK)
     while not env.succeeded:
         env.step(expert(env.task, env.state))
-    assert {asked.target for asked in candidates(env.world)} == {0}
-    assert not {TaskFamily.OPEN_DRAWER, TaskFamily.CLOSE_DRAWER} & {asked.family for asked in candidates(env.world)}
+    assert {asked.target for asked in sensible_tasks(env.world)} == {0}
+    assert not {TaskFamily.OPEN_DRAWER, TaskFamily.CLOSE_DRAWER} & {asked.family for asked in sensible_tasks(env.world)}
 
 
 def test_another_objects_chunk_is_that_objects_plan(env):
@@ -68,9 +68,9 @@ def test_another_objects_chunk_is_that_objects_plan(env):
     asked = Asked(TaskFamily.PICK, 1, 0)
     state = env.world.state(1, 0)
     np.testing.assert_allclose(state.target.xyz_m[:2], layout.objects[1].xy_m, atol=2e-3)
-    np.testing.assert_allclose(chunk(env.world, asked), plan_actions(asked.task(layout), state), atol=1e-6)
-    own = chunk(env.world, Asked(TaskFamily.PICK, 0, 1))
-    assert np.abs(own - chunk(env.world, asked)).max() > 0.01
+    np.testing.assert_allclose(expert_chunk(env.world, asked), plan_actions(asked.task(layout), state), atol=1e-6)
+    own = expert_chunk(env.world, Asked(TaskFamily.PICK, 0, 1))
+    assert np.abs(own - expert_chunk(env.world, asked)).max() > 0.01
 
 
 def test_draw_gives_the_own_task_first_and_always_as_many(env):
@@ -78,7 +78,7 @@ def test_draw_gives_the_own_task_first_and_always_as_many(env):
     for seed in range(10):
         env.reset(seed)
         own = Asked(env.task.family, 0, 1)
-        drawn = draw(env.world, own, LABELS, rng)
+        drawn = draw_tasks(env.world, own, LABELS, rng)
         assert drawn[0] == own
         assert len(drawn) == LABELS
         assert len({asked.task(env.world.layout) for asked in drawn}) > 1
@@ -95,7 +95,7 @@ def test_a_shard_is_reproducible_and_collected_once(shard, tmp_path):
     config = CollectionConfig(shards=2, frames=2)
     (tmp_path / "shard0001").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sqap_vla_ros.training.collection.ProcessPoolExecutor", _Inline)
+        patch.setattr("sqap_vla_ros.training.collection.worker_pool", _Inline)
         collect_shards(tmp_path, config, jobs=1, make=make, show=False)
     assert calls == [0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shard0000", "shard0001"]
