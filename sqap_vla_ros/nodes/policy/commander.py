@@ -24,6 +24,7 @@ from sqap_vla_ros.nodes.policy.sinks.table import GRIPPER_SINKS, SINKS
 from sqap_vla_ros.robot.holding import ArmSample, Evidence, Reason
 
 REST_S = 2.0  # the node waits so long for the arm to come to rest before it is deactivated
+START_AGE_NS = 250_000_000  # a motion from rest starts at a pose that is measured no longer ago
 LOCKED_S = 0.05  # the watchdog waits so long for a command that is being sent
 EMERGENCY = Hold("the node's executor stands still", Reason.INPUT)
 
@@ -76,6 +77,10 @@ class Commander:
         """
         if not self.sink.at_rest(now_ns) and not moving:
             raise UnsafeChunk("the arm is still coming to rest")
+        newest = self._inputs.measure_tool()
+        if not moving and newest is not None and 0 < newest.stamp_ns < now_ns - START_AGE_NS:
+            age_s = (now_ns - newest.stamp_ns) / NS_PER_S
+            raise UnsafeChunk(f"the motion would start where the arm was {age_s:.2f} s ago: no newer transform came")
         measured = self._inputs.measured()
         tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
         if not moving and (astray := self.motion.tracking_error(tool, now_ns)) is not None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from stepped.command_checks import CommandChecks
 from stepped.simulated_cell import Cell
 
 from sqap_vla_ros.nodes import messages
@@ -73,3 +74,18 @@ def test_a_stream_of_twists_has_no_pause_where_a_motion_follows_another(latency_
         speeds = np.linalg.norm([[v.x, v.y, v.z] for v in linear], axis=1)
         beside = np.minimum(speeds[:-2], speeds[2:])
         assert (speeds[1:-1] >= 0.5 * beside).all()
+
+
+@pytest.mark.parametrize("stall_s", [0.8, 1.0])
+@pytest.mark.parametrize("mode", ["joint", "pose"])
+def test_after_the_executor_stood_still_nothing_starts_where_the_arm_was_before(mode, stall_s):
+    """The image that comes first wakes the engine: a chunk is ready, and nobody has looked at the transforms since."""
+    for seed in range(3):
+        with Cell(mode, seed=seed, parameters=QUICK) as cell:
+            cell.switches.latency_s = 0.2
+            moving(cell, 0.48)
+            cell.switches.stalled = True
+            cell.run(stall_s)
+            cell.switches.stalled = False
+            cell.run(0.5)
+            assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
