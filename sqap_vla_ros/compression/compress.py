@@ -66,6 +66,33 @@ def require_calibration(recipe: Recipe, observations: Sequence[Observation] | No
         )
 
 
+def require_loadable(recipe: Recipe, depth: int) -> None:
+    """Raise `RecipeError` when the recipe's selector or accelerator cannot be put on a decoder of `depth` layers.
+
+    Better before minutes of compression than at the first load of the file.
+    """
+    from sqap_vla_ros.compression.accelerators.base import Savings
+    from sqap_vla_ros.compression.accelerators.table import make_accelerator
+    from sqap_vla_ros.pruning import make_selector
+
+    savings = Savings()
+    try:
+        if recipe.accelerator is not None:
+            savings = make_accelerator(recipe.accelerator.name, **recipe.accelerator.parameters).savings
+        elif recipe.pruning is not None:
+            savings = Savings(make_selector(recipe.pruning.selector, **recipe.pruning.parameters))
+    except ValueError as error:
+        raise RecipeError(f"recipe {recipe.name!r}: {error}") from error
+    left = depth - savings.removed_layers
+    if left < 1:
+        raise RecipeError(f"recipe {recipe.name!r} takes {savings.removed_layers} layers out of a decoder of {depth}")
+    if savings.selector is not None and savings.selector.prune_layer >= left:
+        raise RecipeError(
+            f"recipe {recipe.name!r} drops tokens before decoder layer {savings.selector.prune_layer}; this model has "
+            f"layers 0 to {left - 1}"
+        )
+
+
 def compress(
     policy: CogACTPolicy,
     recipe: Recipe,
@@ -87,6 +114,7 @@ def compress(
         return []
     require_calibration(recipe, observations)
     decoder = policy.model.decoder
+    require_loadable(recipe, len(decoder.layers))
     hidden = prepare_stream(policy, spec, observations)
     plan = make_plan(policy, spec, hidden, progress=progress)
     reports: list[LinearReport] = []

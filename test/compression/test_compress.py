@@ -6,10 +6,18 @@ import torch
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import compress, decoder_inputs
+from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.layer_work import collect
 from sqap_vla_ros.compression.layers import compress_layer
 from sqap_vla_ros.compression.load import load_policy
-from sqap_vla_ros.compression.recipe import QuantizationSpec, RecipeError, load_recipe
+from sqap_vla_ros.compression.recipe import (
+    AcceleratorSpec,
+    PruningSpec,
+    QuantizationSpec,
+    Recipe,
+    RecipeError,
+    load_recipe,
+)
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.quantization.linear import QuantizedLinear, WeightOnlyLinear, use_backend
@@ -149,6 +157,28 @@ def test_calibration_is_asked_for():
     decoder = micro_policy().model.decoder
     with pytest.raises(ValueError, match="needs calibration observations and got none"):
         compress_layer(decoder.layers[0], load_recipe("w4a4").quantization, decoder.config)
+
+
+@pytest.mark.parametrize(
+    ("section", "match"),
+    [
+        ({"pruning": PruningSpec("sqapp")}, "recipe 'mine': unknown token selector 'sqapp'"),
+        ({"pruning": PruningSpec("sqap", {"ratoi": 0.4})}, "recipe 'mine': token selector 'sqap'.*ratoi"),
+        ({"pruning": PruningSpec("sqap", {"prune_layer": 6})}, r"before decoder layer 6; this model has layers 0 to 5"),
+        ({"accelerator": AcceleratorSpec("mole")}, "recipe 'mine': unknown accelerator 'mole'"),
+        ({"accelerator": AcceleratorSpec("efficient_vla", {"remove": 6})}, "takes 6 layers out of a decoder of 6"),
+        ({"accelerator": AcceleratorSpec("efficient_vla", {"remove": 4})}, r"layer 2; this model has layers 0 to 1"),
+    ],
+)
+def test_what_cannot_be_put_on_the_policy_is_refused_before_anything_is_compressed(tmp_path, section, match):
+    recipe = Recipe("mine", quantization=QuantizationSpec(), **section)
+    policy = micro_policy()
+    with pytest.raises(RecipeError, match=match):
+        compress_to_file(policy, recipe, [], tmp_path / "policy.safetensors")
+    with pytest.raises(RecipeError, match=match):
+        compress(policy, recipe)
+    assert not list(tmp_path.iterdir())
+    assert not any(isinstance(module, QuantizedLinear) for module in policy.model.modules())
 
 
 def test_collect_sees_what_the_weights_see(stream):

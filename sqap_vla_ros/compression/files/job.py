@@ -27,6 +27,7 @@ from sqap_vla_ros.compression.compress import (
     make_plan,
     prepare_stream,
     require_calibration,
+    require_loadable,
 )
 from sqap_vla_ros.compression.files.storage import (
     CompressedFileError,
@@ -94,6 +95,7 @@ def compress_to_file(
     mapped_layers: the policy was loaded so; it then never is in memory as a whole.
     """
     require_calibration(recipe, observations)
+    require_loadable(recipe, len(policy.model.decoder.layers))
     check_target(out)
     identity = JobIdentity(recipe.digest, weights_digest(policy), observations_digest(observations))
     source = {"checkpoint": policy.provenance.checkpoint, "sha256": identity.source}

@@ -1,4 +1,4 @@
-"""Damage measured with forward passes: Eq. 4 for single rows, the joint effect of many, and rank correlation."""
+"""Damage measured with forward passes: of single rows (Eq. 4), of many together, and of a whole compressed policy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from sqap_vla_ros.compression.sensitivity.backward import FloatDecoder
 from sqap_vla_ros.compression.sensitivity.objectives import TIMESTEPS, FrozenHead, Reference
+from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.architecture import COGACT
+from sqap_vla_ros.policy.cogact import CogACTPolicy
 
 JOINT_LIMIT = 4.0  # times the sum of the rows' scores; beyond it first-order scores do not describe the rows together
 
@@ -64,8 +66,7 @@ def epsilon_deviation(
     total = 0.0
     for reference in references:
         cognition = changed_cognition(decoder, reference, layer, name, rows, values)
-        for step in TIMESTEPS:
-            timestep = torch.tensor([step * len(head.sampler.alphas) // 100])
+        for timestep in _timesteps(head):
             found, expected = (
                 head.epsilon(z, reference.chunk, timestep, reference.noise) for z in (cognition, reference.cognition)
             )
@@ -98,6 +99,43 @@ def check_zeros(
         if together > JOINT_LIMIT * float(scores[linear][0][rows].sum()):
             checked[linear] = torch.where(widths == 0, instead, widths)
     return checked
+
+
+def held_out_errors(
+    before: CogACTPolicy, after: CogACTPolicy, observations: Sequence[Observation], *, seed: int = 0
+) -> dict[str, float]:
+    """Compare a compressed policy with the one it was made from, on observations it was not calibrated on.
+
+    Returns relative errors: `cognition` of the feature, `epsilon` of the teacher-forced noise over `TIMESTEPS`, and
+    `action` of the normalised chunk. The second varies least from scene to scene; steer by it.
+    """
+    head = FrozenHead(before)
+    errors, sizes = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for index, observation in enumerate(observations):
+        (expected, chunk), (found, other) = (_predict(p, observation, seed + index) for p in (before, after))
+        noise, noises = head.noise(seed + index), []
+        with torch.no_grad():
+            for cognition in (expected, found):
+                noises.append(torch.cat([head.epsilon(cognition, chunk, at, noise) for at in _timesteps(head)]))
+        for place, (one, two) in enumerate(((expected, found), (noises[0], noises[1]), (chunk, other))):
+            errors[place] += (two - one).double().square().sum()
+            sizes[place] += one.double().square().sum()
+    return dict(zip(("cognition", "epsilon", "action"), (errors / sizes).sqrt().tolist(), strict=True))
+
+
+def _predict(policy: CogACTPolicy, observation: Observation, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the cognition feature [1, D] and the normalised chunk [1, T, 7], both float32."""
+    seen: list[Tensor] = []
+    handle = policy.model.decoder.register_forward_hook(lambda _, __, output: seen.append(output.cognition))
+    try:
+        chunk = policy.predict(observation, seed=seed)
+    finally:
+        handle.remove()
+    return seen[0].float().clone(), torch.from_numpy(chunk.normalized).float()[None]
+
+
+def _timesteps(head: FrozenHead) -> list[Tensor]:
+    return [torch.tensor([step * len(head.sampler.alphas) // 100]) for step in TIMESTEPS]
 
 
 def spearman(one: Tensor, other: Tensor) -> float:

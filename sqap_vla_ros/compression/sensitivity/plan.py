@@ -142,12 +142,12 @@ def plan_rows(
         moments, to_fit = layer_moments(
             layer, [each.hidden[index] for each in fitted], to_fit, decoder.rotary, final=final
         )
-        found = {name: _hessian(moments[name], spec) for name in moments}
+        found = {name: rounding_hessian(moments[name], spec) for name in moments}
         if spec.hessian == "weighted":
             hessians |= {(index, name): hessian for name, hessian in found.items()}
         if rows is None:
             continue
-        deltas = {name: _deltas(layer, name, found[name], spec) for name in COGACT.linears}
+        deltas = {name: rounding_changes(layer, name, found[name], spec) for name in COGACT.linears}
         judged_moments, to_judge = layer_moments(
             layer, [each.hidden[index] for each in judged], to_judge, decoder.rotary, final=final, deltas=deltas
         )
@@ -170,13 +170,14 @@ def plan_rows(
     return RowPlan(bits, hessians, scores)
 
 
-def _hessian(moments: LinearMoments, spec: QuantizationSpec) -> Tensor:
+def rounding_hessian(moments: LinearMoments, spec: QuantizationSpec) -> Tensor:
+    """Return the second moment [K, K] that a linear is rounded on."""
     if spec.hessian == "weighted":
         return blended_hessian(moments.weighted.sum, moments.plain.sum)
     return moments.plain.matrix
 
 
-def _deltas(layer: LlamaDecoderLayer, name: str, hessian: Tensor, spec: QuantizationSpec) -> dict[int, Tensor]:
+def rounding_changes(layer: LlamaDecoderLayer, name: str, hessian: Tensor, spec: QuantizationSpec) -> dict[int, Tensor]:
     """Round a linear's rows at every width and return the changes, bits -> [N, K]."""
     assert spec.row_bits is not None
     weight = COGACT.linear(layer, name).weight.data
