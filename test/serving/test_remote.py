@@ -1,5 +1,6 @@
 """A policy behind a socket: the same chunks, and no wrong ones when the other side fails."""
 
+import threading
 import time
 
 import numpy as np
@@ -70,6 +71,34 @@ def test_resets_reach_the_policy(remote):
     assert resets() == before
     remote.reset()
     assert resets() == before + 1
+
+
+def test_clients_side_by_side_get_their_own_answers(served):
+    wrong = []
+
+    def drive(index: int) -> None:
+        remote = RemotePolicy(served.url, timeout_s=30.0)
+        for number in range(10):
+            sent = observation(100 * index + number, 20 + index, 30)
+            if remote.predict(sent).normalized[0, 0] != float(sent.image.sum(dtype=np.int64)):
+                wrong.append((index, number))
+        remote.close()
+
+    threads = [threading.Thread(target=drive, args=(index,)) for index in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+    assert wrong == []
+
+
+def test_what_the_policy_keeps_of_one_client_is_forgotten_before_anothers_turn(served):
+    clients = [RemotePolicy(served.url) for _ in range(2)]
+    counted = observation(instruction="count resets")
+    resets = [int(clients[turn % 2].predict(counted).normalized[0, 0]) for turn in range(6)]
+    assert np.diff(resets).tolist() == [1] * 5
+    for client in clients:
+        client.close()
 
 
 def test_it_connects_again_when_the_server_comes_back():

@@ -1,0 +1,176 @@
+"""Overhead of serving on loopback, and a day's abuse of the server in minutes.
+
+    python benchmarks/serving.py            overhead by protocol, for a policy that takes no time
+    python benchmarks/serving.py --abuse    10,000 malformed frames, cut connections, 50 clients
+
+Exit status 1 when an abuse is not answered as it should be, or memory grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.serving.remote import RemotePolicy
+from sqap_vla_ros.serving.server.packing import pack, unpack
+
+ROUNDS = 300
+FRAMES = 10_000
+CLIENTS = 50
+MOST_GROWTH_MB = 20.0
+IMAGE = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+SERVER = """
+import asyncio, sys
+from sqap_vla_ros.serving.server.action_space import ActionSpace
+from sqap_vla_ros.serving.server.engine import Engine
+from sqap_vla_ros.serving.server.episode import Execution
+from sqap_vla_ros.serving.server.observations import ObservationReader
+from sqap_vla_ros.serving.server.protocols import Service
+from sqap_vla_ros.serving.server.server import ServerConfig, listening
+from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig
+
+async def main():
+    times = dict(prediction_timeout_s=30, load_timeout_s=60, patience_s=25)
+    config = WorkerConfig("none", factory="worker_round_trip:policy")
+    engine = Engine(lambda notify: PolicyWorker(config, notify), **times)
+    service = Service(engine, ObservationReader(), ActionSpace(), Execution(horizon=1))
+    async with listening(service, ServerConfig(port=0, most_clients=80)) as port:
+        print(port, flush=True)
+        await engine.run()
+asyncio.run(main())
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--abuse", action="store_true")
+    args = parser.parse_args()
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    process = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        RemotePolicy(f"ws://127.0.0.1:{port}").close()  # it is loaded now
+        return abuse(port, process.pid) if args.abuse else overhead(port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def overhead(port: int) -> int:
+    """Print what a prediction takes beyond the policy's own time."""
+    remote = RemotePolicy(f"ws://127.0.0.1:{port}")
+    observation = Observation(IMAGE, 5, "pick up the red cube", (100.0, 120.0), np.eye(4))
+
+    def native() -> float:
+        remote.predict(observation)
+        assert remote.round_trip is not None
+        return (remote.round_trip.total_s - remote.round_trip.policy_s) * 1e3
+
+    report("native", [native() for _ in range(ROUNDS)])
+    with connect(f"ws://127.0.0.1:{port}/openpi", compression=None) as connection:
+        connection.recv()
+        frame = pack({"observation/image": IMAGE, "prompt": "pick"}, keys=bytes)
+        report("openpi", [_exchange(connection, frame) for _ in range(ROUNDS)])
+    with connect(f"ws://127.0.0.1:{port}/vla-eval", compression=None) as connection:
+        payload = {"images": {"agentview": IMAGE}, "task_description": "pick"}
+        frame = pack({"type": "observation", "payload": payload, "seq": 1, "timestamp": 0.0}, keys=str)
+        report("vla-eval", [_exchange(connection, frame) for _ in range(ROUNDS)])
+    return 0
+
+
+def _exchange(connection, frame: bytes) -> float:
+    begin = time.perf_counter()
+    connection.send(frame)
+    answer = unpack(connection.recv())
+    assert "actions" in answer or "actions" in answer["payload"]
+    return (time.perf_counter() - begin) * 1e3
+
+
+def report(name: str, taken_ms: list[float]) -> None:
+    p50, p95 = np.percentile(taken_ms, (50, 95))
+    print(f"{name:>8}: overhead of a 256 x 256 image p50 {p50:.2f} ms, p95 {p95:.2f} ms")
+    time.sleep(0.2)
+
+
+def abuse(port: int, pid: int) -> int:
+    """Abuse the server; return the exit status."""
+    url = f"ws://127.0.0.1:{port}"
+    answers: Counter[str] = Counter()
+    mistreat(url, FRAMES // 10, answers)  # what is allocated once
+    cut(port, 100)
+    before_mb = memory_mb(pid)
+    answers.clear()
+    threads = [threading.Thread(target=mistreat, args=(url, FRAMES // CLIENTS, answers, n)) for n in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    cut(port, 500)
+    for thread in threads:
+        thread.join()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=30) as response:
+        health = json.load(response)["status"]
+    grown_mb = memory_mb(pid) - before_mb
+    fds = len(os.listdir(f"/proc/{pid}/fd"))
+    print(f"{sum(answers.values())} frames: {dict(answers)}; health {health}")
+    print(f"memory {before_mb:.0f} MB, grown by {grown_mb:.1f} MB; {fds} descriptors open")
+    return int(health != "ok" or answers["no sentence"] > 0 or grown_mb > MOST_GROWTH_MB)
+
+
+def mistreat(url: str, count: int, answers: Counter[str], seed: int = 0) -> None:
+    """Send damaged frames; every one must be answered, and with a sentence where it is refused."""
+    draw = random.Random(seed)
+    payload = {"images": {"agentview": IMAGE[:16, :16]}, "task_description": "pick"}
+    good = pack({"type": "observation", "payload": payload, "seq": 1, "timestamp": 0.0}, keys=str)
+    sent = 0
+    while sent < count:
+        with contextlib.suppress(ConnectionClosed), connect(f"{url}/vla-eval", compression=None) as connection:
+            while sent < count:
+                sent += 1
+                frame = bytearray(good)
+                for _ in range(draw.randint(1, 8)):
+                    frame[draw.randrange(120 if draw.random() < 0.8 else len(frame))] = draw.randrange(256)
+                frame = frame[: draw.choice((len(frame), draw.randrange(len(frame))))]
+                connection.send(bytes(frame))
+                answer = unpack(connection.recv(timeout=60))
+                if answer["type"] == "action":
+                    answers["action"] += 1
+                else:
+                    answers["sentence" if len(answer["payload"]["error"]) > 10 else "no sentence"] += 1
+
+
+def cut(port: int, count: int) -> None:
+    """Open connections and break them off at any point."""
+    head = b"GET /openpi HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head += b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n\x82\xff" + bytes(50)
+    for number in range(count):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as raw:
+            raw.sendall(head[: number * 7 % len(head)])
+
+
+def memory_mb(pid: int) -> float:
+    time.sleep(1.0)
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
