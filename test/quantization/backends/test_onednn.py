@@ -62,3 +62,17 @@ def test_onednn_does_not_fall_back_to_its_plain_loop():
             runs.append(time.perf_counter() - start)
         seconds.append(min(runs))
     assert seconds[0] < 20 * seconds[1]  # the plain loop takes far longer
+
+
+@needs_onednn
+@pytest.mark.parametrize("extreme", [False, True])
+def test_sums_that_float32_does_not_hold_are_rounded_as_the_reference_does(extreme):
+    generator = torch.Generator().manual_seed(0)
+    values, weight = (torch.randint(-127, 128, (rows, 11008), generator=generator).to(torch.int8) for rows in (33, 64))
+    if extreme:
+        values.fill_(127)
+        values[:, :5], weight[::2], weight[1::2] = 124, 127, -127
+    scale, token_scale = torch.rand(64, generator=generator), torch.rand(33, 1, generator=generator)
+    reference = ReferenceProduct(weight, scale)
+    assert (reference.accumulate(values).abs().max() > 2**24) == extreme
+    assert torch.equal(OneDnnProduct(weight, scale)(values, token_scale), reference(values, token_scale))
