@@ -367,11 +367,10 @@ def main() -> int:
             rows.append(row)
             if row["violations"]:
                 print(row, flush=True)
-            if len(rows) % 200 == 0:
-                print(f"{len(rows)} sequences, {time.perf_counter() - begin_s:.0f} s", flush=True)
-    result = summary(rows)
-    result["seconds"] = round(time.perf_counter() - begin_s)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+            if len(rows) % 200 == 0 or len(rows) == args.sequences:
+                result = summary(rows) | {"seconds": round(time.perf_counter() - begin_s)}
+                args.out.write_text(json.dumps(result, indent=1) + "\n")
+                print(f"{len(rows)} sequences, {result['seconds']} s", flush=True)
     print(json.dumps({name: value for name, value in result.items() if name != "violations"}, indent=1))
     return 1 if result["violations"] else 0
 
