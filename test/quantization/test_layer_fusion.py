@@ -2,11 +2,13 @@ import copy
 
 import pytest
 import torch
+from backend_cases import some_bits
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
 from sqap_vla_ros.quantization.layer_fusion import IntegerMlp, fuse_layer
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear
+from sqap_vla_ros.quantization.mixed import MixedLinear, PackedMixedWeight, quantize_mixed
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
@@ -15,10 +17,13 @@ from sqap_vla_ros.text_rows import text_rows
 WIDTH, MLP_WIDTH, HEADS = 64, 96, 4
 
 
-def decoder_layer(granularity: str = "token", text_bits: int | None = None) -> LlamaDecoderLayer:
+def decoder_layer(
+    granularity: str = "token", text_bits: int | None = None, widths: tuple[int, ...] = ()
+) -> LlamaDecoderLayer:
     """A Llama layer of integer linears, as recipes with folded norms make it; A8, where a flipped value is small.
 
     text_bits: given, visual tokens have A4.
+    widths: given, rows take one of these, the same for gate and up.
     """
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -46,7 +51,12 @@ def decoder_layer(granularity: str = "token", text_bits: int | None = None) -> L
         )
         for name in group:
             weight = torch.randn(getattr(owner, name).weight.shape) * 0.2
-            setattr(owner, name, QuantizedLinear(PackedWeight.of(quantize_weight(weight, 4)), shared))
+            if widths:
+                bits = some_bits(len(weight), widths, torch.Generator().manual_seed(1))
+                linear = MixedLinear(PackedMixedWeight.of(quantize_mixed(weight, bits)), shared)
+            else:
+                linear = QuantizedLinear(PackedWeight.of(quantize_weight(weight, 4)), shared)
+            setattr(owner, name, linear)
     return layer.bfloat16().requires_grad_(False)
 
 
@@ -56,9 +66,10 @@ def run(layer: LlamaDecoderLayer, hidden: torch.Tensor) -> torch.Tensor:
     return layer(hidden, position_embeddings=tables)
 
 
+@pytest.mark.parametrize("widths", [(), (2, 4, 8), (0, 4, 16)], ids=str)
 @pytest.mark.parametrize("tokens", [1, 5, 300])
-def test_a_fused_layer_differs_by_roundings_only(tokens):
-    layer = decoder_layer()
+def test_a_fused_layer_differs_by_roundings_only(tokens, widths):
+    layer = decoder_layer(widths=widths)
     fused = copy.deepcopy(layer)
     fuse_layer(fused)
     assert isinstance(fused.input_layernorm, torch.nn.Identity)
@@ -68,7 +79,7 @@ def test_a_fused_layer_differs_by_roundings_only(tokens):
     hidden = hidden.bfloat16()
     expected, actual = run(layer, hidden).float(), run(fused, hidden).float()
     assert (actual - expected).norm() / (expected - hidden.float()).norm() < 0.05
-    exact = decoder_layer().float()
+    exact = decoder_layer(widths=widths).float()
     exact_out = run(exact, hidden.float())
     # as near to the same integer layer in float32 as the plain one is
     assert (actual - exact_out).norm() < 1.2 * (expected - exact_out).norm() + 1e-3 * exact_out.norm()
