@@ -5,7 +5,7 @@ One layer is in float32 at a time; everything else keeps its dtype, so the peak 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -134,14 +134,19 @@ def prepare_stream(
 
 
 def make_plan(
-    policy: CogACTPolicy, spec: QuantizationSpec, hidden: list[Tensor] | None, *, progress: OnProgress | None = None
+    policy: CogACTPolicy,
+    spec: QuantizationSpec,
+    hidden: list[Tensor] | None,
+    *,
+    hessians: MutableMapping[tuple[int, str], Tensor] | None = None,
+    progress: OnProgress | None = None,
 ) -> RowPlan | None:
-    """Plan widths and Hessians where the recipe looks at the action; None where it does not."""
+    """Plan widths and Hessians where the recipe looks at the action; None where it does not. See `plan_rows`."""
     if not spec.looks_at_the_action:
         return None
     from sqap_vla_ros.compression.sensitivity.plan import plan_rows
 
-    return plan_rows(policy, spec, hidden or [], progress=progress)
+    return plan_rows(policy, spec, hidden or [], hessians=hessians, progress=progress)
 
 
 def compress_layers(

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,8 @@ from sqap_vla_ros.quantization.reordered_weights import give_back_freed_memory
 
 if TYPE_CHECKING:
     from sqap_vla_ros.compression.sensitivity.plan import RowPlan
+
+Linear = tuple[int, str]  # decoder layer, linear
 
 
 def observations_digest(observations: Sequence[Observation]) -> str:
@@ -103,7 +105,8 @@ def compress_to_file(
     decoder = policy.model.decoder
     if recipe.quantization is not None:
         hidden = prepare_stream(policy, recipe.quantization, observations)
-        plan = work.plan(partial(make_plan, policy, recipe.quantization, hidden, progress=progress))
+        spec = recipe.quantization
+        plan = work.plan(lambda hessians: make_plan(policy, spec, hidden, hessians=hessians, progress=progress))
         start = work.finished_layers(calibrated=bool(observations), depth=len(decoder.layers))
         if start and hidden is not None:
             hidden = work.read_hidden(start)
@@ -170,21 +173,25 @@ class _Workspace:
             temporary.write_text(content)
             temporary.replace(file)
 
-    def plan(self, make: Callable[[], RowPlan | None]) -> RowPlan | None:
-        """Return the plan of an earlier run, or make and keep it. None where the recipe needs none."""
-        path = self.folder / "row_plan.safetensors"
+    def plan(self, make: Callable[[MutableMapping[Linear, torch.Tensor]], RowPlan | None]) -> RowPlan | None:
+        """Return the plan of an earlier run, or make and keep it. None where the recipe needs none.
+
+        make: plans, and puts Hessians where it is told; they are files, each read when its layer is due.
+        """
+        path, hessians = self.folder / "row_bits.safetensors", _StoredHessians(self.folder)
         if path.is_file():
             from sqap_vla_ros.compression.sensitivity.plan import RowPlan
 
             try:
-                return RowPlan.from_tensors(load_file(str(path)))
+                bits = load_file(str(path))
             except SafetensorError as error:
                 raise CompressedFileError(
                     f"{path} is damaged ({error}); remove {self.folder} and start again"
                 ) from error
-        plan = make()
+            return RowPlan({_linear_of(name): tensor for name, tensor in bits.items()}, hessians)
+        plan = make(hessians)
         if plan is not None:
-            self._save(path, {name: tensor.contiguous() for name, tensor in plan.to_tensors().items()}, {})
+            self._save(path, {_file_name(linear): tensor.contiguous() for linear, tensor in plan.bits.items()}, {})
         return plan
 
     def _layer(self, index: int) -> Path:
@@ -245,3 +252,42 @@ class _Workspace:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
+
+
+def _file_name(linear: Linear) -> str:
+    layer, name = linear
+    return f"{layer:03d}_{name}"
+
+
+def _linear_of(file_name: str) -> Linear:
+    layer, _, name = file_name.partition("_")
+    return int(layer), name
+
+
+class _StoredHessians(MutableMapping[Linear, torch.Tensor]):
+    """Matrices by linear, each a file of the workspace."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _path(self, linear: Linear) -> Path:
+        return self._folder / f"hessian_{_file_name(linear)}.safetensors"
+
+    def __getitem__(self, linear: Linear) -> torch.Tensor:
+        try:
+            return load_file(str(self._path(linear)))["hessian"]
+        except FileNotFoundError:
+            raise KeyError(linear) from None
+
+    def __setitem__(self, linear: Linear, hessian: torch.Tensor) -> None:
+        save_file({"hessian": hessian.contiguous()}, str(self._path(linear)))
+
+    def __delitem__(self, linear: Linear) -> None:
+        self._path(linear).unlink()
+
+    def __iter__(self) -> Iterator[Linear]:
+        paths = sorted(self._folder.glob("hessian_*.safetensors"))
+        return (_linear_of(path.stem.removeprefix("hessian_")) for path in paths)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

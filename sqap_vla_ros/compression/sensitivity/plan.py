@@ -7,7 +7,7 @@ inputs that it was fitted to.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
@@ -78,27 +78,9 @@ class RowPlan:
     def layer(self, index: int) -> LayerPlan:
         """Return the part of one decoder layer."""
         bits, hessians = (
-            {name: tensor for (at, name), tensor in every.items() if at == index}
-            for every in (self.bits, self.hessians)
+            {linear[1]: every[linear] for linear in every if linear[0] == index} for every in (self.bits, self.hessians)
         )
         return LayerPlan(bits, hessians)
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Return the decisions under names, to be stored; the scores are left out."""
-        return {
-            f"{kind}.{layer}.{name}": tensor
-            for kind, every in (("bits", self.bits), ("hessians", self.hessians))
-            for (layer, name), tensor in every.items()
-        }
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> RowPlan:
-        """Undo `to_tensors`."""
-        found: dict[str, dict[Linear, Tensor]] = {"bits": {}, "hessians": {}}
-        for key, tensor in tensors.items():
-            kind, layer, name = key.split(".")
-            found[kind][int(layer), name] = tensor
-        return cls(found["bits"], found["hessians"])
 
 
 def plan_rows(
@@ -106,12 +88,15 @@ def plan_rows(
     spec: QuantizationSpec,
     hidden: Sequence[Tensor],
     *,
+    hessians: MutableMapping[Linear, Tensor] | None = None,
     progress: OnProgress | None = None,
 ) -> RowPlan:
     """Score every row of the decoder at every width, and choose.
 
     policy: not quantised; the ends of its residual stream turned as the recipe says. Nothing in it is changed.
-    hidden: the decoder's inputs [1, S, D] float32, one per calibration observation.
+    hidden: the decoder's inputs [1, S, D] float32, one per calibration observation. Each needs its inputs of all layers
+        in memory: 145 MB for the published geometry.
+    hessians: where the weighted Hessians go, 0.9 GB a layer of the published geometry; None keeps them in memory.
     Raises RecipeError for too few observations.
     """
     if len(hidden) < LEAST_OBSERVATIONS:
@@ -132,7 +117,7 @@ def plan_rows(
         make_cotangents(decoder, some, head, objective, probes=probes, seed=seed) if some else []
         for seed, some in enumerate((fitted, judged))
     )
-    hessians: dict[Linear, Tensor] = {}
+    hessians = {} if hessians is None else hessians
     scores: dict[Linear, RowScores] = {}
     columns: dict[Linear, int] = {}
     for index in reversed(range(depth)):
@@ -144,7 +129,8 @@ def plan_rows(
         )
         found = {name: rounding_hessian(moments[name], spec) for name in moments}
         if spec.hessian == "weighted":
-            hessians |= {(index, name): hessian for name, hessian in found.items()}
+            for name, hessian in found.items():
+                hessians[index, name] = hessian
         if rows is None:
             continue
         deltas = {name: rounding_changes(layer, name, found[name], spec) for name in COGACT.linears}

@@ -81,18 +81,23 @@ class Interrupted(Exception):
 
 
 def test_an_interruption_keeps_the_plan(tmp_path, monkeypatch):
-    out = tmp_path / "policy.safetensors"
+    """Widths and weighted Hessians both: the file is what an uninterrupted run writes."""
+    spec = QuantizationSpec(activation_bits=8, rounding="gptq", hessian="weighted", row_bits=ROWS)
+    recipe, out, whole = Recipe("quick", quantization=spec), tmp_path / "policy.safetensors", tmp_path / "w.safetensors"
 
     def interrupt(layer):
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        compress_to_file(micro_policy(), QUICK, OBSERVATIONS, out, after_layer=interrupt)
-    monkeypatch.setattr(
-        "sqap_vla_ros.compression.sensitivity.plan.plan_rows", lambda *_, **__: pytest.fail("planned twice")
-    )
-    compress_to_file(micro_policy(), QUICK, OBSERVATIONS, out)
-    assert 2.9 < np.mean([row["weight_bits"] for row in CompressedFile(out).header.report]) < 3.5
+        compress_to_file(micro_policy(), recipe, OBSERVATIONS, out, after_layer=interrupt)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "sqap_vla_ros.compression.sensitivity.plan.plan_rows", lambda *_, **__: pytest.fail("planned twice")
+        )
+        compress_to_file(micro_policy(), recipe, OBSERVATIONS, out)
+    compress_to_file(micro_policy(), recipe, OBSERVATIONS, whole)
+    assert out.read_bytes() == whole.read_bytes()
+    assert not out.with_name(out.name + ".partial").exists()
 
 
 def test_weighted_hessians_serve_uniform_recipes_too(tmp_path):
