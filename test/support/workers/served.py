@@ -45,6 +45,12 @@ class Served:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the server, as at a crash of its computer. Safe to call twice."""
+        if not self._thread.is_alive():
+            return
         self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join(TIMEOUT_S)
         assert not self._thread.is_alive()

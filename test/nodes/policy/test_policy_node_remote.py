@@ -1,0 +1,15 @@
+"""The node with its policy behind a socket, as on another computer."""
+
+from policy_node_rig import Rig
+from sqap_vla_ros.msg import PolicyStatus
+from workers.served import Served
+
+
+def test_the_policy_may_be_on_another_computer():
+    with Served("policy_doubles:straight") as served, Rig(factory="", checkpoint=served.url) as rig:
+        rig.wait_for_state(PolicyStatus.DISABLED)
+        rig.run()
+        rig.wait(lambda: len(rig.got("target_pose")) > 5, "commands")
+        served.stop()
+        rig.wait(lambda: rig.status.state != PolicyStatus.RUNNING, "an end of the motion")
+        assert rig.trigger("stop").success
