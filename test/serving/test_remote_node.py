@@ -1,8 +1,11 @@
 """The node with its policy behind a socket, as on another computer."""
 
+import pytest
 from policy_node_rig import Rig
 from sqap_vla_ros.msg import PolicyStatus
 from workers.served import Served
+
+pytestmark = pytest.mark.ros
 
 
 def test_the_policy_may_be_on_another_computer():
