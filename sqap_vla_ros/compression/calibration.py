@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.policy.pictures import PictureError, read_picture
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 INSTRUCTIONS_FILE = "instructions.txt"
@@ -65,13 +66,14 @@ def folder_observations(folder: Path, limit: int) -> list[Observation]:
     chosen = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, min(limit, len(images))).astype(int))]
     observations = []
     for index, path in enumerate(chosen):
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise CalibrationError(f"{path} is not an image that can be read")
+        try:
+            image = read_picture(path)
+        except PictureError as error:
+            raise CalibrationError(str(error)) from error
         instruction = instructions.get(path.name, instructions.get(""))
         if instruction is None:
             raise CalibrationError(f"{folder / INSTRUCTIONS_FILE} has no instruction for {path.name}")
-        observations.append(Observation(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), index, instruction))
+        observations.append(Observation(image, index, instruction))
     return observations
 
 

@@ -10,7 +10,6 @@ from PIL import Image
 from sqap_vla_ros.cli import main
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.micro.policy import micro_policy
-from sqap_vla_ros.robot.calibration_file import read_camera_info
 
 
 @pytest.fixture
@@ -106,25 +105,3 @@ def test_inspect_knows_compressed_files(tmp_path, capsys):
     assert main(["inspect", packed, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["format"], facts["recipe"], facts["model"]) == ("sqap_vla_ros, compressed", "rtn_w8a16", "micro")
-
-
-def test_calibration_files_of_both_kinds(tmp_path):
-    k, p = list(range(1, 10)), list(range(12))
-    calibration = {
-        "image_width": 640,
-        "image_height": 480,
-        "distortion_model": "rational_polynomial",
-        "camera_matrix": {"rows": 3, "cols": 3, "data": k},
-        "distortion_coefficients": {"data": [0.1] * 8},
-        "projection_matrix": {"data": p},
-    }
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump(calibration))
-    info = read_camera_info(tmp_path / "a.yaml")
-    assert (info.width, info.height, info.k, info.d, info.p) == (640, 480, k, [0.1] * 8, p)
-    assert (info.distortion_model, info.binning_x, info.roi.width) == ("rational_polynomial", 0, 0)
-    (tmp_path / "b.yaml").write_text("width: 640\n")
-    with pytest.raises(ValueError, match="lacks height, k: it is not a camera calibration"):
-        read_camera_info(tmp_path / "b.yaml")
-    (tmp_path / "c.yaml").write_text("just words")
-    with pytest.raises(ValueError, match="must hold the fields of a CameraInfo, got str"):
-        read_camera_info(tmp_path / "c.yaml")

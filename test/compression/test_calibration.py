@@ -25,6 +25,14 @@ def test_folder_with_one_instruction(tmp_path):
     assert [o.image[0, 0].tolist() for o in found] == [[200, 0, 0], [200, 0, 2], [200, 0, 4]]
 
 
+def test_pictures_of_a_folder_are_read_as_predict_reads_them(tmp_path):
+    """Sixteen bits are scaled, not clipped to white."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 6), 0x8000, np.uint16))
+    (tmp_path / "instructions.txt").write_text("push\n")
+    (found,) = load_observations(str(tmp_path), 3)
+    assert found.image[0, 0].tolist() == [128] * 3
+
+
 def test_folder_with_an_instruction_each(tmp_path):
     folder_of_images(tmp_path, 2)
     (tmp_path / "instructions.txt").write_text("00.png\tpush\n\n01.png\t lift it \n")
@@ -42,7 +50,7 @@ def test_bad_folders_are_explained(tmp_path):
         load_observations(str(tmp_path), 3)
     (tmp_path / "instructions.txt").write_text("push\n")
     (tmp_path / "01.png").write_bytes(b"not a picture")
-    with pytest.raises(CalibrationError, match=r"01\.png is not an image"):
+    with pytest.raises(CalibrationError, match=r"01\.png is not a picture"):
         load_observations(str(tmp_path), 3)
     with pytest.raises(CalibrationError, match="is not a folder of images; give one, a bag, or `synthetic`"):
         load_observations(str(tmp_path / "nothing"), 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
 from sqap_vla_ros.robot.calibration_file import read_camera_info
 from sqap_vla_ros.robot.conventions import pose_matrix
@@ -66,8 +67,11 @@ def read_segments(path: Path) -> Segments:
     """Read a YAML list of {from_s: seconds since the bag's start, instruction: text}. Raises ValueError."""
     try:
         entries = yaml.safe_load(path.read_text())
-        return tuple((float(entry["from_s"]), str(entry["instruction"]).strip()) for entry in entries)
-    except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        segments = tuple((float(entry["from_s"]), str(entry["instruction"]).strip()) for entry in entries)
+        if not all(math.isfinite(start_s) for start_s, _ in segments):
+            raise ValueError("from_s must be finite")
+        return segments
+    except (yaml.YAMLError, TypeError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be a YAML list of {{from_s: seconds, instruction: text}}: {error!r}") from error
 
 
@@ -83,21 +87,6 @@ def parse_static_transform(fields: Sequence[str]) -> StaticTransform:
 
 def read_camera_info_message(path: Path) -> CameraInfo:
     """Read a calibration file (see `read_camera_info`) as a message. Raises ValueError."""
-    found = read_camera_info(path)
-    try:
-        message = CameraInfo(
-            width=int(found.width),
-            height=int(found.height),
-            distortion_model=str(found.distortion_model),
-            d=[float(value) for value in found.d],
-            k=[float(value) for value in found.k],
-            r=[float(value) for value in found.r],
-            p=[float(value) for value in found.p],
-            binning_x=int(found.binning_x),
-            binning_y=int(found.binning_y),
-        )
-        for name in ("x_offset", "y_offset", "width", "height", "do_rectify"):
-            setattr(message.roi, name, getattr(found.roi, name))
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"{path} is not a camera calibration: {error}") from error
-    return message
+    found = vars(read_camera_info(path))
+    roi = RegionOfInterest(**vars(found.pop("roi")))
+    return CameraInfo(**found, roi=roi)
