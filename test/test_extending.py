@@ -72,6 +72,12 @@ def test_the_selector_runs(monkeypatch):
     monkeypatch.delitem(SELECTORS, "centre")
 
 
+def test_the_action_space_runs():
+    module = run("An action space")
+    actions = module.ACTION_SPACES.pop("my_arm").actions(np.array([[0.02, 0, 0, 0, 0, 0.1, 1.0]]))
+    np.testing.assert_allclose(actions, [[1, 0, 0, 0, 0, 1, 0]], atol=1e-12)
+
+
 def test_the_recipe_loads(tmp_path):
     (tmp_path / "my_recipe.yaml").write_text(example("A recipe", "yaml"))
     recipe = load_recipe(tmp_path / "my_recipe.yaml")

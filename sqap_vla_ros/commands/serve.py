@@ -68,6 +68,9 @@ def register(subparsers: Any) -> None:
         metavar=("X", "Y", "Z", "QX", "QY", "QZ", "QW"),
         help="the camera's optical frame in the base frame; needs --camera-info",
     )
+    images.add_argument(
+        "--state", default="axis_angle", help="what follows the position in the state: axis_angle, quat_wxyz, quat_xyzw"
+    )
     images.add_argument("--mirrored", action="store_true", help="clients send the image mirrored left to right")
     network = parser.add_argument_group("network")
     network.add_argument("--host", default="127.0.0.1", help="address to listen on")
@@ -146,7 +149,7 @@ def make_service(args: argparse.Namespace, worker: WorkerConfig) -> Service:
     )
     return Service(
         engine,
-        ObservationReader(args.image_key, _camera(args)),
+        ObservationReader(args.image_key, _camera(args), args.state),
         ACTION_SPACES[args.action_space],
         Execution(args.execution_horizon, args.ensemble, args.seed),
     )

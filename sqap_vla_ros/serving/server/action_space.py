@@ -5,7 +5,6 @@ Adding a convention is one row of `ACTION_SPACES`. The package's own is stated i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +64,7 @@ class ActionSpace:
         return spec
 
 
-ACTION_SPACES: Mapping[str, ActionSpace] = {
+ACTION_SPACES: dict[str, ActionSpace] = {
     "metric": ActionSpace(),
     # SimplerEnv hands position and axis-angle on to ManiSkill2's pd_ee_delta_pose; its gripper opens above 0.5.
     "simpler": ActionSpace(rotation="axis_angle"),

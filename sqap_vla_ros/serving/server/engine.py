@@ -56,6 +56,7 @@ class Engine:
 
         patience_s: a request that waits longer for its turn fails, before the client gives up on its own.
         """
+        self.progress = ""  # what the loading said last
         self._patience_s = patience_s
         self._waiting: deque[_Request] = deque()
         self._running: _Request | None = None
@@ -124,6 +125,7 @@ class Engine:
     def _turn(self, now_s: float) -> None:
         for event in self._supervisor.poll(now_s):
             if isinstance(event, LoadProgress):
+                self.progress = event.text
                 _log.info(event.text)
             elif isinstance(event, Ready):
                 self._loaded.set()

@@ -38,7 +38,9 @@ def respond(service: Service, access: Access, request: Request) -> Response | No
             return _response(status, "OK\n" if problem is None else f"{problem}\n", "text/plain; charset=utf-8")
         loading = service.engine.info is None
         health = {"status": "ok" if problem is None else "loading" if loading else "restarting"}
-        return _response(status, json.dumps(health | ({} if problem is None else {"reason": problem})))
+        if problem is not None:
+            health |= {"reason": problem, "progress": service.engine.progress}
+        return _response(status, json.dumps(health))
     if (refusal := access.refusal(request.headers)) is not None:
         return _error(*refusal)
     if path == "/config":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,14 @@ from sqap_vla_ros.robot.camera import CameraModel, project_tool
 from sqap_vla_ros.serving.server.packing import MAX_SIDE
 from sqap_vla_ros.serving.wire import MAX_INSTRUCTION
 
+# What follows the tool's position in a client's state -> how many numbers, and the rotation they mean.
+STATES: Mapping[str, tuple[int, Callable[[NDArray[np.float64]], Rotation]]] = {
+    "axis_angle": (3, Rotation.from_rotvec),  # LIBERO, in vla-eval's form and in openpi's
+    "quat_wxyz": (4, lambda quat: Rotation.from_quat(quat[[1, 2, 3, 0]])),  # SimplerEnv in vla-eval's form
+    "quat_xyzw": (4, Rotation.from_quat),
+}
 FARTHEST_M = 100.0  # of a tool from its base: beyond it the state is in other units or not the tool's
+LARGEST_ROTATION = 10.0  # rad
 
 
 class BadObservation(ValueError):
@@ -50,13 +57,19 @@ class ObservationReader:
 
     image_key: name of the picture the policy sees, "" where only one is sent.
     camera: projects the tool's pose, which the client sends as its state; None where selectors get no gripper pixel.
+    state: a name of `STATES`.
     """
 
     image_key: str = ""
     camera: FixedCamera | None = None
+    state: str = "axis_angle"
+
+    def __post_init__(self) -> None:
+        if self.state not in STATES:
+            raise ValueError(f"the state must be one of {', '.join(STATES)}, got {self.state!r}")
 
     def read(self, images: Mapping[Any, Any], instruction: Any, state: Any, stamp_ns: int) -> Observation:
-        """Return the observation. state: [7+] tool position (m), axis-angle (rad), fingers; None where not sent.
+        """Return the observation. state: begins with tool position (m) and rotation; None where it was not sent.
 
         Raises BadObservation.
         """
@@ -65,7 +78,7 @@ class ObservationReader:
         if len(instruction.encode(errors="replace")) > MAX_INSTRUCTION:
             raise BadObservation(f"the instruction is longer than {MAX_INSTRUCTION} bytes: shorten it")
         image = self._image(images)
-        pose = None if state is None else tool_pose(state)
+        pose = None if state is None else tool_pose(state, self.state)
         pixel = None
         if self.camera is not None:
             if pose is None:
@@ -88,22 +101,27 @@ class ObservationReader:
         return np.ascontiguousarray(image)
 
 
-def tool_pose(state: ArrayLike) -> NDArray[np.float64]:
-    """Return base_from_tool [4, 4] of a state whose first six are position (m) and axis-angle (rad).
+def tool_pose(state: ArrayLike, form: str = "axis_angle") -> NDArray[np.float64]:
+    """Return base_from_tool [4, 4] of a state that begins with position (m) and rotation (form: a name of `STATES`).
 
     Raises BadObservation.
     """
+    count, rotation = STATES[form]
     try:
         values = np.array(state, dtype=np.float64).ravel()  # a copy: arrays of messages are read-only
     except (TypeError, ValueError) as error:
         raise BadObservation(f"the state must be numbers: {error}") from error
-    if not 6 <= len(values) <= 64:
-        raise BadObservation(f"the state must begin with position and axis-angle, 6 numbers; got {len(values)}")
-    if not np.isfinite(values).all() or np.abs(values[:3]).max() > FARTHEST_M or np.abs(values[3:6]).max() > 10.0:
+    if not 3 + count <= len(values) <= 64:
+        raise BadObservation(f"the state must begin with position and {form}, {3 + count} numbers; got {len(values)}")
+    xyz, turned = values[:3], values[3 : 3 + count]
+    if not np.isfinite(values).all() or np.abs(xyz).max() > FARTHEST_M or np.abs(turned).max() > LARGEST_ROTATION:
         raise BadObservation(
-            f"the state must be finite, within {FARTHEST_M:g} m and 10 rad; got {np.round(values[:6], 4).tolist()}"
+            f"the state must be finite, within {FARTHEST_M:g} m and {LARGEST_ROTATION:g} rad; "
+            f"got {np.round(values[: 3 + count], 4).tolist()}"
         )
+    if count == 4 and not abs(np.linalg.norm(turned) - 1.0) < 0.01:
+        raise BadObservation(f"the state's quaternion ({form}) must have norm 1, got {np.round(turned, 4).tolist()}")
     pose = np.eye(4)
-    pose[:3, :3] = Rotation.from_rotvec(values[3:6]).as_matrix()
-    pose[:3, 3] = values[:3]
+    pose[:3, :3] = rotation(turned).as_matrix()
+    pose[:3, 3] = xyz
     return pose

@@ -7,6 +7,7 @@ from sqap_vla_ros.robot.camera import CameraModel
 from sqap_vla_ros.serving.server.observations import BadObservation, FixedCamera, ObservationReader
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
+C, S = np.cos(0.25), np.sin(0.25)
 STATE = np.array([0.1, -0.05, 0.0, 0.0, 0.0, 0.0, 0.04, -0.04])
 MODEL = CameraModel(
     64, 48, np.array([[50.0, 0, 31.5], [0, 50.0, 23.5], [0, 0, 1]]), np.zeros(0), False, np.eye(3), np.zeros(3), np.inf
@@ -56,6 +57,22 @@ def test_the_state_gives_the_pose_and_the_camera_the_pixel():
     seen = read(state=STATE, reader=ObservationReader(camera=FixedCamera(MODEL, BELOW)))
     np.testing.assert_allclose(seen.base_from_tool[:3, 3], [0.1, -0.05, 0.0])
     np.testing.assert_allclose(seen.gripper_pixel, (31.5 + 5.0, 23.5 - 2.5))
+
+
+@pytest.mark.parametrize(
+    ("form", "turned"), [("axis_angle", [0, 0, 0.5]), ("quat_wxyz", [C, 0, 0, S]), ("quat_xyzw", [0, 0, S, C])]
+)
+def test_a_state_may_turn_the_tool_in_several_forms(form, turned):
+    seen = read(state=np.array([0.1, 0.2, 0.3, *turned, 0.04]), reader=ObservationReader(state=form))
+    np.testing.assert_allclose(seen.base_from_tool[0, :2], [np.cos(0.5), -np.sin(0.5)])
+    np.testing.assert_allclose(seen.base_from_tool[:3, 3], [0.1, 0.2, 0.3])
+
+
+def test_a_quaternion_that_is_none_is_refused_and_an_unknown_form_too():
+    with pytest.raises(BadObservation, match=r"quaternion .* must have norm 1"):
+        read(state=np.zeros(8), reader=ObservationReader(state="quat_wxyz"))
+    with pytest.raises(ValueError, match="one of axis_angle, quat_wxyz, quat_xyzw, got 'euler'"):
+        ObservationReader(state="euler")
 
 
 def test_a_mirrored_image_mirrors_the_pixel_and_a_resized_one_scales_it():
