@@ -331,6 +331,7 @@ def inflict(cell: Cell, fault: Fault, rng: np.random.Generator) -> list[Violatio
     lasts_s = float(rng.uniform(*fault.lasts_s))
     watched = cell.loop.executive.mission is not None and cell.loop.executive.enabled
     watched = watched and not (fault.by_chunk and cell.parameters["replan"] == "horizon")
+    watched = watched and not cell.loop.executive.problems()  # what was wrong before hides what is wrong now
     watched = fault.begin(cell, rng) is not False and watched
     named = False
     for tick in range(round(lasts_s / TICK_S)):

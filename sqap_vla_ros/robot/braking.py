@@ -53,7 +53,7 @@ class MotionLimits:
 
 @dataclass(frozen=True)
 class Slowing:
-    """s(t) from the present to rest. times_s, path_s, rate: [K]; the rate s' falls from 1 to 0.
+    """Progress s(t) along a path from the present to rest. times_s, path_s, rate: [K]; the rate s' falls from 1 to 0.
 
     forced: the path ends at speed, and the limits had to be broken to stop on it.
     """
@@ -73,7 +73,9 @@ def slow_to_rest(
     ends_at_rest: bool,
     point_s: float = POINT_S,
 ) -> Slowing:
-    """s(t) that brakes as hard as `bound(s, s')` <= 0 allows for s'', which falls no faster than `steepest` (1/s^2).
+    """Return the s(t) that brakes as hard as `bound(s, s')` <= 0 allows for s''.
+
+    steepest: s'' falls no faster than this (1/s^2).
 
     knots_s: where q'' of the path may leap; each becomes a point of the result. The last is the path's end.
     ends_at_rest: the path's own velocity vanishes there, so s' need not. point_s: time between points of the result.
@@ -158,7 +160,7 @@ def brake_joints(
 def _joint_bound(
     path: JointTrajectoryArrays, limit: NDArray[np.float64], margin: float, tool: _ToolMotion
 ) -> Callable[[float, float], float]:
-    """Lowest s'' at (s, s') that keeps the joints' accelerations within `margin` of their limits, and the tool's."""
+    """Return a function for the lowest s'' at (s, s') that keeps the accelerations of joints and tool within limits."""
     knots_s, span = path.times_from_stamp_ns / NS_PER_S, path.spans_s[:, 0]
     begin, end = path.accelerations
 
@@ -177,7 +179,7 @@ def _joint_bound(
 
 
 def brake_tool(path: PoseTrajectory, at_ns: int, stamp_ns: int, limits: MotionLimits) -> tuple[PoseTrajectory, bool]:
-    """The same for poses of the tool. True: the path ends at speed, and stopping on it breaks the limits."""
+    """Do the same for poses of the tool. True: the path ends at speed, and stopping on it breaks the limits."""
     start_s = (at_ns - path.anchor_ns) / NS_PER_S
     knots_s = np.concatenate([[0.0], (path.times_ns - path.anchor_ns) / NS_PER_S])
     pose, gripper = path.sample(at_ns)
@@ -227,7 +229,7 @@ class _ToolMotion:
         self.steepest = min(jerk / float(speed.max()) for jerk, speed in zip(jerks, self._speeds, strict=True))
 
     def bound(self, s: float, rate: float) -> float:
-        """Lowest s'' that keeps the tool's acceleration within its limits; not above zero."""
+        """Return the lowest s'' that keeps the tool's acceleration within its limits; not above zero."""
         i = min(max(round((s - self._start_s) / self._step_s), 0), len(self._speeds[0]) - 1)
         bounds = [
             -(MARGIN * limit - float(acceleration[i]) * rate**2) / float(speed[i])
@@ -242,7 +244,7 @@ def _still(pose: NDArray[np.float64], gripper: float, stamp_ns: int) -> PoseTraj
 
 
 def brought_to_rest(path: PoseTrajectory, limits: MotionLimits) -> PoseTrajectory:
-    """`path` with an end at rest: its last part is done more and more slowly, so that it ends a little later.
+    """Return `path` with an end at rest: its last part is executed ever more slowly, so that it ends a little later.
 
     A chunk ends at speed, for the next one is expected to replace it. Where none does, a stream of poses or twists
     would stop dead. The rate falls as 1 - (10x^3 - 15x^4 + 6x^5) over T, in which T/2 of the path is done.

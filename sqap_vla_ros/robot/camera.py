@@ -28,7 +28,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class ToolProjection:
-    """Where the tool is in the image: pixel (u, v), or None and the reason in words."""
+    """Place of the tool in the image: pixel (u, v), or None and the reason in words."""
 
     pixel: tuple[float, float] | None
     reason: str = ""
@@ -105,7 +105,7 @@ class CameraModel:
             )
 
     def project(self, points_optical: ArrayLike) -> Projection:
-        """Points [N, 3] in the optical frame (metres) to pixels.
+        """Project points [N, 3] in the optical frame (metres) to pixels.
 
         A point behind the camera, or where the distortion model no longer holds, has no pixel (NaN). A point more
         than 90 degrees off axis counts as behind, also for fisheye lenses that see further.
@@ -131,7 +131,7 @@ class CameraModel:
 
 
 def project_tool(camera: CameraModel, optical_from_base: ArrayLike, base_from_tool: ArrayLike) -> ToolProjection:
-    """The tool's origin in the image (SQAP-VLA, Eq. 2): pixel, or None with the reason it has none."""
+    """Project the tool's origin into the image (SQAP-VLA, Eq. 2): its pixel, or None with the reason."""
     optical_from_tool = np.asarray(optical_from_base, dtype=np.float64) @ np.asarray(base_from_tool, dtype=np.float64)
     point = optical_from_tool[:3, 3]
     if not np.isfinite(point).all():
@@ -173,7 +173,7 @@ def _distortion(msg: Any) -> tuple[NDArray[np.float64], bool]:
 
 
 def _window(msg: Any) -> tuple[int, int, NDArray[np.float64]]:
-    """Size of the published image and the [3, 3] map from full-resolution pixels to its pixels."""
+    """Return the size of the published image and the [3, 3] map from full-resolution pixels to its pixels."""
     if msg.width <= 0 or msg.height <= 0:
         raise CameraError(f"camera_info has no image size: {msg.width}x{msg.height}")
     roi = msg.roi
@@ -190,7 +190,7 @@ def _window(msg: Any) -> tuple[int, int, NDArray[np.float64]]:
 
 
 def _max_radius(distortion: NDArray[np.float64], fisheye: bool) -> float:
-    """Smallest undistorted radius at which the distorted radius stops growing; inf when it never does.
+    """Return the smallest undistorted radius at which the distorted radius stops growing; inf when it never does.
 
     The distorted radius is r N(s) / D(s) with s = r^2. Its derivative has the sign of N D + 2 s (N' D - N D').
     Equidistant: theta N(theta^2), D = 1, and r = tan(theta). Tangential and prism terms are small beside these.

@@ -1,4 +1,4 @@
-"""Is the robot's camera the one the policy learned with? Compared is what the policy sees: where directions appear."""
+"""Compares the robot's camera with the one the policy was trained with, by where directions appear in the image."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CameraContract:
             raise ValueError(f"tolerance must be between 0 and 1 image sides, got {self.tolerance}")
 
     def displacement(self, camera: CameraModel) -> float:
-        """The furthest that a direction of the training image is from its place; infinite where `camera` sees none."""
+        """Return how far a direction of the training image is displaced at most; infinite where `camera` sees none."""
         share = (np.arange(_GRID) + 0.5) / _GRID
         x, y = (grid.ravel() for grid in np.meshgrid(share, share))
         u, v = x * self.width - 0.5, y * self.height - 0.5
@@ -47,7 +47,7 @@ class CameraContract:
         return float(away) if np.isfinite(away) else float("inf")
 
     def problem(self, camera: CameraModel) -> str | None:
-        """Why the policy should not act on this camera's images, or None."""
+        """Return why the policy should not act on this camera's images, or None."""
         away = self.displacement(camera)
         if away <= self.tolerance:
             return None

@@ -25,7 +25,7 @@ from scipy.spatial.transform import Rotation
 
 
 def pose_matrix(translation: ArrayLike, quat_xyzw: ArrayLike) -> NDArray[np.float64]:
-    """Translation [3] (metres) and quaternion [4] (xyzw) as a [4, 4] matrix.
+    """Return a translation [3] (metres) and a quaternion [4] (xyzw) as a [4, 4] matrix.
 
     The quaternion is normalised; one whose norm is off by more than 1 % (an unset message field is all zeros) is
     refused with ValueError, for a direction cannot be guessed from it.
@@ -46,7 +46,7 @@ def pose_matrix(translation: ArrayLike, quat_xyzw: ArrayLike) -> NDArray[np.floa
 
 
 def split_pose(pose: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Inverse of `pose_matrix`: translation [3] and quaternion [4] (xyzw, w >= 0)."""
+    """Invert `pose_matrix`: return translation [3] and quaternion [4] (xyzw, w >= 0)."""
     matrix = np.asarray(pose, dtype=np.float64)
     (a, b, c), (d, e, f), (g, h, i) = matrix[:3, :3].tolist()
     # Each row is one component's square and its products with the others: the row of the largest loses no digits
@@ -63,7 +63,7 @@ def split_pose(pose: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64
 
 
 def invert_pose(pose: ArrayLike) -> NDArray[np.float64]:
-    """`b_from_a` for `a_from_b` [4, 4], using the transpose: exact for a rigid motion."""
+    """Return `b_from_a` for `a_from_b` [4, 4] by the transpose, which is exact for a rigid motion."""
     matrix = np.asarray(pose, dtype=np.float64)
     inverse = np.eye(4)
     inverse[:3, :3] = matrix[:3, :3].T
@@ -72,12 +72,12 @@ def invert_pose(pose: ArrayLike) -> NDArray[np.float64]:
 
 
 def rotation_from_rpy(rpy: ArrayLike) -> NDArray[np.float64]:
-    """Roll, pitch, yaw [..., 3] (extrinsic xyz, radians) as [..., 3, 3]: Rz(yaw) @ Ry(pitch) @ Rx(roll)."""
+    """Return roll, pitch, yaw [..., 3] (extrinsic xyz, rad) as [..., 3, 3]: Rz(yaw) @ Ry(pitch) @ Rx(roll)."""
     return Rotation.from_euler("xyz", np.asarray(rpy, dtype=np.float64)).as_matrix()
 
 
 def compose_delta(pose: ArrayLike, delta: ArrayLike) -> NDArray[np.float64]:
-    """The pose [4, 4] after one action `delta` [6 or 7] (the gripper is ignored), as the module docstring defines."""
+    """Return the pose [4, 4] after one action `delta` [6 or 7], as the module docstring defines; not the gripper."""
     action = np.asarray(delta, dtype=np.float64)
     following = np.array(pose, dtype=np.float64)
     following[:3, :3] = rotation_from_rpy(action[3:6]) @ following[:3, :3]

@@ -95,7 +95,7 @@ class AdaptiveEnsemble:
     def _weights(
         self, candidates: NDArray[np.float64], reference: NDArray[np.float64], present: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
-        """[H, T] exp(alpha * cosine), zero where absent, summing to one over H; the cosine with rest is zero."""
+        """Return [H, T] exp(alpha * cosine), zero where absent, summing to one over H; the cosine with rest is zero."""
         dots = np.einsum("htc,tc->ht", candidates, reference)
         norms = np.linalg.norm(candidates, axis=2) * np.linalg.norm(reference, axis=1)
         cosine = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 1e-12)
@@ -104,7 +104,7 @@ class AdaptiveEnsemble:
 
 
 def _mean_rotation(rpy: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weighted mean over the first axis of roll-pitch-yaw [H, T, 3], as roll-pitch-yaw [T, 3].
+    """Return the weighted mean over the first axis of roll-pitch-yaw [H, T, 3], as roll-pitch-yaw [T, 3].
 
     The rotation closest in the sum of weighted squared chordal distances: the dominant eigenvector of the weighted
     sum of q q^T (Markley et al. 2007, "Averaging Quaternions", Eq. 12-13), for all T at once.

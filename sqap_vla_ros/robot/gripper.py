@@ -33,7 +33,7 @@ class GripperHysteresis:
         return self._state
 
     def update(self, opening: float) -> GripperCommand | None:
-        """The command for this opening, None when there is nothing new to say. A non-finite opening is a ValueError."""
+        """Return the command for this opening, None when it is the last one again. Raises ValueError if not finite."""
         if not math.isfinite(opening):
             raise ValueError(f"gripper opening must be finite, got {opening}")
         wanted: GripperCommand | None = None

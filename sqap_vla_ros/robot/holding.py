@@ -45,7 +45,7 @@ class Commanded(enum.Enum):
 
 
 class Evidence(enum.Enum):
-    """What the measured arm says; see `weigh`."""
+    """Judgement of the measured arm; see `weigh`."""
 
     NONE = "nothing measured, or not finite"
     STALE = "the newest stamp is too old, or in the future"
@@ -56,7 +56,7 @@ class Evidence(enum.Enum):
 
 
 class Course(enum.Enum):
-    """What to command."""
+    """Command to give."""
 
     NOTHING = "nothing"
     BRAKE = "come to rest along the commanded path"
@@ -128,7 +128,7 @@ DECISIONS = (
 
 
 def decide(commanded: Commanded, evidence: Evidence, reason: Reason) -> Row:
-    """The one row of `DECISIONS` that applies."""
+    """Return the one row of `DECISIONS` that applies."""
     (row,) = (r for r in DECISIONS if r.commanded is commanded and evidence in r.evidence and reason in r.reasons)
     return row
 
@@ -151,7 +151,7 @@ class ArmSample:
 
 @dataclass(frozen=True)
 class EvidenceBounds:
-    """When a measurement is believed.
+    """Conditions under which a measurement is believed.
 
     max_age_s: of the newest sample's stamp; future_s: it may lie so far ahead, by clocks that differ.
     near_m, near_rad: the arm follows; as the tracking limits.
@@ -176,7 +176,7 @@ class EvidenceBounds:
 
 
 def weigh(samples: Sequence[ArmSample], now_ns: int, bounds: EvidenceBounds | None = None) -> Evidence:
-    """What the measured arm says at `now_ns`. samples: oldest first; only the newest few are looked at."""
+    """Return what the measured arm proves at `now_ns`. samples: oldest first; only the newest few are looked at."""
     bounds = bounds or EvidenceBounds()
     if not samples or not _usable(samples[-1].tool):
         return Evidence.NONE
@@ -225,7 +225,7 @@ def _still(sample: ArmSample, newest: ArmSample, bounds: EvidenceBounds) -> bool
 
 
 def _away(sample: ArmSample, bounds: EvidenceBounds) -> float:
-    """Distance from where it was told to be, in units of near_*."""
+    """Return the distance from where it was told to be, in units of near_*."""
     assert sample.tool is not None
     assert sample.told is not None
     away_m, away_rad = pose_distance(sample.tool, sample.told)
@@ -256,21 +256,21 @@ class ToolHold:
 
 
 def joint_command(path: JointTrajectoryArrays | None, at_ns: int) -> Commanded:
-    """State of a joint command at `at_ns` of the path's own time."""
+    """Return the state of a joint command at `at_ns` of the path's own time."""
     if path is None or not (np.isfinite(path.positions).all() and np.isfinite(path.velocities).all()):
         return Commanded.UNKNOWN
     return Commanded.MOVING if at_ns < path.end_ns else Commanded.RESTING
 
 
 def tool_command(path: PoseTrajectory | None, at_ns: int) -> Commanded:
-    """State of a pose or twist command at `at_ns` of the path's own time."""
+    """Return the state of a pose or twist command at `at_ns` of the path's own time."""
     if path is None or not (_usable(path.anchor) and all(_usable(pose) for pose in path.poses)):
         return Commanded.UNKNOWN
     return Commanded.MOVING if at_ns < path.end_ns else Commanded.RESTING
 
 
 def motion_limits(limits: SafetyLimits, arm: ArmKinematics | None = None) -> MotionLimits:
-    """The limits that braking keeps; those of joints only with an arm."""
+    """Return the limits that braking keeps; those of joints only with an arm."""
     joints = np.full(0 if arm is None else len(arm.joint_names), 1.0)
     return MotionLimits(
         limits.joint_acceleration(arm) if arm is not None else joints,
@@ -293,7 +293,7 @@ def hold_joints(
     limits: SafetyLimits,
     arm: ArmKinematics,
 ) -> JointHold:
-    """The hold of an arm that is executing `path`, a checked joint trajectory, at `at_ns` of its time.
+    """Return the hold of an arm that is executing `path`, a checked joint trajectory, at `at_ns` of its time.
 
     stamp_ns: when the hold starts; other than `at_ns` only where ROS time jumped. measured: [n], used by RETURN alone.
     """
@@ -323,7 +323,7 @@ def hold_tool(
     limits: SafetyLimits,
     twist: bool = False,
 ) -> ToolHold:
-    """The hold for pose commands, and with `twist` for velocity commands, whose rest pushes nothing: they never return.
+    """Return the hold for pose commands or, with `twist`, velocity commands, which push nothing at rest: no RETURN.
 
     Arguments as `hold_joints`; measured: base_from_tool [4, 4].
     """
@@ -346,7 +346,7 @@ def hold_tool(
 def _joint_problem(
     hold: JointTrajectoryArrays, path: JointTrajectoryArrays, limits: SafetyLimits, arm: ArmKinematics
 ) -> str | None:
-    """What is wrong with a hold, beyond what was wrong with the path it follows."""
+    """Return what is wrong with the path that a hold follows, or else with the hold; None if nothing is."""
     if (problem := limits.check_joints(path, arm).text) != "":
         return f"the commanded path itself breaks a limit ({problem})"
     verdict = limits.check_joints(hold, arm)
@@ -354,12 +354,12 @@ def _joint_problem(
 
 
 def _rest_to_rest(distance: float, speed: float, acceleration: float) -> float:
-    """Seconds for the motion 10x^3 - 15x^4 + 6x^5 over a distance, within a speed and an acceleration."""
+    """Return the seconds for the motion 10x^3 - 15x^4 + 6x^5 over a distance, within a speed and an acceleration."""
     return max(1.875 * distance / speed, (5.774 * distance / acceleration) ** 0.5)
 
 
 def _progress(duration_s: float) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Times (ns), shares of the way and their rates (1/s) of that motion, from its second point on."""
+    """Return times (ns), shares of the way and their rates (1/s) of that motion, from its second point on."""
     count = max(round(duration_s / RETURN_POINT_S), 8)
     x = np.linspace(0.0, 1.0, count + 1)[1:]
     share = x**3 * (10.0 - 15.0 * x + 6.0 * x**2)
@@ -369,7 +369,7 @@ def _progress(duration_s: float) -> tuple[NDArray[np.int64], NDArray[np.float64]
 def _return_joints(
     braked: JointTrajectoryArrays, measured: NDArray[np.float64] | None, limits: SafetyLimits, arm: ArmKinematics
 ) -> JointTrajectoryArrays | str:
-    """`braked`, and from its rest to the measured joints [n]; or why not."""
+    """Return `braked` with the way from its rest to the measured joints [n], or why there is none."""
     rest = braked.positions[-1]
     if measured is None or np.shape(measured) != rest.shape or not np.isfinite(measured).all():
         return "the measured joints are not finite"
@@ -397,7 +397,7 @@ def _return_joints(
 def _return_tool(
     braked: PoseTrajectory, measured: NDArray[np.float64] | None, limits: SafetyLimits
 ) -> PoseTrajectory | str:
-    """`braked`, and from its rest to the measured pose [4, 4]; or why not."""
+    """Return `braked` with the way from its rest to the measured pose [4, 4], or why there is none."""
     if measured is None or not _usable(measured):
         return "the measured pose is not finite"
     rest = braked.poses[-1]
@@ -422,7 +422,7 @@ def _return_tool(
 
 
 def _outside(positions: NDArray[np.float64], rest: NDArray[np.float64], limits: SafetyLimits) -> str | None:
-    """Why a way leads out of the workspace; an arm that rests outside may come nearer to it."""
+    """Return why a way leads out of the workspace, or None; an arm that rests outside may come nearer to it."""
     low = np.minimum(np.asarray(limits.workspace_min_m), rest) - WORKSPACE_SLACK_M
     high = np.maximum(np.asarray(limits.workspace_max_m), rest) + WORKSPACE_SLACK_M
     if ((positions < low) | (positions > high)).any():

@@ -40,7 +40,7 @@ class CubicPeaks:
 
 @dataclass(frozen=True)
 class JointTrajectoryArrays:
-    """What a joint trajectory controller takes.
+    """A trajectory as a joint trajectory controller takes it.
 
     The first point is the state in which the motion starts, due at `stamp_ns` itself. A controller that has no such
     point draws the way to the second one from wherever it measured the arm, and an arm that lags jumps.
@@ -75,7 +75,7 @@ class JointTrajectoryArrays:
 
     @property
     def times_ns(self) -> NDArray[np.int64]:
-        """[T] int64, absolute."""
+        """Absolute times [T] int64."""
         return self.stamp_ns + self.times_from_stamp_ns
 
     @property
@@ -85,7 +85,7 @@ class JointTrajectoryArrays:
 
     @cached_property
     def spans_s(self) -> NDArray[np.float64]:
-        """[T - 1, 1] seconds of the segments."""
+        """Durations [T - 1, 1] of the segments, seconds."""
         return np.diff(self.times_from_stamp_ns)[:, None] / NS_PER_S
 
     @cached_property
@@ -97,7 +97,7 @@ class JointTrajectoryArrays:
         return begin, (4.0 * after + 2.0 * before - 6.0 * slope) / self.spans_s
 
     def state(self, at_ns: int) -> JointState:
-        """The commanded state at a moment; at a point, that of the segment which begins there."""
+        """Return the commanded state at a moment; at a point, that of the segment which begins there."""
         since_ns = at_ns - self.stamp_ns
         joints = np.zeros(len(self.joint_names))
         if since_ns < 0 or since_ns >= self.times_from_stamp_ns[-1]:
@@ -111,7 +111,7 @@ class JointTrajectoryArrays:
         return JointState(position, velocity, begin + t * jerk)
 
     def peaks(self) -> CubicPeaks:
-        """The extremes of every segment, inside it included."""
+        """Return the extremes of every segment, its inside included."""
         begin, end = self.accelerations
         span = self.spans_s
         jerk = (end - begin) / span
@@ -145,7 +145,7 @@ class JointTrajectoryArrays:
 def preceded_by(
     previous: JointTrajectoryArrays, following: JointTrajectoryArrays, from_ns: int
 ) -> JointTrajectoryArrays:
-    """`following`, with the end of `previous` from `from_ns` on in front of it.
+    """Return `following` with the end of `previous` in front of it, from `from_ns` on.
 
     A controller draws the way to the first point from the measured arm if that point lies in its future when the
     message arrives; so the message has to begin a little in the past, on the motion that is under way. Unchanged where
@@ -170,7 +170,7 @@ def preceded_by(
 def standing(
     joint_names: tuple[str, ...], position: NDArray[np.float64], at_ns: int, length_ns: int
 ) -> JointTrajectoryArrays:
-    """Rest at `position` [n] from `at_ns` on, said by two points `length_ns` apart."""
+    """Return rest at `position` [n] from `at_ns` on, as two points `length_ns` apart."""
     return JointTrajectoryArrays(
         joint_names,
         at_ns,

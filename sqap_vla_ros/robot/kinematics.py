@@ -141,12 +141,12 @@ class ArmKinematics:
         return q
 
     def forward(self, q: ArrayLike) -> NDArray[np.float64]:
-        """base_from_tool [4, 4] for joint values q [n]."""
+        """Return base_from_tool [4, 4] for joint values q [n]."""
         pin.framesForwardKinematics(self._model, self._data, self._configuration(self._checked(q)))
         return self._base_from_root @ self._data.oMf[self._tool_id].homogeneous
 
     def inverse(self, pose: ArrayLike, seed: ArrayLike, posture_step: float = 0.0) -> NDArray[np.float64]:
-        """Joint values [n] that bring the tool to `pose` [4, 4] (base_from_tool), near `seed` [n], within the limits.
+        """Return joint values [n] within the limits that bring the tool to `pose` [4, 4] (base_from_tool), near `seed`.
 
         Damped least squares with the damping of Sugihara, "Solvability-Unconcerned Inverse Kinematics by the
         Levenberg-Marquardt Method" (2011, Eq. 30: proportional to the squared error, so it vanishes at the goal);
@@ -190,7 +190,7 @@ class ArmKinematics:
         a_start: ArrayLike | None = None,
         max_joint_step: float = 0.5,
     ) -> JointTrajectoryArrays:
-        """Joint positions and velocities along `trajectory`, each pose solved from the one before, `q_start` [n] first.
+        """Return joint positions and velocities along `trajectory`, each pose solved from the one before it.
 
         The first point is the state at the anchor: position `q_start` [n], velocity `v_start` [n] and the acceleration
         `a_start` [n] with which it is reached; an arm at rest without them.
@@ -234,7 +234,7 @@ class ArmKinematics:
         limit: float,
         halvings: int = 0,
     ) -> list[tuple[int, NDArray[np.float64]]]:
-        """(time, joints) at the end of a span that begins at `q`, and at poses on the way where joints move fast."""
+        """Return (time, joints) at the end of a span from `q` on, and at poses on the way where joints move fast."""
         start_ns, end_ns = span_ns
         pose, _ = trajectory.sample(end_ns)
         following = self.inverse(pose, q, POSTURE_SPEED * (end_ns - start_ns) / NS_PER_S)
@@ -259,7 +259,7 @@ class ArmKinematics:
         return values
 
     def _configuration(self, q: NDArray[np.float64]) -> NDArray[np.float64]:
-        """ROS joint values [n] as Pinocchio's configuration [nq]."""
+        """Return ROS joint values [n] as Pinocchio's configuration [nq]."""
         if not self.is_continuous.any():
             return q
         configuration = np.empty(self._model.nq)
@@ -270,7 +270,7 @@ class ArmKinematics:
     def _linearised(
         self, q: NDArray[np.float64], root_from_tool: pin.SE3
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Jacobian [6, n] of the tool in its own axes and the remaining motion [6] (m, rad) in them."""
+        """Return the Jacobian [6, n] of the tool in its own axes and the remaining motion [6] (m, rad) in them."""
         pin.computeJointJacobians(self._model, self._data, self._configuration(q))
         current = pin.updateFramePlacement(self._model, self._data, self._tool_id)
         jacobian = pin.getFrameJacobian(self._model, self._data, self._tool_id, pin.ReferenceFrame.LOCAL)

@@ -1,4 +1,4 @@
-"""What a trajectory must satisfy before an arm follows it. Pure functions: a trajectory in, a verdict with reasons out.
+"""Checks of a trajectory before an arm follows it. Pure functions: a trajectory in, a verdict with reasons out.
 
 The rule is to reject, not to clamp: a pose outside the workspace means the policy is wrong about the scene, and moving
 to the nearest allowed one would follow it in its error. The repairs are slowing down, which keeps the path, and, where
@@ -24,7 +24,7 @@ from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 
 class Decision(enum.Enum):
-    """What to do with a trajectory."""
+    """Treatment of a trajectory."""
 
     ACCEPT = "accept"
     SLOW_DOWN = "slow down"
@@ -32,7 +32,7 @@ class Decision(enum.Enum):
 
 
 class Code(enum.Enum):
-    """Why a verdict is not a plain ACCEPT."""
+    """Kinds of reasons for a verdict other than a plain ACCEPT."""
 
     NON_FINITE = "non-finite"
     NOT_A_POSE = "not a pose"
@@ -47,7 +47,7 @@ class Code(enum.Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """decision; reasons: (code, text) each; time_scale: >= 1, by which `PoseTrajectory.slowed` makes it acceptable."""
+    """Decision about a trajectory. reasons: (code, text) each; time_scale: >= 1, for `PoseTrajectory.slowed`."""
 
     decision: Decision
     reasons: tuple[tuple[Code, str], ...] = ()
@@ -114,7 +114,7 @@ class SafetyLimits:
             raise ValueError(f"hard_ratio must be at least 1, got {self.hard_ratio}")
 
     def slid(self, trajectory: PoseTrajectory) -> PoseTrajectory:
-        """The same motion, stopped at the borders of the workspace and going on along them.
+        """Return the same motion, stopped at the borders of the workspace and going on along them.
 
         Each pose is kept inside and the next begins there, as with a controller that saturates. Unchanged where more
         than `workspace_cut_m` would have to be taken away, or nothing: `check` then says what is wrong.
@@ -139,7 +139,7 @@ class SafetyLimits:
         measured: NDArray[np.float64],
         measured_twist: NDArray[np.float64] | None = None,
     ) -> Verdict:
-        """Whether an arm at the pose `measured` [4, 4] may follow `trajectory`, which starts at its anchor.
+        """Judge whether an arm at the pose `measured` [4, 4] may follow `trajectory`, which starts at its anchor.
 
         measured_twist: [6] velocity now (m/s, rad/s, base axes); None when unknown, then the acceleration into the
             trajectory is not judged.
@@ -156,7 +156,7 @@ class SafetyLimits:
         return self._slowed_enough(_peaks(trajectory, measured_twist))
 
     def joint_acceleration(self, arm: ArmKinematics) -> NDArray[np.float64]:
-        """Acceleration limit [n] of every joint: the URDF's, where it states one, and `max_joint_acceleration`."""
+        """Return the acceleration limit [n] of the joints: the URDF's, if it states one, and max_joint_acceleration."""
         return np.minimum(arm.acceleration_limit, self.max_joint_acceleration)
 
     def check_joints(self, joints: JointTrajectoryArrays, arm: ArmKinematics) -> Verdict:
@@ -248,7 +248,7 @@ class SafetyLimits:
         return reasons
 
     def _slowed_enough(self, peaks: Callable[[float], list[Peak]]) -> Verdict:
-        """The smallest time scale that satisfies every limit, found by repeating its closed form.
+        """Return the smallest time scale that satisfies every limit, found by repeating its closed form.
 
         Stretching time by s divides velocity by s, acceleration by s^2, jerk by s^3, were it not for the measured
         velocity at the start, which stretching does not change; hence the repetition.
@@ -289,7 +289,7 @@ class Peak:
 
 
 def _peaks(trajectory: PoseTrajectory, measured_twist: NDArray[np.float64] | None) -> Callable[[float], list[Peak]]:
-    """A function of the time scale that gives the peaks of the tool's velocity, acceleration and jerk."""
+    """Return a function of the time scale for the peaks of the tool's velocity, acceleration and jerk."""
     segments = trajectory.segment_velocities()
     step_ns = int(np.diff(trajectory.times_ns, prepend=trajectory.anchor_ns).max())
     grid_ns = np.arange(trajectory.anchor_ns, trajectory.end_ns + 1, step_ns)

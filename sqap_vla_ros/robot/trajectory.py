@@ -57,7 +57,7 @@ class PoseTrajectory:
 
     @cached_property
     def _knots_s(self) -> NDArray[np.float64]:
-        """[T + 1] seconds from `anchor_ns`; differences are taken in int64 first, where a stamp of today is exact."""
+        """Times [T + 1] from `anchor_ns`, seconds; subtracted in int64, where a stamp of today is exact."""
         return np.concatenate([[0.0], (self.times_ns - self.anchor_ns) / NS_PER_S])
 
     @cached_property
@@ -70,12 +70,12 @@ class PoseTrajectory:
 
     @cached_property
     def _turns(self) -> NDArray[np.float64]:
-        """[T, 3] rotation vectors of the segments, base axes."""
+        """Rotation vectors [T, 3] of the segments, base axes."""
         rotations = self._rotations
         return Rotation.from_matrix(rotations[1:] @ rotations[:-1].transpose(0, 2, 1)).as_rotvec()
 
     def sample_many(self, times_ns: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Poses [N, 4, 4] and gripper openings [N] at any times [N] int64."""
+        """Return poses [N, 4, 4] and gripper openings [N] at any times [N] int64."""
         knots_s = self._knots_s
         since_s = np.clip((times_ns - self.anchor_ns) / NS_PER_S, 0.0, knots_s[-1])
         segment = np.minimum(np.searchsorted(knots_s, since_s, side="right"), len(self)) - 1
@@ -89,24 +89,24 @@ class PoseTrajectory:
         return poses, self.gripper[under_way]
 
     def sample(self, t_ns: int) -> tuple[NDArray[np.float64], float]:
-        """Pose [4, 4] and gripper opening at one time."""
+        """Return pose [4, 4] and gripper opening at one time."""
         poses, gripper = self.sample_many(np.array([t_ns], dtype=np.int64))
         return poses[0], float(gripper[0])
 
     def twist(self, t_ns: int) -> NDArray[np.float64]:
-        """[6] velocity in the base frame at `t_ns`: m/s of the tool's origin, rad/s; zero before and after."""
+        """Return the velocity [6] in the base frame at `t_ns`: m/s of the tool's origin, rad/s; zero outside."""
         if not self.anchor_ns <= t_ns < self.end_ns:
             return np.zeros(6)
         step = int(np.searchsorted(self.times_ns, t_ns, side="right"))
         return np.concatenate([v[step] for v in self.segment_velocities()])
 
     def segment_velocities(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Linear (m/s) and angular (rad/s, base axes) velocity [T, 3] of the segments anchor -> 0 -> 1 ..."""
+        """Return linear (m/s) and angular (rad/s, base axes) velocities [T, 3] of the segments anchor -> 0 -> 1 ..."""
         duration_s = np.diff(self._knots_s)[:, None]
         return np.diff(self._positions, axis=0) / duration_s, self._turns / duration_s
 
     def after(self, now_ns: int) -> PoseTrajectory | None:
-        """What is still to come at `now_ns`; None when every step is past.
+        """Return what is still to come at `now_ns`; None when every step is past.
 
         Steps already past are dropped, never shifted: what remains is where and when it was, and the anchor becomes
         the pose that is due now. A trajectory that has not begun is returned as it is.
@@ -126,14 +126,14 @@ class PoseTrajectory:
         )
 
     def until(self, end_ns: int) -> PoseTrajectory | None:
-        """The poses due by `end_ns`; None without any. After `slowed`, what still ends within the open-loop limit."""
+        """Return the poses due by `end_ns`, None without any: after `slowed`, what ends within the open-loop limit."""
         keep = int(np.searchsorted(self.times_ns, end_ns, side="right"))
         if keep == 0:
             return None
         return replace(self, times_ns=self.times_ns[:keep], poses=self.poses[:keep], gripper=self.gripper[:keep])
 
     def slowed(self, time_scale: float) -> PoseTrajectory:
-        """The same path from the anchor, every duration multiplied by `time_scale` >= 1."""
+        """Return the same path from the anchor, every duration multiplied by `time_scale` >= 1."""
         if not 1.0 <= time_scale < np.inf:
             raise ValueError(f"time_scale must be at least 1 and finite (it only slows down), got {time_scale}")
         stretched = np.rint((self.times_ns - self.anchor_ns) * time_scale).astype(np.int64)
@@ -178,7 +178,7 @@ def hold(base_from_tool: NDArray[np.float64], gripper: float, now_ns: int) -> Po
 
 
 def _halve_gaps(times_ns: NDArray[np.int64], start_ns: int, end_ns: int, wanted_ns: float) -> NDArray[np.int64]:
-    """`times_ns` with a knot in the middle of every gap that begins within [start, end) and is too long.
+    """Return `times_ns` with a knot in the middle of every gap that begins within [start, end) and is too long.
 
     A blend from rest is up to twice as fast as the chunk itself: whole steps of it would be too long to be checked and
     to be solved for joints.

@@ -48,7 +48,7 @@ class ArmCommander:
         self.position = self._world.arm_position
 
     def start_state(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Position and velocity [7] from which a joint trajectory is approached whose first point is in the future.
+        """Return the state [7], [7] from which a joint trajectory is approached whose first point is in the future.
 
         The measured ones, as by joint_trajectory_controller's default: an arm that lags its commands then makes up for
         the lag on the way to that point. With `interpolate_from_desired_state` those that the arm is told now.
@@ -76,7 +76,7 @@ class ArmCommander:
         self._twist = (np.asarray(twist, dtype=np.float64), now_ns)
 
     def update(self, now_ns: int, dt_s: float) -> NDArray[np.float64]:
-        """The joint targets [7] at `now_ns`, `dt_s` after those of the update before."""
+        """Return the joint targets [7] at `now_ns`, `dt_s` after those of the update before."""
         if self._path is not None:
             self.position, self.velocity = self._path.sample(now_ns)
         elif self._goal is not None:
@@ -99,7 +99,7 @@ class ArmCommander:
         self._approach(goal, dt_s)
 
     def _approach(self, goal: NDArray[np.float64], dt_s: float) -> None:
-        """All joints towards `goal` in proportion, none faster than allowed."""
+        """Move all joints towards `goal` in proportion, none faster than allowed."""
         move = goal - self.position
         share = min(1.0, self._max_velocity * dt_s / max(float(np.abs(move).max()), 1e-12))
         self.position = self.position + share * move

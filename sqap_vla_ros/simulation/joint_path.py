@@ -31,7 +31,7 @@ class JointPath:
     accelerations: NDArray[np.float64] | None = None
 
     def sample(self, now_ns: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Position and velocity [n] at `now_ns`; at rest outside of the path."""
+        """Return position and velocity [n] at `now_ns`; at rest outside of the path."""
         if now_ns <= self.times_ns[0] or now_ns >= self.times_ns[-1]:
             end = self.positions[0] if now_ns <= self.times_ns[0] else self.positions[-1]
             return end.copy(), np.zeros_like(end)
@@ -64,7 +64,7 @@ def accept_trajectory(
     position: NDArray[np.float64],
     velocity: NDArray[np.float64],
 ) -> JointPath:
-    """The path of `joints` that a trajectory message asks for, starting at the state (`position`, `velocity`) [n].
+    """Return the path of `joints` that a trajectory message asks for, from the state (`position`, `velocity`) [n].
 
     The rules are those of joint_trajectory_controller 5 with its default parameters. A first point in the future is
     approached from the given state, by the interpolation that both allow; a message whose first point is not in the
@@ -112,7 +112,7 @@ def accept_trajectory(
 
 
 def _derivative(name: str, rows: Sequence[Sequence[float]], order: list[int]) -> NDArray[np.float64] | None:
-    """[T, n] in the arm's order; None where no point has any."""
+    """Return [T, n] in the arm's order; None where no point has any."""
     given = {len(row) for row in rows}
     if given in (set(), {0}):
         return None

@@ -1,1 +1,1 @@
-"""What an arm says about itself: its URDF and its joint states."""
+"""The description of an arm."""

@@ -1,4 +1,4 @@
-"""What a URDF says about its joints, read as leniently as robot_state_publisher does.
+"""The joints of a URDF, read as leniently as robot_state_publisher does.
 
 robot_state_publisher and Pinocchio read URDFs with tinyxml2, which takes undeclared prefixes, `--` in a comment and
 unknown entities; Python's XML parsers refuse them. So the few attributes that Pinocchio does not hand on are read here
@@ -31,7 +31,7 @@ class JointDescription:
     mimics: str | None = None
 
     def problem(self) -> str | None:
-        """Why this joint's limits cannot be used, in words for whoever has to correct the URDF; None if they can."""
+        """Return why this joint's limits cannot be used, for whoever has to correct the URDF; None if they can."""
         if self.kind not in ("revolute", "prismatic", "continuous"):
             return None
         if self.kind != "continuous":
@@ -70,7 +70,7 @@ class JointDescription:
 
 
 def read_joints(urdf_xml: str) -> dict[str, JointDescription]:
-    """The joints of a URDF by name; of two of one name the first. Never raises: what is no tag is passed over."""
+    """Return the joints of a URDF by name; of two of one name the first. Never raises; reads up to what is no tag."""
     joints: dict[str, JointDescription] = {}
     current: JointDescription | None = None
     open_tags: list[str] = []
@@ -101,7 +101,7 @@ def read_joints(urdf_xml: str) -> dict[str, JointDescription]:
 
 
 def _tags(text: str) -> Iterator[tuple[str, str, str]]:
-    """("/" or "", name, attributes) of each tag, in one pass; ends at what is neither tag, comment nor the like."""
+    """Yield ("/" or "", name, attributes) of each tag, in one pass, up to what is neither tag nor comment."""
     start = text.find("<")
     while start >= 0:
         skipped = next((marks for marks in _SKIPPED if text.startswith(marks[0], start)), None)

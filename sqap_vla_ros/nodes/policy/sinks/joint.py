@@ -32,6 +32,8 @@ HEAD_NS = 30_000_000
 RESEND_NS = 60_000_000  # a hold that is not acknowledged is sent again
 RESENT_NS = 1_000_000_000  # for this long
 MAX_START_AWAY = 0.6  # rad or m between a measured joint and where a trajectory starts
+# The same for an arm at rest. The controller steps to the start at once, for it lies a little in its past.
+MAX_START_AWAY_AT_REST = 0.1
 
 
 class JointSink(Sink):
@@ -54,7 +56,7 @@ class JointSink(Sink):
             raise KinematicsError("the arm's joints are not known")
         under_way = self._under_way(trajectory, measured.joints, arm)
         start = under_way.state(trajectory.anchor_ns)
-        self._check_start(start.position, measured.joints, arm)
+        self._check_start(start.position, measured.joints, arm, MAX_START_AWAY)
         for _ in range(MAX_SLOWINGS + 1):
             arrays = arm.joint_trajectory(trajectory, start.position, start.velocity, start.acceleration)
             verdict = self._limits.check_joints(arrays, arm)
@@ -120,10 +122,12 @@ class JointSink(Sink):
         self.publisher.publish(messages.joint_trajectory_message(joints))
         self._sent, self._sent_arm = joints, arm
 
-    def _check_start(self, start: NDArray[np.float64], measured: NDArray[np.float64], arm: ArmKinematics) -> None:
+    def _check_start(
+        self, start: NDArray[np.float64], measured: NDArray[np.float64], arm: ArmKinematics, limit: float
+    ) -> None:
         away = np.abs(start - measured)
         worst = int(np.argmax(away))
-        if away[worst] > MAX_START_AWAY:
+        if away[worst] > limit:
             raise KinematicsError(
                 f"the trajectory starts with {arm.joint_names[worst]} at {start[worst]:.2f}, but joint_states have it "
                 f"at {measured[worst]:.2f}: do TF and joint_states speak of the same arm?"
@@ -142,4 +146,5 @@ class JointSink(Sink):
             if same_place(tool, trajectory.anchor):
                 return self._sent
         at_rest = arm.inverse(trajectory.anchor, measured)
+        self._check_start(at_rest, measured, arm, MAX_START_AWAY_AT_REST)
         return standing(arm.joint_names, at_rest, trajectory.anchor_ns - HEAD_NS, HEAD_NS)

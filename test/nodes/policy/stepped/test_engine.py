@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from std_msgs.msg import String
 from stepped.command_checks import CommandChecks
 from stepped.simulated_cell import Cell
 
@@ -89,3 +90,14 @@ def test_after_the_executor_stood_still_nothing_starts_where_the_arm_was_before(
             cell.switches.stalled = False
             cell.run(0.5)
             assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+
+
+def test_another_arms_description_makes_no_jump_of_the_joints():
+    """Its inverse kinematics puts the tool where TF has it with joints that are elsewhere."""
+    for seed in range(4):
+        with Cell("joint", seed=seed, parameters=QUICK) as cell:
+            moving(cell, 0.6)
+            cell.publish("robot_description", String(data=cell.urdf.replace("0.316", "0.416")))
+            cell.run(1.0)
+            assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+            assert "contradict each other" in cell.told()
