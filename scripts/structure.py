@@ -52,7 +52,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "nodes.launch.table": (*_BASE, "nodes", "simulation.vocabulary"),  # names the modules to start
     "nodes.recorder": (*_BASE, *_ROS, "robot"),
     "nodes.policy": (*_BASE, *_ROS, "robot", "control", "serving"),
-    "nodes.policy.views": (*_BASE, *_ROS, "policy.preprocessing", "pruning.overlay"),
+    "nodes.policy.reports.views": (*_BASE, *_ROS, "policy.preprocessing", "pruning.overlay"),
     "nodes.simulator": (*_BASE, *_ROS, "robot", "simulation"),
     "nodes.bags": (*_BASE, *_ROS, "robot", "control", "nodes.policy.observer"),
     "evaluation.closed_loop": (*_BASE, *_STUDY, *_MODEL, "shipped", "robot", "simulation"),

@@ -23,7 +23,7 @@ class Input(enum.Enum):
 
 
 # Without these nobody watches the arm, or nothing good can follow: do not even finish what was commanded.
-HOLD_AT_ONCE = frozenset({Input.WORKER, Input.JOINT_STATES, Input.COMMANDS})
+HOLD_AT_ONCE = frozenset({Input.WORKER, Input.JOINT_STATES, Input.COMMANDS, Input.SAFETY_STOP})
 # Without these what was commanded is finished, but not for long.
 ENDS_OPEN_LOOP = frozenset({Input.IMAGE, Input.CAMERA_INFO, Input.TF, Input.CLOCK})
 # With these wrong the measured arm proves nothing.

@@ -14,7 +14,7 @@ from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo, Reason,
 HORIZON = 16
 DT_S = 0.1
 STEP_M = 0.002
-DEFECT = "defect"  # as the method of a token selection
+DEFECT, STALL = "defect", "stall"  # as the method of a token selection
 GRID = (16, 16)
 
 
@@ -96,6 +96,14 @@ class Defect(Double):
         return replace(chunk, selection=replace(chunk.selection, method=DEFECT))  # type: ignore[type-var]
 
 
+class Stall(Double):
+    """A prediction that is fine, with which the node's executor stands still, see `node_defect.py`."""
+
+    def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+        chunk = super().predict(observation, seed=seed)
+        return replace(chunk, selection=replace(chunk.selection, method=STALL))  # type: ignore[type-var]
+
+
 class Nothing(Double):
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
         return None  # type: ignore[return-value]
@@ -128,6 +136,11 @@ class SlowAfterReset(Double):
         self.latency_s = 60.0
 
 
+def slow_to_load() -> Double:
+    time.sleep(4.0)
+    return ByInstruction()
+
+
 def raises() -> Double:
     return Raises()
 
@@ -153,4 +166,5 @@ FACTORIES: dict[str, type[Double]] = {
     "nothing": Nothing,
     "defect": Defect,
     "crash": Crashes,
+    "stall": Stall,
 }

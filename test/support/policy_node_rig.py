@@ -109,6 +109,9 @@ class Rig(ProcessRig):
         raise AssertionError(f"waited {timeout_s:g} s for {what or condition}; {self.summary()}")
 
     def wait_for_state(self, state: int, reason: str = "") -> PolicyStatus:
+        if state == DISABLED and not reason:
+            reason = "call ~/enable"  # and not because it is still loading
+
         def reached() -> Any:
             status = self.status
             return status if status is not None and status.state == state and reason in status.reason else None

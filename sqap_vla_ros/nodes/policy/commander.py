@@ -49,6 +49,11 @@ class Commander:
         self._emergency = False  # the watchdog commands, since the executor stood still
         self.commanded = False  # something was commanded since the last hold
 
+    @property
+    def publishers(self) -> tuple[Any, Any]:
+        """Publishers of the arm's and the gripper's commands."""
+        return self.sink.publisher, self._gripper.publisher
+
     def measure(self, now_ns: int, *, moving: bool) -> str | None:
         """Look where the arm is. Return what is wrong with it, once several samples say so. moving: it executes."""
         self._tool = None
@@ -159,7 +164,7 @@ class Commander:
 
     def destroy(self) -> None:
         """Remove the publishers from the node."""
-        for publisher in (self.sink.publisher, self._gripper.publisher):
+        for publisher in self.publishers:
             self._node.destroy_lifecycle_publisher(publisher)
 
     def _hold(self, hold: Hold, now_ns: int, at_ns: int | None) -> None:

@@ -10,6 +10,7 @@ and the reader of robot descriptions only trigger a guard condition, and the wat
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import traceback
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from rclpy.duration import Duration
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
 from sqap_vla_ros.control.clock_monitor import JUMP_S, ClockMonitor
 from sqap_vla_ros.control.conditions import Hold, Input
-from sqap_vla_ros.control.executive import Executive
+from sqap_vla_ros.control.executive import Executive, State
 from sqap_vla_ros.control.mission import Mission
 from sqap_vla_ros.control.motion import MalformedChunk, UnsafeChunk
 from sqap_vla_ros.control.watchdog import Watchdog
@@ -30,23 +31,33 @@ from sqap_vla_ros.nodes.policy.commander import Commander
 from sqap_vla_ros.nodes.policy.health import Health
 from sqap_vla_ros.nodes.policy.inputs import Inputs
 from sqap_vla_ros.nodes.policy.prediction import InFlight, Prediction
+from sqap_vla_ros.nodes.policy.publishers import Listener, PublisherWatch
+from sqap_vla_ros.nodes.policy.reports.status import Reporter
+from sqap_vla_ros.nodes.policy.safety_stop import SafetyStop
 from sqap_vla_ros.nodes.policy.services import Services
-from sqap_vla_ros.nodes.policy.status import Reporter
 from sqap_vla_ros.robot.holding import Reason
 from sqap_vla_ros.robot.kinematics import KinematicsError
 from sqap_vla_ros.serving.events import Event, LoadFailed, LoadProgress, Lost, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.supervisor import WorkerSupervisor
 from sqap_vla_ros.serving.worker import PolicyWorker
 
+PAUSE_S = 0.25  # between two turns; a stream of commands that pauses for longer begins anew
+WATCH_S = 1.0  # between looks at the publishers in the graph
+LOOKED_AT = frozenset(Input) - {Input.WORKER, Input.CHUNK}
+# Of these a publisher that is not heard is wrong even when another one is.
+ALWAYS_NAMED = frozenset({Input.SAFETY_STOP, Input.COMMANDS})
+
 
 class ControlLoop:
     """Inputs, the worker, the state machine, the sinks and the reports, tied together by `turn`."""
 
-    def __init__(self, node: Any, values: Mapping[str, Any], worker_factory: str) -> None:
-        """Create everything and start the worker; call `poll_worker` until it is ready. values: checked parameters."""
+    def __init__(self, node: Any, values: Mapping[str, Any], worker_factory: str, safety_stop: SafetyStop) -> None:
+        """Create everything and start the worker. values: checked parameters."""
         self.active = False
         self._node = node
         self._log = node.get_logger()
+        self.load_failure: str | None = None  # why the policy could not be loaded
+        self._safety_stop = safety_stop
         self._seed: int = values["seed"]
         self._simulated_time: bool = node.get_parameter("use_sim_time").value
         config = configuration.executive_config(values, simulated_time=self._simulated_time)
@@ -92,10 +103,17 @@ class ControlLoop:
         self.services = Services(
             node,
             self.executive,
-            active=lambda: self.active,
+            refusal=self._refusal,
+            reset_refusal=lambda: "safety_stop is still set: release it first" if safety_stop.pressed else None,
             reset_policy=self.supervisor.reset_policy,
             turn=self.turn,
         )
+        stop = Listener(Input.SAFETY_STOP, safety_stop.topic, "std_msgs/msg/Bool")
+        commands = [p.topic_name for p in self.commander.publishers]
+        self._publishers = PublisherWatch(node, [stop, *self.inputs.listeners()], commands)
+        self._unheard: dict[Input, str] = {}
+        self._watched_s = -math.inf
+        safety_stop.changed = self.turn
         self._jumps = node.get_clock().create_jump_callback(
             JumpThreshold(
                 min_forward=Duration(seconds=JUMP_S), min_backward=Duration(nanoseconds=-1), on_clock_change=False
@@ -140,11 +158,27 @@ class ControlLoop:
         if self.executive.mission is None:
             self.inputs.forget_problems()
         found = self.inputs.problems(now_ns, now_s)
-        for source in (Input.CLOCK, Input.IMAGE, Input.CAMERA_INFO, Input.TF):
-            self.executive.report(source, found.get(source))
         if self.commander.sink.NEEDS_JOINTS and not self.executive.dry_run:
             unknown = self.inputs.arm.problem(now_ns) or self.commander.watch.contradiction
-            self.executive.report(Input.JOINT_STATES, unknown)
+            found |= {} if unknown is None else {Input.JOINT_STATES: unknown}
+        self._look_at_publishers(found, now_s)
+        for source in LOOKED_AT:
+            self.executive.report(source, found.get(source))
+        stop = self._safety_stop.reason(now_s)
+        if stop is not None and (self.executive.enabled or self._safety_stop.pressed):
+            self.executive.stop(stop)
+
+    def _look_at_publishers(self, found: dict[Input, str], now_s: float) -> None:
+        """Add to the problems found that somebody speaks and is not heard, or commands beside this node."""
+        if now_s - self._watched_s >= WATCH_S:
+            self._unheard, self._watched_s = self._publishers.look(), now_s
+        for source, unheard in self._unheard.items():
+            if source is Input.COMMANDS and self.executive.dry_run:
+                continue
+            if source in ALWAYS_NAMED:
+                found[source] = unheard
+            elif source in found:
+                found[source] += f"; {unheard}"
 
     def _look_at_the_clock(self, now_ns: int, now_s: float) -> None:
         """Notice that the executor stood still, and that the system's clock was set."""
@@ -154,6 +188,10 @@ class ControlLoop:
             self.executive.interrupt(f"the executor stood still for {stalled_s:.1f} s", Reason.INPUT)
         if (jumped := self._clock.jump(now_ns, now_s)) is not None:
             self._forget_time(jumped, now_ns)
+        paused_s = 0.0 if self._turned is None else now_s - self._turned[1]
+        if paused_s > PAUSE_S and self.commander.sink.STREAMS:
+            # To go on where the path is now would be a jump.
+            self.executive.interrupt(f"no command was sent for {paused_s:.2f} s", Reason.INPUT)
         self._turned = (now_ns, now_s)
 
     def _plan(self) -> None:
@@ -249,11 +287,15 @@ class ControlLoop:
     def set_dry_run(self, dry_run: bool) -> None:
         """Switch the dry run; only while disabled."""
         self.executive.dry_run = dry_run
-        if dry_run:
-            self.executive.report(Input.JOINT_STATES, None)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the policy is loaded and warm."""
+        return self.supervisor.info is not None
 
     def destroy(self) -> None:
         """End the worker and remove everything from the node."""
+        self._safety_stop.changed = None
         self._watchdog.close()
         self.supervisor.close()
         self._node.destroy_timer(self._timer)
@@ -276,6 +318,7 @@ class ControlLoop:
                 self.inputs.observer.needs_projection = event.info.selector not in ("", "none")
                 self.reporter.publish_model_info(event.info)
             elif isinstance(event, (Lost, LoadFailed)):
+                self.load_failure = event.text
                 self._log.error(event.text)
         if self.supervisor.restarts != restarts:
             self._log.warning("starting the policy worker again")
@@ -286,6 +329,8 @@ class ControlLoop:
     def health(self) -> Health:
         """Return what the node knows about itself now."""
         state, reason = self.executive.state()
+        if state is State.DISABLED and not self.active:
+            reason = "activate the node (ros2 lifecycle set)" if self.loaded else "the policy is being loaded"
         return Health(
             stamp_ns=self.now_ns(),
             steady_s=time.monotonic(),
@@ -312,6 +357,16 @@ class ControlLoop:
         return int(self._node.get_clock().now().nanoseconds)
 
     # Parts of the turn
+
+    def _refusal(self) -> str | None:
+        """Return why the node must not be enabled now, or None."""
+        if not self.active:
+            return "the node is not active: activate it first (ros2 lifecycle set)"
+        unheard = self._publishers.look()
+        if self.executive.dry_run:
+            unheard.pop(Input.COMMANDS, None)
+        named = [unheard[source] for source in ALWAYS_NAMED if source in unheard]
+        return self._safety_stop.reason(time.monotonic()) or (named[0] if named else None)
 
     def _execute(self, chunk: ActionChunk, flight: InFlight, now_ns: int, published_s: float) -> None:
         """Plan, check and command a chunk; in a dry run everything but command."""

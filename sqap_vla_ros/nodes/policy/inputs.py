@@ -29,11 +29,14 @@ from sqap_vla_ros.control.tool_monitor import ToolMonitor, ToolMonitorConfig, To
 from sqap_vla_ros.nodes import images, messages
 from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.observer import Frame, ObservationProblem, Observer, TransformMissing, View
+from sqap_vla_ros.nodes.policy.publishers import HearAll, Listener
 from sqap_vla_ros.nodes.policy.sinks.sink import Measured
 from sqap_vla_ros.nodes.tf.api import Buffer, TransformListener
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 
-LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+JOINTS_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)  # hears reliable drivers too
+TF_QOS = QoSProfile(depth=100)  # of tf2's listener
+TF_STATIC_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RETRY_S = 0.002  # between looks whether the transforms of an image have come; a look costs a tenth of that
 TF_AGE_S = 0.5  # the tool's transform may be older by tf_timeout_s
 TOGETHER_NS = 100_000_000  # stamps of joint_states and TF that are compared
@@ -79,7 +82,7 @@ class Inputs:
         self._unstamped_s = -math.inf  # when an image without a stamp last came (steady clock)
         self._infos_before = 0  # camera_infos received when the newest image came
 
-        compressed = values["image_transport"] == "compressed"
+        compressed = self._compressed = values["image_transport"] == "compressed"
         reliable = values["image_reliability"] == "reliable"
         image_qos = QoSProfile(
             depth=values["image_depth"],
@@ -91,9 +94,9 @@ class Inputs:
         self._subscriptions = [
             image,
             info,
-            node.create_subscription(JointState, "joint_states", self._on_joint_states, QoSProfile(depth=5)),
-            node.create_subscription(String, "robot_description", self._on_description, LATCHED_QOS),
+            node.create_subscription(JointState, "joint_states", self._on_joint_states, JOINTS_QOS),
         ]
+        self._description = HearAll(node, String, "robot_description", self._on_description)
         self.image_topic: str = image.topic_name
         self.info_topic: str = info.topic_name
         self._buffer = Buffer()
@@ -116,6 +119,21 @@ class Inputs:
     def waiting(self) -> bool:
         """An image waits for its prediction."""
         return bool(self._waiting)
+
+    def listeners(self) -> list[Listener]:
+        """Return what this node listens to, for the watch over publishers that are not heard."""
+        image, info, joints = self._subscriptions
+        kind = "sensor_msgs/msg/CompressedImage" if self._compressed else "sensor_msgs/msg/Image"
+        remedy = ": set image_reliability to 'best_effort'"
+        tf = "tf2_msgs/msg/TFMessage"
+        return [
+            Listener(Input.IMAGE, image.topic_name, kind, image.qos_profile, remedy),
+            Listener(Input.CAMERA_INFO, info.topic_name, "sensor_msgs/msg/CameraInfo", info.qos_profile, remedy),
+            Listener(Input.JOINT_STATES, joints.topic_name, "sensor_msgs/msg/JointState", joints.qos_profile),
+            Listener(Input.JOINT_STATES, self._description.topic, "std_msgs/msg/String"),
+            Listener(Input.TF, "/tf", tf, TF_QOS),
+            Listener(Input.TF, "/tf_static", tf, TF_STATIC_QOS, ": static transforms must be published latched"),
+        ]
 
     def expect_images(self, now_s: float) -> None:
         """Count the silence of the camera from now on."""
@@ -222,6 +240,7 @@ class Inputs:
         self._node.destroy_timer(self._retry)
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
+        self._description.destroy()
         self._tf_listener.unregister()
 
     def _on_pair(self, image: Any, camera_info: Any) -> None:

@@ -1,8 +1,12 @@
 """policy_node: camera image and instruction in, trajectories for an arm out, at the pace the policy can keep.
 
 A lifecycle node. `configure` loads and warms the policy in a worker process, `activate` begins to publish, and what
-moves the arm needs ~/enable (and dry_run off) on top. `deactivate` and the end of the process hold the measured pose as
-the last command. What it does with images and chunks is in `control_loop.py`; when it may move is in `executive.py`.
+moves the arm needs ~/enable (and dry_run off) on top. `deactivate` and the end of the process bring the arm to rest as
+the last command. `control_loop.py` drives images to chunks to commands; `executive.py` says when the arm may move.
+
+Thread ownership: one executor thread makes all transitions and callbacks. A transition that waits (for the policy to
+load, for results to be sent) spins the executor meanwhile; the services of the lifecycle have a callback group of their
+own, so that get_state and the parameters are answered while the policy loads.
 """
 
 from __future__ import annotations
@@ -17,20 +21,25 @@ from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle.node import LifecycleNodeMixin
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from sqap_vla_ros.nodes.policy import configuration, parameters
 from sqap_vla_ros.nodes.policy.control_loop import ControlLoop
-from sqap_vla_ros.serving.events import LoadFailed, Lost, Ready
+from sqap_vla_ros.nodes.policy.safety_stop import SafetyStop
 
 LOG_PERIOD_S = 5.0
+SPIN_S = 0.02
+RESULTS_S = 0.5  # goals get their results within this time when the node is deactivated
 
 
-class PolicyNode(LifecycleNode):
+class PolicyNode(LifecycleNodeMixin, Node):
     """The lifecycle around a `ControlLoop`."""
 
     def __init__(self, *, worker_factory: str = "", interrupted: threading.Event | None = None) -> None:
@@ -38,18 +47,26 @@ class PolicyNode(LifecycleNode):
 
         interrupted: set when the process is to end; configuring then gives up.
         """
-        super().__init__("policy_node")
+        # As LifecycleNode does, but for the group of the lifecycle's services.
+        Node.__init__(self, "policy_node")
+        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
         self._worker_factory = worker_factory
         self._interrupted = interrupted or threading.Event()
         self._loop: ControlLoop | None = None
+        self._latched: str | None = None  # a stop or fault that was not reset before the node was cleaned up
+        self.finalized = False
         configuration.declare(self)
+        self._safety_stop = SafetyStop(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Check the parameters, start the worker and wait until the policy is loaded and warm."""
         try:
             values = configuration.read(self)
-            self._loop = ControlLoop(self, values, self._worker_factory)
+            self._safety_stop.timeout_s = values["safety_stop_timeout_s"]
+            self._loop = ControlLoop(self, values, self._worker_factory, self._safety_stop)
+            if self._latched is not None:
+                self._loop.executive.stop(self._latched)
             self._wait_until_loaded(self._loop, values["load_timeout_s"])
         except Exception as error:  # rclpy drops exceptions of transitions without a word
             self.get_logger().error(f"cannot configure: {error}")
@@ -65,9 +82,9 @@ class PolicyNode(LifecycleNode):
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Hold while the publishers are still active."""
+        """Bring the arm to rest while the publishers are still active."""
         assert self._loop is not None
-        self._loop.deactivate("deactivated")
+        self._deactivate(self._loop, "deactivated")
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -76,8 +93,9 @@ class PolicyNode(LifecycleNode):
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         if self._loop is not None and self._loop.active:
-            self._loop.deactivate("the node shuts down")
+            self._deactivate(self._loop, "the node shuts down")
         self._destroy_loop()
+        self.finalized = True
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -87,13 +105,11 @@ class PolicyNode(LifecycleNode):
 
     def _wait_until_loaded(self, loop: ControlLoop, timeout_s: float) -> None:
         begin_s = logged_s = time.monotonic()
-        while True:
-            for event in loop.poll_worker():
-                if isinstance(event, Ready):
-                    return
-                if isinstance(event, (LoadFailed, Lost)):
-                    raise RuntimeError(f"the policy cannot be loaded: {event.text}")
+        while not loop.loaded:
+            loop.turn()
             now_s = time.monotonic()
+            if loop.load_failure is not None:
+                raise RuntimeError(f"the policy cannot be loaded: {loop.load_failure}")
             if self._interrupted.is_set():
                 raise RuntimeError("interrupted while the policy was being loaded")
             if now_s - begin_s > timeout_s:
@@ -101,17 +117,34 @@ class PolicyNode(LifecycleNode):
             if now_s - logged_s > LOG_PERIOD_S:
                 logged_s = now_s
                 self.get_logger().info(f"still loading the policy ({now_s - begin_s:.0f} s)")
-            self._interrupted.wait(0.02)
+            self._spin_once()
 
     def _destroy_loop(self) -> None:
         if self._loop is not None:
+            self._latched = self._loop.executive.latched()
             self._loop.destroy()
             self._loop = None
+
+    def _deactivate(self, loop: ControlLoop, why: str) -> None:
+        loop.deactivate(why)
+        deadline_s = time.monotonic() + RESULTS_S
+        while loop.services.owes_results and time.monotonic() < deadline_s:
+            self._spin_once()
+
+    def _spin_once(self) -> None:
+        """Serve other callbacks while a transition waits."""
+        if self.executor is not None:
+            self.executor.spin_once(timeout_sec=SPIN_S)
+        else:
+            self._interrupted.wait(SPIN_S)
 
     def _on_set_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         """Refuse what is wrong, and what would not take effect before the next configure."""
         table = {p.name: p for p in parameters.PARAMETERS}
         for parameter in changed:
+            if parameter.name == "use_sim_time" and self._loop is not None:
+                reason = "use_sim_time cannot change while the node is configured: stamps of before and after differ"
+                return SetParametersResult(successful=False, reason=reason)
             if (spec := table.get(parameter.name)) is None:
                 continue
             if (problem := spec.problem(parameter.value)) is not None:
@@ -139,7 +172,7 @@ def main(args: Sequence[str] | None = None, *, worker_factory: str = "") -> int:
         signal.signal(number, lambda *_: interrupted.set())
     try:
         node = PolicyNode(worker_factory=worker_factory, interrupted=interrupted)
-    except InvalidParameterTypeException as error:
+    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
         print(f"policy_node: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 2
@@ -165,7 +198,8 @@ def _run(node: PolicyNode, interrupted: threading.Event) -> int:
             node.get_logger().fatal(f"ending after an unexpected error:\n{traceback.format_exc()}")
             status = 1
             break
-    node.trigger_shutdown()
+    if not node.finalized:
+        node.trigger_shutdown()
     executor.shutdown()
     return status
 

@@ -230,6 +230,13 @@ _COMMANDS = (
         above=0.0,
     ),
     Parameter(
+        "safety_stop_timeout_s",
+        0.0,
+        "Longest silence of safety_stop: with more than 0, its publisher has to repeat false at least this often, the "
+        "node cannot be enabled without it, and silence stops the arm. 0 asks for no repetition.",
+        minimum=0.0,
+    ),
+    Parameter(
         "executor_timeout_s",
         0.5,
         "A watchdog brings the arm to rest when the node's own thread stands still for this long while it moves.",

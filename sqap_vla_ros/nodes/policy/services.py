@@ -1,4 +1,4 @@
-"""Requests of people and other nodes: instruction, safety_stop, the services and the RunPolicy action.
+"""Requests of people and other nodes: the instruction, the services and the RunPolicy action.
 
 All of it runs in the node's executor thread. A request changes the executive and then makes a turn of the engine, so
 that its answer tells the state it led to.
@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
-from rclpy.qos import QoSProfile
 from rclpy.task import Future
-from std_msgs.msg import Bool, String
+from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from sqap_vla_ros.action import RunPolicy
@@ -21,34 +20,35 @@ from sqap_vla_ros.control.executive import Executive
 from sqap_vla_ros.control.mission import Mission, MissionEnd, Termination
 from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.policy.health import Health
-from sqap_vla_ros.nodes.policy.inputs import LATCHED_QOS
+from sqap_vla_ros.nodes.policy.publishers import HearAll
 
 FEEDBACK_S = 0.5
 
 
 class Services:
-    """The topics instruction and safety_stop, ~/enable, ~/stop, ~/reset_fault, ~/reset_policy and ~/run_policy."""
+    """The instruction topic, ~/enable, ~/stop, ~/reset_fault, ~/reset_policy and ~/run_policy."""
 
     def __init__(
         self,
         node: Any,
         executive: Executive,
         *,
-        active: Callable[[], bool],
+        refusal: Callable[[], str | None],
+        reset_refusal: Callable[[], str | None],
         reset_policy: Callable[[], None],
         turn: Callable[[], None],
     ) -> None:
-        """active: the node is active. reset_policy: makes the policy forget. turn: makes a turn of the engine."""
+        """refusal: why nothing may move now; reset_refusal: why a stop must stay. Each None when there is no reason.
+
+        reset_policy: makes the policy forget. turn: makes a turn of the engine.
+        """
         self._node = node
         self._executive = executive
-        self._active = active
+        self._refusal = refusal
+        self._reset_refusal = reset_refusal
         self._forget = reset_policy
         self._turn = turn
-        self._stop_pressed = False
-        self._subscriptions = [
-            node.create_subscription(String, "instruction", self._on_instruction, LATCHED_QOS),
-            node.create_subscription(Bool, "safety_stop", self._on_safety_stop, QoSProfile(depth=1)),
-        ]
+        self._instruction = HearAll(node, String, "instruction", self._on_instruction)
         self._services = [
             node.create_service(SetBool, "~/enable", self._enable),
             node.create_service(Trigger, "~/stop", self._stop),
@@ -97,8 +97,7 @@ class Services:
 
     def destroy(self) -> None:
         """Remove everything from the node."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+        self._instruction.destroy()
         for service in self._services:
             self._node.destroy_service(service)
         self._action.destroy()
@@ -109,20 +108,12 @@ class Services:
         self._executive.set_instruction(message.data)
         self._turn()
 
-    def _on_safety_stop(self, message: Bool) -> None:
-        self._stop_pressed = message.data
-        if message.data:
-            self._executive.stop("safety_stop is set")
-            self._turn()
-
     def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         refusal = None
         if not request.data:
             self._executive.disable()
-        elif not self._active():
-            refusal = "the node is not active: activate it first (ros2 lifecycle set)"
         else:
-            refusal = self._executive.enable()
+            refusal = self._refusal() or self._executive.enable()
         return self._answer(response, refusal)
 
     def _stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -130,10 +121,10 @@ class Services:
         return self._answer(response)
 
     def _reset_fault(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._stop_pressed:
-            return self._answer(response, "safety_stop is still set: release it first")
-        self._executive.reset_fault()
-        return self._answer(response)
+        refusal = self._reset_refusal()
+        if refusal is None:
+            self._executive.reset_fault()
+        return self._answer(response, refusal)
 
     def _reset_policy(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._forget()
@@ -152,8 +143,7 @@ class Services:
 
     def _accept(self, request: RunPolicy.Goal) -> GoalResponse:
         seconds = messages.time_ns(request.max_duration) / NS_PER_S
-        refusal = None if self._active() else "the node is not active"
-        refusal = refusal or self._executive.goal_refusal(request.instruction)
+        refusal = self._refusal() or self._executive.goal_refusal(request.instruction)
         if refusal is None and seconds < 0.0:
             refusal = f"max_duration must not be negative, got {seconds:g} s"
         if refusal is not None:

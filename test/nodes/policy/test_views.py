@@ -9,7 +9,7 @@ from sqap_vla_ros.contracts import PolicyInfo, Reason, TokenSelection
 from sqap_vla_ros.policy.preprocessing import ImageTransform
 from sqap_vla_ros.pruning.overlay import draw_overlay
 
-views = pytest.importorskip("sqap_vla_ros.nodes.policy.views", reason="needs ROS 2 message packages")
+views = pytest.importorskip("sqap_vla_ros.nodes.policy.reports.views", reason="needs ROS 2 message packages")
 
 
 class Publisher:

@@ -73,10 +73,12 @@ class Sink(ABC):
     """One output mode. A new one is a subclass and a row of `table.SINKS`.
 
     SUMMARY: a sentence for the documentation of the parameter output_mode.
+    STREAMS: commands are sent at the command rate, so that a node that pauses leaves the arm without any.
     NEEDS_JOINTS: the mode commands joints, so that nothing may move without fresh joint_states and a robot_description.
     """
 
     SUMMARY: ClassVar[str]
+    STREAMS: ClassVar[bool] = False
     NEEDS_JOINTS: ClassVar[bool] = False
 
     publisher: Any
@@ -117,24 +119,31 @@ class Sink(ABC):
 class StreamSink(Sink):
     """A sink that sends samples of a path of poses at the command rate."""
 
+    STREAMS = True
     TWIST: ClassVar[bool] = False  # the commands are velocities
 
     def __init__(self, node: Any, parts: SinkParts) -> None:
         self._parts = parts
         self._path: PoseTrajectory | None = None  # kept after its end: it is where the arm was told to be
         self._before: PoseTrajectory | None = None  # under way until `_path` begins, a little after it came
+        self._sampled_ns: int | None = None  # moment of the path that was sent last
         self._silent = True  # nothing is left to be sent
         self._holding = False
 
     def start(self, trajectory: PoseTrajectory, measured: Measured, latest_ns: int) -> PoseTrajectory:
-        self._path, self._before = ending_at_rest(trajectory, latest_ns, self._parts.limits), self._path
+        path = ending_at_rest(trajectory, latest_ns, self._parts.limits)
+        if self._silent:  # nothing is under way, and what was may be of another time
+            self._path = self._sampled_ns = None
+        self._path, self._before = path, self._path
         self._silent = self._holding = False
         return self._path
 
     def hold(self, order: HoldOrder) -> str:
+        # Of a stream the arm knows what was sent last, however long ago.
+        at_ns = order.at_ns if self._sampled_ns is None else self._sampled_ns
         held = hold_tool(
-            self._path_at(order.at_ns),
-            order.at_ns,
+            self._path_at(at_ns),
+            at_ns,
             order.stamp_ns,
             evidence=order.evidence,
             reason=order.reason,
@@ -157,6 +166,7 @@ class StreamSink(Sink):
         if said_ns >= UNDELIVERED_NS or (said_ns >= 0 and self.delivered()):
             self._silent = True
             return
+        self._sampled_ns = now_ns
         self._send_sample(self._path_at(now_ns) or self._path, now_ns, None if self._holding else tool)
 
     def at_rest(self, now_ns: int) -> bool:

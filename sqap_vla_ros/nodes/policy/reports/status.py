@@ -17,11 +17,11 @@ from sqap_vla_ros.control.executive import State
 from sqap_vla_ros.msg import ActionChunk as ActionChunkMessage
 from sqap_vla_ros.msg import PolicyStatus, TokenSelection
 from sqap_vla_ros.nodes import messages
-from sqap_vla_ros.nodes.policy.diagnostics import Diagnostics
 from sqap_vla_ros.nodes.policy.health import Health
 from sqap_vla_ros.nodes.policy.observer import View
 from sqap_vla_ros.nodes.policy.prediction import Prediction
-from sqap_vla_ros.nodes.policy.views import Views
+from sqap_vla_ros.nodes.policy.reports.diagnostics import Diagnostics
+from sqap_vla_ros.nodes.policy.reports.views import Views
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
 
 HEARTBEAT_S = 1.0  # the status is published at least this often

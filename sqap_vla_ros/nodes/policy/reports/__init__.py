@@ -1,0 +1,1 @@
+"""Everything that `policy_node` publishes and that is not a command."""

@@ -1,0 +1,70 @@
+"""policy_node as a process over DDS, started anew for each test: what is there before it, and while it loads."""
+
+import time
+
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from policy_node_rig import DISABLED, LATCHED, STOPPED, WAITING, Rig, assert_silent
+from std_msgs.msg import Bool
+
+
+class LatchedStop(Rig):
+    """safety_stop is pressed, latched, before the node starts."""
+
+    def create(self) -> None:
+        super().create()
+        self.latched = self.node.create_publisher(Bool, "safety_stop", LATCHED)
+        self.latched.publish(Bool(data=True))
+
+
+def test_a_stop_that_was_latched_before_the_start_is_obeyed():
+    with LatchedStop() as rig:
+        rig.wait_for_state(STOPPED, "safety_stop is set")
+        rig.instruct("pick the cube")
+        response = rig.enable()
+        assert not response.success
+        assert "safety_stop is set" in response.message
+        rig.settle(0.5)
+        assert not rig.got("target_pose")
+        rig.latched.publish(Bool(data=False))
+        rig.wait(lambda: rig.trigger("reset_fault").success, "the release")
+        rig.run()
+
+
+def test_silence_of_a_stop_that_has_to_be_repeated_stops():
+    with Rig(safety_stop_timeout_s=0.4) as rig:
+        rig.wait_for_state(DISABLED)
+        assert "was not heard yet" in rig.enable().message
+        beat = rig.node.create_timer(0.1, lambda: rig.safety_stop(False))
+        rig.settle(0.5)
+        rig.run()
+        beat.cancel()
+        rig.wait_for_state(STOPPED, "safety_stop has not been heard for 0.")
+        assert_silent(rig)
+
+
+def test_inputs_that_cannot_be_heard_are_named():
+    with Rig(image_reliability="reliable") as rig:
+        rig.instruct("pick the cube")
+        rig.enable()
+        status = rig.wait_for_state(WAITING, "/beside publishes /image, but best effort, and is not heard")
+        assert "set image_reliability to 'best_effort'" in status.reason
+
+
+def test_state_and_parameters_are_answered_while_the_policy_loads():
+    with Rig(factory="slow_to_load", autostart=False) as rig:
+        request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+        client = rig.node.create_client(ChangeState, "policy_node/change_state")
+        assert client.wait_for_service(20.0)
+        configured = client.call_async(request)
+        rig.settle(0.5)
+        begin_s = time.monotonic()
+        state = rig.call("get_state", GetState, GetState.Request()).current_state
+        assert state.id == State.TRANSITION_STATE_CONFIGURING
+        assert not rig.set_parameter("blend_s", 0.3).successful
+        rig.safety_stop(True)
+        rig.wait(lambda: rig.status is not None and rig.status.state == STOPPED, "the stop")
+        assert time.monotonic() - begin_s < 2.0
+        assert not configured.done()
+        rig.wait(configured.done, "the policy")
+        assert configured.result().success
