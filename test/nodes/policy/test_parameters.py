@@ -88,8 +88,9 @@ def test_no_default_stands_twice():
         else:
             (default,) = (f.default for f in dataclasses.fields(p.config) if f.name == p.field)
             assert p.default == (list(default) if isinstance(default, tuple) else default), p.name
-    table = ast.parse(share_path("sqap_vla_ros/nodes/policy/parameters.py").read_text())
-    rows = [n for n in ast.walk(table) if isinstance(n, ast.Call) and ast.unparse(n.func) == "Parameter.of"]
+    tables = [share_path(f"sqap_vla_ros/nodes/policy/{name}.py") for name in ("parameters", "safety_parameters")]
+    nodes = [node for table in tables for node in ast.walk(ast.parse(table.read_text()))]
+    rows = [n for n in nodes if isinstance(n, ast.Call) and ast.unparse(n.func) == "Parameter.of"]
     assert len(rows) == sum(p.config is not None for p in parameters.PARAMETERS)
     assert not [ast.unparse(row) for row in rows if any(k.arg == "default" for k in row.keywords)]
 

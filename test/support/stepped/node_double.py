@@ -7,6 +7,7 @@ call the callbacks in the order that it wants to try, in a time that only the te
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from rclpy.action import CancelResponse, GoalResponse
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk, Observation, PolicyInfo
 from sqap_vla_ros.nodes.policy import configuration, control_loop, inputs, services
 from sqap_vla_ros.nodes.policy.parameters import PARAMETERS
+from sqap_vla_ros.nodes.policy.safety_stop import SafetyStop
 from sqap_vla_ros.serving.events import Event, Lost, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.validation import chunk_problem
 
@@ -114,10 +116,15 @@ class NodeDouble:
         """As rclpy's."""
         return "/policy_node"
 
-    def create_subscription(self, kind: Any, topic: str, callback: Callable[[Any], None], qos: Any, **_: Any) -> Any:
-        """As rclpy's."""
-        self.subscriptions[topic] = callback
-        return SimpleNamespace(topic_name=f"/{topic}")
+    def create_subscription(self, kind: Any, topic: str, callback: Callable[..., None], qos: Any, **_: Any) -> Any:
+        """As rclpy's; a callback of two arguments is told when the message was sent, here that nobody knows."""
+        told = len(inspect.signature(callback).parameters) == 2
+        self.subscriptions[topic] = (lambda message: callback(message, {"source_timestamp": 0})) if told else callback
+        return SimpleNamespace(topic_name=f"/{topic}", qos_profile=qos)
+
+    def get_publishers_info_by_topic(self, topic: str) -> list[Any]:
+        """As rclpy's; nobody but the test is there."""
+        return []
 
     def create_publisher(self, kind: Any, topic: str, qos: Any, **_: Any) -> Publisher:
         """As rclpy's."""
@@ -343,6 +350,6 @@ def engine(
         mock.patch.object(services, "ActionServer", ActionServerDouble),
         mock.patch("sqap_vla_ros.control.description.threading.Thread", Aside),
     ):
-        loop = control_loop.ControlLoop(node, values, "")
+        loop = control_loop.ControlLoop(node, values, "", SafetyStop(node))
         yield loop, node, workers
         loop.destroy()
