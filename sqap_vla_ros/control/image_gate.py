@@ -1,14 +1,20 @@
-"""Is this image worth a prediction? Checks of the image stream that need no ROS."""
+"""Judges the image stream, without ROS: order, age, content, and whether it is still the same camera."""
 
 from __future__ import annotations
 
 import enum
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import NS_PER_S
+
+SMALLEST_SIDE = 16  # pixels
+BLACK = 8  # of 255: noise of a covered sensor
+REPEATED = 4  # pictures that a broken driver may repeat in turn
+NARROWEST_DEG, WIDEST_DEG = 1.0, 175.0
 
 
 class Order(enum.Enum):
@@ -58,7 +64,8 @@ class ImageGate:
         """Forget the stream (time jumped, camera exchanged); the counters stay."""
         self._newest_ns: int | None = None
         self._arrived_s: float | None = None
-        self._frame: NDArray[np.uint8] | None = None
+        self._frames: deque[NDArray[np.uint8]] = deque(maxlen=REPEATED)
+        self._camera: tuple[str, int, int] | None = None
         self._same_since_ns = 0
         self._tool_then: NDArray[np.float64] | None = None
         self._moved_m = 0.0
@@ -76,7 +83,7 @@ class ImageGate:
         return Order.NEW
 
     def silence(self, now_s: float, waiting_since_s: float) -> str | None:
-        """The problem when no new image came for too long, or None. waiting_since_s: since when one is expected."""
+        """Return the problem when no new image came for too long, or None. waiting_since_s: since when one is expected."""
         since_s = self._arrived_s if self._arrived_s is not None else waiting_since_s
         if now_s - since_s < self.config.timeout_s:
             return None
@@ -85,7 +92,7 @@ class ImageGate:
         return f"no new image for {now_s - since_s:.1f} s (limit {self.config.timeout_s:g} s)"
 
     def age(self, stamp_ns: int, now_ns: int) -> str | None:
-        """The problem with the age of an image about to be used, or None."""
+        """Return the problem with the age of an image about to be used, or None."""
         age_s = (now_ns - stamp_ns) / NS_PER_S
         if age_s > self.config.max_age_s:
             return (
@@ -99,13 +106,36 @@ class ImageGate:
             )
         return None
 
-    def frozen(self, image: NDArray[np.uint8], stamp_ns: int, tool_position: NDArray[np.float64]) -> str | None:
-        """The problem when the camera repeats one picture while the tool moves, or None.
+    def worthless(self, image: NDArray[np.uint8]) -> str | None:
+        """Return why nothing can be seen in an image [H, W, 3], or None."""
+        height, width = image.shape[:2]
+        if min(height, width) < SMALLEST_SIDE:
+            return f"the image is {width}x{height} pixels: nothing can be seen in it"
+        if int(image[::4, ::4].max()) <= BLACK:
+            return "the image is black: is the lens covered, or the exposure zero?"
+        return None
 
-        image: [H, W, 3], compared to the last bit with the one before. tool_position: [3] metres at the same stamp.
+    def changed(self, frame_id: str, image: NDArray[np.uint8]) -> str | None:
+        """Return how the camera is another one than when the mission began, or None; see `begin`."""
+        now = (frame_id, image.shape[1], image.shape[0])
+        if self._camera is None:
+            self._camera = now
+        if now == self._camera:
+            return None
+        before, after = (f"{width}x{height} pixels in {name!r}" for name, width, height in (self._camera, now))
+        return f"the camera changed during the mission, from {before} to {after}"
+
+    def begin(self) -> None:
+        """Take the next image's camera as that of the mission."""
+        self._camera = None
+
+    def frozen(self, image: NDArray[np.uint8], stamp_ns: int, tool_position: NDArray[np.float64]) -> str | None:
+        """Return the problem when the camera repeats one picture, or a few, while the tool moves; else None.
+
+        image: [H, W, 3], compared to the last bit with those before. tool_position: [3] metres at the same stamp.
         """
-        if self._frame is None or self._tool_then is None or not np.array_equal(self._frame, image):
-            self._frame = image
+        if self._tool_then is None or not any(np.array_equal(frame, image) for frame in self._frames):
+            self._frames.append(image)
             self._same_since_ns = stamp_ns
             self._tool_then = tool_position
             self._moved_m = 0.0
@@ -115,3 +145,14 @@ class ImageGate:
         if same_s < self.config.frozen_s or self._moved_m < self.config.frozen_motion_m:
             return None
         return f"the camera is frozen: {same_s:.1f} s of equal images while the tool moved {self._moved_m * 1e3:.0f} mm"
+
+
+def lens_problem(width: int, height: int, fx: float, fy: float) -> str | None:
+    """Return why no lens sees like this camera matrix (pixels), or None: mostly the matrix is normalised, or unset."""
+    across, down = (float(np.degrees(2.0 * np.arctan2(side / 2.0, f))) for side, f in ((width, fx), (height, fy)))
+    if all(NARROWEST_DEG <= view <= WIDEST_DEG for view in (across, down)):
+        return None
+    return (
+        f"the camera matrix gives a field of view of {across:.1f} x {down:.1f} degrees (fx {fx:g}, fy {fy:g}, image "
+        f"{width}x{height}): fx and fy must be in pixels"
+    )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.image_gate import ImageGate, ImageGateConfig, Order
+from sqap_vla_ros.control.image_gate import ImageGate, ImageGateConfig, Order, lens_problem
 
 HERE = np.zeros(3)
 
@@ -79,3 +79,49 @@ def test_one_changed_pixel_is_enough(gate):
 def test_bad_configuration_names_itself():
     with pytest.raises(ValueError, match=r"max_age_s must be positive, got 0"):
         ImageGateConfig(max_age_s=0.0)
+
+
+def noise(seed=0, shape=(48, 64, 3)):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def test_images_that_repeat_in_turn_are_frozen_too():
+    gate = ImageGate(ImageGateConfig(frozen_s=1.0, frozen_motion_m=0.02))
+    found = [gate.frozen(noise(step % 3), step * NS_PER_S // 10, np.array([0.01 * step, 0, 0])) for step in range(30)]
+    assert found[:12] == [None] * 12
+    assert "the camera is frozen" in found[-1]
+    gate.reset()
+    assert all(
+        gate.frozen(noise(step), step * NS_PER_S // 10, np.array([0.01 * step, 0, 0])) is None for step in range(30)
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        (np.zeros((48, 64, 3), np.uint8), "the image is black"),
+        (noise(0) % 8, "the image is black"),
+        (noise(0, (1, 1, 3)), "1x1 pixels"),
+    ],
+)
+def test_images_in_which_nothing_can_be_seen_are_named(image, text):
+    gate = ImageGate(ImageGateConfig())
+    assert text in gate.worthless(image)
+    assert gate.worthless(noise()) is None
+
+
+def test_a_camera_that_changes_during_a_mission_is_named_until_the_next():
+    gate = ImageGate(ImageGateConfig())
+    gate.begin()
+    assert gate.changed("camera", noise()) is None
+    assert "from 64x48 pixels in 'camera' to 64x48 pixels in 'other'" in gate.changed("other", noise())
+    assert "to 32x24 pixels in 'camera'" in gate.changed("camera", noise(0, (24, 32, 3)))
+    assert gate.changed("camera", noise()) is None
+    gate.begin()
+    assert gate.changed("other", noise()) is None
+
+
+@pytest.mark.parametrize(("fx", "fy"), [(1.0, 1.0), (0.9, 1.2), (1e6, 1e6), (600.0, 1.0)])
+def test_a_camera_matrix_that_is_not_in_pixels_is_named(fx, fy):
+    assert "fx and fy must be in pixels" in lens_problem(640, 480, fx, fy)
+    assert lens_problem(640, 480, 600.0, 600.0) is None

@@ -170,8 +170,9 @@ class Inputs:
         return found
 
     def forget_problems(self) -> None:
-        """Forget why the newest image could not be used: nothing is looked at while there is no mission."""
+        """Forget why the newest image could not be used, and which camera it was: there is no mission."""
         self._observation_problem = {}
+        self.gate.begin()
 
     def take_view(self, instruction: str, now_ns: int, now_s: float) -> View | None:
         """Return the observation of the newest image whose transforms have come; None when none can be used now.

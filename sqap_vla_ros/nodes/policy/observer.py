@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.control.conditions import Input
-from sqap_vla_ros.control.image_gate import ImageGate
+from sqap_vla_ros.control.image_gate import ImageGate, lens_problem
 from sqap_vla_ros.nodes.messages import time_ns
 from sqap_vla_ros.nodes.tf.api import Buffer, TransformException
 from sqap_vla_ros.robot.camera import CameraError, CameraModel, ToolProjection, project_tool
@@ -158,6 +158,9 @@ class Observer:
             if self._other_camera is not None:
                 text = f"{self._info_topic} (for {self._image_topic}): {self._other_camera}"
                 raise ObservationProblem(Input.CAMERA_INFO, text)
+        unusable = self._gate.worthless(image) or self._gate.changed(frame.frame_id, image)
+        if unusable is not None:
+            raise ObservationProblem(Input.IMAGE, f"{unusable} ({self._image_topic})")
         if (frozen := self._gate.frozen(image, frame.stamp_ns, base_from_tool[:3, 3])) is not None:
             raise ObservationProblem(Input.IMAGE, f"{frozen} ({self._image_topic})")
         observation = Observation(image, frame.stamp_ns, instruction, tool.pixel, base_from_tool)
@@ -177,6 +180,11 @@ class Observer:
                 self._camera = CameraModel.from_camera_info(info, **self._rectification)
             except CameraError as error:
                 self._camera_problem = f"{self._info_topic} (for {self._image_topic}): {error}"
+            if self._camera is not None:
+                matrix = self._camera.matrix
+                absurd = lens_problem(self._camera.width, self._camera.height, matrix[0, 0], matrix[1, 1])
+                if absurd is not None:
+                    self._camera, self._camera_problem = None, f"{self._info_topic}: {absurd}"
             if self._camera is not None and self._contract is not None:
                 self._other_camera = self._contract.problem(self._camera)
             self._camera_key = key
