@@ -83,7 +83,7 @@ class ImageGate:
         return Order.NEW
 
     def silence(self, now_s: float, waiting_since_s: float) -> str | None:
-        """Return the problem when no new image came for too long, or None. waiting_since_s: since when one is expected."""
+        """Return the problem when no new image came for too long, or None. waiting_since_s: the begin of waiting."""
         since_s = self._arrived_s if self._arrived_s is not None else waiting_since_s
         if now_s - since_s < self.config.timeout_s:
             return None
