@@ -8,7 +8,9 @@ from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.holding import ArmSample, Evidence, EvidenceBounds, weigh
 
 REMEMBERED = 100
-CONFIRMATIONS = 3  # samples in a row that say the arm is astray; a single one is a glitch of the measurement
+# Samples in a row that say the arm is astray: a single one is a glitch, and a hold has to know whether it is blocked,
+# which takes `EvidenceBounds.count` of them.
+CONFIRMATIONS = EvidenceBounds.count + 1
 CONTRADICTIONS = 5  # samples in a row in which joints and TF disagree
 AGREE_M, AGREE_RAD = 0.05, 0.25  # stamps of the two differ, and so may calibrations
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.arm_watch import CONTRADICTIONS, ArmWatch
+from sqap_vla_ros.control.arm_watch import CONFIRMATIONS, CONTRADICTIONS, ArmWatch
 from sqap_vla_ros.control.clock_monitor import ClockMonitor
 from sqap_vla_ros.control.description import MAX_CHARS, DescriptionReader
 from sqap_vla_ros.control.watchdog import Watchdog
@@ -64,9 +64,10 @@ def test_one_sample_never_says_that_the_arm_is_astray():
     told = pose(0.4)
     found = []
     for step in range(20):
-        x = 0.75 if step == 5 or step > 15 else 0.4
+        x = 0.75 if step == 5 or step > 12 else 0.4
         sample = ArmSample(step * 20_000_000, pose(x), None, told)
         found.append(watch.note(sample, "astray" if x > 0.5 else None))
+    assert CONFIRMATIONS == 6
     assert found == [None] * 18 + ["astray"] * 2
     assert watch.note(sample, "astray") is None  # the same sample again proves nothing
 

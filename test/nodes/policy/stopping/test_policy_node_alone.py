@@ -56,6 +56,7 @@ def test_silence_of_a_stop_that_has_to_be_repeated_stops():
 
 def test_inputs_that_cannot_be_heard_are_named():
     with Rig(image_reliability="reliable") as rig:
+        rig.wait_for_state(DISABLED)
         rig.instruct("pick the cube")
         rig.enable()
         status = rig.wait_for_state(WAITING, "/beside publishes /image, but best effort, and is not heard")

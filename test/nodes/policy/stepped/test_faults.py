@@ -1,0 +1,326 @@
+"""Named faults against the engine in stepped time: each is refused or held, and the status says which it is."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from std_msgs.msg import String
+from stepped.command_checks import CommandChecks
+from stepped.simulated_cell import Cell
+
+from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.control.conditions import Input
+from sqap_vla_ros.nodes import messages
+
+QUICK = {"ensemble_chunks": 1, "ramp_s": 0.3}
+STEP_M = 0.4 * 0.02 * 1.03  # max_linear_velocity for a period of the commands
+MODES = ("joint", "pose", "twist")
+
+
+def moving(cell: Cell, seconds: float = 1.5) -> Cell:
+    cell.run(0.2)
+    cell.instruct("pick")
+    assert cell.enable().success
+    cell.run(seconds)
+    assert cell.commands
+    return cell
+
+
+def violations(cell: Cell) -> list:
+    return CommandChecks(cell, cell.loop.commander.motion.limits).judge()
+
+
+def told(cell: Cell) -> str:
+    """Every reason that the status gave, and the log."""
+    return "\n".join([*(reason for *_, reason in cell.statuses), *(text for _, text in cell.node.log.lines)])
+
+
+def at_rest(cell: Cell, seconds: float = 1.0) -> bool:
+    """The arm's command does not change any more."""
+    before = cell.loop.commander.sink.commanded_tool(cell.clock.ros_ns)
+    cell.run(seconds)
+    after = cell.loop.commander.sink.commanded_tool(cell.clock.ros_ns)
+    return bool(np.allclose(before, after, atol=1e-9))
+
+
+# One wrong sample
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_wrong_sample_of_tf_neither_holds_nor_moves_the_arm(mode):
+    with Cell(mode, seed=1, parameters=QUICK) as cell:
+        moving(cell)
+        count = iter(range(10**6))
+
+        def glitch(pose: np.ndarray) -> np.ndarray:
+            if next(count) == 10:
+                pose[2, 3] -= 0.35
+            return pose
+
+        cell.switches.tf_edit = glitch
+        cell.run(1.0)
+        assert cell.loop.executive.moving
+        assert cell.loop.executive.counters.tracking_errors == 0
+        assert violations(cell) == []
+
+
+def test_one_wrong_joint_state_just_before_a_stop_is_not_commanded():
+    with Cell("joint", seed=1, parameters=QUICK) as cell:
+        moving(cell)
+        cell.switches.joints_edit = lambda names, values: (names, [0.0] * len(values))
+        cell.run(0.02)
+        count = len(cell.commands)
+        cell.trigger("stop")
+        cell.run(0.5)
+        assert len(cell.commands) > count
+        for command in cell.commands[count:]:
+            positions = np.array([point.positions for point in command.message.points])
+            assert np.abs(positions - command.joints).max() < 0.2
+        assert violations(cell) == []
+
+
+# Measurements that stop or are old
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("what", ["tf_silent", "joints_silent", "image_silent", "info_silent"])
+def test_an_input_that_stops_brings_the_arm_to_rest_where_it_is(mode, what):
+    with Cell(mode, seed=2, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
+        moving(cell)
+        setattr(cell.switches, what, True)
+        cell.run(2.5)
+        if what == "joints_silent" and mode != "joint":
+            assert cell.loop.executive.moving  # nothing depends on them
+            return
+        assert not cell.loop.executive.moving
+        assert at_rest(cell)
+        assert violations(cell) == []
+        setattr(cell.switches, what, False)
+        cell.run(2.0)
+        assert cell.loop.executive.moving
+
+
+@pytest.mark.parametrize(
+    ("switch", "words"),
+    [({"joints_age_s": 2.0}, "joint_states are stale: joint1 is stamped"), ({"joints_age_s": -5.0}, "in the future")],
+)
+def test_joint_states_are_judged_by_their_stamps(switch, words):
+    with Cell("joint", seed=3, parameters=QUICK) as cell:
+        for name, value in switch.items():
+            setattr(cell.switches, name, value)
+        cell.run(0.2)
+        cell.instruct("pick")
+        cell.enable()
+        cell.run(1.5)
+        assert words in told(cell)
+        assert cell.commands == []
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda names, values: ([*names, names[0]], [*values, 1.2]), "name joint1 twice"),
+        (lambda names, values: ([*names, "x"], values), "8 names and 7 positions"),
+        (lambda names, values: (names, [float("nan"), *values[1:]]), "non-finite"),
+        (lambda names, values: (names, [values[0] + 0.5, *values[1:]]), "contradict each other"),
+    ],
+)
+def test_joint_states_that_contradict_themselves_or_tf_move_nothing(edit, words):
+    with Cell("joint", seed=3, parameters=QUICK) as cell:
+        cell.switches.joints_edit = edit
+        cell.run(0.5)
+        cell.instruct("pick")
+        cell.enable()
+        cell.run(1.0)
+        assert words in told(cell)
+        assert cell.commands == []
+
+
+def test_joint_states_in_two_messages_are_as_good_as_one():
+    with Cell("joint", seed=3, parameters=QUICK) as cell:
+        halves = iter(range(10**6))
+
+        def half(names: list[str], values: list[float]) -> tuple[list[str], list[float]]:
+            part = slice(0, 3) if next(halves) % 2 else slice(3, 7)
+            return names[part], values[part]
+
+        cell.switches.joints_edit = half
+        moving(cell)
+        assert cell.loop.executive.moving
+        assert violations(cell) == []
+
+
+def test_a_second_publisher_of_joint_states_is_named_and_holds():
+    with Cell("joint", seed=4, parameters=QUICK) as cell:
+        moving(cell)
+        cell.switches.second_joints = np.zeros(7)
+        cell.run(1.0)
+        assert "is there a second publisher?" in told(cell)
+        assert not cell.loop.executive.moving
+        assert violations(cell) == []
+
+
+def test_a_second_publisher_of_tf_is_named_and_ends_the_motion():
+    with Cell("pose", seed=4, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
+        moving(cell)
+        cell.switches.second_tf = np.eye(4)
+        cell.run(2.5)
+        assert "second publisher" in told(cell) or "two publishers" in told(cell)
+        assert not cell.loop.executive.moving
+        assert violations(cell) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_transforms_that_are_not_finite_are_named_and_never_commanded(mode):
+    with Cell(mode, seed=4, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
+        moving(cell)
+        cell.switches.tf_edit = lambda pose: np.full((4, 4), np.nan)
+        cell.run(2.5)
+        assert not cell.loop.executive.moving
+        assert Input.TF in cell.loop.executive.problems()
+        assert violations(cell) == []
+
+
+# A blocked arm
+
+
+def test_a_blocked_arm_is_not_pushed_on():
+    with Cell("joint", seed=5, parameters={**QUICK, "max_tracking_m": 0.03, "max_lead_m": 0.03}) as cell:
+        moving(cell)
+        cell.switches.blocked = True
+        cell.run(6.0)
+        assert "tracking error" in told(cell)
+        tool = cell.loop.commander.sink.commanded_tool(cell.clock.ros_ns)
+        assert np.linalg.norm(tool[:3, 3] - cell.tool[:3, 3]) < 0.04
+
+
+# Descriptions
+
+
+def test_another_description_while_moving_holds_and_the_hold_is_sent():
+    with Cell("joint", seed=6, parameters=QUICK) as cell:
+        moving(cell)
+        count = len(cell.commands)
+        cell.publish("robot_description", String(data=cell.urdf.replace('<joint name="', '<joint name="other_')))
+        cell.run(0.3)
+        assert "another robot_description came" in told(cell)
+        holds = cell.commands[count:]
+        assert holds
+        assert not any(holds[-1].message.points[-1].velocities)
+        assert not cell.loop.executive.moving
+        assert at_rest(cell)
+        assert violations(cell) == []
+
+
+def test_the_same_description_again_changes_nothing():
+    with Cell("joint", seed=6, parameters=QUICK) as cell:
+        moving(cell)
+        for _ in range(5):
+            cell.publish("robot_description", String(data=cell.urdf))
+            cell.run(0.2)
+        assert cell.loop.executive.moving
+        assert cell.loop.executive.counters.holds == 0
+
+
+@pytest.mark.parametrize("text", ["<robot name='broken'>", "garbage", ""])
+def test_a_broken_description_keeps_the_one_before(text):
+    with Cell("joint", seed=6, parameters=QUICK) as cell:
+        moving(cell)
+        cell.publish("robot_description", String(data=text))
+        cell.run(1.0)
+        assert "robot_description: " in told(cell)
+        assert cell.loop.executive.moving
+
+
+# Ends of motions
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_policy_that_is_too_slow_leaves_the_arm_at_rest(mode):
+    with Cell(mode, seed=7, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
+        moving(cell)
+        cell.switches.latency_s = 4.0
+        cell.run(3.0)
+        assert not cell.loop.executive.moving
+        assert "the policy has been computing for" in told(cell)
+        if mode == "twist":
+            twist = cell.commands[-1].message.twist
+            assert (twist.linear.x, twist.linear.y, twist.linear.z) == (0.0, 0.0, 0.0)
+        assert at_rest(cell, 0.5)
+        assert violations(cell) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_motion_reaches_beyond_the_open_loop_limit(mode):
+    slow = {"max_linear_velocity": 0.06, "max_joint_velocity": 0.4}
+    with Cell(mode, seed=8, parameters={**QUICK, **slow, "max_open_loop_s": 1.0}) as cell:
+        cell.run(0.2)
+        cell.instruct("pick")
+        cell.enable()
+        latest = 0.0
+        for _ in range(100):
+            cell.run(0.04)
+            motion = cell.loop.commander.motion.current
+            if cell.loop.executive.moving and motion is not None:
+                latest = max(latest, (motion.end_ns - motion.stamp_ns) / NS_PER_S)
+        assert 0.0 < latest <= 1.0
+
+
+# The camera
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (np.zeros_like, "the image is black"),
+        (lambda image: image[:1, :1].copy(), "pixels: nothing can be seen"),
+        (lambda image: np.repeat(image, 2, axis=0), "the camera changed during the mission"),
+    ],
+)
+def test_images_that_show_nothing_or_another_camera_are_named(edit, words):
+    with Cell("pose", seed=9, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
+        moving(cell)
+        cell.switches.image_edit = edit
+        cell.run(2.0)
+        assert words in told(cell)
+        assert not cell.loop.executive.moving
+        assert violations(cell) == []
+
+
+def test_images_without_a_stamp_are_named():
+    with Cell("pose", seed=9, parameters=QUICK) as cell:
+        cell.switches.image_stamp = 0
+        cell.run(0.2)
+        cell.instruct("pick")
+        cell.enable()
+        cell.run(1.0)
+        assert "are stamped zero: the driver must set header.stamp" in told(cell)
+        assert cell.commands == []
+
+
+# Time
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("jump_s", [-30.0, -0.5, 0.5, 30.0])
+def test_ros_time_that_jumps_holds_without_a_jump_of_the_command(mode, jump_s):
+    with Cell(mode, seed=10, parameters=QUICK) as cell:
+        moving(cell)
+        cell.clock.set_ros(jump_s)
+        cell.run(0.1)
+        assert "jumped by" in told(cell)
+        cell.run(3.0)
+        assert violations(cell) == []
+        if mode == "pose":
+            positions = np.array([messages.pose_from_message(c.message.pose)[:3, 3] for c in cell.commands])
+            assert np.linalg.norm(np.diff(positions, axis=0), axis=1).max() <= 2 * STEP_M
+
+
+def test_simulated_time_that_never_comes_is_named():
+    with Cell("pose", seed=10, parameters=QUICK) as cell:
+        cell.loop.inputs._clock._simulated = True
+        cell.node.clock = cell.loop._node.clock = SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=0))
+        cell.loop.executive.set_instruction("pick")
+        cell.loop.executive.enable()
+        cell.loop.turn()
+        assert "no /clock was received" in cell.loop.executive.state()[1]
