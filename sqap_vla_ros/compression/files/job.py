@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sqap_vla_ros.compression.sensitivity.plan import RowPlan
 
 Linear = tuple[int, str]  # decoder layer, linear
+_NO_LINEAR = "none"  # a tensor beside the widths: there may be none, and an empty file cannot be read
 
 
 def observations_digest(observations: Sequence[Observation]) -> str:
@@ -188,10 +189,12 @@ class _Workspace:
                 raise CompressedFileError(
                     f"{path} is damaged ({error}); remove {self.folder} and start again"
                 ) from error
+            del bits[_NO_LINEAR]
             return RowPlan({_linear_of(name): tensor for name, tensor in bits.items()}, hessians)
         plan = make(hessians)
         if plan is not None:
-            self._save(path, {_file_name(linear): tensor.contiguous() for linear, tensor in plan.bits.items()}, {})
+            bits = {_file_name(linear): tensor.contiguous() for linear, tensor in plan.bits.items()}
+            self._save(path, {_NO_LINEAR: torch.zeros(1), **bits}, {})
         return plan
 
     def _layer(self, index: int) -> Path:

@@ -80,9 +80,10 @@ class Interrupted(Exception):
     pass
 
 
-def test_an_interruption_keeps_the_plan(tmp_path, monkeypatch):
+@pytest.mark.parametrize("rows", [ROWS, None], ids=["rows", "uniform"])
+def test_an_interruption_keeps_the_plan(rows, tmp_path, monkeypatch):
     """Widths and weighted Hessians both: the file is what an uninterrupted run writes."""
-    spec = QuantizationSpec(activation_bits=8, rounding="gptq", hessian="weighted", row_bits=ROWS)
+    spec = QuantizationSpec(activation_bits=8, rounding="gptq", hessian="weighted", row_bits=rows)
     recipe, out, whole = Recipe("quick", quantization=spec), tmp_path / "policy.safetensors", tmp_path / "w.safetensors"
 
     def interrupt(layer):

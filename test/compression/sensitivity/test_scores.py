@@ -6,12 +6,14 @@ import torch
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import decoder_inputs
 from sqap_vla_ros.compression.layer_work import rotary_of
+from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.compression.sensitivity.backward import FloatDecoder, layer_moments, make_cotangents, make_references
 from sqap_vla_ros.compression.sensitivity.measured import (
     action_deviation,
     changed_cognition,
     check_zeros,
     epsilon_deviation,
+    held_out_errors,
     spearman,
 )
 from sqap_vla_ros.compression.sensitivity.objectives import OBJECTIVES, FrozenHead, Objective
@@ -164,6 +166,16 @@ def test_zeros_that_do_more_together_than_alone_are_taken_back(setup):
     checked = check_zeros(bits, scores, setup.decoder, setup.references, setup.head)
     assert checked[3, "up_proj"][:40].tolist() == [2] * 40
     assert torch.equal(checked[4, "up_proj"], bits[4, "up_proj"])
+
+
+def test_held_out_errors_are_none_for_the_same_policy_and_fall_with_bits():
+    plain = micro_policy()
+    assert held_out_errors(plain, plain, OBSERVATIONS) == {"cognition": 0.0, "epsilon": 0.0, "action": 0.0}
+    four, eight = (
+        held_out_errors(plain, load_policy("micro", recipe, dtype="float32"), OBSERVATIONS)
+        for recipe in ("rtn_w4a4", "rtn_w8a8")
+    )
+    assert all(0 < eight[key] < 0.5 * four[key] for key in ("cognition", "epsilon"))
 
 
 class FirstAction(Objective):
