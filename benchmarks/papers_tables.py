@@ -137,6 +137,10 @@ TEXT8 = (
     shipped("w4a4_text8", "W4A4 (rotated, GPTQ), text at 8 bits"),
     shipped("sqap_text8", "SQAP-VLA, recipe `sqap_text8` as shipped"),
 )
+ACTIVATIONS8 = (
+    shipped("w4a8", "W4A8 (rotated, GPTQ)"),
+    shipped("sqap_w4a8", "SQAP-VLA, recipe `sqap_w4a8` as shipped"),
+)
 MAIN = (
     FP32,
     Entry("bf16", "CogACT, bf16"),
@@ -160,7 +164,7 @@ MAIN = (
     Entry("visionzip", "VisionZip, 40 % dropped", pruning=("visionzip", {})),
     Entry("tome", "ToMe, 40 % merged", accelerator=("tome", {})),
 )
-HEADLINE = (FP32, W4A4, SQAP, *TEXT8, at("sqap", 0.4, 3))
+HEADLINE = (FP32, W4A4, SQAP, *TEXT8, *ACTIVATIONS8, at("sqap", 0.4, 3))
 EARLY = (FP32, at("features", 0.4), at("sqap", 0.4))
 DRAWN = ("features", "sqap", "top_k", "random_same_budget", "uniform_grid")  # in the picture of the sweep
 ABLATION = ("top_k", "ring", "sqap", "features", "no_fps_grid", "no_fps_random", "uniform_grid", "random_same_budget")
