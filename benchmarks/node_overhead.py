@@ -64,7 +64,7 @@ def stand_in() -> StandIn:
     return StandIn()
 
 
-def camera(seconds: float) -> None:
+def camera(seconds: float, width: int = WIDTH, height: int = HEIGHT, rate_hz: float = RATE_HZ) -> None:
     """The camera process: waits for the node, publishes, and prints how many images were sent."""
     import rclpy
     from rclpy.qos import qos_profile_sensor_data
@@ -83,18 +83,18 @@ def camera(seconds: float) -> None:
     base_from_camera[:3, 3], base_from_tool[:3, 3] = (0.4, 0.0, 0.8), (0.4, 0.0, 0.3)
     static.sendTransform(messages.transform_message(base_from_camera, 0, "base_link", "camera"))
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (8, HEIGHT, WIDTH, 3), np.uint8)
-    info = CameraInfo(width=WIDTH, height=HEIGHT, distortion_model="plumb_bob", d=[0.0] * 5)
-    info.k = np.array([FOCAL, 0, WIDTH / 2, 0, FOCAL, HEIGHT / 2, 0, 0, 1])
-    info.p = np.array([FOCAL, 0, WIDTH / 2, 0, 0, FOCAL, HEIGHT / 2, 0, 0, 0, 1, 0])
+    pictures = rng.integers(0, 256, (8, height, width, 3), np.uint8)
+    info = CameraInfo(width=width, height=height, distortion_model="plumb_bob", d=[0.0] * 5)
+    info.k = np.array([FOCAL, 0, width / 2, 0, FOCAL, height / 2, 0, 0, 1])
+    info.p = np.array([FOCAL, 0, width / 2, 0, 0, FOCAL, height / 2, 0, 0, 0, 1, 0])
     while not (images.get_subscription_count() and infos.get_subscription_count()):
         time.sleep(0.01)
     print("connected", flush=True)
     sys.stdin.readline()
     begin = time.monotonic()
-    count = round(seconds * RATE_HZ)
+    count = round(seconds * rate_hz)
     for index in range(count):
-        time.sleep(max(0.0, begin + index / RATE_HZ - time.monotonic()))
+        time.sleep(max(0.0, begin + index / rate_hz - time.monotonic()))
         stamp_ns = node.get_clock().now().nanoseconds
         info.header = messages.header(stamp_ns, "camera")
         moving.sendTransform(messages.transform_message(base_from_tool, stamp_ns, "base_link", "tool0"))
@@ -217,9 +217,11 @@ def main() -> int:
     parser.add_argument("--policy-ms", type=float, default=15.0, help="how long the stand-in takes")
     parser.add_argument("--checkpoint", default="", help="measure with this policy instead of the stand-in")
     parser.add_argument("--camera", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int, nargs=2, default=(WIDTH, HEIGHT), help=argparse.SUPPRESS)
+    parser.add_argument("--rate", type=float, default=RATE_HZ, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.camera:
-        camera(args.seconds)
+        camera(args.seconds, *args.size, args.rate)
         return 0
     os.environ[POLICY_MS] = str(args.policy_ms)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
