@@ -1,13 +1,19 @@
-"""Reads robot descriptions in a thread of its own: a large URDF takes seconds."""
+"""Reads robot descriptions in a thread of its own, and of large ones only what the arm consists of.
+
+The parser of URDFs holds Python's global lock, so that a description of a whole factory would stop every thread for
+seconds, the watchdog's included. Of a large one only the links between root, base and tool are given to it.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from xml.etree import ElementTree
 
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 
 MAX_CHARS = 20_000_000
+MANY_JOINTS = 500  # read in some hundredths of a second
 
 
 class DescriptionReader:
@@ -60,8 +66,38 @@ class DescriptionReader:
         if len(urdf) > MAX_CHARS:
             return f"the text has {len(urdf)} characters, the limit is {MAX_CHARS}"
         try:
+            if urdf.count("<joint") > MANY_JOINTS:
+                urdf = arm_only(urdf, self._frames)
             return ArmKinematics.from_urdf(urdf, *self._frames)
+        except ElementTree.ParseError as error:
+            return f"more than {MANY_JOINTS} joints, and no XML to take the arm's from: {error}"
         except KinematicsError as error:
             return str(error)
         except Exception as error:  # parsers of foreign text: whatever they raise, the text is what is wrong
             return f"it cannot be read: {type(error).__name__}: {error}"
+
+
+def arm_only(urdf: str, frames: Iterable[str]) -> str:
+    """Return the URDF with nothing but the links from its root to these frames, and the joints between them.
+
+    Raises ElementTree.ParseError for text that is no XML.
+    """
+    robot = ElementTree.fromstring(urdf)
+    above: dict[str, ElementTree.Element] = {}  # child link -> the joint above it
+    for joint in robot.iterfind("joint"):
+        if (child := joint.find("child")) is not None:
+            above[child.get("link", "")] = joint
+    links: set[str] = set()
+    joints: list[ElementTree.Element] = []
+    for name in frames:
+        while name not in links:
+            links.add(name)
+            held_by = above.get(name)
+            parent = None if held_by is None else held_by.find("parent")
+            if held_by is None or parent is None:
+                break
+            joints.append(held_by)
+            name = parent.get("link", "")
+    arm = ElementTree.Element("robot", robot.attrib)
+    arm.extend([*(link for link in robot.iterfind("link") if link.get("name") in links), *joints])
+    return ElementTree.tostring(arm, encoding="unicode")

@@ -101,3 +101,24 @@ def test_descriptions_are_read_aside_the_newest_one_and_each_once():
     assert "no usable URDF" in outcome()
     assert reader.submit("x" * (MAX_CHARS + 1))
     assert "the limit is" in outcome()
+
+
+def test_of_a_large_description_only_the_arm_is_read_and_no_thread_stands_still():
+    urdf = share_path("config/robots/tabletop_arm.urdf").read_text()
+    more = "".join(
+        f'<link name="l{i}"/><joint name="j{i}" type="fixed"><parent link="base_link"/><child link="l{i}"/></joint>'
+        for i in range(20_000)
+    )
+    read = threading.Event()
+    reader = DescriptionReader("base_link", "tool0", read.set)
+    reader.submit(urdf.replace("</robot>", f"{more}</robot>"))
+    longest_s, last_s = 0.0, time.monotonic()
+    while not read.wait(0.002):
+        longest_s, last_s = max(longest_s, time.monotonic() - last_s), time.monotonic()
+    arm, whole = reader.take(), ArmKinematics.from_urdf(urdf, "base_link", "tool0")
+    assert isinstance(arm, ArmKinematics)
+    assert arm.joint_names == whole.joint_names
+    q = np.array([0.1, -0.5, 0.0, -2.2, 0.0, 0.3, 0.8])
+    np.testing.assert_allclose(arm.forward(q), whole.forward(q), atol=1e-12)
+    np.testing.assert_array_equal(arm.velocity_limit, whole.velocity_limit)
+    assert longest_s < 1.0  # a tenth of it on an idle computer
