@@ -13,6 +13,7 @@ Numbers are little-endian; integers and reals take eight bytes, texts are UTF-8 
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
 import struct
@@ -180,7 +181,7 @@ class Array:
     def read(self, packet: Packet, where: str) -> np.ndarray:
         shape = tuple(packet.count(where, most) for most in self.most)
         dtype = np.dtype(self.dtype).newbyteorder("<")
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         data = packet.take(count * dtype.itemsize, where)
         return np.frombuffer(data, dtype).astype(self.dtype).reshape(shape)  # a copy, which may be written to
 
