@@ -39,7 +39,7 @@ class ArmWatch:
 
     @property
     def contradiction(self) -> str | None:
-        """Why joint_states and TF cannot both be right, or None."""
+        """Reason why joint_states and TF cannot both be right, or None."""
         if self._contradictions < CONTRADICTIONS:
             return None
         return (

@@ -75,7 +75,7 @@ class ExecutiveConfig:
 
 @dataclass
 class Counters:
-    """What has been counted since the node was configured."""
+    """Counts since the node was configured."""
 
     chunks_published: int = 0
     chunks_rejected: int = 0
@@ -343,7 +343,7 @@ class Executive:
 
     @property
     def moving(self) -> bool:
-        """Whether a chunk is being executed."""
+        """True while a chunk is executed."""
         return self._motion is not None
 
     def state(self) -> tuple[State, str]:

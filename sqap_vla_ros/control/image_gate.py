@@ -18,7 +18,7 @@ NARROWEST_DEG, WIDEST_DEG = 1.0, 175.0
 
 
 class Order(enum.Enum):
-    """How the stamp of an image relates to those before."""
+    """Relation of an image's stamp to those before."""
 
     NEW = "new"
     REPEATED = "repeated"

@@ -62,7 +62,7 @@ class JointMonitor:
 
     @property
     def joints(self) -> NDArray[np.float64] | None:
-        """[n] rad or m in the order of kinematics.joint_names; None while one of them is not known."""
+        """Joint values [n] (rad or m) in the order of kinematics.joint_names; None while one of them is not known."""
         arm = self.kinematics
         if arm is None or any(name not in self._joints for name in arm.joint_names):
             return None

@@ -12,7 +12,7 @@ MAX_INSTRUCTION_CHARS = 1000
 
 
 class Termination(enum.IntEnum):
-    """Why a mission ended: the values of `sqap_vla_ros/action/RunPolicy`."""
+    """Reasons for the end of a mission: the values of `sqap_vla_ros/action/RunPolicy`."""
 
     CANCELED = 0
     DEADLINE = 1
@@ -32,7 +32,7 @@ class Mission:
 
 @dataclass(frozen=True)
 class MissionEnd:
-    """How a mission ended."""
+    """The end of a mission. elapsed_s, chunks: time passed and predictions made until then."""
 
     mission: Mission
     termination: Termination

@@ -35,7 +35,7 @@ class UnsafeChunk(ValueError):
 
 @dataclass(frozen=True)
 class MotionConfig:
-    """How chunks are executed; the parameters of the same names in config/policy.yaml say why."""
+    """Settings of the execution of chunks; the parameters of the same names in config/policy.yaml explain them."""
 
     execution_horizon: int = 0
     chunk_join: str = "clock"
@@ -60,7 +60,7 @@ class SafeMotion:
 
 
 class Motion:
-    """What is being executed, and what may follow it."""
+    """Holds the trajectory under execution, and plans the one that follows it."""
 
     def __init__(self, config: MotionConfig, limits: SafetyLimits) -> None:
         self.config = config
@@ -72,7 +72,7 @@ class Motion:
 
     @property
     def current(self) -> PoseTrajectory | None:
-        """What is being executed."""
+        """The trajectory under execution; None when there is none."""
         return self._executed[-1] if self._executed else None
 
     def validate(self, chunk: ActionChunk, horizon: int) -> None:
@@ -97,7 +97,7 @@ class Motion:
         now_ns: int,
         measured_twist: NDArray[np.float64] | None = None,
     ) -> SafeMotion:
-        """The trajectory to follow from now on; `commit` it once the arm is known to be able to.
+        """Return the trajectory to follow from now on; `commit` it once the arm is known to be able to.
 
         base_from_tool: [4, 4] measured at the image's stamp. measured: [4, 4] now. measured_twist: [6] now (m/s, rad/s,
         base axes); None when unknown, then the acceleration into the trajectory is not judged.
@@ -139,7 +139,7 @@ class Motion:
         return entered(fresh, entry_ns, start_ns)
 
     def _executed_ns(self, since_ns: int, until_ns: int) -> int:
-        """How long the arm was in commanded motion between the two."""
+        """Return how long (ns) the arm was in commanded motion between the two times."""
         moving_ns = 0
         for trajectory in reversed(self._executed):  # each until the next one took over
             moving_ns += max(0, min(trajectory.end_ns, until_ns) - max(trajectory.anchor_ns, since_ns))
@@ -151,11 +151,11 @@ class Motion:
         return begun[-1].sample(at_ns)[1] if begun else default
 
     def commit(self, trajectory: PoseTrajectory) -> None:
-        """This is executed now."""
+        """Note that this trajectory is executed now."""
         self._executed.append(trajectory)
 
     def anchor(self, base_from_tool: NDArray[np.float64], stamp_ns: int) -> NDArray[np.float64]:
-        """The pose [4, 4] that a chunk of the image of `stamp_ns` is composed onto.
+        """Return the pose [4, 4] that a chunk of the image of `stamp_ns` is composed onto.
 
         It is the commanded pose that the image shows. From where the arm was measured, every chunk would take back what
         the arm lags behind or misses its commands by: t seconds behind, with a new chunk every period, it would move
@@ -167,22 +167,22 @@ class Motion:
         return toward(base_from_tool, commanded, self.config.max_lead_m, self.config.max_lead_rad)
 
     def commanded(self, at_ns: int) -> NDArray[np.float64] | None:
-        """The commanded pose [4, 4] that an arm as late as arm_lag_s shows at `at_ns`; None before the first."""
+        """Return the commanded pose [4, 4] that an arm as late as arm_lag_s shows at `at_ns`; None before the first."""
         shown_ns = at_ns - self.lag_ns
         begun = [trajectory for trajectory in self._executed if trajectory.anchor_ns <= shown_ns]
         return begun[-1].sample(shown_ns)[0] if begun else None
 
     def clear(self) -> None:
-        """Nothing is executed: the next plan starts from the measured pose, with a ramp."""
+        """Forget what is executed: the next plan starts from the measured pose, with a ramp."""
         self._executed.clear()
         self.new_task()
 
     def new_task(self) -> None:
-        """What comes next follows another instruction: do not average it with what came before."""
+        """Stop averaging with the chunks before: the next ones follow another instruction."""
         self._ensemble.reset()
 
     def tracking_error(self, measured: NDArray[np.float64], at_ns: int) -> str | None:
-        """What is wrong with where the arm was at `at_ns`, or None."""
+        """Return what is wrong with the arm's place at `at_ns`, or None."""
         if self.current is None:
             return None
         self._note_lag(self.current, measured, at_ns)
@@ -198,7 +198,7 @@ class Motion:
 
     @property
     def measured_lag_s(self) -> float | None:
-        """How late the arm follows its commands, the median while it moved; None before it moved enough."""
+        """Delay (s) of the arm behind its commands, the median while it moved; None before it moved enough."""
         return float(np.median(self._lags_s)) if len(self._lags_s) >= LAG_SAMPLES_MIN else None
 
     def _note_lag(self, current: PoseTrajectory, measured: NDArray[np.float64], at_ns: int) -> None:
@@ -246,7 +246,10 @@ class Motion:
         return stamp_ns + round(self.config.max_open_loop_s * NS_PER_S)
 
     def _limit_open_loop(self, trajectory: PoseTrajectory, start_ns: int) -> PoseTrajectory:
-        """Without the poses due beyond the open-loop limit. Raises UnsafeChunk when nothing is left after start_ns."""
+        """Return the trajectory without the poses due beyond the open-loop limit.
+
+        Raises UnsafeChunk when nothing is left after start_ns.
+        """
         keep = int(np.searchsorted(trajectory.times_ns, self.latest_ns(trajectory.stamp_ns), side="right"))
         if keep == 0 or trajectory.times_ns[keep - 1] <= start_ns:
             raise UnsafeChunk(
@@ -257,7 +260,7 @@ class Motion:
 
 
 def toward(start: NDArray[np.float64], goal: NDArray[np.float64], max_m: float, max_rad: float) -> NDArray[np.float64]:
-    """The pose `goal` [4, 4], or as far towards it as `max_m` and `max_rad` from `start` [4, 4] allow."""
+    """Return the pose `goal` [4, 4], or as far towards it as `max_m` and `max_rad` from `start` [4, 4] allow."""
     move = goal[:3, 3] - start[:3, 3]
     turn = Rotation.from_matrix(goal[:3, :3] @ start[:3, :3].T).as_rotvec()
     pose = np.eye(4)

@@ -13,7 +13,7 @@ from sqap_vla_ros.contracts import NS_PER_S
 
 @dataclass
 class SyncCounters:
-    """What became of the messages; for the diagnostics.
+    """Counts of messages and of their fates, for the diagnostics.
 
     images, camera_infos: received. paired: images that met the camera_info of their stamp.
     images_without_info: images given up because no camera_info of their stamp came before newer images needed the room
@@ -109,7 +109,7 @@ class ImageInfoSync:
             self._give_up_oldest()
 
     def problem(self, now_s: float) -> str | None:
-        """Why images come but no pairs, for a person; None while they meet. now_s: steady clock."""
+        """Return why images come but no pairs, for a person; None while they meet. now_s: steady clock."""
         if self._unpaired_since_s is None or now_s - self._unpaired_since_s <= self._patience_s:
             return None
         if not self.counters.camera_infos:
@@ -141,7 +141,7 @@ class ImageInfoSync:
         self.counters.images_without_info += 1
 
     def _is_late(self, stamp_ns: int) -> bool:
-        """Not newer than the newest pair. Far before it, the stream began anew and nothing is late."""
+        """Return whether a stamp is not newer than the newest pair; far before it, the stream began anew."""
         if self._paired_ns is None or stamp_ns > self._paired_ns:
             return False
         if self._paired_ns - stamp_ns > self._restart_ns:

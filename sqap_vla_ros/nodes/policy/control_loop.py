@@ -290,7 +290,7 @@ class ControlLoop:
 
     @property
     def loaded(self) -> bool:
-        """Whether the policy is loaded and warm."""
+        """True once the policy is loaded and warm."""
         return self.supervisor.info is not None
 
     def destroy(self) -> None:

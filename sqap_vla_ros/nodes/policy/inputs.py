@@ -117,7 +117,7 @@ class Inputs:
 
     @property
     def waiting(self) -> bool:
-        """An image waits for its prediction."""
+        """True while an image waits for its prediction."""
         return bool(self._waiting)
 
     def listeners(self) -> list[Listener]:

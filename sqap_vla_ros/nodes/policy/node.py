@@ -99,7 +99,7 @@ class PolicyNode(LifecycleNodeMixin, Node):
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """A transition failed half way: back to unconfigured, from where everything can be tried again."""
+        """Return to unconfigured after a transition that failed half way; everything can be tried again from there."""
         self._destroy_loop()
         return TransitionCallbackReturn.SUCCESS
 

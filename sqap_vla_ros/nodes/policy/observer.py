@@ -99,7 +99,10 @@ class Observer:
         self._other_camera: str | None = None
 
     def transform(self, target: str, source: str, stamp_ns: int) -> NDArray[np.float64]:
-        """[4, 4] target_from_source at a time; 0 is the latest. Raises TransformMissing."""
+        """Return the [4, 4] target_from_source at a time; 0 is the latest.
+
+        Raises TransformMissing, and ObservationProblem for numbers that are no pose.
+        """
         try:
             found = self._buffer.lookup_transform(target, source, Time(nanoseconds=stamp_ns))
         except TransformException as error:
@@ -118,7 +121,7 @@ class Observer:
         return _pose(found, self._base_frame, self._tool_frame), time_ns(found.header.stamp)
 
     def measured_twist(self) -> NDArray[np.float64] | None:
-        """[6] m/s, rad/s of the tool along base axes, over the last TWIST_S that TF knows; None where it does not."""
+        """Return the tool's twist [6] (m/s, rad/s, base axes) over the last TWIST_S of TF; None where unknown."""
         try:
             after, stamp_ns = self.measured_tool()
             before = self.transform(self._base_frame, self._tool_frame, stamp_ns - round(TWIST_S * 1e9))
@@ -167,7 +170,7 @@ class Observer:
         return View(observation, frame, base_from_tool, optical_from_base, camera, tool)
 
     def _camera_of(self, frame: Frame) -> CameraModel | None:
-        """The camera model, computed again only when camera_info changes (it is sent with every image)."""
+        """Return the camera model, computed again only when camera_info changes (it is sent with every image)."""
         info = frame.camera_info
         key = (
             info.width, info.height, info.distortion_model, info.binning_x, info.binning_y,

@@ -28,7 +28,7 @@ class SafetyStop:
 
     @property
     def pressed(self) -> bool:
-        """Whether the stop is set."""
+        """True while the stop is set."""
         return self._pressed
 
     def reason(self, now_s: float) -> str | None:

@@ -75,7 +75,7 @@ class Services:
 
     @property
     def owes_results(self) -> bool:
-        """Whether a goal still waits for its result; the executor has to be spun to send it."""
+        """True while a goal waits for its result; the executor has to be spun to send it."""
         return bool(self._goals)
 
     def tick(self, health: Health) -> None:

@@ -31,7 +31,7 @@ SEAM_M, SEAM_RAD = 0.01, 0.05  # two poses no further apart than this are the sa
 
 @dataclass(frozen=True)
 class Measured:
-    """Where the arm is. base_from_tool: [4, 4]; joints: [n] rad in the order of the kinematics. None: not known."""
+    """The measured arm. base_from_tool: [4, 4]; joints: [n] rad in the order of the kinematics. None: not known."""
 
     base_from_tool: NDArray[np.float64] | None
     joints: NDArray[np.float64] | None
@@ -47,7 +47,7 @@ class MeasuredTool:
 
 @dataclass(frozen=True)
 class SinkParts:
-    """What sinks are made of. arm: joint states and kinematics; limits: of all motion; base_frame: of poses."""
+    """Parts of a sink. arm: joint states and kinematics; limits: of all motion; base_frame: of poses."""
 
     arm: JointMonitor
     limits: SafetyLimits
@@ -56,7 +56,7 @@ class SinkParts:
 
 @dataclass(frozen=True)
 class HoldOrder:
-    """How to come to rest.
+    """An order to come to rest.
 
     at_ns: moment of the commanded path that is left; stamp_ns: ROS time now. They differ only where ROS time jumped.
     evidence, reason, measured: see `robot.holding`.
