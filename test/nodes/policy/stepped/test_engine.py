@@ -93,11 +93,14 @@ def test_after_the_executor_stood_still_nothing_starts_where_the_arm_was_before(
 
 
 def test_another_arms_description_makes_no_jump_of_the_joints():
-    """Its inverse kinematics puts the tool where TF has it with joints that are elsewhere."""
-    for seed in range(4):
-        with Cell("joint", seed=seed, parameters=QUICK) as cell:
-            moving(cell, 0.6)
-            cell.publish("robot_description", String(data=cell.urdf.replace("0.316", "0.416")))
-            cell.run(1.0)
-            assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
-            assert "contradict each other" in cell.told()
+    """Its inverse kinematics puts the tool where TF has it with joints that are elsewhere.
+
+    A chunk comes when the arm has come to rest, and before several samples have shown that joints and TF contradict.
+    """
+    with Cell("joint", seed=1, parameters=QUICK) as cell:
+        cell.switches.latency_s = 0.09
+        moving(cell, 0.5)
+        cell.publish("robot_description", String(data=cell.urdf.replace("0.316", "0.416")))
+        cell.run(0.6)
+        assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+        assert "contradict each other" in cell.told()
