@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
 from sqap_vla_ros.control.arm_watch import ArmWatch
 from sqap_vla_ros.control.conditions import Hold
@@ -21,10 +24,12 @@ from sqap_vla_ros.nodes.policy.inputs import Inputs
 from sqap_vla_ros.nodes.policy.observer import View
 from sqap_vla_ros.nodes.policy.sinks.sink import HoldOrder, MeasuredTool, SinkParts
 from sqap_vla_ros.nodes.policy.sinks.table import GRIPPER_SINKS, SINKS
+from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.holding import ArmSample, Evidence, Reason
 
 REST_S = 2.0  # the node waits so long for the arm to come to rest before it is deactivated
 START_AGE_NS = 250_000_000  # a motion from rest starts at a pose that is measured no longer ago
+STANDS_M_S, STANDS_RAD_S = 0.02, 0.1  # a tool no faster than this stands
 LOCKED_S = 0.05  # the watchdog waits so long for a command that is being sent
 EMERGENCY = Hold("the node's executor stands still", Reason.INPUT)
 
@@ -92,7 +97,9 @@ class Commander:
             # The last motion is over and did not get there: what follows begins where the arm is.
             self._log.warning(f"starting anew from the measured pose: {astray}")
             self.motion.clear()
-        safe = self.motion.plan(chunk, view.base_from_tool, tool, now_ns, self._inputs.observer.measured_twist())
+        twist = self._inputs.observer.measured_twist()
+        start = tool if moving or self.motion.current is not None else self._rest(tool, twist, now_ns)
+        safe = self.motion.plan(chunk, view.base_from_tool, start, now_ns, twist)
         trajectory = safe.trajectory
         if not dry_run:
             with self._lock:
@@ -102,6 +109,22 @@ class Commander:
                 self.motion.commit(trajectory)
                 self.commanded = True
         return safe, trajectory.end_ns
+
+    def _rest(self, tool: NDArray[np.float64], twist: NDArray[np.float64] | None, now_ns: int) -> NDArray[np.float64]:
+        """Return the pose [4, 4] at which a motion starts from rest: where the controller keeps the arm, if it does.
+
+        An arm that was left behind starts where it stands, for from the commanded pose it would be pushed on. While it
+        still makes up for the distance nothing starts: the command would leap back. Raises UnsafeChunk.
+        """
+        commanded = self.sink.commanded_tool(now_ns) if self.sink.KEEPS_POSE else None
+        if commanded is None:
+            return tool
+        away_m, away_rad = pose_distance(tool, commanded)
+        if away_m <= self.motion.config.max_lead_m and away_rad <= self.motion.config.max_lead_rad:
+            return commanded
+        if twist is None or not (np.linalg.norm(twist[:3]) < STANDS_M_S and np.linalg.norm(twist[3:]) < STANDS_RAD_S):
+            raise UnsafeChunk(f"the arm is {away_m * 1e3:.0f} mm from where it was told to rest, and still moves")
+        return tool
 
     def tick(self, now_ns: int, *, moving: bool) -> None:
         """Send what is due, at the command rate."""

@@ -19,7 +19,7 @@ SEAM_RAD, SEAM_RAD_S = 0.01, 0.3
 SEAM_M, SEAM_ROTATION = 0.01, 0.05
 # Where a motion may start otherwise: at rest, and so near to an arm that is at rest as well.
 NEAR_RAD, NEAR_M = 0.1, 0.06
-STANDING = 0.15  # rad/s or m/s
+STANDING = 0.3  # rad/s or m/s: an arm that lags still creeps on
 START_M = 0.35  # between any command's start and the arm; a blocked arm is left behind by max_tracking_m and a stop
 REST_S, RETURN_M_S, RETURN_RAD_S = 0.7, 0.06, 0.25  # after a stop: at rest, or on the slow way back to a blocked arm
 STOPPING_M, STOPPING_RAD = 0.12, 0.6  # that the command may still move on after a stop

@@ -26,6 +26,7 @@ class TwistSink(StreamSink):
 
     SUMMARY = "TwistStamped samples for moveit_servo."
     TWIST = True
+    KEEPS_POSE = False
 
     def __init__(self, node: Any, parts: SinkParts) -> None:
         super().__init__(node, parts)

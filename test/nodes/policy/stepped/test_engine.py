@@ -104,3 +104,16 @@ def test_another_arms_description_makes_no_jump_of_the_joints():
         cell.run(0.6)
         assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
         assert "contradict each other" in cell.told()
+
+
+@pytest.mark.parametrize("mode", ["joint", "pose"])
+def test_an_arm_that_was_blocked_and_comes_after_is_not_called_back(mode):
+    """It hurries to where it was told to rest; a motion from where it happens to be would leap back."""
+    for seed in range(3):
+        with Cell(mode, seed=seed, parameters=QUICK) as cell:
+            moving(cell, 0.5)
+            cell.switches.blocked = True
+            cell.run(0.9 + 0.02 * seed)
+            cell.switches.blocked = False
+            cell.run(0.6)
+            assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
