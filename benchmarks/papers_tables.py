@@ -140,6 +140,7 @@ TEXT8 = (
 ACTIVATIONS8 = (
     shipped("w4a8", "W4A8 (rotated, GPTQ)"),
     shipped("sqap_w4a8", "SQAP-VLA, recipe `sqap_w4a8` as shipped"),
+    shipped("coverage_w4a8", "W4A8, dropped tokens merged, recipe `coverage_w4a8`"),
 )
 MAIN = (
     FP32,
