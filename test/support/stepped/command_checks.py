@@ -25,6 +25,7 @@ REST_S, RETURN_M_S, RETURN_RAD_S = 0.7, 0.06, 0.25  # after a stop: at rest, or 
 STOPPING_M, STOPPING_RAD = 0.12, 0.6  # that the command may still move on after a stop
 BEYOND = 1.03  # times a limit: samples of 20 ms, and rounding
 WORKSPACE_M = 0.012
+CUBIC = 1.5  # times the mean speed between two points, which the tool's limit is kept on: the peak of a cubic
 TWIST_GAP_S = 0.1  # of a stream whose last twist was not zero
 
 
@@ -94,8 +95,7 @@ class CommandChecks:
             tool = np.stack([arm.forward(path.state(t).position)[:3, 3] for t in ahead])
             self._inside(command, tool)
             speed = np.linalg.norm(np.diff(tool, axis=0), axis=1).max(initial=0.0) * NS_PER_S / TICK_NS
-            # The joints' cubic cuts the corners of the tool's path, which is what the limit is kept on.
-            if speed > limits.max_linear_velocity * 1.25:
+            if speed > limits.max_linear_velocity * CUBIC:
                 self._wrong("tool speed", command, f"{speed:.3f} m/s")
             before = (command, path)
         for at_ns, text in self._cell.refusals:
