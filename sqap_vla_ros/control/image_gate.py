@@ -148,7 +148,7 @@ class ImageGate:
 
 
 def lens_problem(width: int, height: int, fx: float, fy: float) -> str | None:
-    """Return why no lens sees like this camera matrix (pixels), or None: mostly the matrix is normalised, or unset."""
+    """Return why this camera matrix (pixels) is implausible, or None; mostly it is normalised, or unset."""
     across, down = (float(np.degrees(2.0 * np.arctan2(side / 2.0, f))) for side, f in ((width, fx), (height, fy)))
     if all(NARROWEST_DEG <= view <= WIDEST_DEG for view in (across, down)):
         return None

@@ -62,7 +62,7 @@ class JointMonitor:
 
     @property
     def joints(self) -> NDArray[np.float64] | None:
-        """Joint values [n] (rad or m) in the order of kinematics.joint_names; None while one of them is not known."""
+        """Joint values [n] (rad or m) in the order of kinematics.joint_names; None until every joint is known."""
         arm = self.kinematics
         if arm is None or any(name not in self._joints for name in arm.joint_names):
             return None
@@ -70,7 +70,7 @@ class JointMonitor:
 
     @property
     def stamp_ns(self) -> int | None:
-        """Stamp of the oldest value among the joints; None while one of them is not known."""
+        """Stamp of the oldest value among the joints; None until every joint is known."""
         arm = self.kinematics
         if arm is None or any(name not in self._joints for name in arm.joint_names):
             return None

@@ -22,8 +22,9 @@ DROPPED = 255  # no `Reason`: the token is not kept
 class Selector(abc.ABC):
     """Base of the selectors: drops a share `ratio` of the visual tokens before decoder layer `prune_layer`.
 
-    A new selector is a subclass with a `name`, `needs` and `select`, and a row in `registry.py`. What the members mean
-    is said in `contracts.TokenSelector`; the defaults here are those of a choice without chance, memory or device path.
+    A new selector is a subclass with a `name`, `needs` and `select`, and a row in `registry.py`. The members
+    are explained in `contracts.TokenSelector`; the defaults suit a deterministic selector without memory that runs on
+    the host.
     """
 
     name: str = ""

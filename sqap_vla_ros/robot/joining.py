@@ -1,4 +1,4 @@
-"""A late chunk is entered where the arm has got to.
+"""Entry of a late chunk at the arm's pose instead of by the clock.
 
 A chunk is about the moment of its image, and takes effect when it has been computed. Until then the arm followed the
 chunk before, or stood still. Entered by the clock (the actions whose time is past are dropped), the new chunk makes the

@@ -40,12 +40,12 @@ class WorkerSupervisor:
 
     @property
     def problem(self) -> str | None:
-        """Why nothing can be predicted, or None."""
+        """The reason that nothing can be predicted, or None."""
         return self._problem
 
     @property
     def idle(self) -> bool:
-        """Whether a request would be taken."""
+        """Return True if a request would be accepted."""
         return self._worker is not None and self._worker.ready and not self._worker.busy
 
     @property

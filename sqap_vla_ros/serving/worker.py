@@ -44,7 +44,7 @@ class WorkerError(RuntimeError):
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What the worker loads.
+    """Settings of the worker: the policy that it loads, and how.
 
     checkpoint, recipe, device, unnorm_key, seed: as `compression.load.load_policy` takes them. A checkpoint that is the
         address of a server (ws://host:port) is predicted there, and what says how to load it is the server's business.
@@ -90,12 +90,12 @@ class PolicyWorker:
 
     @property
     def ready(self) -> bool:
-        """Whether the policy is loaded and warm."""
+        """Return True if the policy is loaded and warm."""
         return self.info is not None
 
     @property
     def busy(self) -> bool:
-        """Whether a request is in flight."""
+        """Return True if a request is in flight."""
         return self._pending is not None
 
     def start(self) -> None:

@@ -29,7 +29,7 @@ class SharedInput:
 
 
 class Execution(ABC):
-    """A base for all of them.
+    """Base class of the execution schemes.
 
     quantizes_activations: False leaves activations as they come, which lets weights have groups and zero points.
     """

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Rounding(ABC):
-    """A base for all of them.
+    """Base class of the rounding schemes.
 
     needs_calibration, needs_hessian: it looks at a layer's inputs, and at their second moment.
     """

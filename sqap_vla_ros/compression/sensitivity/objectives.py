@@ -21,7 +21,7 @@ class Reference:
     """The unquantised policy's computation for one observation.
 
     hidden: input of every decoder layer, [1, S, D] float32. cognition: [1, D]. chunk: [1, T, 7], normalised.
-    noise: [1, T, 7], which the chunk was made from.
+    noise: [1, T, 7], the diffusion noise that the chunk was denoised from.
     """
 
     hidden: list[Tensor]

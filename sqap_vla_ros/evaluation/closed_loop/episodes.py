@@ -36,7 +36,7 @@ class Execution:
     latency_s: 0: the world waits for the policy. Otherwise it goes on: a chunk takes effect so long after its image was
         taken (rounded up to whole control steps), and the arm follows the chunk before, or holds still, until then.
         The chunk is anchored where the arm was told to be when the image was taken, as policy_node does.
-    join: the action at which a late chunk is entered. `path`: the one that begins where the arm has got to
+    join: the action at which a late chunk is entered. `path`: the one that begins nearest to the arm
         (robot/joining.py). `clock`: as many actions are dropped as the arm has executed since the image; none where it
         stood still.
     """

@@ -98,8 +98,8 @@ _IMAGES = (
     Parameter(
         "optical_frame_rectified",
         False,
-        "The image's frame in TF is that of the rectified camera, as with calibrated stereo pairs: the matrix R of "
-        "camera_info is then applied the other way. It matters only where R is not the identity.",
+        "The image's frame in TF is that of the rectified camera, as with calibrated stereo pairs: the inverse of "
+        "camera_info's matrix R is then applied. It matters only where R is not the identity.",
     ),
     Parameter(
         "training_camera",
@@ -112,8 +112,8 @@ _IMAGES = (
     Parameter.of(
         CameraContract,
         "training_camera_tolerance",
-        "Largest allowed distance between the places of one direction in the training image and in this one, as a "
-        "share of the image's side.",
+        "Largest shift, as a share of the image's side, of where the same viewing direction appears in the two "
+        "cameras.",
         field="tolerance",
         above=0.0,
         maximum=0.5,
@@ -154,7 +154,12 @@ _IMAGES = (
         "The camera is frozen when its pixels stay identical for this long while the tool moves by frozen_motion_m.",
         above=0.0,
     ),
-    Parameter.of(ImageGateConfig, "frozen_motion_m", "See frozen_s.", above=0.0),
+    Parameter.of(
+        ImageGateConfig,
+        "frozen_motion_m",
+        "Smallest motion of the tool that shows a camera to be frozen, when its images stay identical for frozen_s.",
+        above=0.0,
+    ),
     Parameter(
         "joint_states_timeout_s",
         0.5,
@@ -203,7 +208,12 @@ _COMMANDS = (
         "replaces the rest anyway. Set it to at least the policy's latency, in actions, plus a few.",
         minimum=0,
     ),
-    Parameter.of(ExecutiveConfig, "request_margin_s", "See replan. It covers the jitter of the latency.", minimum=0.0),
+    Parameter.of(
+        ExecutiveConfig,
+        "request_margin_s",
+        "Time added to the p95 latency when replan is 'horizon', so that the next chunk comes before the motion ends.",
+        minimum=0.0,
+    ),
     Parameter.of(
         MotionConfig,
         "arm_lag_s",
@@ -216,9 +226,8 @@ _COMMANDS = (
         MotionConfig,
         "max_lead_m",
         "A chunk starts from the commanded pose that its image shows, at most this far from the tool measured at that "
-        "time. 0 starts it from the measured tool: an arm that follows t seconds late then moves 1 / (1 + t / period) "
-        "as far as the policy means, with a new chunk every period. A larger value pushes a blocked arm harder. It "
-        "must not exceed max_tracking_m.",
+        "time. 0 starts it from the measured tool; an arm that follows its commands late then covers only part of each "
+        "predicted motion. A larger value pushes a blocked arm harder. It must not exceed max_tracking_m.",
         minimum=0.0,
     ),
     Parameter.of(MotionConfig, "max_lead_rad", "The same for the orientation; at most max_tracking_rad.", minimum=0.0),
@@ -232,8 +241,8 @@ _COMMANDS = (
     Parameter(
         "safety_stop_timeout_s",
         0.0,
-        "Longest silence of safety_stop: with more than 0, its publisher has to repeat false at least this often, the "
-        "node cannot be enabled without it, and silence stops the arm. 0 asks for no repetition.",
+        "If positive, the publisher of safety_stop must repeat false at this interval; the node cannot be enabled "
+        "without it, and a longer silence stops the arm. 0 requires no repetition.",
         minimum=0.0,
     ),
     Parameter(
@@ -258,8 +267,8 @@ _COMMANDS = (
     Parameter.of(
         MotionConfig,
         "chunk_join",
-        "Where a chunk is entered that was computed while the arm moved. clock: past the actions whose time is over. "
-        "path: at the action that begins where the arm has got to, for policies that are late by several actions.",
+        "How to enter a chunk that was computed while the arm moved. clock: after the actions whose time has passed; "
+        "path: at the action that begins nearest to the arm, for policies that are late by several actions.",
         choices=JOINS,
     ),
     Parameter.of(
@@ -273,7 +282,7 @@ _COMMANDS = (
     Parameter.of(
         MotionConfig,
         "ensemble_alpha",
-        "Sharpness of that average: the higher, the less a chunk weighs that disagrees with the newest.",
+        "Sharpness of that average: higher values give less weight to chunks that disagree with the newest.",
         minimum=0.0,
     ),
     Parameter.of(
@@ -302,7 +311,7 @@ _COMMANDS = (
     Parameter.of(
         GripperConfig,
         "gripper_close_below",
-        "See gripper_open_above.",
+        "The gripper is commanded to close when the policy's opening falls below this.",
         field="close_below",
         minimum=0.0,
         maximum=1.0,

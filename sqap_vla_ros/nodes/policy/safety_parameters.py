@@ -42,8 +42,8 @@ SAFETY = (
     Parameter.of(
         SafetyLimits,
         "workspace_cut_m",
-        "A motion that would leave the box by no more than this stops at its border and continues along it: for a "
-        "border that work is done at, such as a table. A motion that leads further out is rejected; 0 rejects all.",
+        "A motion that would leave the box by no more than this stops at its border and continues along it, for a "
+        "border the arm works at, such as a table top. A motion that leads further out is rejected; 0 rejects all.",
         minimum=0.0,
     ),
     Parameter.of(

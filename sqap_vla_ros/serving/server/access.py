@@ -1,4 +1,4 @@
-"""Who may use the server, and how many at a time."""
+"""Admission of requests: the token, the limit on clients, and the ban on web pages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Access:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host to bind to can be reached from this computer only."""
+    """Return True if a host to bind to can be reached from this computer only."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""What the numbers of an action mean to a client: the package's own convention, and those of public benchmarks.
+"""Conversion of actions to a client's units: the package's own convention, and those of public benchmarks.
 
 Adding a convention is one row of `ACTION_SPACES`. The package's own is stated in `robot/conventions.py`.
 """
@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """How a chunk's deltas [T, 7] become a client's actions.
+    """One convention for actions, and the conversion of a chunk's deltas [T, 7] to it.
 
     metres, radians: what 1 stands for in the client's translation and rotation.
     rotation: "euler" (extrinsic xyz, as in the chunk) or "axis_angle".

@@ -76,7 +76,7 @@ class Engine:
 
     @property
     def problem(self) -> str | None:
-        """Why nothing can be predicted now, or None."""
+        """The reason that nothing can be predicted now, or None."""
         return self._supervisor.problem
 
     @property

@@ -1,4 +1,4 @@
-"""One client's episode: which actions of which chunk come next."""
+"""One client's episode: chooses the next action from the chunks that were predicted."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ENSEMBLES: Mapping[str, Literal["time", "call"] | None] = {"none": None, "by_tim
 
 @dataclass(frozen=True)
 class Execution:
-    """How chunks become actions for clients that ask for one at a time.
+    """Settings for clients that ask for one action at a time, not for whole chunks.
 
-    horizon: actions used of each chunk before the next image is looked at.
+    horizon: actions executed of each chunk before the policy predicts again.
     ensemble: a name of `ENSEMBLES`; "original" averages actions of successive calls, so it needs horizon 1.
     seed: of the diffusion noise, the same for every prediction, as in the node.
     """

@@ -1,4 +1,4 @@
-"""What the server says over plain HTTP, on the port of the websockets: health, configuration, and `POST /act`.
+"""Plain HTTP on the port of the websockets: health, configuration, and `POST /act`.
 
 `POST /act` is what the clients of CogACT's own server send (there it is `/api/inference`, which works too): a multipart
 form with the picture as `images` and a JSON object with `task_description` as `json`. The answer is the list of the

@@ -28,7 +28,7 @@ Frame = bytes | str
 
 @dataclass(frozen=True)
 class Service:
-    """What all conversations share."""
+    """The engine and the settings that all conversations share."""
 
     engine: Engine
     reader: ObservationReader

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Where the server listens, and what it puts up with.
+    """Address and limits of the server.
 
     port: 0 takes a free one. token: required of every client where it is not "", and for any host but loopback.
     max_frame: bytes of one message. idle_s: a client that says nothing for so long is disconnected.
