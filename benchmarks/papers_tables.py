@@ -27,12 +27,13 @@ import yaml
 from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.load import checkpoint_digest, load_uncompressed
 from sqap_vla_ros.compression.recipe import Recipe, load_recipe
+from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution
 from sqap_vla_ros.evaluation.closed_loop.figures import deviation_figure, success_figure, sweep_figure
 from sqap_vla_ros.evaluation.closed_loop.study import Method, Store, Unit, run_units
 from sqap_vla_ros.evaluation.closed_loop.tables import MethodResult, markdown, method_results, write_csv
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
-from sqap_vla_ros.shipped import SHIPPED, TABLETOP
+from sqap_vla_ros.shipped import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "closed_loop"
@@ -309,7 +310,7 @@ def compressed(checkpoint: str, recipe: Recipe, kind: str) -> str:
 def calibration(cached: list[Any] = []) -> list[Any]:  # noqa: B006 made once
     """The simulator's observations that `load_policy` calibrates on too."""
     if not cached:
-        cached += SHIPPED[TABLETOP].observations(SHIPPED[TABLETOP].calibration_count)
+        cached += SHIPPED[TRAINED_POLICY].observations(SHIPPED[TRAINED_POLICY].calibration_count)
     return cached
 
 
@@ -395,7 +396,7 @@ def main() -> int:
     """Measure or print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "tables"))
-    parser.add_argument("--checkpoint", default=TABLETOP)
+    parser.add_argument("--checkpoint", default=TRAINED_POLICY)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--minutes", type=float, help="stop then; the same command goes on")
     parser.add_argument("--only", nargs="+", choices=[section.key for section in SECTIONS], help="these sections alone")

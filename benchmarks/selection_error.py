@@ -28,12 +28,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sqap_vla_ros.compression.load import checkpoint_digest, load_policy
-from sqap_vla_ros.contracts import Observation, Reason, SelectedTokens, SelectionContext, TokenSelector
+from sqap_vla_ros.contracts import TRAINED_POLICY, Observation, Reason, SelectedTokens, SelectionContext, TokenSelector
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.pruning import make_selector
 from sqap_vla_ros.pruning.base import Selector
 from sqap_vla_ros.pruning.merging import feature_distances, merge_into_kept
-from sqap_vla_ros.shipped import SHIPPED, TABLETOP
+from sqap_vla_ros.shipped import SHIPPED
 from sqap_vla_ros.simulation.observations import expert_observations
 
 RESULTS = Path(__file__).parent / "results" / "selection_error.json"
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--observations", type=int, default=64)
     args = parser.parse_args()
     observations = expert_observations(args.observations, seed=SEED)
-    policies = {name: cast(CogACTPolicy, load_policy(TABLETOP, name, shipped=SHIPPED)) for name in RECIPES}
+    policies = {name: cast(CogACTPolicy, load_policy(TRAINED_POLICY, name, shipped=SHIPPED)) for name in RECIPES}
     for policy in policies.values():
         policy.model.requires_grad_(False)
     scenes = Scenes(policies, observations)
@@ -225,7 +225,7 @@ def main() -> None:
     for row in rows:
         place = f"{row.get('dropped', 0):8.1f}{row.get('before_layer', '-'):>6}"
         print(f"{row['selector']:48s}{place}" + "".join(f"{row[column]:10.4f}" for column in columns))
-    weights = checkpoint_digest(TABLETOP, SHIPPED)
+    weights = checkpoint_digest(TRAINED_POLICY, SHIPPED)
     content = {"observations": len(observations), "seed": SEED, "weights_sha256": weights, "rows": rows}
     RESULTS.write_text(json.dumps(content, indent=1) + "\n")
 

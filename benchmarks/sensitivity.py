@@ -29,8 +29,9 @@ from sqap_vla_ros.compression.sensitivity.measured import action_deviation, held
 from sqap_vla_ros.compression.sensitivity.objectives import OBJECTIVES, FrozenHead
 from sqap_vla_ros.compression.sensitivity.plan import TurnedLayers, rounding_changes, rounding_hessian
 from sqap_vla_ros.compression.sensitivity.scores import METRICS
+from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.policy.architecture import COGACT
-from sqap_vla_ros.shipped import SHIPPED, TABLETOP
+from sqap_vla_ros.shipped import SHIPPED
 from sqap_vla_ros.simulation.observations import expert_observations
 
 RESULT = Path(__file__).resolve().parent / "results" / "sensitivity.json"
@@ -63,7 +64,7 @@ SCHEMES = {
 def proxies(rows: int, observations: int) -> dict[str, Any]:
     """Spearman of every metric with measured Eq. 4: pooled, and within each width."""
     scheme = spec(16, hessian="weighted", row_bits=RowBits(4.0, widths=(0, 2, 4, 8)))
-    policy = load_uncompressed(TABLETOP, load_recipe("fp32"), shipped=SHIPPED)
+    policy = load_uncompressed(TRAINED_POLICY, load_recipe("fp32"), shipped=SHIPPED)
     policy.model.requires_grad_(False)
     hidden = prepare_stream(policy, scheme, expert_observations(2 * observations))
     assert hidden is not None
@@ -122,12 +123,12 @@ def proxies(rows: int, observations: int) -> dict[str, Any]:
 
 def schemes(observations: int) -> dict[str, Any]:
     """Relative errors of every scheme on held-out scenes, and the size of its packed linears."""
-    calibration = SHIPPED[TABLETOP].observations(SHIPPED[TABLETOP].calibration_count)
+    calibration = SHIPPED[TRAINED_POLICY].observations(SHIPPED[TRAINED_POLICY].calibration_count)
     held_out = expert_observations(observations, seed=HELD_OUT_SEED)
-    before = load_uncompressed(TABLETOP, load_recipe("fp32"), shipped=SHIPPED)
+    before = load_uncompressed(TRAINED_POLICY, load_recipe("fp32"), shipped=SHIPPED)
     table = {}
     for name, scheme in SCHEMES.items():
-        after = load_uncompressed(TABLETOP, load_recipe("fp32"), shipped=SHIPPED)
+        after = load_uncompressed(TRAINED_POLICY, load_recipe("fp32"), shipped=SHIPPED)
         started = time.monotonic()
         report = compress(after, Recipe(name, quantization=scheme), calibration)
         seconds = time.monotonic() - started

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from sqap_vla_ros.compression.calibration import SOURCES, ObservationSource
 from sqap_vla_ros.compression.load import RANDOM_WEIGHTS, ShippedPolicy
-from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.contracts import TRAINED_POLICY, Observation
 
-TABLETOP = "tabletop"
 SIMULATOR = "simulator"
 _WEIGHTS = Path(__file__).parent / "policy" / "assets"
 
@@ -27,7 +26,7 @@ def simulator_observations(count: int) -> list[Observation]:
 
 CALIBRATION_SOURCES: Mapping[str, ObservationSource] = {SIMULATOR: simulator_observations, **SOURCES}
 SHIPPED: Mapping[str, ShippedPolicy] = {
-    TABLETOP: ShippedPolicy(
+    TRAINED_POLICY: ShippedPolicy(
         simulator_observations,
         "simulated scenes, the scripted expert at work",
         calibration_count=48,

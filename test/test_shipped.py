@@ -1,6 +1,7 @@
 from sqap_vla_ros.compression.load import checkpoint_path
+from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.policy.config import named_config
-from sqap_vla_ros.shipped import CALIBRATION_SOURCES, SHIPPED, TABLETOP
+from sqap_vla_ros.shipped import CALIBRATION_SOURCES, SHIPPED
 from sqap_vla_ros.simulation.observations import expert_observations
 
 
@@ -11,9 +12,9 @@ def test_every_shipped_policy_is_there_and_is_named_like_its_geometry():
 
 
 def test_the_tabletop_policy_calibrates_on_the_simulated_expert():
-    (one,) = SHIPPED[TABLETOP].observations(1)
+    (one,) = SHIPPED[TRAINED_POLICY].observations(1)
     (other,) = CALIBRATION_SOURCES["simulator"](1)
     (expected,) = expert_observations(1)
     assert (one.image == expected.image).all()
     assert (other.image == expected.image).all()
-    assert SHIPPED[TABLETOP].calibration_count == 48
+    assert SHIPPED[TRAINED_POLICY].calibration_count == 48

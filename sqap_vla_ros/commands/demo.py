@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sqap_vla_ros.commands.options import add_checkpoint, add_command, add_recipe, add_seed, integer, number
-from sqap_vla_ros.evaluation.demo.run import CHECKPOINT, RECIPE, DemoOptions, run_demo
+from sqap_vla_ros.contracts import TRAINED_POLICY
+from sqap_vla_ros.evaluation.demo.run import RECIPE, DemoOptions, run_demo
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 
@@ -28,7 +29,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--duration", type=number(1.0, 3600.0), default=20.0, metavar="S", help="longest episode, seconds"
     )
-    add_checkpoint(parser, CHECKPOINT)
+    add_checkpoint(parser, TRAINED_POLICY)
     add_recipe(parser, RECIPE)
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")
     parser.add_argument("--quiet", action="store_true", help="show no progress bars")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqap_vla_ros.commands.options import add_checkpoint, add_command, add_recipes, integer, names_among, number
-from sqap_vla_ros.contracts import JOINS
+from sqap_vla_ros.contracts import JOINS, TRAINED_POLICY
 from sqap_vla_ros.evaluation.closed_loop.choices import ENSEMBLES, HORIZON, LOCKSTEP
 from sqap_vla_ros.simulation.vocabulary import SUITES, TaskFamily
 
@@ -33,7 +33,7 @@ def register(subparsers: Any) -> None:
         description=_DESCRIPTION,
         resumes=True,
     )
-    add_checkpoint(parser, "tabletop")
+    add_checkpoint(parser, TRAINED_POLICY)
     add_recipes(parser)
     parser.add_argument("--suite", choices=(*_SUITES, "both"), default=_SUITES[0], help="how much the scenes vary")
     parser.add_argument(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from sqap_vla_ros.commands.options import add_command
+from sqap_vla_ros.commands.options import CHECKPOINT_HELP, add_command
 
 
 def register(subparsers: Any) -> None:
@@ -15,24 +16,46 @@ def register(subparsers: Any) -> None:
     parser = add_command(
         subparsers, "inspect", run, summary="tell what a checkpoint holds, without loading its weights"
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="published folder or .safetensors file")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print what the headers say."""
-    from sqap_vla_ros.compression.files.storage import is_compressed
-    from sqap_vla_ros.policy.checkpoints.inspect import describe
-    from sqap_vla_ros.policy.checkpoints.load import open_checkpoint
+    from sqap_vla_ros.compression.load import checkpoint_path
+    from sqap_vla_ros.shipped import SHIPPED
 
-    path = args.checkpoint.expanduser()
-    facts = _describe_compressed(path) if is_compressed(path) else describe(open_checkpoint(path))
+    path = checkpoint_path(args.checkpoint, SHIPPED)
+    facts = _describe_made(args.checkpoint) if path is None else _describe_file(path)
     if args.json:
         print(json.dumps(facts, indent=2))
         return
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:<{width}}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    from sqap_vla_ros.compression.files.storage import is_compressed
+    from sqap_vla_ros.policy.checkpoints.inspect import describe
+    from sqap_vla_ros.policy.checkpoints.load import open_checkpoint
+
+    return _describe_compressed(path) if is_compressed(path) else describe(open_checkpoint(path))
+
+
+def _describe_made(name: str) -> dict[str, Any]:
+    """Return the facts of a shipped policy that has no file, because its weights are random."""
+    from sqap_vla_ros.policy.checkpoints.inspect import describe
+    from sqap_vla_ros.policy.checkpoints.load import open_checkpoint
+    from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
+    from sqap_vla_ros.shipped import SHIPPED
+
+    make = SHIPPED[name].make
+    assert make is not None  # `checkpoint_path` found no file
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "made.safetensors")
+        save_checkpoint(make(0), path)
+        return describe(open_checkpoint(path)) | {"file": "none", "format": "random weights, made when it is loaded"}
 
 
 def _describe_compressed(path: Path) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-CHECKPOINT_HELP = "`tabletop`, `micro` (random weights), a CogACT folder, or a .safetensors file"
+from sqap_vla_ros.contracts import TRAINED_POLICY
+
+CHECKPOINT_HELP = f"`{TRAINED_POLICY}`, `micro` (random weights), a CogACT folder, or a .safetensors file"
 RECIPE_HELP = "how the policy is compressed: a name of config/recipes or a YAML file"
 _LARGEST_SEED = 2**32 - 1
 

@@ -22,6 +22,8 @@ from sqap_vla_ros.commands.options import (
     number,
     require_device,
 )
+from sqap_vla_ros.contracts import TRAINED_POLICY
+from sqap_vla_ros.serving import defaults
 
 if TYPE_CHECKING:
     from sqap_vla_ros.serving.server.observations import FixedCamera
@@ -45,7 +47,7 @@ def register(subparsers: Any) -> None:
         description=_DESCRIPTION,
     )
     policy = parser.add_argument_group("policy")
-    add_checkpoint(policy, "tabletop")
+    add_checkpoint(policy, TRAINED_POLICY)
     add_recipe(policy, "fp32")
     add_unnorm_key(policy)
     add_device(policy)
@@ -56,8 +58,12 @@ def register(subparsers: Any) -> None:
     add_seed(policy, "seed of the diffusion noise, the same for every prediction")
     actions = parser.add_argument_group("actions, for clients that take one at a time")
     actions.add_argument("--action-space", default="metric", help="what actions mean: metric, simpler or libero")
-    actions.add_argument("--execution-horizon", type=integer(1), default=8, help="actions used of each chunk")
-    actions.add_argument("--ensemble", default="none", help="none, by_time, or original (needs a horizon of 1)")
+    actions.add_argument(
+        "--execution-horizon", type=integer(1), default=defaults.HORIZON, help="actions used of each chunk"
+    )
+    actions.add_argument(
+        "--ensemble", default=defaults.ENSEMBLE, help="none, by_time, or original (needs a horizon of 1)"
+    )
     images = parser.add_argument_group("images, and the ring of the token selection")
     images.add_argument("--image-key", default="", help="which picture the policy sees, where several are sent")
     images.add_argument("--camera-info", type=Path, help="calibration as YAML or JSON: projects the tool of the state")
@@ -73,15 +79,23 @@ def register(subparsers: Any) -> None:
     )
     images.add_argument("--mirrored", action="store_true", help="clients send the image mirrored left to right")
     network = parser.add_argument_group("network")
-    network.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    network.add_argument("--port", type=integer(0, 65_535), default=8000, help="port to listen on; 0 takes a free one")
-    network.add_argument("--clients", type=integer(1), default=50, help="clients at a time")
+    network.add_argument("--host", default=defaults.HOST, help="address to listen on")
+    network.add_argument(
+        "--port", type=integer(0, 65_535), default=defaults.PORT, help="port to listen on; 0 takes a free one"
+    )
+    network.add_argument("--clients", type=integer(1), default=defaults.MOST_CLIENTS, help="clients at a time")
     network.add_argument("--patience", type=number(0.0, above=True), default=25.0, help="seconds a request may wait")
     network.add_argument(
-        "--prediction-timeout", type=number(0.0, above=True), default=30.0, help="seconds until a prediction has hung"
+        "--prediction-timeout",
+        type=number(0.0, above=True),
+        default=defaults.PREDICTION_TIMEOUT_S,
+        help="seconds until a prediction has hung",
     )
     network.add_argument(
-        "--load-timeout", type=number(0.0, above=True), default=900.0, help="seconds until loading has hung"
+        "--load-timeout",
+        type=number(0.0, above=True),
+        default=defaults.LOAD_TIMEOUT_S,
+        help="seconds until loading has hung",
     )
 
 

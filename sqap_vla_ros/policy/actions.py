@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sqap_vla_ros.contracts import ACTION_DIM
 
 GRIPPER = 6
-_GRIPPER_THRESHOLD = 0.5
+OPEN_FROM = 0.5  # openings from here on count as open
 
 # Seconds between the actions of each dataset the published checkpoints were evaluated on (5 Hz and 3 Hz control).
 CONTROL_PERIOD_S = {"bridge_orig": 0.2, "fractal20220817_data": 1.0 / 3.0}
@@ -74,7 +74,7 @@ class ActionStatistics:
         """
         clipped = np.clip(np.asarray(normalized, dtype=np.float64), -1.0, 1.0)
         gripper = clipped[..., GRIPPER]
-        clipped[..., GRIPPER] = np.where(np.isnan(gripper), np.nan, gripper >= _GRIPPER_THRESHOLD)
+        clipped[..., GRIPPER] = np.where(np.isnan(gripper), np.nan, gripper >= OPEN_FROM)
         scaled = 0.5 * (clipped + 1.0) * (self.q99 - self.q01) + self.q01
         return np.where(self.mask, scaled, clipped)
 

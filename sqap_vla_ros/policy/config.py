@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqap_vla_ros.contracts import ACTION_DIM
+from sqap_vla_ros.contracts import ACTION_DIM, TRAINED_POLICY
 
 
 def _positive(owner: object, *names: str) -> None:
@@ -242,7 +242,7 @@ MICRO = PolicyConfig(
 
 # The policy that ships: trained in the embedded tabletop simulator (training/), with the micro policy's prompt ids.
 TABLETOP = PolicyConfig(
-    name="tabletop",
+    name=TRAINED_POLICY,
     vision=VisionConfig(
         dino=TowerConfig(width=96, depth=4, heads=2, mlp_width=384, registers=4),
         siglip=TowerConfig(width=96, depth=4, heads=2, mlp_width=384),

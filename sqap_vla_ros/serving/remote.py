@@ -16,6 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo
 from sqap_vla_ros.serving import wire
+from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S
 from sqap_vla_ros.serving.events import PredictFailed, PredictRequest, Ready, Result
 from sqap_vla_ros.serving.frames import NATIVE_PATH, SCHEMES, TOKEN_VARIABLE, is_remote, join_request
 from sqap_vla_ros.serving.validation import chunk_problem, info_problem
@@ -44,7 +45,7 @@ class RemotePolicy:
     A connection on which an answer did not come in time is closed, so that the answer cannot be taken for a later one.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 10.0, load_timeout_s: float = 900.0) -> None:
+    def __init__(self, address: str, *, timeout_s: float = 10.0, load_timeout_s: float = LOAD_TIMEOUT_S) -> None:
         """Connect and wait until the server's policy is loaded.
 
         address: "ws://host:port"; the token, if one is needed, comes from the environment variable SQAP_VLA_TOKEN.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.robot.conventions import compose_delta
 from sqap_vla_ros.simulation.joint_path import JointPath
 from sqap_vla_ros.simulation.world import TabletopWorld
@@ -29,7 +30,7 @@ class ArmCommander:
         self._world = world
         self._from_desired = interpolate_from_desired_state
         self._max_velocity = max_joint_velocity_rad_s
-        self._twist_timeout_ns = round(1e9 * twist_timeout_s)
+        self._twist_timeout_ns = round(twist_timeout_s * NS_PER_S)
         self.position = world.arm_position  # [7] what the arm is told now
         self.velocity = np.zeros(7)
         self._path: JointPath | None = None

@@ -10,6 +10,7 @@ from PIL import Image
 from sqap_vla_ros.cli import main
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.micro.policy import micro_policy
+from sqap_vla_ros.shipped import SHIPPED
 
 
 @pytest.fixture
@@ -96,6 +97,23 @@ def test_convert_there_and_back_and_inspect(tmp_path, capsys):
     assert "16 x 16 tokens" in capsys.readouterr().out
     assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_inspect_knows_the_policies_that_ship(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", name, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["model"] == name
+    assert facts["parameters"] > 0
+    assert (facts["file"] == "none") == (SHIPPED[name].weights is None)
+
+
+def test_inspect_lists_the_names_it_knows(capsys):
+    assert main(["inspect", "tabletpo"]) == 2
+    error = capsys.readouterr().err
+    assert "tabletpo does not exist" in error
+    assert all(name in error for name in SHIPPED)
 
 
 def test_inspect_knows_compressed_files(tmp_path, capsys):

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.evaluation.closed_loop.choices import LOCKSTEP
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution
 from sqap_vla_ros.processes import end_with_parent
@@ -48,7 +49,7 @@ class Method:
 
     name: str
     recipe: str
-    checkpoint: str = "tabletop"
+    checkpoint: str = TRAINED_POLICY
     execution: Execution = field(default_factory=Execution)
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from sqap_vla_ros.contracts import Reason
 from sqap_vla_ros.evaluation.demo.film import Film
 from sqap_vla_ros.nodes.recorder.recording import RecordedChunk, Recording
 from sqap_vla_ros.pruning.overlay import COLOURS
+from sqap_vla_ros.simulation.scene import FINGER_RANGE_M
 
 _STAGE_COLOURS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
 _MEASURED, _PLANNED, _GREY, _DONE = "#0072b2", "#d55e00", "0.6", "#009e73"
@@ -107,12 +108,14 @@ def _motion(axes: list[Axes], recording: Recording) -> None:
             axis.plot(times, commanded[:, column], color="black", linewidth=1.0, linestyle=":")
         axis.set_title(names[column], fontsize=9)
         _at_least(axis, SMALLEST_SPAN[column])
-    gripper = axes[6]
+    gripper, opened_m = axes[6], FINGER_RANGE_M[1]
     for name, positions in zip(recording.joint_names, recording.joint_positions.T, strict=False):
         if "finger" in name and positions.max() > 0:
-            gripper.plot(recording.seconds(recording.joint_times_ns), positions / 0.04, color=_MEASURED, linewidth=1.2)
+            gripper.plot(
+                recording.seconds(recording.joint_times_ns), positions / opened_m, color=_MEASURED, linewidth=1.2
+            )
             break
-    gripper.set_title("gripper, 1 open (finger / 40 mm)", fontsize=9)
+    gripper.set_title(f"gripper, 1 open (finger / {1e3 * opened_m:.0f} mm)", fontsize=9)
     gripper.set_ylim(-0.1, 1.1)
     for axis in axes:
         _episodes(axis, recording)

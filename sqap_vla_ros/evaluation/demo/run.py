@@ -14,7 +14,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-CHECKPOINT, RECIPE = "tabletop", "sqap"
+from sqap_vla_ros.contracts import TRAINED_POLICY
+
+RECIPE = "sqap"
 LOAD_TIMEOUT_S = 900.0
 FIRST_CHUNK_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 30.0
@@ -35,7 +37,7 @@ class DemoOptions:
     seed: int = 0
     episodes: int = 1
     duration_s: float = 20.0
-    checkpoint: str = CHECKPOINT
+    checkpoint: str = TRAINED_POLICY
     recipe: str = RECIPE
     quiet: bool = False
 

@@ -19,10 +19,10 @@ from scipy.spatial.transform import Rotation
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.evaluation.action_metrics import chunk_distance, rms_jerk
 from sqap_vla_ros.evaluation.replay.run import FrameRecord, RecipeRun
+from sqap_vla_ros.policy.actions import GRIPPER, OPEN_FROM
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
 
 PERCENTILES = (50, 95, 99)
-_GRIPPER_THRESHOLD = 0.5
 _PAUSE_NS = 2 * NS_PER_S
 _FAILURES = 5  # different texts that are reported
 
@@ -97,7 +97,7 @@ def action_difference(records: Iterable[FrameRecord], reference: Iterable[FrameR
     if not pairs:
         return None
     ours, theirs = (np.stack([_deltas(pair[side]) for pair in pairs]) for side in (0, 1))  # [F, T, 7]
-    opened = [side[..., 6] > _GRIPPER_THRESHOLD for side in (ours, theirs)]
+    opened = [side[..., GRIPPER] >= OPEN_FROM for side in (ours, theirs)]
     norms = frame_errors(pairs)
     episodes = np.split(norms, np.cumsum([len(episode) for episode in episodes_of([ours for ours, _ in pairs])])[:-1])
     end_mm, end_deg = np.array([_end_difference(*pair) for pair in pairs]).T

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.simulation.vocabulary import TaskFamily, VariationName
 
@@ -124,7 +125,11 @@ _POLICY = (
     *(
         _optional(*argument, file="params_file")
         for argument in (
-            ("checkpoint", "CogACT folder, compressed .safetensors file, or 'micro' (random weights, to try things)."),
+            (
+                "checkpoint",
+                f"CogACT folder, .safetensors file, '{TRAINED_POLICY}' (trained in the simulator), 'micro' (random "
+                "weights, to try things), or the address of a server of `sqap-vla serve`, ws://host:port.",
+            ),
             ("recipe", "How the policy is compressed: a recipe of config/recipes by name, or a path to one."),
             ("device", "Where the policy runs: cpu, cuda or cuda:N."),
             ("output_mode", "What the arm is sent.", str, ("joint", "pose", "twist")),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rclpy.time import Time
 from scipy.spatial.transform import Rotation
 
-from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.contracts import NS_PER_S, Observation
 from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.control.image_gate import ImageGate, lens_problem
 from sqap_vla_ros.nodes.messages import time_ns
@@ -124,7 +124,7 @@ class Observer:
         """Return the tool's twist [6] (m/s, rad/s, base axes) over the last TWIST_S of TF; None where unknown."""
         try:
             after, stamp_ns = self.measured_tool()
-            before = self.transform(self._base_frame, self._tool_frame, stamp_ns - round(TWIST_S * 1e9))
+            before = self.transform(self._base_frame, self._tool_frame, stamp_ns - round(TWIST_S * NS_PER_S))
         except (ObservationProblem, ValueError):  # ValueError: a stamp before the beginning of time
             return None
         turned = Rotation.from_matrix(after[:3, :3] @ before[:3, :3].T).as_rotvec()

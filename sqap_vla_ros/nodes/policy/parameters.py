@@ -6,7 +6,7 @@ a test keeps the two equal. Angles are radians, lengths metres, times seconds.
 
 from __future__ import annotations
 
-from sqap_vla_ros.contracts import JOINS
+from sqap_vla_ros.contracts import JOINS, TRAINED_POLICY
 from sqap_vla_ros.control.executive import Executive, ExecutiveConfig
 from sqap_vla_ros.control.image_gate import ImageGateConfig
 from sqap_vla_ros.control.motion import MotionConfig
@@ -16,6 +16,7 @@ from sqap_vla_ros.nodes.policy.safety_parameters import SAFETY
 from sqap_vla_ros.nodes.policy.sinks.gripper import GripperConfig
 from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.robot.camera_contract import CameraContract
+from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S
 from sqap_vla_ros.serving.worker import WorkerConfig
 
 # The only parameter that may change after configure, and only while the node is disabled.
@@ -25,8 +26,9 @@ _WHAT_RUNS = (
     Parameter(
         "checkpoint",
         "micro",
-        "The policy: a CogACT checkpoint folder, a compressed .safetensors file, or 'micro', a tiny policy with random "
-        "weights that moves the arm without purpose and serves to try everything around it.",
+        f"The policy: a CogACT checkpoint folder, a .safetensors file, '{TRAINED_POLICY}' (trained in the simulator), "
+        "the address of a server (ws://host:port), or 'micro', a tiny policy with random weights that moves the arm "
+        "without purpose and serves to try everything around it.",
     ),
     Parameter(
         "recipe",
@@ -56,14 +58,14 @@ _WHAT_RUNS = (
     Parameter.of(WorkerConfig, "threads", "CPU threads of the policy; 0 leaves the choice to torch.", minimum=0),
     Parameter(
         "load_timeout_s",
-        900.0,
+        LOAD_TIMEOUT_S,
         "Configuring fails when the policy is not loaded and warm within this time. Seven billion parameters take "
         "minutes to load from a slow disk.",
         above=0.0,
     ),
     Parameter(
         "prediction_timeout_s",
-        30.0,
+        PREDICTION_TIMEOUT_S,
         "A prediction that takes longer is treated as hung: its process is ended and started again.",
         above=0.0,
     ),

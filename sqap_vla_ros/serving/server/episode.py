@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import NS_PER_S, Observation
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
+from sqap_vla_ros.serving import defaults
 from sqap_vla_ros.serving.events import Result
 from sqap_vla_ros.serving.server.engine import Engine
 
@@ -28,8 +29,8 @@ class Execution:
     seed: of the diffusion noise, the same for every prediction, as in the node.
     """
 
-    horizon: int = 8
-    ensemble: str = "none"
+    horizon: int = defaults.HORIZON
+    ensemble: str = defaults.ENSEMBLE
     seed: int = 0
 
     def __post_init__(self) -> None:

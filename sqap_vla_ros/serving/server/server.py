@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from sqap_vla_ros.serving import defaults
 from sqap_vla_ros.serving.frames import TOKEN_VARIABLE
 from sqap_vla_ros.serving.server.access import Access, is_loopback
 from sqap_vla_ros.serving.server.http import HttpConnection, respond
@@ -30,10 +31,10 @@ class ServerConfig:
     request_s: an opening handshake or a POST that takes longer is broken off.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
+    host: str = defaults.HOST
+    port: int = defaults.PORT
     token: str = ""
-    most_clients: int = 50
+    most_clients: int = defaults.MOST_CLIENTS
     max_frame: int = 32 * 2**20
     idle_s: float = 3_600.0
     send_s: float = 10.0

@@ -1,0 +1,9 @@
+"""Defaults of serving, for configurations, the command line and parameters alike. This module imports nothing."""
+
+HOST = "127.0.0.1"
+PORT = 8000
+MOST_CLIENTS = 50  # at a time
+HORIZON = 8  # actions executed of each chunk
+ENSEMBLE = "none"
+LOAD_TIMEOUT_S = 900.0  # seven billion parameters take minutes to load from a slow disk
+PREDICTION_TIMEOUT_S = 30.0
