@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
@@ -30,7 +30,6 @@ DTYPES = ("float32", "bfloat16")
 FORMER_SELECTORS = ("efficient_vla", "tome", "vla_cache")  # accelerators that recipes used to name as selectors
 WEIGHT_BITS = (2, 3, 4, 8)
 HESSIANS = ("plain", "weighted")
-_ADDED_LATER = {"row_bits": None, "hessian": "plain"}  # recipes from before there were these keep their digest
 
 
 class RecipeError(ValueError):
@@ -46,6 +45,8 @@ def _choice(owner: str, name: str, value: object, allowed: Iterable[object]) -> 
 class PruningSpec:
     """A token selector by name, and its parameters (see `pruning.make_selector`)."""
 
+    ALWAYS_STORED: ClassVar = ("selector", "parameters")
+
     selector: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
@@ -53,6 +54,8 @@ class PruningSpec:
 @dataclass(frozen=True)
 class AcceleratorSpec:
     """An accelerator by name, and its parameters (see `accelerators.table.make_accelerator`)."""
+
+    ALWAYS_STORED: ClassVar = ("name", "parameters")
 
     name: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -69,6 +72,17 @@ class RowBits:
     ties: `none`, or `layout` for rows that need no permutation where the order of rows matters.
     zero_share: at most this share of rows may take 0 bits.
     """
+
+    ALWAYS_STORED: ClassVar = (
+        "average",
+        "widths",
+        "metric",
+        "probes",
+        "method",
+        "by_parameters",
+        "ties",
+        "zero_share",
+    )
 
     average: float
     widths: Sequence[int] = (2, 4, 8)
@@ -125,6 +139,21 @@ class QuantizationSpec:
     row_bits: widths by row in place of `weight_bits`.
     hessian: `plain`, or `weighted` for GPTQ on inputs weighted by the squared gradient of the action there.
     """
+
+    ALWAYS_STORED: ClassVar = (
+        "weight_bits",
+        "activation_bits",
+        "weight_group",
+        "weight_symmetric",
+        "weight_clip",
+        "rounding",
+        "rotation",
+        "equalization",
+        "smooth_alpha",
+        "activation_granularity",
+        "activation_clip",
+        "overrides",
+    )
 
     weight_bits: int = 4
     activation_bits: int = 4
@@ -239,6 +268,8 @@ class Recipe:
     itself is refined in float32.
     """
 
+    ALWAYS_STORED: ClassVar = ("name", "description", "dtype", "head_dtype", "pruning", "quantization")
+
     name: str
     description: str = ""
     dtype: str = "float32"
@@ -257,14 +288,14 @@ class Recipe:
         _choice(f"recipe {self.name!r}", "head_dtype", self.head_dtype, DTYPES)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe in plain containers, as stored in a compressed file."""
+        """Return the recipe in plain containers, as stored in a compressed file.
+
+        The fields in `ALWAYS_STORED` are always there, and the others only where they differ from their defaults. So a
+        field that is added, with a default, changes neither the digests of recipes nor the files that hold them. Never
+        add a name to those tuples.
+        """
         content = dataclasses.asdict(self)
-        if self.accelerator is None:
-            del content["accelerator"]  # files stay what they were before recipes had accelerators
-        if self.quantization is not None:
-            for name, default in _ADDED_LATER.items():
-                if getattr(self.quantization, name) == default:
-                    del content["quantization"][name]
+        _leave_out_defaults(self, content)
         return content
 
     @classmethod
@@ -288,15 +319,24 @@ class Recipe:
     def digest(self) -> str:
         """Return the sha256 of what the recipe does to the numbers; its name and description do not count."""
         content = {k: v for k, v in self.to_dict().items() if k not in ("name", "description")}
-        if self.quantization is not None and self.quantization.text_activation_bits is None:
-            del content["quantization"]["text_activation_bits"]  # recipes from before there was this keep their digest
-        if self.accelerator is not None:  # likewise: it used to be named as a selector
+        if self.accelerator is not None:  # it used to be named as a selector, and the digests are as old as that
             content["pruning"] = {"selector": self.accelerator.name, "parameters": self.accelerator.parameters}
             del content["accelerator"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 _SECTIONS = {"pruning": PruningSpec, "quantization": QuantizationSpec, "accelerator": AcceleratorSpec}
+
+
+def _leave_out_defaults(spec: Any, content: dict[str, Any]) -> None:
+    """Take out of `content`, the dict of a dataclass, what is not `ALWAYS_STORED` and has its default."""
+    for each in dataclasses.fields(spec):
+        value = getattr(spec, each.name)
+        default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        if each.name not in spec.ALWAYS_STORED and value == default:
+            del content[each.name]
+        elif dataclasses.is_dataclass(value):
+            _leave_out_defaults(value, content[each.name])
 
 
 def _build(cls: Any, owner: str, values: Any) -> Any:

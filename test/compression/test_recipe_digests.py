@@ -1,5 +1,6 @@
 """Compressed files and stored results name a recipe by its digest, so the digest of a shipped recipe never changes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -65,7 +66,30 @@ def test_a_shipped_recipe_keeps_its_digest(name):
 
 
 def test_every_shipped_recipe_has_its_digest_written_down():
+    missing = [f'    "{name}": "{load_recipe(name).digest}",' for name in list_recipes() if name not in DIGESTS]
+    assert missing == [], "add to DIGESTS:\n" + "\n".join(missing)
     assert list_recipes() == sorted(DIGESTS)
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_a_field_that_is_added_changes_a_digest_only_where_it_differs_from_its_default(name):
+    """Every kind of section gets a field, with a plain default and with a made one."""
+
+    def widened(spec, **changes):
+        added = [("strength", float, 0.5), ("names", list, dataclasses.field(default_factory=list))]
+        wider = dataclasses.make_dataclass(type(spec).__name__, added, bases=(type(spec),), frozen=True)
+        values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+        for key, value in values.items():
+            if dataclasses.is_dataclass(value):
+                values[key] = widened(value)
+        return wider(**values | changes)
+
+    recipe = load_recipe(name)
+    assert widened(recipe).to_dict() == recipe.to_dict()
+    assert widened(recipe).digest == DIGESTS[name]
+    if recipe.quantization is not None:
+        stronger = dataclasses.replace(recipe, quantization=widened(recipe.quantization, strength=0.7))
+        assert stronger.digest != DIGESTS[name]
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("closed_loop*/methods.json")), ids=lambda path: path.parent.name)

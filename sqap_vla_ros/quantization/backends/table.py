@@ -45,14 +45,15 @@ class Backend:
     keeps_packed: bool = False
 
 
+# It runs everywhere, and every layer starts with it.
+FALLBACK = Backend("reference", ReferenceProduct, reference.unsupported, keeps_packed=True)
 BACKENDS: tuple[Backend, ...] = (
     Backend("triton", triton.product, triton.unsupported, triton.token_quantizer, token_quantizer_from=0),
     Backend("amx", AmxProduct, amx.unsupported, lambda: amx_activations.quantize_tokens, token_quantizer_from=0),
     # narrower layers do not repay the compilation
     Backend("onednn", OneDnnProduct, onednn.unsupported, token_quantizer_from=1024),
-    Backend("reference", ReferenceProduct, reference.unsupported, keeps_packed=True),
+    FALLBACK,
 )
-FALLBACK = BACKENDS[-1]  # runs everywhere; every layer starts with it
 
 
 def find_backend(name: str, device: torch.device) -> Backend:
