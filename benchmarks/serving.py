@@ -39,7 +39,7 @@ SERVER = """
 import asyncio, sys
 from sqap_vla_ros.serving.server.action_space import ActionSpace
 from sqap_vla_ros.serving.server.engine import Engine
-from sqap_vla_ros.serving.server.episode import Execution
+from sqap_vla_ros.serving.server.episode import ChunkUse
 from sqap_vla_ros.serving.server.observations import ObservationReader
 from sqap_vla_ros.serving.server.protocols import Service
 from sqap_vla_ros.serving.server.server import ServerConfig, listening
@@ -49,7 +49,7 @@ async def main():
     times = dict(prediction_timeout_s=30, load_timeout_s=60, patience_s=25)
     config = WorkerConfig("none", factory="worker_round_trip:policy")
     engine = Engine(lambda notify: PolicyWorker(config, notify), **times)
-    service = Service(engine, ObservationReader(), ActionSpace(), Execution(horizon=1))
+    service = Service(engine, ObservationReader(), ActionSpace(), ChunkUse(horizon=1))
     async with listening(service, ServerConfig(port=0, most_clients=80)) as port:
         print(port, flush=True)
         await engine.run()

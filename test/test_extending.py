@@ -125,7 +125,7 @@ class FakeNode:
 @pytest.mark.skipif(not HAS_ROS, reason="needs ROS 2")
 def test_the_output_sends_the_tools_position(monkeypatch):
     from sqap_vla_ros.nodes.policy.sinks import sink, table
-    from sqap_vla_ros.robot.holding import Evidence, Reason
+    from sqap_vla_ros.robot.holding import Evidence, HoldReason
     from sqap_vla_ros.robot.safety import SafetyLimits
     from sqap_vla_ros.robot.trajectory import anchor_chunk
 
@@ -137,7 +137,7 @@ def test_the_output_sends_the_tools_position(monkeypatch):
     output.start(chunk, sink.Measured(np.eye(4), None), 4_000_000_000)
     output.tick(400_000_000, None)
     assert node.sent[-1].data[0] == pytest.approx(0.02)
-    order = sink.HoldOrder(500_000_000, 500_000_000, Evidence.NEAR, Reason.ORDER, sink.Measured(np.eye(4), None))
+    order = sink.HoldOrder(500_000_000, 500_000_000, Evidence.NEAR, HoldReason.ORDER, sink.Measured(np.eye(4), None))
     output.hold(order)
     output.tick(600_000_000, None)
     assert 0.02 < node.sent[-1].data[0] < 0.025  # at rest, a little beyond what was sent last

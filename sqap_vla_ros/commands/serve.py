@@ -148,7 +148,7 @@ def make_service(args: argparse.Namespace, worker: WorkerConfig) -> Service:
     """Return the service that the options describe. Raises ValueError for options that do not fit."""
     from sqap_vla_ros.serving.server.action_space import ACTION_SPACES
     from sqap_vla_ros.serving.server.engine import Engine
-    from sqap_vla_ros.serving.server.episode import Execution
+    from sqap_vla_ros.serving.server.episode import ChunkUse
     from sqap_vla_ros.serving.server.observations import ObservationReader
     from sqap_vla_ros.serving.server.protocols import Service
     from sqap_vla_ros.serving.worker import PolicyWorker
@@ -165,7 +165,7 @@ def make_service(args: argparse.Namespace, worker: WorkerConfig) -> Service:
         engine,
         ObservationReader(args.image_key, _camera(args), args.state),
         ACTION_SPACES[args.action_space],
-        Execution(args.execution_horizon, args.ensemble, args.seed),
+        ChunkUse(args.execution_horizon, args.ensemble, args.seed),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from sqap_vla_ros.robot.holding import Reason
+from sqap_vla_ros.robot.holding import HoldReason
 
 
 class Input(enum.Enum):
@@ -35,4 +35,4 @@ class Hold:
     """An order to bring the arm to rest. why: for a person; reason: what may be believed meanwhile."""
 
     why: str
-    reason: Reason
+    reason: HoldReason

@@ -23,7 +23,7 @@ from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.conditions import ENDS_OPEN_LOOP, HOLD_AT_ONCE, MEASURES_THE_ARM, Hold, Input
 from sqap_vla_ros.control.mission import Mission, MissionClock, MissionEnd, Termination, instruction_problem
 from sqap_vla_ros.control.motion import MotionConfig
-from sqap_vla_ros.robot.holding import Reason
+from sqap_vla_ros.robot.holding import HoldReason
 
 TRACKING_MEMORY_S = 10.0
 
@@ -158,7 +158,7 @@ class Executive:
         self._stop = self._stop or why
         self.enabled = False
 
-    def fault(self, why: str, reason: Reason = Reason.INPUT) -> None:
+    def fault(self, why: str, reason: HoldReason = HoldReason.INPUT) -> None:
         """Latch a fault. The first one is kept: what follows is mostly its consequence. reason: for the hold."""
         if self._fault is None:
             self._halt(Termination.FAULT, why, reason)
@@ -283,11 +283,11 @@ class Executive:
         self._tracking = self._tracking + 1 if now_s - self._tracking_s < TRACKING_MEMORY_S else 1
         self._tracking_s = now_s
         if self._tracking >= self.config.tracking_limit:
-            self.fault(f"{what} ({self._tracking} times in a row)", Reason.TRACKING)
+            self.fault(f"{what} ({self._tracking} times in a row)", HoldReason.TRACKING)
         else:
-            self.interrupt(what, Reason.TRACKING)
+            self.interrupt(what, HoldReason.TRACKING)
 
-    def interrupt(self, why: str, reason: Reason) -> None:
+    def interrupt(self, why: str, reason: HoldReason) -> None:
         """Hold if anything is being executed; the mission goes on with the next chunk."""
         if self._motion is not None:
             self._motion = None
@@ -295,7 +295,7 @@ class Executive:
 
     def time_jumped(self, what: str) -> None:
         """Hold, because ROS time jumped: nothing known about times is true any more."""
-        self.interrupt(what, Reason.TIME)
+        self.interrupt(what, HoldReason.TIME)
         for source in (Input.IMAGE, Input.CAMERA_INFO, Input.TF, Input.CHUNK):
             self.report(source, None)
         self._ok_at_s = self.elapsed_s
@@ -404,10 +404,12 @@ class Executive:
         self._held = None
         self._tracking = 0
 
-    def _hold_reason(self) -> Reason:
-        return Reason.MEASUREMENT if MEASURES_THE_ARM & set(self._problems) else Reason.INPUT
+    def _hold_reason(self) -> HoldReason:
+        return HoldReason.MEASUREMENT if MEASURES_THE_ARM & set(self._problems) else HoldReason.INPUT
 
-    def _end(self, termination: Termination, message: str, reason: Reason = Reason.ORDER, *, hold: bool = True) -> None:
+    def _end(
+        self, termination: Termination, message: str, reason: HoldReason = HoldReason.ORDER, *, hold: bool = True
+    ) -> None:
         if self.mission is None:
             return
         self._pending_ends.append(MissionEnd(self.mission, termination, message, self.elapsed_s, self._chunks))
@@ -417,6 +419,6 @@ class Executive:
         elif hold:
             self._held = message
 
-    def _halt(self, termination: Termination, why: str, reason: Reason = Reason.ORDER) -> None:
+    def _halt(self, termination: Termination, why: str, reason: HoldReason = HoldReason.ORDER) -> None:
         self._end(termination, why, reason)
         self.interrupt(why, reason)

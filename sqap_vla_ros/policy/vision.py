@@ -24,7 +24,8 @@ SIGLIP_MEAN, SIGLIP_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 _LAYER_NORM_EPS = 1e-6
 
 
-def _normalised(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) -> Tensor:
+def normalised(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) -> Tensor:
+    """Return the image [B, 3, H, W], values 0 to 1, less a tower's mean and over its standard deviation by channel."""
     mean_, std_ = (constant(v, image.device).view(3, 1, 1) for v in (mean, std))
     return ((image - mean_) / std_).to(dtype)
 
@@ -79,7 +80,7 @@ class VisionTowers(nn.Module):
         image: [B, 3, image_size, image_size] uint8.
         """
         unit = image.float() / 255.0
-        hidden = self.dino.embeddings(_normalised(unit, DINO_MEAN, DINO_STD, self.dtype))
+        hidden = self.dino.embeddings(normalised(unit, DINO_MEAN, DINO_STD, self.dtype))
         prefix = 1 + self.config.dino.registers
         saliency = None
         last = len(self.dino.encoder.layer) - 1
@@ -89,7 +90,7 @@ class VisionTowers(nn.Module):
             hidden = layer(hidden)
         dino = hidden[:, prefix:]
 
-        hidden = self.siglip.embeddings(_normalised(unit, SIGLIP_MEAN, SIGLIP_STD, self.dtype))
+        hidden = self.siglip.embeddings(normalised(unit, SIGLIP_MEAN, SIGLIP_STD, self.dtype))
         for layer in self.siglip.encoder.layers:
             hidden = layer(hidden, attention_mask=None)
         return torch.cat((dino, hidden), dim=-1), saliency

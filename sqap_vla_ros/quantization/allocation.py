@@ -16,7 +16,7 @@ from torch import Tensor
 MOST_PRUNED = 0.05  # share of the units that may get no bits
 
 
-def allocate(
+def narrow_units(
     errors: Tensor,
     sizes: Tensor,
     average: float,

@@ -26,7 +26,7 @@ from sqap_vla_ros.robot.safety import SafetyLimits
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 
-class Reason(enum.Enum):
+class HoldReason(enum.Enum):
     """Cause of a hold, as far as it matters for what may be believed."""
 
     ORDER = "somebody asked for it"  # stop, disable, cancel, deadline, shutdown
@@ -69,13 +69,13 @@ class Row:
 
     commanded: Commanded
     evidence: frozenset[Evidence]
-    reasons: frozenset[Reason]
+    reasons: frozenset[HoldReason]
     course: Course
     because: str
 
 
-_ANY_EVIDENCE, _ANY_REASON = frozenset(Evidence), frozenset(Reason)
-_DISTRUST = frozenset({Reason.MEASUREMENT, Reason.TIME})
+_ANY_EVIDENCE, _ANY_REASON = frozenset(Evidence), frozenset(HoldReason)
+_DISTRUST = frozenset({HoldReason.MEASUREMENT, HoldReason.TIME})
 _TRUST = _ANY_REASON - _DISTRUST
 _BLOCKED, _ELSEWHERE = frozenset({Evidence.BLOCKED}), frozenset({Evidence.ELSEWHERE})
 
@@ -127,7 +127,7 @@ DECISIONS = (
 )
 
 
-def decide(commanded: Commanded, evidence: Evidence, reason: Reason) -> Row:
+def decide(commanded: Commanded, evidence: Evidence, reason: HoldReason) -> Row:
     """Return the one row of `DECISIONS` that applies."""
     (row,) = (r for r in DECISIONS if r.commanded is commanded and evidence in r.evidence and reason in r.reasons)
     return row
@@ -288,7 +288,7 @@ def hold_joints(
     stamp_ns: int,
     *,
     evidence: Evidence,
-    reason: Reason,
+    reason: HoldReason,
     measured: NDArray[np.float64] | None,
     limits: SafetyLimits,
     arm: ArmKinematics,
@@ -318,7 +318,7 @@ def hold_tool(
     stamp_ns: int,
     *,
     evidence: Evidence,
-    reason: Reason,
+    reason: HoldReason,
     measured: NDArray[np.float64] | None,
     limits: SafetyLimits,
     twist: bool = False,

@@ -17,7 +17,6 @@ from sqap_vla_ros.simulation.vocabulary import TaskFamily
 from sqap_vla_ros.simulation.world import TabletopWorld
 
 FAMILIES = tuple(TaskFamily)
-_DRAWER = (TaskFamily.OPEN_DRAWER, TaskFamily.CLOSE_DRAWER)
 _ON_TABLE_M = 0.05  # an object whose centre is higher is held, or lies on something
 _FAR_M = 0.16  # between objects that are not near each other yet
 # A family is drawn for a second label in this proportion: those with few candidates more often.

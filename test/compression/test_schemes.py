@@ -9,7 +9,7 @@ from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.load import load_policy, load_uncompressed
 from sqap_vla_ros.compression.recipe import RecipeError, load_recipe
 from sqap_vla_ros.compression.schemes.equalization import EQUALIZATIONS, Equalization
-from sqap_vla_ros.compression.schemes.execution import EXECUTIONS, WeightOnly
+from sqap_vla_ros.compression.schemes.execution import EXECUTIONS, WeightOnlyExecution
 from sqap_vla_ros.compression.schemes.rotation import ROTATIONS, Rotation
 from sqap_vla_ros.compression.schemes.rounding import ROUNDINGS, Rounding
 from sqap_vla_ros.policy.architecture import ARCHITECTURES, COGACT
@@ -89,7 +89,7 @@ def test_a_rounding(tmp_path, monkeypatch):
     assert (stored.abs() <= micro_policy().model.decoder.layers[0].mlp.up_proj.weight.abs() + 1e-6).all()
 
 
-class TwiceChecked(WeightOnly):
+class TwiceChecked(WeightOnlyExecution):
     """A toy: weight-only, under another width."""
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sqap_vla_ros.quantization.allocation import allocate, mean_width
+from sqap_vla_ros.quantization.allocation import mean_width, narrow_units
 
 WIDTHS = (2, 4, 8)
 
@@ -23,7 +23,7 @@ def random_errors(units: int, seed: int, widths: tuple[int, ...] = WIDTHS) -> to
 def test_no_cheaper_choice_errs_less(units, seed, average):
     errors = random_errors(units, seed)
     sizes = torch.randint(1, 4, (units,), generator=torch.Generator().manual_seed(seed))
-    bits = allocate(errors, sizes, average, WIDTHS)
+    bits = narrow_units(errors, sizes, average, WIDTHS)
     assert mean_width(bits, sizes) <= average
     ours = sum(errors[u, WIDTHS.index(b)].item() for u, b in enumerate(bits.tolist()))
     for choice in itertools.product(range(3), repeat=units):
@@ -34,23 +34,24 @@ def test_no_cheaper_choice_errs_less(units, seed, average):
 
 def test_the_average_is_met_closely_and_sensitive_units_get_more():
     errors, sizes = random_errors(4000, 0), torch.full((4000,), 64)
-    bits = allocate(errors, sizes, 3.0, WIDTHS)
+    bits = narrow_units(errors, sizes, 3.0, WIDTHS)
     assert 2.998 < mean_width(bits, sizes) <= 3.0
     assert errors[bits == 8, 0].mean() > errors[bits == 4, 0].mean() > errors[bits == 2, 0].mean()
 
 
 def test_large_units_give_way_to_small_ones():
     errors, sizes = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([10, 1])
-    assert allocate(errors, sizes, 3.0, (2, 4)).tolist() == [2, 4]
+    assert narrow_units(errors, sizes, 3.0, (2, 4)).tolist() == [2, 4]
 
 
 def test_stages_finish_a_width_before_the_next():
     errors, sizes = random_errors(100, 1), torch.ones(100, dtype=torch.int64)
-    assert {*allocate(errors, sizes, 4.0, WIDTHS, stages=True).tolist()} == {4}  # the paper's stages, taken literally
-    assert {*allocate(errors, sizes, 3.0, WIDTHS, stages=True).tolist()} == {2, 4}
-    assert {*allocate(errors, sizes, 6.0, WIDTHS, stages=True).tolist()} == {4, 8}
+    # the paper's stages, taken literally
+    assert {*narrow_units(errors, sizes, 4.0, WIDTHS, stages=True).tolist()} == {4}
+    assert {*narrow_units(errors, sizes, 3.0, WIDTHS, stages=True).tolist()} == {2, 4}
+    assert {*narrow_units(errors, sizes, 6.0, WIDTHS, stages=True).tolist()} == {4, 8}
     cheapest = (errors[:, 0] - errors[:, 1]).sort().values[49]
-    low = allocate(errors, sizes, 3.0, WIDTHS, stages=True) == 2
+    low = narrow_units(errors, sizes, 3.0, WIDTHS, stages=True) == 2
     assert (errors[low, 0] - errors[low, 1]).max() <= cheapest
 
 
@@ -59,25 +60,25 @@ def test_no_more_than_a_share_is_pruned(stages):
     widths = (0, 2, 4, 8, 16)
     errors, sizes = random_errors(200, 2, widths), torch.ones(200, dtype=torch.int64)
     errors[:150] *= 1e-6  # these do nothing
-    bits = allocate(errors, sizes, 1.95, widths, stages=stages, most_pruned=0.1)
+    bits = narrow_units(errors, sizes, 1.95, widths, stages=stages, most_pruned=0.1)
     assert 0 < (bits == 0).sum() <= 20
     with pytest.raises(ValueError, match=r"1.5 bits cannot be met: 2.00 is the least"):
-        allocate(errors, sizes, 1.5, widths, stages=stages, most_pruned=0.0)
+        narrow_units(errors, sizes, 1.5, widths, stages=stages, most_pruned=0.0)
 
 
 def test_a_width_that_does_better_than_the_next_is_skipped_over():
     errors = torch.tensor([[2.0, 5.0, 0.0], [3.0, 2.0, 0.0]])  # the first unit's four bits are worse than its two
-    bits = allocate(errors, torch.tensor([1, 1]), 5.0, WIDTHS)
+    bits = narrow_units(errors, torch.tensor([1, 1]), 5.0, WIDTHS)
     assert bits.tolist() == [2, 8]
 
 
 def test_what_cannot_be_met_is_refused():
     errors, sizes = random_errors(5, 0), torch.ones(5, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"1 bits cannot be met: 2\.00 is the least these widths allow"):
-        allocate(errors, sizes, 1, WIDTHS)
+        narrow_units(errors, sizes, 1, WIDTHS)
     with pytest.raises(ValueError, match="9 bits is more than the largest width, 8"):
-        allocate(errors, sizes, 9, WIDTHS)
+        narrow_units(errors, sizes, 9, WIDTHS)
     with pytest.raises(ValueError, match="NaN or infinity"):
-        allocate(errors * torch.nan, sizes, 4, WIDTHS)
+        narrow_units(errors * torch.nan, sizes, 4, WIDTHS)
     with pytest.raises(ValueError, match="ascending widths"):
-        allocate(errors, sizes, 4, (8, 4, 2))
+        narrow_units(errors, sizes, 4, (8, 4, 2))

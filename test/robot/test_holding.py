@@ -12,7 +12,7 @@ from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot import holding
 from sqap_vla_ros.robot.braking import brought_to_rest
 from sqap_vla_ros.robot.conventions import pose_distance, pose_matrix
-from sqap_vla_ros.robot.holding import ArmSample, Commanded, Course, Evidence, EvidenceBounds, Reason, weigh
+from sqap_vla_ros.robot.holding import ArmSample, Commanded, Course, Evidence, EvidenceBounds, HoldReason, weigh
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 from sqap_vla_ros.robot.safety import SafetyLimits
 from sqap_vla_ros.robot.trajectory import anchor_chunk
@@ -52,7 +52,7 @@ LETTERS = {"N": Course.NOTHING, "B": Course.BRAKE, "R": Course.RETURN}
 
 def cells():
     lines = TABLE.split("\n")[1:-1]
-    reasons = [Reason[name] for name in lines[0].split()]
+    reasons = [HoldReason[name] for name in lines[0].split()]
     commanded = None
     for line in lines[1:]:
         words = line.split()
@@ -67,7 +67,7 @@ CELLS = list(cells())
 
 
 def test_the_table_has_every_cell():
-    assert [cell[:3] for cell in CELLS] == list(itertools.product(Commanded, Evidence, Reason))
+    assert [cell[:3] for cell in CELLS] == list(itertools.product(Commanded, Evidence, HoldReason))
 
 
 @pytest.mark.parametrize(("commanded", "evidence", "reason", "course"), CELLS)
@@ -190,13 +190,15 @@ def joint_path(arm, tool_path):
 AT_NS = STAMP_NS + NS_PER_S
 
 
-def hold_joints(path, arm, evidence=Evidence.NONE, *, at_ns=AT_NS, reason=Reason.ORDER, measured=None, limits=LIMITS):
+def hold_joints(
+    path, arm, evidence=Evidence.NONE, *, at_ns=AT_NS, reason=HoldReason.ORDER, measured=None, limits=LIMITS
+):
     return holding.hold_joints(
         path, at_ns, at_ns, evidence=evidence, reason=reason, measured=measured, limits=limits, arm=arm
     )
 
 
-def hold_tool(path, evidence=Evidence.NONE, *, at_ns=AT_NS, reason=Reason.ORDER, measured=None, **options):
+def hold_tool(path, evidence=Evidence.NONE, *, at_ns=AT_NS, reason=HoldReason.ORDER, measured=None, **options):
     limits = options.pop("limits", LIMITS)
     return holding.hold_tool(
         path, at_ns, at_ns, evidence=evidence, reason=reason, measured=measured, limits=limits, **options
@@ -212,7 +214,7 @@ def checked(hold, path, arm, limits=LIMITS) -> None:
 
 
 @pytest.mark.parametrize("evidence", list(Evidence))
-@pytest.mark.parametrize("reason", list(Reason))
+@pytest.mark.parametrize("reason", list(HoldReason))
 @pytest.mark.parametrize("wrong", [None, np.nan, 0.0, 9.0])
 def test_a_hold_of_joints_starts_from_the_command_whatever_was_measured(arm, joint_path, evidence, reason, wrong):
     """A zero JointState, one that is not finite, one far off, none: none of them becomes a jump."""
@@ -225,7 +227,7 @@ def test_a_hold_of_joints_starts_from_the_command_whatever_was_measured(arm, joi
 
 def test_a_blocked_arm_is_not_pushed_on(arm, joint_path):
     measured = joint_path.state(AT_NS - 700_000_000).position
-    hold = hold_joints(joint_path, arm, Evidence.BLOCKED, reason=Reason.TRACKING, measured=measured)
+    hold = hold_joints(joint_path, arm, Evidence.BLOCKED, reason=HoldReason.TRACKING, measured=measured)
     assert hold.course is Course.RETURN
     checked(hold, joint_path, arm)
     np.testing.assert_allclose(hold.joints.positions[-1], measured, atol=1e-9)
@@ -239,7 +241,7 @@ def test_a_blocked_arm_is_not_pushed_on(arm, joint_path):
 
 def test_what_is_measured_is_not_believed_when_it_is_the_reason(arm, joint_path):
     measured = joint_path.state(AT_NS - 700_000_000).position
-    for reason in (Reason.MEASUREMENT, Reason.TIME):
+    for reason in (HoldReason.MEASUREMENT, HoldReason.TIME):
         hold = hold_joints(joint_path, arm, Evidence.BLOCKED, reason=reason, measured=measured)
         assert hold.course is Course.BRAKE
 
@@ -296,7 +298,14 @@ def test_a_commanded_state_outside_of_the_limits_is_stopped_and_said(arm, joint_
 def test_after_a_jump_of_time_the_hold_starts_then_from_the_state_of_before(arm, joint_path):
     then_ns = AT_NS - 3600 * NS_PER_S
     hold = holding.hold_joints(
-        joint_path, AT_NS, then_ns, evidence=Evidence.STALE, reason=Reason.TIME, measured=None, limits=LIMITS, arm=arm
+        joint_path,
+        AT_NS,
+        then_ns,
+        evidence=Evidence.STALE,
+        reason=HoldReason.TIME,
+        measured=None,
+        limits=LIMITS,
+        arm=arm,
     )
     assert hold.joints.stamp_ns == then_ns
     np.testing.assert_allclose(hold.joints.positions[0], joint_path.state(AT_NS).position, atol=1e-12)
@@ -304,7 +313,7 @@ def test_after_a_jump_of_time_the_hold_starts_then_from_the_state_of_before(arm,
 
 @pytest.mark.parametrize("measured", [None, HOME, np.full((4, 4), np.nan), moved(HOME, (0, 0, -0.35))])
 def test_one_wrong_sample_of_tf_does_not_move_the_tool(tool_path, measured):
-    hold = hold_tool(tool_path, Evidence.UNCONFIRMED, reason=Reason.TRACKING, measured=measured)
+    hold = hold_tool(tool_path, Evidence.UNCONFIRMED, reason=HoldReason.TRACKING, measured=measured)
     assert hold.course is Course.BRAKE
     times_ns = np.arange(AT_NS, hold.tool.end_ns, 2_000_000)
     positions = hold.tool.sample_many(times_ns)[0][:, :3, 3]
@@ -317,7 +326,7 @@ def test_one_wrong_sample_of_tf_does_not_move_the_tool(tool_path, measured):
 
 def test_a_blocked_tool_returns_slowly_and_twists_only_stop(tool_path):
     measured = tool_path.sample(AT_NS - 800_000_000)[0]
-    hold = hold_tool(tool_path, Evidence.BLOCKED, reason=Reason.TRACKING, measured=measured)
+    hold = hold_tool(tool_path, Evidence.BLOCKED, reason=HoldReason.TRACKING, measured=measured)
     assert hold.course is Course.RETURN
     assert pose_distance(hold.tool.poses[-1], measured) == pytest.approx((0.0, 0.0), abs=1e-6)
     braked = hold_tool(tool_path)
@@ -325,7 +334,7 @@ def test_a_blocked_tool_returns_slowly_and_twists_only_stop(tool_path):
         np.linalg.norm(hold.tool.twist(int(t))[:3]) for t in range(braked.tool.end_ns, hold.tool.end_ns, 10_000_000)
     ]
     assert max(speeds) <= holding.RETURN_LINEAR_SPEED * 1.01
-    twist = hold_tool(tool_path, Evidence.BLOCKED, reason=Reason.TRACKING, measured=measured, twist=True)
+    twist = hold_tool(tool_path, Evidence.BLOCKED, reason=HoldReason.TRACKING, measured=measured, twist=True)
     assert twist.course is Course.BRAKE
     outside = moved(measured, (0.0, 3.0, 0.0))
     stays = hold_tool(tool_path, Evidence.BLOCKED, measured=outside)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sqap_vla_ros.compression.accelerators.base import Accelerator, Savings
 from sqap_vla_ros.contracts import Observation, Reason, SelectedTokens, SelectionContext
 from sqap_vla_ros.policy.cogact import CogACTPolicy
-from sqap_vla_ros.policy.vision import DINO_MEAN, DINO_STD, SIGLIP_MEAN, SIGLIP_STD, VisionTowers, _normalised
+from sqap_vla_ros.policy.vision import DINO_MEAN, DINO_STD, SIGLIP_MEAN, SIGLIP_STD, VisionTowers, normalised
 from sqap_vla_ros.pruning.before_decoder import BeforeDecoder, keep_top
 
 
@@ -101,7 +101,7 @@ class MergingTowers(nn.Module):
         dino, siglip = self.towers.dino, self.towers.siglip
         prefix = 1 + self.config.dino.registers
 
-        hidden = dino.embeddings(_normalised(unit, DINO_MEAN, DINO_STD, self.dtype))
+        hidden = dino.embeddings(normalised(unit, DINO_MEAN, DINO_STD, self.dtype))
         size = torch.ones(batch, tokens, device=image.device)
         group = torch.arange(tokens, device=image.device).expand(batch, tokens)  # of every patch
         decisions = []
@@ -117,7 +117,7 @@ class MergingTowers(nn.Module):
             hidden = hidden + layer.layer_scale2(layer.mlp(layer.norm2(hidden)))
         features = [hidden[:, prefix:]]
 
-        hidden = siglip.embeddings(_normalised(unit, SIGLIP_MEAN, SIGLIP_STD, self.dtype))
+        hidden = siglip.embeddings(normalised(unit, SIGLIP_MEAN, SIGLIP_STD, self.dtype))
         size = torch.ones(batch, tokens, device=image.device)
         blocks = len(siglip.encoder.layers)
         due = [-(-(index + 1) * blocks // len(decisions)) - 1 for index in range(len(decisions))]

@@ -47,7 +47,7 @@ class Execution(ABC):
         """Make the modules of linears that read the same tensor."""
 
 
-class IntegerProduct(Execution):
+class QuantizedExecution(Execution):
     """Multiply integers by integers; the input is quantised once for all that read it."""
 
     quantizes_activations = True
@@ -79,7 +79,7 @@ class IntegerProduct(Execution):
         ]
 
 
-class WeightOnly(Execution):
+class WeightOnlyExecution(Execution):
     """Keep 16-bit activations: smaller, but not faster where many tokens are computed at once.
 
     Rows of one width are dequantised on every call; rows of mixed widths go through the integer product twice.
@@ -105,4 +105,4 @@ class WeightOnly(Execution):
         ]
 
 
-EXECUTIONS: Mapping[int, Execution] = {**dict.fromkeys((2, 3, 4, 8), IntegerProduct()), 16: WeightOnly()}
+EXECUTIONS: Mapping[int, Execution] = {**dict.fromkeys((2, 3, 4, 8), QuantizedExecution()), 16: WeightOnlyExecution()}

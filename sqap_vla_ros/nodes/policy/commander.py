@@ -25,13 +25,13 @@ from sqap_vla_ros.nodes.policy.observer import View
 from sqap_vla_ros.nodes.policy.sinks.sink import HoldOrder, MeasuredTool, SinkParts
 from sqap_vla_ros.nodes.policy.sinks.table import GRIPPER_SINKS, SINKS
 from sqap_vla_ros.robot.conventions import pose_distance
-from sqap_vla_ros.robot.holding import ArmSample, Evidence, Reason
+from sqap_vla_ros.robot.holding import ArmSample, Evidence, HoldReason
 
 REST_S = 2.0  # the node waits so long for the arm to come to rest before it is deactivated
 START_AGE_NS = 250_000_000  # a motion from rest starts at a pose that is measured no longer ago
 STANDS_M_S, STANDS_RAD_S = 0.02, 0.1  # a tool no faster than this stands
 LOCKED_S = 0.05  # the watchdog waits so long for a command that is being sent
-EMERGENCY = Hold("the node's executor stands still", Reason.INPUT)
+EMERGENCY = Hold("the node's executor stands still", HoldReason.INPUT)
 
 
 class Commander:
@@ -195,6 +195,6 @@ class Commander:
         if not self.commanded:
             return
         self.commanded = False
-        evidence = Evidence.STALE if hold.reason is Reason.TIME else self.watch.evidence(now_ns)
+        evidence = Evidence.STALE if hold.reason is HoldReason.TIME else self.watch.evidence(now_ns)
         order = HoldOrder(now_ns if at_ns is None else at_ns, now_ns, evidence, hold.reason, self._inputs.measured())
         self._log.warning(f"holding: {hold.why} ({self.sink.hold(order)})")

@@ -35,7 +35,7 @@ from sqap_vla_ros.nodes.policy.publishers import Listener, PublisherWatch
 from sqap_vla_ros.nodes.policy.reports.status import Reporter
 from sqap_vla_ros.nodes.policy.safety_stop import SafetyStop
 from sqap_vla_ros.nodes.policy.services import Services
-from sqap_vla_ros.robot.holding import Reason
+from sqap_vla_ros.robot.holding import HoldReason
 from sqap_vla_ros.robot.kinematics import KinematicsError
 from sqap_vla_ros.serving.events import Event, LoadFailed, LoadProgress, Lost, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.supervisor import WorkerSupervisor
@@ -150,7 +150,7 @@ class ControlLoop:
             self._idle_since_s = now_s
             self.executive.answered()
         if (replaced := self.inputs.new_description()) is not None:
-            self.executive.interrupt(replaced, Reason.INPUT)
+            self.executive.interrupt(replaced, HoldReason.INPUT)
         if self._command_due:
             moving = self.executive.moving
             if (astray := self.commander.measure(now_ns, moving=moving)) is not None and moving:
@@ -185,13 +185,13 @@ class ControlLoop:
         if (stalled_s := self._watchdog.feed(armed=self.commander.commanded)) is not None:
             self.commander.resume()
             self._log.error(f"the executor stood still for {stalled_s:.1f} s; the watchdog brought the arm to rest")
-            self.executive.interrupt(f"the executor stood still for {stalled_s:.1f} s", Reason.INPUT)
+            self.executive.interrupt(f"the executor stood still for {stalled_s:.1f} s", HoldReason.INPUT)
         if (jumped := self._clock.jump(now_ns, now_s)) is not None:
             self._forget_time(jumped, now_ns)
         paused_s = 0.0 if self._turned is None else now_s - self._turned[1]
         if paused_s > PAUSE_S and self.commander.sink.STREAMS:
             # To go on where the path is now would be a jump.
-            self.executive.interrupt(f"no command was sent for {paused_s:.2f} s", Reason.INPUT)
+            self.executive.interrupt(f"no command was sent for {paused_s:.2f} s", HoldReason.INPUT)
         self._turned = (now_ns, now_s)
 
     def _plan(self) -> None:
@@ -280,7 +280,7 @@ class ControlLoop:
         except Exception:  # a defect must not keep the arm moving
             self._log.error(traceback.format_exc())
         self._watchdog.feed(armed=False)
-        self.commander.hold(Hold(why, Reason.ORDER), self.now_ns())
+        self.commander.hold(Hold(why, HoldReason.ORDER), self.now_ns())
         self.commander.come_to_rest()
         self.active = False
 

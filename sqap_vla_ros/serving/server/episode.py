@@ -21,7 +21,7 @@ ENSEMBLES: Mapping[str, Literal["time", "call"] | None] = {"none": None, "by_tim
 
 
 @dataclass(frozen=True)
-class Execution:
+class ChunkUse:
     """Settings for clients that ask for one action at a time, not for whole chunks.
 
     horizon: actions executed of each chunk before the policy predicts again.
@@ -45,10 +45,10 @@ class Execution:
 class Episode:
     """The state between a client's observations. One a connection, begun anew at each episode."""
 
-    def __init__(self, engine: Engine, execution: Execution) -> None:
+    def __init__(self, engine: Engine, use: ChunkUse) -> None:
         self._engine = engine
-        self._execution = execution
-        align = ENSEMBLES[execution.ensemble]
+        self._use = use
+        align = ENSEMBLES[use.ensemble]
         self._ensemble = None if align is None else AdaptiveEnsemble(align=align)
         self.begin()
 
@@ -63,7 +63,7 @@ class Episode:
 
     async def chunk(self, observation: Observation) -> Result:
         """Predict. Raises PredictionError."""
-        result = await self._engine.predict(self, observation, seed=self._execution.seed, reset=self._reset)
+        result = await self._engine.predict(self, observation, seed=self._use.seed, reset=self._reset)
         self._reset = False
         return result
 
@@ -81,6 +81,6 @@ class Episode:
             if self._ensemble is not None:
                 # Clients step the world themselves: its time is the number of their steps.
                 deltas = self._ensemble.update(deltas, round(self._steps * chunk.dt_s * NS_PER_S), chunk.dt_s)
-            self._left.extend(deltas[: self._execution.horizon])
+            self._left.extend(deltas[: self._use.horizon])
         self._steps += 1
         return self._left.popleft()

@@ -19,7 +19,7 @@ from sqap_vla_ros.serving.events import PredictFailed, Ready
 from sqap_vla_ros.serving.frames import NATIVE_PATH, split_request
 from sqap_vla_ros.serving.server.action_space import ActionSpace
 from sqap_vla_ros.serving.server.engine import Engine, PredictionError
-from sqap_vla_ros.serving.server.episode import Episode, Execution
+from sqap_vla_ros.serving.server.episode import ChunkUse, Episode
 from sqap_vla_ros.serving.server.observations import BadObservation, ObservationReader
 from sqap_vla_ros.serving.server.packing import PackingError, pack, unpack
 
@@ -33,7 +33,7 @@ class Service:
     engine: Engine
     reader: ObservationReader
     actions: ActionSpace
-    execution: Execution
+    chunk_use: ChunkUse
 
 
 class Conversation(Protocol):
@@ -51,7 +51,7 @@ class VlaEval:
         """greeted: the hello was sent before the client's, so that it needs no answer."""
         self._service = service
         self._greeted = greeted
-        self._episode = Episode(service.engine, service.execution)
+        self._episode = Episode(service.engine, service.chunk_use)
 
     async def greeting(self) -> None:
         return None
@@ -96,7 +96,7 @@ class OpenPi:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._episode = Episode(service.engine, service.execution)
+        self._episode = Episode(service.engine, service.chunk_use)
         self._previous_ms: float | None = None
 
     async def greeting(self) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 from sqap_vla_ros.contracts import ActionChunk, Observation
 from sqap_vla_ros.serving.events import Result
 from sqap_vla_ros.serving.server.engine import PredictionError
-from sqap_vla_ros.serving.server.episode import Episode, Execution
+from sqap_vla_ros.serving.server.episode import ChunkUse, Episode
 
 
 class FakeEngine:
@@ -39,13 +39,13 @@ def actions(episode, count, instruction="pick") -> list[float]:
 
 def test_so_many_actions_of_each_chunk_are_used():
     engine = FakeEngine()
-    assert actions(Episode(engine, Execution(horizon=3)), 5) == [1.0, 1.01, 1.02, 2.0, 2.01]
+    assert actions(Episode(engine, ChunkUse(horizon=3)), 5) == [1.0, 1.01, 1.02, 2.0, 2.01]
     assert engine.resets == [True, False]
 
 
 def test_an_episode_begins_with_a_new_chunk_and_a_reset():
     engine = FakeEngine()
-    episode = Episode(engine, Execution(horizon=8))
+    episode = Episode(engine, ChunkUse(horizon=8))
     assert actions(episode, 2) == [1.0, 1.01]
     episode.begin()
     assert actions(episode, 1) == [2.0]
@@ -54,7 +54,7 @@ def test_an_episode_begins_with_a_new_chunk_and_a_reset():
 
 def test_another_instruction_begins_another_episode():
     engine = FakeEngine()
-    episode = Episode(engine, Execution(horizon=8))
+    episode = Episode(engine, ChunkUse(horizon=8))
     actions(episode, 2)
     assert actions(episode, 1, "place") == [2.0]
     assert engine.resets == [True, True]
@@ -62,7 +62,7 @@ def test_another_instruction_begins_another_episode():
 
 def test_a_failed_prediction_changes_nothing():
     engine = FakeEngine()
-    episode = Episode(engine, Execution(horizon=2))
+    episode = Episode(engine, ChunkUse(horizon=2))
     engine.fail = True
     with pytest.raises(PredictionError):
         actions(episode, 1)
@@ -72,7 +72,7 @@ def test_a_failed_prediction_changes_nothing():
 
 
 def test_the_original_ensemble_averages_successive_calls():
-    episode = Episode(FakeEngine(), Execution(horizon=1, ensemble="original"))
+    episode = Episode(FakeEngine(), ChunkUse(horizon=1, ensemble="original"))
     first, second, _ = actions(episode, 3)
     assert first == 1.0
     assert second == pytest.approx((1.01 + 2.0) / 2)  # parallel actions weigh the same
@@ -88,4 +88,4 @@ def test_the_original_ensemble_averages_successive_calls():
 )
 def test_an_execution_that_cannot_be_is_refused(arguments, text):
     with pytest.raises(ValueError, match=text):
-        Execution(**arguments)
+        ChunkUse(**arguments)

@@ -12,7 +12,7 @@ from policy_doubles import STEP_M
 from workers import wait_until
 from workers.served import Served
 
-from sqap_vla_ros.serving.server.episode import Execution
+from sqap_vla_ros.serving.server.episode import ChunkUse
 
 pytest.importorskip("msgpack", reason="msgpack is not installed (pip install 'sqap-vla-ros[serve]')")
 
@@ -46,7 +46,7 @@ def clean() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def served():
-    with Served("policy_doubles:straight", execution=Execution(horizon=4)) as served:
+    with Served("policy_doubles:straight", chunk_use=ChunkUse(horizon=4)) as served:
         assert wait_until(lambda: served.engine.problem is None)
         yield served
 

@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 from workers.served import Served
 
 from sqap_vla_ros.serving.server.action_space import ACTION_SPACES
-from sqap_vla_ros.serving.server.episode import Execution
+from sqap_vla_ros.serving.server.episode import ChunkUse
 from sqap_vla_ros.serving.server.packing import pack, unpack
 from sqap_vla_ros.serving.server.server import ServerConfig
 
@@ -32,7 +32,7 @@ TIMEOUT_S = 30.0
 
 @pytest.fixture(scope="module")
 def served():
-    with Served(execution=Execution(horizon=4)) as served:
+    with Served(chunk_use=ChunkUse(horizon=4)) as served:
         assert wait_until(lambda: get(served, "/health")[0] == 200)
         yield served
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqap_vla_ros.serving.server.action_space import ActionSpace
 from sqap_vla_ros.serving.server.engine import Engine, EngineError
-from sqap_vla_ros.serving.server.episode import Execution
+from sqap_vla_ros.serving.server.episode import ChunkUse
 from sqap_vla_ros.serving.server.observations import ObservationReader
 from sqap_vla_ros.serving.server.protocols import Service
 from sqap_vla_ros.serving.server.server import ServerConfig, listening
@@ -25,7 +25,7 @@ class Served:
         *,
         reader: ObservationReader | None = None,
         actions: ActionSpace | None = None,
-        execution: Execution | None = None,
+        chunk_use: ChunkUse | None = None,
         patience_s: float = TIMEOUT_S,
         prediction_timeout_s: float = TIMEOUT_S,
         **config: Any,
@@ -33,7 +33,7 @@ class Served:
         worker = WorkerConfig("double", factory=factory, warmup=0)
         self._make = lambda notify: PolicyWorker(worker, notify)
         self._times = {"patience_s": patience_s, "prediction_timeout_s": prediction_timeout_s}
-        self._parts = (reader or ObservationReader(), actions or ActionSpace(), execution or Execution())
+        self._parts = (reader or ObservationReader(), actions or ActionSpace(), chunk_use or ChunkUse())
         self._config = ServerConfig(**{"port": 0, **config})
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))

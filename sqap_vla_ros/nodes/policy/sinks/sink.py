@@ -19,7 +19,7 @@ from sqap_vla_ros.control.joint_monitor import JointMonitor
 from sqap_vla_ros.control.motion import UnsafeChunk
 from sqap_vla_ros.robot.braking import brought_to_rest
 from sqap_vla_ros.robot.conventions import pose_distance
-from sqap_vla_ros.robot.holding import Evidence, Reason, hold_tool, motion_limits
+from sqap_vla_ros.robot.holding import Evidence, HoldReason, hold_tool, motion_limits
 from sqap_vla_ros.robot.safety import SafetyLimits
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
@@ -65,7 +65,7 @@ class HoldOrder:
     at_ns: int
     stamp_ns: int
     evidence: Evidence
-    reason: Reason
+    reason: HoldReason
     measured: Measured
 
 
