@@ -16,6 +16,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 PACKAGE = "sqap_vla_ros"
@@ -64,25 +65,32 @@ RULES: dict[str, tuple[str, ...]] = {
     "cli": (*_BASE, "processes", "commands"),
 }
 
-# Libraries that only some rooms may import, at the top of a file or inside a function.
-LIBRARIES: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
-    (frozenset({"rclpy", "tf2_ros", "launch", "launch_ros", "cv_bridge"}), ("nodes",)),
+# Libraries that only some rooms may import, at the top of a file or inside a function. A pattern is compared with as
+# many parts of a name as it has itself: `torch*` fits `torchvision.ops`.
+LIBRARIES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (
-        frozenset({"sensor_msgs", "geometry_msgs", "std_msgs", "std_srvs", "trajectory_msgs", "tf2_msgs", "nav_msgs"}),
+        ("rclpy*", "tf2_ros*", "launch*", "ament_*", "cv_bridge", "message_filters", "rosbag2_py", "rosidl_*"),
+        ("nodes",),
+    ),
+    (
+        ("*_msgs", "*_srvs", "*_interfaces", "rosbags", *(f"{PACKAGE}.{kind}" for kind in ("msg", "srv", "action"))),
         ("nodes", "evaluation"),  # messages are data: evaluation writes bags with them, without a running ROS
     ),
     (
-        frozenset({"torch", "transformers"}),  # the policy lives in a process of its own
+        ("torch*", "safetensors.torch", "transformers"),  # the policy lives in a process of its own
         (*_MODEL, "training", "evaluation", "commands", "serving.worker_process"),
     ),
-    (frozenset({"mujoco"}), ("simulation", "nodes.simulator")),
+    (("triton",), ("quantization", "simulation.gl")),  # gl loads Triton's library before Mesa's and imports nothing
+    (("mujoco", "gymnasium"), ("simulation", "nodes.simulator")),
 )
 
 # Files that import a module by a name that they are given: message types, a policy's factory.
 DYNAMIC = ("nodes.bags.conversion", "serving.worker_process")
 
-_MODULE_NAME = re.compile(rf"{PACKAGE}(\.\w+)+(?=$|:)")
-_IMPORTERS = {"import_module", "__import__", "find_spec"}
+_MODULE_NAME = re.compile(rf"(?<![\w./]){PACKAGE}(\.\w+)+")
+_BY_NAME = {"import_module": "name", "find_spec": "name", "resolve_name": "name", "run_module": "mod_name"}
+_LOADERS = {"__import__", "run_path", "spec_from_file_location", "spec_from_loader", "SourceFileLoader"}
+_HIDING = {"exec", "eval", "compile", "sys.modules"}  # whole names: `re.compile` and `model.eval` are other functions
 
 
 @dataclass(frozen=True)
@@ -128,44 +136,132 @@ def read_tree(root: Path) -> Tree:
         modules[name.removesuffix(".__init__")] = path
     tree = Tree(root, modules, {}, [])
     for name, path in modules.items():
-        found = list(_references(tree, name, path))
+        try:
+            syntax = ast.parse(path.read_bytes(), str(path))
+        except (SyntaxError, ValueError) as error:  # ValueError: a null byte, before Python 3.12
+            line = getattr(error, "lineno", None) or 1
+            tree.problems.append(f"{tree.where(name, line)} cannot be parsed ({getattr(error, 'msg', error)}); mend it")
+            tree.references[name] = []
+            continue
+        found = list(_references(tree, name, syntax))
         imported = {(reference.name, reference.line) for reference in found if reference.kind != "name"}
         tree.references[name] = [r for r in found if r.kind != "name" or (r.name, r.line) not in imported]
     return tree
 
 
-def _references(tree: Tree, module: str, path: Path) -> Iterator[Reference]:
-    syntax = ast.parse(path.read_text(), str(path))
+def _references(tree: Tree, module: str, syntax: ast.Module) -> Iterator[Reference]:
+    nodes = list(ast.walk(syntax))
     guarded = {
         inner
-        for node in ast.walk(syntax)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for node in nodes
+        if isinstance(node, ast.If) and _last_name(node.test) == "TYPE_CHECKING"
         for statement in node.body
         for inner in ast.walk(statement)
     }
-    for node in ast.walk(syntax):
-        kind = "typing" if node in guarded else "import"
+    bound: dict[str, str] = {}  # what a name in this file stands for
+    imported = []
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for reference in _imports(tree, module, node, "typing" if node in guarded else "import", bound):
+                imported.append(reference)
+                yield reference
+    yield from _attributes(tree, nodes, bound, {tree.target(reference.name) for reference in imported})
+    yield from _dynamic_imports(tree, module, nodes, bound)
+    yield from _names_in_strings(nodes)
+
+
+def _imports(
+    tree: Tree, module: str, node: ast.Import | ast.ImportFrom, kind: str, bound: dict[str, str]
+) -> Iterator[Reference]:
+    """Read an import statement, and note in `bound` the names that it defines."""
+    where = tree.where(module, node.lineno)
+    if isinstance(node, ast.ImportFrom) and node.level:
+        tree.problems.append(f"{where} imports relatively; import by full name")
+        return
+    for alias in node.names:
         if isinstance(node, ast.Import):
-            yield from (Reference(alias.name, node.lineno, kind) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                tree.problems.append(f"{tree.where(module, node.lineno)} imports relatively; import by full name")
-            yield from (Reference(f"{node.module}.{alias.name}", node.lineno, kind) for alias in node.names)
-        elif isinstance(node, ast.Call) and _called(node.func) in _IMPORTERS and node.args:
-            argument = node.args[0]
-            if isinstance(argument, ast.Constant):
-                yield Reference(str(argument.value), node.lineno, "import")
-            elif module not in DYNAMIC:
-                tree.problems.append(
-                    f"{tree.where(module, node.lineno)} imports a module by a computed name; import it by its name, or "
-                    f"add the file to DYNAMIC in scripts/structure.py and say why"
-                )
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _MODULE_NAME.match(node.value):
-            yield Reference(node.value.partition(":")[0], node.lineno, "name")
+            first = alias.name.partition(".")[0]
+            bound[alias.asname or first] = alias.name if alias.asname else first
+            yield Reference(alias.name, node.lineno, kind)
+            continue
+        name = f"{node.module}.{alias.name}"
+        if alias.name == "*":
+            tree.problems.append(f"{where} imports everything of {node.module}; import what you use by name")
+        bound[alias.asname or alias.name] = name
+        yield Reference(name, node.lineno, kind)
 
 
-def _called(function: ast.expr) -> str:
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+def _attributes(tree: Tree, nodes: list[ast.AST], bound: Mapping[str, str], imported: set[str]) -> Iterator[Reference]:
+    """Find modules reached as attributes, as in `import package; package.room.file`, beside those imported by name."""
+    inner = {node.value for node in nodes if isinstance(node, ast.Attribute)}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and node not in inner:
+            name = _full_name(node, bound)
+            if tree.target(name) not in imported | {""}:
+                yield Reference(name, node.lineno, "import")
+
+
+def _dynamic_imports(tree: Tree, module: str, nodes: list[ast.AST], bound: Mapping[str, str]) -> Iterator[Reference]:
+    """Find the modules imported by functions, and complain where the name cannot be read here."""
+    readable = set()
+    for node in nodes:
+        function = _full_name(node.func, bound).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+        if isinstance(node, ast.Call) and function in _BY_NAME:
+            name = _literal_module(node, _BY_NAME[function])
+            if name:
+                readable.add(node.func)
+                yield Reference(name, node.lineno, "import")
+    for node in nodes:
+        if not isinstance(node, ast.Name | ast.Attribute | ast.Constant):
+            continue
+        name = _full_name(node, bound)
+        last = name.rpartition(".")[2] or _string(node)
+        where = tree.where(module, node.lineno)
+        if last in _BY_NAME and node not in readable and module not in DYNAMIC:
+            tree.problems.append(
+                f"{where} imports a module by a computed name; import it by its name, or add the file to DYNAMIC in "
+                "scripts/structure.py and say why"
+            )
+        elif last in _LOADERS or name.removeprefix("builtins.") in _HIDING:
+            tree.problems.append(
+                f"{where} uses {name or last}, which hides what is imported; import the module by its name"
+            )
+
+
+def _literal_module(call: ast.Call, keyword: str) -> str:
+    """The module that a call such as `import_module(".x", package="y")` names in literals, "" when it does not."""
+    given = dict(zip((keyword, "package"), call.args, strict=False))
+    given |= {str(argument.arg): argument.value for argument in call.keywords}
+    name, package = _string(given.get(keyword)), _string(given.get("package"))
+    if not name.startswith("."):
+        return name.partition(":")[0]
+    dots = len(name) - len(name.lstrip("."))
+    return ".".join([*package.split(".")[: package.count(".") + 2 - dots], name[dots:]]) if package else ""
+
+
+def _names_in_strings(nodes: list[ast.AST]) -> Iterator[Reference]:
+    """Find modules named in strings, f-strings among them. Docstrings may name any module."""
+    docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and node not in docstrings:
+            for match in _MODULE_NAME.finditer(_string(node)):
+                yield Reference(match[0], node.lineno, "name")
+
+
+def _string(node: ast.AST | None) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def _last_name(node: ast.AST) -> str:
+    """`c` of `a.b.c`, "" of anything but a name or an attribute."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def _full_name(node: ast.AST, bound: Mapping[str, str]) -> str:
+    """`a.b.c` as text, its first name replaced by what an import bound to it; ".c" when it begins with a value."""
+    if isinstance(node, ast.Attribute):
+        return f"{_full_name(node.value, bound)}.{node.attr}"
+    return bound.get(node.id, node.id) if isinstance(node, ast.Name) else ""
 
 
 def rule_of(module: str, rules: Mapping[str, tuple[str, ...]] = RULES) -> str:
@@ -211,14 +307,20 @@ def wrong_imports(tree: Tree, rules: Mapping[str, tuple[str, ...]] = RULES) -> l
     return wrong
 
 
+def _fits(name: str, pattern: str) -> bool:
+    return fnmatchcase(".".join(name.split(".")[: pattern.count(".") + 1]), pattern)
+
+
 def wrong_libraries(tree: Tree) -> list[str]:
     """Libraries imported where they do not belong."""
     return [
         f"{tree.where(module, reference.line)} imports {reference.name}, which belongs to {', '.join(rooms)}"
         for module, references in tree.references.items()
         for reference in references
-        for names, rooms in LIBRARIES
-        if reference.kind == "import" and reference.name.split(".")[0] in names and not _within(module, rooms)
+        for patterns, rooms in LIBRARIES
+        if reference.kind == "import"
+        and any(_fits(reference.name, pattern) for pattern in patterns)
+        and not _within(module, rooms)
     ]
 
 

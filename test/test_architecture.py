@@ -36,7 +36,8 @@ def test_the_structure_is_as_the_rules_say():
 
 def test_every_rule_is_about_a_room_that_exists():
     modules = structure.read_tree(PACKAGE).modules
-    named = {room for row in structure.RULES.values() for room in row} | set(structure.RULES)
+    named = {room for row in structure.RULES.values() for room in row} | set(structure.RULES) | set(structure.DYNAMIC)
+    named |= {room for _, rooms in structure.LIBRARIES for room in rooms}
     assert named - set(modules) - {"__init__"} == set()
 
 
@@ -155,7 +156,90 @@ PLANTED = {
         {f"robot/file_{i}.py": "" for i in range(structure.MOST_FILES)},
         r"robot holds 15 files; give a subject a folder of its own, 13 is the most",
     ),
+    "torch where type checkers do not look": (
+        {"robot/safety.py": "from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    import torch\n"},
+        r"robot/safety\.py:3 imports torch, which belongs to policy",
+    ),
+    "torch where others look too": (
+        {"robot/safety.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING or True:\n    import torch\n"},
+        r"robot/safety\.py:3 imports torch",
+    ),
+    "torch under another name's guard": (
+        {"robot/safety.py": "if TYPE_CHECKING_OFF:\n    import torch\n"},
+        r"robot/safety\.py:2 imports torch",
+    ),
+    "an alias of import_module": (
+        {"robot/safety.py": "import importlib\nload = importlib.import_module\nload('torch')\n"},
+        r"robot/safety\.py:2 imports a module by a computed name",
+    ),
+    "import_module under another name": (
+        {"robot/safety.py": "from importlib import import_module as load\nload('torch')\n"},
+        r"robot/safety\.py:2 imports torch, which belongs to policy",
+    ),
+    "a syntax error": (
+        {"robot/safety.py": "x = 1\ndef f(:\n"},
+        r"^sqap_vla_ros/robot/safety\.py:2 cannot be parsed \(.+\); mend it$",
+    ),
+    "everything of the package": (
+        {"robot/safety.py": "from sqap_vla_ros import *\n"},
+        r"robot/safety\.py:1 imports everything of sqap_vla_ros; import what you use by name",
+    ),
 }
+
+# One line each, in robot/safety.py, and what is said of it.
+PLANTED_LINES = {
+    "from unique_identifier_msgs.msg import UUID": "imports unique_identifier_msgs.msg.UUID, which belongs to nodes",
+    "import rclpy_action": "imports rclpy_action, which belongs to nodes",
+    "import ament_index_python.packages": "imports ament_index_python.packages, which belongs to nodes",
+    "from rcl_interfaces.srv import GetParameters": "imports rcl_interfaces.srv.GetParameters, which belongs to nodes",
+    "import rosbags.highlevel": "imports rosbags.highlevel, which belongs to nodes, evaluation",
+    "from sqap_vla_ros.msg import PolicyStatus": "imports sqap_vla_ros.msg.PolicyStatus, which belongs to nodes",
+    "import sqap_vla_ros.action": "imports sqap_vla_ros.action, which belongs to nodes",
+    "import torchvision.ops": "imports torchvision.ops, which belongs to policy",
+    "from safetensors.torch import save_file": "imports safetensors.torch.save_file, which belongs to policy",
+    "import triton.language": "imports triton.language, which belongs to quantization",
+    "import gymnasium": "imports gymnasium, which belongs to simulation",
+    "import importlib; importlib.import_module('.nodes.messages', package='sqap_vla_ros')": (
+        "imports sqap_vla_ros.nodes.messages, but robot"
+    ),
+    "import importlib; importlib.import_module('..nodes.messages', 'sqap_vla_ros.robot')": (
+        "imports sqap_vla_ros.nodes.messages, but robot"
+    ),
+    "import importlib; importlib.import_module('.x', package=__package__)": "imports a module by a computed name",
+    "import importlib; importlib.import_module(name='torch')": "imports torch, which belongs to policy",
+    "import importlib; importlib.import_module(name=NAME)": "imports a module by a computed name",
+    "import importlib; getattr(importlib, 'import_module')('torch')": "imports a module by a computed name",
+    "import runpy; runpy.run_module(mod_name='torch')": "imports torch, which belongs to policy",
+    "import runpy; runpy.run_path('x.py')": "uses runpy.run_path, which hides what is imported",
+    "import pkgutil; pkgutil.resolve_name('torch:nn')": "imports torch, which belongs to policy",
+    "__import__('torch')": "uses __import__, which hides what is imported",
+    "import importlib.util as u; u.spec_from_file_location('x', 'x.py')": "uses importlib.util.spec_from_file_location",
+    "import sys; sys.modules['torch']": "uses sys.modules, which hides what is imported",
+    "import sys as s; s.modules['torch']": "uses sys.modules, which hides what is imported",
+    "from sys import modules as m; m['torch']": "uses sys.modules, which hides what is imported",
+    "from runpy import run_path as run; run('x.py')": "uses runpy.run_path, which hides what is imported",
+    "load = __import__": "uses __import__, which hides what is imported",
+    "exec('import torch')": "uses exec, which hides what is imported",
+    "import builtins; builtins.eval('1')": "uses builtins.eval, which hides what is imported",
+    "import sqap_vla_ros; sqap_vla_ros.nodes.messages.x": "imports sqap_vla_ros.nodes.messages, but robot",
+    "import sqap_vla_ros as s; s.nodes.messages": "imports sqap_vla_ros.nodes.messages, but robot",
+    "RUN = 'python -m sqap_vla_ros.nodes.messages'": "names sqap_vla_ros.nodes.messages, but robot",
+    "RUN = 'sqap_vla_ros.nodes.messages --x'": "names sqap_vla_ros.nodes.messages, but robot",
+    "RUN = f'{PYTHON} -m sqap_vla_ros.nodes.messages'": "names sqap_vla_ros.nodes.messages, but robot",
+}
+
+# Lines that look like a violation and are none.
+HARMLESS_LINES = (
+    "'Like importlib.import_module'",
+    "'A docstring may name sqap_vla_ros.nodes.messages.'",
+    "import typing\nif typing.TYPE_CHECKING:\n    import torch",
+    "import re; re.compile('x'); MODEL.eval()",
+    "import sqap_vla_ros.robot.camera as camera; camera.CameraModel",
+    "import sqap_vla_ros; sqap_vla_ros.robot.camera.CameraModel",
+    "import importlib; importlib.import_module('.robot.camera', package='sqap_vla_ros')",
+    "from safetensors import safe_open",
+    "TITLE = 'sqap_vla_ros.yaml'",
+)
 
 
 def plant(root: Path, files: dict[str, str]) -> Path:
@@ -176,6 +260,18 @@ def test_a_planted_violation_is_caught(tmp_path, name):
     found = structure.violations(plant(tmp_path, files))
     assert len(found) == 1, found
     assert re.search(message, found[0]), found[0]
+
+
+@pytest.mark.parametrize("line", PLANTED_LINES)
+def test_a_planted_line_is_caught(tmp_path, line):
+    found = structure.violations(plant(tmp_path, {"robot/safety.py": f"{line}\n"}))
+    assert len(found) == 1, found
+    assert found[0].startswith(f"sqap_vla_ros/robot/safety.py:1 {PLANTED_LINES[line]}"), found[0]
+
+
+@pytest.mark.parametrize("line", HARMLESS_LINES)
+def test_a_harmless_line_is_accepted(tmp_path, line):
+    assert structure.violations(plant(tmp_path, {"robot/safety.py": f"{line}\n"})) == []
 
 
 def test_a_test_folder_is_counted_too(tmp_path):
