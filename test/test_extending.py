@@ -131,6 +131,7 @@ def test_the_output_sends_the_tools_position(monkeypatch):
 
     monkeypatch.setattr(table, "SINKS", dict(table.SINKS))
     run("An output")
+    assert table.SINKS["position"].KEEPS_POSE
     node = FakeNode()
     output = table.SINKS["position"](node, sink.SinkParts(None, SafetyLimits(), "base_link"))
     chunk = anchor_chunk(np.tile([0.01, 0, 0, 0, 0, 0, 1.0], (16, 1)), np.eye(4), 0, 0.2)

@@ -47,7 +47,7 @@ class Commander:
         self.motion = Motion(configuration.motion_config(values), configuration.safety_limits(values))
         parts = SinkParts(inputs.arm, self.motion.limits, values["base_frame"])
         self.sink = SINKS[values["output_mode"]](node, parts)
-        self._gripper = GRIPPER_SINKS["finger_opening"](node, configuration.gripper_config(values))
+        self._gripper = GRIPPER_SINKS[values["gripper_output"]](node, configuration.gripper_config(values))
         self.watch = ArmWatch(values["max_tracking_m"], values["max_tracking_rad"])
         self._tool: MeasuredTool | None = None  # when commands were last due
         self._lock = threading.Lock()

@@ -14,7 +14,7 @@ from sqap_vla_ros.nodes import parameter_table
 from sqap_vla_ros.nodes.parameter_table import Parameter, Value
 from sqap_vla_ros.nodes.policy.safety_parameters import SAFETY
 from sqap_vla_ros.nodes.policy.sinks.gripper import GripperConfig
-from sqap_vla_ros.nodes.policy.sinks.table import SINKS
+from sqap_vla_ros.nodes.policy.sinks.table import GRIPPER_SINKS, SINKS
 from sqap_vla_ros.robot.camera_contract import CameraContract
 from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S
 from sqap_vla_ros.serving.worker import WorkerConfig
@@ -286,6 +286,12 @@ _COMMANDS = (
         "ensemble_alpha",
         "Sharpness of that average: higher values give less weight to chunks that disagree with the newest.",
         minimum=0.0,
+    ),
+    Parameter(
+        "gripper_output",
+        "finger_opening",
+        "Form of the gripper's commands. " + " ".join(f"'{name}': {g.SUMMARY}" for name, g in GRIPPER_SINKS.items()),
+        choices=tuple(GRIPPER_SINKS),
     ),
     Parameter.of(
         GripperConfig,

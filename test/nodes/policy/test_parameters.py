@@ -9,11 +9,16 @@ import pytest
 import yaml
 
 from sqap_vla_ros.nodes.policy import configuration, parameters
+from sqap_vla_ros.nodes.policy.sinks.table import GRIPPER_SINKS, SINKS
 from sqap_vla_ros.resources import share_path
 
 
 def values(**changes):
     return {**parameters.defaults(), **changes}
+
+
+def quoted(names):
+    return ", ".join(map(repr, names))
 
 
 def test_the_file_is_the_table():
@@ -40,7 +45,8 @@ def test_every_description_says_something():
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"output_mode": "torque"}, "output_mode must be one of 'joint', 'pose', 'twist', got 'torque'"),
+        ({"output_mode": "torque"}, f"output_mode must be one of {quoted(SINKS)}, got 'torque'"),
+        ({"gripper_output": "magnet"}, f"gripper_output must be one of {quoted(GRIPPER_SINKS)}, got 'magnet'"),
         ({"command_rate": 1.0}, "command_rate must be at least 5, got 1"),
         ({"command_rate": float("nan")}, "command_rate must be finite, got nan"),
         ({"task_deadline_s": 0.0}, "task_deadline_s must be above 0, got 0"),

@@ -8,8 +8,12 @@ from scipy.interpolate import CubicHermiteSpline
 from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.nodes.policy import parameters
+from sqap_vla_ros.nodes.policy.commander import Commander
+from sqap_vla_ros.nodes.policy.sinks.gripper import FingerOpening
 from sqap_vla_ros.nodes.policy.sinks.joint import JointSink
 from sqap_vla_ros.nodes.policy.sinks.sink import Measured, SinkParts
+from sqap_vla_ros.nodes.policy.sinks.table import GRIPPER_SINKS, SINKS
 from sqap_vla_ros.nodes.policy.sinks.twist import TWIST_CORRECTION_LIMITS, TWIST_GAIN_HZ, tracking_twist
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
@@ -24,6 +28,27 @@ def pose(xyz=(0.0, 0.0, 0.0), rotvec=(0.0, 0.0, 0.0)):
     matrix[:3, :3] = Rotation.from_rotvec(rotvec).as_matrix()
     matrix[:3, 3] = xyz
     return matrix
+
+
+@pytest.mark.parametrize("sink", SINKS.values(), ids=SINKS)
+def test_every_output_states_what_is_different_for_each(sink):
+    assert isinstance(sink.KEEPS_POSE, bool)
+    assert sink.SUMMARY.endswith(".")
+
+
+def test_the_gripper_is_the_one_that_the_parameter_names(monkeypatch):
+    class Magnet(FingerOpening):
+        """Another gripper."""
+
+    monkeypatch.setitem(GRIPPER_SINKS, "magnet", Magnet)
+    node = SimpleNamespace(get_logger=lambda: None, create_lifecycle_publisher=lambda kind, topic, qos: topic)
+    values = parameters.defaults() | {"output_mode": "pose"}
+
+    def gripper(**changes):
+        return Commander(node, values | changes, SimpleNamespace(arm=None), lambda: 0)._gripper
+
+    assert type(gripper()) is FingerOpening
+    assert type(gripper(gripper_output="magnet")) is Magnet
 
 
 def test_it_points_from_the_measured_to_the_commanded_pose():

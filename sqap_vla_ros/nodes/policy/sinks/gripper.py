@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from std_msgs.msg import Float64MultiArray
 
@@ -29,7 +29,10 @@ class GripperSink(ABC):
     """The gripper's commands, sent on a decided change only. A new kind is a subclass and a row of `GRIPPER_SINKS`.
 
     A hold leaves the gripper as it is: opening it would drop what it carries.
+    SUMMARY: a sentence for the documentation of the parameter gripper_output.
     """
+
+    SUMMARY: ClassVar[str]
 
     publisher: Any
 
@@ -54,6 +57,8 @@ class GripperSink(ABC):
 
 class FingerOpening(GripperSink):
     """std_msgs/Float64MultiArray for a forward_command_controller: one value, the opening of a finger in metres."""
+
+    SUMMARY = "std_msgs/Float64MultiArray with the opening of one finger."
 
     def __init__(self, node: Any, config: GripperConfig) -> None:
         super().__init__(node, config)

@@ -41,6 +41,7 @@ class JointSink(Sink):
 
     SUMMARY = "trajectory_msgs/JointTrajectory for joint_trajectory_controller, by inverse kinematics."
     NEEDS_JOINTS = True
+    KEEPS_POSE = True
 
     def __init__(self, node: Any, parts: SinkParts) -> None:
         self._monitor = parts.arm

@@ -15,6 +15,7 @@ class PoseSink(StreamSink):
     """geometry_msgs/PoseStamped in the base frame. The end of a motion is sent, and stays commanded."""
 
     SUMMARY = "PoseStamped samples for Cartesian controllers."
+    KEEPS_POSE = True
 
     def __init__(self, node: Any, parts: SinkParts) -> None:
         super().__init__(node, parts)

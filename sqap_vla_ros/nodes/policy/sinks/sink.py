@@ -75,13 +75,14 @@ class Sink(ABC):
     SUMMARY: a sentence for the documentation of the parameter output_mode.
     STREAMS: commands are sent at the command rate, so that a node that pauses leaves the arm without any.
     NEEDS_JOINTS: the mode commands joints, so that nothing may move without fresh joint_states and a robot_description.
-    KEEPS_POSE: at rest the controller keeps the arm at the last command; velocities keep it nowhere.
+    KEEPS_POSE: at rest the controller keeps the arm at the last command, so that the next motion may start there;
+        False where commands are velocities, which keep it nowhere. Every sink states it.
     """
 
     SUMMARY: ClassVar[str]
     STREAMS: ClassVar[bool] = False
     NEEDS_JOINTS: ClassVar[bool] = False
-    KEEPS_POSE: ClassVar[bool] = True
+    KEEPS_POSE: ClassVar[bool]
 
     publisher: Any
 
