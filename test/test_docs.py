@@ -1,6 +1,7 @@
 """Links, files and tests that the documentation names exist."""
 
 import re
+import runpy
 
 import pytest
 from places import ROOT
@@ -50,6 +51,18 @@ def test_every_row_of_the_safety_page_has_its_test():
     tests = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
     assert len(named) > 20
     assert sorted(set(named) - tests) == []
+
+
+def test_every_room_is_named_on_the_page_of_the_architecture():
+    package = ROOT / "sqap_vla_ros"
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("## Rooms")[2].partition("\n## ")[0]
+    named = {name for row in re.findall(r"^\|([^|]+)\|", table, re.M) for name in re.findall(r"`([^`]+)`", row)}
+    rooms = {f"{file.parent.relative_to(package)}/" for file in package.rglob("__init__.py")} - {"./"}
+    rooms |= {file.name for file in package.glob("*.py")} - {"__init__.py"}
+    assert sorted(rooms - named) == []
+    assert sorted(name for name in named if not (package / name).exists()) == []
+    rows = {row.replace(".", "/") for row in runpy.run_path(str(ROOT / "scripts" / "structure.py"))["RULES"]}
+    assert {f"{row}/" for row in rows if (package / row).is_dir()} <= named
 
 
 def test_the_readme_is_short():

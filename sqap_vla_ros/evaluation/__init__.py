@@ -1,1 +1,1 @@
-""""""
+"""Measures of compressed policies: in closed loop, on recordings, and on the real nodes."""
