@@ -14,6 +14,7 @@ from trajectory_msgs.msg import MultiDOFJointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from sqap_vla_ros.nodes import messages
+from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 
 # Starting
 
@@ -57,7 +58,7 @@ def test_parameters_that_would_not_take_effect_are_refused(rig):
     assert not refused.successful
     assert "blend_s is read when the node is configured" in refused.reason
     refused = rig.set_parameter("output_mode", "torque")
-    assert "must be one of 'joint', 'pose', 'twist'" in refused.reason
+    assert f"must be one of {', '.join(map(repr, SINKS))}" in refused.reason
 
 
 # From the image to the command
