@@ -1,4 +1,4 @@
-"""What an arm that lags costs: chunks composed onto the measured tool, onto the commanded one, with its lag known.
+"""Measure what a lagging arm costs: chunks composed onto the measured tool, onto the commanded one, with a known lag.
 
 The expert's chunks go through the node's own planning (control/motion.py, control/executive.py, inverse kinematics,
 joint trajectories) to the simulated arm, without DDS and in simulated time, so that every run gives the same numbers.
@@ -139,7 +139,7 @@ class Arm:
 
 
 def straight(latency_s: float, lag_s: float, **changed: Any) -> float:
-    """How far the tool comes, as a share of what the chunks ask for."""
+    """Return the distance that the tool covers, as a share of what the chunks ask for."""
     world = TabletopWorld()
     world.reset(sample_layout(0, TaskFamily.PICK))
     deltas = np.zeros((16, 7))

@@ -1,4 +1,4 @@
-"""How well the camera model predicts real pixels from a real robot's poses.
+"""Measure how well the camera model predicts real pixels from a real robot's poses.
 
 Recording: 15 images of a 10x10 dot grid by a camera on an industrial arm's wrist, each with the wrist's pose
 (ros-industrial/industrial_calibration, Apache-2.0). The camera is calibrated from the dots alone; where the camera sits
@@ -129,7 +129,7 @@ def fit_hand_eye(
 
 
 def predict(camera: CameraModel, base_from_wrist: Array, wrist_from_optical: Array, base_from_grid: Array) -> Array:
-    """Where the dots [100, 2] must be in the image taken at `base_from_wrist`."""
+    """Return the pixels [100, 2] at which the dots must be in the image taken at `base_from_wrist`."""
     optical_from_grid = invert_pose(base_from_wrist @ wrist_from_optical) @ base_from_grid
     return camera.project(GRID @ optical_from_grid[:3, :3].T + optical_from_grid[:3, 3]).pixels
 

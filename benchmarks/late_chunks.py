@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How much success lateness costs, and what gives it back: closed loop on paired episodes that nothing was tuned on.
+"""Measure how much success lateness costs, and what regains it: closed loop on paired episodes, none used for tuning.
 
 A cell is a recipe, a suite, a delay and a way to enter a late chunk (`Execution.join`): the seeds of every family are
 the same in all of them, so cells are compared pair by pair with the synchronous one. The world's seeds begin at 2000:

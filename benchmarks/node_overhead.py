@@ -1,4 +1,4 @@
-"""What the node costs: image received to chunk published, minus the policy's own time; and frames lost in transport.
+"""Measure what the node costs: image received to chunk published, minus the policy's time; frames lost in transport.
 
 Three processes over DDS: a camera (640x480 rgb8 at 30 Hz with camera_info and TF at the stamps), policy_node, and this
 one, which listens. Every image is numbered by its stamp, so what the node did not receive is known. By default the

@@ -63,7 +63,7 @@ class Entry:
     outliers: bool = False
 
     def recipe(self) -> Recipe:
-        """As data."""
+        """Return the recipe that the row describes."""
         scheme, head_dtype = self.quantization, "float32"
         if isinstance(scheme, str):
             shipped = load_recipe(scheme).to_dict()
@@ -179,7 +179,7 @@ def executed(name: str, words: str, **execution: Any) -> Entry:
 
 
 def loud(name: str, words: str, quantization: str | None = None, **more: Any) -> Entry:
-    """On the policy with outlier channels."""
+    """Return an entry on the policy with outlier channels."""
     return Entry(f"outliers_{name}", words, quantization, outliers=True, **more)
 
 

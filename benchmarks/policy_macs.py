@@ -59,7 +59,7 @@ def tower_gmacs(config: PolicyConfig, *, all_blocks: bool) -> dict[str, float]:
 
 
 def gmacs(config: PolicyConfig, *, published: bool) -> dict[str, float]:
-    """By module, in the order of execution."""
+    """Return the GMACs by module, in the order of execution."""
     with torch.device("meta"):
         model = CogACT(config).eval()
         features = torch.zeros(1, config.vision.tokens, config.vision.width)

@@ -1,4 +1,4 @@
-"""What each pruning method costs on the published decoder geometry: kept tokens, selection time, decoder time, BOPs.
+"""Measure what each pruning method costs on the published decoder geometry: kept tokens, times, BOPs.
 
 The decoder is Llama-2-7B's, 32 layers of width 4096 in bfloat16. Its layers share the weights of a few, more than the
 caches hold, so that timing needs neither the checkpoint nor 13 GB. Times are processor time of this process, which

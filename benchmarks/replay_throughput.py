@@ -1,4 +1,4 @@
-"""How fast and in how much memory recordings are replayed, without the policy's own time.
+"""Measure how fast and in how much memory recordings are replayed, without the policy's own time.
 
     python benchmarks/replay_throughput.py                   # frames per second, raw and JPEG, 640 x 480
     python benchmarks/replay_throughput.py --minutes 30      # and the peak memory of a whole replay of a long bag
@@ -98,7 +98,7 @@ def write_bag(path: Path, frames: int, coding: str) -> None:
 
 
 def frames_per_second(path: Path, repeats: int) -> dict[str, float]:
-    """Of reading alone, and of the whole way to observations; the best of `repeats`, on one thread."""
+    """Measure reading alone, and the whole way to observations; the best of `repeats`, on one thread."""
     with Bag(path) as bag:
         count = BagObservations(bag, ReplaySpec()).image.count
     read_s = min(_seconds(lambda: _read(path)) for _ in range(repeats))

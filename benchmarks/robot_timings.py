@@ -1,4 +1,4 @@
-"""What the way from a chunk to commands costs on the CPU: median and minimum over 200 chunks of 16 steps.
+"""Measure what the way from a chunk to commands costs on the CPU: median and minimum over 200 chunks of 16 steps.
 
 The minimum says what the code costs; the median also what else the computer does.
 """

@@ -118,7 +118,7 @@ def nan_tool(pose: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def zero_joints(state: Any, rng: np.random.Generator) -> Any:
-    """As a joint_state_publisher without a driver."""
+    """All joints at zero, as a joint_state_publisher without a driver publishes them."""
     return state[0], [0.0] * len(state[0])
 
 
@@ -347,7 +347,7 @@ def inflict(cell: Cell, fault: Fault, rng: np.random.Generator) -> list[Violatio
 
 
 def names(cell: Cell, fault: Fault, lines: int) -> bool:
-    """Whether the node says what the fault is, in its status, its problems or its log."""
+    """Return True if the node says what the fault is, in its status, its problems or its log."""
     if not fault.named:
         return True
     said = [cell.told(), *(text for _, text in cell.node.log.lines[lines:])]

@@ -1,4 +1,4 @@
-"""How far dropping tokens moves the shipped policy's answer, by selector, layer and share.
+"""Measure how far dropping tokens moves the shipped policy's answer, by selector, layer and share.
 
 The expert's observations in the simulator (other layouts than calibration, training and evaluation use), against bf16
 with every token, all observations together. Two relative errors: `cog` of the cognition feature, and `eps` of the noise

@@ -1,4 +1,4 @@
-"""What the simulator costs: pictures, physics, kinematics, and how late physics gets while pictures are rendered.
+"""Measure what the simulator costs: pictures, physics, kinematics, and the delay of physics while rendering.
 
 Prints the table and stores it. Rounds are interleaved; the best is what the code costs, the median what this machine
 gave it.
@@ -61,7 +61,7 @@ def render_cases(env: TabletopEnv) -> tuple[dict[str, Callable[[], object]], lis
 
 
 def lateness(env: TabletopEnv, seconds: float, rate_hz: float, *, shadows: bool) -> dict[str, float]:
-    """How late a loop at the node's tick wakes while another thread renders at `rate_hz` (0: not at all)."""
+    """Measure how late a loop at the node's tick wakes while another thread renders at `rate_hz` (0: not at all)."""
     stopped = threading.Event()
 
     def camera() -> None:

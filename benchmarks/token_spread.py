@@ -1,4 +1,4 @@
-"""How evenly SQAP's third strategy covers the image, against its two honesty baselines at the same budget.
+"""Measure how evenly SQAP's third strategy covers the image, against its two honesty baselines at the same budget.
 
 Attention and gripper are drawn at random; what fills the rest of the quota is compared by three numbers: the share of
 it in the upper half of the image (0.5 is even), the fewest tokens kept in any 4 x 4 block of patches, and the mean

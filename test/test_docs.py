@@ -1,5 +1,6 @@
 """Links, files and tests that the documentation names exist."""
 
+import ast
 import re
 import runpy
 
@@ -63,6 +64,18 @@ def test_every_room_is_named_on_the_page_of_the_architecture():
     assert sorted(name for name in named if not (package / name).exists()) == []
     rows = {row.replace(".", "/") for row in runpy.run_path(str(ROOT / "scripts" / "structure.py"))["RULES"]}
     assert {f"{row}/" for row in rows if (package / row).is_dir()} <= named
+
+
+def test_no_docstring_of_the_package_begins_like_a_heading():
+    begins = re.compile(r"(What|How|Why|Who|Where|When|Whether|Which|Of|From|To) ")
+    found = []
+    for file in sorted((ROOT / "sqap_vla_ros").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = ast.get_docstring(node) or ""
+                if begins.match(text):
+                    found.append(f"{file.relative_to(ROOT)}: {text.splitlines()[0]}")
+    assert found == []
 
 
 def test_the_readme_is_short():

@@ -57,7 +57,7 @@ class Settings(Protocol):
 def group_size(settings: Settings, in_features: int) -> int:
     """Return the input channels per weight scale, 0 for all.
 
-    A wish that does not divide `in_features` is reduced to the greatest common divisor.
+    A wanted size that does not divide `in_features` is reduced to the greatest common divisor.
     """
     return math.gcd(settings.weight_group, in_features) if settings.weight_group else 0
 

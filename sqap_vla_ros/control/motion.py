@@ -1,4 +1,4 @@
-"""From an action chunk to a trajectory that may be executed, without ROS: checks, ensemble, seam, open-loop limit."""
+"""Conversion of an action chunk to a trajectory that may be executed: checks, ensemble, seam, open-loop limit."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class ActivationQuantizer:
 
 
 class PackedLinear(nn.Module):
-    """The base of all linears with packed integer weights.
+    """Base class of all linears with packed integer weights.
 
     weight: the packed weights, None once a backend holds a copy of its own.
     """
@@ -127,7 +127,7 @@ class PackedLinear(nn.Module):
 
 
 class UniformLinear(PackedLinear):
-    """The base of linears whose weights have one width; a state dict holds them packed, scales and zero points."""
+    """Base class of linears whose weights have one width; a state dict holds them packed, scales and zero points."""
 
     def __init__(self, weight: PackedWeight, bias: torch.Tensor | None) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class UniformLinear(PackedLinear):
 
 
 class IntegerLinear(PackedLinear):
-    """The base of linears that multiply integers: it holds a product, which a backend prepares from the weights.
+    """Base class of linears that multiply integers: it holds a product, which a backend prepares from the weights.
 
     A linear starts on the backend that multiplies from packed weights; `use_backend` gives them to a faster one.
 

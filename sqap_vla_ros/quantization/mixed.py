@@ -136,7 +136,7 @@ class PackedMixedWeight:
 
 
 class MixedRowsLinear(IntegerLinear):
-    """The base of linears with mixed widths: the packed rows, and how a state dict describes them.
+    """Base class of linears with mixed widths: the packed rows, and how a state dict describes them.
 
     A state dict holds `weight`, `weight_scale`, `row_bits`, and `wide_rows` where there are 16-bit rows.
     """

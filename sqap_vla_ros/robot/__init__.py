@@ -1,1 +1,1 @@
-"""From a chunk of end-effector deltas to motion an arm can follow: numpy, scipy, OpenCV, Pinocchio; no ROS or torch."""
+"""Conversion of end-effector deltas to motion an arm can follow: numpy, scipy, OpenCV, Pinocchio; no ROS or torch."""

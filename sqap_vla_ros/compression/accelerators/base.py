@@ -1,4 +1,4 @@
-"""The base of all accelerators. Each is one class and one row in `table.ACCELERATORS`."""
+"""The base class of all accelerators. Each is one class and one row in `table.ACCELERATORS`."""
 
 from __future__ import annotations
 

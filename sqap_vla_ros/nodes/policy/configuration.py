@@ -1,4 +1,4 @@
-"""From the parameters of policy_node to configurations: read them, check them together, fill the dataclasses."""
+"""Configurations from the parameters of policy_node: read, checked together, filled into the dataclasses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an image, its camera_info and TF to what the policy sees: the observation, and where the gripper is in it."""
+"""Observations for the policy, with the gripper's place in the image, from an image, its camera_info and TF."""
 
 from __future__ import annotations
 
