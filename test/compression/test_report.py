@@ -31,7 +31,7 @@ def test_compress_command_writes_a_policy_that_predicts_and_a_report(tmp_path, c
         (["--recipe", "w4a4", "--calibration", "nowhere"], "is not a folder of images"),
         (["--recipe", "rtn_w4a4", "--checkpoint", "nowhere"], "checkpoint nowhere does not exist"),
         (["--recipe", "rtn_w4a4", "--out", "policy.bin"], "is a .safetensors file"),
-        (["--calibration", "synthetic", "--observations", "0"], "at least one calibration observation"),
+        (["--calibration", "synthetic", "--observations", "0"], "--observations: must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(tmp_path, capsys, arguments, message):

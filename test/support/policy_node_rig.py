@@ -140,6 +140,12 @@ class Rig(ProcessRig):
     def enable(self, on: bool = True) -> SetBool.Response:
         return self.call("enable", SetBool, SetBool.Request(data=on))
 
+    def enable_when_active(self) -> SetBool.Response:
+        """Enable the node once it has loaded its policy: its services answer before that."""
+        return self.wait(
+            lambda: (answer := self.enable()) and ("is not active" not in answer.message) and answer, "an active node"
+        )
+
     def trigger(self, name: str) -> Trigger.Response:
         return self.call(name, Trigger, Trigger.Request())
 
@@ -178,7 +184,7 @@ class Rig(ProcessRig):
     def run(self, instruction: str = "pick the cube") -> None:
         """Enabled, with an instruction, and moving."""
         self.instruct(instruction)
-        assert self.enable().success
+        assert self.enable_when_active().success
         self.wait(lambda: self.got("target_pose"), "a command")
         self.wait_for_state(PolicyStatus.RUNNING)
 

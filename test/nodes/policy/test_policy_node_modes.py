@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from places import ROOT, SUPPORT
-from policy_node_rig import Rig
+from policy_node_rig import HOME, Rig, pose_of
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.nodes import messages
@@ -18,7 +18,7 @@ DISABLED, WAITING, RUNNING, HOLDING, STOPPED, FAULT = range(6)
 def test_twist_mode_with_compressed_images_streams_velocities_and_ends_with_zero():
     with Rig(output_mode="twist", image_transport="compressed") as rig:
         rig.instruct("pick the cube")
-        rig.enable()
+        rig.enable_when_active()
         rig.wait(lambda: len(rig.got("delta_twist_cmds")) > 40)
         assert rig.diagnostics("image")["topic"] == "/image/compressed"
         begin = rig.tool.copy()
@@ -32,6 +32,19 @@ def test_twist_mode_with_compressed_images_streams_velocities_and_ends_with_zero
         count = len(rig.got("delta_twist_cmds"))
         rig.settle(0.3)
         assert len(rig.got("delta_twist_cmds")) == count
+
+
+def test_the_first_commands_start_at_the_measured_pose_and_follow_the_chunks():
+    """In a node of its own: after a hold the next motion starts from where the arm was told to stay."""
+    with Rig() as rig:
+        rig.run()
+        first = pose_of(rig.got("target_pose")[0])
+        assert np.linalg.norm(first[:3, 3] - HOME[:3, 3]) < 2e-3
+        rig.wait(lambda: rig.tool[0, 3] > HOME[0, 3] + 0.02, "2 cm of motion")
+        positions = np.array([pose_of(m)[:3, 3] for m in rig.got("target_pose")])
+        assert np.linalg.norm(np.diff(positions, axis=0), axis=1).max() < 5e-3  # no jump, whatever the seams
+        stamps = [messages.time_ns(m.header.stamp) for m in rig.got("target_pose")]
+        assert stamps == sorted(stamps)
 
 
 def test_simulated_time_that_jumps_back_is_a_new_beginning():
@@ -51,7 +64,7 @@ def test_without_a_camera_it_waits_and_shuts_down_on_sigint():
     with Rig() as rig:
         rig.images = False
         rig.instruct("pick the cube")
-        rig.enable()
+        rig.enable_when_active()
         rig.wait_for_state(WAITING, "no image was received yet on /image")
         assert rig.stop_process(signal.SIGINT) == 0
         assert "Traceback" not in rig.log
