@@ -118,6 +118,7 @@ def test_an_arm_that_was_moved_between_two_tasks_starts_where_it_is(rig):
     rig.wait_for_state(DISABLED)
     rig.settle(0.8)  # the end of the motion is said again
     rig.tool[0, 3] += 0.06  # by hand, less than what would count as a tracking error
+    rig.settle(0.3)  # its transforms arrive
     moved, count = rig.tool.copy(), len(rig.got("target_pose"))
     rig.instruct("pick the cube")
     rig.enable()
