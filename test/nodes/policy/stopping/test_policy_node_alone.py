@@ -22,7 +22,7 @@ def test_a_stop_that_was_latched_before_the_start_is_obeyed():
     with LatchedStop() as rig:
         rig.wait_for_state(STOPPED, "safety_stop is set")
         rig.instruct("pick the cube")
-        response = rig.enable()
+        response = rig.enable_when_active()
         assert not response.success
         assert "safety_stop is set" in response.message
         rig.settle(0.5)
@@ -35,7 +35,7 @@ def test_a_stop_that_was_latched_before_the_start_is_obeyed():
 def test_silence_of_a_stop_that_has_to_be_repeated_stops():
     with Rig(safety_stop_timeout_s=0.8) as rig:
         rig.wait_for_state(DISABLED)
-        assert "was not heard yet" in rig.enable().message
+        assert "was not heard yet" in rig.enable_when_active().message
         beating = threading.Event()
         beating.set()
 
@@ -58,7 +58,7 @@ def test_inputs_that_cannot_be_heard_are_named():
     with Rig(image_reliability="reliable") as rig:
         rig.wait_for_state(DISABLED)
         rig.instruct("pick the cube")
-        rig.enable()
+        rig.enable_when_active()
         status = rig.wait_for_state(WAITING, "/beside publishes /image, but best effort, and is not heard")
         assert "set image_reliability to 'best_effort'" in status.reason
 
