@@ -133,6 +133,12 @@ def shipped(name: str, words: str) -> Entry:
     return Entry(name, words, name, None if pruning is None else (pruning.selector, dict(pruning.parameters)))
 
 
+def weighted(bits: int) -> Entry:
+    """One width for all rows, eight-bit activations, GPTQ on the Hessian weighted by the action's gradient."""
+    scheme = load_recipe("w4a8").to_dict()["quantization"] | {"weight_bits": bits, "hessian": "weighted"}
+    return Entry(f"w{bits}a8_weighted", f"W{bits}A8, every row alike, GPTQ on QVLA's Hessian", scheme)
+
+
 SQAP = shipped("sqap", "SQAP-VLA, recipe `sqap` as shipped")
 TEXT8 = (
     shipped("w4a4_text8", "W4A4 (rotated, GPTQ), text at 8 bits"),
@@ -142,6 +148,16 @@ ACTIVATIONS8 = (
     shipped("w4a8", "W4A8 (rotated, GPTQ)"),
     shipped("sqap_w4a8", "SQAP-VLA, recipe `sqap_w4a8` as shipped"),
     shipped("coverage_w4a8", "W4A8, dropped tokens merged, recipe `coverage_w4a8`"),
+)
+ROW_BITS = (  # rows of mixed widths, and one width for all rows rounded on the same weighted Hessians
+    shipped("coverage_qvla", "QVLA W4A8, dropped tokens merged, recipe `coverage_qvla`"),
+    shipped("sqap_qvla", "QVLA W4A8, SQAP, recipe `sqap_qvla`"),
+    shipped("qvla_w4a8", "QVLA W4A8"),
+    weighted(4),
+    shipped("qvla_w3a8", "QVLA W3A8"),
+    weighted(3),
+    shipped("qvla_w2.5a8", "QVLA W2.5A8"),
+    weighted(2),
 )
 MAIN = (
     FP32,
@@ -268,6 +284,10 @@ SECTIONS = (
             bits(2, 4, "rotated, GPTQ", **ROTATED),
             bits(2, 8, "rotated, GPTQ", **ROTATED),
         ),
+    ),
+    Section("row_bits", "QVLA: bits by row", (FP32, shipped("w4a8", "W4A8 (rotated, GPTQ)"), *ROW_BITS), episodes=40),
+    Section(
+        "row_bits_va", "QVLA: bits by row", (FP32, shipped("w4a8", "W4A8 (rotated, GPTQ)"), *ROW_BITS), VA, episodes=40
     ),
     Section("searched", "Table 1, continued: scales that are searched for minutes", SEARCHED),
     Section("searched_va", "Table 2, continued: scales that are searched for minutes", SEARCHED, VA),
