@@ -12,6 +12,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 DIGESTS = {
     "bf16": "f155af85d9f193af083eaa3ae652c249384ef0872b6e3e7020902195de68632c",
+    "coverage_qvla": "2d8c5b9885535b29508cd4654b19f6afffa445ea791602f3e7fdb22780fef08f",
     "coverage_w4a8": "aef6894cb47b8677514e283f6e289c9cd20a5b82770a91f32f0e467f5fe338fd",
     "divprune": "f66ec2e35c8fcf2385e0c219a25e0ec9f77066e7e4256fe10b68a928ce132148",
     "efficient_vla": "df89ca0fc6933149d8ed0ed87339858d9cfb3aaa93762372f116803e91e02615",
