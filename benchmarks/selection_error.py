@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from papers_tables import VARIANTS
+from papers_rows import VARIANTS
 from torch import Tensor
 from tqdm import tqdm
 

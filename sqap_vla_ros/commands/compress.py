@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     """Compress, write, optionally report; 0 when all is well."""
     from tqdm import tqdm
 
-    from sqap_vla_ros.compression.compress import require_calibration
+    from sqap_vla_ros.compression.compress import require_calibration, require_loadable
     from sqap_vla_ros.compression.files.job import compress_to_file
     from sqap_vla_ros.compression.files.storage import check_target
     from sqap_vla_ros.compression.load import checkpoint_path, load_uncompressed
@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from sqap_vla_ros.shipped import SHIPPED
 
     recipe = load_recipe(args.recipe)
+    require_loadable(recipe)
     check_target(args.out)
     observations, held_out = _observations(args)
     require_calibration(recipe, observations)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from sqap_vla_ros.compression.sensitivity.plan import RowPlan
 
 
+LEAST_OBSERVATIONS = 4  # of a recipe that looks at the action: half of them fit the rounding, half judge it
+
+
 @dataclass(frozen=True)
 class CompressedLayer:
     """A finished decoder layer: a report for each of its linears, and the next layer's calibration inputs."""
@@ -58,18 +61,26 @@ def decoder_inputs(policy: CogACTPolicy, observations: Sequence[Observation]) ->
 
 
 def require_calibration(recipe: Recipe, observations: Sequence[Observation] | None) -> None:
-    """Raise `RecipeError` when the recipe looks at observations and there are none."""
+    """Raise `RecipeError` when the recipe looks at observations and there are none, or too few."""
     spec = recipe.quantization
-    if spec is not None and spec.needs_calibration and not observations:
+    if spec is None:
+        return
+    if spec.needs_calibration and not observations:
         raise RecipeError(
             f"recipe {recipe.name!r} needs calibration observations: give --calibration, a folder of images or a bag"
         )
+    count = len(observations or ())
+    if spec.looks_at_the_action and count < LEAST_OBSERVATIONS:
+        raise RecipeError(
+            f"recipe {recipe.name!r} looks at the action of at least {LEAST_OBSERVATIONS} calibration observations, "
+            f"got {count}; 24 to 48 are enough"
+        )
 
 
-def require_loadable(recipe: Recipe, depth: int) -> None:
+def require_loadable(recipe: Recipe, depth: int | None = None) -> None:
     """Raise `RecipeError` when the recipe's selector or accelerator cannot be put on a decoder of `depth` layers.
 
-    Better before minutes of compression than at the first load of the file.
+    Better before minutes of loading and compression than after. depth: None where it is not known yet.
     """
     from sqap_vla_ros.compression.accelerators.base import Savings
     from sqap_vla_ros.compression.accelerators.table import make_accelerator
@@ -83,6 +94,8 @@ def require_loadable(recipe: Recipe, depth: int) -> None:
             savings = Savings(make_selector(recipe.pruning.selector, **recipe.pruning.parameters))
     except ValueError as error:
         raise RecipeError(f"recipe {recipe.name!r}: {error}") from error
+    if depth is None:
+        return
     left = depth - savings.removed_layers
     if left < 1:
         raise RecipeError(f"recipe {recipe.name!r} takes {savings.removed_layers} layers out of a decoder of {depth}")

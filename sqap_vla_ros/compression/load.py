@@ -87,7 +87,10 @@ def load_policy(
     unnorm_key: which dataset's statistics turn the normalised chunk into metres and radians.
     seed: of random weights.
     """
+    from sqap_vla_ros.compression.compress import require_loadable
+
     chosen = applied_recipe(checkpoint, recipe, shipped)
+    require_loadable(chosen)
     path = checkpoint_path(checkpoint, shipped)
     if path is not None:
         from sqap_vla_ros.compression.files.storage import is_compressed, load_compressed
@@ -203,9 +206,10 @@ def load_uncompressed(
 def _quantize_in_memory(
     policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedPolicy], checkpoint: str, device: str
 ) -> CogACTPolicy:
-    from sqap_vla_ros.compression.compress import compress
+    from sqap_vla_ros.compression.compress import compress, require_loadable
     from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 
+    require_loadable(recipe, len(policy.model.decoder.layers))  # before observations are drawn
     observations: list[Observation] = []
     if recipe.quantization is not None and recipe.quantization.needs_calibration:
         known = shipped.get(policy.model.config.name)

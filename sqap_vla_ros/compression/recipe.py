@@ -69,7 +69,8 @@ class RowBits:
     metric: of the damage, one of `sensitivity.scores.METRICS`. probes: random directions it samples an observation.
     method: `heap` (always the cheapest step anywhere) or `stages` (the paper's words).
     by_parameters: the average is over weights; False: over rows, as in the paper.
-    ties: `none`, or `layout` for rows that need no permutation where the order of rows matters.
+    ties: `none`; `layout` for rows that need no permutation where the order of rows matters; `linear` for one width a
+        linear.
     zero_share: at most this share of rows may take 0 bits.
     """
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sqap_vla_ros.cli import main
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import compress, decoder_inputs
 from sqap_vla_ros.compression.files.job import compress_to_file
@@ -179,6 +180,20 @@ def test_what_cannot_be_put_on_the_policy_is_refused_before_anything_is_compress
         compress(policy, recipe)
     assert not list(tmp_path.iterdir())
     assert not any(isinstance(module, QuantizedLinear) for module in policy.model.modules())
+
+
+@pytest.mark.parametrize("text", ["selector: sqapp", "selector: sqap, parameters: {ratoi: 0.4}"])
+def test_pruning_that_cannot_load_is_refused_before_the_checkpoint_is_read(text, tmp_path, monkeypatch, capsys):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"extends: rtn_w4a4\npruning: {{{text}}}\n")
+    monkeypatch.setattr("sqap_vla_ros.compression.load.load_uncompressed", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(RecipeError, match="recipe 'mine': .*(sqapp|ratoi)"):
+        load_policy("micro", str(recipe))
+    out = tmp_path / "policy.safetensors"
+    assert main(["compress", "--checkpoint", "micro", "--recipe", str(recipe), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "recipe 'mine': " in error
+    assert error.count("\n") == 1
 
 
 def test_collect_sees_what_the_weights_see(stream):

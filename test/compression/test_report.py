@@ -28,6 +28,10 @@ def test_compress_command_writes_a_policy_that_predicts_and_a_report(tmp_path, c
     [
         (["--recipe", "nothing"], "no recipe named 'nothing'; there are:"),
         (["--recipe", "w4a4"], "needs calibration observations: give --calibration"),
+        (
+            ["--recipe", "qvla_w4a8", "--calibration", "synthetic:3"],
+            "at least 4 calibration observations, got 3; 24 to 48 are enough",
+        ),
         (["--recipe", "w4a4", "--calibration", "nowhere"], "is not a folder of images"),
         (["--recipe", "rtn_w4a4", "--checkpoint", "nowhere"], "checkpoint nowhere does not exist"),
         (["--recipe", "rtn_w4a4", "--out", "policy.bin"], "is a .safetensors file"),

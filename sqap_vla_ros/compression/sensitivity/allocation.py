@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,8 @@ class Budget:
     average: bits; the rows' average never exceeds it.
     by_parameters: weighs a row by its input channels, as memory does; False counts rows, as the paper does.
     widths: that a row may take.
-    zero_share: at most this share of all rows may take 0 bits, where `widths` has 0; the paper leaves it open.
+    zero_share: at most this share may take 0 bits, where `widths` has 0, weighed as the average is; the paper leaves it
+        open.
     """
 
     average: float
@@ -38,28 +39,29 @@ class Budget:
     def __post_init__(self) -> None:
         if {*self.widths} - {*WIDTHS} or len({*self.widths}) < 2:
             raise AllocationError(f"widths must be two or more of {', '.join(map(str, WIDTHS))}, got {self.widths}")
-        lowest = min(width for width in self.widths if width)
-        if not lowest <= self.average <= max(self.widths):
-            raise AllocationError(
-                f"an average of {self.average:g} bits cannot be met with widths {', '.join(map(str, self.widths))}: "
-                f"it must be within {lowest} to {max(self.widths)}"
-            )
         if not 0.0 <= self.zero_share <= 1.0:
             raise AllocationError(f"zero_share must be within 0 to 1, got {self.zero_share}")
+        zeros = self.zero_share if 0 in self.widths else 0.0
+        lowest = (1.0 - zeros) * min(width for width in self.widths if width)
+        if not lowest <= self.average <= max(self.widths):
+            share = f" and a zero_share of {zeros:g}" if zeros else ""
+            raise AllocationError(
+                f"an average of {self.average:g} bits cannot be met with widths {', '.join(map(str, self.widths))}"
+                f"{share}: it must be within {lowest:g} to {max(self.widths)}"
+            )
 
 
 @dataclass
 class Units:
     """Rows that take the same width, with their joint damage and cost.
 
-    of: linear -> [N] index of each row's unit. damage: [U, W], by the sorted widths. cost: [U] per bit. rows: [U].
+    of: linear -> [N] index of each row's unit. damage: [U, W], by the sorted widths. cost: [U] per bit.
     may_be_zero: [U].
     """
 
     of: dict[Linear, Tensor]
     damage: Tensor
     cost: Tensor
-    rows: Tensor
     may_be_zero: Tensor
 
 
@@ -99,17 +101,29 @@ def tied(rows: Mapping[Linear, int], head_width: int) -> dict[Linear, Tensor]:
     return units
 
 
-TIES: Mapping[str, Tie] = {"none": untied, "layout": tied}
+def by_linear(rows: Mapping[Linear, int], head_width: int) -> dict[Linear, Tensor]:
+    """Give all rows of a linear one width: the layer-wise allocation that the paper's Table 3 compares with."""
+    return {linear: torch.full((count,), unit) for unit, (linear, count) in enumerate(rows.items())}
 
 
-def make_units(scores: Scores, columns: Mapping[Linear, int], budget: Budget, tie: Tie, head_width: int) -> Units:
+TIES: Mapping[str, Tie] = {"none": untied, "layout": tied, "linear": by_linear}
+
+
+def make_units(
+    scores: Scores,
+    columns: Mapping[Linear, int],
+    budget: Budget,
+    tie: Tie,
+    head_width: int,
+    never_zero: Collection[Linear] = (),
+) -> Units:
     """Sum rows into units. columns: input channels by linear. Damage at 16 bits counts as none."""
     rows = {linear: len(next(iter(by_bits.values()))) for linear, by_bits in scores.items()}
     of = dict(tie(rows, head_width))
     count = 1 + max(int(units.max()) for units in of.values())
     widths = sorted(budget.widths)
     damage = torch.zeros(count, len(widths), dtype=torch.float64)
-    cost, size = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.int64)
+    cost = torch.zeros(count, dtype=torch.float64)
     may_be_zero = torch.ones(count, dtype=torch.bool)
     for linear, units in of.items():
         for index, width in enumerate(widths):
@@ -117,10 +131,9 @@ def make_units(scores: Scores, columns: Mapping[Linear, int], budget: Budget, ti
                 damage[:, index].index_add_(0, units, scores[linear][width].double())
         per_row = columns[linear] if budget.by_parameters else 1
         cost.index_add_(0, units, torch.full((len(units),), per_row, dtype=torch.float64))
-        size.index_add_(0, units, torch.ones(len(units), dtype=torch.int64))
-        if linear[1] in UNZEROABLE:
+        if linear[1] in UNZEROABLE or linear in never_zero:
             may_be_zero[units] = False
-    return Units(of, damage, cost, size, may_be_zero)
+    return Units(of, damage, cost, may_be_zero)
 
 
 def cheapest_first(units: Units, budget: Budget) -> Tensor:
@@ -129,10 +142,10 @@ def cheapest_first(units: Units, budget: Budget) -> Tensor:
     A step may skip widths, which follows the lower convex hull of a unit's damage.
     """
     widths = sorted(budget.widths)
-    damage, cost, sizes = units.damage.tolist(), units.cost.tolist(), units.rows.tolist()
+    damage, cost = units.damage.tolist(), units.cost.tolist()
     may_be_zero = units.may_be_zero.tolist()
     level = [len(widths) - 1] * len(cost)
-    excess, zeros_left = _excess(units, budget), budget.zero_share * sum(sizes)
+    excess, zeros_left = _excess(units, budget), budget.zero_share * sum(cost)
 
     def step(unit: int, at: int, lowest: int) -> tuple[float, int, int, int] | None:
         options = [
@@ -142,7 +155,7 @@ def cheapest_first(units: Units, budget: Budget) -> Tensor:
         return min(options, default=None)
 
     def lowest(unit: int) -> int:
-        return 1 if widths[0] == 0 and (not may_be_zero[unit] or sizes[unit] > zeros_left) else 0
+        return 1 if widths[0] == 0 and (not may_be_zero[unit] or cost[unit] > zeros_left) else 0
 
     heap = [found for unit in range(len(cost)) if (found := step(unit, level[unit], lowest(unit)))]
     heapq.heapify(heap)
@@ -154,7 +167,7 @@ def cheapest_first(units: Units, budget: Budget) -> Tensor:
             continue
         level[unit] = to
         excess -= (widths[at] - widths[to]) * cost[unit]
-        zeros_left -= sizes[unit] if widths[to] == 0 else 0
+        zeros_left -= cost[unit] if widths[to] == 0 else 0
         if found := step(unit, to, lowest(unit)):
             heapq.heappush(heap, found)
     return torch.tensor([widths[at] for at in level])
@@ -167,7 +180,7 @@ def strict_stages(units: Units, budget: Budget) -> Tensor:
     """
     widths = sorted(budget.widths)
     level = torch.full((len(units.cost),), len(widths) - 1)
-    excess, zeros_left = _excess(units, budget), budget.zero_share * int(units.rows.sum())
+    excess, zeros_left = _excess(units, budget), budget.zero_share * float(units.cost.sum())
     for at in range(len(widths) - 1, 0, -1):
         saved = widths[at] - widths[at - 1]
         ratio = (units.damage[:, at - 1] - units.damage[:, at]) / (saved * units.cost)
@@ -175,9 +188,9 @@ def strict_stages(units: Units, budget: Budget) -> Tensor:
             if excess <= 0:
                 return torch.tensor(widths)[level]
             if widths[at - 1] == 0:
-                if not units.may_be_zero[unit] or units.rows[unit] > zeros_left:
+                if not units.may_be_zero[unit] or units.cost[unit] > zeros_left:
                     continue
-                zeros_left -= int(units.rows[unit])
+                zeros_left -= float(units.cost[unit])
             level[unit] = at - 1
             excess -= saved * float(units.cost[unit])
     return torch.tensor(widths)[level]
@@ -199,17 +212,26 @@ def allocate(
     method: str = "heap",
     ties: str = "none",
     head_width: int = 1,
+    never_zero: Collection[Linear] = (),
 ) -> dict[Linear, Tensor]:
     """Choose the width of every row, [N] int64 by linear.
 
     columns: input channels by linear. method: one of `ALLOCATIONS`. ties: one of `TIES`. head_width: for tied q and k.
-    Raises AllocationError for a method or a tie that does not exist.
+    never_zero: linears whose rows may not take 0 bits, beside those of queries and keys.
+    Raises AllocationError for a method or a tie that does not exist, and where too few rows may be zero to keep to the
+    average.
     """
     for kind, name, known in (("method", method, ALLOCATIONS), ("ties", ties, TIES)):
         if name not in known:
             raise AllocationError(f"{kind} must be one of {', '.join(known)}, got {name!r}")
-    units = make_units(scores, columns, budget, TIES[ties], head_width)
+    units = make_units(scores, columns, budget, TIES[ties], head_width, never_zero)
     bits = ALLOCATIONS[method](units, budget)
+    reached = float((bits * units.cost).sum() / units.cost.sum())
+    if reached > budget.average + 1e-9:
+        raise AllocationError(
+            f"an average of {budget.average:g} bits cannot be met: {reached:.3f} is the least, as too few rows may "
+            "take 0 bits without harm; ask for more bits or leave 0 out of widths"
+        )
     return {linear: bits[of] for linear, of in units.of.items()}
 
 

@@ -74,31 +74,27 @@ def epsilon_deviation(
     return total / len(references)
 
 
-def check_zeros(
+def harmful_zeros(
     bits: Mapping[tuple[int, str], Tensor],
     scores: Mapping[tuple[int, str], Mapping[int, Tensor]],
     decoder: FloatDecoder,
     references: Sequence[Reference],
     head: FrozenHead,
-    *,
-    instead: int = 2,
-) -> dict[tuple[int, str], Tensor]:
-    """Take back the zeros of every linear whose zeroed rows together do more than their scores add up to.
+) -> set[tuple[int, str]]:
+    """Return the linears whose zeroed rows together do more than their scores add up to.
 
-    Rows that were to be zero get `instead` bits there. Scores must be those of the teacher-forced noise.
+    Scores must be those of the teacher-forced noise.
     """
-    checked = {}
-    for linear, widths in bits.items():
+    found = set()
+    for (layer, name), widths in bits.items():
         rows = torch.nonzero(widths == 0)[:, 0]
-        checked[linear] = widths
         if not len(rows):
             continue
-        layer, name = linear
         nothing = torch.zeros(len(rows), COGACT.linear(decoder.layers[layer], name).in_features)
         together = epsilon_deviation(decoder, references, head, layer, name, rows, nothing)
-        if together > JOINT_LIMIT * float(scores[linear][0][rows].sum()):
-            checked[linear] = torch.where(widths == 0, instead, widths)
-    return checked
+        if together > JOINT_LIMIT * float(scores[layer, name][0][rows].sum()):
+            found.add((layer, name))
+    return found
 
 
 def held_out_errors(

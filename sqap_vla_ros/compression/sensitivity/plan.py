@@ -17,7 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sqap_vla_ros.compression.layer_work import LayerPlan, OnProgress, rotary_of
 from sqap_vla_ros.compression.recipe import QuantizationSpec, RecipeError
-from sqap_vla_ros.compression.sensitivity.allocation import Linear, allocate
+from sqap_vla_ros.compression.sensitivity.allocation import AllocationError, Linear, allocate
 from sqap_vla_ros.compression.sensitivity.backward import (
     FloatDecoder,
     LinearMoments,
@@ -25,7 +25,7 @@ from sqap_vla_ros.compression.sensitivity.backward import (
     make_cotangents,
     make_references,
 )
-from sqap_vla_ros.compression.sensitivity.measured import check_zeros
+from sqap_vla_ros.compression.sensitivity.measured import harmful_zeros
 from sqap_vla_ros.compression.sensitivity.objectives import OBJECTIVES, FrozenHead
 from sqap_vla_ros.compression.sensitivity.scores import METRICS, RowScores
 from sqap_vla_ros.policy.architecture import COGACT
@@ -34,7 +34,6 @@ from sqap_vla_ros.policy.decoder import Decoder
 from sqap_vla_ros.quantization.gptq import blended_hessian
 from sqap_vla_ros.quantization.mixed import quantize_mixed
 
-LEAST_OBSERVATIONS = 4
 WEIGHTED_PROBES = 4  # random directions an observation, where only Hessians are weighted
 
 
@@ -97,13 +96,8 @@ def plan_rows(
     hidden: the decoder's inputs [1, S, D] float32, one per calibration observation. Each needs its inputs of all layers
         in memory: 145 MB for the published geometry.
     hessians: where the weighted Hessians go, 0.9 GB a layer of the published geometry; None keeps them in memory.
-    Raises RecipeError for too few observations.
+    Raises RecipeError where too few rows may be zero to keep to the average.
     """
-    if len(hidden) < LEAST_OBSERVATIONS:
-        raise RecipeError(
-            f"row_bits and hessian: weighted look at the action of at least {LEAST_OBSERVATIONS} calibration "
-            f"observations, got {len(hidden)}; 24 to 48 are enough"
-        )
     rows = spec.row_bits
     source = policy.model.decoder
     decoder = FloatDecoder(TurnedLayers(source, spec), source.norm, rotary_of(source))
@@ -142,17 +136,24 @@ def plan_rows(
             columns[index, name] = COGACT.linear(layer, name).in_features
     if rows is None:
         return RowPlan({}, hessians, {})
-    bits = allocate(
-        dict(sorted(scores.items())),
-        columns,
-        rows.limits,
-        method=rows.method,
-        ties=rows.ties,
-        head_width=source.config.width // source.config.heads,
-    )
-    if 0 in rows.widths:
-        lowest = min(width for width in rows.widths if width)
-        bits = check_zeros(bits, scores, decoder, judged, head, instead=lowest)
+    never_zero: set[Linear] = set()
+    while True:  # ends: every round but the last forbids zeros in another linear
+        try:
+            bits = allocate(
+                dict(sorted(scores.items())),
+                columns,
+                rows.limits,
+                method=rows.method,
+                ties=rows.ties,
+                head_width=source.config.width // source.config.heads,
+                never_zero=never_zero,
+            )
+        except AllocationError as error:
+            raise RecipeError(f"quantization.row_bits: {error}") from error
+        harmful = harmful_zeros(bits, scores, decoder, judged, head)
+        if not harmful:
+            break
+        never_zero |= harmful
     return RowPlan(bits, hessians, scores)
 
 

@@ -146,6 +146,8 @@ def with_metadata(file, path, **changes) -> None:
     ("changes", "match"),
     [
         ({"version": "99"}, "format version '99', this package reads 1"),
+        ({"version": "0"}, "format version '0', this package reads 1; compress anew"),
+        ({"version": None}, "format version None, this package reads 1; compress anew"),
         ({"recipe": "{"}, "damaged header"),
         ({"policy": None}, "damaged header"),
         ({"crc32": "{}"}, "lacks tensors its header promises"),

@@ -102,6 +102,14 @@ def test_tied_rows_share_their_width():
     assert damage(bits, scores) >= damage(allocate(scores, COLUMNS, Budget(3.5)), scores)
 
 
+def test_a_linear_of_one_width_is_what_layer_wise_means():
+    scores = layer_scores()
+    bits = allocate(scores, COLUMNS, Budget(3.5), ties="linear")
+    assert all(len(widths.unique()) == 1 for widths in bits.values())
+    assert averages(bits, COLUMNS)[0] <= 3.5
+    assert damage(bits, scores) >= damage(allocate(scores, COLUMNS, Budget(3.5)), scores)
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
@@ -110,8 +118,19 @@ def test_tied_rows_share_their_width():
         (lambda: Budget(4.0, widths=(3, 4)), r"two or more of 0, 2, 4, 8, 16, got \(3, 4\)"),
         (lambda: Budget(4.0, widths=(4,)), r"two or more of"),
         (lambda: Budget(4.0, zero_share=2.0), r"zero_share must be within 0 to 1, got 2\.0"),
+        (
+            lambda: Budget(7.0, widths=(0, 8), zero_share=0.1),
+            r"7 bits cannot be met with widths 0, 8 and a zero_share of 0\.1: it must be within 7\.2 to 8",
+        ),
+        (
+            lambda: allocate(layer_scores(), COLUMNS, Budget(1.9, widths=(0, 2)), never_zero=[*COLUMNS]),
+            r"an average of 1\.9 bits cannot be met: 2\.000 is the least, as too few rows may take 0 bits",
+        ),
         (lambda: allocate(layer_scores(), COLUMNS, Budget(4.0), method="best"), r"method must be one of heap, stages"),
-        (lambda: allocate(layer_scores(), COLUMNS, Budget(4.0), ties="all"), r"ties must be one of none, layout"),
+        (
+            lambda: allocate(layer_scores(), COLUMNS, Budget(4.0), ties="all"),
+            r"ties must be one of none, layout, linear",
+        ),
     ],
 )
 def test_what_cannot_be_met_is_one_sentence(make, match):

@@ -119,7 +119,7 @@ def test_weighted_hessians_serve_uniform_recipes_too(tmp_path):
         ("row_bits: {average: 4, widths: [3, 4]}", r"row_bits: widths must be two or more of 0, 2, 4, 8, 16"),
         ("row_bits: {average: 4, metric: guess}", r"row_bits\.metric must be one of epsilon, .*, got 'guess'"),
         ("row_bits: {average: 4, method: best}", r"row_bits\.method must be one of heap, stages, got 'best'"),
-        ("row_bits: {average: 4, ties: all}", r"row_bits\.ties must be one of none, layout, got 'all'"),
+        ("row_bits: {average: 4, ties: all}", r"row_bits\.ties must be one of none, layout, linear, got 'all'"),
         ("row_bits: {average: 4, probes: 0}", r"row_bits\.probes must be at least 1, got 0"),
         ("row_bits: {mean: 4}", r"row_bits: unknown 'mean'; known: average"),
         ("row_bits: {average: 4}\n  equalization: awq\n  activation_bits: 16", r"cannot be combined with equalization"),
@@ -135,7 +135,9 @@ def test_bad_recipes_are_one_sentence(tmp_path, text, match):
 
 
 def test_too_few_observations_are_named():
-    with pytest.raises(RecipeError, match=r"at least 4 calibration observations, got 2; 24 to 48 are enough"):
+    with pytest.raises(
+        RecipeError, match=r"'quick' looks at the action of at least 4 calibration observations, got 2; 24 to 48"
+    ):
         compress(micro_policy(), QUICK, OBSERVATIONS[:2])
     with pytest.raises(RecipeError, match="needs calibration observations"):
         compress(micro_policy(), QUICK)
