@@ -1,4 +1,4 @@
-"""Error of every quantisation recipe: weights, cognition feature, attention, actions.
+"""Error of every quantisation recipe: weights, cognition feature, predicted noise, attention, actions.
 
 Each recipe compresses the same policies with the same calibration observations and is judged on held-out ones, against
 the unquantised policy; tokens are not pruned. Two kinds of policy: `plain` (as it is) and `outliers` (four channels of
@@ -20,19 +20,19 @@ import argparse
 import json
 import os
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from papers_rows import SECTIONS
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import compress
 from sqap_vla_ros.compression.load import checkpoint_digest, load_uncompressed
-from sqap_vla_ros.compression.recipe import load_recipe
+from sqap_vla_ros.compression.recipe import Recipe, load_recipe
 from sqap_vla_ros.compression.report import attention_overlap, probe
+from sqap_vla_ros.compression.sensitivity.measured import held_out_errors
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.quantization.layer_fusion import prepare_inference
@@ -59,7 +59,22 @@ RECIPES = (
     "rtn_w4a16",
     "w4a16_awq",
     "w2a16",
+    "w4a8",
+    "qvla_w8a8",
+    "qvla_w4a8",
+    "qvla_w4a4",
+    "qvla_w3a8",
+    "qvla_w2.5a8",
+    "qvla_w8a16",
+    "qvla_w4a16",
 )
+ROWS = {  # of QVLA's tables, those that are no shipped recipes
+    entry.name: entry
+    for section in SECTIONS
+    if section.key in ("row_bits", "granularity", "zeros")
+    for entry in section.entries
+    if isinstance(entry.quantization, dict)
+}
 CLIPS = {"bridge_real_1.mp4": "pick up the carrot", "rt1_real_standing_coke_can_1.mp4": "pick up the can"}
 LOUD_CHANNELS, LOUDNESS = (7, 23, 64, 101), 30.0
 
@@ -90,14 +105,9 @@ def make_policy(checkpoint: str, kind: str, seed: int) -> CogACTPolicy:
     return policy
 
 
-def cognition(policy: CogACTPolicy, observations: Sequence[Observation]) -> Tensor:
-    """[n, D] what the decoder hands to the action head."""
-    features: list[Tensor] = []
-    handle = policy.model.decoder.register_forward_hook(lambda _, __, output: features.append(output.cognition.float()))
-    for observation in observations:
-        policy.predict(observation)
-    handle.remove()
-    return torch.cat(features)
+def recipe_of(name: str) -> Recipe:
+    """A shipped recipe, or that of a row of QVLA's tables."""
+    return ROWS[name].recipe() if name in ROWS else load_recipe(name)
 
 
 def errors(
@@ -105,13 +115,15 @@ def errors(
 ) -> Any:
     """The numbers of one recipe on one policy."""
     original, policy = (make_policy(checkpoint, kind, seed) for _ in range(2))
-    report = compress(policy, load_recipe(recipe), calibration)
+    report = compress(policy, recipe_of(recipe), calibration)
     prepare_inference(policy.model)
     before, after = probe(original, held_out), probe(policy, held_out)
-    expected, actual = cognition(original, held_out), cognition(policy, held_out)
+    moved = held_out_errors(original, policy, held_out)
     return {
+        "packed_bytes": float(sum(r.stored_bytes for r in report)),
         "weight": statistics.mean(r.weight_error for r in report),
-        "cognition": float((actual - expected).norm() / expected.norm()),
+        "cognition": moved["cognition"],
+        "epsilon": moved["epsilon"],
         "action": float(np.sqrt(np.square(after.chunks - before.chunks).mean() / np.square(before.chunks).mean())),
         "attention_top_30": attention_overlap(before, after, round(0.3 * before.attention.size)),
     }
@@ -122,11 +134,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", choices=["micro", "tabletop"], default="micro")
     parser.add_argument("--seeds", type=int, default=3, help="random policies of each kind (micro)")
-    parser.add_argument("--recipes", nargs="+", default=RECIPES)
+    parser.add_argument("--recipes", nargs="+", help="default: all; on `tabletop` the rows of QVLA's tables too")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     trained = args.checkpoint == "tabletop"
     seeds = 1 if trained else args.seeds
+    recipes = args.recipes or (*RECIPES, *(ROWS if trained else ()))
     if trained:
         source, calibration, held_out = (
             "simulator",
@@ -141,7 +154,7 @@ def main() -> None:
     print(f"{source}: {len(calibration)} to calibrate, {len(held_out)} held out, {seeds} policies of each kind")
     rows = []
     for kind in ("plain", "outliers"):
-        for recipe in args.recipes:
+        for recipe in recipes:
             runs = [errors(args.checkpoint, kind, recipe, seed, calibration, held_out) for seed in range(seeds)]
             medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
             rows.append({"policy": kind, "recipe": recipe, "median": medians, "runs": runs})

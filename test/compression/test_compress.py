@@ -187,7 +187,7 @@ def test_pruning_that_cannot_load_is_refused_before_the_checkpoint_is_read(text,
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(f"extends: rtn_w4a4\npruning: {{{text}}}\n")
     monkeypatch.setattr("sqap_vla_ros.compression.load.load_uncompressed", lambda *_, **__: pytest.fail("loaded"))
-    with pytest.raises(RecipeError, match="recipe 'mine': .*(sqapp|ratoi)"):
+    with pytest.raises(RecipeError, match=r"recipe 'mine': .*(sqapp|ratoi)"):
         load_policy("micro", str(recipe))
     out = tmp_path / "policy.safetensors"
     assert main(["compress", "--checkpoint", "micro", "--recipe", str(recipe), "--out", str(out)]) == 2
