@@ -126,6 +126,7 @@ class Executive:
         self._ok_at_s = 0.0  # elapsed_s when the mission could last predict
         self._input_ok_s = 0.0  # when nothing was missing while moving (steady clock)
         self._requested_s: float | None = None  # since when a prediction is being computed (steady clock)
+        self.coming_to_rest = False  # the arm still executes a hold, or the end of its last motion
         self._now_s = 0.0
         self._malformed = 0
         self._tracking = 0
@@ -385,6 +386,8 @@ class Executive:
         """Return why nothing is being executed although nothing is wrong."""
         if self._requested_s is not None:
             return f"nothing to execute yet: the policy has been computing for {self._now_s - self._requested_s:.1f} s"
+        if self.coming_to_rest:
+            return "nothing to execute yet: the arm is coming to rest"
         return "nothing to execute yet: no prediction was started"
 
     def _predicted(self, latency_s: float) -> None:

@@ -76,12 +76,15 @@ class JointMonitor:
             return None
         return min(self._joints[name].stamp_ns for name in arm.joint_names)
 
-    def update(self, names: Sequence[str], positions: Sequence[float], stamp_ns: int) -> None:
-        """Take a JointState's names and positions. One without any of the arm's joints is passed over."""
+    def update(self, names: Sequence[str], positions: Sequence[float], stamp_ns: int, now_ns: int) -> None:
+        """Take a JointState's names and positions. One without any of the arm's joints is passed over.
+
+        One from the future is refused: all that follow would count as older than it.
+        """
         arm = self.kinematics
         if arm is None or not set(arm.joint_names) & set(names):
             return
-        self._message_problem = self._malformed(arm, names, positions, stamp_ns)
+        self._message_problem = self._malformed(arm, names, positions, stamp_ns, now_ns)
         if self._message_problem is not None:
             return
         by_name = dict(zip(names, positions, strict=True))
@@ -110,17 +113,17 @@ class JointMonitor:
                     f"joint_states are stale: {name} is stamped {age_s:.1f} s ago (limit {self._timeout_s:g} s); do "
                     "they still come, and are the clocks synchronised?"
                 )
-            if age_s < -FUTURE_S:
-                return f"joint_states are stamped {-age_s:.1f} s in the future: synchronise the clocks"
         return None
 
     def _malformed(
-        self, arm: ArmKinematics, names: Sequence[str], positions: Sequence[float], stamp_ns: int
+        self, arm: ArmKinematics, names: Sequence[str], positions: Sequence[float], stamp_ns: int, now_ns: int
     ) -> str | None:
         if len(names) != len(positions):
             return f"joint_states have {len(names)} names and {len(positions)} positions"
         if stamp_ns <= 0:
             return "joint_states are stamped zero: the driver must set header.stamp"
+        if (ahead_s := (stamp_ns - now_ns) / NS_PER_S) > FUTURE_S:
+            return f"joint_states are stamped {ahead_s:.1f} s in the future: synchronise the clocks"
         if len(set(names)) != len(names):
             twice = sorted({name for name in names if list(names).count(name) > 1})
             return f"joint_states name {', '.join(twice)} twice"

@@ -26,7 +26,7 @@ def monitor() -> JointMonitor:
 
 
 def feed(monitor: JointMonitor, positions, seconds: float, names=NAMES) -> None:
-    monitor.update(list(names), [float(p) for p in positions], at(seconds))
+    monitor.update(list(names), [float(p) for p in positions], at(seconds), at(seconds))
 
 
 def test_joints_come_in_any_order_among_others(monitor):
@@ -53,8 +53,10 @@ def test_age_is_that_of_the_stamp_and_not_of_the_arrival(monitor):
     assert "stamped 0.8 s ago (limit 0.5 s)" in monitor.problem(at(1.8))
     feed(monitor, Q, 1.3)  # as a queue or a replayed bag delivers them: fresh in arrival, two seconds old
     assert "stamped 2.0 s ago" in monitor.problem(at(3.3))
-    feed(monitor, Q, 9.0)
-    assert "in the future: synchronise" in monitor.problem(at(3.3))
+    monitor.update(NAMES, Q.tolist(), at(9.0), at(3.3))
+    assert "stamped 5.7 s in the future: synchronise" in monitor.problem(at(3.3))
+    feed(monitor, Q, 3.4)  # later, and older than the one from the future
+    assert monitor.problem(at(3.4)) is None
 
 
 def test_a_message_of_the_gripper_alone_is_passed_over(monitor):
@@ -81,7 +83,7 @@ def test_a_malformed_message_is_refused_and_named(monitor, names, positions, tex
 
 
 def test_a_zero_stamp_is_named(monitor):
-    monitor.update(NAMES, list(Q), 0)
+    monitor.update(NAMES, list(Q), 0, at(0.0))
     assert "stamped zero" in monitor.problem(at(1.0))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -73,6 +74,7 @@ class Rig(ProcessRig):
         self.stamps: dict[int, np.ndarray] = {}  # of the images sent -> tool pose then
         self.received: dict[str, list[Any]] = {}
         self._sim_ns: int | None = 1_000 * NS_PER_S if sim_time else None
+        self._jumps_ns: deque[int] = deque()  # by which simulated time jumps with the next image
         self._parameters = {"dry_run": False, "output_mode": "pose", **QUICK, **parameters}
         self._factory = factory
         self._velocity = np.zeros(3)  # as the last twist said
@@ -210,9 +212,10 @@ class Rig(ProcessRig):
         counts = {name: len(kept) for name, kept in self.received.items()}
         return f"state {state}, received {counts}, log:\n{self.log[-3000:]}"
 
-    def advance_clock(self, seconds: float) -> None:
+    def jump_clock(self, seconds: float) -> None:
+        """Let simulated time jump: images first, as they may over DDS, and the clock with the next state."""
         assert self._sim_ns is not None
-        self._sim_ns += round(seconds * NS_PER_S)
+        self._jumps_ns.append(round(seconds * NS_PER_S))
 
     def now_ns(self) -> int:
         return self._sim_ns if self._sim_ns is not None else time.time_ns()
@@ -280,6 +283,8 @@ class Rig(ProcessRig):
             self._joints.publish(state)
 
     def _publish_image(self) -> None:
+        while self._sim_ns is not None and self._jumps_ns:  # in this thread, which also lets the time pass
+            self._sim_ns += self._jumps_ns.popleft()
         if not self.images:
             return
         self.send_image(self.now_ns() - self.image_delay_ns)

@@ -134,13 +134,26 @@ class Commander:
             # The fingers close where the tool is, not where it is told to be: as late as the arm.
             self._gripper.update(self.motion.current.sample(now_ns - self.motion.lag_ns)[1])
 
-    def hold(self, hold: Hold, now_ns: int, at_ns: int | None = None) -> None:
-        """Bring the arm to rest, if anything was commanded since the last hold.
+    def hold(self, hold: Hold, now_ns: int) -> None:
+        """Bring the arm to rest, if anything was commanded since the last hold."""
+        with self._lock:
+            if self.commanded:
+                self._hold(hold, now_ns, now_ns)
+            self.motion.clear()
 
-        at_ns: moment of the commanded path that is left, when ROS time jumped since.
+    def time_jumped(self, what: str, left_ns: int, now_ns: int) -> None:
+        """Bring what is under way to rest in the new time, a hold too, and forget what was commanded before.
+
+        left_ns: this moment by the time before the jump.
         """
         with self._lock:
-            self._hold(hold, now_ns, at_ns)
+            if self.sink.at_rest(left_ns):
+                self.sink.forget()
+                self.commanded = False
+            else:
+                self._hold(Hold(what, HoldReason.TIME), now_ns, left_ns)
+            self.motion.clear()
+        self.watch.forget()
 
     def emergency(self) -> None:
         """Bring the arm to rest, and go on sending what is due; called again and again by the watchdog's thread."""
@@ -150,7 +163,9 @@ class Commander:
             now_ns = self._now_ns()
             if not self._emergency:
                 self._emergency = True
-                self._hold(EMERGENCY, now_ns, None)
+                if self.commanded:
+                    self._hold(EMERGENCY, now_ns, now_ns)
+                self.motion.clear()
             self.sink.tick(now_ns, None)
         finally:
             self._lock.release()
@@ -190,11 +205,9 @@ class Commander:
         for publisher in self.publishers:
             self._node.destroy_lifecycle_publisher(publisher)
 
-    def _hold(self, hold: Hold, now_ns: int, at_ns: int | None) -> None:
-        self.motion.clear()
-        if not self.commanded:
-            return
+    def _hold(self, hold: Hold, now_ns: int, at_ns: int) -> None:
+        """at_ns: moment of the commanded path that is left; other than now_ns only where ROS time jumped."""
         self.commanded = False
         evidence = Evidence.STALE if hold.reason is HoldReason.TIME else self.watch.evidence(now_ns)
-        order = HoldOrder(now_ns if at_ns is None else at_ns, now_ns, evidence, hold.reason, self._inputs.measured())
+        order = HoldOrder(at_ns, now_ns, evidence, hold.reason, self._inputs.measured())
         self._log.warning(f"holding: {hold.why} ({self.sink.hold(order)})")

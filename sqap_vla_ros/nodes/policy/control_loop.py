@@ -68,7 +68,6 @@ class ControlLoop:
         self._idle_since_s = time.monotonic()
         self._command_due = False
         self._clock = ClockMonitor(simulated=self._simulated_time)
-        self._left_ns: int | None = None  # moment of the command, in the time before the clock jumped
         self._turned: tuple[int, float] | None = None  # ROS time and steady clock of the last turn
         self._changed = 0  # chunks that were slowed down or kept inside the workspace
 
@@ -230,8 +229,7 @@ class ControlLoop:
         """Do what the executive decided: hold, or send what is due."""
         step = self.executive.take_step()
         if step.hold is not None:
-            self.commander.hold(step.hold, now_ns, self._left_ns)
-        self._left_ns = None  # of this turn: what moves from now on moves in the new time
+            self.commander.hold(step.hold, now_ns)
         for end in step.ended:
             self.services.mission_ended(end)
         if step.ended:
@@ -240,12 +238,13 @@ class ControlLoop:
         if self._command_due:
             self.commander.tick(now_ns, moving=self.executive.moving)
         self._command_due = False
+        self.executive.coming_to_rest = not self.executive.moving and not self.commander.at_rest(now_ns)
 
     def _predict(self, now_ns: int, now_s: float) -> None:
         """Start a prediction if one is wanted and possible."""
         if not (self.active and self.inputs.waiting and self.supervisor.idle):
             return
-        if not self.executive.moving and not self.commander.at_rest(now_ns):
+        if self.executive.coming_to_rest:
             return  # what begins now begins at rest
         mission = self.executive.mission
         if mission is None or not self.executive.wants_prediction(now_ns):
@@ -397,7 +396,7 @@ class ControlLoop:
     # Callbacks
 
     def _on_timer(self) -> None:
-        self.inputs.expire(self.now_ns(), time.monotonic())
+        self.inputs.expire(time.monotonic())
         self._command_due = True
         self.turn()
 
@@ -409,10 +408,9 @@ class ControlLoop:
         """Hold where the command is now, by the time before the jump, and forget all that is tied to it."""
         self._log.warning(f"{what}: forgetting images, transforms and the current chunk")
         self.executive.time_jumped(what)
-        if self._turned is not None:
-            before_ns, before_s = self._turned
-            self._left_ns = before_ns + round((time.monotonic() - before_s) * NS_PER_S)
+        before_ns, before_s = self._turned or (now_ns, time.monotonic())
+        left_ns = before_ns + round((time.monotonic() - before_s) * NS_PER_S)
+        self.commander.time_jumped(what, left_ns, now_ns)
         self.inputs.forget()
-        self.commander.watch.forget()
         self._in_flight = None
         self.supervisor.reset_policy()

@@ -18,7 +18,6 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import String
 
-from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.clock_monitor import ClockMonitor
 from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.control.description import DescriptionReader
@@ -32,6 +31,7 @@ from sqap_vla_ros.nodes.policy.observer import Frame, ObservationProblem, Observ
 from sqap_vla_ros.nodes.policy.publishers import HearAll, Listener
 from sqap_vla_ros.nodes.policy.sinks.sink import Measured
 from sqap_vla_ros.nodes.tf.api import Buffer, TransformListener
+from sqap_vla_ros.nodes.tf.transform_gate import TransformGate
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 
 JOINTS_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)  # hears reliable drivers too
@@ -78,6 +78,7 @@ class Inputs:
         self.superseded = 0
         self._waiting: deque[Frame] = deque(maxlen=WAITING_IMAGES)
         self._observation_problem: dict[Input, str] = {}  # why the newest image could not be used
+        self._tool_missing: str | None = None  # why the tool's newest pose is not known
         self._expected_since_s = time.monotonic()
         self._unstamped_s = -math.inf  # when an image without a stamp last came (steady clock)
         self._infos_before = 0  # camera_infos received when the newest image came
@@ -100,7 +101,8 @@ class Inputs:
         self.image_topic: str = image.topic_name
         self.info_topic: str = info.topic_name
         self._buffer = Buffer()
-        self._tf_listener = TransformListener(self._buffer, node, spin_thread=False)
+        self._transforms = TransformGate(self._buffer, self._now_ns)
+        self._tf_listener = TransformListener(self._transforms, node, spin_thread=False)
         self.observer = Observer(
             self._buffer,
             self.gate,
@@ -139,10 +141,9 @@ class Inputs:
         """Count the silence of the camera from now on."""
         self._expected_since_s = now_s
 
-    def expire(self, now_ns: int, now_s: float) -> None:
+    def expire(self, now_s: float) -> None:
         """Give up what waited too long; called regularly."""
         self.sync.expire(now_s)
-        self._forget_future_transforms(now_ns)
 
     def forget(self) -> None:
         """Forget images and transforms: time jumped, nothing known about times is true any more."""
@@ -152,7 +153,7 @@ class Inputs:
         self.arm.forget()
         self._buffer.clear()
         self._waiting.clear()
-        self._observation_problem = {}
+        self.forget_problems()
 
     def problems(self, now_ns: int, now_s: float) -> dict[Input, str]:
         """Return what is wrong with clock, image, camera_info and TF: of several the one that explains the others."""
@@ -165,13 +166,15 @@ class Inputs:
         if (silence := self.gate.silence(now_s, self._expected_since_s)) is not None:
             return {Input.IMAGE: f"{silence} on {self.image_topic}{self._large_images()}"}
         found = dict(self._observation_problem)
-        if (untrue := self.tool.problem(now_ns)) is not None:
-            found.setdefault(Input.TF, untrue)
+        if (unknown := self._tool_missing or self.tool.problem(now_ns)) is not None:
+            found.setdefault(Input.TF, unknown)
+        if Input.TF in found and (refused := self._transforms.problem()) is not None:
+            found[Input.TF] += f"; {refused}"
         return found
 
     def forget_problems(self) -> None:
         """Forget why the newest image could not be used, and which camera it was: there is no mission."""
-        self._observation_problem = {}
+        self._observation_problem, self._tool_missing = {}, None
         self.gate.begin()
 
     def take_view(self, instruction: str, now_ns: int, now_s: float) -> View | None:
@@ -213,8 +216,9 @@ class Inputs:
         try:
             self.tool.update(ToolSample(*self.observer.measured_tool()))
         except ObservationProblem as error:
-            self._observation_problem = {Input.TF: str(error)}
+            self._tool_missing = str(error)
             return None
+        self._tool_missing = None
         return self.tool.newest
 
     def tool_by_joints(self, at_ns: int) -> NDArray[np.float64] | None:
@@ -261,7 +265,7 @@ class Inputs:
         self._turn()
 
     def _on_joint_states(self, message: JointState) -> None:
-        self.arm.update(message.name, message.position, messages.time_ns(message.header.stamp))
+        self.arm.update(message.name, message.position, messages.time_ns(message.header.stamp), self._now_ns())
 
     def _on_description(self, message: String) -> None:
         self._descriptions.submit(message.data)
@@ -284,14 +288,5 @@ class Inputs:
         self._retry.cancel()
         self._turn()
 
-    def _forget_future_transforms(self, now_ns: int) -> None:
-        """After a jump back a transform of the old time may come last; the buffer then refuses all of the new."""
-        if Input.TF not in self._observation_problem:
-            return
-        try:
-            _, stamp_ns = self.observer.measured_tool()
-        except ObservationProblem:
-            return
-        if stamp_ns - now_ns > self.gate.config.jump_back_s * NS_PER_S:
-            self._log.warning("forgetting transforms from the future, of before the time jumped")
-            self._buffer.clear()
+    def _now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)

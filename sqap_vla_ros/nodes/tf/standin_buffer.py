@@ -46,6 +46,7 @@ __all__ = [
     "TransformException",
 ]
 
+LOG_PERIOD_S = 5.0  # between two words about transforms that are ignored
 _NO_WAIT = Duration()
 
 
@@ -166,7 +167,10 @@ class Buffer:
             try:
                 self._tree.insert(parent, child, stamp_ns, translation, rotation, static=static)
             except ValueError as fault:
-                self._logger.error(f"ignoring a transform from '{parent}' to '{child}' ({authority}): {fault}")
+                self._logger.error(
+                    f"ignoring a transform from '{parent}' to '{child}' ({authority}): {fault}",
+                    throttle_duration_sec=LOG_PERIOD_S,
+                )
                 return
             self._changed.notify_all()
             waiting = list(self._waiting)

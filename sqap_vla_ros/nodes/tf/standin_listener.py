@@ -12,7 +12,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
 
-from sqap_vla_ros.nodes.tf.standin_buffer import Buffer
+from sqap_vla_ros.nodes.tf.transform_gate import TransformStore
 
 
 class TransformListener:
@@ -24,7 +24,7 @@ class TransformListener:
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: TransformStore,
         node: Node,
         *,
         spin_thread: bool = False,

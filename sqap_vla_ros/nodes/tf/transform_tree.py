@@ -19,6 +19,10 @@ from sqap_vla_ros.contracts import NS_PER_S
 Vector = tuple[float, float, float]
 Quaternion = tuple[float, float, float, float]  # xyzw
 
+# Bounds of what one child frame keeps: its publisher's stamps may stand still, or pour in.
+MAX_AT_ONE_STAMP = 16
+MAX_LINKS = 20_000  # 2 kHz for the cache time of 10 s
+
 _IDENTITY: tuple[Vector, Quaternion] = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
 
 
@@ -98,9 +102,15 @@ class _MovingLink:
                 return False
         after = bisect.bisect_right(stamps, stamp_ns)
         before = bisect.bisect_left(stamps, stamp_ns)
-        if link not in self.links[before:after]:  # publishers repeat themselves
-            stamps.insert(after, stamp_ns)
-            self.links.insert(after, link)
+        if link in self.links[before:after]:  # publishers repeat themselves
+            return True
+        if after - before >= MAX_AT_ONE_STAMP:
+            self.links[after - 1] = link
+            return True
+        stamps.insert(after, stamp_ns)
+        self.links.insert(after, link)
+        if len(stamps) > MAX_LINKS:
+            del stamps[0], self.links[0]
         return True
 
     def at(self, time_ns: int) -> _Link:

@@ -16,7 +16,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.time import Time
 from scipy.spatial.transform import Rotation, Slerp
 
-from sqap_vla_ros.nodes.tf import standin_buffer, standin_listener
+from sqap_vla_ros.nodes.tf import standin_buffer, standin_listener, transform_gate, transform_tree
 
 # Transforms and lookups in the order they were made, with what tf2::BufferCore of tf2 0.39.1 (C++) answered: moving and
 # static frames, data out of order, repeated and too old, frames that change their parent, invalid rotations, a clear.
@@ -209,6 +209,36 @@ def test_a_future_is_set_by_what_was_missing():
     assert not future.done()
     buffer.set_transform(transform("base", "tool", 2_000, moved(2)), "test")
     assert future.result().transform.translation.x == pytest.approx(1.0)
+
+
+def test_what_one_frame_keeps_is_bounded_and_the_newest_is_kept(monkeypatch):
+    monkeypatch.setattr(transform_tree, "MAX_LINKS", 100)
+    tree = transform_tree.TransformTree()
+    for number in range(1000):  # stamps that stand
+        tree.insert("base", "tool", 1_000, (float(number), 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), static=False)
+    assert tree.lookup("base", "tool", 0)[1][0] == 999.0
+    for number in range(1000):  # stamps that pour in
+        tree.insert("base", "hand", 1_000 + number, (float(number), 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), static=False)
+    assert tree.lookup("base", "hand", 0)[1][0] == 999.0
+    assert len(tree._frames["tool"].links) == transform_tree.MAX_AT_ONE_STAMP
+    assert len(tree._frames["hand"].links) == 100
+
+
+def test_a_gate_refuses_what_is_from_the_future_and_frames_without_end(monkeypatch):
+    monkeypatch.setattr(transform_gate, "FRAMES", 3)
+    buffer = standin_buffer.Buffer()
+    gate = transform_gate.TransformGate(buffer, lambda: 5_000_000_000)
+    gate.set_transform(transform("base", "tool", 60_000_000_000, moved(1)), "test")
+    assert gate.problem() == ("the transform from base to tool is stamped 55.0 s in the future: synchronise the clocks")
+    gate.set_transform(transform("/base", "/tool", 5_100_000_000, moved(2)), "test")  # ROS 1 wrote the slash
+    gate.set_transform_static(transform("base", "camera", 60_000_000_000, moved(3)), "test")
+    assert buffer.lookup_transform("camera", "tool", Time()).transform.translation.x == pytest.approx(-1.0)
+    for number in range(9):
+        gate.set_transform(transform("base", f"person_{number}", 5_000_000_000, moved(1)), "test")
+    assert gate.problem() == "the transform from base to person_8 is not kept: there are more than 3 frames"
+    assert not buffer.can_transform("base", "person_2", Time())
+    gate.set_transform(transform("base", "tool", 5_200_000_000, moved(4)), "test")
+    assert buffer.lookup_transform("base", "tool", Time()).transform.translation.x == pytest.approx(4.0)
 
 
 @pytest.fixture

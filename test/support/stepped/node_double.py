@@ -29,8 +29,12 @@ INFO = PolicyInfo("double", "", "none", 0, HORIZON, 0.1, 224, (16, 16), "", "non
 
 @dataclass
 class SteppedClock:
-    """ROS time and the steady clock; both stand still but for `advance`. jump_callbacks: called after a jump."""
+    """ROS time and the steady clock; both stand still but for `advance`. jump_callbacks: called after a jump.
 
+    simulated: ROS time comes from /clock.
+    """
+
+    simulated: bool = False
     ros_ns: int = 1_763_000_000 * NS_PER_S
     steady_s: float = 1000.0
     jump_callbacks: list[Callable[[Any], None]] = field(default_factory=list)
@@ -43,6 +47,13 @@ class SteppedClock:
     def set_ros(self, jump_s: float) -> None:
         """Set ROS time alone; nobody is told, as with a system clock."""
         self.ros_ns += round(jump_s * NS_PER_S)
+
+    def jump(self, jump_s: float) -> None:
+        """Let simulated time jump; who asked for it is told."""
+        delta = SimpleNamespace(nanoseconds=round(jump_s * NS_PER_S))
+        self.ros_ns += delta.nanoseconds
+        for callback in self.jump_callbacks:
+            callback(SimpleNamespace(delta=delta))
 
     def steady(self) -> float:
         """As time.monotonic."""
@@ -99,6 +110,7 @@ class NodeDouble:
         self.timers: list[Any] = []
         self.guards: list[Any] = []
         self.action: Any = None  # the action's server
+        self.transforms: Any = None  # takes what comes on /tf and /tf_static
 
     def get_logger(self) -> Log:
         """As rclpy's."""
@@ -110,7 +122,7 @@ class NodeDouble:
 
     def get_parameter(self, name: str) -> Any:
         """As rclpy's; only use_sim_time is asked of the node itself."""
-        return SimpleNamespace(value=False)
+        return SimpleNamespace(value=self.clock.simulated)
 
     def get_fully_qualified_name(self) -> str:
         """As rclpy's."""
@@ -291,10 +303,10 @@ class ActionServerDouble:
 
 
 class ListenerDouble:
-    """A listener to transforms that hears none: the test fills the buffer."""
+    """A listener to transforms that hears none: the test sends them to `NodeDouble.transforms`."""
 
     def __init__(self, buffer: Any, node: Any, **_: Any) -> None:
-        self.buffer = buffer
+        node.transforms = buffer
 
     def unregister(self) -> None:
         """As tf2_ros'."""

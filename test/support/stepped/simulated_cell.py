@@ -85,17 +85,18 @@ class SentCommand:
 
 @dataclass
 class Cell:
-    """mode: output mode. seed: of the policy's motion and of the noise. lag_s: of the arm."""
+    """mode: output mode. seed: of the policy's motion and of the noise. lag_s: of the arm. simulated: the time is."""
 
     mode: str
     seed: int = 0
     lag_s: float = 0.06
+    simulated: bool = False
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
         self.urdf, self.kinematics = described()
-        self.clock = SteppedClock()
+        self.clock = SteppedClock(simulated=self.simulated)
         self.steady_ns = 0
         self.switches = Switches()
         self.commands: list[SentCommand] = []
@@ -294,7 +295,7 @@ class Cell:
         camera = np.diag([1.0, -1.0, -1.0, 1.0])
         camera[:3, 3] = 0.45, 0.0, 1.4
         message = messages.transform_message(camera, 0, "base_link", "camera")
-        self.loop.inputs._buffer.set_transform_static(message, "cell")
+        self.node.transforms.set_transform_static(message, "cell")
 
     def _stamp(self, age_s: float) -> int:
         return self.clock.ros_ns - round(age_s * NS_PER_S)
@@ -335,7 +336,7 @@ class Cell:
             t, q = message.transform.translation, message.transform.rotation
             t.x, t.y, t.z = map(float, pose[:3, 3])
             q.x = q.y = q.z = q.w = float("nan")
-        self.loop.inputs._buffer.set_transform(message, "cell")
+        self.node.transforms.set_transform(message, "cell")
 
     def _publish_image(self) -> None:
         switches = self.switches

@@ -46,10 +46,13 @@ class JointSink(Sink):
     def __init__(self, node: Any, parts: SinkParts) -> None:
         self._monitor = parts.arm
         self._limits = parts.limits
+        self.publisher = node.create_lifecycle_publisher(JointTrajectory, "joint_trajectory", COMMAND_QOS)
+        self.forget()
+
+    def forget(self) -> None:
         self._sent: JointTrajectoryArrays | None = None  # what the controller executes
         self._sent_arm: ArmKinematics | None = None  # the arm that it was made for: another may have been described
         self._held: tuple[int, int] | None = None  # since when, and when it was last sent, while it is not acknowledged
-        self.publisher = node.create_lifecycle_publisher(JointTrajectory, "joint_trajectory", COMMAND_QOS)
 
     def start(self, trajectory: PoseTrajectory, measured: Measured, latest_ns: int) -> PoseTrajectory:
         arm = self._monitor.kinematics

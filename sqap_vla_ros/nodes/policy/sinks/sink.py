@@ -111,6 +111,10 @@ class Sink(ABC):
         """Return whether the commanded motion is over and its end has been sent."""
 
     @abstractmethod
+    def forget(self) -> None:
+        """Forget what was commanded, of a time that was left: the next motion starts where the arm is measured."""
+
+    @abstractmethod
     def commanded_tool(self, at_ns: int) -> NDArray[np.float64] | None:
         """Return base_from_tool [4, 4] as commanded for a moment; None before the first command."""
 
@@ -127,6 +131,9 @@ class StreamSink(Sink):
 
     def __init__(self, node: Any, parts: SinkParts) -> None:
         self._parts = parts
+        self.forget()
+
+    def forget(self) -> None:
         self._path: PoseTrajectory | None = None  # kept after its end: it is where the arm was told to be
         self._before: PoseTrajectory | None = None  # under way until `_path` begins, a little after it came
         self._sampled_ns: int | None = None  # moment of the path that was sent last
