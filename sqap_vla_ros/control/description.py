@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 from xml.etree import ElementTree
 
+from sqap_vla_ros.robot.arm.inverse import InverseConfig
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 
 MAX_CHARS = 20_000_000
@@ -22,8 +23,11 @@ class DescriptionReader:
     `submit` and `take` are called from one thread; `notify` from the reader's, whenever `take` has something new.
     """
 
-    def __init__(self, base_frame: str, tool_frame: str, notify: Callable[[], None]) -> None:
+    def __init__(
+        self, base_frame: str, tool_frame: str, notify: Callable[[], None], config: InverseConfig | None = None
+    ) -> None:
         self._frames = (base_frame, tool_frame)
+        self._config = config
         self._notify = notify
         self._lock = threading.Lock()
         self._submitted = ""  # the newest text, whatever became of it
@@ -68,7 +72,7 @@ class DescriptionReader:
         try:
             if urdf.count("<joint") > MANY_JOINTS:
                 urdf = arm_only(urdf, self._frames)
-            return ArmKinematics.from_urdf(urdf, *self._frames)
+            return ArmKinematics.from_urdf(urdf, *self._frames, self._config)
         except ElementTree.ParseError as error:
             return f"more than {MANY_JOINTS} joints, and no XML to take the arm's from: {error}"
         except KinematicsError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pinocchio as pin
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
 from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.robot.arm.inverse import InverseConfig, Linearised, bounded_step
 from sqap_vla_ros.robot.arm.urdf import JointDescription, read_joints
 from sqap_vla_ros.robot.conventions import invert_pose, pose_distance
 from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays
@@ -17,8 +19,8 @@ from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 POSITION_TOLERANCE_M = 1e-4
 ROTATION_TOLERANCE_RAD = 1e-3
+SETTLED_RAD = 1e-4  # the last step of a joint (rad or m) where a rotation may remain
 MAX_ITERATIONS = 60
-MAX_STEP_RAD = 0.3  # of one joint in one iteration; the linearisation is good to about this
 POSTURE_SPEED = 0.05  # of a redundant arm's drift towards its posture, rad/s (or m/s) over all joints
 MAX_HALVINGS = 3  # of the span between two poses in which joints have far to go
 SEED_SLACK_RAD = 0.05  # encoders of an arm at its limit report values slightly beyond it
@@ -46,9 +48,10 @@ class ArmKinematics:
         base_frame: str,
         tool_frame: str,
         described: dict[str, JointDescription],
-        posture: ArrayLike | None = None,
+        config: InverseConfig,
     ) -> None:
         """model: reduced to the chain. described: its joints by name. Use `from_urdf`."""
+        self.config = config
         self._model = model
         self._data = model.createData()
         self._base_id, self._tool_id = (_link_id(model, name) for name in (base_frame, tool_frame))
@@ -70,20 +73,21 @@ class ArmKinematics:
         middle = np.clip(0.0, self.lower, self.upper)
         bounded = np.isfinite(self.lower) & np.isfinite(self.upper)
         middle[bounded] = 0.5 * (self.lower[bounded] + self.upper[bounded])
-        self.posture: NDArray[np.float64] = middle if posture is None else np.array(posture, dtype=np.float64)
+        self.posture: NDArray[np.float64] = middle if len(config.posture) == 1 else np.array(config.posture)
         if self.posture.shape != (len(joints),) or not np.isfinite(self.posture).all():
-            raise KinematicsError(f"posture must be {len(joints)} finite joint values, got {posture!r}")
+            raise KinematicsError(
+                f"joint_posture must be {len(joints)} finite values, one for each of {', '.join(self.joint_names)}, "
+                f"got {list(config.posture)}"
+            )
         pin.framesForwardKinematics(model, self._data, self._configuration(np.zeros(len(joints))))
         self._base_from_root = invert_pose(self._data.oMf[self._base_id].homogeneous)
 
     @classmethod
     def from_urdf(
-        cls, urdf_xml: str, base_frame: str, tool_frame: str, posture: ArrayLike | None = None
+        cls, urdf_xml: str, base_frame: str, tool_frame: str, config: InverseConfig | None = None
     ) -> ArmKinematics:
-        """Build from the text of `robot_description`.
+        """Build from the text of `robot_description`. config: None for poses met exactly.
 
-        posture: [n] joint values a redundant arm drifts towards in its null space; the middle of the limits by
-            default.
         Raises `KinematicsError` for text that is no URDF, a frame it lacks, a tool that is not beyond the base, a joint
         in the chain that this class does not handle (mimic, planar, floating), or one whose limits make no sense.
         """
@@ -117,7 +121,7 @@ class ArmKinematics:
         _rename_ambiguous_links(model)
         locked = [joint for joint in range(1, model.njoints) if joint not in chain]
         reduced = pin.buildReducedModel(model, locked, pin.neutral(model))
-        return cls(reduced, base_frame, tool_frame, described, posture)
+        return cls(reduced, base_frame, tool_frame, described, config or InverseConfig())
 
     def configuration(self, names: Sequence[str], positions: Sequence[float]) -> NDArray[np.float64]:
         """Return the chain's joint values [n] of a JointState's `name` and `position`, whatever their order.
@@ -148,11 +152,10 @@ class ArmKinematics:
     def inverse(self, pose: ArrayLike, seed: ArrayLike, posture_step: float = 0.0) -> NDArray[np.float64]:
         """Return joint values [n] within the limits that bring the tool to `pose` [4, 4] (base_from_tool), near `seed`.
 
-        Damped least squares with the damping of Sugihara, "Solvability-Unconcerned Inverse Kinematics by the
-        Levenberg-Marquardt Method" (2011, Eq. 30: proportional to the squared error, so it vanishes at the goal);
-        joints at a limit that would be pushed beyond it are taken out of the step; a redundant arm takes one step of
-        length `posture_step` (rad) towards the posture in its null space. Raises `KinematicsError` with the residual
-        if it does not arrive within 0.1 mm and 1 mrad.
+        Damped least squares (`robot.arm.inverse`) within the joints' limits; a redundant arm takes one step of length
+        `posture_step` (rad) towards the posture in its null space. The tool's origin arrives within 0.1 mm, and its
+        orientation within 1 mrad, or as near as the joints allow where the configuration lets a rotation remain.
+        Raises `KinematicsError` with the residual otherwise.
         """
         wanted = np.asarray(pose, dtype=np.float64)
         if wanted.shape != (4, 4) or not np.isfinite(wanted).all():
@@ -167,20 +170,26 @@ class ArmKinematics:
             )
         q = np.clip(q, self.lower, self.upper)
         root_from_tool = pin.SE3(invert_pose(self._base_from_root) @ wanted)
-        for iteration in range(MAX_ITERATIONS):
-            jacobian, error = self._linearised(q, root_from_tool)
-            if iteration > 0 and _arrived(error):
-                return q
+        relaxed = self.config.is_relaxed
+        weights = np.array(self.config.orientation_weights) if relaxed else None
+        moved = np.inf  # by the last step
+        for iteration in range(MAX_ITERATIONS + 1):
+            linearised = self._linearised(q, root_from_tool)
+            arrived = _arrived(linearised.error, relaxed) and (moved < SETTLED_RAD or not relaxed)
+            if iteration > 0 and arrived:
+                break
             # The first step alone moves in the null space: pulling in each would keep the error from closing.
             toward_posture = np.zeros(len(q))
             if iteration == 0 and posture_step > 0.0:
                 away = self.posture - q
                 toward_posture = away * min(1.0, posture_step / max(float(np.linalg.norm(away)), 1e-12))
-            q = self._stepped(q, jacobian, error, toward_posture)
-        _, error = self._linearised(q, root_from_tool)
-        if _arrived(error):
-            return q
-        raise KinematicsError(self._residual_text(q, wanted))
+            before, q = q, bounded_step(linearised, q, (self.lower, self.upper), toward_posture, weights)
+            moved = float(np.abs(q - before).max())
+        else:
+            raise KinematicsError(self._residual_text(q, wanted))
+        if relaxed and self.config.beyond(linearised.error[3:]):
+            raise KinematicsError(self._residual_text(q, wanted))
+        return q
 
     def joint_trajectory(
         self,
@@ -226,6 +235,13 @@ class ArmKinematics:
             self.joint_names, trajectory.anchor_ns, times_from_stamp_ns, np.stack(positions), slopes, arriving
         )
 
+    def followed(self, trajectory: PoseTrajectory, joints: JointTrajectoryArrays) -> PoseTrajectory:
+        """Return `trajectory` as `joints` follow it: in the orientations that are reached, if relaxed."""
+        if not self.config.is_relaxed:
+            return trajectory
+        poses = np.stack([self.forward(joints.state(int(time)).position) for time in trajectory.times_ns])
+        return replace(trajectory, poses=poses)
+
     def _segment(
         self,
         trajectory: PoseTrajectory,
@@ -267,39 +283,20 @@ class ArmKinematics:
         configuration[self._idx_q[self.is_continuous] + 1] = np.sin(q[self.is_continuous])
         return configuration
 
-    def _linearised(
-        self, q: NDArray[np.float64], root_from_tool: pin.SE3
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the Jacobian [6, n] of the tool in its own axes and the remaining motion [6] (m, rad) in them."""
+    def _linearised(self, q: NDArray[np.float64], root_from_tool: pin.SE3) -> Linearised:
+        """Return the tool's Jacobian and the remaining motion, both in its own axes.
+
+        Exact poses: the motion is the twist that leads to the pose. Where a rotation may remain, the origin's way does
+        not depend on it, and the Jacobian is that of the rotation vector, which stays finite.
+        """
         pin.computeJointJacobians(self._model, self._data, self._configuration(q))
         current = pin.updateFramePlacement(self._model, self._data, self._tool_id)
         jacobian = pin.getFrameJacobian(self._model, self._data, self._tool_id, pin.ReferenceFrame.LOCAL)
-        return jacobian, pin.log6(current.actInv(root_from_tool)).vector
-
-    def _stepped(
-        self,
-        q: NDArray[np.float64],
-        jacobian: NDArray[np.float64],
-        error: NDArray[np.float64],
-        toward_posture: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
-        free = np.ones(len(q), dtype=bool)
-        damping = 0.5 * float(error @ error) + 1e-8
-        step = np.zeros(len(q))
-        for _ in range(len(q)):
-            columns = jacobian[:, free]
-            posture = toward_posture[free]
-            normal = columns @ columns.T + damping * np.eye(6)
-            step[:] = 0.0
-            step[free] = posture + columns.T @ np.linalg.solve(normal, error - columns @ posture)
-            blocked = free & (((q <= self.lower) & (step < 0.0)) | ((q >= self.upper) & (step > 0.0)))
-            if not blocked.any():
-                break
-            free &= ~blocked
-        largest = np.abs(step).max()
-        if largest > MAX_STEP_RAD:
-            step *= MAX_STEP_RAD / largest
-        return np.minimum(np.maximum(q + step, self.lower), self.upper)
+        remaining = current.actInv(root_from_tool)
+        if not self.config.is_relaxed:
+            return Linearised(jacobian, pin.log6(remaining).vector)
+        jacobian[3:] = pin.Jlog3(remaining.rotation).T @ jacobian[3:]
+        return Linearised(jacobian, np.concatenate([remaining.translation, pin.log3(remaining.rotation)]))
 
     def _residual_text(self, q: NDArray[np.float64], wanted: NDArray[np.float64]) -> str:
         distance_m, angle_rad = pose_distance(self.forward(q), wanted)
@@ -309,6 +306,15 @@ class ArmKinematics:
             if min(value - low, high - value) < 1e-6
         ]
         limits = f"; at their limits: {', '.join(at_limit)}" if at_limit else ""
+        if self.config.is_relaxed:
+            turn = pin.log3(self.forward(q)[:3, :3].T @ wanted[:3, :3])
+            about, allowed = (
+                ", ".join(f"{value:.1f}" for value in np.degrees(values))
+                for values in (turn, self.config.orientation_residual_rad)
+            )
+            limits += f"; about the tool's axes {about} degrees, orientation_residual_rad allows {allowed}"
+        elif len(q) < 6:
+            limits += f"; an arm of {len(q)} joints meets few poses exactly: set orientation_residual_rad"
         xyz = ", ".join(f"{c:.3f}" for c in wanted[:3, 3])
         return (
             f"no joint values bring {self.tool_frame} to ({xyz}) m: {distance_m * 1e3:.1f} mm and "
@@ -332,6 +338,7 @@ def _link_id(model: pin.Model, name: str) -> int:
     return int(model.getFrameId(renamed if model.existFrame(renamed, pin.FrameType.BODY) else name, pin.FrameType.BODY))
 
 
-def _arrived(error: NDArray[np.float64]) -> bool:
+def _arrived(error: NDArray[np.float64], relaxed: bool) -> bool:
     moved, turned = error[:3], error[3:]
-    return bool(moved @ moved < POSITION_TOLERANCE_M**2 and turned @ turned < ROTATION_TOLERANCE_RAD**2)
+    turned_enough = relaxed or turned @ turned < ROTATION_TOLERANCE_RAD**2
+    return bool(moved @ moved < POSITION_TOLERANCE_M**2 and turned_enough)

@@ -12,6 +12,7 @@ from sqap_vla_ros.nodes import parameter_table
 from sqap_vla_ros.nodes.parameter_table import configured
 from sqap_vla_ros.nodes.policy.parameters import PARAMETERS
 from sqap_vla_ros.nodes.policy.sinks.gripper import GripperConfig
+from sqap_vla_ros.robot.arm.inverse import InverseConfig
 from sqap_vla_ros.robot.camera_contract import CameraContract
 from sqap_vla_ros.robot.safety import SafetyLimits
 from sqap_vla_ros.serving.worker import WorkerConfig
@@ -48,6 +49,10 @@ def problems(values: Mapping[str, Any]) -> list[str]:
         camera_contract(values)
     except ValueError as error:
         found.append(f"training_camera: {error}")
+    try:
+        inverse_config(values)
+    except ValueError as error:
+        found.append(str(error))
     for unit in ("m", "rad"):
         lead, tracking = values[f"max_lead_{unit}"], values[f"max_tracking_{unit}"]
         if lead > tracking:
@@ -80,6 +85,11 @@ def safety_limits(values: Mapping[str, Any]) -> SafetyLimits:
 def gripper_config(values: Mapping[str, Any]) -> GripperConfig:
     """Return the configuration of the gripper's commands."""
     return configured(GripperConfig, PARAMETERS, values)
+
+
+def inverse_config(values: Mapping[str, Any]) -> InverseConfig:
+    """Return how poses become joint values. Raises ValueError for weights or residuals that are out of range."""
+    return configured(InverseConfig, PARAMETERS, values)
 
 
 def camera_contract(values: Mapping[str, Any]) -> CameraContract | None:

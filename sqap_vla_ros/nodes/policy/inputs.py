@@ -72,7 +72,9 @@ class Inputs:
         self.arm = JointMonitor(values["joint_states_timeout_s"])
         self.tool = ToolMonitor(ToolMonitorConfig(max_age_s=TF_AGE_S + self._tf_timeout_s))
         self._clock = ClockMonitor(simulated=simulated_time)
-        self._descriptions = DescriptionReader(values["base_frame"], values["tool_frame"], wake)
+        self._descriptions = DescriptionReader(
+            values["base_frame"], values["tool_frame"], wake, configuration.inverse_config(values)
+        )
         if values["robot_description"]:
             self._descriptions.submit(values["robot_description"])
         self.superseded = 0

@@ -15,6 +15,7 @@ from sqap_vla_ros.nodes.parameter_table import Parameter, Value
 from sqap_vla_ros.nodes.policy.safety_parameters import SAFETY
 from sqap_vla_ros.nodes.policy.sinks.gripper import GripperConfig
 from sqap_vla_ros.nodes.policy.sinks.table import GRIPPER_SINKS, SINKS
+from sqap_vla_ros.robot.arm.inverse import InverseConfig
 from sqap_vla_ros.robot.camera_contract import CameraContract
 from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S
 from sqap_vla_ros.serving.worker import WorkerConfig
@@ -187,6 +188,30 @@ _COMMANDS = (
         "robot_description",
         "",
         "URDF text for output mode 'joint'. '' waits for the robot_description topic.",
+    ),
+    Parameter.of(
+        InverseConfig,
+        "orientation_residual_rad",
+        "Output mode 'joint': largest rotation that may remain between predicted and reached orientation, about "
+        "the tool's x, y and z axis. The tool's position is met in any case, the orientation as nearly as the joints "
+        "allow; beyond this a chunk is rejected. Zeros meet every pose exactly, which an arm needs six joints for.",
+        minimum=0.0,
+        maximum=1.5,
+        length=3,
+    ),
+    Parameter.of(
+        InverseConfig,
+        "orientation_weights",
+        "What a rotation that remains about each of these axes costs beside the other two.",
+        above=0.0,
+        length=3,
+    ),
+    Parameter.of(
+        InverseConfig,
+        "joint_posture",
+        "Output mode 'joint': joint values (rad or m, from the base outwards) that an arm of more than six joints "
+        "drifts towards, by 0.05 rad/s, without moving the tool. A single value: the middle of the joint limits.",
+        field="posture",
     ),
     Parameter(
         "command_rate",

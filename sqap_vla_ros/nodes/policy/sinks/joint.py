@@ -68,7 +68,7 @@ class JointSink(Sink):
                 whole = preceded_by(under_way, arrays, trajectory.anchor_ns - HEAD_NS)
                 self._send(whole, arm)
                 self._held = None
-                return trajectory
+                return arm.followed(trajectory, arrays)
             if verdict.decision is Decision.REJECT:
                 break
             # a motion that starts at speed needs more than the first guess; and a redundant arm's slower motion is not
