@@ -21,7 +21,9 @@ POSITION_TOLERANCE_M = 1e-4
 ROTATION_TOLERANCE_RAD = 1e-3
 SETTLED_RAD = 1e-4  # the last step of a joint (rad or m) where a rotation may remain
 MAX_ITERATIONS = 60
-POSTURE_SPEED = 0.05  # of a redundant arm's drift towards its posture, rad/s (or m/s) over all joints
+# Speeds of a redundant arm's drift towards its posture, rad/s (or m/s) over all joints. The second is tried where the
+# first leaves a pose out of reach: a joint at its limit has to be led away from it in good time.
+POSTURE_SPEEDS = (0.05, 0.4)
 MAX_HALVINGS = 3  # of the span between two poses in which joints have far to go
 SEED_SLACK_RAD = 0.05  # encoders of an arm at its limit report values slightly beyond it
 
@@ -218,14 +220,12 @@ class ArmKinematics:
         """
         start = self._checked(q_start)
         velocity = np.zeros(len(start)) if v_start is None else self._checked(v_start)
-        times_ns, positions = [trajectory.anchor_ns], [start]
-        for step, end_ns in enumerate(int(time) for time in trajectory.times_ns):
-            try:
-                points = self._segment(trajectory, (times_ns[-1], end_ns), positions[-1], max_joint_step)
-            except KinematicsError as error:
-                raise KinematicsError(f"step {step} of {len(trajectory)}: {error}") from error
-            times_ns += [time for time, _ in points]
-            positions += [q for _, q in points]
+        try:
+            times_ns, positions = self._solved(trajectory, start, max_joint_step, POSTURE_SPEEDS[0])
+        except KinematicsError:
+            if len(start) <= 6:
+                raise
+            times_ns, positions = self._solved(trajectory, start, max_joint_step, POSTURE_SPEEDS[1])
         times_from_stamp_ns = np.array(times_ns, dtype=np.int64) - trajectory.anchor_ns
         knots_s = times_from_stamp_ns / NS_PER_S
         slopes = PchipInterpolator(knots_s, np.stack(positions)).derivative()(knots_s)
@@ -242,18 +242,33 @@ class ArmKinematics:
         poses = np.stack([self.forward(joints.state(int(time)).position) for time in trajectory.times_ns])
         return replace(trajectory, poses=poses)
 
+    def _solved(
+        self, trajectory: PoseTrajectory, start: NDArray[np.float64], max_joint_step: float, posture_speed: float
+    ) -> tuple[list[int], list[NDArray[np.float64]]]:
+        """Return times and joint values [n] from the anchor on, each pose solved from the one before it."""
+        times_ns, positions = [trajectory.anchor_ns], [start]
+        for step, end_ns in enumerate(int(time) for time in trajectory.times_ns):
+            try:
+                points = self._segment(trajectory, (times_ns[-1], end_ns), positions[-1], max_joint_step, posture_speed)
+            except KinematicsError as error:
+                raise KinematicsError(f"step {step} of {len(trajectory)}: {error}") from error
+            times_ns += [time for time, _ in points]
+            positions += [q for _, q in points]
+        return times_ns, positions
+
     def _segment(
         self,
         trajectory: PoseTrajectory,
         span_ns: tuple[int, int],
         q: NDArray[np.float64],
         limit: float,
+        posture_speed: float,
         halvings: int = 0,
     ) -> list[tuple[int, NDArray[np.float64]]]:
         """Return (time, joints) at the end of a span from `q` on, and at poses on the way where joints move fast."""
         start_ns, end_ns = span_ns
         pose, _ = trajectory.sample(end_ns)
-        following = self.inverse(pose, q, POSTURE_SPEED * (end_ns - start_ns) / NS_PER_S)
+        following = self.inverse(pose, q, posture_speed * (end_ns - start_ns) / NS_PER_S)
         jump = np.abs(following - q)
         # a part may take twice its share, so that a motion may be uneven, but no leap is left at the finest division
         if (jump <= (limit if halvings == 0 else 2.0 * limit / 2**halvings)).all():
@@ -265,8 +280,8 @@ class ArmKinematics:
                 "singularity, or the arm is not where the chunk starts"
             )
         middle_ns = (start_ns + end_ns) // 2
-        first = self._segment(trajectory, (start_ns, middle_ns), q, limit, halvings + 1)
-        return first + self._segment(trajectory, (middle_ns, end_ns), first[-1][1], limit, halvings + 1)
+        first = self._segment(trajectory, (start_ns, middle_ns), q, limit, posture_speed, halvings + 1)
+        return first + self._segment(trajectory, (middle_ns, end_ns), first[-1][1], limit, posture_speed, halvings + 1)
 
     def _checked(self, q: ArrayLike) -> NDArray[np.float64]:
         values = np.array(q, dtype=np.float64)
