@@ -24,6 +24,7 @@ class Parameter:
     minimum, maximum: inclusive bounds; above: an exclusive lower bound. Of every number of a list.
     choices: the only values allowed; empty allows all.
     length: number of values of a list.
+    is_frame: the value names a frame of TF, which never begins with a slash.
     config, field: the dataclass and its field that the value fills; None when the node reads the value itself.
     """
 
@@ -35,6 +36,7 @@ class Parameter:
     above: float | None = None
     choices: tuple[str, ...] = ()
     length: int | None = None
+    is_frame: bool = False
     config: type | None = None
     field: str = ""
 
@@ -49,10 +51,16 @@ class Parameter:
         value = list(default) if isinstance(default, tuple) else default
         return cls(name, value, description, config=config, field=field, **rules)
 
+    def clean(self, value: Any) -> Any:
+        """Return the value as it is used: the name of a frame without the leading slash that ROS 1 wrote."""
+        return value.removeprefix("/") if self.is_frame else value
+
     def problem(self, value: Any) -> str | None:
         """Return why this value is refused, or None."""
         if self.choices and value not in self.choices:
             return f"{self.name} must be one of {', '.join(map(repr, self.choices))}, got {value!r}"
+        if self.is_frame and not self.clean(value):
+            return f"{self.name} must name a frame of TF, got {value!r}"
         if self.length is not None and len(value) != self.length:
             return f"{self.name} must have {self.length} values, got {list(value)}"
         numbers = [] if isinstance(value, (bool, str)) else [value] if isinstance(value, (int, float)) else list(value)

@@ -125,6 +125,20 @@ class ArmKinematics:
         reduced = pin.buildReducedModel(model, locked, pin.neutral(model))
         return cls(reduced, base_frame, tool_frame, described, config or InverseConfig())
 
+    def same_arm(self, other: ArmKinematics) -> bool:
+        """Return whether the other chain has the same joints, limits and geometry to the last bit."""
+        return bool(
+            (self.joint_names, self.tool_frame) == (other.joint_names, other.tool_frame)
+            and all(np.array_equal(a, b) for a, b in zip(self._limits(), other._limits(), strict=True))
+            and list(self._model.joints) == list(other._model.joints)
+            and list(self._model.jointPlacements) == list(other._model.jointPlacements)
+            and np.array_equal(self._base_from_root, other._base_from_root)
+            and self._model.frames[self._tool_id].placement == other._model.frames[other._tool_id].placement
+        )
+
+    def _limits(self) -> tuple[NDArray[np.float64], ...]:
+        return self.lower, self.upper, self.velocity_limit, self.acceleration_limit, self.posture
+
     def configuration(self, names: Sequence[str], positions: Sequence[float]) -> NDArray[np.float64]:
         """Return the chain's joint values [n] of a JointState's `name` and `position`, whatever their order.
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from beside import ProcessRig, ros_arguments
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseStamped, TwistStamped
+from geometry_msgs.msg import PoseStamped, TransformStamped, TwistStamped
 from places import ROOT, SUPPORT
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import SetParameters
@@ -66,6 +66,7 @@ class Rig(ProcessRig):
         self.image_delay_ns = 0  # stamps lie this far in the past
         self.transform_delay_s = 0.0
         self.frame_id = "camera"
+        self.slash = ""  # before the frames of transforms, as ROS 1 wrote them
         self.focal = FOCAL
         self.info_width = WIDTH
         self.tool = HOME.copy()
@@ -145,7 +146,7 @@ class Rig(ProcessRig):
     def enable_when_active(self) -> SetBool.Response:
         """Enable the node once it has loaded its policy: its services answer before that."""
         return self.wait(
-            lambda: (answer := self.enable()) and ("is not active" not in answer.message) and answer, "an active node"
+            lambda: (answer := self.enable()) and ("not active yet" not in answer.message) and answer, "an active node"
         )
 
     def trigger(self, name: str) -> Trigger.Response:
@@ -273,7 +274,7 @@ class Rig(ProcessRig):
         if self.move_joints is not None:
             self.move_joints(now_ns)
         if self.transforms:
-            message = messages.transform_message(self.tool, now_ns, "base_link", "tool0")
+            message = self._transform(now_ns)
             self._late.append((time.monotonic() + self.transform_delay_s, message))
         while self._late and self._late[0][0] <= time.monotonic():
             self._tf.sendTransform(self._late.pop(0)[1])
@@ -281,6 +282,9 @@ class Rig(ProcessRig):
             state = JointState(name=list(self.joint_positions), position=list(self.joint_positions.values()))
             state.header.stamp = messages.time_message(now_ns)
             self._joints.publish(state)
+
+    def _transform(self, stamp_ns: int) -> TransformStamped:
+        return messages.transform_message(self.tool, stamp_ns, f"{self.slash}base_link", f"{self.slash}tool0")
 
     def _publish_image(self) -> None:
         while self._sim_ns is not None and self._jumps_ns:  # in this thread, which also lets the time pass
@@ -296,7 +300,7 @@ class Rig(ProcessRig):
         self.stamps[stamp_ns] = self.tool.copy()
         if self.transforms and self.image_delay_ns == 0:
             # A transform of the very stamp: what the node finds there needs no interpolation.
-            message = messages.transform_message(self.tool, stamp_ns, "base_link", "tool0")
+            message = self._transform(stamp_ns)
             self._late.append((time.monotonic() + self.transform_delay_s, message))
         self._image_publisher.publish(image)
         if self._parameters.get("image_transport") == "compressed":

@@ -25,7 +25,7 @@ def declare(node: Any) -> None:
 
 def read(node: Any) -> dict[str, Any]:
     """Return the values a node has now. Raises ValueError naming every one that is wrong."""
-    values = {p.name: node.get_parameter(p.name).value for p in PARAMETERS}
+    values = {p.name: p.clean(node.get_parameter(p.name).value) for p in PARAMETERS}
     if found := problems(values):
         raise ValueError("; ".join(found))
     return values

@@ -51,9 +51,19 @@ ALWAYS_NAMED = frozenset({Input.SAFETY_STOP, Input.COMMANDS})
 class ControlLoop:
     """Inputs, the worker, the state machine, the sinks and the reports, tied together by `turn`."""
 
-    def __init__(self, node: Any, values: Mapping[str, Any], worker_factory: str, safety_stop: SafetyStop) -> None:
-        """Create everything and start the worker. values: checked parameters."""
+    def __init__(
+        self,
+        node: Any,
+        values: Mapping[str, Any],
+        worker_factory: str,
+        safety_stop: SafetyStop,
+        *,
+        activates_itself: bool = False,
+    ) -> None:
+        """Create everything and start the worker. values: checked. activates_itself: once the policy is loaded."""
         self.active = False
+        self._activates_itself = activates_itself
+        self._created_s = time.monotonic()
         self._node = node
         self._log = node.get_logger()
         self.load_failure: str | None = None  # why the policy could not be loaded
@@ -103,7 +113,7 @@ class ControlLoop:
             node,
             self.executive,
             refusal=self._refusal,
-            reset_refusal=lambda: "safety_stop is still set: release it first" if safety_stop.pressed else None,
+            reset_refusal=safety_stop.reset_refusal,
             reset_policy=self.supervisor.reset_policy,
             turn=self.turn,
         )
@@ -169,7 +179,7 @@ class ControlLoop:
 
     def _look_at_publishers(self, found: dict[Input, str], now_s: float) -> None:
         """Add to the problems found that somebody speaks and is not heard, or commands beside this node."""
-        if now_s - self._watched_s >= WATCH_S:
+        if now_s - self._watched_s >= WATCH_S or self._publishers.due:
             self._unheard, self._watched_s = self._publishers.look(), now_s
         for source, unheard in self._unheard.items():
             if source is Input.COMMANDS and self.executive.dry_run:
@@ -268,7 +278,7 @@ class ControlLoop:
 
     def activate(self) -> None:
         """Begin to publish; commands need ~/enable on top."""
-        self.active = True
+        self.active, self._activates_itself = True, False
         self.inputs.expect_images(time.monotonic())
 
     def deactivate(self, why: str) -> None:
@@ -329,7 +339,7 @@ class ControlLoop:
         """Return what the node knows about itself now."""
         state, reason = self.executive.state()
         if state is State.DISABLED and not self.active:
-            reason = "activate the node (ros2 lifecycle set)" if self.loaded else "the policy is being loaded"
+            reason = self._inactive()
         return Health(
             stamp_ns=self.now_ns(),
             steady_s=time.monotonic(),
@@ -355,12 +365,22 @@ class ControlLoop:
         """Return ROS time."""
         return int(self._node.get_clock().now().nanoseconds)
 
+    def _inactive(self) -> str:
+        """Return what a node that is not active waits for, and what a person has to do then."""
+        activate = f"ros2 lifecycle set {self._node.get_fully_qualified_name()} activate"
+        if self.loaded and not self._activates_itself:
+            return f"activate it ({activate})"
+        waits = f"the policy is being loaded ({time.monotonic() - self._created_s:.0f} s so far)"
+        if self._activates_itself:
+            return f"{waits}; the node activates itself then, so wait until its status says to call ~/enable"
+        return f"{waits}; then activate it ({activate})"
+
     # Parts of the turn
 
     def _refusal(self) -> str | None:
         """Return why the node must not be enabled now, or None."""
         if not self.active:
-            return "the node is not active: activate it first (ros2 lifecycle set)"
+            return f"the node is not active yet: {self._inactive()}"
         unheard = self._publishers.look()
         if self.executive.dry_run:
             unheard.pop(Input.COMMANDS, None)

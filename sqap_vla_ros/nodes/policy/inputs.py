@@ -28,7 +28,7 @@ from sqap_vla_ros.control.tool_monitor import ToolMonitor, ToolMonitorConfig, To
 from sqap_vla_ros.nodes import images, messages
 from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.observer import Frame, ObservationProblem, Observer, TransformMissing, View
-from sqap_vla_ros.nodes.policy.publishers import HearAll, Listener
+from sqap_vla_ros.nodes.policy.publishers import HearAll, Listener, Mismatch
 from sqap_vla_ros.nodes.policy.sinks.sink import Measured
 from sqap_vla_ros.nodes.tf.api import Buffer, TransformListener
 from sqap_vla_ros.nodes.tf.transform_gate import TransformGate
@@ -92,13 +92,20 @@ class Inputs:
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         )
         image_type, image_topic = (CompressedImage, "image/compressed") if compressed else (Image, "image")
-        image = node.create_subscription(image_type, image_topic, self._on_image, image_qos)
-        info = node.create_subscription(CameraInfo, "camera_info", self.sync.add_info, image_qos)
+        self._mismatches = [Mismatch() for _ in range(3)]
         self._subscriptions = [
-            image,
-            info,
-            node.create_subscription(JointState, "joint_states", self._on_joint_states, JOINTS_QOS),
+            node.create_subscription(kind, topic, callback, qos, event_callbacks=mismatch.events)
+            for (kind, topic, callback, qos), mismatch in zip(
+                (
+                    (image_type, image_topic, self._on_image, image_qos),
+                    (CameraInfo, "camera_info", self.sync.add_info, image_qos),
+                    (JointState, "joint_states", self._on_joint_states, JOINTS_QOS),
+                ),
+                self._mismatches,
+                strict=True,
+            )
         ]
+        image, info, _ = self._subscriptions
         self._description = HearAll(node, String, "robot_description", self._on_description)
         self.image_topic: str = image.topic_name
         self.info_topic: str = info.topic_name
@@ -130,10 +137,15 @@ class Inputs:
         kind = "sensor_msgs/msg/CompressedImage" if self._compressed else "sensor_msgs/msg/Image"
         remedy = ": set image_reliability to 'best_effort'"
         tf = "tf2_msgs/msg/TFMessage"
+        lost, no_info, no_joints = self._mismatches
         return [
-            Listener(Input.IMAGE, image.topic_name, kind, image.qos_profile, remedy),
-            Listener(Input.CAMERA_INFO, info.topic_name, "sensor_msgs/msg/CameraInfo", info.qos_profile, remedy),
-            Listener(Input.JOINT_STATES, joints.topic_name, "sensor_msgs/msg/JointState", joints.qos_profile),
+            Listener(Input.IMAGE, image.topic_name, kind, image.qos_profile, remedy, lost),
+            Listener(
+                Input.CAMERA_INFO, info.topic_name, "sensor_msgs/msg/CameraInfo", info.qos_profile, remedy, no_info
+            ),
+            Listener(
+                Input.JOINT_STATES, joints.topic_name, "sensor_msgs/msg/JointState", joints.qos_profile, "", no_joints
+            ),
             Listener(Input.JOINT_STATES, self._description.topic, "std_msgs/msg/String"),
             Listener(Input.TF, "/tf", tf, TF_QOS),
             Listener(Input.TF, "/tf_static", tf, TF_STATIC_QOS, ": static transforms must be published latched"),
@@ -234,9 +246,11 @@ class Inputs:
         """Use a robot_description that was read meanwhile. Return why what moves must stop, or None."""
         match self._descriptions.take():
             case ArmKinematics() as kinematics:
-                replaced = self.arm.kinematics is not None
+                before = self.arm.kinematics
+                if before is not None and before.same_arm(kinematics):
+                    return None  # comments, colours or other robots changed
                 self.arm.adopt(kinematics)
-                return "another robot_description came" if replaced else None
+                return None if before is None else "another robot_description came"
             case str(problem):
                 self.arm.refuse_description(problem)
                 self._log.error(f"robot_description: {problem}")
@@ -269,7 +283,7 @@ class Inputs:
     def _on_joint_states(self, message: JointState) -> None:
         self.arm.update(message.name, message.position, messages.time_ns(message.header.stamp), self._now_ns())
 
-    def _on_description(self, message: String) -> None:
+    def _on_description(self, message: String, _publisher: bytes) -> None:
         self._descriptions.submit(message.data)
 
     def _on_image(self, message: Any) -> None:

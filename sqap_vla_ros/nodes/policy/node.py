@@ -55,6 +55,7 @@ class PolicyNode(LifecycleNodeMixin, Node):
         self._loop: ControlLoop | None = None
         self._latched: str | None = None  # a stop or fault that was not reset before the node was cleaned up
         self.finalized = False
+        self.activates_itself = False  # at start, without a lifecycle manager
         configuration.declare(self)
         self._safety_stop = SafetyStop(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -64,7 +65,9 @@ class PolicyNode(LifecycleNodeMixin, Node):
         try:
             values = configuration.read(self)
             self._safety_stop.timeout_s = values["safety_stop_timeout_s"]
-            self._loop = ControlLoop(self, values, self._worker_factory, self._safety_stop)
+            self._loop = ControlLoop(
+                self, values, self._worker_factory, self._safety_stop, activates_itself=self.activates_itself
+            )
             if self._latched is not None:
                 self._loop.executive.stop(self._latched)
             self._wait_until_loaded(self._loop, values["load_timeout_s"])
@@ -187,10 +190,12 @@ def _run(node: PolicyNode, interrupted: threading.Event) -> int:
     executor.add_node(node)
     status = 0
     if node.get_parameter("autostart").value:
+        node.activates_itself = True
         steps: list[Any] = [node.trigger_configure, node.trigger_activate]
         if any(step() != TransitionCallbackReturn.SUCCESS for step in steps):
             status = 0 if interrupted.is_set() else 1
             interrupted.set()
+        node.activates_itself = False
     while not interrupted.is_set():
         try:
             executor.spin_once(timeout_sec=0.1)

@@ -74,8 +74,15 @@ _WHAT_RUNS = (
 )
 
 _FRAMES = (
-    Parameter("base_frame", "base_link", "Frame in which actions, poses and the workspace are expressed."),
-    Parameter("tool_frame", "tool0", "Frame that the actions move. The ring of protected tokens surrounds its origin."),
+    Parameter(
+        "base_frame", "base_link", "Frame in which actions, poses and the workspace are expressed.", is_frame=True
+    ),
+    Parameter(
+        "tool_frame",
+        "tool0",
+        "Frame that the actions move. The ring of protected tokens surrounds its origin.",
+        is_frame=True,
+    ),
     Parameter(
         "tf_timeout_s",
         0.2,

@@ -104,7 +104,7 @@ class Services:
 
     # Topics and services
 
-    def _on_instruction(self, message: String) -> None:
+    def _on_instruction(self, message: String, _publisher: bytes) -> None:
         self._executive.set_instruction(message.data)
         self._turn()
 

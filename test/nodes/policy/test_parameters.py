@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -35,6 +36,14 @@ def test_the_defaults_are_valid_and_harmless():
     assert parameters.defaults()["dry_run"] is True
 
 
+def test_names_of_frames_lose_the_slash_of_ros_1():
+    given = values(base_frame="/base_link", tool_frame="/left/tool0", robot_description="/not a frame")
+    node = SimpleNamespace(get_parameter=lambda name: SimpleNamespace(value=given[name]))
+    read = configuration.read(node)
+    assert (read["base_frame"], read["tool_frame"]) == ("base_link", "left/tool0")
+    assert read["robot_description"] == "/not a frame"
+
+
 def test_every_description_says_something():
     for parameter in parameters.PARAMETERS:
         assert len(parameter.description) > 10, parameter.name
@@ -55,6 +64,7 @@ def test_every_description_says_something():
         ({"workspace_min_m": [0.0, 0.7, 0.0]}, "workspace_min_m must be below workspace_max_m in every axis"),
         ({"max_lead_m": 0.2}, "max_lead_m must not exceed max_tracking_m, got 0.2 and 0.1"),
         ({"training_camera": [640.0, 480.0, 0.0, 600.0, 320.0, 240.0]}, "training_camera: a camera needs positive"),
+        ({"base_frame": "/"}, "base_frame must name a frame of TF, got '/'"),
         ({"gripper_close_below": 0.7}, "gripper_close_below must not exceed gripper_open_above, got 0.7 and 0.6"),
     ],
 )

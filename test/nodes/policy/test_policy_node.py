@@ -54,6 +54,9 @@ def test_a_dry_run_publishes_everything_but_commands_and_changes_only_while_disa
 
 
 def test_parameters_that_would_not_take_effect_are_refused(rig):
+    refused = rig.set_parameter("use_sim_time", True)
+    assert not refused.successful
+    assert "use_sim_time cannot change while the node is configured" in refused.reason
     refused = rig.set_parameter("blend_s", 0.5)
     assert not refused.successful
     assert "blend_s is read when the node is configured" in refused.reason

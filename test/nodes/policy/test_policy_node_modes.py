@@ -16,7 +16,9 @@ DISABLED, WAITING, RUNNING, HOLDING, STOPPED, FAULT = range(6)
 
 
 def test_twist_mode_with_compressed_images_streams_velocities_and_ends_with_zero():
-    with Rig(output_mode="twist", image_transport="compressed") as rig:
+    frames = {"base_frame": "/base_link", "tool_frame": "/tool0"}  # with the slash of ROS 1, as in the messages
+    with Rig(output_mode="twist", image_transport="compressed", **frames) as rig:
+        rig.slash, rig.frame_id = "/", "/camera"
         rig.instruct("pick the cube")
         rig.enable_when_active()
         rig.wait(lambda: len(rig.got("delta_twist_cmds")) > 40)

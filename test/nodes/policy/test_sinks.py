@@ -68,6 +68,25 @@ def test_it_is_bounded_and_keeps_its_direction(far_m):
     assert np.linalg.norm(twist[3:]) == pytest.approx(TWIST_CORRECTION_LIMITS[1])
 
 
+@pytest.mark.parametrize(("off", "refused"), [(0.05, False), (0.15, True), (1.0, True)])
+def test_a_trajectory_that_starts_away_from_the_measured_joints_is_not_sent(off, refused):
+    """The tool is where TF has it, but a redundant arm may stand there with other joints than joint_states say."""
+    arm = ArmKinematics.from_urdf(share_path("config/robots/tabletop_arm.urdf").read_text(), "base_link", "tool0")
+    publisher = Publisher()
+    node = SimpleNamespace(create_lifecycle_publisher=lambda *_: publisher)
+    sink = JointSink(node, SinkParts(SimpleNamespace(kinematics=arm), SafetyLimits(), "base_link"))
+    q = np.array([0.0, -0.35, 0.0, -2.3, 0.0, 2.0, 0.785])
+    wanted = anchor_chunk(np.tile([0.005, 0, 0, 0, 0, 0, 1.0], (8, 1)), arm.forward(q), 0, 0.2)
+    measured = q + off * np.eye(7)[6]  # the last joint turns the tool about its axis
+    if refused:
+        with pytest.raises(KinematicsError, match=r"starts with joint7 at 0\.\d\d, but joint_states have it at"):
+            sink.start(wanted, Measured(wanted.anchor, measured), LATEST_NS)
+        assert publisher.sent == []
+    else:
+        sink.start(wanted, Measured(wanted.anchor, measured), LATEST_NS)
+        assert len(publisher.sent) == 1
+
+
 class Publisher:
     def __init__(self):
         self.sent = []

@@ -117,3 +117,23 @@ def test_an_arm_that_was_blocked_and_comes_after_is_not_called_back(mode):
             cell.switches.blocked = False
             cell.run(0.6)
             assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+
+
+@pytest.mark.parametrize(
+    ("itself", "loaded", "words"),
+    [
+        (True, False, "is being loaded (3 s so far); the node activates itself then, so wait until its status says"),
+        (True, True, "the node activates itself then"),
+        (False, False, "is being loaded (3 s so far); then activate it (ros2 lifecycle set /policy_node activate)"),
+        (False, True, "the node is not active yet: activate it (ros2 lifecycle set /policy_node activate)"),
+    ],
+)
+def test_enabling_too_early_says_what_to_wait_for(itself, loaded, words):
+    with Cell("pose") as cell:
+        cell.loop.active, cell.loop._activates_itself = False, itself
+        cell.run(3.0)
+        if not loaded:
+            cell.loop.supervisor.info = None
+        answer = cell.enable()
+        assert not answer.success
+        assert words in answer.message

@@ -15,6 +15,7 @@ from sqap_vla_ros.nodes import messages
 QUICK = {"ensemble_chunks": 1, "ramp_s": 0.3}
 STEP_M = 0.4 * 0.02 * 1.03  # max_linear_velocity for a period of the commands
 MODES = ("joint", "pose", "twist")
+LAMP = '<joint name="lamp_joint" type="fixed"><parent link="base_link"/><child link="lamp"/></joint>'
 
 
 def moving(cell: Cell, seconds: float = 1.5) -> Cell:
@@ -212,10 +213,21 @@ def test_another_description_while_moving_holds_and_the_hold_is_sent():
         assert violations(cell) == []
 
 
-def test_the_same_description_again_changes_nothing():
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda urdf: urdf,
+        lambda urdf: urdf.replace("<link", "<!-- calibrated today -->\n\n  <link"),
+        lambda urdf: urdf.replace('"0.316', '"0.3160'),
+        lambda urdf: urdf.replace("</robot>", '<link name="lamp"/></robot>').replace("</robot>", LAMP + "</robot>"),
+    ],
+)
+def test_a_description_of_the_same_arm_again_changes_nothing(edit):
     with Cell("joint", seed=6, parameters=QUICK) as cell:
         moving(cell)
-        for _ in range(5):
+        for _ in range(3):
+            cell.publish("robot_description", String(data=edit(cell.urdf)))
+            cell.run(0.2)
             cell.publish("robot_description", String(data=cell.urdf))
             cell.run(0.2)
         assert cell.loop.executive.moving
@@ -285,6 +297,18 @@ def test_images_that_show_nothing_or_another_camera_are_named(edit, words):
         assert words in told(cell)
         assert not cell.loop.executive.moving
         assert violations(cell) == []
+
+
+def test_large_images_that_are_lost_while_camera_info_comes_are_named_with_the_remedy():
+    with Cell("pose", seed=9, parameters=QUICK) as cell:
+        moving(cell)
+        cell.switches.image_silent = True
+        cell.run(1.5)
+        assert "on /image" in cell.told()
+        assert "fastdds" not in cell.told()
+        cell.run(1.0)
+        assert "on /image, but /camera_info comes: large images are lost" in cell.told()
+        assert "start with config/fastdds_shm.xml" in cell.told()
 
 
 def test_images_without_a_stamp_are_named():

@@ -61,6 +61,8 @@ def test_inputs_that_cannot_be_heard_are_named():
         rig.enable_when_active()
         status = rig.wait_for_state(WAITING, "/beside publishes /image, but best effort, and is not heard")
         assert "set image_reliability to 'best_effort'" in status.reason
+        assert status.reason.count("publishes /image,") == 1
+        assert "offering incompatible QoS" not in rig.log  # rclpy's own words
 
 
 def test_state_and_parameters_are_answered_while_the_policy_loads():
@@ -74,6 +76,7 @@ def test_state_and_parameters_are_answered_while_the_policy_loads():
         state = rig.call("get_state", GetState, GetState.Request()).current_state
         assert state.id == State.TRANSITION_STATE_CONFIGURING
         assert not rig.set_parameter("blend_s", 0.3).successful
+        assert "is being loaded" in rig.enable().message
         rig.safety_stop(True)
         rig.wait(lambda: rig.status is not None and rig.status.state == STOPPED, "the stop")
         assert time.monotonic() - begin_s < 2.0

@@ -3,7 +3,7 @@
 import numpy as np
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from policy_node_rig import RUNNING, STOPPED, Rig, assert_silent, pose_of
+from policy_node_rig import LATCHED, RUNNING, STOPPED, Rig, assert_silent, pose_of
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from std_msgs.msg import Bool, String
 
@@ -28,10 +28,27 @@ def test_a_stop_is_heard_best_effort_and_holds_through_cleanup_and_configure(rig
         assert change(rig, transition)
     rig.wait_for_state(STOPPED, "safety_stop is set")
     assert not rig.enable().success
-    assert not rig.trigger("reset_fault").success
-    rig.safety_stop(False)
+    rig.safety_stop(False)  # of another publisher, which says nothing about the button of this one
+    rig.settle(0.3)
+    assert "safety_stop is still set by /beside: release it first" in rig.trigger("reset_fault").message
+    quick.publish(Bool(data=False))
     rig.wait(lambda: rig.trigger("reset_fault").success, "the release")
     rig.node.destroy_publisher(quick)
+
+
+def test_a_stop_of_a_publisher_that_is_gone_is_released_by_a_later_one(rig):
+    rig.safety_stop(False)
+    button = rig.node.create_publisher(Bool, "safety_stop", LATCHED)
+    button.publish(Bool(data=True))
+    rig.wait_for_state(STOPPED, "safety_stop is set")
+    rig.node.destroy_publisher(button)
+    rig.safety_stop(False)
+    rig.settle(0.3)
+    assert not rig.trigger("reset_fault").success
+    again = rig.node.create_publisher(Bool, "safety_stop", LATCHED)
+    again.publish(Bool(data=False))
+    rig.wait(lambda: rig.trigger("reset_fault").success, "the release")
+    rig.node.destroy_publisher(again)
 
 
 def test_a_stop_through_the_service_holds_through_cleanup_and_configure(rig):
