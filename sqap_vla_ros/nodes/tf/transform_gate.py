@@ -16,7 +16,7 @@ NAMED_S = 2.0  # a refusal is named for so long
 
 
 class TransformStore(Protocol):
-    """What a listener fills: a tf2 buffer, or a gate before one."""
+    """Takes what a listener hears: a tf2 buffer, or a gate before one."""
 
     def set_transform(self, transform: TransformStamped, authority: str) -> Any: ...
 
