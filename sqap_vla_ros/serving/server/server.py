@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -18,6 +20,9 @@ from sqap_vla_ros.serving.server.access import Access, is_loopback
 from sqap_vla_ros.serving.server.http import HttpConnection, respond
 from sqap_vla_ros.serving.server.protocols import PROTOCOLS, Conversation, Frame, Service
 
+# Answers have a few kilobytes, so a client that reads leaves this buffer empty. Left to itself, the kernel would take
+# megabytes of answers that nobody reads before `send_s` begins to count.
+SEND_BUFFER = 65_536
 _log = logging.getLogger(__name__)
 
 
@@ -62,8 +67,10 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
         access.clients += 1
         try:
             await _converse(service, config, connection)
-        except (ConnectionClosed, TimeoutError):
-            connection.transport.abort()  # it went, fell silent or does not read
+        except ConnectionClosed:
+            connection.transport.abort()
+        except TimeoutError:
+            _reset(connection)  # it fell silent or does not read
         except Exception:
             _log.exception("a defect in the server, met by %s", connection.remote_address)
             raise  # the client is told 1011, internal error
@@ -84,7 +91,20 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
         close_timeout=1.0,
         server_header=None,
     ) as server:
+        for listener in server.sockets:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # connections inherit it
         yield server.sockets[0].getsockname()[1]
+
+
+def _reset(connection: ServerConnection) -> None:
+    """Close the connection at once, and drop what its client did not read.
+
+    After a plain close the kernel would go on delivering that, for minutes, to a client that sees an open connection.
+    """
+    sock = connection.transport.get_extra_info("socket")
+    with contextlib.suppress(OSError):  # closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.transport.abort()
 
 
 async def _converse(service: Service, config: ServerConfig, connection: ServerConnection) -> None:
