@@ -1,6 +1,7 @@
-"""Measure what the way from a chunk to commands costs on the CPU: median and minimum over 200 chunks of 16 steps.
+"""Measure what the way from a chunk to commands costs on the CPU: median, 95th percentile, minimum of 200 chunks of 16.
 
-The minimum says what the code costs; the median also what else the computer does.
+The minimum says what the code costs; the others also what else the computer does. Raw result:
+benchmarks/results/robot_timings.json.
 """
 
 from __future__ import annotations
@@ -50,10 +51,16 @@ def main() -> None:
         joined = timed("blend", lambda f=fresh, n=now_ns: blend(old, f, n, 0.2))
         assert joined is not None
         timed("safety check", lambda j=joined: limits.check(j, anchor))
-        timed("inverse kinematics", lambda f=fresh: arm.joint_trajectory(f, READY))
+        joints = timed("inverse kinematics", lambda f=fresh: arm.joint_trajectory(f, READY))
+        timed("check of joints and of the tool between points", lambda j=joints: limits.check_joints(j, arm))
+    whole = np.sum(list(taken_ms.values()), axis=0)
     result = {
-        name: {"median_ms": round(float(np.median(values)), 2), "min_ms": round(min(values), 2)}
-        for name, values in taken_ms.items()
+        name: {
+            "median_ms": round(float(np.median(values)), 2),
+            "p95_ms": round(float(np.percentile(values, 95)), 2),
+            "min_ms": round(float(np.min(values)), 2),
+        }
+        for name, values in [*taken_ms.items(), ("all of it", whole)]
     }
     print(json.dumps(result, indent=2))
     results = Path(__file__).resolve().parent / "results"

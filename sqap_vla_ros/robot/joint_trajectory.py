@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import NS_PER_S
 
-NEAR_NS = 1_000_000  # two points nearer than this say the same twice
+NEAR_NS = 100_000  # two points nearer than this say the same twice
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,18 @@ class CubicPeaks:
     speed: NDArray[np.float64]
     acceleration: NDArray[np.float64]
     jerk: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ToolMotion:
+    """Motion of the tool along joint paths, at moments of each of S segments, their ends included.
+
+    positions: [S, m, 3] of its origin in the base frame (m). linear, angular: speeds [S, m] (m/s, rad/s).
+    """
+
+    positions: NDArray[np.float64]
+    linear: NDArray[np.float64]
+    angular: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,20 @@ class JointTrajectoryArrays:
         position = self.positions[i] + t * (self.velocities[i] + t * (0.5 * begin + t / 6.0 * jerk))
         return JointState(position, velocity, begin + t * jerk)
 
+    def sampled(self, parts: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return positions and velocities [(T - 1) * parts + 1, n] at the ends of equal parts of every segment."""
+        begin, end = (a[:, None] for a in self.accelerations)
+        t = np.arange(parts)[:, None] / parts * self.spans_s[:, None]  # [T - 1, parts, 1]
+        jerk = (end - begin) / self.spans_s[:, None]
+        start = self.velocities[:-1, None]
+        velocities = start + t * (begin + 0.5 * t * jerk)
+        positions = self.positions[:-1, None] + t * (start + t * (0.5 * begin + t / 6.0 * jerk))
+        joints = len(self.joint_names)
+        return (
+            np.concatenate([positions.reshape(-1, joints), self.positions[-1:]]),
+            np.concatenate([velocities.reshape(-1, joints), self.velocities[-1:]]),
+        )
+
     def peaks(self) -> CubicPeaks:
         """Return the extremes of every segment, its inside included."""
         begin, end = self.accelerations
@@ -149,7 +175,7 @@ def preceded_by(
 
     A controller draws the way to the first point from the measured arm if that point lies in its future when the
     message arrives; so the message has to begin a little in the past, on the motion that is under way. Unchanged where
-    `from_ns` is not a millisecond before the first point.
+    `from_ns` is not even NEAR_NS before the first point.
     """
     from_ns = max(from_ns, previous.stamp_ns)
     if from_ns > following.stamp_ns - NEAR_NS:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.robot.conventions import pose_distance
-from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays
+from sqap_vla_ros.robot.joint_trajectory import CubicPeaks, JointTrajectoryArrays, ToolMotion
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
@@ -60,6 +60,8 @@ class Verdict:
 
 ACCEPTED = Verdict(Decision.ACCEPT)
 MAX_SCALE_ITERATIONS = 50
+# Joints that move evenly lead the tool along an arc: between two poses of the workspace it may be outside by so much.
+BETWEEN_POINTS_M = 0.005
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,10 @@ class SafetyLimits:
         """Judge the cubic that a controller draws through `joints`, at its peaks and from its first point on.
 
         Positions stay within the URDF's limits less `joint_margin`; speed, acceleration and jerk (as `CubicPeaks`
-        defines it) within the URDF's and this object's limits. `time_scale` is a first guess where the motion starts at
-        speed, which slowing down does not change: check again after it.
+        defines it) within the URDF's and this object's limits. The tool, at every moment, stays in the workspace and
+        within its linear and angular speed; a motion that starts outside or faster gets no further out and no faster.
+        `time_scale` is a first guess where the motion starts at speed, which slowing down does not change: check again
+        after it.
         """
         if not (np.isfinite(joints.positions).all() and np.isfinite(joints.velocities).all()):
             return _reject(Code.NON_FINITE, "the joint trajectory is not finite")
@@ -182,30 +186,70 @@ class SafetyLimits:
                 f"step {step}: {joints.joint_names[joint]} = {value:.3f} is outside "
                 f"[{low[joint]:.3f}, {high[joint]:.3f}]",
             )
-        reasons, scale = [], 1.0
+        tool = arm.tool_motion(joints)
+        if (astray := self._astray_between_points(tool)) is not None:
+            return _reject(Code.WORKSPACE, astray)
+        needed = self._joint_rates(peaks, joints.joint_names, arm) + self._tool_speeds(tool)
+        if not needed:
+            return ACCEPTED
+        scale = max(scale for scale, _, _ in needed)
+        reasons = tuple((code, text) for _, code, text in needed)
+        if scale > self.hard_ratio:
+            return Verdict(Decision.REJECT, reasons)
+        return Verdict(Decision.SLOW_DOWN, reasons, scale * (1.0 + 1e-4))  # times are rounded
+
+    def _joint_rates(
+        self, peaks: CubicPeaks, names: tuple[str, ...], arm: ArmKinematics
+    ) -> list[tuple[float, Code, str]]:
+        """Return (time scale that it needs, code, text) of each limit on the joints that is exceeded."""
+        needed = []
         for order, code, values, limit in (
             (1, Code.VELOCITY, peaks.speed, np.minimum(arm.velocity_limit, self.max_joint_velocity)),
             (2, Code.ACCELERATION, peaks.acceleration, self.joint_acceleration(arm)),
-            (3, Code.JERK, peaks.jerk, np.full(len(start), self.max_joint_jerk)),
+            (3, Code.JERK, peaks.jerk, np.full(len(names), self.max_joint_jerk)),
         ):
-            step, joint = divmod(int(np.argmax(values / limit)), len(start))
+            step, joint = divmod(int(np.argmax(values / limit)), len(names))
             ratio = float(values[step, joint] / limit[joint])
             if ratio <= 1.0 + 1e-6:
                 continue
-            scale = max(scale, ratio ** (1.0 / order))
             unit = "per second" + (f"^{order}" if order > 1 else "")
-            reasons.append(
-                (
-                    code,
-                    f"step {step}: the {code.value} of {joints.joint_names[joint]} would reach "
-                    f"{values[step, joint]:.2f}, its limit is {limit[joint]:.2f} {unit}",
-                )
+            text = (
+                f"step {step}: the {code.value} of {names[joint]} would reach {values[step, joint]:.2f}, its limit is "
+                f"{limit[joint]:.2f} {unit}"
             )
-        if not reasons:
-            return ACCEPTED
-        if scale > self.hard_ratio:
-            return Verdict(Decision.REJECT, tuple(reasons))
-        return Verdict(Decision.SLOW_DOWN, tuple(reasons), scale * (1.0 + 1e-4))  # times are rounded
+            needed.append((ratio ** (1.0 / order), code, text))
+        return needed
+
+    def _tool_speeds(self, tool: ToolMotion) -> list[tuple[float, Code, str]]:
+        """Return the same of the limits on the tool's speed, at the peaks between the points."""
+        needed = []
+        for kind, unit, speeds, limit in (
+            ("linear", "m/s", tool.linear, self.max_linear_velocity),
+            ("angular", "rad/s", tool.angular, self.max_angular_velocity),
+        ):
+            fastest = float(speeds.max())
+            if fastest > max(limit, float(speeds[0, 0])) * (1.0 + 1e-6):
+                step = int(np.argmax(speeds.max(axis=1)))
+                text = (
+                    f"step {step}: the tool's {kind} velocity would reach {fastest:.2f}, its limit is {limit:g} {unit}"
+                )
+                needed.append((fastest / limit, Code.VELOCITY, text))
+        return needed
+
+    def _astray_between_points(self, tool: ToolMotion) -> str | None:
+        """Return where the tool would be outside the workspace, or None."""
+        positions, start = tool.positions, tool.positions[0, 0]
+        low = np.minimum(self.workspace_min_m, start) - BETWEEN_POINTS_M
+        high = np.maximum(self.workspace_max_m, start) + BETWEEN_POINTS_M
+        outside = ((positions < low) | (positions > high)).any(axis=2)
+        if not outside.any():
+            return None
+        step, moment = (int(index) for index in np.argwhere(outside)[0])
+        xyz = ", ".join(f"{c:.3f}" for c in positions[step, moment])
+        return (
+            f"step {step}: between two points the tool would pass ({xyz}) m, more than {BETWEEN_POINTS_M * 1e3:g} mm "
+            f"outside the workspace {self.workspace_min_m} to {self.workspace_max_m}"
+        )
 
     def _outside_workspace(self, trajectory: PoseTrajectory) -> list[tuple[Code, str]]:
         low, high = np.asarray(self.workspace_min_m), np.asarray(self.workspace_max_m)

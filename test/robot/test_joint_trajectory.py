@@ -5,9 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import CubicHermiteSpline
+from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays, preceded_by, standing
+from sqap_vla_ros.robot.kinematics import ArmKinematics
+from sqap_vla_ros.robot.safety import BETWEEN_POINTS_M, Code, Decision, SafetyLimits
+from sqap_vla_ros.robot.trajectory import anchor_chunk
 
 STAMP_NS = 1_763_000_000_000_000_000
 NAMES = ("a", "b", "c")
@@ -102,7 +107,7 @@ def test_what_precedes_a_motion_is_the_path_that_it_leaves(seed, head_ns):
     assert whole.stamp_ns == max(leaves_ns - head_ns, STAMP_NS)
     assert whole.end_ns == following.end_ns
     for at_ns in whole.stamp_ns + np.linspace(0, leaves_ns - whole.stamp_ns - 1, 7).astype(np.int64):
-        np.testing.assert_allclose(whole.state(int(at_ns)).position, previous.state(int(at_ns)).position, atol=2e-4)
+        np.testing.assert_allclose(whole.state(int(at_ns)).position, previous.state(int(at_ns)).position, atol=2e-5)
     for at_ns in leaves_ns + np.linspace(0, following.end_ns - leaves_ns, 7).astype(np.int64):
         np.testing.assert_allclose(whole.state(int(at_ns)).position, following.state(int(at_ns)).position, atol=1e-6)
 
@@ -125,3 +130,116 @@ def test_nothing_precedes_a_motion_that_begins_no_later():
 def test_arrays_that_do_not_fit_are_refused(change, text):
     with pytest.raises(ValueError, match=text):
         replace(random_path(0, points=3), **change)
+
+
+# The tool between the points
+
+READY = np.array([0.0, -0.5, 0.0, -2.2, 0.0, 1.7, 0.8])
+URDF = share_path("config/robots/tabletop_arm.urdf").read_text()
+
+
+@pytest.fixture(scope="module", params=["as it is", "joint3 continuous, from link1"])
+def arm(request) -> ArmKinematics:
+    if request.param == "as it is":
+        return ArmKinematics.from_urdf(URDF, "base_link", "tool0")
+    head, tail = URDF.split('<joint name="joint3" type="revolute"')
+    return ArmKinematics.from_urdf(f'{head}<joint name="joint3" type="continuous"{tail}', "link1", "tool0")
+
+
+def densely(path: JointTrajectoryArrays, arm: ArmKinematics) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and linear speeds of the tool every half millisecond, by forward kinematics alone."""
+    knots_s = path.times_from_stamp_ns / NS_PER_S
+    moments = np.linspace(0.0, knots_s[-1], round(knots_s[-1] / 5e-4))
+    positions = np.stack([arm.forward(q)[:3, 3] for q in cubic(path)(moments)])
+    return positions, np.linalg.norm(np.diff(positions, axis=0), axis=1) / moments[1]
+
+
+def swinging(arm: ArmKinematics, seed: int, points: int = 7) -> JointTrajectoryArrays:
+    """A brisk motion with segments of 20 to 250 ms and velocities of any size at its points."""
+    rng = np.random.default_rng(seed)
+    joints = len(arm.joint_names)
+    times_ns = np.concatenate([[0], np.cumsum(rng.integers(20_000_000, 250_000_000, points - 1))])
+    spans_s = np.diff(times_ns) / NS_PER_S
+    steps = rng.uniform(-0.7, 0.7, (points - 1, joints)) * spans_s[:, None]
+    positions = READY[-joints:] + np.concatenate([np.zeros((1, joints)), np.cumsum(steps, axis=0)])
+    velocities = rng.uniform(-0.7, 0.7, (points, joints)) * (rng.uniform(size=(points, joints)) > 0.3)
+    velocities[-1] = 0.0
+    return JointTrajectoryArrays(arm.joint_names, STAMP_NS, times_ns, positions, velocities)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_tools_motion_is_that_of_a_dense_sampling(arm, seed):
+    path = swinging(arm, seed)
+    tool = arm.tool_motion(path)
+    positions, speeds = densely(path, arm)
+    assert tool.linear.max() == pytest.approx(speeds.max(), rel=5e-3)
+    np.testing.assert_allclose(tool.positions.min(axis=(0, 1)), positions.min(axis=0), atol=2e-4)
+    np.testing.assert_allclose(tool.positions.max(axis=(0, 1)), positions.max(axis=0), atol=2e-4)
+    for i in (0, len(path.spans_s) - 1):
+        np.testing.assert_allclose(tool.positions[i, 0], arm.forward(path.positions[i])[:3, 3], atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_tool_turns_as_fast_as_a_dense_sampling_says(arm, seed):
+    path = swinging(arm, seed)
+    step_s = 1e-3
+    moments = np.arange(0.0, path.times_from_stamp_ns[-1] / NS_PER_S, step_s)
+    rotations = Rotation.from_matrix([arm.forward(q)[:3, :3] for q in cubic(path)(moments)])
+    fastest = (rotations[1:] * rotations[:-1].inv()).magnitude().max() / step_s
+    assert arm.tool_motion(path).angular.max() == pytest.approx(fastest, rel=5e-3)
+
+
+def test_a_motion_within_its_mean_speed_is_slowed_down_to_the_peak_of_its_cubic():
+    """From rest to rest over one step the cubic moves the tool at 1.5 times the mean speed."""
+    arm = ArmKinematics.from_urdf(URDF, "base_link", "tool0")
+    limits = SafetyLimits(max_joint_acceleration=1e3, max_joint_jerk=1e6)
+    deltas = np.zeros((6, 7))
+    deltas[::2, 1], deltas[1::2, 1] = 0.07, -0.07  # forth and back at 0.35 m/s
+    chunk = anchor_chunk(deltas, arm.forward(READY), STAMP_NS, 0.2)
+    assert np.linalg.norm(chunk.segment_velocities()[0], axis=1).max() < limits.max_linear_velocity
+    path = arm.joint_trajectory(chunk, READY)
+    assert densely(path, arm)[1].max() > 1.25 * limits.max_linear_velocity
+    verdict = limits.check_joints(path, arm)
+    assert verdict.decision is Decision.SLOW_DOWN
+    assert "the tool's linear velocity would reach 0.5" in verdict.text
+    slowed = arm.joint_trajectory(chunk.slowed(verdict.time_scale), READY)
+    assert densely(slowed, arm)[1].max() == pytest.approx(limits.max_linear_velocity, rel=5e-3)
+    assert replace(limits, max_linear_velocity=0.405).check_joints(slowed, arm).decision is Decision.ACCEPT
+    turns = replace(
+        limits, max_linear_velocity=9.0, max_angular_velocity=0.5 * float(arm.tool_motion(path).angular.max())
+    )
+    assert turns.check_joints(path, arm).time_scale == pytest.approx(2.0, rel=1e-3)
+
+
+def test_a_start_at_speed_may_keep_it_but_not_gain():
+    arm = ArmKinematics.from_urdf(URDF, "base_link", "tool0")
+    turning = np.eye(7)[0]
+    times_ns = np.array([0, 100_000_000, 200_000_000])
+    radius_m = float(np.hypot(*arm.forward(READY)[:2, 3]))
+    limits = SafetyLimits(max_linear_velocity=0.5 * radius_m)
+    for speeds, decision in (((0.6, 0.4, 0.0), Decision.ACCEPT), ((0.6, 0.9, 0.0), Decision.SLOW_DOWN)):
+        velocities = np.outer(speeds, turning)
+        means = np.array([0.0, 0.5, 0.7]) if decision is Decision.ACCEPT else np.array([0.0, 0.8, 1.2])
+        path = JointTrajectoryArrays(arm.joint_names, 0, times_ns, READY + np.outer(0.1 * means, turning), velocities)
+        assert limits.check_joints(path, arm).decision is decision
+
+
+def test_between_two_points_of_the_workspace_the_tool_does_not_leave_it():
+    """The first joint alone leads the tool along an arc, whose middle is further out than its ends."""
+    arm = ArmKinematics.from_urdf(URDF, "base_link", "tool0")
+    sides = np.stack([READY - 0.25 * np.eye(7)[0], READY + 0.25 * np.eye(7)[0]])
+    path = JointTrajectoryArrays(arm.joint_names, 0, np.array([0, 3 * NS_PER_S]), sides, np.zeros((2, 7)))
+    end_x, middle_x = arm.forward(sides[0])[0, 3], arm.forward(READY)[0, 3]
+    assert middle_x > end_x + 2.0 * BETWEEN_POINTS_M
+    inside = SafetyLimits(workspace_max_m=(middle_x - 0.9 * BETWEEN_POINTS_M, 0.6, 0.8))
+    assert inside.check_joints(path, arm).decision is Decision.ACCEPT
+    verdict = SafetyLimits(workspace_max_m=(middle_x - 1.1 * BETWEEN_POINTS_M, 0.6, 0.8)).check_joints(path, arm)
+    assert [code for code, _ in verdict.reasons] == [Code.WORKSPACE]
+    assert f"({middle_x:.3f}, " in verdict.text
+    # An arm that starts outside may come in, and no further out.
+    outside = SafetyLimits(workspace_max_m=(end_x - 0.05, 0.6, 0.8))
+    half = JointTrajectoryArrays(
+        arm.joint_names, 0, np.array([0, NS_PER_S]), np.stack([READY, sides[1]]), np.zeros((2, 7))
+    )
+    assert outside.check_joints(half, arm).decision is Decision.ACCEPT
+    assert outside.check_joints(path, arm).decision is Decision.REJECT

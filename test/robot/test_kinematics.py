@@ -208,7 +208,14 @@ def test_a_joint_that_would_jump_is_refused(arm):
 
 
 # Only what the URDF says.
-URDF_LIMITS = SafetyLimits(max_joint_velocity=np.inf, joint_margin=0.0)
+URDF_LIMITS = SafetyLimits(
+    max_joint_velocity=np.inf,
+    joint_margin=0.0,
+    max_linear_velocity=np.inf,
+    max_angular_velocity=np.inf,
+    workspace_min_m=(-np.inf,) * 3,
+    workspace_max_m=(np.inf,) * 3,
+)
 
 
 def test_near_a_singular_wrist_poses_on_the_way_keep_the_tool_on_its_path(arm):
@@ -256,10 +263,11 @@ def test_joint_limits_and_speeds_are_judged(arm):
     trajectory = anchor_chunk(curved_chunk(0), arm.forward(READY), STAMP_NS, 0.2)
     joints = arm.joint_trajectory(trajectory, READY)
     assert URDF_LIMITS.check_joints(joints, arm).decision is Decision.ACCEPT
-    fast = SafetyLimits(max_joint_velocity=0.15).check_joints(joints, arm)
+    slow = replace(URDF_LIMITS, max_joint_velocity=0.15)
+    fast = slow.check_joints(joints, arm)
     assert fast.decision is Decision.SLOW_DOWN
     slowed = arm.joint_trajectory(trajectory.slowed(fast.time_scale * 1.01), READY)
-    assert SafetyLimits(max_joint_velocity=0.15).check_joints(slowed, arm).decision is Decision.ACCEPT
+    assert slow.check_joints(slowed, arm).decision is Decision.ACCEPT
     assert SafetyLimits(max_joint_velocity=0.01).check_joints(joints, arm).decision is Decision.REJECT
     outside = replace(joints, positions=joints.positions.copy())
     outside.positions[1:] += 3.0 * np.eye(7)[3]

@@ -102,7 +102,9 @@ def test_what_is_slowed_down_for_the_joints_is_judged_again():
     sink = JointSink(
         node,
         SinkParts(
-            SimpleNamespace(kinematics=arm), SafetyLimits(max_joint_velocity=np.inf, joint_margin=0.0), "base_link"
+            SimpleNamespace(kinematics=arm),
+            SafetyLimits(max_joint_velocity=np.inf, joint_margin=0.0, workspace_min_m=(-1.0, -1.0, 0.0)),
+            "base_link",
         ),
     )
     rng = np.random.default_rng(0)
