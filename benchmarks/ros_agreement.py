@@ -6,9 +6,10 @@ simulator_node as joint trajectories over DDS, and the world goes on meanwhile. 
 `--real-time-factor` below 1 makes the result independent of how busy the computer is, but for the policy's own
 latency, which is counted and reported in simulated time. Both have the time limit of the task. Layouts are those of
 seeds 0, 1, ..., which draw the family too. Raw results: benchmarks/results/ros_agreement.json, written after every
-episode.
+episode. With `--delay-s` the policy over ROS answers as late as that, in simulated time (delayed_policy.py).
 
     python benchmarks/ros_agreement.py [--episodes 60] [--recipe sqap] [--real-time-factor 0.2]
+    python benchmarks/ros_agreement.py --delay-s 0.8 --chunk-join path --out ros_late_path.json
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ import yaml
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution, lockstep_width, run_episodes
 from sqap_vla_ros.evaluation.closed_loop.statistics import PairedOutcomes, wilson
 from sqap_vla_ros.nodes.launch.bringup import NodeProcesses
-from sqap_vla_ros.nodes.launch.table import BRINGUPS, dds_environment
+from sqap_vla_ros.nodes.launch.table import BRINGUPS, Bringup, dds_environment
 from sqap_vla_ros.nodes.policy.parameters import defaults
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
@@ -75,8 +77,23 @@ def in_process(checkpoint: str, recipe: str, suite: str, episodes: int) -> list[
     return sorted(rows, key=lambda row: row["seed"])
 
 
-def over_ros(given: dict[str, str], suite: str, episodes: int, real_time_factor: float) -> Iterator[dict[str, Any]]:
-    """One row for each seed, as they come."""
+def late_bringup(
+    delay_s: float, real_time_factor: float, checkpoint: str, recipe: str
+) -> tuple[Bringup, dict[str, str]]:
+    """The simulation with a policy that answers late, and the environment that it needs."""
+    bringup = BRINGUPS["simulation"]
+    if delay_s == 0.0:
+        return bringup, {}
+    nodes = tuple(replace(n, module="delayed_policy") if n.executable == "policy_node" else n for n in bringup.nodes)
+    path = os.pathsep.join([str(Path(__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {"PYTHONPATH": path, "DELAYED_CHECKPOINT": checkpoint, "DELAYED_RECIPE": recipe}
+    return replace(bringup, nodes=nodes), environment | {"DELAYED_WALL_S": str(delay_s / real_time_factor)}
+
+
+def over_ros(
+    given: dict[str, str], suite: str, episodes: int, real_time_factor: float, delay_s: float, changed: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """One row for each seed, as they come. changed: parameters of policy_node other than in the file."""
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.parameter import Parameter
@@ -97,13 +114,15 @@ def over_ros(given: dict[str, str], suite: str, episodes: int, real_time_factor:
     given = {**given, "seed": "0", "variation": suite, "use_sim_time": "true"}
     with tempfile.TemporaryDirectory() as folder:
         values = yaml.safe_load(Path(given["params_file"]).read_text())["/**"]["ros__parameters"]
+        values |= changed
         values |= {name: max(1.0, 1.0 / real_time_factor) * values.get(name, defaults()[name]) for name in STEADY}
         files = {"params_file": values, "simulator_params_file": {"real_time_factor": float(real_time_factor)}}
         for argument, parameters in files.items():
             given[argument] = str(Path(folder) / f"{argument}.yaml")
             Path(given[argument]).write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+        bringup, environment = late_bringup(delay_s, real_time_factor, given["checkpoint"], given["recipe"])
         try:
-            with NodeProcesses(BRINGUPS["simulation"], given) as nodes:
+            with NodeProcesses(bringup, given, environment=environment) as nodes:
 
                 def check() -> None:
                     if ended := nodes.ended():
@@ -192,7 +211,9 @@ def main() -> int:
     parser.add_argument("--suite", default="visual_matching", choices=sorted(VARIATIONS))
     parser.add_argument("--real-time-factor", type=float, default=0.2)
     parser.add_argument("--params-file", default=str(share_path("config/demo.yaml")), help="of policy_node")
-    parser.add_argument("--reuse", action="store_true", help="keep the in-process episodes that --out holds already")
+    parser.add_argument("--delay-s", type=float, default=0.0, help="from an image to its chunk, in simulated time")
+    parser.add_argument("--chunk-join", default="", help="of policy_node; what the parameter file says by default")
+    parser.add_argument("--reuse", action="store_true", help="take the in-process episodes that were stored before")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
@@ -203,7 +224,8 @@ def main() -> int:
         "execution": vars(Execution()),
     }
     begin_s = time.monotonic()
-    before = json.loads(args.out.read_text()) if args.out.exists() else {}
+    stored = next((path for path in (args.out, RESULT) if path.exists()), None)
+    before = json.loads(stored.read_text()) if stored is not None else {}
     if args.reuse and len(before.get("in_process", [])) >= args.episodes:
         results["in_process"] = before["in_process"][: args.episodes]
     else:
@@ -211,7 +233,8 @@ def main() -> int:
         print(f"in-process: {args.episodes} episodes in {time.monotonic() - begin_s:.0f} s", flush=True)
     given = {"checkpoint": args.checkpoint, "recipe": args.recipe, "params_file": args.params_file, "log_level": "warn"}
     results["ros"] = []
-    for row in over_ros(given, args.suite, args.episodes, args.real_time_factor):
+    changed = {"chunk_join": args.chunk_join} if args.chunk_join else {}
+    for row in over_ros(given, args.suite, args.episodes, args.real_time_factor, args.delay_s, changed):
         results["ros"].append(row)
         outcome = f"done in {row['seconds']:.1f} s" if row["success"] else "not done"
         print(f"{row['seed']:3d} {row['family']:16s} {outcome}, {row['wall_s']:.0f} s by the clock", flush=True)
