@@ -47,6 +47,7 @@ PARAMETERS = {
 MODES = ("joint", "pose", "twist")
 TICK_S = TICK_NS / NS_PER_S
 Begin = Callable[[Cell, np.random.Generator], bool | None]  # False: it cannot happen now
+Shows = Callable[[Cell, int], bool]
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ class Fault:
     """A fault and its name in what the node says.
 
     begin: turns switches; what it turned is turned back at the end. lasts_s: drawn between the two.
-    named: pattern that status, problems or log have within named_s, if it lasts longer while the node works on a
-    mission; "" where a fault of this kind need not be named. modes: the output modes that it can happen in.
-    by_chunk: the node notices with the next chunk, which with replan "horizon" is not soon asked for.
+    named: pattern of this fault alone that status, problems or log have within named_s of when it shows, if it lasts
+    as long and the node works on a mission all the while; "" where a fault of this kind need not be named.
+    modes: the output modes that it can happen in. shows: whether it can be noticed yet, by the steady time of its
+    begin; at once by default.
     """
 
     name: str
@@ -65,7 +67,31 @@ class Fault:
     named: str = ""
     named_s: float = 0.0
     modes: Sequence[str] = MODES
-    by_chunk: bool = False
+    shows: Shows = lambda cell, begin_ns: True
+
+
+def asked(cell: Cell, begin_ns: int) -> bool:
+    """Return whether the policy was handed an observation since."""
+    return bool(cell.asked_ns) and cell.asked_ns[-1] > begin_ns
+
+
+def moved_on(cell: Cell, begin_ns: int) -> bool:
+    """Return whether images were used for a second in which the tool moved by more than frozen_motion_m."""
+    used_ns = [at_ns for at_ns in cell.asked_ns if at_ns > begin_ns]
+    if not used_ns or used_ns[-1] - used_ns[0] < NS_PER_S:
+        return False
+    since = [position for at_ns, position in cell.way if used_ns[0] <= at_ns <= used_ns[-1]]
+    return float(np.linalg.norm(np.subtract(since, since[0]), axis=1).max()) > 0.025
+
+
+def left_behind(cell: Cell, begin_ns: int) -> bool:
+    """Return whether a motion under way has left the arm behind by more than max_tracking_m."""
+    return cell.loop.executive.moving and cell.left_behind_m() > 0.12
+
+
+def watched(cell: Cell, begin_ns: int) -> bool:
+    """Return whether the watchdog has to act when the executor stands still."""
+    return cell.watchdog.armed
 
 
 def switch(**values: Any) -> Begin:
@@ -163,8 +189,14 @@ def nan_chunk(deltas: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def wild_chunk(deltas: np.ndarray, rng: np.random.Generator) -> None:
-    """Motions that no arm can make, or that lead out of the workspace."""
+    """Motions that are too fast by a little or a lot, or that lead out of the workspace."""
     deltas[:, :3] *= float(rng.choice([5.0, 30.0, 1e6, 1e300]))
+    deltas[:, 3:6] += rng.normal(size=3) * float(rng.choice([0.0, 0.3, 3.0]))
+
+
+def impossible_chunk(deltas: np.ndarray, rng: np.random.Generator) -> None:
+    """Motions that no arm can make."""
+    deltas[:, :3] *= float(rng.choice([30.0, 1e6, 1e300]))
     deltas[:, 3:6] += rng.normal(size=3) * float(rng.choice([0.0, 0.3, 3.0]))
 
 
@@ -230,44 +262,60 @@ def storm(cell: Cell, rng: np.random.Generator) -> None:
 
 
 JOINT = ("joint",)
+NO_IMAGE, NO_TRANSFORM = r"no new image for", r"no transform base_link <- tool0|the tool's transform is stale"
+TWO_TF = r"the tool jumped by .* second publisher|a glitch, or two publishers"
+LEAPT = r"joint_states: joint\d leapt from .* second publisher"
+WILD = r"chunk rejected: (step|linear|angular)|is absurd|unusable chunks in a row"
 FAULTS = (
-    Fault("image silent", switch(image_silent=True), (0.1, 1.1), "image", 0.6),
-    Fault("camera_info silent", switch(info_silent=True), (0.1, 1.1), "camera_info|stamped zero", 0.9),
-    Fault("TF silent", switch(tf_silent=True), (0.1, 1.1), "transform|TF", 1.0),
+    Fault("image silent", switch(image_silent=True), (0.1, 1.1), NO_IMAGE, 0.6),
+    Fault("camera_info silent", switch(info_silent=True), (0.1, 1.1), "camera_info stopped coming", 0.9),
+    Fault("TF silent", switch(tf_silent=True), (0.1, 1.1), NO_TRANSFORM, 1.0),
     Fault("joint_states silent", switch(joints_silent=True), (0.1, 1.1), "joint_states are stale", 0.5, JOINT),
-    Fault("image old", switch(image_age_s=0.8), (0.1, 1.1), "stale|went backwards|image", 0.6),
-    Fault("TF old", switch(tf_age_s=1.5), (0.1, 1.1), "transform|TF", 1.0),
-    Fault("joint_states old", switch(joints_age_s=2.0), (0.1, 1.1), "joint_states", 0.5, JOINT),
-    Fault("joint_states from the future", switch(joints_age_s=-3.0), (0.1, 1.1), "joint_states", 0.5, JOINT),
-    Fault("image stamped zero", switch(image_stamp=0), (0.1, 1.1), "stamped zero|image", 0.7),
-    Fault("image frozen", switch(image_frozen=True), (0.1, 1.1)),
+    Fault("image old", switch(image_age_s=0.8), (0.1, 1.5), "the image is stale: stamped", 1.1),
+    Fault("TF old", switch(tf_age_s=1.5), (0.1, 1.1), NO_TRANSFORM, 1.0),
+    Fault("joint_states old", switch(joints_age_s=2.0), (0.1, 1.1), "joint_states are stale", 0.5, JOINT),
+    Fault(
+        "joint_states from the future",
+        switch(joints_age_s=-3.0),
+        (0.1, 1.1),
+        "are stamped .* in the future",
+        0.2,
+        JOINT,
+    ),
+    Fault("image stamped zero", switch(image_stamp=0), (0.1, 1.1), "images on /image are stamped zero", 0.3),
+    Fault("image frozen", switch(image_frozen=True), (0.1, 2.0), "the camera is frozen", 0.5, shows=moved_on),
     Fault("TF glitch", once(moved_tool, "tf_edit"), (0.1, 0.3)),
     Fault("TF not finite once", once(nan_tool, "tf_edit"), (0.1, 0.3)),
-    Fault("TF not finite", always(nan_tool, "tf_edit"), (0.1, 1.1), "transform|TF", 1.0),
-    Fault("TF at random", always(moved_tool, "tf_edit"), (0.1, 1.1), "transform|TF", 1.0),
-    Fault("two TF publishers", second_tf, (0.1, 1.1), "transform|TF|jumped", 1.0),
+    Fault("TF not finite", always(nan_tool, "tf_edit"), (0.1, 1.1), NO_TRANSFORM, 1.0),
+    Fault("TF at random", always(moved_tool, "tf_edit"), (0.1, 1.1), TWO_TF, 0.5),
+    Fault("two TF publishers", second_tf, (0.1, 1.1), TWO_TF, 0.5),
     Fault("joint_states zero once", once(zero_joints, "joints_edit"), (0.1, 0.3), modes=JOINT),
-    Fault("joint_states zero", always(zero_joints, "joints_edit"), (0.1, 1.1), "joint_states|TF", 0.6, JOINT),
+    Fault("joint_states zero", always(zero_joints, "joints_edit"), (0.1, 1.1), LEAPT, 0.3, JOINT),
     Fault("joint_states not finite once", once(nan_joint, "joints_edit"), (0.1, 0.3), modes=JOINT),
-    Fault("joint_states not finite", always(nan_joint, "joints_edit"), (0.1, 1.1), "non-finite", 0.2, JOINT),
+    Fault("joint_states not finite", always(nan_joint, "joints_edit"), (0.1, 1.1), "non-finite position", 0.2, JOINT),
     Fault("joint glitch", once(moved_joint, "joints_edit"), (0.1, 0.3), modes=JOINT),
-    Fault("joint named twice", always(double_name, "joints_edit"), (0.1, 1.1), "twice", 0.2, JOINT),
-    Fault("positions missing", always(short_joints, "joints_edit"), (0.1, 1.1), "7 names and 6", 0.2, JOINT),
-    Fault("two joint_states publishers", second_joints, (0.1, 1.1), "leapt|second publisher", 0.5, JOINT),
-    Fault("arm blocked", switch(blocked=True), (0.1, 1.5)),
+    Fault("joint named twice", always(double_name, "joints_edit"), (0.1, 1.1), r"name joint\d twice", 0.2, JOINT),
+    Fault("positions missing", always(short_joints, "joints_edit"), (0.1, 1.1), "7 names and 6 positions", 0.2, JOINT),
+    Fault("two joint_states publishers", second_joints, (0.1, 1.1), LEAPT, 0.3, JOINT),
+    Fault("arm blocked", switch(blocked=True), (0.1, 1.5), "tracking error", 0.3, shows=left_behind),
     Fault("chunk not finite once", once(chunk_with(nan_chunk), "chunk_edit"), (0.1, 0.3)),
     Fault(
-        "chunks not finite", always(chunk_with(nan_chunk), "chunk_edit"), (0.3, 1.5), "not finite", 0.9, by_chunk=True
+        "chunks not finite",
+        always(chunk_with(nan_chunk), "chunk_edit"),
+        (0.3, 1.5),
+        "is not finite",
+        0.4,
+        shows=asked,
     ),
     Fault("chunk wild once", once(chunk_with(wild_chunk), "chunk_edit"), (0.1, 0.3)),
-    Fault("chunks wild", always(chunk_with(wild_chunk), "chunk_edit"), (0.3, 1.5)),
+    Fault("chunks wild", always(chunk_with(impossible_chunk), "chunk_edit"), (0.3, 1.5), WILD, 0.4, shows=asked),
     Fault("prediction fails once", once(chunk_with(lambda *_: "out of memory"), "chunk_edit"), (0.1, 0.3)),
     Fault("predictions late", switch(latency_s=0.7), (0.3, 1.2)),
-    Fault("policy hangs", hangs, (1.5, 1.5), "took longer|has been computing", 1.4, by_chunk=True),
-    Fault("worker dies", dies, (0.3, 0.3), "worker process ended|took longer", 0.2),
-    Fault("clock set", jumps, (0.1, 0.3), "jumped by", 0.1),
-    Fault("another robot_description", other_arm, (0.1, 0.3), modes=JOINT),
-    Fault("executor stands still", switch(stalled=True), (0.05, 1.0)),
+    Fault("policy hangs", hangs, (1.5, 1.8), "a prediction took longer than", 1.1, shows=asked),
+    Fault("worker dies", dies, (0.3, 0.3), "the worker process ended", 0.2),
+    Fault("clock set", jumps, (0.1, 0.3), "clock jumped by", 0.1),
+    Fault("another robot_description", other_arm, (0.1, 0.3), "robot_description", 0.1, JOINT),
+    Fault("executor stands still", switch(stalled=True), (0.05, 1.0), "executor stands still", 0.54, shows=watched),
     Fault("storm of requests", storm, (0.1, 0.3)),
 )
 STOPS: tuple[tuple[str, Callable[[Cell], Any]], ...] = (
@@ -327,29 +375,25 @@ def live(cell: Cell, faults: Sequence[Fault], stop: Callable[[Cell], Any], rng: 
 
 def inflict(cell: Cell, fault: Fault, rng: np.random.Generator) -> list[Violation]:
     """Let a fault happen and end. Return whether it was not named in time."""
-    before, lines = cell.switches, len(cell.node.log.lines)
-    lasts_s = float(rng.uniform(*fault.lasts_s))
-    watched = cell.loop.executive.mission is not None and cell.loop.executive.enabled
-    watched = watched and not (fault.by_chunk and cell.parameters["replan"] == "horizon")
-    watched = watched and not cell.loop.executive.problems()  # what was wrong before hides what is wrong now
-    watched = fault.begin(cell, rng) is not False and watched
-    named = False
-    for tick in range(round(lasts_s / TICK_S)):
-        if tick * TICK_S <= fault.named_s + TICK_S:
-            named = named or names(cell, fault, lines)
-            watched = watched and (named or cell.loop.executive.mission is not None)
+    before, lines, begin_ns = cell.switches, len(cell.node.log.lines), cell.steady_ns
+    executive = cell.loop.executive
+    due = fault.begin(cell, rng) is not False and fault.named != ""
+    found: list[Violation] = []
+    shows_ns: int | None = None
+    for _ in range(round(float(rng.uniform(*fault.lasts_s)) / TICK_S)):
+        due = due and executive.mission is not None and executive.enabled and not names(cell, fault, lines)
+        if shows_ns is None and fault.shows(cell, begin_ns):
+            shows_ns = cell.steady_ns
+        if due and shows_ns is not None and cell.steady_ns - shows_ns > fault.named_s * NS_PER_S:
+            found.append(Violation("not named", f"{fault.name}: {cell.told()[:200]!r}", cell.steady_ns / NS_PER_S))
+            due = False
         cell.run(TICK_S)
-    named = named or names(cell, fault, lines)
     cell.switches = before
-    if not fault.named or named or not watched or lasts_s < fault.named_s:
-        return []
-    return [Violation("not named", f"{fault.name}: {cell.told()[:200]!r}", cell.steady_ns / NS_PER_S)]
+    return found
 
 
 def names(cell: Cell, fault: Fault, lines: int) -> bool:
     """Return True if the node says what the fault is, in its status, its problems or its log."""
-    if not fault.named:
-        return True
     said = [cell.told(), *(text for _, text in cell.node.log.lines[lines:])]
     return any(re.search(fault.named, text) for text in said)
 

@@ -11,7 +11,7 @@ from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays
-from sqap_vla_ros.robot.safety import SafetyLimits
+from sqap_vla_ros.robot.safety import BETWEEN_POINTS_M, SafetyLimits
 from stepped.simulated_cell import TICK_NS, Cell, SentCommand
 
 # A controller's setpoint may step by so much where a message takes over: the message's path is not exactly the last.
@@ -19,13 +19,14 @@ SEAM_RAD, SEAM_RAD_S = 0.01, 0.3
 SEAM_M, SEAM_ROTATION = 0.01, 0.05
 # Where a motion may start otherwise: at rest, and so near to an arm that is at rest as well.
 NEAR_RAD, NEAR_M = 0.1, 0.06
-STANDING = 0.3  # rad/s or m/s: an arm that lags still creeps on
+STANDING = 0.15  # rad/s or m/s
 START_M = 0.35  # between any command's start and the arm; a blocked arm is left behind by max_tracking_m and a stop
 REST_S, RETURN_M_S, RETURN_RAD_S = 0.7, 0.06, 0.25  # after a stop: at rest, or on the slow way back to a blocked arm
 STOPPING_M, STOPPING_RAD = 0.12, 0.6  # that the command may still move on after a stop
 BEYOND = 1.03  # times a limit: samples of 20 ms, and rounding
-WORKSPACE_M = 0.012
-CUBIC = 1.5  # times the mean speed between two points, which the tool's limit is kept on: the peak of a cubic
+WORKSPACE_M = BETWEEN_POINTS_M + 1e-3  # outside the workspace: an arc of joints, and the tolerance of their solution
+TOOL_SPEED = 1.01  # times the tool's limit, at the peak of the cubic
+FINE_PARTS = 20  # of each segment at which the tool is looked at
 TWIST_GAP_S = 0.1  # of a stream whose last twist was not zero
 
 
@@ -70,7 +71,7 @@ class CommandChecks:
     # Joint trajectories
 
     def _joints(self) -> None:
-        arm, limits = self._arm, self._limits
+        arm = self._arm
         before: tuple[SentCommand, JointTrajectoryArrays] | None = None
         for command in self._cell.commands:
             points = command.message.points
@@ -91,16 +92,29 @@ class CommandChecks:
             self._peaks(command, path)
             now_ns = max(command.ros_ns, stamp_ns)
             self._seam(command, before, path, now_ns)
-            ahead = range(now_ns, max(path.end_ns, now_ns + 1) + 1, TICK_NS)
-            tool = np.stack([arm.forward(path.state(t).position)[:3, 3] for t in ahead])
-            self._inside(command, tool)
-            speed = np.linalg.norm(np.diff(tool, axis=0), axis=1).max(initial=0.0) * NS_PER_S / TICK_NS
-            if speed > limits.max_linear_velocity * CUBIC:
-                self._wrong("tool speed", command, f"{speed:.3f} m/s")
+            self._between_points(command, path)
             before = (command, path)
         for at_ns, text in self._cell.refusals:
             self.found.append(Violation("refused by the controller", text, at_ns / NS_PER_S))
         self._joint_stops()
+
+    def _between_points(self, command: SentCommand, path: JointTrajectoryArrays) -> None:
+        """Speeds of the tool and its place in the workspace, by forward kinematics of the cubic alone."""
+        joints, _ = path.sampled(FINE_PARTS)
+        poses = np.stack([self._arm.forward(q) for q in joints])
+        self._inside(command, poses[:, :3, 3])
+        spans_s = np.repeat(path.spans_s[:, 0] / FINE_PARTS, FINE_PARTS)
+        turned = poses[1:, :3, :3] @ poses[:-1, :3, :3].transpose(0, 2, 1)
+        axes = np.stack([turned[:, 2, 1] - turned[:, 1, 2], turned[:, 0, 2] - turned[:, 2, 0]], axis=1)
+        axes = 0.5 * np.concatenate([axes, (turned[:, 1, 0] - turned[:, 0, 1])[:, None]], axis=1)  # small angles
+        moved = np.diff(poses[:, :3, 3], axis=0)
+        for kind, steps, limit in (
+            ("m/s", moved, self._limits.max_linear_velocity),
+            ("rad/s", axes, self._limits.max_angular_velocity),
+        ):
+            speed = float((np.linalg.norm(steps, axis=1) / spans_s).max())
+            if speed > TOOL_SPEED * limit:
+                self._wrong("tool speed", command, f"{speed:.3f} {kind}")
 
     def _peaks(self, command: SentCommand, path: JointTrajectoryArrays) -> None:
         peaks, arm, limits = path.peaks(), self._arm, self._limits
@@ -210,9 +224,9 @@ class CommandChecks:
             if not (np.isfinite(linear).all() and np.isfinite(angular).all()):
                 self._wrong("finite", command, "a twist is not finite")
                 continue
-            if np.linalg.norm(linear) > BEYOND * limits.max_linear_velocity + 0.05:
+            if np.linalg.norm(linear) > TOOL_SPEED * limits.max_linear_velocity:
                 self._wrong("tool speed", command, f"{np.linalg.norm(linear):.3f} m/s")
-            if np.linalg.norm(angular) > BEYOND * limits.max_angular_velocity + 0.25:
+            if np.linalg.norm(angular) > TOOL_SPEED * limits.max_angular_velocity:
                 self._wrong("tool speed", command, f"{np.linalg.norm(angular):.3f} rad/s")
             moves = bool(linear.any() or angular.any())
             gap_s = 0.0 if last is None or not last[1] else (command.sent_ns - last[0]) / NS_PER_S

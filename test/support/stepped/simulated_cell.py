@@ -111,6 +111,8 @@ class Cell:
         self.stopped_ns: list[int] = []  # when the node was disabled, for whatever reason
         self.enabled_ns: list[int] = []
         self.stalls: list[tuple[int, int]] = []
+        self.asked_ns: list[int] = []  # steady times at which the policy was handed an observation
+        self.way: list[tuple[int, np.ndarray]] = []  # (steady ns, where the tool was)
         self._path: JointPath | None = None
         self._path_offset_ns = 0  # the controller's clock runs on when ROS time jumps
         self._twist: tuple[np.ndarray, int] | None = None
@@ -176,6 +178,11 @@ class Cell:
         """Everything that the node says is wrong now."""
         return "; ".join([self.loop.executive.state()[1], *self.loop.executive.problems().values()])
 
+    def left_behind_m(self) -> float:
+        """Distance between the tool and where the newest command has it."""
+        told = self.kinematics.forward(self.target) if self.mode == "joint" else self.tool_target
+        return float(np.linalg.norm(told[:3, 3] - self.tool[:3, 3]))
+
     def moves_again(self, stopped_ns: int, at_ns: int) -> bool:
         """Whether the node was enabled between a stop and a later moment."""
         return any(stopped_ns <= enabled_ns <= at_ns for enabled_ns in self.enabled_ns)
@@ -204,6 +211,7 @@ class Cell:
                 self.watchdog.act()
             return
         self._stalled_ns = 0
+        self.way.append((self.steady_ns, self.tool[:3, 3].copy()))
         self._publish_state()
         if self.steady_ns % IMAGE_NS == 0:
             self._publish_image()
@@ -356,6 +364,7 @@ class Cell:
 
     def _predict(self, observation: Observation) -> tuple[float, Any]:
         """A drift that turns back towards the middle of the workspace now and then."""
+        self.asked_ns.append(self.steady_ns)
         pose = observation.base_from_tool
         away = pose[:3, 3] - (0.45, 0.0, 0.35)
         if self.steady_ns >= self._turn_at_ns:
