@@ -47,11 +47,15 @@ class Code(enum.Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Decision about a trajectory. reasons: (code, text) each; time_scale: >= 1, for `PoseTrajectory.slowed`."""
+    """Decision about a trajectory. reasons: (code, text) each; time_scale: >= 1, for `PoseTrajectory.slowed`.
+
+    segment_scales: [T - 1] >= 1 where slowing down these segments alone is enough, for `PoseTrajectory.stretched`.
+    """
 
     decision: Decision
     reasons: tuple[tuple[Code, str], ...] = ()
     time_scale: float = 1.0
+    segment_scales: NDArray[np.float64] | None = None
 
     @property
     def text(self) -> str:
@@ -167,8 +171,9 @@ class SafetyLimits:
         Positions stay within the URDF's limits less `joint_margin`; speed, acceleration and jerk (as `CubicPeaks`
         defines it) within the URDF's and this object's limits. The tool, at every moment, stays in the workspace and
         within its linear and angular speed; a motion that starts outside or faster gets no further out and no faster.
-        `time_scale` is a first guess where the motion starts at speed, which slowing down does not change: check again
-        after it.
+        Where only the tool is too fast, only the segments in which it is need to take longer. The scales are a first
+        guess, for slowing down does not change the speed at the start, nor one segment that of its neighbours in
+        proportion: check again after it.
         """
         if not (np.isfinite(joints.positions).all() and np.isfinite(joints.velocities).all()):
             return _reject(Code.NON_FINITE, "the joint trajectory is not finite")
@@ -189,19 +194,21 @@ class SafetyLimits:
         tool = arm.tool_motion(joints)
         if (astray := self._astray_between_points(tool)) is not None:
             return _reject(Code.WORKSPACE, astray)
-        needed = self._joint_rates(peaks, joints.joint_names, arm) + self._tool_speeds(tool)
+        of_joints, of_tool = self._joint_rates(peaks, joints.joint_names, arm), self._tool_speeds(tool)
+        needed = of_joints + of_tool
         if not needed:
             return ACCEPTED
-        scale = max(scale for scale, _, _ in needed)
+        scales = np.maximum.reduce([scale for scale, _, _ in needed])
+        scales = np.where(scales > 1.0, scales * (1.0 + 1e-4), 1.0)  # times are rounded
         reasons = tuple((code, text) for _, code, text in needed)
-        if scale > self.hard_ratio:
+        if scales.max() > self.hard_ratio:
             return Verdict(Decision.REJECT, reasons)
-        return Verdict(Decision.SLOW_DOWN, reasons, scale * (1.0 + 1e-4))  # times are rounded
+        return Verdict(Decision.SLOW_DOWN, reasons, float(scales.max()), None if of_joints else scales)
 
     def _joint_rates(
         self, peaks: CubicPeaks, names: tuple[str, ...], arm: ArmKinematics
-    ) -> list[tuple[float, Code, str]]:
-        """Return (time scale that it needs, code, text) of each limit on the joints that is exceeded."""
+    ) -> list[tuple[NDArray[np.float64], Code, str]]:
+        """Return (time scale [T - 1] that it needs, code, text) of each limit on the joints that is exceeded."""
         needed = []
         for order, code, values, limit in (
             (1, Code.VELOCITY, peaks.speed, np.minimum(arm.velocity_limit, self.max_joint_velocity)),
@@ -217,23 +224,24 @@ class SafetyLimits:
                 f"step {step}: the {code.value} of {names[joint]} would reach {values[step, joint]:.2f}, its limit is "
                 f"{limit[joint]:.2f} {unit}"
             )
-            needed.append((ratio ** (1.0 / order), code, text))
+            needed.append((np.full(len(values), ratio ** (1.0 / order)), code, text))
         return needed
 
-    def _tool_speeds(self, tool: ToolMotion) -> list[tuple[float, Code, str]]:
+    def _tool_speeds(self, tool: ToolMotion) -> list[tuple[NDArray[np.float64], Code, str]]:
         """Return the same of the limits on the tool's speed, at the peaks between the points."""
         needed = []
         for kind, unit, speeds, limit in (
             ("linear", "m/s", tool.linear, self.max_linear_velocity),
             ("angular", "rad/s", tool.angular, self.max_angular_velocity),
         ):
-            fastest = float(speeds.max())
+            peaks = speeds.max(axis=1)
+            step = int(np.argmax(peaks))
+            fastest = float(peaks[step])
             if fastest > max(limit, float(speeds[0, 0])) * (1.0 + 1e-6):
-                step = int(np.argmax(speeds.max(axis=1)))
                 text = (
                     f"step {step}: the tool's {kind} velocity would reach {fastest:.2f}, its limit is {limit:g} {unit}"
                 )
-                needed.append((fastest / limit, Code.VELOCITY, text))
+                needed.append((np.maximum(peaks / limit, 1.0), Code.VELOCITY, text))
         return needed
 
     def _astray_between_points(self, tool: ToolMotion) -> str | None:

@@ -139,6 +139,17 @@ class PoseTrajectory:
         stretched = np.rint((self.times_ns - self.anchor_ns) * time_scale).astype(np.int64)
         return replace(self, times_ns=self.anchor_ns + stretched)
 
+    def stretched(self, knots_ns: NDArray[np.int64], scales: NDArray[np.float64]) -> PoseTrajectory:
+        """Return the same path, in which each part takes `scales` >= 1 times as long.
+
+        knots_ns: [K] from `anchor_ns` to `end_ns`, the borders of the parts; scales: [K - 1].
+        """
+        if knots_ns[0] != self.anchor_ns or knots_ns[-1] != self.end_ns or not (scales >= 1.0).all():
+            raise ValueError(f"parts must be those of the whole path and none quicker, got {knots_ns} and {scales}")
+        begun_ns = np.concatenate([[0.0], np.cumsum(np.diff(knots_ns) * scales)])
+        stretched = np.interp(self.times_ns - self.anchor_ns, knots_ns - self.anchor_ns, begun_ns)
+        return replace(self, times_ns=self.anchor_ns + np.rint(stretched).astype(np.int64))
+
 
 def anchor_chunk(deltas: ArrayLike, base_from_tool: ArrayLike, stamp_ns: int, dt_s: float) -> PoseTrajectory:
     """Integrate a chunk from the pose the arm had when the image was taken.

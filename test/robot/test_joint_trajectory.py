@@ -211,6 +211,25 @@ def test_a_motion_within_its_mean_speed_is_slowed_down_to_the_peak_of_its_cubic(
     assert turns.check_joints(path, arm).time_scale == pytest.approx(2.0, rel=1e-3)
 
 
+def test_only_the_segments_in_which_the_tool_is_too_fast_take_longer():
+    arm = ArmKinematics.from_urdf(URDF, "base_link", "tool0")
+    limits = SafetyLimits(max_joint_acceleration=1e3, max_joint_jerk=1e6)
+    deltas = np.zeros((8, 7))
+    deltas[:, 1] = 0.01, 0.01, 0.07, -0.07, 0.01, 0.01, 0.01, 0.01
+    chunk = anchor_chunk(deltas, arm.forward(READY), STAMP_NS, 0.2)
+    path = arm.joint_trajectory(chunk, READY)
+    verdict = limits.check_joints(path, arm)
+    slowed = chunk.stretched(path.times_ns, verdict.segment_scales)
+    before_s, after_s = (np.diff(c.times_ns, prepend=c.anchor_ns) / NS_PER_S for c in (chunk, slowed))
+    np.testing.assert_allclose(after_s[[0, 1, 4, 5, 6, 7]], before_s[[0, 1, 4, 5, 6, 7]], atol=1e-8)
+    assert (after_s[2:4] > 1.2 * before_s[2:4]).all()
+    again = arm.joint_trajectory(slowed, READY)
+    assert densely(again, arm)[1].max() <= limits.max_linear_velocity * 1.005
+    assert limits.check_joints(again, arm).decision is Decision.ACCEPT
+    # What is too fast for a joint is slowed down as a whole, as ever.
+    assert replace(limits, max_joint_velocity=0.5).check_joints(path, arm).segment_scales is None
+
+
 def test_a_start_at_speed_may_keep_it_but_not_gain():
     arm = ArmKinematics.from_urdf(URDF, "base_link", "tool0")
     turning = np.eye(7)[0]

@@ -122,6 +122,21 @@ def test_slowing_keeps_the_path():
     np.testing.assert_allclose(slow.segment_velocities()[0], trajectory.segment_velocities()[0] / 1.7, rtol=1e-6)
 
 
+def test_stretching_slows_down_the_parts_that_it_is_told():
+    trajectory = anchor_chunk(chunk(), ANCHOR, STAMP_NS, 0.2)
+    knots_ns = np.array([STAMP_NS, STAMP_NS + seconds(0.5), STAMP_NS + seconds(0.6), trajectory.end_ns], dtype=np.int64)
+    slow = trajectory.stretched(knots_ns, np.array([1.0, 3.0, 1.0]))  # half of the third segment
+    np.testing.assert_array_equal(slow.times_ns[:2], trajectory.times_ns[:2])
+    np.testing.assert_allclose(slow.times_ns[2:] - trajectory.times_ns[2:], seconds(0.2), atol=1)
+    np.testing.assert_array_equal(slow.poses, trajectory.poses)
+    assert (slow.stamp_ns, slow.anchor_ns) == (trajectory.stamp_ns, trajectory.anchor_ns)
+    for bad in (np.array([1.0, 0.9, 1.0]), np.array([1.0, np.nan, 1.0])):
+        with pytest.raises(ValueError, match="none quicker"):
+            trajectory.stretched(knots_ns, bad)
+    with pytest.raises(ValueError, match="the whole path"):
+        trajectory.stretched(knots_ns[:-1], np.array([1.0, 1.0]))
+
+
 @pytest.mark.parametrize("time_scale", [0.5, np.inf, np.nan])
 def test_slowing_never_speeds_up(time_scale):
     with pytest.raises(ValueError, match="at least 1"):

@@ -73,7 +73,11 @@ class JointSink(Sink):
                 break
             # a motion that starts at speed needs more than the first guess; and a redundant arm's slower motion is not
             # quite the same one
-            slowed = trajectory.slowed(verdict.time_scale).until(latest_ns)
+            if verdict.segment_scales is None:
+                slower = trajectory.slowed(verdict.time_scale)
+            else:
+                slower = trajectory.stretched(arrays.times_ns, verdict.segment_scales)
+            slowed = slower.until(latest_ns)
             if slowed is None:
                 raise UnsafeChunk(
                     f"nothing of the chunk, slowed down, lies within max_open_loop_s of its image: {verdict.text}"
