@@ -23,7 +23,6 @@ class Order(enum.Enum):
     NEW = "new"
     REPEATED = "repeated"
     OUT_OF_ORDER = "out of order"
-    JUMPED_BACK = "jumped back"
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,8 @@ class ImageGateConfig:
     timeout_s: the stream is lost when nothing new came for this long (steady clock).
     max_age_s: an image older than this when it would be used is stale (ROS clock against its stamp).
     max_future_s: a stamp further ahead of the ROS clock than this means two clocks that are not synchronised.
-    jump_back_s: a stamp that far before the newest one is a new beginning (a bag loops) and not a late image.
+    jump_back_s: a stamp that far before the newest one is a new beginning (a bag loops) and not a late image; one that
+        far ahead of the ROS clock is not taken in, for all that follow would be older.
     frozen_s, frozen_motion_m: the camera is frozen when its pixels stayed the same to the last bit for that long
         while the tool moved that far. Motion is asked for because a still scene in simulation has no noise.
     """
@@ -62,20 +62,32 @@ class ImageGate:
 
     def reset(self) -> None:
         """Forget the stream (time jumped, camera exchanged); the counters stay."""
-        self._newest_ns: int | None = None
         self._arrived_s: float | None = None
-        self._frames: deque[NDArray[np.uint8]] = deque(maxlen=REPEATED)
         self._camera: tuple[str, int, int] | None = None
+        self._restart()
+
+    def _restart(self) -> None:
+        """Forget the stamps and what was seen at them."""
+        self._newest_ns: int | None = None
+        self._frames: deque[NDArray[np.uint8]] = deque(maxlen=REPEATED)
         self._same_since_ns = 0
         self._tool_then: NDArray[np.float64] | None = None
         self._moved_m = 0.0
 
+    def stamp_problem(self, stamp_ns: int, now_ns: int) -> str | None:
+        """Return why an image with this stamp must not be taken in at all, or None."""
+        if stamp_ns == 0:
+            return "images are stamped zero: the driver must set header.stamp"
+        if stamp_ns - now_ns > self.config.jump_back_s * NS_PER_S:
+            return self.age(stamp_ns, now_ns)
+        return None
+
     def arrive(self, stamp_ns: int, now_s: float) -> Order:
-        """Note an image; only a NEW one may be used. After JUMPED_BACK call `reset` and `arrive` again."""
+        """Note an image; only a NEW one may be used."""
         self.received += 1
+        if self._newest_ns is not None and self._newest_ns - stamp_ns >= self.config.jump_back_s * NS_PER_S:
+            self._restart()
         if self._newest_ns is not None and stamp_ns <= self._newest_ns:
-            if self._newest_ns - stamp_ns >= self.config.jump_back_s * NS_PER_S:
-                return Order.JUMPED_BACK
             self.dropped += 1
             return Order.REPEATED if stamp_ns == self._newest_ns else Order.OUT_OF_ORDER
         self._newest_ns = stamp_ns

@@ -10,7 +10,7 @@ COUNT, WITHIN_NS = 3, NS_PER_S
 
 
 class Refusals:
-    """The newest refusals, by the stamps of the samples."""
+    """The newest refusals, by the stamps of the samples, or by when they came; always by the same clock."""
 
     def __init__(self) -> None:
         self._newest: deque[tuple[int, str]] = deque(maxlen=COUNT)
@@ -23,6 +23,12 @@ class Refusals:
     def problem(self, now_ns: int) -> str | None:
         """Return the newest reason when samples were refused repeatedly, and lately; else None."""
         if len(self._newest) < COUNT or abs(now_ns - self._newest[0][0]) > WITHIN_NS:
+            return None
+        return self._newest[-1][1]
+
+    def newest(self, now_ns: int) -> str | None:
+        """Return the newest reason, when a sample was refused lately; else None."""
+        if not self._newest or abs(now_ns - self._newest[-1][0]) > WITHIN_NS:
             return None
         return self._newest[-1][1]
 

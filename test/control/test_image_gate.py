@@ -29,9 +29,16 @@ def test_stamps_must_advance(gate):
 
 def test_a_stamp_far_back_is_a_new_beginning(gate):
     gate.arrive(10 * NS_PER_S, 0.0)
-    assert gate.arrive(9 * NS_PER_S, 0.1) is Order.JUMPED_BACK
-    gate.reset()
     assert gate.arrive(9 * NS_PER_S, 0.1) is Order.NEW
+    assert gate.arrive(9 * NS_PER_S, 0.2) is Order.REPEATED
+    assert gate.arrive(10 * NS_PER_S, 0.3) is Order.NEW
+
+
+def test_a_stamp_that_makes_no_sense_is_not_taken_in(gate):
+    assert "stamped zero" in gate.stamp_problem(0, NS_PER_S)
+    assert "in the future" in gate.stamp_problem(12 * NS_PER_S, 10 * NS_PER_S)
+    assert gate.stamp_problem(10 * NS_PER_S + NS_PER_S // 2, 10 * NS_PER_S) is None
+    assert gate.stamp_problem(5 * NS_PER_S, 10 * NS_PER_S) is None
 
 
 def test_silence_is_measured_on_the_steady_clock_and_repeated_stamps_are_silence(gate):

@@ -94,7 +94,6 @@ class ControlLoop:
             simulated_time=self._simulated_time,
             turn=self.turn,
             wake=self._guard.trigger,
-            time_jumped=self._on_time_jump,
         )
         self.commander = Commander(node, values, self.inputs, self.now_ns)
         self._watchdog = Watchdog(values["executor_timeout_s"], self.commander.emergency)

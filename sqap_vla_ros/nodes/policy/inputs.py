@@ -5,7 +5,6 @@ Callbacks store and return. Nothing here decides: `problems` says what is wrong,
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -18,11 +17,13 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import String
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.clock_monitor import ClockMonitor
 from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.control.description import DescriptionReader
 from sqap_vla_ros.control.image_gate import ImageGate, Order
 from sqap_vla_ros.control.joint_monitor import JointMonitor
+from sqap_vla_ros.control.refusals import Refusals
 from sqap_vla_ros.control.time_sync import ImageInfoSync
 from sqap_vla_ros.control.tool_monitor import ToolMonitor, ToolMonitorConfig, ToolSample
 from sqap_vla_ros.nodes import images, messages
@@ -40,7 +41,6 @@ TF_STATIC_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCA
 RETRY_S = 0.002  # between looks whether the transforms of an image have come; a look costs a tenth of that
 TF_AGE_S = 0.5  # the tool's transform may be older by tf_timeout_s
 TOGETHER_NS = 100_000_000  # stamps of joint_states and TF that are compared
-UNSTAMPED_S = 2.0  # an image without a stamp is a problem for so long
 MANY_INFOS = 20  # camera_infos without an image between them
 WAITING_IMAGES = 8  # images that may wait for their transforms at the same time
 
@@ -56,16 +56,14 @@ class Inputs:
         simulated_time: bool,
         turn: Callable[[], None],
         wake: Callable[[], None],
-        time_jumped: Callable[[str], None],
     ) -> None:
         """turn: called when an image can be looked at. wake: makes the executor turn, from any thread.
 
-        time_jumped: called, with the reason, when stamps go back. simulated_time: the node follows /clock.
+        simulated_time: the node follows /clock.
         """
         self._node = node
         self._log = node.get_logger()
         self._turn = turn
-        self._time_jumped = time_jumped
         self._tf_timeout_s: float = values["tf_timeout_s"]
         self.gate = ImageGate(configuration.image_gate_config(values))
         self.sync = ImageInfoSync(self._on_pair)
@@ -82,7 +80,7 @@ class Inputs:
         self._observation_problem: dict[Input, str] = {}  # why the newest image could not be used
         self._tool_missing: str | None = None  # why the tool's newest pose is not known
         self._expected_since_s = time.monotonic()
-        self._unstamped_s = -math.inf  # when an image without a stamp last came (steady clock)
+        self._refusals = Refusals()  # of images whose stamps make no sense, by the steady clock
         self._infos_before = 0  # camera_infos received when the newest image came
 
         compressed = self._compressed = values["image_transport"] == "compressed"
@@ -173,11 +171,14 @@ class Inputs:
         """Return what is wrong with clock, image, camera_info and TF: of several the one that explains the others."""
         if (stopped := self._clock.problem(now_ns, now_s)) is not None:
             return {Input.CLOCK: stopped}
-        if now_s - self._unstamped_s < UNSTAMPED_S:
-            return {Input.IMAGE: f"images on {self.image_topic} are stamped zero: the driver must set header.stamp"}
         if (unpaired := self.sync.problem(now_s)) is not None:
             return {Input.CAMERA_INFO: f"{unpaired} ({self.image_topic}, {self.info_topic})"}
-        if (silence := self.gate.silence(now_s, self._expected_since_s)) is not None:
+        silence = self.gate.silence(now_s, self._expected_since_s)
+        steady_ns = round(now_s * NS_PER_S)
+        refused = self._refusals.newest(steady_ns) if silence is not None else self._refusals.problem(steady_ns)
+        if refused is not None:
+            return {Input.IMAGE: f"{refused} ({self.image_topic})"}
+        if silence is not None:
             return {Input.IMAGE: f"{silence} on {self.image_topic}{self._large_images()}"}
         found = dict(self._observation_problem)
         if (unknown := self._tool_missing or self.tool.problem(now_ns)) is not None:
@@ -212,9 +213,9 @@ class Inputs:
                 if (glitch := self.tool.contradiction(ToolSample(found.base_from_tool, frame.stamp_ns))) is not None:
                     self._observation_problem, found = {Input.TF: glitch}, None
             # Used or useless: so are the older ones.
-            while self._waiting and self._waiting[0].stamp_ns <= frame.stamp_ns:
-                useless = self._waiting.popleft() is not frame or found is None
-                self.superseded += useless
+            while (first := self._waiting.popleft()) is not frame:
+                self.superseded += 1
+            self.superseded += first is frame and found is None
             break
         if self._waiting:
             self._retry.reset()
@@ -268,11 +269,7 @@ class Inputs:
         now_s = time.monotonic()
         stamp_ns = messages.time_ns(image.header.stamp)
         self._infos_before = self.sync.counters.camera_infos
-        order = self.gate.arrive(stamp_ns, now_s)
-        if order is Order.JUMPED_BACK:
-            self._time_jumped("the images' stamps went backwards")
-            order = self.gate.arrive(stamp_ns, now_s)
-        if order is not Order.NEW:
+        if self.gate.arrive(stamp_ns, now_s) is not Order.NEW:
             return
         while self._waiting and now_s - self._waiting[0].arrived_s > self._tf_timeout_s:
             self._waiting.popleft()
@@ -287,9 +284,11 @@ class Inputs:
         self._descriptions.submit(message.data)
 
     def _on_image(self, message: Any) -> None:
-        if messages.time_ns(message.header.stamp) == 0:
-            self._unstamped_s = time.monotonic()
-        self.sync.add_image(message)
+        unusable = self.gate.stamp_problem(messages.time_ns(message.header.stamp), self._now_ns())
+        if unusable is None:
+            self.sync.add_image(message)
+        else:
+            self._refusals.add(round(time.monotonic() * NS_PER_S), unusable)
 
     def _large_images(self) -> str:
         """Return the advice for images that are lost although the camera runs."""

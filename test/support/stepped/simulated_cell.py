@@ -59,6 +59,7 @@ class Switches:
     image_frozen: bool = False
     image_edit: Callable[[np.ndarray], np.ndarray] | None = None
     image_stamp: int | None = None
+    focal: float = FOCAL
     tf_edit: Callable[[np.ndarray], np.ndarray | None] | None = None
     joints_edit: Callable[[list[str], list[float]], tuple[list[str], list[float]]] | None = None
     second_joints: np.ndarray | None = None
@@ -357,7 +358,7 @@ class Cell:
         if not switches.info_silent:
             info = CameraInfo(width=image.shape[1], height=image.shape[0], distortion_model="plumb_bob")
             info.header.stamp, info.header.frame_id = stamp, "camera"
-            info.k = [FOCAL, 0.0, WIDTH / 2, 0.0, FOCAL, HEIGHT / 2, 0.0, 0.0, 1.0]
+            info.k = [switches.focal, 0.0, WIDTH / 2, 0.0, switches.focal, HEIGHT / 2, 0.0, 0.0, 1.0]
             self.publish("camera_info", info)
         if not switches.image_silent:
             self.publish("image", rgb_to_message(image, stamp=stamp, frame_id="camera"))
