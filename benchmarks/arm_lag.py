@@ -27,7 +27,7 @@ from sqap_vla_ros.control.executive import Executive
 from sqap_vla_ros.control.motion import Motion, UnsafeChunk
 from sqap_vla_ros.nodes.policy import configuration, parameters
 from sqap_vla_ros.resources import share_path
-from sqap_vla_ros.robot.gripper import GripperHysteresis
+from sqap_vla_ros.robot.gripper.hysteresis import GripperHysteresis
 from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 from sqap_vla_ros.simulation.commander import ArmCommander
@@ -67,7 +67,7 @@ class Arm:
         urdf = share_path("config/robots/tabletop_arm.urdf").read_text("utf-8")
         self._kinematics = ArmKinematics.from_urdf(urdf, values["base_frame"], values["tool_frame"])
         self._gripper = GripperHysteresis()
-        self._opening_m = {"open": values["gripper_open_m"], "close": values["gripper_closed_m"]}
+        self._opening_m = {"open": values["gripper_open"], "close": values["gripper_closed"]}
         self._flight: tuple[ActionChunk, NDArray[np.float64]] | None = None
         self._joints: JointTrajectoryArrays | None = None
         self.now_ns = 0

@@ -152,10 +152,13 @@ without_system_packages() {
 }
 
 install_package() {
-  if ! (cd / && "$venv/bin/python" -c 'import tf2_msgs.msg') || [ -e "$stamps/own_tf2_msgs" ]; then
-    "$venv/bin/python" "$root/scripts/ament_build.py" "$root/interfaces/tf2_msgs"
-    mkdir -p "$stamps" && touch "$stamps/own_tf2_msgs"
-  fi
+  local messages
+  for messages in tf2_msgs control_msgs; do
+    if ! (cd / && "$venv/bin/python" -c "import $messages.msg") || [ -e "$stamps/own_$messages" ]; then
+      "$venv/bin/python" "$root/scripts/ament_build.py" "$root/interfaces/$messages"
+      mkdir -p "$stamps" && touch "$stamps/own_$messages"
+    fi
+  done
   pip --force-reinstall --no-deps --no-build-isolation "$root"
   # The messages come from what was just installed, the modules from this folder: an edit needs no new set-up, in
   # console scripts and in processes that start from elsewhere too. An overlay on PYTHONPATH (colcon) still comes first.

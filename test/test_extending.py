@@ -146,13 +146,13 @@ def test_the_output_sends_the_tools_position(monkeypatch):
 
 @pytest.mark.skipif(not HAS_ROS, reason="needs ROS 2")
 def test_the_gripper_sends_a_decision_once(monkeypatch):
-    from sqap_vla_ros.nodes.policy.sinks import table
-    from sqap_vla_ros.nodes.policy.sinks.gripper import GripperConfig
+    from sqap_vla_ros.nodes.policy.grippers import table
+    from sqap_vla_ros.nodes.policy.grippers.gripper import GripperConfig, GripperParts
 
     monkeypatch.setattr(table, "GRIPPER_SINKS", dict(table.GRIPPER_SINKS))
     run("A gripper")
     node = FakeNode()
-    gripper = table.GRIPPER_SINKS["suction"](node, GripperConfig())
+    gripper = table.GRIPPER_SINKS["suction"](node, GripperParts(GripperConfig(), arm=None, joints=None))
     for opening in (1.0, 0.9, 0.1, 0.0):
         gripper.update(opening)
     assert [message.data for message in node.sent] == [False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,9 +37,11 @@ class JointMonitor:
     whatever the driver wraps at. Times are ROS time, those of the messages' stamps.
     """
 
-    def __init__(self, timeout_s: float) -> None:
-        """timeout_s: joints whose stamps are older are not known any more."""
+    def __init__(self, timeout_s: float, gripper_joint: str = "") -> None:
+        """timeout_s: joints whose stamps are older are not known any more. gripper_joint: one more to keep; "" none."""
         self.kinematics: ArmKinematics | None = None
+        self.gripper: float | None = None  # the newest finite position of gripper_joint (rad or m)
+        self._gripper_joint = gripper_joint
         self._timeout_s = timeout_s
         self._description_problem = "no robot_description was received yet: publish the URDF or set the parameter"
         self._message_problem: str | None = None
@@ -57,6 +60,7 @@ class JointMonitor:
     def forget(self) -> None:
         """Forget all values: time jumped, or the chain is another one."""
         self._joints.clear()
+        self.gripper = None
         self._refusals.clear()
         self._message_problem = None
 
@@ -81,6 +85,9 @@ class JointMonitor:
 
         One from the future is refused: all that follow would count as older than it.
         """
+        if self._gripper_joint in names and len(names) == len(positions):
+            position = float(positions[list(names).index(self._gripper_joint)])
+            self.gripper = position if math.isfinite(position) else self.gripper
         arm = self.kinematics
         if arm is None or not set(arm.joint_names) & set(names):
             return

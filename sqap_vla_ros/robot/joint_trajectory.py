@@ -193,6 +193,24 @@ def preceded_by(
     )
 
 
+def remaining(path: JointTrajectoryArrays, from_ns: int) -> JointTrajectoryArrays:
+    """Return what is left of a path from a moment on; rest at its end where nothing is."""
+    if from_ns >= path.end_ns - NEAR_NS:
+        return standing(path.joint_names, path.positions[-1], from_ns, NEAR_NS)
+    if from_ns <= path.stamp_ns:
+        return path
+    state = path.state(from_ns)
+    left = path.times_ns > from_ns + NEAR_NS
+    return JointTrajectoryArrays(
+        path.joint_names,
+        from_ns,
+        np.concatenate([[0], path.times_ns[left] - from_ns]),
+        np.concatenate([state.position[None], path.positions[left]]),
+        np.concatenate([state.velocity[None], path.velocities[left]]),
+        state.acceleration,
+    )
+
+
 def standing(
     joint_names: tuple[str, ...], position: NDArray[np.float64], at_ns: int, length_ns: int
 ) -> JointTrajectoryArrays:

@@ -20,11 +20,14 @@ from sqap_vla_ros.control.arm_watch import ArmWatch
 from sqap_vla_ros.control.conditions import Hold
 from sqap_vla_ros.control.motion import Motion, SafeMotion, UnsafeChunk
 from sqap_vla_ros.nodes.policy import configuration
+from sqap_vla_ros.nodes.policy.grippers.gripper import GripperParts
+from sqap_vla_ros.nodes.policy.grippers.table import GRIPPER_SINKS
 from sqap_vla_ros.nodes.policy.inputs import Inputs
 from sqap_vla_ros.nodes.policy.observer import View
 from sqap_vla_ros.nodes.policy.sinks.sink import HoldOrder, MeasuredTool, SinkParts
-from sqap_vla_ros.nodes.policy.sinks.table import GRIPPER_SINKS, SINKS
+from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.robot.conventions import pose_distance
+from sqap_vla_ros.robot.gripper.state import GripperReport
 from sqap_vla_ros.robot.holding import ArmSample, Evidence, HoldReason
 
 REST_S = 2.0  # the node waits so long for the arm to come to rest before it is deactivated
@@ -47,7 +50,8 @@ class Commander:
         self.motion = Motion(configuration.motion_config(values), configuration.safety_limits(values))
         parts = SinkParts(inputs.arm, self.motion.limits, values["base_frame"])
         self.sink = SINKS[values["output_mode"]](node, parts)
-        self._gripper = GRIPPER_SINKS[values["gripper_output"]](node, configuration.gripper_config(values))
+        gripper = GripperParts(configuration.gripper_config(values), self.sink, inputs.arm)
+        self._gripper = GRIPPER_SINKS[values["gripper_output"]](node, gripper)
         self.watch = ArmWatch(values["max_tracking_m"], values["max_tracking_rad"])
         self._tool: MeasuredTool | None = None  # when commands were last due
         self._lock = threading.Lock()
@@ -55,9 +59,9 @@ class Commander:
         self.commanded = False  # something was commanded since the last hold
 
     @property
-    def publishers(self) -> tuple[Any, Any]:
+    def publishers(self) -> list[Any]:
         """Publishers of the arm's and the gripper's commands."""
-        return self.sink.publisher, self._gripper.publisher
+        return [p for p in (self.sink.publisher, self._gripper.publisher) if p is not None]
 
     def measure(self, now_ns: int, *, moving: bool) -> str | None:
         """Look where the arm is. Return what is wrong with it, once several samples say so. moving: it executes."""
@@ -130,9 +134,9 @@ class Commander:
         """Send what is due, at the command rate."""
         with self._lock:
             self.sink.tick(now_ns, self._tool)
-        if moving and self.motion.current is not None:
-            # The fingers close where the tool is, not where it is told to be: as late as the arm.
-            self._gripper.update(self.motion.current.sample(now_ns - self.motion.lag_ns)[1])
+            if moving and self.motion.current is not None:
+                # The fingers close where the tool is, not where it is told to be: as late as the arm.
+                self._gripper.update(self.motion.current.sample(now_ns - self.motion.lag_ns)[1])
 
     def hold(self, hold: Hold, now_ns: int) -> None:
         """Bring the arm to rest, if anything was commanded since the last hold."""
@@ -147,6 +151,7 @@ class Commander:
         left_ns: this moment by the time before the jump.
         """
         with self._lock:
+            self._gripper.time_jumped(left_ns, now_ns)
             if self.sink.at_rest(left_ns):
                 self.sink.forget()
                 self.commanded = False
@@ -200,10 +205,14 @@ class Commander:
             self.motion.clear()
         self._gripper.reset()
 
+    def gripper(self) -> GripperReport:
+        """Return what the gripper does."""
+        return self._gripper.report()
+
     def destroy(self) -> None:
-        """Remove the publishers from the node."""
-        for publisher in self.publishers:
-            self._node.destroy_lifecycle_publisher(publisher)
+        """Remove what commands from the node."""
+        self._node.destroy_lifecycle_publisher(self.sink.publisher)
+        self._gripper.destroy()
 
     def _hold(self, hold: Hold, now_ns: int, at_ns: int) -> None:
         """at_ns: moment of the commanded path that is left; other than now_ns only where ROS time jumped."""

@@ -10,8 +10,10 @@ from sqap_vla_ros.control.image_gate import ImageGateConfig
 from sqap_vla_ros.control.motion import MotionConfig
 from sqap_vla_ros.nodes import parameter_table
 from sqap_vla_ros.nodes.parameter_table import configured
+from sqap_vla_ros.nodes.policy.grippers.gripper import GripperConfig
+from sqap_vla_ros.nodes.policy.grippers.table import GRIPPER_SINKS
 from sqap_vla_ros.nodes.policy.parameters import PARAMETERS
-from sqap_vla_ros.nodes.policy.sinks.gripper import GripperConfig
+from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.robot.arm.inverse import InverseConfig
 from sqap_vla_ros.robot.camera_contract import CameraContract
 from sqap_vla_ros.robot.safety import SafetyLimits
@@ -40,11 +42,7 @@ def problems(values: Mapping[str, Any]) -> list[str]:
             f"workspace_min_m must be below workspace_max_m in every axis, got {list(values['workspace_min_m'])} and "
             f"{list(values['workspace_max_m'])}"
         )
-    if values["gripper_close_below"] > values["gripper_open_above"]:
-        found.append(
-            f"gripper_close_below must not exceed gripper_open_above, got {values['gripper_close_below']:g} and "
-            f"{values['gripper_open_above']:g}"
-        )
+    found += _gripper_problems(values)
     try:
         camera_contract(values)
     except ValueError as error:
@@ -57,6 +55,26 @@ def problems(values: Mapping[str, Any]) -> list[str]:
         lead, tracking = values[f"max_lead_{unit}"], values[f"max_tracking_{unit}"]
         if lead > tracking:
             found.append(f"max_lead_{unit} must not exceed max_tracking_{unit}, got {lead:g} and {tracking:g}")
+    return found
+
+
+def _gripper_problems(values: Mapping[str, Any]) -> list[str]:
+    found = []
+    kind, name = GRIPPER_SINKS[values["gripper_output"]], values["gripper_output"]
+    if values["gripper_close_below"] > values["gripper_open_above"]:
+        found.append(
+            f"gripper_close_below must not exceed gripper_open_above, got {values['gripper_close_below']:g} and "
+            f"{values['gripper_open_above']:g}"
+        )
+    if values["gripper_closed"] == values["gripper_open"]:
+        found.append(f"gripper_closed and gripper_open must differ, got {values['gripper_open']:g} for both")
+    if kind.NEEDS_JOINT and not values["gripper_joint"]:
+        found.append(f"gripper_output '{name}' needs gripper_joint, the name of the gripper's joint")
+    if kind.IN_TRAJECTORY and not SINKS[values["output_mode"]].CARRIES_GRIPPER:
+        able = ", ".join(repr(mode) for mode, sink in SINKS.items() if sink.CARRIES_GRIPPER)
+        found.append(f"gripper_output '{name}' needs output_mode {able}, got '{values['output_mode']}'")
+    if missing := kind.missing():
+        found.append(f"gripper_output '{name}' needs {missing}")
     return found
 
 

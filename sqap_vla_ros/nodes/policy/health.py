@@ -10,6 +10,7 @@ from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.control.executive import Counters, State
 from sqap_vla_ros.control.mission import Mission
 from sqap_vla_ros.control.time_sync import SyncCounters
+from sqap_vla_ros.robot.gripper.state import GripperReport
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Health:
     images_dropped: late or repeated ones; images_superseded: replaced by a newer one while the policy was busy.
     chunks_changed: executed, but slowed down or kept inside the workspace.
     arm_lag_s: measured delay of the arm behind its commands; None before it moved enough.
+    gripper: what became of its last command.
     worker_pid: None while there is no worker; policy: what it loaded, None before it did.
     """
 
@@ -41,5 +43,6 @@ class Health:
     images_superseded: int
     chunks_changed: int
     arm_lag_s: float | None
+    gripper: GripperReport
     worker_pid: int | None
     policy: PolicyInfo | None

@@ -67,7 +67,7 @@ class Inputs:
         self._tf_timeout_s: float = values["tf_timeout_s"]
         self.gate = ImageGate(configuration.image_gate_config(values))
         self.sync = ImageInfoSync(self._on_pair)
-        self.arm = JointMonitor(values["joint_states_timeout_s"])
+        self.arm = JointMonitor(values["joint_states_timeout_s"], values["gripper_joint"])
         self.tool = ToolMonitor(ToolMonitorConfig(max_age_s=TF_AGE_S + self._tf_timeout_s))
         self._clock = ClockMonitor(simulated=simulated_time)
         self._descriptions = DescriptionReader(

@@ -12,9 +12,9 @@ from sqap_vla_ros.control.image_gate import ImageGateConfig
 from sqap_vla_ros.control.motion import MotionConfig
 from sqap_vla_ros.nodes import parameter_table
 from sqap_vla_ros.nodes.parameter_table import Parameter, Value
+from sqap_vla_ros.nodes.policy.grippers.parameters import GRIPPER
 from sqap_vla_ros.nodes.policy.safety_parameters import SAFETY
-from sqap_vla_ros.nodes.policy.sinks.gripper import GripperConfig
-from sqap_vla_ros.nodes.policy.sinks.table import GRIPPER_SINKS, SINKS
+from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.robot.arm.inverse import InverseConfig
 from sqap_vla_ros.robot.camera_contract import CameraContract
 from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S
@@ -319,43 +319,6 @@ _COMMANDS = (
         "Sharpness of that average: higher values give less weight to chunks that disagree with the newest.",
         minimum=0.0,
     ),
-    Parameter(
-        "gripper_output",
-        "finger_opening",
-        "Form of the gripper's commands. " + " ".join(f"'{name}': {g.SUMMARY}" for name, g in GRIPPER_SINKS.items()),
-        choices=tuple(GRIPPER_SINKS),
-    ),
-    Parameter.of(
-        GripperConfig,
-        "gripper_closed_m",
-        "Command for a closed gripper: the opening of one finger.",
-        field="closed_m",
-        minimum=0.0,
-    ),
-    Parameter.of(
-        GripperConfig,
-        "gripper_open_m",
-        "Command for an open gripper: the opening of one finger.",
-        field="open_m",
-        minimum=0.0,
-    ),
-    Parameter.of(
-        GripperConfig,
-        "gripper_open_above",
-        "The gripper is commanded to open when the policy's opening rises above this, and to close when it falls below "
-        "gripper_close_below. Nothing is sent in between, because the policy's output hovers.",
-        field="open_above",
-        above=0.0,
-        maximum=1.0,
-    ),
-    Parameter.of(
-        GripperConfig,
-        "gripper_close_below",
-        "The gripper is commanded to close when the policy's opening falls below this.",
-        field="close_below",
-        minimum=0.0,
-        maximum=1.0,
-    ),
 )
 
 _SECTIONS = {
@@ -363,6 +326,7 @@ _SECTIONS = {
     "Frames": _FRAMES,
     "Images and joints": _IMAGES,
     "Commands": _COMMANDS,
+    "Gripper. It keeps its last command through every stop and hold": GRIPPER,
     "Safety. Not certified: the emergency stop and the controller's own limits stay in charge": SAFETY,
 }
 PARAMETERS: tuple[Parameter, ...] = tuple(p for section in _SECTIONS.values() for p in section)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from sqap_vla_ros.nodes.policy import configuration, parameters
-from sqap_vla_ros.nodes.policy.sinks.table import GRIPPER_SINKS, SINKS
+from sqap_vla_ros.nodes.policy.grippers.table import GRIPPER_SINKS
+from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.resources import share_path
 
 
@@ -65,6 +66,12 @@ def test_every_description_says_something():
         ({"max_lead_m": 0.2}, "max_lead_m must not exceed max_tracking_m, got 0.2 and 0.1"),
         ({"training_camera": [640.0, 480.0, 0.0, 600.0, 320.0, 240.0]}, "training_camera: a camera needs positive"),
         ({"base_frame": "/"}, "base_frame must name a frame of TF, got '/'"),
+        ({"gripper_closed": 0.04}, "gripper_closed and gripper_open must differ, got 0.04 for both"),
+        ({"gripper_output": "joint_trajectory"}, "gripper_output 'joint_trajectory' needs gripper_joint"),
+        (
+            {"gripper_output": "joint_trajectory", "gripper_joint": "jaw", "output_mode": "pose"},
+            "gripper_output 'joint_trajectory' needs output_mode 'joint', got 'pose'",
+        ),
         ({"gripper_close_below": 0.7}, "gripper_close_below must not exceed gripper_open_above, got 0.7 and 0.6"),
     ],
 )
@@ -104,7 +111,8 @@ def test_no_default_stands_twice():
         else:
             (default,) = (f.default for f in dataclasses.fields(p.config) if f.name == p.field)
             assert p.default == (list(default) if isinstance(default, tuple) else default), p.name
-    tables = [share_path(f"sqap_vla_ros/nodes/policy/{name}.py") for name in ("parameters", "safety_parameters")]
+    names = ("parameters", "safety_parameters", "grippers/parameters")
+    tables = [share_path(f"sqap_vla_ros/nodes/policy/{name}.py") for name in names]
     nodes = [node for table in tables for node in ast.walk(ast.parse(table.read_text()))]
     rows = [n for n in nodes if isinstance(n, ast.Call) and ast.unparse(n.func) == "Parameter.of"]
     assert len(rows) == sum(p.config is not None for p in parameters.PARAMETERS)

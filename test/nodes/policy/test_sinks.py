@@ -10,10 +10,11 @@ from scipy.spatial.transform import Rotation
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.nodes.policy import parameters
 from sqap_vla_ros.nodes.policy.commander import Commander
-from sqap_vla_ros.nodes.policy.sinks.gripper import FingerOpening
+from sqap_vla_ros.nodes.policy.grippers.forward_command import ForwardCommand
+from sqap_vla_ros.nodes.policy.grippers.table import GRIPPER_SINKS
 from sqap_vla_ros.nodes.policy.sinks.joint import JointSink
 from sqap_vla_ros.nodes.policy.sinks.sink import Measured, SinkParts
-from sqap_vla_ros.nodes.policy.sinks.table import GRIPPER_SINKS, SINKS
+from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.nodes.policy.sinks.twist import TWIST_CORRECTION_LIMITS, TWIST_GAIN_HZ, tracking_twist
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
@@ -37,7 +38,7 @@ def test_every_output_states_what_is_different_for_each(sink):
 
 
 def test_the_gripper_is_the_one_that_the_parameter_names(monkeypatch):
-    class Magnet(FingerOpening):
+    class Magnet(ForwardCommand):
         """Another gripper."""
 
     monkeypatch.setitem(GRIPPER_SINKS, "magnet", Magnet)
@@ -47,7 +48,7 @@ def test_the_gripper_is_the_one_that_the_parameter_names(monkeypatch):
     def gripper(**changes):
         return Commander(node, values | changes, SimpleNamespace(arm=None), lambda: 0)._gripper
 
-    assert type(gripper()) is FingerOpening
+    assert type(gripper()) is ForwardCommand
     assert type(gripper(gripper_output="magnet")) is Magnet
 
 

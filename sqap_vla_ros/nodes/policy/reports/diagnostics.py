@@ -84,6 +84,9 @@ class Diagnostics:
             **lag,
         }
         state = f"{health.state.name} {health.reason}".strip()
+        gripper = health.gripper
+        gripper_level = DiagnosticStatus.WARN if gripper.problem else DiagnosticStatus.OK
+        position = {"state": gripper.state.value, "position": gripper.position}
         kept = f"kept {self._kept[0]} of {self._kept[1]} visual tokens"
         entries = [
             self._entry("state", _LEVELS[health.state], state, {"dry_run": health.dry_run}),
@@ -95,6 +98,7 @@ class Diagnostics:
             self._input(health, Input.SAFETY_STOP, {}, DiagnosticStatus.ERROR),
             self._input(health, Input.COMMANDS, {}, DiagnosticStatus.ERROR),
             self._input(health, Input.WORKER, worker, DiagnosticStatus.ERROR),
+            self._entry("gripper", gripper_level, gripper.text, position),
             self._entry("compression", DiagnosticStatus.OK, kept, policy),
             self._input(health, Input.CHUNK, safety, name="safety"),
         ]

@@ -22,6 +22,7 @@ from sqap_vla_ros.nodes.policy.observer import View
 from sqap_vla_ros.nodes.policy.prediction import Prediction
 from sqap_vla_ros.nodes.policy.reports.diagnostics import Diagnostics
 from sqap_vla_ros.nodes.policy.reports.views import Views
+from sqap_vla_ros.robot.gripper.state import GripperState
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
 
 HEARTBEAT_S = 1.0  # the status is published at least this often
@@ -51,6 +52,7 @@ class Reporter:
         self._last: Prediction | None = None
         self._published: tuple[State, str] | None = None
         self._published_s = 0.0
+        self._gripper = GripperState.UNKNOWN
 
     def publish_model_info(self, info: PolicyInfo) -> None:
         """Publish what was loaded, as JSON."""
@@ -101,6 +103,10 @@ class Reporter:
                 self._node.get_logger().info(f"{state[0].name}{': ' if state[1] else ''}{state[1]}")
             self._publish_status(health)
             self._published_s = health.steady_s
+        if health.gripper.state != self._gripper:
+            self._gripper = health.gripper.state
+            if health.gripper.problem is not None:
+                self._node.get_logger().warning(f"gripper: {health.gripper.problem}")
         self._diagnostics.tick(health)
 
     def destroy(self) -> None:

@@ -1,1 +1,1 @@
-"""Commands of `policy_node`: one file for each output mode, one for the gripper, and the tables that list them."""
+"""Commands of `policy_node` to the arm: one file for each output mode, and the table that lists them."""

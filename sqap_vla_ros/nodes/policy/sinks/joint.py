@@ -19,8 +19,9 @@ from sqap_vla_ros.nodes.policy.sinks.sink import (
     SinkParts,
     same_place,
 )
+from sqap_vla_ros.robot.gripper.joint_path import GripperJointPath
 from sqap_vla_ros.robot.holding import hold_joints
-from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays, preceded_by, standing
+from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays, preceded_by, remaining, standing
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 from sqap_vla_ros.robot.safety import Decision
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
@@ -42,10 +43,12 @@ class JointSink(Sink):
     SUMMARY = "trajectory_msgs/JointTrajectory for joint_trajectory_controller, by inverse kinematics."
     NEEDS_JOINTS = True
     KEEPS_POSE = True
+    CARRIES_GRIPPER = True
 
     def __init__(self, node: Any, parts: SinkParts) -> None:
         self._monitor = parts.arm
         self._limits = parts.limits
+        self._gripper: GripperJointPath | None = None  # goes along in every message
         self.publisher = node.create_lifecycle_publisher(JointTrajectory, "joint_trajectory", COMMAND_QOS)
         self.forget()
 
@@ -66,6 +69,7 @@ class JointSink(Sink):
             verdict = self._limits.check_joints(arrays, arm)
             if verdict.decision is Decision.ACCEPT:
                 whole = preceded_by(under_way, arrays, trajectory.anchor_ns - HEAD_NS)
+                self._begin_gripper(trajectory.anchor_ns)
                 self._send(whole, arm)
                 self._held = None
                 return arm.followed(trajectory, arrays)
@@ -126,9 +130,28 @@ class JointSink(Sink):
             return None
         return self._sent_arm.forward(self._sent.state(at_ns).position)
 
+    def carry(self, gripper: GripperJointPath) -> None:
+        self._gripper = gripper
+
+    def send_again(self, now_ns: int) -> None:
+        if self._sent is not None:
+            self._publish(remaining(self._sent, now_ns - HEAD_NS))
+
     def _send(self, joints: JointTrajectoryArrays, arm: ArmKinematics) -> None:
-        self.publisher.publish(messages.joint_trajectory_message(joints))
+        self._publish(joints)
         self._sent, self._sent_arm = joints, arm
+
+    def _publish(self, joints: JointTrajectoryArrays) -> None:
+        whole = joints if self._gripper is None else self._gripper.joined(joints)
+        self.publisher.publish(messages.joint_trajectory_message(whole))
+
+    def _begin_gripper(self, at_ns: int) -> None:
+        """Let the gripper's joint rest where it was measured, before its first command."""
+        if self._gripper is None or self._gripper.known:
+            return
+        if self._monitor.gripper is None:
+            raise KinematicsError(f"joint_states have no position of gripper_joint {self._gripper.joint}")
+        self._gripper.begin(self._monitor.gripper, at_ns - HEAD_NS)
 
     def _check_start(
         self, start: NDArray[np.float64], measured: NDArray[np.float64], arm: ArmKinematics, limit: float

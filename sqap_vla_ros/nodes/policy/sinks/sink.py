@@ -19,6 +19,7 @@ from sqap_vla_ros.control.joint_monitor import JointMonitor
 from sqap_vla_ros.control.motion import UnsafeChunk
 from sqap_vla_ros.robot.braking import brought_to_rest
 from sqap_vla_ros.robot.conventions import pose_distance
+from sqap_vla_ros.robot.gripper.joint_path import GripperJointPath
 from sqap_vla_ros.robot.holding import Evidence, HoldReason, hold_tool, motion_limits
 from sqap_vla_ros.robot.safety import SafetyLimits
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
@@ -77,12 +78,14 @@ class Sink(ABC):
     NEEDS_JOINTS: the mode commands joints, so that nothing may move without fresh joint_states and a robot_description.
     KEEPS_POSE: at rest the controller keeps the arm at the last command, so that the next motion may start there;
         False where commands are velocities, which keep it nowhere. Every sink states it.
+    CARRIES_GRIPPER: a joint of the gripper can go along in its messages.
     """
 
     SUMMARY: ClassVar[str]
     STREAMS: ClassVar[bool] = False
     NEEDS_JOINTS: ClassVar[bool] = False
     KEEPS_POSE: ClassVar[bool]
+    CARRIES_GRIPPER: ClassVar[bool] = False
 
     publisher: Any
 
@@ -117,6 +120,14 @@ class Sink(ABC):
     @abstractmethod
     def commanded_tool(self, at_ns: int) -> NDArray[np.float64] | None:
         """Return base_from_tool [4, 4] as commanded for a moment; None before the first command."""
+
+    def carry(self, gripper: GripperJointPath) -> None:
+        """Let a joint of the gripper go along in every message from now on. Only where CARRIES_GRIPPER."""
+        raise NotImplementedError(f"{type(self).__name__} carries no gripper")
+
+    def send_again(self, now_ns: int) -> None:
+        """Send the rest of what is under way, because the gripper's joint goes another way now."""
+        raise NotImplementedError(f"{type(self).__name__} carries no gripper")
 
     def delivered(self) -> bool:
         """Return whether every reliable subscriber has acknowledged the newest command; never waits."""

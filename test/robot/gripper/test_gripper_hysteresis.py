@@ -1,6 +1,6 @@
 import pytest
 
-from sqap_vla_ros.robot.gripper import GripperHysteresis
+from sqap_vla_ros.robot.gripper.hysteresis import GripperHysteresis
 
 
 def test_commands_are_given_on_crossings_only():

@@ -1,4 +1,4 @@
-"""The gripper channel of an action chunk as rare, decided commands."""
+"""The policy's opening as rare, decided commands."""
 
 from __future__ import annotations
 

@@ -1,0 +1,237 @@
+"""Gripper kinds behind an action: GripperCommand and ParallelGripperCommand of control_msgs.
+
+Everything is asynchronous and runs in the node's executor thread: `update` sends, callbacks note what came back, and
+`report` says what that means. A goal that a newer one contradicts is cancelled first, because ros2_control's grippers
+leave a goal that is only replaced without a result for ever. No other goal is ever cancelled: a gripper that is told to
+stop closing takes its force away.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from action_msgs.msg import GoalStatus
+from rclpy.action import ActionClient
+from rclpy.task import Future
+from sensor_msgs.msg import JointState
+
+from sqap_vla_ros.nodes.policy.grippers.gripper import GripperParts, GripperSink, described
+from sqap_vla_ros.robot.gripper.hysteresis import GripperCommand
+from sqap_vla_ros.robot.gripper.state import GripperMeasurement, GripperReport, GripperState, judge
+
+try:
+    from control_msgs.action import GripperCommand as GripperCommandType
+    from control_msgs.action import ParallelGripperCommand as ParallelGripperCommandType
+except ImportError:  # only these kinds need it
+    GripperCommandType = ParallelGripperCommandType = None
+
+ANSWER_S = 2.0  # a server that has not accepted or rejected a goal by then is asked again
+CANCEL_S = 0.5  # a goal that has not ended by then, although it was cancelled, is replaced all the same
+RETRY_S = 1.0  # between two goals while the gripper's server rejects them
+
+_ENDS = {
+    GoalStatus.STATUS_ABORTED: "its server aborted the goal",
+    GoalStatus.STATUS_CANCELED: "somebody cancelled the goal",
+}
+
+
+@dataclass
+class _Goal:
+    """A goal from its client's end. The steady clock's times; problem: why it came to nothing."""
+
+    command: GripperCommand
+    sent_s: float
+    handle: Any = None  # once it was accepted
+    cancelled_s: float | None = None  # when this node asked for its end
+    measured: GripperMeasurement | None = None  # as the gripper last said
+    ended: bool = False
+    problem: str = ""
+
+    @property
+    def unanswered(self) -> bool:
+        return self.handle is None and not self.ended
+
+    @property
+    def running(self) -> bool:
+        return self.handle is not None and not self.ended
+
+
+class ActionGripper(GripperSink):
+    """A gripper behind an action; subclasses say which, and how its messages are read."""
+
+    ACTION_TYPE: ClassVar[Any]
+
+    def __init__(self, node: Any, parts: GripperParts) -> None:
+        super().__init__(node, parts)
+        self._client = ActionClient(node, self.ACTION_TYPE, parts.config.action)
+        self._name = f"action server {_full_name(node, parts.config.action)}"
+        self._wanted: GripperCommand | None = None  # decided, and not yet sent
+        self._goal: _Goal | None = None  # the newest one
+        self._retry_s = -math.inf
+
+    @classmethod
+    def missing(cls) -> str:
+        return "" if cls.ACTION_TYPE is not None else "control_msgs (ros-<distribution>-control-msgs, or `make setup`)"
+
+    @abstractmethod
+    def _goal_message(self, position: float) -> Any:
+        """Return the goal that leads to a position."""
+
+    @abstractmethod
+    def _read_result(self, result: Any) -> GripperMeasurement:
+        """Return what a result says."""
+
+    @abstractmethod
+    def _read_feedback(self, feedback: Any) -> GripperMeasurement:
+        """Return what the gripper says under way."""
+
+    def update(self, opening: float) -> None:
+        super().update(opening)
+        goal, now_s = self._goal, time.monotonic()
+        if goal is not None and goal.unanswered and now_s - goal.sent_s > ANSWER_S:
+            self._give_up(goal, f"{self._name} did not answer within {ANSWER_S:g} s")
+        if goal is not None and goal.running and not self._client.server_is_ready():
+            self._give_up(goal, f"{self._name} went away")
+        if self._wanted is not None and now_s >= self._retry_s and self._may_send(self._wanted, now_s):
+            self._send_goal(self._wanted, now_s)
+
+    def reset(self) -> None:
+        super().reset()
+        self._wanted = None
+
+    def report(self) -> GripperReport:
+        goal, now_s = self._goal, time.monotonic()
+        if not self._client.server_is_ready() and (self._wanted is not None or goal is None or not goal.ended):
+            return GripperReport(GripperState.FAILED, f"no {self._name}: does the gripper's driver run?")
+        if goal is None:
+            return GripperReport(GripperState.UNKNOWN, "nothing was commanded")
+        measured = goal.measured
+        position = None if measured is None else measured.position
+        say = partial(described, position=position, span=self._span, passed_s=now_s - goal.sent_s)
+        if goal.problem:
+            return GripperReport(GripperState.FAILED, f"did not {goal.command}: {goal.problem}", position)
+        if self._wanted is not None:
+            return say(self._wanted, GripperState.MOVING)
+        state = None if measured is None else judge(goal.command, measured, self._span)
+        if state is None and now_s - goal.sent_s > self._config.timeout_s:
+            state = GripperState.LATE
+        return say(goal.command, state or GripperState.MOVING)
+
+    def destroy(self) -> None:
+        self._client.destroy()
+
+    def _send(self, command: GripperCommand) -> None:
+        self._wanted = command
+
+    def _may_send(self, wanted: GripperCommand, now_s: float) -> bool:
+        """Return whether a goal may go out now; make room for it where one is under way."""
+        goal = self._goal
+        if goal is not None and goal.unanswered:
+            return False
+        if goal is not None and goal.running:
+            if goal.cancelled_s is None:
+                if goal.command == wanted:  # it does that already
+                    self._wanted = None
+                    return False
+                goal.cancelled_s = now_s
+                goal.handle.cancel_goal_async()
+            if now_s - goal.cancelled_s < CANCEL_S:
+                return False
+        return bool(self._client.server_is_ready())
+
+    def _send_goal(self, command: GripperCommand, now_s: float) -> None:
+        goal = self._goal = _Goal(command, now_s)
+        self._wanted = None
+        answer = self._client.send_goal_async(
+            self._goal_message(self._span.target(command)), feedback_callback=partial(self._on_feedback, goal)
+        )
+        answer.add_done_callback(partial(self._on_answer, goal))
+
+    def _on_answer(self, goal: _Goal, answer: Future) -> None:
+        if goal.ended:  # given up meanwhile
+            return
+        handle = answer.result()
+        if not handle.accepted:
+            self._give_up(goal, f"{self._name} rejected the goal")
+            return
+        goal.handle = handle
+        handle.get_result_async().add_done_callback(partial(self._on_result, goal))
+
+    def _on_feedback(self, goal: _Goal, message: Any) -> None:
+        if not goal.ended:
+            goal.measured = self._read_feedback(message.feedback)
+
+    def _on_result(self, goal: _Goal, answer: Future) -> None:
+        response = answer.result()
+        measured = self._read_result(response.result)
+        goal.ended = True
+        if measured.stalled or measured.reached:  # an object that is held ends the goal as aborted, unless told not to
+            goal.measured = measured
+        elif response.status == GoalStatus.STATUS_SUCCEEDED:
+            goal.measured = GripperMeasurement(None, stalled=False, reached=True)
+        else:
+            goal.problem = _ENDS.get(response.status, f"its goal ended with status {response.status}")
+
+    def _give_up(self, goal: _Goal, problem: str) -> None:
+        """End a goal that came to nothing; it is sent again as long as the policy asks for the same."""
+        goal.ended, goal.problem = True, problem
+        if goal is self._goal and self._wanted is None and self._hysteresis.state == goal.command:
+            self._wanted = goal.command
+            self._retry_s = time.monotonic() + RETRY_S
+
+
+class GripperCommandAction(ActionGripper):
+    """control_msgs/action/GripperCommand: a position and the largest effort."""
+
+    SUMMARY = "action control_msgs/GripperCommand, as of gripper_controllers and of many drivers."
+    ACTION_TYPE = GripperCommandType
+
+    def _goal_message(self, position: float) -> Any:
+        goal = self.ACTION_TYPE.Goal()
+        goal.command.position, goal.command.max_effort = position, self._config.max_effort
+        return goal
+
+    def _read_result(self, result: Any) -> GripperMeasurement:
+        return GripperMeasurement(_finite(result.position), result.stalled, result.reached_goal)
+
+    def _read_feedback(self, feedback: Any) -> GripperMeasurement:
+        return self._read_result(feedback)
+
+
+class ParallelGripperCommandAction(ActionGripper):
+    """control_msgs/action/ParallelGripperCommand: a JointState with the joint's position and, if any, its effort."""
+
+    SUMMARY = "action control_msgs/ParallelGripperCommand, as of parallel_gripper_controller."
+    NEEDS_JOINT = True
+    ACTION_TYPE = ParallelGripperCommandType
+
+    def _goal_message(self, position: float) -> Any:
+        goal = self.ACTION_TYPE.Goal()
+        goal.command.name, goal.command.position = [self._config.joint], [position]
+        if self._config.max_effort > 0.0:
+            goal.command.effort = [self._config.max_effort]
+        return goal
+
+    def _read_result(self, result: Any) -> GripperMeasurement:
+        return GripperMeasurement(self._position(result.state), result.stalled, result.reached_goal)
+
+    def _read_feedback(self, feedback: Any) -> GripperMeasurement:
+        return GripperMeasurement(self._position(feedback.state), stalled=False, reached=False)
+
+    def _position(self, state: JointState) -> float | None:
+        # ros2_control fills in no names. Of a gripper with several joints the one that is commanded counts.
+        index = list(state.name).index(self._config.joint) if self._config.joint in state.name else 0
+        return _finite(state.position[index]) if index < len(state.position) else None
+
+
+def _finite(position: float) -> float | None:
+    return float(position) if math.isfinite(position) else None
+
+
+def _full_name(node: Any, name: str) -> str:
+    return name if name.startswith("/") else f"{node.get_namespace().rstrip('/')}/{name}"

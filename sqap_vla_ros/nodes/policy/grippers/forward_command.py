@@ -1,0 +1,24 @@
+"""Gripper kind forward_command: one number on a topic, for forward_command_controller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from std_msgs.msg import Float64MultiArray
+
+from sqap_vla_ros.nodes.policy.grippers.gripper import GripperParts, GripperSink
+from sqap_vla_ros.nodes.policy.sinks.sink import COMMAND_QOS
+from sqap_vla_ros.robot.gripper.hysteresis import GripperCommand
+
+
+class ForwardCommand(GripperSink):
+    """std_msgs/Float64MultiArray on `gripper_command`: one value, the position of the gripper's joint."""
+
+    SUMMARY = "std_msgs/Float64MultiArray with one position, for forward_command_controller."
+
+    def __init__(self, node: Any, parts: GripperParts) -> None:
+        super().__init__(node, parts)
+        self.publisher = node.create_lifecycle_publisher(Float64MultiArray, "gripper_command", COMMAND_QOS)
+
+    def _send(self, command: GripperCommand) -> None:
+        self.publisher.publish(Float64MultiArray(data=[self._span.target(command)]))

@@ -1,0 +1,87 @@
+"""The state of a gripper after its last command, judged from what the gripper says of itself."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from sqap_vla_ros.robot.gripper.hysteresis import GripperCommand
+
+ARRIVED_SHARE = 0.05  # of the way between open and closed: no further from the commanded position is there
+
+
+class GripperState(enum.Enum):
+    """The fate of the last command. The value is the name in messages."""
+
+    UNKNOWN = "unknown"  # nothing was commanded, or nothing comes back from this gripper
+    MOVING = "moving"
+    REACHED = "reached"
+    HOLDING = "holding an object"  # it closed on something
+    STALLED = "stalled"  # it stopped before it was open, or nobody knows where
+    LATE = "late"  # neither there nor stalled after its time
+    FAILED = "failed"  # absent, refused, or ended without getting there
+
+
+FAULTS = frozenset({GripperState.STALLED, GripperState.LATE, GripperState.FAILED})
+
+
+@dataclass(frozen=True)
+class GripperRange:
+    """The two positions that a gripper is sent to, in its own unit; closed may be above open.
+
+    unit: 'm' or 'rad', for texts.
+    """
+
+    closed: float
+    opened: float
+    unit: str
+
+    def target(self, command: GripperCommand) -> float:
+        """Return the position of a command."""
+        return self.closed if command == "close" else self.opened
+
+    def arrived(self, command: GripperCommand, position: float) -> bool:
+        """Return whether a measured position is where the command leads."""
+        return abs(position - self.target(command)) <= ARRIVED_SHARE * abs(self.opened - self.closed)
+
+
+@dataclass(frozen=True)
+class GripperMeasurement:
+    """A gripper's account of itself. position: in its own unit, None where unknown or not finite."""
+
+    position: float | None
+    stalled: bool
+    reached: bool
+
+
+def judge(command: GripperCommand, measured: GripperMeasurement, span: GripperRange) -> GripperState | None:
+    """Return what became of a command, None while it is under way.
+
+    Closing that ends well before the closed position holds an object, whichever of the two flags says that it ended.
+    """
+    if not (measured.stalled or measured.reached):
+        return None
+    if measured.position is None:
+        return GripperState.REACHED if measured.reached else GripperState.STALLED
+    if span.arrived(command, measured.position):
+        return GripperState.REACHED
+    if command == "close":
+        return GripperState.HOLDING
+    return GripperState.REACHED if measured.reached else GripperState.STALLED
+
+
+@dataclass(frozen=True)
+class GripperReport:
+    """The gripper for people and other nodes.
+
+    text: a sentence with the values; position: as last measured, in the gripper's unit, None where unknown.
+    """
+
+    state: GripperState
+    text: str
+    position: float | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """The text where something is wrong, None where nothing is."""
+        return self.text if self.state in FAULTS else None
