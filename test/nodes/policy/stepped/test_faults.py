@@ -310,9 +310,9 @@ def test_images_that_show_nothing_or_another_camera_are_named(edit, words):
 
 def test_a_normalised_camera_matrix_moves_nothing():
     with Cell("pose", seed=9, parameters=QUICK) as cell:
-        cell.loop.inputs.observer.needs_projection = True
         cell.switches.focal = 0.5
         cell.run(0.2)
+        cell.loop.inputs.observer.needs_projection = True  # as a policy with a token selection does
         cell.instruct("pick")
         cell.enable()
         cell.run(1.0)
