@@ -218,10 +218,12 @@ def jumps(cell: Cell, rng: np.random.Generator) -> None:
     cell.clock.set_ros(float(rng.choice([-1.0, 1.0])) * float(rng.choice([0.4, 2.0, 30.0, 3600.0])))
 
 
-def other_arm(cell: Cell, rng: np.random.Generator) -> None:
-    """Another robot_description comes: broken, the same, or of an arm with other lengths."""
-    text = str(rng.choice([cell.urdf + "<!-- again -->", "<robot name='broken'>", cell.urdf.replace("0.316", "0.416")]))
+def other_arm(cell: Cell, rng: np.random.Generator) -> bool:
+    """Another robot_description comes: broken, or of an arm with other lengths. The same once more is no fault."""
+    same = cell.urdf + "<!-- again -->"
+    text = str(rng.choice([same, "<robot name='broken'>", cell.urdf.replace("0.316", "0.416")]))
     cell.publish("robot_description", String(data=text))
+    return text != same
 
 
 def second_joints(cell: Cell, rng: np.random.Generator) -> None:
@@ -282,7 +284,7 @@ FAULTS = (
         0.2,
         JOINT,
     ),
-    Fault("image stamped zero", switch(image_stamp=0), (0.1, 1.1), "images on /image are stamped zero", 0.3),
+    Fault("image stamped zero", switch(image_stamp=0), (0.1, 1.1), "images are stamped zero", 0.3),
     Fault("image frozen", switch(image_frozen=True), (0.1, 2.0), "the camera is frozen", 0.5, shows=moved_on),
     Fault("TF glitch", once(moved_tool, "tf_edit"), (0.1, 0.3)),
     Fault("TF not finite once", once(nan_tool, "tf_edit"), (0.1, 0.3)),

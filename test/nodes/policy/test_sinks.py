@@ -131,3 +131,37 @@ def test_what_is_slowed_down_for_the_joints_is_judged_again():
     assert slowed >= 5
     assert refused < 40
     assert not publisher.sent
+
+
+@pytest.mark.parametrize(
+    ("max_start_rad", "behind_rad", "starts"), [(0.8, 0.5, True), (0.8, 0.7, False), (1.2, 0.7, True)]
+)
+def test_a_joint_may_be_left_behind_as_far_as_the_tool_may(max_start_rad, behind_rad, starts):
+    """A wrist that is held by a drawer's handle: the next motion leaves from the command, or none ever would."""
+    arm = ArmKinematics.from_urdf(share_path("config/robots/tabletop_arm.urdf").read_text(), "base_link", "tool0")
+    publisher = Publisher()
+    node = SimpleNamespace(create_lifecycle_publisher=lambda *_: publisher)
+    limits = SafetyLimits(max_start_rad=max_start_rad)
+    sink = JointSink(node, SinkParts(SimpleNamespace(kinematics=arm), limits, "base_link"))
+    q = np.array([0.0, -0.5, 0.0, -2.2, 0.0, 1.7, 0.8])
+    first = anchor_chunk(np.zeros((4, 7)), arm.forward(q), 0, 0.2)
+    sink.start(first, Measured(first.anchor, q), LATEST_NS)
+    held_back = q - behind_rad * np.eye(7)[6]
+    following = anchor_chunk(np.zeros((4, 7)), arm.forward(q), NS_PER_S, 0.2)
+    measured = Measured(arm.forward(held_back), held_back)
+    if starts:
+        sink.start(following, measured, LATEST_NS)
+        np.testing.assert_allclose(publisher.sent[-1].points[0].positions, q, atol=2e-2)
+    else:
+        with pytest.raises(KinematicsError, match=r"starts with joint7 at 0.80, but joint_states have it at 0.10"):
+            sink.start(following, measured, LATEST_NS)
+
+
+def test_from_rest_the_joints_start_where_they_are_measured():
+    arm = ArmKinematics.from_urdf(share_path("config/robots/tabletop_arm.urdf").read_text(), "base_link", "tool0")
+    node = SimpleNamespace(create_lifecycle_publisher=lambda *_: Publisher())
+    sink = JointSink(node, SinkParts(SimpleNamespace(kinematics=arm), SafetyLimits(), "base_link"))
+    q = np.array([0.0, -0.5, 0.0, -2.2, 0.0, 1.7, 0.8])
+    elsewhere = anchor_chunk(np.zeros((4, 7)), arm.forward(q + 0.5 * np.eye(7)[0]), 0, 0.2)
+    with pytest.raises(KinematicsError, match="joint_states have it at"):
+        sink.start(elsewhere, Measured(elsewhere.anchor, q), LATEST_NS)

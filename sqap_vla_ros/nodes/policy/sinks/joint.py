@@ -32,8 +32,10 @@ MAX_SLOWINGS = 5
 HEAD_NS = 30_000_000
 RESEND_NS = 60_000_000  # a hold that is not acknowledged is sent again
 RESENT_NS = 1_000_000_000  # for this long
-MAX_START_AWAY = 0.6  # rad or m between a measured joint and where a trajectory starts
-# The same for an arm at rest. The controller steps to the start at once, for it lies a little in its past.
+# Of max_start_rad: between a measured joint and where a trajectory starts (rad or m). An arm may lag or be pressed
+# against something as far as its tool may, and one joint may make up most of that.
+START_SHARE = 0.75
+# Rad or m of the same for an arm at rest. The controller steps to the start at once, for it lies a little in its past.
 MAX_START_AWAY_AT_REST = 0.1
 
 
@@ -63,7 +65,7 @@ class JointSink(Sink):
             raise KinematicsError("the arm's joints are not known")
         under_way = self._under_way(trajectory, measured.joints, arm)
         start = under_way.state(trajectory.anchor_ns)
-        self._check_start(start.position, measured.joints, arm, MAX_START_AWAY)
+        self._check_start(start.position, measured.joints, arm, START_SHARE * self._limits.max_start_rad)
         for _ in range(MAX_SLOWINGS + 1):
             arrays = arm.joint_trajectory(trajectory, start.position, start.velocity, start.acceleration)
             verdict = self._limits.check_joints(arrays, arm)
