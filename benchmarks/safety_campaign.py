@@ -264,13 +264,14 @@ def storm(cell: Cell, rng: np.random.Generator) -> None:
 
 
 JOINT = ("joint",)
+NO_INFO = r"camera_info stopped coming|no camera_info has the stamp of the newest image"
 NO_IMAGE, NO_TRANSFORM = r"no new image for", r"no transform base_link <- tool0|the tool's transform is stale"
 TWO_TF = r"the tool jumped by .* second publisher|a glitch, or two publishers"
 LEAPT = r"joint_states: joint\d leapt from .* second publisher"
 WILD = r"chunk rejected: (step|linear|angular)|is absurd|unusable chunks in a row"
 FAULTS = (
     Fault("image silent", switch(image_silent=True), (0.1, 1.1), NO_IMAGE, 0.6),
-    Fault("camera_info silent", switch(info_silent=True), (0.1, 1.1), "camera_info stopped coming", 0.9),
+    Fault("camera_info silent", switch(info_silent=True), (0.1, 1.1), NO_INFO, 0.9),
     Fault("TF silent", switch(tf_silent=True), (0.1, 1.1), NO_TRANSFORM, 1.0),
     Fault("joint_states silent", switch(joints_silent=True), (0.1, 1.1), "joint_states are stale", 0.5, JOINT),
     Fault("image old", switch(image_age_s=0.8), (0.1, 1.5), "the image is stale: stamped", 1.1),
