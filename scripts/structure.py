@@ -55,6 +55,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "nodes.policy": (*_BASE, *_ROS, "robot", "control", "serving"),
     "nodes.policy.reports.views": (*_BASE, *_ROS, "policy.preprocessing", "pruning.overlay"),
     "nodes.simulator": (*_BASE, *_ROS, "robot", "simulation"),
+    "nodes.stand_in": (*_BASE, *_ROS, "robot", "simulation.joint_path", "nodes.launch.robots"),
     "nodes.bags": (*_BASE, *_ROS, "robot", "control", "nodes.policy.observer"),
     "evaluation.closed_loop": (*_BASE, *_STUDY, *_MODEL, "shipped", "robot", "simulation"),
     "evaluation.replay": (*_BASE, *_STUDY, *_MODEL, "shipped", "robot", "serving", "nodes"),

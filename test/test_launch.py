@@ -27,7 +27,7 @@ def policy(**given: str):
 
 def test_empty_arguments_leave_the_choice_to_the_parameter_file():
     command = policy()
-    assert command.params_file == share_path("config/policy.yaml")
+    assert command.params_files == (share_path("config/policy.yaml"),)
     assert command.parameters == {"use_sim_time": False}
     assert command.remappings == ()
 
@@ -66,6 +66,42 @@ def test_a_missing_parameter_file_is_named(tmp_path):
         policy(params_file=str(tmp_path / "absent.yaml"))
 
 
+ROBOT = """
+/**:
+  ros__parameters: {base_frame: base, workspace_max_m: [0.5, 0.4, 0.3]}
+/launch:
+  ros__parameters: {joint_trajectory: /arm/joint_trajectory, image: /front/image}
+"""
+
+
+def test_a_robot_file_sets_parameters_and_topics_and_arguments_have_the_last_word(tmp_path):
+    file, own = tmp_path / "mine.yaml", tmp_path / "own.yaml"
+    file.write_text(ROBOT)
+    own.write_text("/**:\n  ros__parameters: {base_frame: other}\n")
+    command = policy(robot=str(file), image="/cam/image")
+    assert command.params_files == (share_path("config/policy.yaml"), file)
+    topics = dict(command.remappings)
+    assert (topics["joint_trajectory"], topics["image"]) == ("/arm/joint_trajectory", "/cam/image")
+    assert policy(robot=str(file), params_file=str(own)).params_files == (file, own)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        (None, FileNotFoundError, r"robot:=.*mine\.yaml: there is no such file, and the robots that ship are \["),
+        ("base_frame: base", ValueError, r"mine\.yaml is no robot file: it needs the section '/\*\*'"),
+        ("{", ValueError, r"mine\.yaml is no YAML"),
+        (ROBOT.replace("image:", "picture:"), ValueError, r"mine\.yaml: policy has no argument picture"),
+    ],
+)
+def test_what_is_wrong_with_a_robot_file_is_named(tmp_path, text, error, message):
+    file = tmp_path / "mine.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(error, match=message):
+        policy(robot=str(file))
+
+
 @pytest.mark.parametrize("node", [n for b in BRINGUPS.values() for n in b.nodes], ids=lambda node: node.executable)
 def test_every_parameter_argument_is_a_parameter_of_the_node(node: NodeEntry):
     (parameters,) = yaml.safe_load(share_path(node.shipped_params).read_text()).values()
@@ -78,6 +114,7 @@ def test_every_argument_has_an_effect(bringup: Bringup):
     used = {"namespace", "log_level"}
     for node in bringup.nodes:
         used |= {node.params_file, *node.topics, *(argument for _, argument in node.parameters)}
+        used |= {"robot"} if node.robot else set()
     assert used == {argument.name for argument in bringup.arguments}
 
 

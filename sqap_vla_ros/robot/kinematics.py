@@ -186,6 +186,13 @@ class ArmKinematics:
             np.linalg.norm(fine[..., 6:], axis=-1),
         )
 
+    def joint_origins(self, q: ArrayLike) -> NDArray[np.float64]:
+        """Return the origins [n + 2, 3] (m, in the base) of base, joints and tool for joint values q [n]."""
+        tool = self.forward(q)
+        placements = [self._data.oMi[joint].homogeneous for joint in range(1, self._model.njoints)]
+        joints = [(self._base_from_root @ placement)[:3, 3] for placement in placements]
+        return np.stack([np.zeros(3), *joints, tool[:3, 3]])
+
     def inverse(self, pose: ArrayLike, seed: ArrayLike, posture_step: float = 0.0) -> NDArray[np.float64]:
         """Return joint values [n] within the limits that bring the tool to `pose` [4, 4] (base_from_tool), near `seed`.
 

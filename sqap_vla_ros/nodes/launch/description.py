@@ -39,7 +39,7 @@ def _nodes(context: LaunchContext, bringup: Bringup) -> list[LaunchDescriptionEn
             executable=command.executable,
             namespace=command.namespace,
             parameters=[
-                str(command.params_file),
+                *map(str, command.params_files),
                 {name: ParameterValue(value, value_type=type(value)) for name, value in command.parameters.items()},
             ],
             remappings=command.remappings,

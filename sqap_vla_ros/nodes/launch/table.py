@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqap_vla_ros.contracts import TRAINED_POLICY
+from sqap_vla_ros.nodes.launch.robots import FOLDER, RobotFile, read_robot
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.simulation.vocabulary import TaskFamily, VariationName
 
@@ -60,6 +61,7 @@ class NodeEntry:
     shipped_params: the package's own, taken when that argument is empty.
     parameters: (parameter, argument that sets it).
     topics: arguments that replace the topic of the same name.
+    robot: the argument `robot` adds a robot file to its parameter files, in front of one that is given.
     finite: it ends by itself when its work is done, and with it the run; any other node's end is a failure.
     """
 
@@ -69,6 +71,7 @@ class NodeEntry:
     shipped_params: str
     parameters: tuple[tuple[str, str], ...]
     topics: tuple[str, ...] = ()
+    robot: bool = False
     finite: bool = False
 
 
@@ -84,19 +87,21 @@ class Bringup:
 
 @dataclass(frozen=True)
 class NodeCommand:
-    """The command that starts one node. remappings: (from, to) topic names."""
+    """The command that starts one node. params_files: later ones win; remappings: (from, to) topic names."""
 
     executable: str
     module: str
     namespace: str
-    params_file: Path
+    params_files: tuple[Path, ...]
     parameters: Mapping[str, Value]
     remappings: tuple[tuple[str, str], ...]
     log_level: str
 
     def ros_arguments(self) -> list[str]:
         """Return the command-line arguments after the executable."""
-        arguments = ["--ros-args", "--log-level", self.log_level, "--params-file", str(self.params_file)]
+        arguments = ["--ros-args", "--log-level", self.log_level]
+        for file in self.params_files:
+            arguments += ["--params-file", str(file)]
         for name, value in self.parameters.items():
             # JSON is YAML that keeps a text such as "no" or "7" a text.
             arguments += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
@@ -136,6 +141,11 @@ _POLICY = (
             ("autostart", "Configure and activate at start, without a lifecycle manager.", bool, _BOOL),
         )
     ),
+)
+_ROBOT = Argument(
+    "robot",
+    f"Robot file: one of {FOLDER} by name (ur5e), or a path to one. It sets parameters and the topics of the robot's "
+    "drivers; params_file and the other arguments have the last word.",
 )
 _DRY_RUN = ("dry_run", "Predict and show everything, command nothing.")
 _TRANSPORT = _optional("image_transport", "How images arrive.", str, ("raw", "compressed"), file="params_file")
@@ -189,9 +199,13 @@ _POLICY_NODE = NodeEntry(
     "config/policy.yaml",
     _same("checkpoint", "recipe", "device", "output_mode", "dry_run", "autostart", "image_transport", "use_sim_time"),
     tuple(argument.name for argument in _TOPICS),
+    robot=True,
 )
 _SIMULATED_POLICY_NODE = replace(  # the simulator's topics are named and coded as the node expects them
-    _POLICY_NODE, parameters=tuple(pair for pair in _POLICY_NODE.parameters if pair[0] != "image_transport"), topics=()
+    _POLICY_NODE,
+    parameters=tuple(pair for pair in _POLICY_NODE.parameters if pair[0] != "image_transport"),
+    topics=(),
+    robot=False,
 )
 _SIMULATOR_NODE = NodeEntry(
     "simulator_node",
@@ -215,7 +229,7 @@ BRINGUPS: dict[str, Bringup] = {
         Bringup(
             "policy",
             "The policy node for a real arm: camera image and instruction in, trajectories out.",
-            (*_POLICY, _optional(*_DRY_RUN, bool, _BOOL, file="params_file"), _TRANSPORT, *_TOPICS, *_COMMON),
+            (*_POLICY, _ROBOT, _optional(*_DRY_RUN, bool, _BOOL, file="params_file"), _TRANSPORT, *_TOPICS, *_COMMON),
             (_POLICY_NODE,),
         ),
         Bringup(
@@ -230,6 +244,7 @@ BRINGUPS: dict[str, Bringup] = {
             (
                 *_REPLAY,
                 *_POLICY,
+                _ROBOT,
                 Argument(*_DRY_RUN, "true", bool, _BOOL),
                 _TRANSPORT,
                 *_TOPICS,
@@ -254,7 +269,14 @@ def resolve(bringup: Bringup, given: Mapping[str, str]) -> list[NodeCommand]:
     known = {argument.name: argument for argument in bringup.arguments}
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"{bringup.name} has no argument {', '.join(unknown)}; it has: {', '.join(known)}")
-    texts = {name: given.get(name, argument.default) for name, argument in known.items()}
+    robot = read_robot(given["robot"]) if given.get("robot") else None
+    texts = {name: argument.default for name, argument in known.items()}
+    if robot is not None:
+        if unknown := sorted(set(robot.arguments) - set(known)):
+            raise ValueError(f"{robot.path}: {bringup.name} has no argument {', '.join(unknown)}")
+        texts |= robot.arguments
+    # The launch files hand over every argument, also one that nobody gave: it is equal to its default.
+    texts |= {name: text for name, text in given.items() if text != known[name].default}
     values = {name: known[name].parse(text) for name, text in texts.items() if text}
     commands = []
     for node in bringup.nodes:
@@ -266,7 +288,7 @@ def resolve(bringup: Bringup, given: Mapping[str, str]) -> list[NodeCommand]:
                 node.executable,
                 node.module,
                 texts["namespace"],
-                _params_file(node, texts[node.params_file]),
+                _params_files(node, texts[node.params_file], robot if node.robot else None),
                 {parameter: values[name] for parameter, name in node.parameters if name in values},
                 tuple(remappings),
                 texts["log_level"],
@@ -275,13 +297,14 @@ def resolve(bringup: Bringup, given: Mapping[str, str]) -> list[NodeCommand]:
     return commands
 
 
-def _params_file(node: NodeEntry, text: str) -> Path:
+def _params_files(node: NodeEntry, text: str, robot: RobotFile | None) -> tuple[Path, ...]:
+    files = [] if robot is None else [robot.path]
     if not text:
-        return share_path(node.shipped_params)
+        return share_path(node.shipped_params), *files
     path = Path(text).expanduser().resolve()
     if not path.is_file():
         raise FileNotFoundError(f"{node.params_file}:={text}: there is no such file ({path})")
-    return path
+    return *files, path
 
 
 def dds_environment(environment: Mapping[str, str]) -> dict[str, str]:

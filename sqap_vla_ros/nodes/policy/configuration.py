@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqap_vla_ros.control.executive import ExecutiveConfig
@@ -96,8 +97,16 @@ def motion_config(values: Mapping[str, Any]) -> MotionConfig:
 
 
 def safety_limits(values: Mapping[str, Any]) -> SafetyLimits:
-    """Return the limits that a trajectory must satisfy."""
-    return configured(SafetyLimits, PARAMETERS, values)
+    """Return the limits that a trajectory must satisfy, the speed limits scaled by `speed_scale`."""
+    limits = configured(SafetyLimits, PARAMETERS, values)
+    scale = values["speed_scale"]
+    return replace(
+        limits,
+        max_linear_velocity=scale * limits.max_linear_velocity,
+        max_angular_velocity=scale * limits.max_angular_velocity,
+        max_joint_velocity=scale * limits.max_joint_velocity,
+        hard_ratio=limits.hard_ratio / scale,
+    )
 
 
 def gripper_config(values: Mapping[str, Any]) -> GripperConfig:

@@ -46,6 +46,14 @@ SAFETY = (
         "border the arm works at, such as a table top. A motion that leads further out is rejected; 0 rejects all.",
         minimum=0.0,
     ),
+    Parameter(
+        "speed_scale",
+        1.0,
+        "Share of the speed limits of tool and joints that is used: 0.1 for the first motions of an arm. Chunks are "
+        "slowed down on their path, and hard_ratio counts from the full limits.",
+        minimum=0.01,
+        maximum=1.0,
+    ),
     Parameter.of(
         SafetyLimits,
         "max_linear_velocity",

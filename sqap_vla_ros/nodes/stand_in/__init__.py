@@ -1,0 +1,1 @@
+"""A kinematic stand-in of any arm that a URDF describes."""

@@ -1,0 +1,25 @@
+"""Parameters of `stand_in`. Those that a robot file names are the policy node's, so that one file serves both."""
+
+from __future__ import annotations
+
+from sqap_vla_ros.nodes.parameter_table import Parameter
+
+PARAMETERS: tuple[Parameter, ...] = (
+    Parameter("robot", "", "Robot to stand in for: a file of config/robots by name, or a path to one. Required."),
+    Parameter(
+        "urdf",
+        "",
+        "File with the URDF of that robot, xacro expanded. Required; its meshes are not needed.",
+    ),
+    Parameter(
+        "lag_s", 0.05, "Time constant (s) with which the joints follow their commands.", minimum=0.0, maximum=1.0
+    ),
+    Parameter(
+        "interpolate_from_desired_state",
+        True,
+        "As joint_trajectory_controller's parameter: a trajectory whose first point is in the future is entered from "
+        "the commanded state; with false from the measured one, which lags.",
+    ),
+    Parameter("state_rate", 100.0, "Hz of joint_states and /tf.", minimum=10.0, maximum=500.0),
+    Parameter("camera_rate", 10.0, "Images per second.", above=0.0, maximum=60.0),
+)

@@ -1,0 +1,66 @@
+"""Each robot file: its parameters are accepted, its URDF has that arm, and a scripted chunk moves a stand-in of it."""
+
+import numpy as np
+import pytest
+from stepped.stand_in_cell import DT_S, StandInCell
+
+from sqap_vla_ros.nodes.launch.robots import read_robot, robot_names
+from sqap_vla_ros.nodes.launch.table import BRINGUPS, resolve
+from sqap_vla_ros.nodes.policy import configuration, parameters
+
+URDFS = {
+    "fr3": "fr3_hand", "so101": "so101", "ur5e": "ur5e_robotiq", "vx300s": "vx300s", "wx250s": "wx250s",
+    "xarm6": "xarm6", "xarm7": "xarm7",
+}  # fmt: skip
+# Down, towards the middle and a little about the vertical: what every arm here can do from its start.
+STEP = np.array([0.0, 0.004, -0.002, 0.0, 0.0, 0.01, 1.0])
+
+
+def test_every_robot_file_is_tested():
+    assert set(URDFS) == set(robot_names())
+
+
+@pytest.mark.parametrize("name", URDFS)
+def test_the_parameters_of_a_robot_file_are_accepted(name):
+    robot = read_robot(name)
+    unknown = set(robot.parameters) - set(parameters.defaults())
+    assert not unknown
+    assert configuration.problems(parameters.defaults() | robot.parameters) == []
+    (command,) = resolve(BRINGUPS["policy"], {"robot": name})
+    assert command.params_files[-1] == robot.path
+    assert ("joint_trajectory", robot.arguments["joint_trajectory"]) in command.remappings
+
+
+@pytest.mark.parametrize("name", URDFS)
+def test_a_scripted_chunk_moves_the_arm_of_a_robot_file(name, real_data):
+    urdf = real_data(f"robots/{URDFS[name]}.urdf").read_text()
+    with StandInCell(read_robot(name), urdf, STEP) as cell:
+        before = cell.arm.tool()
+        cell.start()
+        cell.run(2.0)
+        moved = cell.arm.tool()[:3, 3] - before[:3, 3]
+        assert cell.accepted > 3
+        assert cell.refusals == []
+        assert [text for severity, text in cell.node.log.lines if severity in ("error", "fatal")] == []
+        # About two seconds of 2 cm/s sideways, less the ramp and the lag; not further than was asked for.
+        assert 0.01 < moved[1] < 2.0 / DT_S * STEP[1]
+        assert abs(moved[0]) < 0.002
+
+
+def test_a_tenth_of_the_speed_is_a_tenth_of_the_speed(real_data):
+    urdf = real_data("robots/ur5e_robotiq.urdf").read_text()
+    fast = np.array([0.0, 0.02, 0.0, 0.0, 0.0, 0.0, 1.0])  # 0.1 m/s
+    moved = []
+    for scale in (1.0, 0.1):
+        with StandInCell(read_robot("ur5e"), urdf, fast, speed_scale=scale, execution_horizon=0) as cell:
+            before = cell.arm.tool()
+            cell.start()
+            speeds = []
+            for _ in range(40):
+                at = cell.arm.tool()
+                cell.run(0.04)
+                speeds.append(np.linalg.norm(cell.arm.tool()[:3, 3] - at[:3, 3]) / 0.04)
+            moved.append(cell.arm.tool()[1, 3] - before[1, 3])
+            assert max(speeds) <= 0.4 * scale * 1.05
+    assert moved[1] > 0.01
+    assert moved[0] > 1.5 * moved[1]

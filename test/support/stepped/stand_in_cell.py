@@ -1,0 +1,109 @@
+"""A robot file's stand-in around policy_node's engine, in stepped time and without a middleware."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sensor_msgs.msg import CameraInfo, JointState
+from std_msgs.msg import String
+from std_srvs.srv import SetBool
+
+from sqap_vla_ros.contracts import ActionChunk, Observation
+from sqap_vla_ros.nodes import messages
+from sqap_vla_ros.nodes.images import rgb_to_message
+from sqap_vla_ros.nodes.launch.robots import RobotFile
+from sqap_vla_ros.nodes.stand_in.node import arm_of, camera_of
+from sqap_vla_ros.simulation.joint_path import TrajectoryRejectedError
+from stepped.node_double import HORIZON, SteppedClock, engine
+
+TICK_S = 0.02
+DT_S = 0.2
+LATENCY_S = 0.1
+
+
+class StandInCell:
+    """The node, the robot file's arm, and a policy that moves the tool by `step` [7] in every action.
+
+    refusals: of the trajectory controller. problems: what the node said was wrong with a chunk.
+    """
+
+    def __init__(self, robot: RobotFile, urdf: str, step: np.ndarray, **changed: Any) -> None:
+        self.urdf, self.step = urdf, step
+        self.arm = arm_of(robot, urdf, {"lag_s": 0.05, "interpolate_from_desired_state": True})
+        self._camera = camera_of(robot)
+        self._base: str = robot.parameters["base_frame"]
+        self._tool: str = robot.parameters["tool_frame"]
+        self._parameters = robot.parameters | {"ensemble_chunks": 1, "ramp_s": 0.3, "output_mode": "joint"} | changed
+        self.clock = SteppedClock()
+        self.refusals: list[str] = []
+        self.accepted = 0
+        self._ticks = 0
+
+    def __enter__(self) -> StandInCell:
+        self._engine = engine(self.clock, self._on_sent, self._predict, self.clock.advance, **self._parameters)
+        self.loop, self.node, _ = self._engine.__enter__()
+        camera = messages.transform_message(self._camera.base_from_optical, 0, self._base, "camera")
+        self.node.transforms.set_transform_static(camera, "cell")
+        self._publish("robot_description", String(data=self.urdf))
+        self.loop.activate()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._engine.__exit__(*error)
+
+    def start(self, instruction: str = "move") -> None:
+        """Let everything arrive, then enable the node with an instruction."""
+        self.run(0.3)
+        self._publish("instruction", String(data=instruction))
+        response = self.node.services["~/enable"](SetBool.Request(data=True), SetBool.Response())
+        assert response.success, response.message
+
+    def run(self, seconds: float) -> None:
+        """Let time pass, tick by tick."""
+        for _ in range(round(seconds / TICK_S)):
+            self.clock.advance(TICK_S)
+            self._ticks += 1
+            self.arm.update(self.clock.ros_ns, TICK_S)
+            self._publish_state()
+            for guard in self.node.guards:
+                if guard.triggered:
+                    guard.triggered = False
+                    guard.callback()
+            for timer in self.node.timers:
+                if timer.running:
+                    timer.callback()
+            self.node.action.step()
+
+    def _publish(self, topic: str, message: Any) -> None:
+        self.node.subscriptions[topic](message)
+
+    def _publish_state(self) -> None:
+        now_ns = self.clock.ros_ns
+        positions = self.arm.positions()
+        states = JointState(name=list(positions), position=list(positions.values()))
+        states.header.stamp = messages.time_message(now_ns)
+        self._publish("joint_states", states)
+        for parent, child, pose in self.arm.links.transforms(positions):
+            self.node.transforms.set_transform(messages.transform_message(pose, now_ns, parent, child), "cell")
+        if self._ticks % 10 == 0:
+            camera, stamp = self._camera, messages.time_message(now_ns)
+            info = CameraInfo(width=camera.width, height=camera.height, distortion_model="plumb_bob")
+            info.header.stamp, info.header.frame_id = stamp, "camera"
+            info.k = camera.matrix.ravel().tolist()
+            self._publish("camera_info", info)
+            picture = camera.draw(self.arm.skeleton(), self.arm.tool())
+            self._publish("image", rgb_to_message(picture, stamp=stamp, frame_id="camera"))
+
+    def _on_sent(self, topic: str, message: Any) -> None:
+        if topic != "joint_trajectory":
+            return
+        try:
+            self.arm.follow(message, self.clock.ros_ns)
+            self.accepted += 1
+        except TrajectoryRejectedError as error:
+            self.refusals.append(str(error))
+
+    def _predict(self, observation: Observation) -> tuple[float, ActionChunk]:
+        deltas = np.tile(self.step, (HORIZON, 1))
+        return LATENCY_S, ActionChunk(observation.stamp_ns, deltas, DT_S, deltas)
