@@ -32,6 +32,7 @@ from sqap_vla_ros.nodes.images import rgb_to_message
 from sqap_vla_ros.nodes.launch.robots import RobotFile, read_robot
 from sqap_vla_ros.nodes.messages import time_message, transform_message
 from sqap_vla_ros.nodes.stand_in.arm import StandInArm
+from sqap_vla_ros.nodes.stand_in.gripper import GripperServer
 from sqap_vla_ros.nodes.stand_in.parameters import PARAMETERS
 from sqap_vla_ros.nodes.stand_in.picture import StandInCamera
 from sqap_vla_ros.nodes.tf.api import StaticTransformBroadcaster, TransformBroadcaster
@@ -109,11 +110,22 @@ class StandIn(Node):
         )
         self.create_subscription(JointTrajectory, topic("joint_trajectory"), self._on_trajectory, 10)
         self.create_subscription(Float64MultiArray, topic("gripper_command"), self._on_gripper, 10)
+        self._gripper = self._served_gripper(robot)
         self.create_timer(1.0 / values["state_rate"], self._tick)
         self.get_logger().info(
             f"stand-in for {robot.path.stem}: {len(self.arm.joints)} joints listen to "
             f"{self.resolve_topic_name(topic('joint_trajectory'))}"
         )
+
+    def _served_gripper(self, robot: RobotFile) -> GripperServer | None:
+        name = robot.parameters.get("gripper_action", "")
+        if not name:
+            return None
+        try:
+            return GripperServer(self, self.arm, robot.parameters["gripper_output"], name)
+        except ImportError:
+            self.get_logger().warning(f"no action server {name}: control_msgs is not installed")
+            return None
 
     def _on_trajectory(self, message: JointTrajectory) -> None:
         try:
@@ -131,6 +143,8 @@ class StandIn(Node):
         now_ns = self.get_clock().now().nanoseconds
         self.arm.update(now_ns, max(now_ns - self._before_ns, 0) / NS_PER_S)
         self._before_ns = now_ns
+        if self._gripper is not None:
+            self._gripper.tick()
         positions = self.arm.positions()
         links = self.arm.links.transforms(positions)
         states = JointState(name=list(positions), position=list(positions.values()))

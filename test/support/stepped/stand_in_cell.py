@@ -34,7 +34,11 @@ class StandInCell:
         self._camera = camera_of(robot)
         self._base: str = robot.parameters["base_frame"]
         self._tool: str = robot.parameters["tool_frame"]
-        self._parameters = robot.parameters | {"ensemble_chunks": 1, "ramp_s": 0.3, "output_mode": "joint"} | changed
+        # Actions need a middleware; the kinds of grippers that are actions have tests of their own.
+        plain = {"gripper_output": "forward_command"} if robot.parameters.get("gripper_action") else {}
+        self._parameters = (
+            robot.parameters | plain | {"ensemble_chunks": 1, "ramp_s": 0.3, "output_mode": "joint"} | changed
+        )
         self.clock = SteppedClock()
         self.refusals: list[str] = []
         self.accepted = 0
