@@ -44,7 +44,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "compression": (*_BASE, "text_rows", "policy", "quantization", "pruning"),
     "shipped": (*_BASE, "compression", "policy", "simulation.observations"),
     "serving": _BASE,
-    "serving.worker_process": (*_BASE, "compression.load", "shipped"),
+    "serving.worker_process": (*_BASE, "compression.load", "policy.cogact", "policy.settings", "shipped"),
     "serving.server": (*_BASE, "serving", "robot"),
     "training": (*_BASE, "processes", "policy", "simulation"),
     "nodes": (*_BASE, "robot"),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NS_PER_S = 1_000_000_000
 TRAINED_POLICY = "tabletop"  # name of the trained policy that ships, see shipped.py
 JOINS = ("path", "clock")  # ways to enter a late chunk, see robot/joining.py
+CROPS = ("none", "deployment")  # see policy/preprocessing.py
 ACTION_DIM = 7  # dx dy dz, droll dpitch dyaw, gripper
 Query = Literal["cognition", "instruction"]
 

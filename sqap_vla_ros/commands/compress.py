@@ -6,7 +6,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqap_vla_ros.commands.options import add_checkpoint, add_command, add_recipe, add_unnorm_key, integer
+from sqap_vla_ros.commands.options import (
+    add_checkpoint,
+    add_checkpoint_settings,
+    add_command,
+    add_recipe,
+    add_sampling,
+    add_threads,
+    add_unnorm_key,
+    checkpoint_settings,
+    integer,
+    use_threads,
+)
 
 if TYPE_CHECKING:
     from sqap_vla_ros.compression.recipe import Recipe
@@ -38,6 +49,10 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--instruction", default="", help="what the robot was told, for bags without a topic for it")
     parser.add_argument("--image-topic", help="which images of a bag, where it has several")
     add_unnorm_key(parser)
+    add_checkpoint_settings(parser)
+    add_sampling(parser)
+    add_threads(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace --out where it exists")
     parser.add_argument("--report", type=Path, help="folder for report.json and report.png")
 
 
@@ -54,14 +69,15 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = load_recipe(args.recipe)
     require_loadable(recipe)
-    check_target(args.out)
+    check_target(args.out, overwrite=args.overwrite)
+    use_threads(args.threads)
     observations, held_out = _observations(args)
     require_calibration(recipe, observations)
     # the report predicts with the whole policy first; without it, and with layers to quantise, they stay in the file
     lies_in_a_file = checkpoint_path(args.checkpoint, SHIPPED) is not None
     mapped = lies_in_a_file and args.report is None and recipe.quantization is not None
     policy = load_uncompressed(
-        args.checkpoint, recipe, shipped=SHIPPED, unnorm_key=args.unnorm_key or None, mapped_layers=mapped
+        args.checkpoint, recipe, shipped=SHIPPED, settings=checkpoint_settings(args), mapped_layers=mapped
     )
     before = None
     if args.report:
@@ -83,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
             calibration={"source": args.calibration or "none"},
             progress=progress,
             mapped_layers=mapped,
+            overwrite=args.overwrite,
         )
     del policy
     packed = sum(row["stored_bytes"] for row in header.report)

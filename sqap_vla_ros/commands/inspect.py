@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,25 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Print what the headers say."""
+def run(args: argparse.Namespace) -> int:
+    """Print what the headers say; 1 where the checkpoint is not whole."""
     from sqap_vla_ros.compression.load import checkpoint_path
+    from sqap_vla_ros.policy.checkpoints.inspect import MISSHAPEN, MISSING
     from sqap_vla_ros.shipped import SHIPPED
 
     path = checkpoint_path(args.checkpoint, SHIPPED)
     facts = _describe_made(args.checkpoint) if path is None else _describe_file(path)
     if args.json:
         print(json.dumps(facts, indent=2))
-        return
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        print(f"{name:<{width}}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    else:
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            lines = value if name == "notes" else [", ".join(map(str, value)) if isinstance(value, list) else value]
+            print("\n".join(f"{label:<{width}}  {line}" for label, line in zip_longest([name], lines, fillvalue="")))
+    broken = [name for name in (MISSING, MISSHAPEN) if name in facts]
+    for name in broken:
+        print(f"error: {name}: {facts[name]}; the file is incomplete or of another model", file=sys.stderr)
+    return 1 if broken else 0
 
 
 def _describe_file(path: Path) -> dict[str, Any]:

@@ -7,9 +7,12 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from sqap_vla_ros.contracts import TRAINED_POLICY
+from sqap_vla_ros.contracts import CROPS, TRAINED_POLICY
+
+if TYPE_CHECKING:
+    from sqap_vla_ros.policy.settings import CheckpointSettings
 
 CHECKPOINT_HELP = f"`{TRAINED_POLICY}`, `micro` (random weights), a CogACT folder, or a .safetensors file"
 RECIPE_HELP = "how the policy is compressed: a name of config/recipes or a YAML file"
@@ -203,6 +206,62 @@ def add_seed(parser: Any, purpose: str) -> None:
 def add_unnorm_key(parser: Any) -> None:
     """Add --unnorm-key."""
     parser.add_argument("--unnorm-key", default="", help="dataset whose statistics turn the chunk into metres")
+
+
+def add_checkpoint_settings(parser: Any) -> None:
+    """Add the options about a checkpoint whose file does not say everything; see `checkpoint_settings`."""
+    parser.add_argument("--tokenizer", type=Path, help="Llama-2 tokenizer (file or folder), where none came along")
+    parser.add_argument(
+        "--dt", type=number(0.0, 10.0, above=True), metavar="S", help="seconds between actions, if not as stored"
+    )
+    parser.add_argument("--crop", choices=CROPS, help="image preprocessing, if not as stored")
+    parser.add_argument("--ema", action="store_true", help="use the action head averaged over training (ema_diffusion)")
+
+
+def add_sampling(parser: Any) -> None:
+    """Add the options about the sampling of a chunk; see `checkpoint_settings`."""
+    parser.add_argument("--cfg-scale", type=number(0.0, 100.0), help="guidance of the diffusion, if not as stored")
+    parser.add_argument("--ddim-steps", type=integer(2, 100), help="DDIM steps, if not as stored")
+
+
+def add_threads(parser: Any) -> None:
+    """Add --threads; commands that load the policy themselves call `use_threads`."""
+    parser.add_argument("--threads", type=integer(0), default=0, help="torch threads; 0 leaves torch's default")
+
+
+def use_threads(count: int) -> None:
+    """Give torch `count` threads, unless it is 0."""
+    if count:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def checkpoint_settings(args: argparse.Namespace) -> CheckpointSettings:
+    """Return what --unnorm-key, --tokenizer, --dt, --crop, --ema, --cfg-scale and --ddim-steps say."""
+    from sqap_vla_ros.policy.settings import CheckpointSettings
+
+    return CheckpointSettings(
+        unnorm_key=args.unnorm_key or None,
+        tokenizer=args.tokenizer,
+        dt_s=args.dt,
+        crop=args.crop,
+        ema=args.ema,
+        guidance=args.cfg_scale,
+        ddim_steps=args.ddim_steps,
+    )
+
+
+def worker_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the same, --unnorm-key aside, as fields of `WorkerConfig`."""
+    return {
+        "tokenizer": str(args.tokenizer.expanduser().resolve()) if args.tokenizer else "",
+        "dt": args.dt or 0.0,
+        "crop": args.crop or "",
+        "ema": args.ema,
+        "cfg_scale": -1.0 if args.cfg_scale is None else args.cfg_scale,
+        "ddim_steps": args.ddim_steps or 0,
+    }
 
 
 def add_picture(parser: Any) -> None:

@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING, Any
 from sqap_vla_ros.commands.options import (
     UsageError,
     add_checkpoint,
+    add_checkpoint_settings,
     add_command,
     add_device,
     add_gripper_pixel,
     add_picture,
     add_recipe,
+    add_sampling,
     add_seed,
+    add_threads,
     add_unnorm_key,
+    checkpoint_settings,
     gripper_pixel,
     note_ignored_recipe,
     require_device,
+    use_threads,
 )
 
 if TYPE_CHECKING:
@@ -29,6 +34,11 @@ if TYPE_CHECKING:
     from sqap_vla_ros.contracts import ActionChunk, Observation
 
 _CHANNELS = ("dx_m", "dy_m", "dz_m", "droll_rad", "dpitch_rad", "dyaw_rad", "gripper")
+
+
+def channel_names(count: int) -> tuple[str, ...]:
+    """Return what an action's channels are; of any other number than seven the meaning is not known."""
+    return _CHANNELS if count == len(_CHANNELS) else tuple(f"a{index}" for index in range(count))
 
 
 def register(subparsers: Any) -> None:
@@ -42,7 +52,10 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--instruction", required=True, help="what to do, in words")
     add_seed(parser, "seed of the diffusion noise")
     add_unnorm_key(parser)
+    add_checkpoint_settings(parser)
+    add_sampling(parser)
     add_device(parser)
+    add_threads(parser)
     place = parser.add_mutually_exclusive_group()
     add_gripper_pixel(place)
     place.add_argument(
@@ -70,8 +83,9 @@ def run(args: argparse.Namespace) -> None:
     if is_remote(args.checkpoint):
         chunk = _predict_remotely(args, observation)
     else:
+        use_threads(args.threads)
         policy = load_policy(
-            args.checkpoint, args.recipe, shipped=SHIPPED, device=args.device, unnorm_key=args.unnorm_key or None
+            args.checkpoint, args.recipe, shipped=SHIPPED, device=args.device, settings=checkpoint_settings(args)
         )
         note_ignored_recipe(args.recipe, policy.info.recipe)
         chunk = policy.predict(observation, seed=args.seed)
@@ -95,7 +109,7 @@ def chunk_to_dict(chunk: ActionChunk) -> dict[str, Any]:
     return {
         "dt_s": chunk.dt_s,
         "seed": chunk.seed,
-        "channels": list(_CHANNELS),
+        "channels": list(channel_names(chunk.deltas.shape[1])),
         "actions": chunk.deltas.tolist(),
         "normalized": chunk.normalized.tolist(),
         "timings_ms": dict(chunk.timings_ms),
@@ -114,10 +128,12 @@ def chunk_to_dict(chunk: ActionChunk) -> dict[str, Any]:
 
 def chunk_table(chunk: ActionChunk) -> str:
     """Return the chunk as a table, one action a line; times are seconds after the image."""
-    lines = ["  t [s]  " + "  ".join(f"{name:>10}" for name in _CHANNELS)]
+    names = channel_names(chunk.deltas.shape[1])
+    lines = ["  t [s]  " + "  ".join(f"{name:>10}" for name in names)]
     for index, action in enumerate(chunk.deltas):
-        cells = "  ".join(f"{value:+10.4f}" for value in action[:-1])
-        lines.append(f"{(index + 1) * chunk.dt_s:7.2f}  {cells}  {action[-1]:>10.0f}")
+        values = zip(names, action, strict=True)
+        cells = (f"{value:>10.0f}" if name == "gripper" else f"{value:+10.4f}" for name, value in values)
+        lines.append(f"{(index + 1) * chunk.dt_s:7.2f}  {'  '.join(cells)}")
     kept = "" if chunk.selection is None else f"{len(chunk.selection.indices)} tokens kept ({chunk.selection.method}); "
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in chunk.timings_ms.items())
     return "\n".join([*lines, f"{kept}milliseconds: {stages}"])

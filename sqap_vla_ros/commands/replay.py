@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 from sqap_vla_ros.commands.options import (
     UsageError,
     add_checkpoint,
+    add_checkpoint_settings,
     add_command,
     add_device,
     add_recipes,
+    add_sampling,
     add_seed,
+    add_threads,
     add_unnorm_key,
     integer,
     number,
     require_device,
+    worker_settings,
 )
 
 if TYPE_CHECKING:
@@ -41,11 +45,13 @@ def register(subparsers: Any) -> None:
     add_checkpoint(policy, "micro")
     add_recipes(policy)
     add_unnorm_key(policy)
+    add_checkpoint_settings(policy)
+    add_sampling(policy)
     add_device(policy)
     policy.add_argument(
         "--dtype", default="", choices=("float32", "bfloat16", "float16"), help="overrides the recipes' dtype"
     )
-    policy.add_argument("--threads", type=integer(0), default=0, help="torch threads; 0 leaves torch's default")
+    add_threads(policy)
     add_seed(policy, "seed of the diffusion noise, the same for every frame")
     topics = parser.add_argument_group("topics (the only one of its type is found by itself)")
     topics.add_argument("--image-topic", help="Image or CompressedImage")
@@ -133,6 +139,7 @@ def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
         device=args.device,
         dtype=args.dtype,
         unnorm_key=args.unnorm_key,
+        **worker_settings(args),
         seed=args.seed,
         threads=args.threads,
     )

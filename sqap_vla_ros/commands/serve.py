@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 from sqap_vla_ros.commands.options import (
     UsageError,
     add_checkpoint,
+    add_checkpoint_settings,
     add_command,
     add_device,
     add_recipe,
+    add_sampling,
     add_seed,
+    add_threads,
     add_unnorm_key,
     integer,
     number,
     require_device,
+    worker_settings,
 )
 from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.serving import defaults
@@ -50,11 +54,13 @@ def register(subparsers: Any) -> None:
     add_checkpoint(policy, TRAINED_POLICY)
     add_recipe(policy, "fp32")
     add_unnorm_key(policy)
+    add_checkpoint_settings(policy)
+    add_sampling(policy)
     add_device(policy)
     policy.add_argument(
         "--dtype", default="", choices=("float32", "bfloat16", "float16"), help="overrides the recipe's dtype"
     )
-    policy.add_argument("--threads", type=integer(0), default=0, help="torch threads; 0 leaves torch's default")
+    add_threads(policy)
     add_seed(policy, "seed of the diffusion noise, the same for every prediction")
     actions = parser.add_argument_group("actions, for clients that take one at a time")
     actions.add_argument("--action-space", default="metric", help="what actions mean: metric, simpler or libero")
@@ -114,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # what clients do wrong is told to them
     names = ("checkpoint", "recipe", "device", "dtype", "unnorm_key", "seed", "threads")
-    worker = WorkerConfig(**{name: getattr(args, name) for name in names})
+    worker = WorkerConfig(**{name: getattr(args, name) for name in names}, **worker_settings(args))
     config = ServerConfig(args.host, args.port, os.environ.get(TOKEN_VARIABLE, ""), most_clients=args.clients)
     asyncio.run(_serve(args, worker, config))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from sqap_vla_ros.policy.cogact import CogACTPolicy
+    from sqap_vla_ros.policy.settings import CheckpointSettings
 
 MICRO = "micro"
 
@@ -70,6 +71,7 @@ def load_policy(
     device: str = "cpu",
     dtype: str | torch.dtype | None = None,
     unnorm_key: str | None = None,
+    settings: CheckpointSettings | None = None,
     seed: int = 0,
 ) -> Policy:
     """Load a policy and do to it what the recipe says.
@@ -85,10 +87,15 @@ def load_policy(
     dtype: overrides the recipe's; not for compressed files.
     device: on CUDA, a prediction is captured as a graph wherever it can be (see `cuda_graphs`).
     unnorm_key: which dataset's statistics turn the normalised chunk into metres and radians.
+    settings: what is taken instead of the checkpoint's own; includes `unnorm_key`, which is then left out.
     seed: of random weights.
     """
+<<<<<<< HEAD
     from sqap_vla_ros.compression.compress import require_loadable
 
+=======
+    settings = settings or _settings(unnorm_key)
+>>>>>>> bb7a691 (Checkpoints that people train themselves: any chunk length, other channels raw, min/max statistics, missing masks, the averaged head; foreign files named; conversions whole or not at all; settings on every command)
     chosen = applied_recipe(checkpoint, recipe, shipped)
     require_loadable(chosen)
     path = checkpoint_path(checkpoint, shipped)
@@ -96,12 +103,15 @@ def load_policy(
         from sqap_vla_ros.compression.files.storage import is_compressed, load_compressed
 
         if is_compressed(path):
-            policy: CogACTPolicy = load_compressed(path, device=device, unnorm_key=unnorm_key)
+            if settings.ema:
+                raise ValueError(f"{path} is compressed and holds one action head: compress the checkpoint with --ema")
+            policy: CogACTPolicy = load_compressed(path, device=device, unnorm_key=settings.unnorm_key)
+            settings.apply(policy)
             policy.provenance = dataclasses.replace(policy.provenance, recipe=chosen.name)
             return _finish(policy, chosen, shipped, device)
     first = device if chosen.quantization is None else "cpu"  # quantising happens on the CPU
     policy = load_uncompressed(
-        checkpoint, chosen, shipped=shipped, device=first, dtype=dtype, unnorm_key=unnorm_key, seed=seed
+        checkpoint, chosen, shipped=shipped, device=first, dtype=dtype, settings=settings, seed=seed
     )
     if chosen.quantization is not None:
         policy = _quantize_in_memory(policy, chosen, shipped, checkpoint, device)
@@ -175,17 +185,19 @@ def load_uncompressed(
     shipped: Mapping[str, ShippedPolicy] = RANDOM_WEIGHTS,
     device: str = "cpu",
     dtype: str | torch.dtype | None = None,
-    unnorm_key: str | None = None,
+    settings: CheckpointSettings | None = None,
     seed: int = 0,
     mapped_layers: bool = False,
 ) -> CogACTPolicy:
     """Load a policy without quantisation and without a selector, in the recipe's dtypes.
 
     dtype: another one; the action head then stays in float32.
+    settings: see `load_policy`.
     mapped_layers: see `policy.checkpoints.load.load_checkpoint`.
     """
     import torch
 
+    settings = settings or _settings(None)
     resolved = getattr(torch, str(dtype or recipe.dtype).removeprefix("torch."))
     known = shipped.get(checkpoint)
     if known is not None and known.make is not None:
@@ -196,11 +208,28 @@ def load_uncompressed(
     else:
         path = checkpoint_path(checkpoint, shipped)
         assert path is not None
-        policy = COGACT.load(path, device=device, dtype=resolved, unnorm_key=unnorm_key, mapped_layers=mapped_layers)
+        policy = COGACT.load(
+            path,
+            device=device,
+            dtype=resolved,
+            unnorm_key=settings.unnorm_key,
+            tokenizer=settings.tokenizer,
+            dt_s=settings.dt_s,
+            crop=settings.crop,
+            ema=settings.ema,
+            mapped_layers=mapped_layers,
+        )
         policy.provenance = dataclasses.replace(policy.provenance, checkpoint=checkpoint)
+    settings.apply(policy)
     policy.model.action_head.to(getattr(torch, recipe.head_dtype if dtype is None else "float32"))
     policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
     return policy
+
+
+def _settings(unnorm_key: str | None) -> CheckpointSettings:
+    from sqap_vla_ros.policy.settings import CheckpointSettings  # loads torch
+
+    return CheckpointSettings(unnorm_key=unnorm_key)
 
 
 def _quantize_in_memory(

@@ -1,4 +1,8 @@
-"""Normalised actions to metres, radians and a gripper opening, and back, with the statistics of the training data."""
+"""Normalised actions to metres, radians and a gripper opening, and back, with the statistics of the training data.
+
+Actions of seven channels are those of `contracts.ActionChunk`. Of any other number the meaning is not known: they are
+scaled, and no channel is a gripper.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,14 @@ OPEN_FROM = 0.5  # openings from here on count as open
 
 # Seconds between the actions of each dataset the published checkpoints were evaluated on (5 Hz and 3 Hz control).
 CONTROL_PERIOD_S = {"bridge_orig": 0.2, "fractal20220817_data": 1.0 / 3.0}
+_BOUNDS, _RANGE = ("q01", "q99"), ("min", "max")
 
 
 @dataclass(frozen=True)
 class ActionStatistics:
     """The 1st and 99th percentile of each action channel; `mask` says which channels are scaled (not the gripper).
 
-    q01, q99: [7] float64 in metres and radians; mask: [7] bool; dt_s: seconds between actions.
+    q01, q99: [C] float64, metres and radians where C is 7; mask: [C] bool; dt_s: seconds between actions.
     """
 
     q01: NDArray[np.float64]
@@ -31,9 +36,10 @@ class ActionStatistics:
     dt_s: float
 
     def __post_init__(self) -> None:
+        channels = self.mask.size
         for name in ("q01", "q99", "mask"):
-            if getattr(self, name).shape != (ACTION_DIM,):
-                raise ValueError(f"action statistics: {name} must have {ACTION_DIM} values, got {getattr(self, name)}")
+            if getattr(self, name).shape != (channels,) or not channels:
+                raise ValueError(f"action statistics: {name} must have {channels} values, got {getattr(self, name)}")
         if not (np.isfinite(self.q01).all() and np.isfinite(self.q99).all()):
             raise ValueError(f"action statistics must be finite, got q01={self.q01}, q99={self.q99}")
         if (self.q99 < self.q01)[self.mask].any():
@@ -45,16 +51,24 @@ class ActionStatistics:
     def from_dataset(cls, key: str, entry: Mapping[str, Any], dt_s: float | None = None) -> ActionStatistics:
         """Read one dataset of `dataset_statistics.json`: `{"action": {"q01": [7], "q99": [7], "mask": [7], …}}`.
 
+        Without percentiles, the smallest and largest values (`min`, `max`) bound the channels. Of seven channels the
+        gripper is never scaled, whatever the mask says (`statistics_notes` tells why).
+
         dt_s: the control period; None looks it up for the published datasets.
         Raises ValueError where numbers are missing or the period is not known.
         """
         try:
             action = entry["action"]
-            q01, q99 = (np.asarray(action[name], dtype=np.float64) for name in ("q01", "q99"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"dataset statistics of {key!r} lack action q01/q99 of {ACTION_DIM} numbers") from error
-        mask = np.asarray(action.get("mask", [True] * ACTION_DIM), dtype=bool)
-        period = dt_s or entry.get("dt_s") or CONTROL_PERIOD_S.get(key)
+            names = _BOUNDS if any(name in action for name in _BOUNDS) else _RANGE
+            q01, q99 = (np.asarray(action[name], dtype=np.float64) for name in names)
+            mask = np.asarray(action.get("mask", [True] * q01.size), dtype=bool)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"dataset statistics of {key!r} lack action q01/q99 (or min/max) of {ACTION_DIM} numbers"
+            ) from error
+        if mask.shape == (ACTION_DIM,):
+            mask[GRIPPER] = False
+        period = _number(dt_s) or _number(entry.get("dt_s")) or CONTROL_PERIOD_S.get(key)
         if period is None:
             raise ValueError(
                 f"the control period of dataset {key!r} is not known: pass dt_s, or write a number of seconds as "
@@ -68,13 +82,14 @@ class ActionStatistics:
         return {"action": action, "dt_s": self.dt_s}
 
     def unnormalize(self, normalized: ArrayLike) -> NDArray[np.float64]:
-        """Map […, 7] in [-1, 1] to physical actions: clip, gripper to 0 or 1, then (a + 1) / 2 * (q99 - q01) + q01.
+        """Map […, C] in [-1, 1] to physical actions: clip, gripper to 0 or 1, then (a + 1) / 2 * (q99 - q01) + q01.
 
         Not-a-number stays not-a-number in every channel: a safety check must see it, never a made-up gripper.
         """
         clipped = np.clip(np.asarray(normalized, dtype=np.float64), -1.0, 1.0)
-        gripper = clipped[..., GRIPPER]
-        clipped[..., GRIPPER] = np.where(np.isnan(gripper), np.nan, gripper >= OPEN_FROM)
+        if self.mask.size == ACTION_DIM:
+            gripper = clipped[..., GRIPPER]
+            clipped[..., GRIPPER] = np.where(np.isnan(gripper), np.nan, gripper >= OPEN_FROM)
         scaled = 0.5 * (clipped + 1.0) * (self.q99 - self.q01) + self.q01
         return np.where(self.mask, scaled, clipped)
 
@@ -84,3 +99,31 @@ class ActionStatistics:
         spread = self.q99 - self.q01
         scaled = np.divide(2.0 * (values - self.q01), spread, out=np.ones_like(values), where=spread > 0) - 1.0
         return np.clip(np.where(self.mask, scaled, values), -1.0, 1.0)
+
+
+def statistics_notes(key: str, entry: Mapping[str, Any]) -> list[str]:
+    """Return what is assumed of a dataset's statistics because they do not say it, one sentence each."""
+    action = entry.get("action") if isinstance(entry, Mapping) else None
+    if not isinstance(action, Mapping):
+        return []
+    notes = []
+    if not any(name in action for name in _BOUNDS) and all(name in action for name in _RANGE):
+        notes.append(f"statistics of {key!r} have no q01/q99: actions are scaled to min/max, as trained with bounds")
+    bounds = action.get("q01", action.get("min"))
+    mask = action.get("mask")
+    if (
+        isinstance(bounds, list)
+        and len(bounds) == ACTION_DIM
+        and (mask is None or (isinstance(mask, list) and all(mask)))
+    ):
+        said = "have no mask" if mask is None else "have a mask that is all true"
+        notes.append(
+            f"statistics of {key!r} {said}: scaled, a gripper that closes would never read as closed, so the gripper "
+            "is taken as it is, 0 closed and 1 open, as the published mask says"
+        )
+    return notes
+
+
+def _number(value: object) -> float | None:
+    """Return a positive number as it is, None for anything else."""
+    return float(value) if isinstance(value, (int, float)) and value else None

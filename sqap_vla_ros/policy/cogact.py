@@ -114,6 +114,13 @@ class CogACTPolicy:
         self.tokenize = tokenize
         self.statistics = dict(statistics)
         self.unnorm_key = choose_dataset(self.statistics, unnorm_key)
+        channels = model.config.head.channels
+        given = self.statistics[self.unnorm_key].mask.size
+        if given != channels:
+            raise ValueError(
+                f"the action statistics of {self.unnorm_key!r} have {given} values, the action head has {channels} "
+                "channels: these are another robot's statistics"
+            )
         self.transform = ImageTransform(model.config.vision.image_size, crop)
         self.provenance = provenance
         self.sampler = Sampler(model.config.diffusion)

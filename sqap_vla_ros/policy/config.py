@@ -111,7 +111,7 @@ class ActionHeadConfig:
 class DiffusionConfig:
     """The sampler of a chunk.
 
-    steps: network evaluations; `ddpm` always takes all `train_steps`.
+    steps: network evaluations, at every n-th training step from 0 on; `ddpm` always takes all `train_steps`.
     guidance: scale of the classifier-free guidance; 1 or less turns it off.
     """
 
@@ -124,13 +124,24 @@ class DiffusionConfig:
         _positive(self, "steps", "train_steps")
         if self.sampler not in ("ddim", "ddpm"):
             raise ValueError(f"DiffusionConfig.sampler must be 'ddim' or 'ddpm', got {self.sampler!r}")
-        if self.sampler == "ddim" and (self.steps < 2 or self.train_steps % self.steps):
+        if self.sampler == "ddim" and (self.steps < 2 or self.stride is None):
+            able = sorted({len(range(0, self.train_steps, stride)) for stride in range(1, self.train_steps)})
+            nearest = sorted(able, key=lambda count: abs(count - self.steps))[:2]
             raise ValueError(
-                f"DiffusionConfig.steps must be at least 2 and divide train_steps ({self.train_steps}) for DDIM, "
-                f"got {self.steps}"
+                f"DiffusionConfig.steps must be at least 2 and a number of equal strides through {self.train_steps} "
+                f"training steps for DDIM, got {self.steps}; {' and '.join(map(str, sorted(nearest)))} are possible"
             )
         if self.sampler == "ddpm" and self.steps != self.train_steps:
             raise ValueError(f"DDPM takes all {self.train_steps} steps: set steps={self.train_steps}, got {self.steps}")
+
+    @property
+    def stride(self) -> int | None:
+        """Return the smallest distance between training steps that gives `steps` of them; None where there is none.
+
+        So 10 steps are 90, 80, … 0 and 8 steps are 91, 78, … 0, as in the published code.
+        """
+        fitting = (s for s in range(1, self.train_steps + 1) if len(range(0, self.train_steps, s)) == self.steps)
+        return next(fitting, None)
 
 
 @dataclass(frozen=True)

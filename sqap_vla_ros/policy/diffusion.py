@@ -36,8 +36,7 @@ class Sampler:
     def __init__(self, config: DiffusionConfig) -> None:
         self.config = config
         self.alphas = squared_cosine_alphas(config.train_steps)
-        stride = config.train_steps // config.steps
-        self.timesteps: tuple[int, ...] = tuple(range(0, config.train_steps, stride))[::-1]
+        self.timesteps: tuple[int, ...] = tuple(range(0, config.train_steps, config.stride or 1))[::-1]
 
     def sample(self, predict: Noise, noise: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Turn `noise` into chunks [B, T, C].

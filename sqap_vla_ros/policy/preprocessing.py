@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sqap_vla_ros.contracts import PolicyInfo
+from sqap_vla_ros.contracts import CROPS, PolicyInfo
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; pixels, right and bottom excluded
 
@@ -36,7 +36,7 @@ class ImageTransform:
     def __post_init__(self) -> None:
         if self.size <= 0:
             raise ValueError(f"ImageTransform.size must be positive, got {self.size}")
-        if self.crop not in ("none", "deployment"):
+        if self.crop not in CROPS:
             raise ValueError(f"ImageTransform.crop must be 'none' or 'deployment', got {self.crop!r}")
 
     @classmethod

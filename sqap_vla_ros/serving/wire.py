@@ -307,6 +307,7 @@ _INFO = Record(
         "unnorm_key": _NAME,
         "selector": _NAME,
         "stateful": Flag(),
+        "crop": _NAME,
     },
 )
 _REASON = Text()

@@ -49,6 +49,8 @@ class WorkerConfig:
     checkpoint, recipe, device, unnorm_key, seed: as `compression.load.load_policy` takes them. A checkpoint that is the
         address of a server (ws://host:port) is predicted there, and what says how to load it is the server's business.
     dtype: torch dtype name ("float32", "bfloat16"), "" leaves the choice to the loader.
+    tokenizer, dt, crop, ema, cfg_scale, ddim_steps: see `policy.settings.CheckpointSettings`; "", 0 and False leave the
+        checkpoint's own, and so does a negative cfg_scale.
     threads: torch's intra-op threads, 0 leaves its default.
     warmup: predictions made on a blank image before the worker says it is ready; the first ones are slow.
     factory: "module:function" returning a `Policy`, instead of `load_policy`.
@@ -59,6 +61,12 @@ class WorkerConfig:
     device: str = "cpu"
     dtype: str = ""
     unnorm_key: str = ""
+    tokenizer: str = ""
+    dt: float = 0.0
+    crop: str = ""
+    ema: bool = False
+    cfg_scale: float = -1.0
+    ddim_steps: int = 0
     seed: int = 0
     threads: int = 0
     warmup: int = 2

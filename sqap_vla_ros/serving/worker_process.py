@@ -17,10 +17,11 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
+from sqap_vla_ros.contracts import ACTION_DIM, ActionChunk, Observation, Policy
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.events import LoadFailed, LoadProgress, PredictFailed, PredictRequest, Ready, Result
 from sqap_vla_ros.serving.frames import is_remote
@@ -102,6 +103,8 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
     import torch
 
     from sqap_vla_ros.compression.load import load_policy
+    from sqap_vla_ros.policy.cogact import CogACTPolicy
+    from sqap_vla_ros.policy.settings import CheckpointSettings
     from sqap_vla_ros.shipped import SHIPPED
 
     def say(text: str) -> None:
@@ -116,9 +119,23 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
         shipped=SHIPPED,
         device=config.device,
         dtype=getattr(torch, config.dtype) if config.dtype else None,
-        unnorm_key=config.unnorm_key or None,
+        settings=CheckpointSettings(
+            unnorm_key=config.unnorm_key or None,
+            tokenizer=Path(config.tokenizer) if config.tokenizer else None,
+            dt_s=config.dt or None,
+            crop=config.crop or None,
+            ema=config.ema,
+            guidance=None if config.cfg_scale < 0.0 else config.cfg_scale,
+            ddim_steps=config.ddim_steps or None,
+        ),
         seed=config.seed,
     )
+    channels = loaded.model.config.head.channels if isinstance(loaded, CogACTPolicy) else ACTION_DIM
+    if channels != ACTION_DIM:
+        raise ValueError(
+            f"{config.checkpoint} predicts actions of {channels} channels; an arm is moved by {ACTION_DIM} (position, "
+            "rotation, gripper): `sqap-vla predict` shows what it says, another program must execute it"
+        )
     say(f"loaded in {time.perf_counter() - begin:.1f} s, warming up")
     return loaded
 

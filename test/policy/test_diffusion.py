@@ -21,6 +21,7 @@ def test_schedule_values():
 def test_ddim_visits_ten_steps_from_90():
     assert Sampler(DiffusionConfig()).timesteps == (90, 80, 70, 60, 50, 40, 30, 20, 10, 0)
     assert Sampler(DiffusionConfig("ddpm", 100)).timesteps == tuple(range(99, -1, -1))
+    assert Sampler(DiffusionConfig(steps=8)).timesteps == (91, 78, 65, 52, 39, 26, 13, 0)
 
 
 @pytest.mark.parametrize("config", [DiffusionConfig(), DiffusionConfig("ddim", 50), DiffusionConfig("ddpm", 100)])
@@ -76,7 +77,7 @@ def test_forward_process_has_the_marginals_of_the_schedule():
     ("values", "message"),
     [
         ({"sampler": "euler"}, "'ddim' or 'ddpm', got 'euler'"),
-        ({"steps": 7}, r"divide train_steps \(100\) for DDIM, got 7"),
+        ({"steps": 30}, r"equal strides through 100 training steps for DDIM, got 30; 25 and 34 are possible"),
         ({"steps": 0}, "steps must be positive, got 0"),
         ({"sampler": "ddpm", "steps": 10}, "set steps=100, got 10"),
     ],

@@ -51,8 +51,9 @@ def random_groups(config: PolicyConfig, seed: int = 0) -> dict[str, Part]:
         llm[f"{prefix}post_attention_layernorm.weight"] = 1 + draw(d)
 
     h = config.head.width
-    shapes = {"x_embedder.linear": (h, 7), "history_embedder.linear": (h, 7), "z_embedder.linear": (h, d)}
-    shapes |= {"t_embedder.mlp.0": (h, 256), "t_embedder.mlp.2": (h, h), "final_layer.linear": (7, h)}
+    c = config.head.channels
+    shapes = {"x_embedder.linear": (h, c), "history_embedder.linear": (h, c), "z_embedder.linear": (h, d)}
+    shapes |= {"t_embedder.mlp.0": (h, 256), "t_embedder.mlp.2": (h, h), "final_layer.linear": (c, h)}
     for index in range(config.head.depth):
         block = f"blocks.{index}."
         shapes |= {block + "attn.qkv": (3 * h, h), block + "attn.proj": (h, h)}
@@ -65,8 +66,9 @@ def random_groups(config: PolicyConfig, seed: int = 0) -> dict[str, Part]:
 
 def write_folder(folder: Path, groups: dict[str, Part], datasets: tuple[str, ...] = ("bridge_orig",)) -> Path:
     """The folder with its three files; returns the `.pt`."""
-    action = {name: [0.0] * 7 for name in ("mean", "std", "max", "min")}
-    action |= {"q01": [-0.02] * 7, "q99": [0.03] * 7, "mask": [True] * 6 + [False]}
+    channels = len(groups["action_model"]["net.final_layer.linear.bias"])
+    action: dict[str, list] = {name: [0.0] * channels for name in ("mean", "std", "max", "min")}
+    action |= {"q01": [-0.02] * channels, "q99": [0.03] * channels, "mask": [True] * (channels - 1) + [False]}
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"vla": {"base_vlm": "prism-dinosiglip-224px+7b"}}))
     (folder / "dataset_statistics.json").write_text(json.dumps({name: {"action": action} for name in datasets}))

@@ -70,6 +70,16 @@ def weights_digest(policy: CogACTPolicy) -> str:
     return digest.hexdigest()
 
 
+def _policy_digest(policy: CogACTPolicy) -> str:
+    """Return the sha256 of what the header says about the policy, and of the action head, which --ema exchanges."""
+    statistics = {key: value.to_dict() for key, value in policy.statistics.items()}
+    said = [policy.model.config.to_dict(), statistics, policy.transform.crop, policy.tokenize.file[0]]
+    digest = hashlib.sha256(json.dumps(said).encode() + policy.tokenize.file[1])
+    for tensor in policy.model.action_head.state_dict().values():
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class JobIdentity:
     """The digests that say whether unfinished work belongs to this compression."""
@@ -77,6 +87,7 @@ class JobIdentity:
     recipe: str
     source: str
     calibration: str
+    policy: str
 
 
 def compress_to_file(
@@ -89,6 +100,7 @@ def compress_to_file(
     progress: OnProgress | None = None,
     after_layer: Callable[[int], None] | None = None,
     mapped_layers: bool = False,
+    overwrite: bool = False,
 ) -> Header:
     """Compress a policy into `out`, going on where an earlier run of the same compression stopped.
 
@@ -96,13 +108,41 @@ def compress_to_file(
     calibration: summary for the header (what the observations were).
     after_layer: called with the index of every layer once it is safely on disk.
     mapped_layers: the policy was loaded so; it then never is in memory as a whole.
+    overwrite: replace `out` where it exists.
+    Raises CompressedFileError, RecipeError; OSError where nothing can be written, and then nothing stays behind.
     """
     require_calibration(recipe, observations)
     require_loadable(recipe, len(policy.model.decoder.layers))
-    check_target(out)
-    identity = JobIdentity(recipe.digest, weights_digest(policy), observations_digest(observations))
+    check_target(out, overwrite=overwrite)
+    identity = JobIdentity(
+        recipe.digest, weights_digest(policy), observations_digest(observations), _policy_digest(policy)
+    )
     source = {"checkpoint": policy.provenance.checkpoint, "sha256": identity.source}
     work = _Workspace(out.with_name(out.name + ".partial"), identity)
+    try:
+        header = _compress(
+            policy, recipe, observations, out, work, source, calibration, progress, after_layer, mapped_layers
+        )
+    except (OSError, SafetensorError) as error:  # what is read raises CompressedFileError
+        work.remove()
+        raise OSError(f"{out} cannot be written ({error}): is the disk full? Nothing is left behind") from error
+    work.remove()
+    return header
+
+
+def _compress(
+    policy: CogACTPolicy,
+    recipe: Recipe,
+    observations: Sequence[Observation],
+    out: Path,
+    work: _Workspace,
+    source: dict[str, str],
+    calibration: dict[str, Any] | None,
+    progress: OnProgress | None,
+    after_layer: Callable[[int], None] | None,
+    mapped_layers: bool,
+) -> Header:
+    """Do the work of `compress_to_file` in a workspace."""
     decoder = policy.model.decoder
     if recipe.quantization is not None:
         hidden = prepare_stream(policy, recipe.quantization, observations)
@@ -138,14 +178,13 @@ def compress_to_file(
         recipe=recipe,
         statistics=policy.statistics,
         source=source,
-        calibration={"observations": len(observations), "digest": identity.calibration, **(calibration or {})},
+        calibration={"observations": len(observations), "digest": work.identity.calibration, **(calibration or {})},
         report=report,
         crop=policy.transform.crop,
     )
     if progress is not None:
         progress("writing", 0, 1)
     write_file(out, tensors, header.to_metadata())
-    work.remove()
     if progress is not None:
         progress("writing", 1, 1)
     return header
@@ -160,6 +199,7 @@ class _Workspace:
 
     def __init__(self, folder: Path, identity: JobIdentity) -> None:
         self.folder = folder
+        self.identity = identity
         content = json.dumps(dataclasses.asdict(identity), indent=1)
         file = folder / "plan.json"
         if file.is_file():

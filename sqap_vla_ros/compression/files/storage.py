@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from sqap_vla_ros.compression.files.skeleton import empty_model, put, quantize_structure
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.policy.actions import ActionStatistics
+from sqap_vla_ros.policy.checkpoints.writing import check_free, written_aside
 from sqap_vla_ros.policy.cogact import CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import PolicyConfig
 from sqap_vla_ros.policy.prompt import PromptTokenizer
@@ -137,15 +138,13 @@ def write_file(path: Path, tensors: Mapping[str, Read], metadata: Mapping[str, s
         offset += raw.nbytes
     header = json.dumps({"__metadata__": {**metadata, "crc32": json.dumps(checksums)}, **entries}).encode()
     header += b" " * (-len(header) % 8)
-    partial = path.with_name(path.name + ".writing")
-    with partial.open("wb") as file:
+    with written_aside(path) as partial, partial.open("wb") as file:
         file.write(struct.pack("<Q", len(header)))
         file.write(header)
         for read in tensors.values():
             file.write(_raw(read()))
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
 
 
 class CompressedFile:
@@ -247,12 +246,18 @@ def load_compressed(
     )
 
 
-def check_target(path: Path) -> None:
-    """Raise `CompressedFileError` when nothing can be written there; better before an hour of work than after."""
+def check_target(path: Path, *, overwrite: bool = False) -> None:
+    """Raise `CompressedFileError` or OSError when nothing can be written there, before an hour of work.
+
+    overwrite: an existing file may be replaced.
+    """
     if path.suffix != ".safetensors":
         raise CompressedFileError(f"a compressed policy is a .safetensors file, got {path}")
     if not path.absolute().parent.is_dir():
         raise CompressedFileError(f"folder {path.absolute().parent} does not exist")
+    if path.is_file() and not overwrite:
+        raise FileExistsError(f"{path} exists: choose another --out, or give --overwrite to replace it")
+    check_free(path, overwrite=overwrite)
 
 
 def is_compressed(path: Path) -> bool:

@@ -6,7 +6,7 @@ a test keeps the two equal. Angles are radians, lengths metres, times seconds.
 
 from __future__ import annotations
 
-from sqap_vla_ros.contracts import JOINS, TRAINED_POLICY
+from sqap_vla_ros.contracts import CROPS, JOINS, TRAINED_POLICY
 from sqap_vla_ros.control.executive import Executive, ExecutiveConfig
 from sqap_vla_ros.control.image_gate import ImageGateConfig
 from sqap_vla_ros.control.motion import MotionConfig
@@ -48,6 +48,42 @@ _WHAT_RUNS = (
         "unnorm_key",
         "Data set whose action statistics turn the network's output into metres and radians. A wrong one scales every "
         "motion wrongly. '' takes the checkpoint's only one.",
+    ),
+    Parameter.of(
+        WorkerConfig,
+        "tokenizer",
+        "Llama-2 tokenizer, file or folder, for checkpoints that came without one; '' takes the checkpoint's.",
+    ),
+    Parameter.of(
+        WorkerConfig,
+        "dt",
+        "Time between two actions of the training data, where the checkpoint's statistics do not say it; 0 takes "
+        "theirs. A wrong one changes the arm's speed.",
+        minimum=0.0,
+        maximum=10.0,
+    ),
+    Parameter.of(
+        WorkerConfig,
+        "crop",
+        "Preprocessing of the image: 'none' squashes it, 'deployment' is for checkpoints trained with random crops; '' "
+        "takes the checkpoint's.",
+        choices=("", *CROPS),
+    ),
+    Parameter.of(
+        WorkerConfig, "ema", "Use the action head averaged over training (ema_diffusion), where the file holds one."
+    ),
+    Parameter.of(
+        WorkerConfig,
+        "cfg_scale",
+        "Scale of the classifier-free guidance; 1 or less turns it off, which halves the action head's work. Negative: "
+        "the checkpoint's.",
+    ),
+    Parameter.of(
+        WorkerConfig,
+        "ddim_steps",
+        "Denoising steps of a chunk, such as 10 or 8; 0 takes the checkpoint's.",
+        minimum=0,
+        maximum=100,
     ),
     Parameter.of(
         WorkerConfig,

@@ -27,6 +27,8 @@ class Contents:
     stored_name: what a tensor is called in the file, for messages.
     tokenizer: name and content of the tokenizer's file, None where none came with the checkpoint.
     crop: see `ImageTransform`.
+    notes: sentences about what is left out or assumed.
+    unused: how many tensors of the file no prediction uses. unused_names: which kinds, in words.
     """
 
     path: Path
@@ -38,3 +40,6 @@ class Contents:
     stored_name: Callable[[str], str]
     tokenizer: tuple[str, bytes] | None
     crop: str = "none"
+    notes: tuple[str, ...] = ()
+    unused: int = 0
+    unused_names: str = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import mmap
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +19,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sqap_vla_ros.contracts import TokenSelector
-from sqap_vla_ros.policy.actions import ActionStatistics
+from sqap_vla_ros.policy.actions import ActionStatistics, statistics_notes
 from sqap_vla_ros.policy.checkpoints.contents import CheckpointError, Contents
 from sqap_vla_ros.policy.checkpoints.one_file import open_one_file
 from sqap_vla_ros.policy.checkpoints.published import open_published
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance, choose_dataset
 from sqap_vla_ros.policy.config import PolicyConfig
 from sqap_vla_ros.policy.prompt import PromptTokenizer
+
+_LOG = logging.getLogger(__name__)
 
 
 def load_checkpoint(
@@ -38,6 +41,7 @@ def load_checkpoint(
     dt_s: float | None = None,
     config: PolicyConfig | None = None,
     crop: str | None = None,
+    ema: bool = False,
     mapped_layers: bool = False,
 ) -> CogACTPolicy:
     """Load a policy from a published folder (or its `.pt`) or from this package's `.safetensors`.
@@ -47,12 +51,16 @@ def load_checkpoint(
     dt_s: seconds between actions, where the statistics do not say.
     crop: see `ImageTransform`; None takes what the file says, "none" where it says nothing.
     config: geometry of a published-format folder that is not one of the published sizes.
+    ema: take the action head that was averaged over training steps, where the file holds one.
     mapped_layers: leave the decoder's layers in the file and in its dtype, for a caller that takes them one by one.
-    Raises CheckpointError, FileNotFoundError.
+    What is assumed because the checkpoint does not say it is logged as a warning.
+    Raises CheckpointError, ValueError, FileNotFoundError.
     """
-    contents = open_checkpoint(path, config)
+    contents = open_checkpoint(path, config, ema=ema)
     key = choose_dataset(contents.datasets, unnorm_key)
     statistics = {key: ActionStatistics.from_dataset(key, contents.datasets[key], dt_s)}
+    for note in statistics_notes(key, contents.datasets[key]):
+        _LOG.warning("note: %s", note)
     tokenize = _tokenizer(contents, tokenizer)
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(sha256_of, contents.path)  # reads ahead of the loader
@@ -69,14 +77,18 @@ def load_checkpoint(
     )
 
 
-def open_checkpoint(path: str | Path, config: PolicyConfig | None = None) -> Contents:
-    """Read the headers alone; no weight is touched."""
+def open_checkpoint(path: str | Path, config: PolicyConfig | None = None, *, ema: bool = False) -> Contents:
+    """Read the headers alone; no weight is touched. Options as in `load_checkpoint`."""
     path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and path.is_file():
+        if ema:
+            raise CheckpointError(
+                f"{path} holds one action head: name the published folder with --ema, or convert it so"
+            )
         return open_one_file(path)
-    return open_published(path, config)
+    return open_published(path, config, ema=ema)
 
 
 def assemble(contents: Contents, *, device: str, dtype: torch.dtype, mapped_layers: bool = False) -> CogACT:

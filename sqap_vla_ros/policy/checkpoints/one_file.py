@@ -11,6 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sqap_vla_ros.policy.checkpoints.contents import CheckpointError, Contents
+from sqap_vla_ros.policy.checkpoints.foreign import file_problem, location_problem, tensors_problem
+from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.config import PolicyConfig
 
@@ -19,6 +21,13 @@ FORMAT = "sqap_vla_ros/cogact/1"
 
 def open_one_file(path: Path) -> Contents:
     """Read the header. Raises CheckpointError."""
+    if problem := file_problem(path):
+        raise CheckpointError(problem)
+    if (
+        path.name.startswith("adapter_")
+        or (path.parent / f"{path.stem.split('-')[0]}.safetensors.index.json").is_file()
+    ):
+        raise CheckpointError(location_problem(path))
     try:
         file = safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:
@@ -27,7 +36,7 @@ def open_one_file(path: Path) -> Contents:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a full-precision CogACT checkpoint: its format is {metadata.get('format')!r}, "
-            f"{FORMAT!r} is needed"
+            f"{FORMAT!r} is needed; {tensors_problem(path, file.keys())}"
         )
     try:
         config = PolicyConfig.from_dict(json.loads(metadata["config"]))
@@ -35,7 +44,7 @@ def open_one_file(path: Path) -> Contents:
         tokenizer = None
         if "tokenizer" in metadata:
             tokenizer = metadata["tokenizer_name"], base64.b64decode(metadata["tokenizer"], validate=True)
-    except (KeyError, ValueError, binascii.Error) as error:
+    except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise CheckpointError(f"{path} has a damaged header: {error}") from error
     return Contents(
         path=path,
@@ -51,7 +60,7 @@ def open_one_file(path: Path) -> Contents:
 
 
 def save_checkpoint(policy: CogACTPolicy, path: str | Path) -> None:
-    """Write the policy in the dtypes it has. An interrupted write leaves no file that looks whole."""
+    """Write the policy in the dtypes it has. A write that fails leaves nothing; OSError says why."""
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"a checkpoint file ends in .safetensors, got {path}")
@@ -65,6 +74,5 @@ def save_checkpoint(policy: CogACTPolicy, path: str | Path) -> None:
         "tokenizer": base64.b64encode(data).decode(),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.model.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, str(partial), metadata=metadata)
-    partial.replace(path)
+    with written_aside(path) as partial:
+        save_file(tensors, str(partial), metadata=metadata)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,58 @@ import torch
 from torch import Tensor
 
 from sqap_vla_ros.policy.checkpoints.contents import CheckpointError, Contents
-from sqap_vla_ros.policy.checkpoints.published_names import GROUPS, Groups, head_config, source_of, to_groups
+from sqap_vla_ros.policy.checkpoints.foreign import file_problem, location_problem, tensors_problem
+from sqap_vla_ros.policy.checkpoints.published_names import (
+    AVERAGED_HEAD,
+    GROUPS,
+    Groups,
+    head_config,
+    source_of,
+    to_groups,
+)
+from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import COGACT_BASE, COGACT_LARGE, COGACT_SMALL, PolicyConfig
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 
 _TOWERS = "dinosiglip-224px"  # in the name of every base model with the published two towers
+_OURS = "sqap_vla_ros"  # our part of config.json: what the published code fixes in its own source
+_PUBLISHED = (COGACT_SMALL, COGACT_BASE, COGACT_LARGE)
 
 
-def open_published(path: Path, config: PolicyConfig | None) -> Contents:
+def open_published(path: Path, config: PolicyConfig | None, *, ema: bool = False) -> Contents:
     """Read the headers of a folder, or of the folder that a `.pt` is in. Raises CheckpointError.
 
-    config: the geometry, where it is not one of the published sizes.
+    config: the geometry, where it is neither one of the published sizes nor in the folder's `config.json`.
+    ema: take the action head that was averaged over training steps.
     """
     folder, weights = _published_files(path)
-    base = _json(folder / "config.json").get("vla", {}).get("base_vlm", "")
-    if config is None and _TOWERS not in str(base):
-        raise CheckpointError(
-            f"{folder / 'config.json'} names base_vlm {base!r}; CogACT is built on a {_TOWERS} model: another model"
-        )
+    settings = _json(folder / "config.json")
+    own = settings.get(_OURS)
+    crop = "none"
+    if config is None and isinstance(own, dict):
+        try:
+            config, crop = PolicyConfig.from_dict(own["config"]), str(own.get("crop", crop))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / 'config.json'} has a damaged {_OURS!r} part: {error}") from error
+    if config is None:
+        _require_cogact(folder, settings)
     groups = _read_groups(weights)
+    notes = []
+    if AVERAGED_HEAD in groups:
+        if ema:
+            groups["action_model"] = groups[AVERAGED_HEAD]
+        else:
+            notes.append(f"the file also holds an action head averaged over training ({AVERAGED_HEAD}): --ema takes it")
+    elif ema:
+        raise CheckpointError(f"{weights} holds no averaged action head ({AVERAGED_HEAD!r}): leave out --ema")
     if config is None:
         try:
             head = head_config(groups["action_model"])
+            published = next(c for c in _PUBLISHED if (c.head.depth, c.head.width) == (head.depth, head.width))
+            config = published.replace(head=head)
         except ValueError as error:
             raise CheckpointError(f"{weights}: {error}") from error
-        config = next(c for c in (COGACT_SMALL, COGACT_BASE, COGACT_LARGE) if c.head == head)
 
     with torch.device("meta"):
         sources = {name: source_of(name) for name in CogACT(config).state_dict()}
@@ -49,9 +74,19 @@ def open_published(path: Path, config: PolicyConfig | None) -> Contents:
         source = sources[name]
         if source.part == "absent":
             return torch.zeros(1, config.vision.dino.width)
-        return source.read(groups[source.group][source.key])
+        try:
+            return source.read(groups[source.group][source.key])
+        except (IndexError, RuntimeError, ValueError) as error:  # no dimension to split or to take from
+            shape = list(groups[source.group][source.key].shape)
+            raise CheckpointError(f"{weights}: {source.group}/{source.key!r} has the shape {shape}") from error
 
     held = {n for n, s in sources.items() if s.part == "absent" or s.key in groups[s.group]}
+    if len(held) < len(sources):
+        unmerged = [key for group in groups.values() for key in group if "lora_" in key or ".base_layer." in key]
+        if unmerged:
+            raise CheckpointError(tensors_problem(weights, unmerged))
+    used = {(s.group, s.key) for s in sources.values()}
+    unused = sum((group, key) not in used for group in groups for key in groups[group])
     datasets = _json(folder / "dataset_statistics.json")
     beside = [file for name in PromptTokenizer.FILES if (file := folder / name).is_file()]
     return Contents(
@@ -63,53 +98,120 @@ def open_published(path: Path, config: PolicyConfig | None) -> Contents:
         read=read,
         stored_name=lambda name: f"{sources[name].group}/{sources[name].key}",
         tokenizer=(beside[0].name, beside[0].read_bytes()) if beside else None,
+        crop=crop,
+        notes=tuple(notes),
+        unused=unused,
+        unused_names="each tower's last block and SigLIP's pooling, the language head, the history embedder"
+        + (", the other action head" if AVERAGED_HEAD in groups else ""),
     )
 
 
 def save_published(policy: CogACTPolicy, folder: str | Path) -> Path:
-    """Write the published folder layout, with the tokenizer beside it. Returns the `.pt` file."""
+    """Write the published folder layout, with the tokenizer beside it. Returns the `.pt` file.
+
+    Geometry and crop, which the published code does not write, join `config.json`, so that any size is read again.
+    Raises OSError where the folder exists or the disk is full; nothing half-written stays.
+    """
     folder = Path(folder)
-    weights = folder / "checkpoints" / "model.pt"
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"vla": {"base_vlm": f"prism-{_TOWERS}+7b"}}, indent=2) + "\n")
-    datasets = {key: value.to_dict() for key, value in policy.statistics.items()}
-    (folder / "dataset_statistics.json").write_text(json.dumps(datasets, indent=2) + "\n")
-    name, data = policy.tokenize.file
-    (folder / name).write_bytes(data)
-    torch.save({"model": to_groups(policy.model)}, weights)
-    return weights
+    with written_aside(folder) as partial:
+        weights = partial / "checkpoints" / "model.pt"
+        weights.parent.mkdir(parents=True)
+        own = {"config": policy.model.config.to_dict(), "crop": policy.transform.crop}
+        settings = {"vla": {"base_vlm": f"prism-{_TOWERS}+7b"}, _OURS: own}
+        (partial / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        datasets = {key: value.to_dict() for key, value in policy.statistics.items()}
+        (partial / "dataset_statistics.json").write_text(json.dumps(datasets, indent=2) + "\n")
+        name, data = policy.tokenize.file
+        (partial / name).write_bytes(data)
+        torch.save({"model": to_groups(policy.model)}, weights)
+    return folder / "checkpoints" / "model.pt"
 
 
 def _published_files(path: Path) -> tuple[Path, Path]:
     """Return the folder and its one weights file."""
     if path.is_file():
-        if path.suffix != ".pt" or path.parent.name != "checkpoints":
+        folders = (path.parent.parent, path.parent)
+        folder = next((folder for folder in folders if (folder / "config.json").is_file()), None)
+        if path.suffix != ".pt" or (folder is None and path.parent.name != "checkpoints"):
+            beside = " (config.json and dataset_statistics.json must lie beside it or one folder up)"
+            raise CheckpointError(location_problem(path) + (beside if path.suffix == ".pt" else ""))
+        return folder or path.parent.parent, path
+    found = sorted((path / "checkpoints").glob("*.pt")) or sorted(path.glob("*.pt"))
+    if len(found) == 1:
+        return path, found[0]
+    if len(found) > 1:
+        names = ", ".join(str(file.relative_to(path)) for file in found[:6]) + (", …" if len(found) > 6 else "")
+        raise CheckpointError(f"{path} holds {len(found)} .pt files ({names}): name one of them, such as {found[-1]}")
+    raise CheckpointError(
+        location_problem(path)
+        or f"{path / 'checkpoints'} must hold exactly one .pt file, found none: give a CogACT folder"
+    )
+
+
+def _require_cogact(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise CheckpointError unless `config.json` says that the model has the published towers."""
+    vla = settings.get("vla")
+    if isinstance(vla, dict):
+        base = vla.get("base_vlm", "")
+        if _TOWERS not in str(base):
             raise CheckpointError(
-                f"{path} is not a checkpoint: give a published CogACT folder, its checkpoints/*.pt "
-                "or a .safetensors file"
+                f"{folder / 'config.json'} names base_vlm {base!r}; CogACT is built on a {_TOWERS} model: another model"
             )
-        return path.parent.parent, path
-    found = sorted((path / "checkpoints").glob("*.pt"))
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise CheckpointError(f"{path / 'checkpoints'} must hold exactly one .pt file, found {names}")
-    return path, found[0]
+    elif not (isinstance(vla, str) and _TOWERS in vla):
+        raise CheckpointError(
+            location_problem(folder)
+            or f'{folder / "config.json"} says "vla": {json.dumps(vla)[:80]}, where CogACT\'s training writes '
+            f'{{"vla": {{"base_vlm": "prism-{_TOWERS}+7b", …}}}}: write that if the file is a CogACT model'
+        )
 
 
 def _read_groups(weights: Path) -> Groups:
     """Return the dict of dicts, each tensor still in the file."""
+    if problem := file_problem(weights):
+        raise CheckpointError(problem)
     try:
-        model = torch.load(weights, map_location="cpu", mmap=True, weights_only=True)["model"]
+        stored = torch.load(weights, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{weights} holds more than tensors, or is not a checkpoint: it is not loaded") from error
-    except (RuntimeError, EOFError, OSError, struct.error) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # damaged bytes make the unpickler raise anything
         raise CheckpointError(f"{weights} is truncated or not a PyTorch file ({error}): copy it again") from error
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{weights} has no 'model' entry: not a CogACT checkpoint") from error
-    lacking = [group for group in GROUPS if not isinstance(model, dict) or not isinstance(model.get(group), dict)]
+    model = stored.get("model", stored) if isinstance(stored, dict) else stored
+    if isinstance(model, dict) and not any(isinstance(part, dict) for part in model.values()):
+        model = _regrouped(weights, model)
+    if not isinstance(model, dict) or (model is stored and not set(GROUPS) & set(model)):
+        raise CheckpointError(f"{weights} has no 'model' entry: not a CogACT checkpoint")
+    lacking = [group for group in GROUPS if not isinstance(model.get(group), dict)]
     if lacking:
         raise CheckpointError(f"{weights} lacks the part {lacking[0]!r} of a CogACT checkpoint")
-    return model
+    return {
+        name: _without_wrapper(weights, name, model[name])
+        for name in (*GROUPS, AVERAGED_HEAD)
+        if isinstance(model.get(name), dict)
+    }
+
+
+def _regrouped(weights: Path, flat: dict[Any, Any]) -> Groups:
+    """Return bare tensors, named as in the whole model (`llm_backbone.llm.model…`), as a dict of groups."""
+    names = [name for name in flat if isinstance(name, str) and isinstance(flat[name], Tensor)]
+    if not names:
+        return {}
+    groups: Groups = {}
+    for name in names:
+        group, _, rest = name.removeprefix("module.").removeprefix("vlm.").partition(".")
+        groups.setdefault(group, {})[f"{group}.{rest}" if group == "projector" else rest] = flat[name]
+    if not set(GROUPS) <= set(groups) or any("lora_" in name for name in names):
+        raise CheckpointError(tensors_problem(weights, names))
+    return groups
+
+
+def _without_wrapper(weights: Path, group: str, part: dict[Any, Any]) -> dict[str, Tensor]:
+    """Return a group's tensors without the `module.` that data-parallel training puts before every name."""
+    for name, value in part.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise CheckpointError(f"{weights}: {group}/{name!r} is a {type(value).__name__} and no tensor")
+    return {name.removeprefix("module."): value for name, value in part.items()}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ computed: the last block and final norm of each tower, SigLIP's pooling head, th
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,7 @@ from sqap_vla_ros.policy.config import HEAD_SIZES, ActionHeadConfig, TowerConfig
 
 Groups = dict[str, dict[str, Tensor]]
 GROUPS = ("vision_backbone", "projector", "llm_backbone", "action_model")
+AVERAGED_HEAD = "ema_diffusion"  # the action head averaged over training steps, where it was kept
 
 
 @dataclass(frozen=True)
@@ -91,16 +93,21 @@ def source_of(name: str) -> Source:
 
 
 def head_config(action_model: dict[str, Tensor]) -> ActionHeadConfig:
-    """Return the published head size (small, base, large) of these shapes. Raises ValueError where there is none."""
-    table = action_model.get("net.positional_embedding")
+    """Return the published head size (small, base, large) of these shapes, with their chunk's length and channels.
+
+    The positional embedding has one row for the condition and one for each action, the action embedder one column a
+    channel. Raises ValueError where depth and width are none of the published sizes.
+    """
+    table, embedder = (action_model.get(f"net.{name}") for name in ("positional_embedding", "x_embedder.linear.weight"))
     depth = len({key.split(".")[2] for key in action_model if key.startswith("net.blocks.")})
     for config in HEAD_SIZES.values():
-        if table is not None and (depth, tuple(table.shape)) == (config.depth, (config.horizon + 1, config.width)):
-            return config
+        if table is not None and table.ndim == 2 and (depth, table.shape[1]) == (config.depth, config.width):
+            channels = config.channels if embedder is None or embedder.ndim != 2 else embedder.shape[1]
+            return dataclasses.replace(config, horizon=len(table) - 1, channels=channels)
     shape = None if table is None else list(table.shape)
     raise ValueError(
         f"the action head has {depth} blocks and positional_embedding {shape}: none of the published sizes "
-        + ", ".join(f"{name} ({c.depth}, {[c.horizon + 1, c.width]})" for name, c in HEAD_SIZES.items())
+        + ", ".join(f"{name} ({c.depth}, [actions + 1, {c.width}])" for name, c in HEAD_SIZES.items())
     )
 
 

@@ -1,0 +1,47 @@
+"""Files and folders that appear whole or not at all, on a full or read-only disk too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+def check_free(path: Path, *, overwrite: bool = False) -> None:
+    """Raise OSError where nothing can be written at `path`; better before minutes of work than after.
+
+    overwrite: an existing file may be replaced.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder {folder} does not exist")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise FileExistsError(f"{path} exists: nothing is overwritten, choose another name")
+    if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise PermissionError(f"folder {folder} is not writable: choose another place for {path.name}")
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write a file or folder to; at the end it takes the name `path`.
+
+    Whatever goes wrong, what was written is removed. Raises OSError for what cannot be written; libraries that write
+    files raise errors of their own when the disk is full, and these become OSErrors too.
+    """
+    partial = path.with_name(path.name + ".writing")
+    try:
+        yield partial
+        if path.is_dir():
+            raise FileExistsError(f"{path} exists: nothing is overwritten")
+        partial.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise OSError(f"{path} cannot be written ({error}): is the disk full?") from error
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)

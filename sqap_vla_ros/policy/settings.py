@@ -1,0 +1,51 @@
+"""Settings of a policy that a user may give beside its checkpoint, where the file does not say or says otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqap_vla_ros.policy.cogact import CogACTPolicy
+from sqap_vla_ros.policy.preprocessing import ImageTransform
+from sqap_vla_ros.policy.prompt import PromptTokenizer
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """What is taken instead of the checkpoint's own; None leaves that.
+
+    unnorm_key: dataset whose statistics turn the chunk into metres and radians.
+    tokenizer: file or folder. dt_s: seconds between actions. crop: see `ImageTransform`.
+    ema: take the action head that was averaged over training steps.
+    guidance: scale of the classifier-free guidance, 1 or less turns it off. ddim_steps: see `DiffusionConfig`.
+    """
+
+    unnorm_key: str | None = None
+    tokenizer: Path | None = None
+    dt_s: float | None = None
+    crop: str | None = None
+    ema: bool = False
+    guidance: float | None = None
+    ddim_steps: int | None = None
+
+    def apply(self, policy: CogACTPolicy) -> None:
+        """Change a loaded policy: everything but the weights and the choice of the dataset.
+
+        Raises ValueError for a value that cannot be, FileNotFoundError for a tokenizer that is not there.
+        """
+        model = policy.model
+        if self.tokenizer is not None:
+            policy.tokenize = PromptTokenizer.load(self.tokenizer, model.config.prompt, model.config.decoder.vocabulary)
+        if self.dt_s is not None:
+            key = policy.unnorm_key
+            policy.statistics[key] = dataclasses.replace(policy.statistics[key], dt_s=self.dt_s)
+        if self.crop is not None:
+            policy.transform = ImageTransform(model.config.vision.image_size, self.crop)
+        changes: dict[str, object] = {} if self.guidance is None else {"guidance": self.guidance}
+        if self.ddim_steps is not None:
+            changes |= {"sampler": "ddim", "steps": self.ddim_steps}
+        if changes:
+            diffusion = dataclasses.replace(policy.diffusion, **changes)  # type: ignore[arg-type]
+            model.config = model.config.replace(diffusion=diffusion)  # stored with the policy
+            policy.diffusion = diffusion
