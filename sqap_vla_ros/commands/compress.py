@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqap_vla_ros.commands.options import (
+    UsageError,
     add_checkpoint,
     add_checkpoint_settings,
     add_command,
@@ -16,12 +17,16 @@ from sqap_vla_ros.commands.options import (
     add_unnorm_key,
     checkpoint_settings,
     integer,
+    progress_bar,
     use_threads,
 )
 
 if TYPE_CHECKING:
+    from sqap_vla_ros.compression.files.estimate import Estimate
     from sqap_vla_ros.compression.recipe import Recipe
     from sqap_vla_ros.contracts import Observation
+    from sqap_vla_ros.policy.config import PolicyConfig
+    from sqap_vla_ros.policy.settings import CheckpointSettings
 
 _HELD_OUT = 8  # observations that the report compares on
 
@@ -52,15 +57,17 @@ def register(subparsers: Any) -> None:
     add_checkpoint_settings(parser)
     add_sampling(parser)
     add_threads(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check recipe, checkpoint, calibration, disk and memory; write nothing"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace --out where it exists")
     parser.add_argument("--report", type=Path, help="folder for report.json and report.png")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compress, write, optionally report; 0 when all is well."""
-    from tqdm import tqdm
-
+    """Check everything, compress, write, optionally report; 0 when all is well."""
     from sqap_vla_ros.compression.compress import require_calibration, require_loadable
+    from sqap_vla_ros.compression.files.estimate import estimate, require_room
     from sqap_vla_ros.compression.files.job import compress_to_file
     from sqap_vla_ros.compression.files.storage import check_target
     from sqap_vla_ros.compression.load import checkpoint_path, load_uncompressed
@@ -70,27 +77,27 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe)
     require_loadable(recipe)
     check_target(args.out, overwrite=args.overwrite)
-    use_threads(args.threads)
-    observations, held_out = _observations(args)
-    require_calibration(recipe, observations)
+    settings = checkpoint_settings(args)
+    config = _readable_config(args.checkpoint, settings)
+    require_loadable(recipe, config.decoder.depth)
     # the report predicts with the whole policy first; without it, and with layers to quantise, they stay in the file
     lies_in_a_file = checkpoint_path(args.checkpoint, SHIPPED) is not None
     mapped = lies_in_a_file and args.report is None and recipe.quantization is not None
-    policy = load_uncompressed(
-        args.checkpoint, recipe, shipped=SHIPPED, settings=checkpoint_settings(args), mapped_layers=mapped
-    )
+    use_threads(args.threads)
+    observations, held_out = _observations(args)
+    require_calibration(recipe, observations)
+    needs = estimate(config, recipe, len(observations), mapped_layers=mapped)
+    require_room(needs, recipe, args.out)
+    if args.dry_run:
+        _print_plan(args, recipe, len(observations), needs)
+        return 0
+    policy = load_uncompressed(args.checkpoint, recipe, shipped=SHIPPED, settings=settings, mapped_layers=mapped)
     before = None
     if args.report:
         from sqap_vla_ros.compression.report import module_bytes, probe
 
         before = probe(policy, held_out), module_bytes(policy, [])
-    with tqdm(total=0, unit="layer", disable=None) as bar:
-
-        def progress(stage: str, done: int, total: int) -> None:
-            bar.set_description(stage)
-            bar.total, bar.n = total, done
-            bar.refresh()
-
+    with progress_bar() as progress:
         header = compress_to_file(
             policy,
             recipe,
@@ -109,6 +116,42 @@ def run(args: argparse.Namespace) -> int:
     if before is not None:
         _report(args.report, args.out, recipe, before, held_out)
     return 0
+
+
+def _readable_config(checkpoint: str, settings: CheckpointSettings) -> PolicyConfig:
+    """Return the geometry of a checkpoint whose headers show that it can be loaded. Raises ValueError."""
+    from sqap_vla_ros.compression.files.storage import is_compressed
+    from sqap_vla_ros.compression.load import checkpoint_path
+    from sqap_vla_ros.policy.checkpoints.load import open_checkpoint, read_header
+    from sqap_vla_ros.policy.config import named_config
+    from sqap_vla_ros.shipped import SHIPPED
+
+    path = checkpoint_path(checkpoint, SHIPPED)
+    if path is None:
+        return named_config(checkpoint)
+    if is_compressed(path):
+        raise UsageError(f"--checkpoint {path} is compressed already: name the checkpoint that it was made from")
+    contents = open_checkpoint(path, ema=settings.ema)
+    read_header(contents, unnorm_key=settings.unnorm_key, dt_s=settings.dt_s, tokenizer=settings.tokenizer)
+    return contents.config
+
+
+def _print_plan(args: argparse.Namespace, recipe: Recipe, observations: int, needs: Estimate) -> None:
+    from sqap_vla_ros.compression.files.estimate import available_memory
+
+    available = available_memory()
+    rows = {
+        "recipe": f"{recipe.name}: {recipe.description}",
+        "checkpoint": args.checkpoint,
+        "calibration": f"{observations} observations from {args.calibration}" if observations else "none",
+        "file": f"{args.out}, about {needs.file / 2**20:.1f} MiB",
+        "disk while working": f"about {(needs.file + needs.work) / 2**20:.1f} MiB",
+        "memory": f"at least {needs.memory / 2**30:.2f} GiB"
+        + (f" of {available / 2**30:.1f} GiB available" if available is not None else ""),
+    }
+    for name, value in rows.items():
+        print(f"{name:<18}  {value}")
+    print("everything fits; nothing was written (--dry-run)")
 
 
 def _report(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -262,6 +263,36 @@ def worker_settings(args: argparse.Namespace) -> dict[str, Any]:
         "cfg_scale": -1.0 if args.cfg_scale is None else args.cfg_scale,
         "ddim_steps": args.ddim_steps or 0,
     }
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Provide a function of (stage, done, total) that draws a bar on a terminal, from its first call on.
+
+    Where standard error is no terminal, each stage is one line.
+    """
+    from tqdm import tqdm
+
+    bar: list[Any] = []
+    said: set[str] = set()
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            if stage not in said:
+                said.add(stage)
+                print(stage, file=sys.stderr)
+            return
+        if not bar:
+            bar.append(tqdm(total=0, unit="layer"))
+        bar[0].set_description(stage)
+        bar[0].total, bar[0].n = total, done
+        bar[0].refresh()
+
+    try:
+        yield progress
+    finally:
+        for one in bar:
+            one.close()
 
 
 def add_picture(parser: Any) -> None:

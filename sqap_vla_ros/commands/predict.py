@@ -23,6 +23,7 @@ from sqap_vla_ros.commands.options import (
     checkpoint_settings,
     gripper_pixel,
     note_ignored_recipe,
+    progress_bar,
     require_device,
     use_threads,
 )
@@ -72,6 +73,7 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the chunk."""
     require_device(args.device)
+    from sqap_vla_ros.compression.files.kept import KeptPolicies, default_folder
     from sqap_vla_ros.compression.load import load_policy
     from sqap_vla_ros.contracts import Observation
     from sqap_vla_ros.policy.pictures import read_picture
@@ -84,9 +86,15 @@ def run(args: argparse.Namespace) -> None:
         chunk = _predict_remotely(args, observation)
     else:
         use_threads(args.threads)
-        policy = load_policy(
-            args.checkpoint, args.recipe, shipped=SHIPPED, device=args.device, settings=checkpoint_settings(args)
-        )
+        with progress_bar() as progress:
+            policy = load_policy(
+                args.checkpoint,
+                args.recipe,
+                shipped=SHIPPED,
+                device=args.device,
+                settings=checkpoint_settings(args),
+                kept=KeptPolicies(default_folder(), progress),
+            )
         note_ignored_recipe(args.recipe, policy.info.recipe)
         chunk = policy.predict(observation, seed=args.seed)
     print(json.dumps(chunk_to_dict(chunk), indent=2) if args.json else chunk_table(chunk))

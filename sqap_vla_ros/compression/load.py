@@ -20,6 +20,7 @@ from sqap_vla_ros.policy.architecture import COGACT
 if TYPE_CHECKING:
     import torch
 
+    from sqap_vla_ros.compression.files.kept import KeptPolicies
     from sqap_vla_ros.policy.cogact import CogACTPolicy
     from sqap_vla_ros.policy.settings import CheckpointSettings
 
@@ -73,6 +74,7 @@ def load_policy(
     unnorm_key: str | None = None,
     settings: CheckpointSettings | None = None,
     seed: int = 0,
+    kept: KeptPolicies | None = None,
 ) -> Policy:
     """Load a policy and do to it what the recipe says.
 
@@ -89,13 +91,11 @@ def load_policy(
     unnorm_key: which dataset's statistics turn the normalised chunk into metres and radians.
     settings: what is taken instead of the checkpoint's own; includes `unnorm_key`, which is then left out.
     seed: of random weights.
+    kept: where policies that are calibrated on the spot are kept; None calibrates anew every time.
     """
-<<<<<<< HEAD
     from sqap_vla_ros.compression.compress import require_loadable
 
-=======
     settings = settings or _settings(unnorm_key)
->>>>>>> bb7a691 (Checkpoints that people train themselves: any chunk length, other channels raw, min/max statistics, missing masks, the averaged head; foreign files named; conversions whole or not at all; settings on every command)
     chosen = applied_recipe(checkpoint, recipe, shipped)
     require_loadable(chosen)
     path = checkpoint_path(checkpoint, shipped)
@@ -114,7 +114,7 @@ def load_policy(
         checkpoint, chosen, shipped=shipped, device=first, dtype=dtype, settings=settings, seed=seed
     )
     if chosen.quantization is not None:
-        policy = _quantize_in_memory(policy, chosen, shipped, checkpoint, device)
+        policy = _quantize(policy, chosen, shipped, checkpoint, device, kept)
     return _finish(policy, chosen, shipped, device)
 
 
@@ -232,8 +232,13 @@ def _settings(unnorm_key: str | None) -> CheckpointSettings:
     return CheckpointSettings(unnorm_key=unnorm_key)
 
 
-def _quantize_in_memory(
-    policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedPolicy], checkpoint: str, device: str
+def _quantize(
+    policy: CogACTPolicy,
+    recipe: Recipe,
+    shipped: Mapping[str, ShippedPolicy],
+    checkpoint: str,
+    device: str,
+    kept: KeptPolicies | None,
 ) -> CogACTPolicy:
     from sqap_vla_ros.compression.compress import compress, require_loadable
     from sqap_vla_ros.quantization.layer_fusion import prepare_inference
@@ -247,7 +252,15 @@ def _quantize_in_memory(
                 f"recipe {recipe.name!r} needs calibration: run `sqap-vla compress --checkpoint {checkpoint} "
                 f"--recipe {recipe.name} --calibration ... --out policy.safetensors` once and load that file"
             )
-        observations = known.observations(known.calibration_count)
+        count = known.calibration_count
+        file = kept.file(policy, recipe, known.scenes, count, known.observations) if kept is not None else None
+        if file is not None:
+            from sqap_vla_ros.compression.files.storage import load_compressed
+
+            stored = load_compressed(file, device=device)
+            stored.provenance = policy.provenance
+            return stored
+        observations = known.observations(count)
     compress(policy, recipe, observations)
     policy.model.to(device)
     prepare_inference(policy.model)

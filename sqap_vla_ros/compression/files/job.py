@@ -70,7 +70,7 @@ def weights_digest(policy: CogACTPolicy) -> str:
     return digest.hexdigest()
 
 
-def _policy_digest(policy: CogACTPolicy) -> str:
+def policy_digest(policy: CogACTPolicy) -> str:
     """Return the sha256 of what the header says about the policy, and of the action head, which --ema exchanges."""
     statistics = {key: value.to_dict() for key, value in policy.statistics.items()}
     said = [policy.model.config.to_dict(), statistics, policy.transform.crop, policy.tokenize.file[0]]
@@ -115,7 +115,7 @@ def compress_to_file(
     require_loadable(recipe, len(policy.model.decoder.layers))
     check_target(out, overwrite=overwrite)
     identity = JobIdentity(
-        recipe.digest, weights_digest(policy), observations_digest(observations), _policy_digest(policy)
+        recipe.digest, weights_digest(policy), observations_digest(observations), policy_digest(policy)
     )
     source = {"checkpoint": policy.provenance.checkpoint, "sha256": identity.source}
     work = _Workspace(out.with_name(out.name + ".partial"), identity)

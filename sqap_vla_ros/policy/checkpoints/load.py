@@ -57,11 +57,9 @@ def load_checkpoint(
     Raises CheckpointError, ValueError, FileNotFoundError.
     """
     contents = open_checkpoint(path, config, ema=ema)
-    key = choose_dataset(contents.datasets, unnorm_key)
-    statistics = {key: ActionStatistics.from_dataset(key, contents.datasets[key], dt_s)}
+    key, statistics, tokenize = read_header(contents, unnorm_key=unnorm_key, dt_s=dt_s, tokenizer=tokenizer)
     for note in statistics_notes(key, contents.datasets[key]):
         _LOG.warning("note: %s", note)
-    tokenize = _tokenizer(contents, tokenizer)
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(sha256_of, contents.path)  # reads ahead of the loader
         model = assemble(contents, device=device, dtype=dtype, mapped_layers=mapped_layers)
@@ -69,12 +67,40 @@ def load_checkpoint(
     return CogACTPolicy(
         model,
         tokenize,
-        statistics,
+        {key: statistics},
         unnorm_key=key,
         selector=selector,
         crop=contents.crop if crop is None else crop,
         provenance=provenance,
     )
+
+
+def read_header(
+    contents: Contents,
+    *,
+    unnorm_key: str | None = None,
+    dt_s: float | None = None,
+    tokenizer: str | Path | None = None,
+) -> tuple[str, ActionStatistics, PromptTokenizer]:
+    """Return dataset, statistics and tokenizer; options as in `load_checkpoint`. No weight is touched.
+
+    Raises CheckpointError for missing tensors, ValueError for statistics or a tokenizer that cannot be used.
+    """
+    require_whole(contents)
+    key = choose_dataset(contents.datasets, unnorm_key)
+    return key, ActionStatistics.from_dataset(key, contents.datasets[key], dt_s), _tokenizer(contents, tokenizer)
+
+
+def require_whole(contents: Contents) -> None:
+    """Raise CheckpointError where the file lacks tensors of the model."""
+    with torch.device("meta"):
+        wanted = CogACT(contents.config).state_dict()
+    missing = [name for name in wanted if name not in contents.names]
+    if missing:
+        raise CheckpointError(
+            f"{contents.path} lacks {len(missing)} of {len(wanted)} tensors, the first is "
+            f"{contents.stored_name(missing[0])!r}: the file is incomplete or of another model"
+        )
 
 
 def open_checkpoint(path: str | Path, config: PolicyConfig | None = None, *, ema: bool = False) -> Contents:
@@ -96,15 +122,10 @@ def assemble(contents: Contents, *, device: str, dtype: torch.dtype, mapped_laye
 
     Raises CheckpointError for a missing tensor or a wrong shape.
     """
+    require_whole(contents)
     with torch.device("meta"):
         model = CogACT(contents.config)
     wanted = model.state_dict()
-    missing = [name for name in wanted if name not in contents.names]
-    if missing:
-        raise CheckpointError(
-            f"{contents.path} lacks {len(missing)} of {len(wanted)} tensors, the first is "
-            f"{contents.stored_name(missing[0])!r}: the file is incomplete or of another model"
-        )
     total = sum(tensor.numel() for tensor in wanted.values())
     # tqdm(disable=None): no bar where standard error is not a terminal
     with tqdm(total=total, desc="loading", unit="param", unit_scale=True, disable=None, file=sys.stderr) as bar:

@@ -1,0 +1,92 @@
+"""The disk and memory that a compression needs, computed from shapes alone, before anything is loaded."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sqap_vla_ros.compression.files.skeleton import empty_model, quantize_structure
+from sqap_vla_ros.compression.recipe import Recipe, RecipeError
+from sqap_vla_ros.policy.architecture import COGACT
+from sqap_vla_ros.policy.config import PolicyConfig
+
+GIB = 2**30
+_LAYERS = "decoder.layers."
+_PROMPT = 32  # tokens of a usual prompt
+_FP32 = 4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes. file: of the compressed file. work: of the unfinished work beside it. memory: a lower bound."""
+
+    file: int
+    work: int
+    memory: int
+
+
+def estimate(config: PolicyConfig, recipe: Recipe, observations: int, *, mapped_layers: bool) -> Estimate:
+    """Return what compressing a model of this geometry needs.
+
+    observations: number to calibrate on. mapped_layers: see `compress_to_file`; otherwise the whole model is loaded.
+    """
+    spec = recipe.quantization
+    model = empty_model(config)
+    width = torch.finfo(getattr(torch, recipe.dtype)).bits // 8
+    whole = _bytes(model, width)
+    layer = sum(parameter.numel() for parameter in model.decoder.layers[0].parameters()) * _FP32
+    if spec is None:
+        return Estimate(whole, 0, whole)
+    linears = sum(COGACT.linear(one, name).weight.numel() for one in model.decoder.layers for name in COGACT.linears)
+    inputs = [COGACT.linear(model.decoder.layers[0], group.first).in_features for group in COGACT.groups]
+    quantize_structure(model, spec, {})
+    packed = _bytes(model, width, only=_LAYERS)
+    if spec.row_bits is not None:  # `quantize_structure` took the width of rows that differ as uniform
+        packed = int(linears * spec.row_bits.average / 8) + config.decoder.depth * sum(inputs) * _FP32
+    file = _bytes(model, width) - _bytes(model, width, only=_LAYERS) + packed
+    hidden = 2 * observations * (config.vision.tokens + _PROMPT) * config.decoder.width * _FP32
+    hessians = sum(size * size for size in inputs) * _FP32
+    work = packed + hidden + (config.decoder.depth * hessians if spec.hessian == "weighted" else 0)
+    resident = whole - config.decoder.depth * layer // _FP32 * width if mapped_layers else whole
+    memory = resident + 2 * layer + hidden + (hessians if spec.needs_hessian and observations else 0)
+    return Estimate(file, work, memory)
+
+
+def require_room(needs: Estimate, recipe: Recipe, out: Path) -> None:
+    """Raise `RecipeError` where disk or memory cannot hold the work; better before minutes of it than after."""
+    free = shutil.disk_usage(out.absolute().parent).free
+    if needs.file + needs.work > free:
+        raise RecipeError(
+            f"recipe {recipe.name!r} needs about {(needs.file + needs.work) / GIB:.1f} GiB beside {out} while it works "
+            f"({needs.file / GIB:.1f} GiB in the end), {free / GIB:.1f} GiB are free: choose another --out"
+        )
+    available = available_memory()
+    if available is not None and needs.memory > available:
+        raise RecipeError(
+            f"recipe {recipe.name!r} needs at least {needs.memory / GIB:.1f} GiB of memory here, "
+            f"{available / GIB:.1f} GiB are available: compress on a larger machine"
+        )
+
+
+def available_memory() -> int | None:
+    """Return the bytes that can be had without swapping; None where that cannot be told."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _bytes(model: nn.Module, width: int, only: str = "") -> int:
+    """Return the size of the model's tensors, floating-point parameters counted with `width` bytes."""
+    parameters = {name for name, _ in model.named_parameters()}
+    return sum(
+        tensor.numel()
+        * (width if name in parameters and not name.startswith("action_head.") else tensor.element_size())
+        for name, tensor in model.state_dict().items()
+        if name.startswith(only)
+    )
