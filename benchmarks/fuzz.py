@@ -1,8 +1,8 @@
 """Fuzzing of everything that reads a user's file: bags, pictures, calibrations, checkpoints, recipes, tokenizers.
 
-Every case is made from its number (test/support/fuzz_targets.py), so a finding is repeated by its number alone. Reading
-may succeed or raise ValueError or OSError; another exception, a crash, more than 20 s or more than 1.5 GiB of memory is
-a finding. Results are added to benchmarks/results/fuzz.json, and the next run goes on behind them.
+Every case is made from its number (test/support/fuzzing/targets.py), so a finding is repeated by its number alone.
+Reading may succeed or raise ValueError or OSError; another exception, a crash, more than 20 s or more than 1.5 GiB of
+memory is a finding. Results are added to benchmarks/results/fuzz.json, and the next run goes on behind them.
 
     python benchmarks/fuzz.py                        all targets, a minute each
     python benchmarks/fuzz.py bag --seconds 600      one target, for so much processor time
@@ -32,7 +32,7 @@ SECONDS_PER_CASE, MOST_MEMORY, BLOCK = 20, 3 * 2**29, 500
 
 
 def main() -> None:
-    from fuzz_targets import TARGETS
+    from fuzzing.targets import TARGETS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", default=list(TARGETS), metavar="TARGET", help=", ".join(TARGETS))
@@ -101,7 +101,7 @@ def _in_process(target: str, first: int) -> str:
 def run_block(target: str, first: int) -> None:
     """Run cases first ... first + BLOCK - 1 and print what happened as one line of JSON."""
     import torch
-    from fuzz_targets import REFUSALS, TARGETS
+    from fuzzing.targets import REFUSALS, TARGETS
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGALRM, _too_long)

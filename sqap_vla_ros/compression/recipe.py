@@ -20,6 +20,7 @@ from sqap_vla_ros.compression.schemes.equalization import EQUALIZATIONS, Equaliz
 from sqap_vla_ros.compression.schemes.execution import EXECUTIONS
 from sqap_vla_ros.compression.schemes.rotation import ROTATIONS, Rotation
 from sqap_vla_ros.compression.schemes.rounding import ROUNDINGS, Rounding
+from sqap_vla_ros.field_types import field_problem
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.resources import share_path
 
@@ -342,10 +343,12 @@ def _leave_out_defaults(spec: Any, content: dict[str, Any]) -> None:
 
 def _build(cls: Any, owner: str, values: Any) -> Any:
     if not isinstance(values, Mapping):
-        raise RecipeError(f"{owner} must be a mapping, got {values!r}")
+        raise RecipeError(f"{owner} must be a mapping, got {repr(values)[:60]}")
     known = {f.name for f in dataclasses.fields(cls)}
-    if unknown := sorted(set(values) - known):
+    if unknown := sorted(map(str, set(values) - known)):
         raise RecipeError(f"{owner}: unknown {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}")
+    if problem := field_problem(cls, values):
+        raise RecipeError(f"{owner}.{problem}")
     try:
         return cls(**values)
     except TypeError as error:
@@ -389,16 +392,17 @@ def _resolve(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"recipe {chain[0].stem!r} extends itself: {' -> '.join(one.stem for one in chain)}")
     try:
         data = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(f"recipe file {path} is not valid YAML: {error}") from error
     if not isinstance(data, Mapping):
-        raise RecipeError(f"recipe file {path} must hold a mapping, got {data!r}")
+        raise RecipeError(f"recipe file {path} must hold a mapping, got {repr(data)[:60]}")
     own = dict(data)
     if "extends" not in own:
         return own
     name = own.pop("extends")
     if not isinstance(name, str):
-        raise RecipeError(f"recipe {path.stem!r}: extends must be the name or the file of a recipe, got {name!r}")
+        got = repr(name)[:60]
+        raise RecipeError(f"recipe {path.stem!r}: extends must be the name or the file of a recipe, got {got}")
     try:
         parent = _recipe_path(name, path.parent)
     except RecipeError as error:

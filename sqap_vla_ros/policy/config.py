@@ -6,10 +6,16 @@ Source of the published values: Li et al., "CogACT" (2024), and the published ch
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqap_vla_ros.contracts import ACTION_DIM, TRAINED_POLICY
+from sqap_vla_ros.field_types import field_problem
+
+_LARGEST = 2**24  # of any size: beyond, a file is damaged
+_DEEPEST = 1024  # blocks
+_MOST_TOKENS = 2**16
 
 
 def _positive(owner: object, *names: str) -> None:
@@ -17,6 +23,17 @@ def _positive(owner: object, *names: str) -> None:
         value = getattr(owner, name)
         if value <= 0:
             raise ValueError(f"{type(owner).__name__}.{name} must be positive, got {value}")
+        if value > (_DEEPEST if name == "depth" else _LARGEST):
+            raise ValueError(f"{type(owner).__name__}.{name} is too large, got {value}")
+
+
+def _made(cls: Any, values: Any) -> Any:
+    """Make a part of the configuration. Raises ValueError naming the value that has another type."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{cls.__name__} must be a mapping, got {repr(values)[:60]}")
+    if problem := field_problem(cls, values):
+        raise ValueError(f"{cls.__name__}.{problem}")
+    return cls(**values)
 
 
 def _divides(owner: object, whole: str, part: str) -> None:
@@ -40,7 +57,9 @@ class TowerConfig:
     def __post_init__(self) -> None:
         _positive(self, "width", "heads", "mlp_width")
         _divides(self, "width", "heads")
-        if self.depth < 2:
+        if self.depth >= 2:
+            _positive(self, "depth")
+        else:
             raise ValueError(f"TowerConfig.depth must be at least 2 (the penultimate block is read), got {self.depth}")
 
 
@@ -56,6 +75,8 @@ class VisionConfig:
     def __post_init__(self) -> None:
         _positive(self, "image_size", "patch_size")
         _divides(self, "image_size", "patch_size")
+        if self.tokens > _MOST_TOKENS:
+            raise ValueError(f"VisionConfig has {self.tokens} tokens, at most {_MOST_TOKENS} are possible")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -161,6 +182,9 @@ class PromptConfig:
     def __post_init__(self) -> None:
         if self.template.count("{instruction}") != 1:
             raise ValueError(f"PromptConfig.template must hold {{instruction}} exactly once, got {self.template!r}")
+        _positive(self, "max_tokens")
+        if min(self.bos, self.pad, *self.suffix) < 0:
+            raise ValueError(f"PromptConfig ids must not be negative, got {self.bos}, {self.pad} and {self.suffix}")
         if not self.suffix:
             raise ValueError("PromptConfig.suffix must hold at least the cognition token, got ()")
 
@@ -201,19 +225,17 @@ class PolicyConfig:
         Raises ValueError naming the field that is missing, unknown or out of range.
         """
         try:
-            vision = dict(values["vision"])
-            vision["dino"] = TowerConfig(**vision["dino"])
-            vision["siglip"] = TowerConfig(**vision["siglip"])
-            prompt = dict(values["prompt"])
-            prompt["suffix"] = tuple(prompt["suffix"])
+            towers = {name: _made(TowerConfig, values["vision"][name]) for name in ("dino", "siglip")}
+            prompt = {**values["prompt"], "suffix": tuple(values["prompt"]["suffix"])}
             parts = {
-                "vision": VisionConfig(**vision),
-                "decoder": DecoderConfig(**values["decoder"]),
-                "head": ActionHeadConfig(**values["head"]),
-                "diffusion": DiffusionConfig(**values["diffusion"]),
-                "prompt": PromptConfig(**prompt),
+                "vision": _made(VisionConfig, {**values["vision"], **towers}),
+                "decoder": _made(DecoderConfig, values["decoder"]),
+                "head": _made(ActionHeadConfig, values["head"]),
+                "diffusion": _made(DiffusionConfig, values["diffusion"]),
+                "prompt": _made(PromptConfig, prompt),
             }
-            return cls(**{**values, **parts})
+            made: PolicyConfig = _made(cls, {**values, **parts})
+            return made
         except KeyError as error:
             raise ValueError(f"policy configuration lacks {error.args[0]!r}") from error
         except TypeError as error:

@@ -55,7 +55,7 @@ class PromptTokenizer:
         words = instruction.strip()
         if not words:
             raise ValueError("the instruction is empty: say what to do, for example 'pick up the can'")
-        text = self.config.template.format(instruction=words.lower()).rstrip()
+        text = self.config.template.replace("{instruction}", words.lower()).rstrip()
         ids = [self.config.bos, *self._encode(text), *self.config.suffix]
         if len(ids) > self.config.max_tokens:
             raise ValueError(

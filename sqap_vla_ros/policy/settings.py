@@ -13,7 +13,7 @@ from sqap_vla_ros.policy.prompt import PromptTokenizer
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """What is taken instead of the checkpoint's own; None leaves that.
+    """Values that replace the checkpoint's own; None keeps those.
 
     unnorm_key: dataset whose statistics turn the chunk into metres and radians.
     tokenizer: file or folder. dt_s: seconds between actions. crop: see `ImageTransform`.

@@ -1,6 +1,7 @@
 """`sqap-vla convert` and the writing of checkpoints: nothing is lost unsaid, nothing half-written stays."""
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from PIL import Image
 from published_writer import random_groups, write_folder
 
 from sqap_vla_ros.cli import main
+from sqap_vla_ros.compression.load import load_policy
+from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.checkpoints.load import load_checkpoint
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.config import MICRO
@@ -102,35 +105,79 @@ def test_compress_replaces_only_when_it_is_told_to(file, tmp_path):
 
 
 FULL_DISK = """
-import resource, sys
+import json, resource, sys
 from sqap_vla_ros.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-sys.exit(main(sys.argv[2:]))
+for limit, arguments in json.loads(sys.argv[1]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    print("status", main(arguments), file=sys.stderr)
 """
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="limits the size of files as a full disk would")
 def test_a_full_disk_leaves_nothing_behind(file, tmp_path):
-    """The largest file allowed is smaller than the model, the middle one than a layer, the smallest than anything."""
+    """The largest file allowed is smaller than the model, in the last run smaller than a layer."""
     place = tmp_path / "disk"
     place.mkdir()
     out = str(place / "x.safetensors")
+    compress = ["compress", "--checkpoint", str(file), "--recipe", "rtn_w8a16", "--out", out]
     runs = [
         (300_000, ["convert", str(file), out]),
         (300_000, ["convert", str(file), str(place / "folder")]),
-        (300_000, ["compress", "--checkpoint", str(file), "--recipe", "rtn_w8a16", "--out", out]),
-        (30_000, ["compress", "--checkpoint", str(file), "--recipe", "rtn_w8a16", "--out", out]),
+        (300_000, compress),
+        (30_000, compress),
     ]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", FULL_DISK, str(limit), *arguments], stderr=subprocess.PIPE, text=True, cwd=Path.cwd()
-        )
-        for limit, arguments in runs
-    ]
-    for process, (_, arguments) in zip(processes, runs, strict=True):
-        _, error = process.communicate()
-        assert process.returncode == 2, (arguments, error)
-        assert "cannot be written" in error
-        assert "is the disk full?" in error
-        assert "Traceback" not in error
+    command = [sys.executable, "-c", FULL_DISK, json.dumps(runs)]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=Path.cwd()).stderr
+    assert shown.count("status 2") == len(runs), shown
+    assert shown.count("cannot be written") == len(runs)
+    assert shown.count("is the disk full?") == len(runs)
+    assert "Traceback" not in shown
     assert list(place.iterdir()) == []
+
+
+def test_a_dry_run_checks_everything_and_writes_nothing(file, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out.safetensors"
+    command = ["compress", "--checkpoint", str(file), "--recipe", "w4a4", "--out", str(out), "--dry-run"]
+    command += ["--calibration", "synthetic:4"]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "4 observations from synthetic:4" in shown
+    assert "nothing was written" in shown
+    promised = float(shown.split(", about ")[1].split()[0])
+    assert main(command[:-3] + command[-2:]) == 0
+    assert out.stat().st_size / 2**20 == pytest.approx(promised, rel=0.2)
+    bad = tmp_path / "bad.yaml"
+    needs = "needs at least .* GiB of memory here"
+    for text, message in (
+        ("extends: w4a4\nquantization: {smooth_alpha: half}", "smooth_alpha must be a finite number, got 'half'"),
+        ("pruning: {selector: [sqap]}", "selector must be text"),
+        ("pruning: {selector: sqap, parameters: {prune_layer: 40}}", "drops tokens before decoder layer 40"),
+    ):
+        bad.write_text(text)
+        assert main([*command[:3], "--recipe", str(bad), "--out", str(tmp_path / "x.safetensors"), "--dry-run"]) == 2
+        assert message in capsys.readouterr().err
+    monkeypatch.setattr("sqap_vla_ros.compression.files.estimate.available_memory", lambda: 1000)
+    other = [*command[:5], "--out", str(tmp_path / "y.safetensors"), *command[-2:]]
+    assert main(other) == 2
+    assert re.search(needs, capsys.readouterr().err)
+    monkeypatch.undo()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    assert main(other) == 2
+    assert "choose another --out" in capsys.readouterr().err
+
+
+def test_predict_keeps_what_it_calibrated(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Image.new("RGB", (80, 60), (90, 20, 200)).save(tmp_path / "view.png")
+    command = ["predict", "--checkpoint", "micro", "--recipe", "w4a4", "--image", str(tmp_path / "view.png")]
+    command += ["--instruction", "lift", "--json"]
+    said = []
+    for extra in ([], [], ["--crop", "deployment"]):
+        assert main([*command, *extra]) == 0
+        shown = capsys.readouterr()
+        said.append((json.loads(shown.out)["actions"], "quantising decoder layers" in shown.err))
+    assert said[0][0] == said[1][0] != said[2][0]
+    assert [made for _, made in said] == [True, False, True]  # another crop is another calibration
+    assert len(list((tmp_path / "cache" / "sqap_vla_ros" / "calibrated").iterdir())) == 2
+    expected = load_policy("micro", "w4a4").predict(Observation(np.asarray(Image.open(command[6])), 0, "lift"))
+    np.testing.assert_array_equal(said[0][0], expected.deltas)

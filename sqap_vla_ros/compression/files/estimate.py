@@ -36,8 +36,8 @@ def estimate(config: PolicyConfig, recipe: Recipe, observations: int, *, mapped_
     """
     spec = recipe.quantization
     model = empty_model(config)
-    width = torch.finfo(getattr(torch, recipe.dtype)).bits // 8
-    whole = _bytes(model, width)
+    width, head_width = (torch.finfo(getattr(torch, name)).bits // 8 for name in (recipe.dtype, recipe.head_dtype))
+    whole = _bytes(model, width, head_width)
     layer = sum(parameter.numel() for parameter in model.decoder.layers[0].parameters()) * _FP32
     if spec is None:
         return Estimate(whole, 0, whole)
@@ -47,7 +47,7 @@ def estimate(config: PolicyConfig, recipe: Recipe, observations: int, *, mapped_
     packed = _bytes(model, width, only=_LAYERS)
     if spec.row_bits is not None:  # `quantize_structure` took the width of rows that differ as uniform
         packed = int(linears * spec.row_bits.average / 8) + config.decoder.depth * sum(inputs) * _FP32
-    file = _bytes(model, width) - _bytes(model, width, only=_LAYERS) + packed
+    file = _bytes(model, width, head_width) - _bytes(model, width, only=_LAYERS) + packed
     hidden = 2 * observations * (config.vision.tokens + _PROMPT) * config.decoder.width * _FP32
     hessians = sum(size * size for size in inputs) * _FP32
     work = packed + hidden + (config.decoder.depth * hessians if spec.hessian == "weighted" else 0)
@@ -81,12 +81,15 @@ def available_memory() -> int | None:
         return None
 
 
-def _bytes(model: nn.Module, width: int, only: str = "") -> int:
-    """Return the size of the model's tensors, floating-point parameters counted with `width` bytes."""
+def _bytes(model: nn.Module, width: int, head_width: int = _FP32, *, only: str = "") -> int:
+    """Return the size of the model's tensors, floating-point parameters counted with `width` bytes.
+
+    head_width: of the action head's. only: count the names that begin so.
+    """
     parameters = {name for name, _ in model.named_parameters()}
-    return sum(
-        tensor.numel()
-        * (width if name in parameters and not name.startswith("action_head.") else tensor.element_size())
-        for name, tensor in model.state_dict().items()
-        if name.startswith(only)
-    )
+    total = 0
+    for name, tensor in model.state_dict().items():
+        if name.startswith(only):
+            stored = head_width if name.startswith("action_head.") else width
+            total += tensor.numel() * (stored if name in parameters else tensor.element_size())
+    return total

@@ -40,6 +40,7 @@ from sqap_vla_ros.compression.files.storage import (
 from sqap_vla_ros.compression.layer_work import OnProgress
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.policy.checkpoints.writing import WriteError
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.quantization.reordered_weights import give_back_freed_memory
 
@@ -123,9 +124,12 @@ def compress_to_file(
         header = _compress(
             policy, recipe, observations, out, work, source, calibration, progress, after_layer, mapped_layers
         )
+    except WriteError:
+        work.remove()
+        raise
     except (OSError, SafetensorError) as error:  # what is read raises CompressedFileError
         work.remove()
-        raise OSError(f"{out} cannot be written ({error}): is the disk full? Nothing is left behind") from error
+        raise WriteError(f"{out} cannot be written ({error}): is the disk full?") from error
     work.remove()
     return header
 

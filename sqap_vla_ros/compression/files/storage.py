@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from sqap_vla_ros.compression.files.skeleton import empty_model, put, quantize_structure
 from sqap_vla_ros.compression.recipe import Recipe
+from sqap_vla_ros.field_types import field_problem
 from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.checkpoints.writing import check_free, written_aside
 from sqap_vla_ros.policy.cogact import CogACTPolicy, Provenance
@@ -50,6 +51,15 @@ Read = Callable[[], torch.Tensor]
 
 class CompressedFileError(ValueError):
     """A file that is not a usable compressed policy; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class _ReportRow:
+    """The types of what is read again of a linear's report."""
+
+    name: str
+    activation_clip: float
+    row_counts: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -95,14 +105,27 @@ class Header:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Header:
+        """Read what `to_metadata` wrote. Raises KeyError for what is missing, ValueError for what is no such value."""
         values = {key: json.loads(metadata[key]) for key in metadata if key not in ("format", "version")}
+        for part in ("policy", "recipe", "statistics"):
+            if not isinstance(values[part], dict):
+                raise ValueError(f"{part} must be a mapping, got {repr(values[part])[:60]}")
+        if problem := field_problem(cls, {name: values[name] for name in ("source", "crop")}):
+            raise ValueError(problem)
+        if not isinstance(values["calibration"], dict) or not isinstance(values["report"], list):
+            raise ValueError("calibration must be a mapping and report a list")
+        for row in values["report"]:
+            if problem := field_problem(_ReportRow, row if isinstance(row, dict) else {"name": row}):
+                raise ValueError(f"report: {problem}")
         return cls(
             config=PolicyConfig.from_dict(values["policy"]),
             recipe=Recipe.from_dict(values["recipe"]),
             statistics={k: ActionStatistics.from_dataset(k, v) for k, v in values["statistics"].items()},
             source=values["source"],
             calibration=values["calibration"],
-            report=values["report"],
+            report=[
+                {**row, "name": row["name"], "activation_clip": row["activation_clip"]} for row in values["report"]
+            ],
             crop=values["crop"],
         )
 
@@ -170,7 +193,7 @@ class CompressedFile:
         try:
             self._checksums: dict[str, int] = json.loads(metadata["crc32"])
             self.header = Header.from_metadata({k: v for k, v in metadata.items() if k != "crc32"})
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CompressedFileError(f"{path} has a damaged header ({error}); compress anew") from error
         self.names: list[str] = list(self._file.keys())
         if set(self.names) != set(self._checksums):

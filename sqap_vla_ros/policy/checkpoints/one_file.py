@@ -44,7 +44,7 @@ def open_one_file(path: Path) -> Contents:
         tokenizer = None
         if "tokenizer" in metadata:
             tokenizer = metadata["tokenizer_name"], base64.b64decode(metadata["tokenizer"], validate=True)
-    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, binascii.Error) as error:
         raise CheckpointError(f"{path} has a damaged header: {error}") from error
     return Contents(
         path=path,

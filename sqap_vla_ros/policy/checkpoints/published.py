@@ -219,7 +219,7 @@ def _json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is missing: a published CogACT folder has it beside checkpoints/")
     try:
         value = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object, got {type(value).__name__}")

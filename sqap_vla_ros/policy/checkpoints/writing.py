@@ -11,6 +11,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 
+class WriteError(OSError):
+    """A file that could not be written whole; nothing of it is left."""
+
+
 def check_free(path: Path, *, overwrite: bool = False) -> None:
     """Raise OSError where nothing can be written at `path`; better before minutes of work than after.
 
@@ -39,7 +43,7 @@ def written_aside(path: Path) -> Iterator[Path]:
             raise FileExistsError(f"{path} exists: nothing is overwritten")
         partial.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise OSError(f"{path} cannot be written ({error}): is the disk full?") from error
+        raise WriteError(f"{path} cannot be written ({error}): is the disk full?") from error
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)

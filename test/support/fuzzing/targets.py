@@ -97,7 +97,7 @@ def distorted(rng: Random, tree: Any) -> Any:
         elif kind == 4 and isinstance(owner, dict):
             owner[str(rng.choice(("", "x", key + "s", 3)))] = owner.pop(key)
         elif kind == 5:
-            owner[key] = [owner[key]] * rng.choice((1, 2, 9)) if rng.random() < 0.7 else _nest(owner[key], 500)
+            owner[key] = [owner[key]] * rng.choice((1, 2, 9)) if rng.random() < 0.7 else _nest(owner[key], 300)
     return tree
 
 
