@@ -47,6 +47,7 @@ class JointMonitor:
         self._message_problem: str | None = None
         self._joints: dict[str, _Joint] = {}
         self._refusals = Refusals()
+        self._heard_ns: int | None = None  # when the last message with the arm's joints came
 
     def adopt(self, kinematics: ArmKinematics) -> None:
         """Use this chain from now on; its joints are not known before the next message."""
@@ -63,6 +64,7 @@ class JointMonitor:
         self.gripper = None
         self._refusals.clear()
         self._message_problem = None
+        self._heard_ns = None
 
     @property
     def joints(self) -> NDArray[np.float64] | None:
@@ -91,6 +93,7 @@ class JointMonitor:
         arm = self.kinematics
         if arm is None or not set(arm.joint_names) & set(names):
             return
+        self._heard_ns = now_ns
         self._message_problem = self._malformed(arm, names, positions, stamp_ns, now_ns)
         if self._message_problem is not None:
             return
@@ -104,13 +107,15 @@ class JointMonitor:
         arm = self.kinematics
         if arm is None:
             return self._description_problem
-        if self._message_problem is not None:
+        # What was wrong with the last messages is no longer the reason once no more come.
+        silent = self._heard_ns is not None and now_ns - self._heard_ns > self._timeout_s * NS_PER_S
+        if self._message_problem is not None and not (silent and self._joints):
             return self._message_problem
         if not self._joints:
             return "no joint_states of the arm were received yet"
         if missing := [name for name in arm.joint_names if name not in self._joints]:
             return f"joint_states lack {', '.join(missing)}; they have {', '.join(self._joints)}"
-        if (refused := self._refusals.problem(now_ns)) is not None:
+        if (refused := self._refusals.problem(now_ns)) is not None and not silent:
             return refused
         for name in arm.joint_names:
             joint = self._joints[name]

@@ -101,6 +101,18 @@ def test_one_leap_is_a_glitch_and_several_are_a_second_publisher(monitor):
     assert monitor.problem(at(3.82)) is None
 
 
+def test_silence_after_wrong_messages_is_named_as_silence(monitor):
+    feed(monitor, Q, 1.0)
+    feed(monitor, [float("nan"), *Q[1:]], 1.1)
+    assert "non-finite" in monitor.problem(at(1.5))
+    assert "stale: joint1 is stamped 0.7 s ago" in monitor.problem(at(1.7))
+    for number in range(4):
+        feed(monitor, Q, 2.0 + 0.02 * number)
+        feed(monitor, Q + 1.5, 2.01 + 0.02 * number)
+    assert "leapt" in monitor.problem(at(2.1))
+    assert "stale" in monitor.problem(at(2.7))
+
+
 def test_an_arm_that_was_moved_while_nothing_came_is_believed_again(monitor):
     feed(monitor, Q, 1.0)
     for step in range(CONFIRMATIONS):
