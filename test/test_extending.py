@@ -159,12 +159,14 @@ def test_the_gripper_sends_a_decision_once(monkeypatch):
 
 
 @pytest.mark.skipif(not HAS_ROS, reason="needs ROS 2")
-def test_the_launch_argument_offers_every_output():
+def test_the_launch_arguments_offer_every_output_and_gripper():
     from sqap_vla_ros.nodes.launch.table import BRINGUPS
+    from sqap_vla_ros.nodes.policy.grippers.table import GRIPPER_SINKS
     from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 
-    (argument,) = (argument for argument in BRINGUPS["policy"].arguments if argument.name == "output_mode")
-    assert set(argument.choices) - {""} == set(SINKS)
+    choices = {argument.name: set(argument.choices) - {""} for argument in BRINGUPS["policy"].arguments}
+    assert choices["output_mode"] == set(SINKS)
+    assert choices["gripper_output"] == set(GRIPPER_SINKS)
 
 
 def test_the_robots_parameters_are_parameters():

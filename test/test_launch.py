@@ -45,6 +45,44 @@ def test_arguments_become_typed_parameters_and_topics():
     assert command.ros_arguments()[-2:] == ["-r", "__ns:=/left"]
 
 
+def test_a_robot_is_described_by_arguments_alone():
+    command = policy(
+        base_frame="fr3_link0",
+        tool_frame="fr3_hand_tcp",
+        instruction="pick up the can",
+        image_transport="compressed",
+        gripper_output="gripper_command",
+        gripper_action="/fr3_gripper/gripper_action",
+        gripper_closed="0.8",
+        gripper_open="-0.1",
+        gripper_joint="finger",
+        gripper_command="/gripper/commands",
+        target_pose="/servo/pose_target_cmds",
+        delta_twist_cmds="/servo/delta_twist_cmds",
+        robot_description="/left/robot_description",
+        safety_stop="/stop",
+    )
+    assert command.parameters == {
+        "base_frame": "fr3_link0",
+        "tool_frame": "fr3_hand_tcp",
+        "instruction": "pick up the can",
+        "image_transport": "compressed",
+        "gripper_output": "gripper_command",
+        "gripper_action": "/fr3_gripper/gripper_action",
+        "gripper_closed": 0.8,
+        "gripper_open": -0.1,
+        "gripper_joint": "finger",
+        "use_sim_time": False,
+    }
+    assert dict(command.remappings) == {
+        "gripper_command": "/gripper/commands",
+        "target_pose": "/servo/pose_target_cmds",
+        "delta_twist_cmds": "/servo/delta_twist_cmds",
+        "robot_description": "/left/robot_description",
+        "safety_stop": "/stop",
+    }
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -127,7 +165,7 @@ def test_the_simulated_arm_is_commanded_unless_told_otherwise():
         "seed": 3,
         "publish_clock": True,
     }
-    assert policy_node.parameters == {"dry_run": False, "use_sim_time": True}
+    assert policy_node.parameters == {"dry_run": False, "use_sim_time": True}  # the simulator says the instruction
 
 
 def test_a_number_that_is_none_is_named():

@@ -29,6 +29,12 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--duration", type=number(1.0, 3600.0), default=20.0, metavar="S", help="longest episode, seconds"
     )
+    parser.add_argument(
+        "--gripper",
+        default="",
+        choices=("forward_command", "gripper_command"),
+        help="how the gripper is commanded: a topic, or an action of control_msgs",
+    )
     add_checkpoint(parser, TRAINED_POLICY)
     add_recipe(parser, RECIPE)
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")
@@ -47,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
             duration_s=args.duration,
             checkpoint=args.checkpoint,
             recipe=args.recipe,
+            gripper=args.gripper,
             quiet=args.quiet,
         )
     )

@@ -29,7 +29,10 @@ class DemoFailed(ValueError):
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """One demonstration. duration_s: longest episode; instruction and task: at most one of them."""
+    """One demonstration. duration_s: longest episode; instruction and task: at most one of them.
+
+    gripper: the node's gripper_output; "" takes its default.
+    """
 
     out: Path
     instruction: str = ""
@@ -39,6 +42,7 @@ class DemoOptions:
     duration_s: float = 20.0
     checkpoint: str = TRAINED_POLICY
     recipe: str = RECIPE
+    gripper: str = ""
     quiet: bool = False
 
 
@@ -82,7 +86,7 @@ def _record(options: DemoOptions) -> Any:
     from sqap_vla_ros.resources import share_path
 
     given = {"checkpoint": options.checkpoint, "recipe": options.recipe, "seed": str(options.seed)}
-    given |= {"task": options.task, "instruction": options.instruction}
+    given |= {"task": options.task, "instruction": options.instruction, "gripper_output": options.gripper}
     given |= {"log_level": "warn", "params_file": str(share_path("config/demo.yaml"))}
     print("starting simulator_node and policy_node, loading the policy ...", flush=True)
     with _sigterm_raises(), RunRecorder() as recorder, NodeProcesses(BRINGUPS["simulation"], given) as nodes:

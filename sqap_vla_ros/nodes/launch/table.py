@@ -138,6 +138,12 @@ _POLICY = (
             ("recipe", "How the policy is compressed: a recipe of config/recipes by name, or a path to one."),
             ("device", "Where the policy runs: cpu, cuda or cuda:N."),
             ("output_mode", "What the arm is sent.", str, ("joint", "pose", "twist")),
+            (
+                "gripper_output",
+                "What the gripper is sent.",
+                str,
+                ("forward_command", "gripper_command", "parallel_gripper_command", "joint_trajectory"),
+            ),
             ("autostart", "Configure and activate at start, without a lifecycle manager.", bool, _BOOL),
         )
     ),
@@ -147,13 +153,38 @@ _ROBOT = Argument(
     f"Robot file: one of {FOLDER} by name (ur5e), or a path to one. It sets parameters and the topics of the robot's "
     "drivers; params_file and the other arguments have the last word.",
 )
+_ARM = (
+    *(
+        _optional(*argument, file="params_file")
+        for argument in (
+            ("base_frame", "Frame in which actions, poses and the workspace are expressed."),
+            ("tool_frame", "Frame that the actions move."),
+            ("gripper_action", "Name of the gripper's action, with such a gripper_output."),
+            ("gripper_closed", "Position of the closed gripper, as its driver counts it.", float),
+            ("gripper_open", "Position of the open gripper.", float),
+            ("gripper_joint", "Joint of the gripper."),
+            ("image_transport", "How images arrive.", str, ("raw", "compressed")),
+        )
+    ),
+)
+_INSTRUCTION = _optional(
+    "instruction", "First task in words, begun once ~/enable is called; the topic replaces it.", file="params_file"
+)
 _DRY_RUN = ("dry_run", "Predict and show everything, command nothing.")
-_TRANSPORT = _optional("image_transport", "How images arrive.", str, ("raw", "compressed"), file="params_file")
 _TOPICS = (
     Argument("image", "Camera image topic; <image>/compressed with image_transport 'compressed'.", "image"),
     Argument("camera_info", "Calibration of that camera, with the image's stamps.", "camera_info"),
     Argument("joint_states", "Measured joint positions.", "joint_states"),
+    Argument("robot_description", "The arm's URDF (output mode joint).", "robot_description"),
+    Argument("safety_stop", "True latches a stop.", "safety_stop"),
     Argument("joint_trajectory", "Where joint_trajectory_controller listens (output mode joint).", "joint_trajectory"),
+    Argument("target_pose", "Where a Cartesian controller listens (output mode pose).", "target_pose"),
+    Argument("delta_twist_cmds", "Where moveit_servo listens (output mode twist).", "delta_twist_cmds"),
+    Argument(
+        "gripper_command",
+        "Where the gripper's forward_command_controller listens (gripper_output forward_command).",
+        "gripper_command",
+    ),
 )
 _SIMULATOR = (
     Argument(
@@ -197,16 +228,15 @@ _POLICY_NODE = NodeEntry(
     "sqap_vla_ros.nodes.policy.node",
     "params_file",
     "config/policy.yaml",
-    _same("checkpoint", "recipe", "device", "output_mode", "dry_run", "autostart", "image_transport", "use_sim_time"),
-    tuple(argument.name for argument in _TOPICS),
+    _same(*(argument.name for argument in _POLICY if argument.name != "params_file"), "dry_run", "use_sim_time"),
+)
+_REAL_POLICY_NODE = replace(  # the simulator's frames, topics and gripper are named as the node expects them
+    _POLICY_NODE,
+    parameters=(*_POLICY_NODE.parameters, *_same(*(argument.name for argument in _ARM))),
+    topics=tuple(argument.name for argument in _TOPICS),
     robot=True,
 )
-_SIMULATED_POLICY_NODE = replace(  # the simulator's topics are named and coded as the node expects them
-    _POLICY_NODE,
-    parameters=tuple(pair for pair in _POLICY_NODE.parameters if pair[0] != "image_transport"),
-    topics=(),
-    robot=False,
-)
+_INSTRUCTED_POLICY_NODE = replace(_REAL_POLICY_NODE, parameters=(*_REAL_POLICY_NODE.parameters, *_same("instruction")))
 _SIMULATOR_NODE = NodeEntry(
     "simulator_node",
     "sqap_vla_ros.nodes.simulator.node",
@@ -229,14 +259,22 @@ BRINGUPS: dict[str, Bringup] = {
         Bringup(
             "policy",
             "The policy node for a real arm: camera image and instruction in, trajectories out.",
-            (*_POLICY, _ROBOT, _optional(*_DRY_RUN, bool, _BOOL, file="params_file"), _TRANSPORT, *_TOPICS, *_COMMON),
-            (_POLICY_NODE,),
+            (
+                *_POLICY,
+                _ROBOT,
+                _INSTRUCTION,
+                _optional(*_DRY_RUN, bool, _BOOL, file="params_file"),
+                *_ARM,
+                *_TOPICS,
+                *_COMMON,
+            ),
+            (_INSTRUCTED_POLICY_NODE,),
         ),
         Bringup(
             "simulation",
             "A simulated arm, camera and task on a tabletop, and the policy node that drives it.",
             (*_POLICY, Argument(*_DRY_RUN, "false", bool, _BOOL), *_SIMULATOR, *_COMMON),
-            (_SIMULATOR_NODE, _SIMULATED_POLICY_NODE),
+            (_SIMULATOR_NODE, _POLICY_NODE),
         ),
         Bringup(
             "replay",
@@ -246,14 +284,14 @@ BRINGUPS: dict[str, Bringup] = {
                 *_POLICY,
                 _ROBOT,
                 Argument(*_DRY_RUN, "true", bool, _BOOL),
-                _TRANSPORT,
+                *_ARM,
                 *_TOPICS,
                 *(
                     replace(argument, default="true") if argument.name == "use_sim_time" else argument
                     for argument in _COMMON
                 ),
             ),
-            (_BAG_PLAYER, _POLICY_NODE),
+            (_BAG_PLAYER, _REAL_POLICY_NODE),
         ),
     )
 }

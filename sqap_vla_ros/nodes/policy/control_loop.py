@@ -69,6 +69,7 @@ class ControlLoop:
         self.load_failure: str | None = None  # why the policy could not be loaded
         self._safety_stop = safety_stop
         self._seed: int = values["seed"]
+        self._instruction: str = values["instruction"]
         self._simulated_time: bool = node.get_parameter("use_sim_time").value
         config = configuration.executive_config(values, simulated_time=self._simulated_time)
         self.executive = Executive(config, dry_run=values["dry_run"])
@@ -279,6 +280,8 @@ class ControlLoop:
         """Begin to publish; commands need ~/enable on top."""
         self.active, self._activates_itself = True, False
         self.inputs.expect_images(time.monotonic())
+        if self._instruction:
+            self.executive.set_instruction(self._instruction)
 
     def deactivate(self, why: str) -> None:
         """Bring the arm to rest, whatever else fails, and publish nothing more. Blocks until it is at rest."""

@@ -106,6 +106,12 @@ _WHAT_RUNS = (
         "A prediction that takes longer is treated as hung: its process is ended and started again.",
         above=0.0,
     ),
+    Parameter(
+        "instruction",
+        "",
+        "The first task in words, as if it came on the instruction topic when the node is activated. Nothing moves "
+        "before ~/enable is called.",
+    ),
     Parameter("autostart", True, "Configure and activate at start, without a lifecycle manager."),
 )
 

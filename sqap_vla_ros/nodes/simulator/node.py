@@ -24,7 +24,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, Float64MultiArray, String
+from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -33,6 +33,7 @@ from sqap_vla_ros.nodes.messages import pose_from_message, time_message, time_ns
 from sqap_vla_ros.nodes.simulator import parameters as simulator_parameters
 from sqap_vla_ros.nodes.simulator.camera import SimulatorCamera
 from sqap_vla_ros.nodes.simulator.frames import BASE_FRAME, TOOL_FRAME, SimulatorFrames
+from sqap_vla_ros.nodes.simulator.gripper import SimulatorGripper
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.simulation.commander import ArmCommander
 from sqap_vla_ros.simulation.joint_path import TrajectoryRejectedError, accept_trajectory
@@ -49,8 +50,8 @@ class SimulatorNode(Node):
     """One tabletop in real time.
 
     Publishes image, camera_info, joint_states, /tf, /tf_static, robot_description, instruction, ~/success and, when
-    asked to, /clock. Obeys joint_trajectory, target_pose, delta_twist_cmds and gripper_command; `~/reset` starts the
-    next episode.
+    asked to, /clock. Obeys joint_trajectory, target_pose, delta_twist_cmds, gripper_command and goals of the action
+    gripper_cmd (control_msgs/GripperCommand); `~/reset` starts the next episode.
 
     Threads: the executor's takes messages, `physics` lets time pass on a steady clock, `camera` renders. `_lock`
     guards the world and the commander; it is held for well under a millisecond at a time (a reset: a few).
@@ -88,7 +89,7 @@ class SimulatorNode(Node):
         self.create_subscription(JointTrajectory, "joint_trajectory", self._on_trajectory, 1)
         self.create_subscription(PoseStamped, "target_pose", self._on_pose, 1)
         self.create_subscription(TwistStamped, "delta_twist_cmds", self._on_twist, 1)
-        self.create_subscription(Float64MultiArray, "gripper_command", self._on_gripper, 1)
+        self._gripper = SimulatorGripper(self, self.world, self._lock)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._physics_error: Exception | None = None
         self._physics = threading.Thread(target=self._run_physics, name="physics")
@@ -159,15 +160,6 @@ class SimulatorNode(Node):
                     rotation = self.world.forward(self._arm.position)[:3, :3]
                     twist = np.concatenate([rotation @ twist[:3], rotation @ twist[3:]])
                 self._arm.move_along(twist, self._time_ns)
-
-    def _on_gripper(self, message: Float64MultiArray) -> None:
-        if len(message.data) != 1 or not np.isfinite(message.data[0]):
-            self._refuse(
-                "gripper_command", f"needs one finite value, the finger opening in m, got {list(message.data)}"
-            )
-            return
-        with self._lock:
-            self.world.command_fingers(message.data[0])
 
     def _refuse(self, topic: str, reason: str) -> None:
         self.get_logger().error(f"{topic} rejected: {reason}", throttle_duration_sec=1.0)

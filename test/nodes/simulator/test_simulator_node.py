@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped, TwistStamped
+from rclpy.action import ActionClient
 from simulator_rig import Rig, S
 from std_msgs.msg import Float64MultiArray
 
@@ -140,6 +141,30 @@ def test_gripper_command(rig):
         rig.wait(lambda o=opening: abs(rig.latest["joint_states"].position[7] - o) < 3e-3, f"fingers at {opening} m")
     rig.publishers["gripper_command"].publish(Float64MultiArray(data=[0.0, 0.0]))
     rig.wait(lambda: "gripper_command rejected: needs one finite value" in rig.log, "the rejection")
+
+
+def test_goals_of_the_gripper(rig):
+    """They end when the fingers are there; what they cannot reach is rejected."""
+    action = pytest.importorskip("control_msgs.action", reason="control_msgs is not installed: make setup")
+    client = ActionClient(rig.node, action.GripperCommand, "gripper_cmd")
+
+    def send(position):
+        goal = action.GripperCommand.Goal()
+        goal.command.position = position
+        answer = client.send_goal_async(goal)
+        rig.wait(answer.done, "an answer")
+        return answer.result()
+
+    rig.wait(client.server_is_ready, "the action server")
+    for opening in (0.0, 0.03):
+        ended = send(opening).get_result_async()
+        rig.wait(ended.done, f"the end of the goal {opening} m")
+        result = ended.result().result
+        assert (result.reached_goal, result.stalled) == (True, False)
+        assert result.position == pytest.approx(opening, abs=2e-3)
+    assert not send(0.5).accepted
+    assert not send(float("nan")).accepted
+    client.destroy()
 
 
 def test_reset_begins_the_next_episode(rig):
