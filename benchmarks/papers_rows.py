@@ -185,7 +185,7 @@ ZEROS = (  # at most a twentieth of the rows may be zero
     row_bits("qvla_w8a8_2_16", "W8A8, rows of 2 to 16 bits", average=8.0, widths=[2, 4, 8, 16]),
     row_bits("qvla_w8a8_0_16", "W8A8, rows of 0 to 16 bits", average=8.0, widths=[0, 2, 4, 8, 16], zero_share=0.05),
     weighted(8),
-    row_bits("qvla_w7.6a8_0_8", "W7.6A8, rows of 0 or 8 bits", average=7.6, widths=[0, 8], zero_share=0.05),
+    row_bits("qvla_w7.7a8_0_8", "W7.7A8, rows of 0 or 8 bits", average=7.7, widths=[0, 8], zero_share=0.05),
     row_bits("qvla_w3a8_0_8", "W3A8, rows of 0 to 8 bits", average=3.0, widths=[0, 2, 4, 8], zero_share=0.05),
     shipped("qvla_w3a8", "W3A8, rows of 2 to 8 bits"),
     weighted(3),

@@ -23,7 +23,19 @@ from typing import Any
 
 import torch
 import yaml
-from papers_rows import DRAWN, LAYER, MAIN, RATIOS, SECTIONS, SELECTOR_WORDS, VM, Section, at
+from papers_rows import (
+    DRAWN,
+    LAYER,
+    MAIN,
+    RATIOS,
+    SECTIONS,
+    SELECTOR_WORDS,
+    VM,
+    WEIGHTS,
+    WEIGHTS_ACTIVATIONS,
+    Section,
+    at,
+)
 
 from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.load import checkpoint_digest, load_uncompressed
@@ -153,10 +165,12 @@ def _pictures(store: Store) -> None:
     if any(curves.values()):
         title = f"W4A4, tokens dropped before layer {LAYER} of 4, visual matching"
         sweep_figure(OUT / "ratio_sweep.png", curves, title, "share of visual tokens dropped", across)
-    deviations = {e.words: [d for d in store.deviations(e.name) if d["suite"] == VM] for e in MAIN[1:]}
-    deviations = {words: episodes for words, episodes in deviations.items() if episodes}
-    if deviations:
-        deviation_figure(OUT / "deviation.png", deviations, "Cumulative action deviation from fp32 (teacher-forced)")
+    for name, entries in (("deviation", MAIN[1:]), ("deviation_bits", (*WEIGHTS_ACTIVATIONS[1:], *WEIGHTS[1:]))):
+        deviations = {e.words: [d for d in store.deviations(e.name) if d["suite"] == VM] for e in entries}
+        deviations = {words: episodes for words, episodes in deviations.items() if episodes}
+        if deviations:
+            title = "Cumulative action deviation from fp32 (teacher-forced)"
+            deviation_figure(OUT / f"{name}.png", deviations, title)
 
 
 def main() -> int:

@@ -9,7 +9,8 @@ but its own actions are still what it is compared with).
   ../shared/data), made-up scenes elsewhere.
 * `tabletop`: the trained policy that ships, calibrated on 48 observations of the simulator and judged on 24 of others.
 
-Raw results go to benchmarks/results/quantization_error[_tabletop].json.
+Raw results go to benchmarks/results/quantization_error[_tabletop].json, where rows that are measured anew replace the
+old ones.
 
     python benchmarks/quantization_error.py [--checkpoint tabletop] [--seeds 3] [--recipes rtn_w4a4 w4a4 ...]
 """
@@ -40,6 +41,7 @@ from sqap_vla_ros.shipped import SHIPPED
 from sqap_vla_ros.simulation.observations import expert_observations
 
 RESULTS = Path(__file__).parent / "results"
+KINDS = ("plain", "outliers")
 RECIPES = (
     "rtn_w8a8",
     "w8a8_smoothquant",
@@ -135,6 +137,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", choices=["micro", "tabletop"], default="micro")
     parser.add_argument("--seeds", type=int, default=3, help="random policies of each kind (micro)")
     parser.add_argument("--recipes", nargs="+", help="default: all; on `tabletop` the rows of QVLA's tables too")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="kinds of policies")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     trained = args.checkpoint == "tabletop"
@@ -152,17 +155,19 @@ def main() -> None:
         frames = frames or synthetic_observations(32)
         calibration, held_out = frames[0::4][:10], frames[2::4][:10]
     print(f"{source}: {len(calibration)} to calibrate, {len(held_out)} held out, {seeds} policies of each kind")
-    rows = []
-    for kind in ("plain", "outliers"):
-        for recipe in recipes:
-            runs = [errors(args.checkpoint, kind, recipe, seed, calibration, held_out) for seed in range(seeds)]
-            medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-            rows.append({"policy": kind, "recipe": recipe, "median": medians, "runs": runs})
-            print(f"{kind:9s}{recipe:18s}" + "  ".join(f"{k} {v:.4f}" for k, v in medians.items()), flush=True)
     out = args.out or RESULTS / f"quantization_error{'_tabletop' if trained else ''}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     sha256 = checkpoint_digest(args.checkpoint, SHIPPED) if trained else None
-    out.write_text(json.dumps({"observations": source, "weights_sha256": sha256, "rows": rows}, indent=1) + "\n")
+    stored = json.loads(out.read_text())["rows"] if out.is_file() else []
+    rows = {(row["policy"], row["recipe"]): row for row in stored}
+    for kind in args.kinds:
+        for recipe in recipes:
+            runs = [errors(args.checkpoint, kind, recipe, seed, calibration, held_out) for seed in range(seeds)]
+            medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+            rows[kind, recipe] = {"policy": kind, "recipe": recipe, "median": medians, "runs": runs}
+            print(f"{kind:9s}{recipe:18s}" + "  ".join(f"{k} {v:.4f}" for k, v in medians.items()), flush=True)
+            content = {"observations": source, "weights_sha256": sha256, "rows": list(rows.values())}
+            out.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """QVLA's scores against measured Eq. 4, and the error of mixed-width rows against uniform ones, on the shipped policy.
 
     python benchmarks/sensitivity.py proxies [--rows 42] [--observations 24]
+    python benchmarks/sensitivity.py rollouts [--rows 42] [--observations 24]
     python benchmarks/sensitivity.py schemes [--observations 24]
 
 `proxies` rounds random rows at 0, 2, 4 and 8 bits, one at a time, and measures the squared deviation of the action
-(Eq. 4). It prints Spearman's rank correlation of every metric with it, pooled and within a width. `schemes` compresses
-the policy in memory and prints its errors on held-out scenes. Both go to results/sensitivity.json.
+(Eq. 4). It prints Spearman's rank correlation of every metric with it, pooled and within a width. `rollouts` does
+the same with Eq. 5, the deviation cumulated over short episodes in the simulator, at 0 and 2 bits. `schemes` compresses
+the policy in memory and prints its errors on held-out scenes. All go to results/sensitivity.json.
 Calibration and held-out scenes are the simulator's, with the seeds of `quantization_error.py`.
 """
 
@@ -15,6 +17,8 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +28,26 @@ from sqap_vla_ros.compression.compress import compress, prepare_stream
 from sqap_vla_ros.compression.layer_work import rotary_of
 from sqap_vla_ros.compression.load import load_uncompressed
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RowBits, load_recipe
+from sqap_vla_ros.compression.sensitivity.allocation import Linear
 from sqap_vla_ros.compression.sensitivity.backward import FloatDecoder, layer_moments, make_cotangents, make_references
 from sqap_vla_ros.compression.sensitivity.measured import action_deviation, held_out_errors, spearman
-from sqap_vla_ros.compression.sensitivity.objectives import OBJECTIVES, FrozenHead
+from sqap_vla_ros.compression.sensitivity.objectives import OBJECTIVES, FrozenHead, Reference
 from sqap_vla_ros.compression.sensitivity.plan import TurnedLayers, rounding_changes, rounding_hessian
-from sqap_vla_ros.compression.sensitivity.scores import METRICS
-from sqap_vla_ros.contracts import TRAINED_POLICY
+from sqap_vla_ros.compression.sensitivity.scores import METRICS, RowScores
+from sqap_vla_ros.contracts import TRAINED_POLICY, ActionChunk
+from sqap_vla_ros.evaluation.action_metrics import chunk_distance
+from sqap_vla_ros.evaluation.closed_loop.episodes import EpisodeRun, Execution
 from sqap_vla_ros.policy.architecture import COGACT
+from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.shipped import SHIPPED
+from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.observations import expert_observations
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 RESULT = Path(__file__).resolve().parent / "results" / "sensitivity.json"
 HELD_OUT_SEED = 950_000
+ROLLOUT_SEED, CHUNKS = 0, 4  # of eight executed actions each
+ROLLOUT_BITS, ROLLOUT_METRICS = (0, 2), ("epsilon", "action", "eq6", "released")
 PROBES = 4
 ROTATED = {"rotation": "hadamard", "rounding": "gptq", "weight_clip": True, "activation_clip": None}
 
@@ -61,8 +73,37 @@ SCHEMES = {
 }
 
 
-def proxies(rows: int, observations: int) -> dict[str, Any]:
-    """Spearman of every metric with measured Eq. 4: pooled, and within each width."""
+@dataclass(frozen=True)
+class Scored:
+    """The shipped policy, turned but not quantised, with the change and the scores of every row at every width.
+
+    decoder: the policy's own layers. judged: observations that the rounding was not fitted to. changes: linear -> bits
+    -> [N, K]. scores: metric -> linear -> bits -> [N].
+    """
+
+    policy: CogACTPolicy
+    decoder: FloatDecoder
+    head: FrozenHead
+    judged: list[Reference]
+    changes: dict[Linear, dict[int, torch.Tensor]]
+    scores: dict[str, dict[Linear, RowScores]]
+    seconds: float
+
+    def draw(self, rows: int) -> Iterator[tuple[Linear, torch.Tensor]]:
+        """Draw linears and, in each, one row [1], always the same ones."""
+        generator = torch.Generator().manual_seed(0)
+        linears = list(self.changes)
+        for _ in range(rows):
+            linear = linears[int(torch.randint(0, len(linears), (1,), generator=generator))]
+            yield linear, torch.randint(0, len(self.weight(linear)), (1,), generator=generator)
+
+    def weight(self, linear: Linear) -> torch.Tensor:
+        """The weight of a linear, [N, K]."""
+        return COGACT.linear(self.decoder.layers[linear[0]], linear[1]).weight.data
+
+
+def score(observations: int, metrics: Sequence[str]) -> Scored:
+    """Score every row at 0, 2, 4 and 8 bits; as many observations to fit the rounding as to judge it."""
     scheme = spec(16, hessian="weighted", row_bits=RowBits(4.0, widths=(0, 2, 4, 8)))
     policy = load_uncompressed(TRAINED_POLICY, load_recipe("fp32"), shipped=SHIPPED)
     policy.model.requires_grad_(False)
@@ -70,11 +111,13 @@ def proxies(rows: int, observations: int) -> dict[str, Any]:
     assert hidden is not None
     source = policy.model.decoder
     layers = list(TurnedLayers(source, scheme))
+    for index, layer in enumerate(layers):
+        source.layers[index] = layer
     decoder, head = FloatDecoder(layers, source.norm, rotary_of(source)), FrozenHead(policy)
     references = make_references(decoder, hidden, head)
     fitted, judged = references[::2], references[1::2]
     started = time.monotonic()
-    changes = {}
+    changes: dict[Linear, dict[int, torch.Tensor]] = {}
     cotangents = make_cotangents(decoder, fitted, head, OBJECTIVES["epsilon"], probes=PROBES)
     for index in reversed(range(len(layers))):
         final = index == len(layers) - 1
@@ -82,8 +125,9 @@ def proxies(rows: int, observations: int) -> dict[str, Any]:
         moments, cotangents = layer_moments(layers[index], inputs, cotangents, decoder.rotary, final=final)
         for name, found in moments.items():
             changes[index, name] = rounding_changes(layers[index], name, rounding_hessian(found, scheme), scheme)
-    scores: dict[str, dict[tuple[int, str], dict[int, torch.Tensor]]] = {}
-    for key, metric in METRICS.items():
+    scores: dict[str, dict[Linear, RowScores]] = {}
+    for key in metrics:
+        metric = METRICS[key]
         objective = metric.objective or OBJECTIVES["epsilon"]
         cotangents = make_cotangents(decoder, judged, head, objective, probes=PROBES, seed=1)
         scores[key] = {}
@@ -98,27 +142,84 @@ def proxies(rows: int, observations: int) -> dict[str, Any]:
                 deltas=mine,
             )
             scores[key] |= {(index, name): metric.score(moments[name], mine[name]) for name in mine}
-    scored_s = time.monotonic() - started
-    generator = torch.Generator().manual_seed(0)
-    linears = list(changes)
+    return Scored(policy, decoder, head, judged, changes, scores, time.monotonic() - started)
+
+
+def correlations(predicted: dict[int, list[float]], measured: dict[int, list[float]]) -> dict[str, float]:
+    """Spearman's rank correlation of two lists by width: pooled, and within each width."""
+    within = {str(bits): spearman(torch.tensor(predicted[bits]), torch.tensor(measured[bits])) for bits in measured}
+    every = [torch.tensor([value for some in by.values() for value in some]) for by in (predicted, measured)]
+    return {"pooled": spearman(*every), **within}
+
+
+def proxies(rows: int, observations: int) -> dict[str, Any]:
+    """Spearman of every metric with measured Eq. 4: pooled, and within each width."""
+    scored = score(observations, list(METRICS))
     measured: dict[int, list[float]] = {}
     predicted: dict[str, dict[int, list[float]]] = {key: {} for key in METRICS}
-    for _ in range(rows):
-        linear = linears[int(torch.randint(0, len(linears), (1,), generator=generator))]
-        weight = COGACT.linear(layers[linear[0]], linear[1]).weight
-        row = torch.randint(0, len(weight), (1,), generator=generator)
-        for bits, delta in changes[linear].items():
-            deviation = action_deviation(decoder, judged, head, *linear, row, weight[row] + delta[row])
+    for linear, row in scored.draw(rows):
+        weight = scored.weight(linear)
+        for bits, delta in scored.changes[linear].items():
+            deviation = action_deviation(
+                scored.decoder, scored.judged, scored.head, *linear, row, weight[row] + delta[row]
+            )
             measured.setdefault(bits, []).append(deviation)
             for key in METRICS:
-                predicted[key].setdefault(bits, []).append(float(scores[key][linear][bits][row]))
+                predicted[key].setdefault(bits, []).append(float(scored.scores[key][linear][bits][row]))
     table = {}
     for key, by_bits in predicted.items():
-        within = {str(bits): spearman(torch.tensor(by_bits[bits]), torch.tensor(measured[bits])) for bits in measured}
-        every = [torch.tensor([value for some in values.values() for value in some]) for values in (by_bits, measured)]
-        table[key] = {"pooled": spearman(*every), **within}
+        table[key] = correlations(by_bits, measured)
         print(f"{key:10s}" + "".join(f"{name:>8s} {value:.3f}" for name, value in table[key].items()), flush=True)
-    return {"rows": rows, "observations": observations, "probes": PROBES, "scored_s": scored_s, "spearman": table}
+    return {
+        "rows": rows,
+        "observations": observations,
+        "probes": PROBES,
+        "scored_s": scored.seconds,
+        "spearman": table,
+    }
+
+
+def rollouts(rows: int, observations: int) -> dict[str, Any]:
+    """Spearman of the scores with measured Eq. 5: actions that part from the unchanged policy's over short episodes.
+
+    The changed policy acts on what it sees itself, so errors may accumulate: `CHUNKS` predictions of one episode of
+    each family.
+    """
+    scored = score(observations, ROLLOUT_METRICS)
+    env = TabletopEnv(shadows=False, antialiasing=False)
+    expected = {family: rollout(scored.policy, env, family) for family in TaskFamily}
+    measured: dict[int, list[float]] = {}
+    predicted: dict[str, dict[int, list[float]]] = {key: {} for key in ROLLOUT_METRICS}
+    for linear, row in scored.draw(rows):
+        weight = scored.weight(linear)
+        kept = weight[row].clone()
+        for bits, delta in scored.changes[linear].items():
+            if bits not in ROLLOUT_BITS:
+                continue
+            weight[row] = kept + delta[row]
+            total = 0.0
+            for family, chunks in expected.items():
+                pairs = zip(rollout(scored.policy, env, family), chunks, strict=False)
+                total += sum(chunk_distance(ours.normalized, theirs.normalized) for ours, theirs in pairs)
+            weight[row] = kept
+            measured.setdefault(bits, []).append(total / len(expected))
+            for key in ROLLOUT_METRICS:
+                predicted[key].setdefault(bits, []).append(float(scored.scores[key][linear][bits][row]))
+    env.close()
+    table = {key: correlations(by_bits, measured) for key, by_bits in predicted.items()}
+    for key, found in table.items():
+        print(f"{key:10s}" + "".join(f"{name:>8s} {value:.3f}" for name, value in found.items()), flush=True)
+    return {"rows": rows, "chunks": CHUNKS, "observations": observations, "spearman": table}
+
+
+def rollout(policy: CogACTPolicy, env: TabletopEnv, family: TaskFamily) -> list[ActionChunk]:
+    """The first chunks of one episode, each predicted on what the ones before it led to."""
+    episode = EpisodeRun(env, "visual_matching", family, ROLLOUT_SEED, Execution())
+    chunks: list[ActionChunk] = []
+    while len(chunks) < CHUNKS and not episode.finished:
+        chunks.append(policy.predict(episode.observe(), seed=episode.noise_seed))
+        episode.act(chunks[-1])
+    return chunks
 
 
 def schemes(observations: int) -> dict[str, Any]:
@@ -150,12 +251,15 @@ def schemes(observations: int) -> dict[str, Any]:
 def main() -> None:
     """Measure and store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("proxies", "schemes"))
+    parser.add_argument("what", choices=("proxies", "rollouts", "schemes"))
     parser.add_argument("--rows", type=int, default=42)
     parser.add_argument("--observations", type=int, default=24)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = proxies(args.rows, args.observations) if args.what == "proxies" else schemes(args.observations)
+    if args.what == "schemes":
+        found = schemes(args.observations)
+    else:
+        found = (proxies if args.what == "proxies" else rollouts)(args.rows, args.observations)
     stored = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     RESULT.write_text(json.dumps(stored | {args.what: found}, indent=1) + "\n")
 

@@ -23,6 +23,7 @@ from sqap_vla_ros.commands.options import (
 
 if TYPE_CHECKING:
     from sqap_vla_ros.compression.files.estimate import Estimate
+    from sqap_vla_ros.compression.files.storage import Header
     from sqap_vla_ros.compression.recipe import Recipe
     from sqap_vla_ros.contracts import Observation
     from sqap_vla_ros.policy.config import PolicyConfig
@@ -43,7 +44,7 @@ def register(subparsers: Any) -> None:
         resumes=True,
     )
     add_checkpoint(parser, None)
-    add_recipe(parser, "sqap")
+    add_recipe(parser, "coverage_w4a8")
     parser.add_argument("--out", type=Path, required=True, help="the file to write, policy.safetensors")
     parser.add_argument(
         "--calibration",
@@ -62,6 +63,7 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace --out where it exists")
     parser.add_argument("--report", type=Path, help="folder for report.json and report.png")
+    parser.add_argument("--report", type=Path, help="folder for report.json, report.png and bits.png")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, of it packed decoder linears {packed / 2**20:.1f} MiB"
     )
+    _print_widths(header)
     if before is not None:
         _report(args.report, args.out, recipe, before, held_out)
     return 0
@@ -154,19 +157,32 @@ def _print_plan(args: argparse.Namespace, recipe: Recipe, observations: int, nee
     print("everything fits; nothing was written (--dry-run)")
 
 
+def _print_widths(header: Header) -> None:
+    from sqap_vla_ros.compression.bits import linear_widths, width_summary
+
+    widths = width_summary(linear_widths(header.report, header.config), header.recipe, header.config)
+    if widths:
+        shares = ", ".join(f"{share:.1%} ({name.replace('_', ' ')})" for name, share in widths["bops"].items())
+        weight, row = widths["average_bits_per_parameter"], widths["average_bits_per_channel"]
+        print(f"{weight:.2f} bits a weight, {row:.2f} a row; operations of the uncompressed policy: {shares}")
+
+
 def _report(
     folder: Path, out: Path, recipe: Recipe, before: tuple[object, dict[str, int]], held_out: list[Observation]
 ) -> None:
+    from sqap_vla_ros.compression.bits import linear_widths, width_summary
     from sqap_vla_ros.compression.files.storage import CompressedFile, load_compressed
     from sqap_vla_ros.compression.report import Probe, module_bytes, probe, summarize, write_report
 
     was, sizes = before
     assert isinstance(was, Probe)
-    report = CompressedFile(out).header.report
+    header = CompressedFile(out).header
+    report, widths = header.report, linear_widths(header.report, header.config)
     policy = load_compressed(out)
     now = probe(policy, held_out)
     summary = summarize(was, now, {"before": sizes, "after": module_bytes(policy, report)}, report)
-    write_report(folder, was, now, summary, f"{out.name}: {recipe.name}, {recipe.description}")
+    summary |= width_summary(widths, recipe, header.config)
+    write_report(folder, was, now, summary, f"{out.name}: {recipe.name}, {recipe.description}", widths)
     error = summary["held_out"]["rms_action_error"]
     print(
         f"{folder / 'report.png'}: rms action error on {len(held_out)} held-out observations {error:.4f} (normalised)"

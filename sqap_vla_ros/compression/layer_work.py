@@ -64,14 +64,15 @@ def group_size(settings: Settings, in_features: int) -> int:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Decisions made for a layer's linears before it is quantised; both may be empty.
+    """Decisions made for a layer's linears before it is quantised; all may be empty.
 
     bits: linear -> [N] width of every row. hessians: linear -> [K, K] second moment to round on, in place of the
-    inputs' own.
+    inputs' own. damage: linear -> bits -> expected squared change of the action with all its rows at that width.
     """
 
     bits: Mapping[str, Tensor] = field(default_factory=dict)
     hessians: Mapping[str, Tensor] = field(default_factory=dict)
+    damage: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
 
 NO_PLAN = LayerPlan()

@@ -36,7 +36,7 @@ class LinearReport:
     weight_error: relative Frobenius error of the stored weight. output_error: relative error of the layer's output on
     the calibration inputs, everything in the layer quantised (the same number for all linears of a layer; None without
     calibration). weight_bits: the rows' mean where their widths differ, and row_counts then says how many rows have
-    which.
+    which. damage: bits -> expected squared change of the action with all rows at that width, where it was scored.
     """
 
     name: str
@@ -47,13 +47,12 @@ class LinearReport:
     output_error: float | None
     stored_bytes: int
     row_counts: dict[str, int] | None = None
+    damage: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers, as stored in a compressed file."""
         content = dataclasses.asdict(self)
-        if self.row_counts is None:
-            del content["row_counts"]
-        return content
+        return {k: v for k, v in content.items() if k not in ("row_counts", "damage") or v is not None}
 
 
 def build_group(
@@ -161,7 +160,9 @@ def _quantize_group(
         report = LinearReport(f"{prefix}.{name}", bits, activation_bits, clip, error, None, module.stored_bytes)
         if isinstance(weight, MixedWeight):
             counts = {str(width): int((weight.bits == width).sum()) for width in weight.bits.unique().tolist()}
-            report = dataclasses.replace(report, weight_bits=float(weight.bits.float().mean()), row_counts=counts)
+            damage = {str(width): value for width, value in work.plan.damage.get(name, {}).items()} or None
+            mean = float(weight.bits.float().mean())
+            report = dataclasses.replace(report, weight_bits=mean, row_counts=counts, damage=damage)
         reports.append(report)
     return reports
 

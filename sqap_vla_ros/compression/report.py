@@ -1,7 +1,8 @@
-"""The report of a compression: numbers (report.json) and one picture (report.png).
+"""The report of a compression: numbers (report.json) and pictures (report.png; bits.png where something was quantised).
 
-Sizes by part, error by decoder layer, the spread of the activations before and after (the SQAP paper's Figure 3), the
-cognition token's attention before and after (its Figure 2), and the error of the actions on held-out observations.
+Sizes by part and module, bits and operations, error by decoder layer, the spread of the activations before and after
+(the SQAP paper's Figure 3), the cognition token's attention before and after (its Figure 2), and the error of the
+actions on held-out observations.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sqap_vla_ros.compression.bits import LinearWidths, draw_widths
 from sqap_vla_ros.contracts import Observation, Reason, SelectedTokens, SelectionContext
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.pruning.base import Selector, keep_same
@@ -140,10 +142,14 @@ def layer_errors(report: Sequence[dict[str, Any]]) -> dict[int, tuple[float, flo
     }
 
 
-def write_report(folder: Path, before: Probe, after: Probe, summary: dict[str, Any], title: str) -> None:
-    """Write report.json and report.png in `folder`, which is made if need be."""
+def write_report(
+    folder: Path, before: Probe, after: Probe, summary: dict[str, Any], title: str, widths: Sequence[LinearWidths] = ()
+) -> None:
+    """Write report.json, report.png and, with widths, bits.png in `folder`, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(summary, indent=1) + "\n")
+    if widths:
+        draw_widths(folder / "bits.png", widths, title)
     import matplotlib
 
     matplotlib.use("agg")

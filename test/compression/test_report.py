@@ -14,13 +14,20 @@ def test_compress_command_writes_a_policy_that_predicts_and_a_report(tmp_path, c
     out, report = tmp_path / "policy.safetensors", tmp_path / "report"
     arguments = ["--checkpoint", "micro", "--recipe", "sqap", "--calibration", "synthetic", "--observations", "2"]
     assert main(["compress", *arguments, "--out", str(out), "--report", str(report)]) == 0
-    assert "packed decoder linears" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "packed decoder linears" in printed
+    assert "4.00 bits a weight, 4.00 a row; operations of the uncompressed policy: " in printed
     summary = json.loads((report / "report.json").read_text())
     assert summary["total_bytes"]["after"] < summary["total_bytes"]["before"]
     assert len(summary["linears"]) == 42
     assert 0 < summary["held_out"]["rms_action_error"] < summary["held_out"]["rms_action"]
     assert 0.5 < summary["attention"]["top_30_percent_overlap"] <= 1
-    assert (report / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert (summary["average_bits_per_parameter"], summary["average_bits_per_channel"]) == (4.0, 4.0)
+    assert all(0 < share < 1 for share in summary["bops"].values())
+    down = summary["bytes_by_module"]["down_proj"]
+    assert down["stored"] < 0.3 * down["at_16_bits"]
+    for picture in ("report.png", "bits.png"):
+        assert (report / picture).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

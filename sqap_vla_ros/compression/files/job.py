@@ -229,16 +229,23 @@ class _Workspace:
 
             try:
                 bits = load_file(str(path))
-            except SafetensorError as error:
+                with safe_open(str(path), framework="pt") as file:
+                    damage = json.loads((file.metadata() or {})["damage"])
+            except (SafetensorError, KeyError) as error:
                 raise CompressedFileError(
                     f"{path} is damaged ({error}); remove {self.folder} and start again"
                 ) from error
             del bits[_NO_LINEAR]
-            return RowPlan({_linear_of(name): tensor for name, tensor in bits.items()}, hessians)
+            return RowPlan(
+                {_linear_of(name): tensor for name, tensor in bits.items()},
+                hessians,
+                {_linear_of(name): {int(k): v for k, v in each.items()} for name, each in damage.items()},
+            )
         plan = make(hessians)
         if plan is not None:
             bits = {_file_name(linear): tensor.contiguous() for linear, tensor in plan.bits.items()}
-            self._save(path, {_NO_LINEAR: torch.zeros(1), **bits}, {})
+            damage = {_file_name(linear): dict(each) for linear, each in plan.damage.items()}
+            self._save(path, {_NO_LINEAR: torch.zeros(1), **bits}, {"damage": json.dumps(damage)})
         return plan
 
     def _layer(self, index: int) -> Path:

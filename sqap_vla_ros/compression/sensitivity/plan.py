@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -68,18 +68,23 @@ class TurnedLayers(Sequence[LlamaDecoderLayer]):
 
 @dataclass(frozen=True)
 class RowPlan:
-    """Decisions by linear. bits, hessians: empty where the recipe has none. scores: damage of every row by width."""
+    """Decisions by linear; bits and hessians are empty where the recipe has none.
+
+    scores: damage of every row by width. damage: its sum over all rows at one width; kept where the scores are not.
+    """
 
     bits: Mapping[Linear, Tensor]
     hessians: Mapping[Linear, Tensor]
+    damage: Mapping[Linear, Mapping[int, float]] = field(default_factory=dict)
     scores: Mapping[Linear, RowScores] = field(default_factory=dict)
 
     def layer(self, index: int) -> LayerPlan:
         """Return the part of one decoder layer."""
-        bits, hessians = (
-            {linear[1]: every[linear] for linear in every if linear[0] == index} for every in (self.bits, self.hessians)
-        )
-        return LayerPlan(bits, hessians)
+        return LayerPlan(*(_of_layer(every, index) for every in (self.bits, self.hessians, self.damage)))
+
+
+def _of_layer(every: Mapping[Linear, Any], index: int) -> dict[str, Any]:
+    return {linear[1]: every[linear] for linear in every if linear[0] == index}
 
 
 def plan_rows(
@@ -135,7 +140,7 @@ def plan_rows(
             scores[index, name] = metric.score(judged_moments[name], changes)
             columns[index, name] = COGACT.linear(layer, name).in_features
     if rows is None:
-        return RowPlan({}, hessians, {})
+        return RowPlan({}, hessians)
     never_zero: set[Linear] = set()
     while True:  # ends: every round but the last forbids zeros in another linear
         try:
@@ -154,7 +159,10 @@ def plan_rows(
         if not harmful:
             break
         never_zero |= harmful
-    return RowPlan(bits, hessians, scores)
+    damage = {
+        linear: {width: float(each.sum()) for width, each in by_width.items()} for linear, by_width in scores.items()
+    }
+    return RowPlan(bits, hessians, damage, scores)
 
 
 def rounding_hessian(moments: LinearMoments, spec: QuantizationSpec) -> Tensor:

@@ -73,6 +73,7 @@ def test_a_file_predicts_what_compression_in_memory_predicts(tmp_path, activatio
     assert header.recipe == recipe
     assert [row["stored_bytes"] for row in header.report] == [report.stored_bytes for report in reports]
     assert sum(header.row_counts["decoder.layers.0.up_proj"].values()) == 352
+    assert all(row["damage"]["2"] > row["damage"]["8"] >= 0 for row in header.report)
     assert loaded.info.parameters == in_memory.info.parameters
 
 

@@ -1,0 +1,159 @@
+"""Widths of a compressed decoder and what they cost: numbers and a picture, from the report in a compressed file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sqap_vla_ros.compression.bops import FULL_BITS, Definition, relative_bops, workload_of
+from sqap_vla_ros.compression.recipe import Recipe
+from sqap_vla_ros.policy.architecture import COGACT
+from sqap_vla_ros.policy.config import PolicyConfig
+
+_COLOURS = {0: "0.85", 2: "#66ccee", 3: "#88ccaa", 4: "#4477aa", 8: "#ee6677", 16: "#aa3377"}
+
+
+@dataclass(frozen=True)
+class LinearWidths:
+    """The widths of one linear of the decoder.
+
+    columns: input channels. rows: bits -> how many rows have them. stored_bytes: as packed, scales included.
+    damage: bits -> expected squared change of the action with all rows at that width, in the unit of the recipe's
+        metric; empty where the recipe did not look.
+    """
+
+    layer: int
+    name: str
+    columns: int
+    rows: Mapping[int, int]
+    stored_bytes: int
+    damage: Mapping[int, float]
+
+    @property
+    def mean(self) -> float:
+        """Return the mean width of the rows."""
+        return sum(bits * count for bits, count in self.rows.items()) / sum(self.rows.values())
+
+
+def linear_widths(report: Sequence[Mapping[str, Any]], config: PolicyConfig) -> list[LinearWidths]:
+    """Return the widths of the decoder's quantised linears. report: that of a compressed file's header."""
+    found = []
+    for row in report:
+        if not row["name"].startswith("decoder."):
+            continue
+        _, _, layer, name = row["name"].split(".")
+        columns = config.decoder.mlp_width if name == "down_proj" else config.decoder.width
+        count = config.decoder.mlp_width if name in ("gate_proj", "up_proj") else config.decoder.width
+        rows, damage = row.get("row_counts", {row["weight_bits"]: count}), row.get("damage", {})
+        found.append(
+            LinearWidths(
+                int(layer),
+                name,
+                columns,
+                {int(bits): many for bits, many in rows.items()},
+                row["stored_bytes"],
+                {int(bits): value for bits, value in damage.items()},
+            )
+        )
+    return found
+
+
+def width_summary(linears: Sequence[LinearWidths], recipe: Recipe, config: PolicyConfig) -> dict[str, Any]:
+    """Return averages, operations and sizes in plain containers; empty where nothing was quantised.
+
+    The operations are shares of the uncompressed policy's, pruning included (see `bops.Definition`).
+    """
+    if not linears:
+        return {}
+    channels = sum(sum(each.rows.values()) for each in linears)
+    weights = sum(sum(each.rows.values()) * each.columns for each in linears)
+    counts: dict[int, int] = {}
+    for each in linears:
+        for bits, many in each.rows.items():
+            counts[bits] = counts.get(bits, 0) + many
+    work = workload_of(recipe, config)
+    return {
+        "average_bits_per_parameter": sum(e.mean * sum(e.rows.values()) * e.columns for e in linears) / weights,
+        "average_bits_per_channel": sum(e.mean * sum(e.rows.values()) for e in linears) / channels,
+        "rows": {str(bits): counts[bits] for bits in sorted(counts)},
+        "bops": {each.value: relative_bops(work, recipe.quantization, each) for each in Definition},
+        "bytes_by_module": {
+            name: {
+                "at_16_bits": sum(sum(e.rows.values()) * e.columns for e in linears if e.name == name) * FULL_BITS // 8,
+                "stored": sum(e.stored_bytes for e in linears if e.name == name),
+            }
+            for name in COGACT.linears
+        },
+    }
+
+
+def draw_widths(path: Path, linears: Sequence[LinearWidths], title: str) -> None:
+    """Draw mean width and share of widths, and sensitivity by layer and module (QVLA, Figure 1) where it is known."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.colors import LogNorm
+
+    layers = sorted({each.layer for each in linears})
+    at = {(each.layer, each.name): each for each in linears}
+    compared = _compared_width(linears)
+    panels = 2 if compared is None else 4
+    height = 3.2 + 0.22 * max(len(layers), 7)
+    figure, axes = plt.subplots(1, panels, figsize=(4.6 * panels, height), layout="constrained")
+    figure.suptitle(title)
+    means = np.array([[at[layer, name].mean for name in COGACT.linears] for layer in layers])
+    _grid(figure, axes[0], means, layers, "mean bits of the rows", annotate=len(layers) <= 8)
+    _shares(axes[1], linears)
+    if compared is not None:
+        damage = np.array([[at[layer, name].damage[compared] for name in COGACT.linears] for layer in layers])
+        words = f"sensitivity: all rows of a linear at {compared} bits"
+        _grid(figure, axes[2], damage, layers, words, norm=LogNorm(damage[damage > 0].min(), damage.max()))
+        for name, column in zip(COGACT.linears, damage.T, strict=True):
+            axes[3].plot(layers, column, "o-", markersize=3, label=name)
+        axes[3].plot(layers, damage.sum(1), "k--", linewidth=1, label="all seven, summed")
+        axes[3].set(title=f"expected squared change at {compared} bits", xlabel="decoder layer", yscale="log")
+        axes[3].set_xticks(layers if len(layers) <= 12 else layers[::4])
+        axes[3].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize="small", ncols=4)
+        axes[3].grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _compared_width(linears: Sequence[LinearWidths]) -> int | None:
+    """Return the width that all linears were scored at and that lies nearest to four bits; None where there is none."""
+    common = set.intersection(*({*each.damage} for each in linears)) - {0, FULL_BITS}
+    return min(common, key=lambda bits: (abs(bits - 4), bits), default=None)
+
+
+def _grid(figure: Any, axis: Any, values: Any, layers: Sequence[int], title: str, **how: Any) -> None:
+    annotate = how.pop("annotate", False)
+    image = axis.imshow(values, cmap="viridis", aspect="auto", **how)
+    axis.set_xticks(range(len(COGACT.linears)), [name.removesuffix("_proj") for name in COGACT.linears])
+    step = 1 if len(layers) <= 12 else 4
+    axis.set_yticks(range(0, len(layers), step), layers[::step])
+    axis.set(title=title, ylabel="decoder layer")
+    figure.colorbar(image, ax=axis, shrink=0.8)
+    if annotate:
+        middle = (values.min() + values.max()) / 2
+        for row, col in np.ndindex(values.shape):
+            colour = "white" if values[row, col] < middle else "black"
+            axis.text(col, row, f"{values[row, col]:.1f}", ha="center", va="center", color=colour, fontsize="small")
+
+
+def _shares(axis: Any, linears: Sequence[LinearWidths]) -> None:
+    widths = sorted({bits for each in linears for bits in each.rows})
+    names = COGACT.linears
+    left = np.zeros(len(names))
+    totals = np.array([sum(sum(e.rows.values()) for e in linears if e.name == name) for name in names])
+    for bits in widths:
+        share = np.array([sum(e.rows.get(bits, 0) for e in linears if e.name == name) for name in names]) / totals
+        axis.barh([name.removesuffix("_proj") for name in names], share, left=left, color=_COLOURS[bits], label=bits)
+        left += share
+    axis.invert_yaxis()
+    axis.set(title="share of the rows by width", xlim=(0, 1))
+    axis.legend(title="bits", loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=len(widths), fontsize="small")

@@ -1,0 +1,53 @@
+"""Widths of a compressed decoder: averages, operations, sizes and the picture, from the rows of a report."""
+
+import dataclasses
+
+import pytest
+
+from sqap_vla_ros.compression.bits import draw_widths, linear_widths, width_summary
+from sqap_vla_ros.compression.recipe import load_recipe
+from sqap_vla_ros.policy.architecture import COGACT
+from sqap_vla_ros.policy.config import MICRO
+
+WIDTH, MLP, DEPTH = MICRO.decoder.width, MICRO.decoder.mlp_width, MICRO.decoder.depth
+CONFIG = dataclasses.replace(MICRO, decoder=dataclasses.replace(MICRO.decoder, depth=2))
+
+
+def report(**more):
+    """Two layers whose down_proj has eight bits, everything else four."""
+    return [
+        {"name": f"decoder.layers.{layer}.{name}", "weight_bits": 8 if name == "down_proj" else 4, "stored_bytes": 10}
+        | {key: value(layer, name) for key, value in more.items()}
+        for layer in range(2)
+        for name in COGACT.linears
+    ]
+
+
+def test_averages_by_weight_and_by_row_and_sizes_by_module():
+    linears = linear_widths(report(), CONFIG)
+    summary = width_summary(linears, load_recipe("sqap"), CONFIG)
+    rows = {"eight": WIDTH, "four": 4 * WIDTH + 2 * MLP}
+    assert summary["rows"] == {"4": 2 * rows["four"], "8": 2 * rows["eight"]}
+    assert summary["average_bits_per_channel"] == pytest.approx(4 + 4 * rows["eight"] / sum(rows.values()))
+    weights = {"eight": WIDTH * MLP, "four": 4 * WIDTH**2 + 2 * WIDTH * MLP}
+    assert summary["average_bits_per_parameter"] == pytest.approx(4 + 4 * weights["eight"] / sum(weights.values()))
+    assert summary["bytes_by_module"]["down_proj"] == {"at_16_bits": 4 * WIDTH * MLP, "stored": 20}
+    assert {*summary["bops"]} == {"paper", "bit_product"}
+    assert all(0 < share < 1 for share in summary["bops"].values())
+
+
+def test_nothing_quantised_says_nothing():
+    assert width_summary([], load_recipe("bf16"), CONFIG) == {}
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_the_picture_has_sensitivities_where_they_are_known(scored, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: drawn.append(figure))
+    more = {"row_counts": lambda _, name: {"2": 100, "8": 28 if name != "gate_proj" else 252}}
+    if scored:
+        more["damage"] = lambda layer, _: {"2": 1.0, "4": 0.1 / (1 + layer), "8": 0.001}
+    draw_widths(tmp_path / "bits.png", linear_widths(report(**more), CONFIG), "title")
+    titles = [axes.get_title() for axes in drawn[0].axes if axes.get_title()]
+    assert titles[:2] == ["mean bits of the rows", "share of the rows by width"]
+    assert ("sensitivity: all rows of a linear at 4 bits" in titles) == scored
