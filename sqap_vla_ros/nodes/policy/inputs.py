@@ -78,6 +78,7 @@ class Inputs:
         self.superseded = 0
         self._waiting: deque[Frame] = deque(maxlen=WAITING_IMAGES)
         self._observation_problem: dict[Input, str] = {}  # why the newest image could not be used
+        self._late: str | None = None  # how the newest image was too old, or in the future, when it came
         self._tool_missing: str | None = None  # why the tool's newest pose is not known
         self._expected_since_s = time.monotonic()
         self._refusals = Refusals()  # of images whose stamps make no sense, by the steady clock
@@ -165,6 +166,7 @@ class Inputs:
         self.arm.forget()
         self._buffer.clear()
         self._waiting.clear()
+        self._late = None
         self.forget_problems()
 
     def problems(self, now_ns: int, now_s: float) -> dict[Input, str]:
@@ -180,6 +182,8 @@ class Inputs:
             return {Input.IMAGE: f"{refused} ({self.image_topic})"}
         if silence is not None:
             return {Input.IMAGE: f"{silence} on {self.image_topic}{self._large_images()}"}
+        if self._late is not None:  # also where no prediction is due, which would say so
+            return {Input.IMAGE: f"{self._late} ({self.image_topic})"}
         found = dict(self._observation_problem)
         if (unknown := self._tool_missing or self.tool.problem(now_ns)) is not None:
             found.setdefault(Input.TF, unknown)
@@ -271,6 +275,7 @@ class Inputs:
         self._infos_before = self.sync.counters.camera_infos
         if self.gate.arrive(stamp_ns, now_s) is not Order.NEW:
             return
+        self._late = self.gate.age(stamp_ns, self._now_ns())
         while self._waiting and now_s - self._waiting[0].arrived_s > self._tf_timeout_s:
             self._waiting.popleft()
             self.superseded += 1

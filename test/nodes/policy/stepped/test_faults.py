@@ -204,6 +204,21 @@ def test_a_blocked_arm_is_not_pushed_on():
         assert np.linalg.norm(tool[:3, 3] - cell.tool[:3, 3]) < 0.04
 
 
+def test_an_old_image_is_named_where_no_prediction_is_due():
+    parameters = {**QUICK, "replan": "horizon", "request_margin_s": 0.0, "image_timeout_s": 0.4}
+    with Cell("pose", seed=2, parameters=parameters) as cell:
+        moving(cell, 0.5)
+        cell.switches.image_age_s = 0.8
+        asked = len(cell.asked_ns)
+        cell.run(1.05)
+        assert len(cell.asked_ns) == asked
+        assert cell.loop.executive.moving
+        assert "the image is stale: stamped 0.8" in cell.told()
+        cell.switches.image_age_s = 0.0
+        cell.run(0.2)
+        assert "stale" not in cell.told()
+
+
 # Descriptions
 
 
