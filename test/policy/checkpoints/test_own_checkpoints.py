@@ -20,7 +20,7 @@ from sqap_vla_ros.policy.checkpoints.inspect import describe
 from sqap_vla_ros.policy.checkpoints.load import load_checkpoint, open_checkpoint
 from sqap_vla_ros.policy.config import MICRO
 from sqap_vla_ros.policy.micro.policy import micro_policy
-from sqap_vla_ros.robot.gripper import GripperHysteresis
+from sqap_vla_ros.robot.gripper.hysteresis import GripperHysteresis
 
 OBSERVATION = Observation(np.zeros((60, 80, 3), np.uint8), 0, "put the red block on the plate")
 TOKENIZER = micro_policy().tokenize.file
