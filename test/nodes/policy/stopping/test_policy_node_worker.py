@@ -22,8 +22,9 @@ def test_stop_is_answered_while_the_worker_stands_still_and_instructions_pour_in
     worker = int(rig.wait(lambda: rig.diagnostics("policy worker"))["pid"])
     os.kill(worker, signal.SIGSTOP)
     try:
-        for number in range(200):
-            rig.instruct(f"{number} " + "x" * 10_000)
+        for number in range(500):  # each ends a task and begins another, which the policy is to be told
+            rig.instruct(f"{number} " + "x" * 900)
+            time.sleep(0.002)  # the node's queue holds few
         assert stop(rig) < ANSWERED_S
         rig.wait_for_state(PolicyStatus.STOPPED)
     finally:
