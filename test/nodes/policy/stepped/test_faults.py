@@ -69,10 +69,11 @@ def test_one_wrong_sample_of_tf_neither_holds_nor_moves_the_arm(mode):
         assert violations(cell) == []
 
 
-def test_one_wrong_joint_state_just_before_a_stop_is_not_commanded():
+@pytest.mark.parametrize("wrong", [lambda q: [0.0] * len(q), lambda q: [q[0] + 0.5, *q[1:]]])  # outside limits; inside
+def test_one_wrong_joint_state_just_before_a_stop_is_not_commanded(wrong):
     with Cell("joint", seed=1, parameters=QUICK) as cell:
         moving(cell)
-        cell.switches.joints_edit = lambda names, values: (names, [0.0] * len(values))
+        cell.switches.joints_edit = lambda names, values: (names, wrong(values))
         cell.run(0.02)
         count = len(cell.commands)
         cell.trigger("stop")
