@@ -30,6 +30,7 @@ from sqap_vla_ros.nodes.tf.api import StaticTransformBroadcaster, TransformBroad
 DISABLED, WAITING, RUNNING, HOLDING, STOPPED, FAULT = range(6)  # states of PolicyStatus
 TIMEOUT_S = 40.0  # several times what it takes on a busy computer
 STATE_PERIOD_S = 0.02
+ENDED_S = 3.0  # in which a stream has ended: braking, the repetition of its end, and both on a busy computer
 WIDTH, HEIGHT, FOCAL = 160, 120, 150.0
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -73,6 +74,7 @@ class Rig(ProcessRig):
         self.joint_positions: dict[str, float] = {}
         self.move_joints: Callable[[int], None] | None = None
         self.stamps: dict[int, np.ndarray] = {}  # of the images sent -> tool pose then
+        self.sent_ns: dict[int, int] = {}  # of the images sent -> when, by the steady clock
         self.received: dict[str, list[Any]] = {}
         self._sim_ns: int | None = 1_000 * NS_PER_S if sim_time else None
         self._jumps_ns: deque[int] = deque()  # by which simulated time jumps with the next image
@@ -120,6 +122,16 @@ class Rig(ProcessRig):
             return status if status is not None and status.state == state and reason in status.reason else None
 
         return self.wait(reached, f"state {state} with {reason!r}")
+
+    def wait_for_silence(self, topic: str, quiet_s: float = 0.4, within_s: float = TIMEOUT_S) -> None:
+        """Nothing has come on this topic for a while. The end of a stream is repeated until it is acknowledged."""
+        begin_s = changed_s = time.monotonic()
+        count = len(self.got(topic))
+        while (now_s := time.monotonic()) - changed_s < quiet_s:
+            assert now_s - begin_s < within_s, f"{topic} still comes; {self.summary()}"
+            time.sleep(0.01)
+            if len(self.got(topic)) != count:
+                count, changed_s = len(self.got(topic)), time.monotonic()
 
     def settle(self, seconds: float) -> None:
         """Let things that must not happen have the time to happen."""
@@ -175,7 +187,8 @@ class Rig(ProcessRig):
         self.wait(lambda: self.trigger("reset_fault").success, "reset_fault")
         self.set_parameter("dry_run", self._parameters["dry_run"])
         self.wait_for_state(PolicyStatus.DISABLED)
-        self.settle(0.6)  # the arm comes to rest, and its end is said again
+        for topic in ("target_pose", "delta_twist_cmds", "joint_trajectory"):
+            self.wait_for_silence(topic)
         self.tool = HOME.copy()
         self.settle(0.2)
         for name, kept in self.received.items():
@@ -199,8 +212,11 @@ class Rig(ProcessRig):
         kept = self.got("status")
         return kept[-1] if kept else None
 
-    def diagnostics(self, name: str) -> dict[str, str] | None:
-        """Values of the newest entry whose name ends so."""
+    def diagnostics(self, name: str) -> dict[str, str]:
+        """Values of the newest entry whose name ends so, once there is one."""
+        return self.wait(lambda: self._diagnostics(name), f"diagnostics of {name}")
+
+    def _diagnostics(self, name: str) -> dict[str, str] | None:
         for message in reversed(self.got("diagnostics")):
             for status in message.status:
                 if status.name.endswith(f": {name}"):
@@ -217,6 +233,11 @@ class Rig(ProcessRig):
         """Let simulated time jump: images first, as they may over DDS, and the clock with the next state."""
         assert self._sim_ns is not None
         self._jumps_ns.append(round(seconds * NS_PER_S))
+
+    def predicted_since(self, begin_ns: int) -> list[int]:
+        """Stamps of the chunks of images that were sent after a moment."""
+        stamps = [messages.time_ns(message.header.stamp) for message in self.got("action_chunk")]
+        return [stamp_ns for stamp_ns in stamps if self.sent_ns[stamp_ns] > begin_ns]
 
     def now_ns(self) -> int:
         return self._sim_ns if self._sim_ns is not None else time.time_ns()
@@ -297,7 +318,7 @@ class Rig(ProcessRig):
         if self.noise:
             self._image[self._random.integers(HEIGHT), self._random.integers(WIDTH), 0] ^= 0xFF
         image = rgb_to_message(self._image, stamp=messages.time_message(stamp_ns), frame_id=self.frame_id)
-        self.stamps[stamp_ns] = self.tool.copy()
+        self.stamps[stamp_ns], self.sent_ns[stamp_ns] = self.tool.copy(), time.monotonic_ns()
         if self.transforms and self.image_delay_ns == 0:
             # A transform of the very stamp: what the node finds there needs no interpolation.
             message = self._transform(stamp_ns)
@@ -321,11 +342,8 @@ def pose_of(message: PoseStamped) -> np.ndarray:
 
 
 def assert_silent(rig: Rig, topic: str = "target_pose", seconds: float = 0.4) -> None:
-    """Nothing more comes on this topic, once the arm has come to rest and that was said again."""
-    rig.settle(0.6)
-    count = len(rig.got(topic))
-    rig.settle(seconds)
-    assert len(rig.got(topic)) == count, f"{topic} still came; {rig.summary()}"
+    """Nothing more comes on this topic, once the arm has come to rest and that was said again until acknowledged."""
+    rig.wait_for_silence(topic, seconds, within_s=ENDED_S)
 
 
 def assert_holding_at_the_measured_pose(rig: Rig) -> None:

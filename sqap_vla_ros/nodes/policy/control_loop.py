@@ -375,7 +375,7 @@ class ControlLoop:
             return f"activate it ({activate})"
         waits = f"the policy is being loaded ({time.monotonic() - self._created_s:.0f} s so far)"
         if self._activates_itself:
-            return f"{waits}; the node activates itself then, so wait until its status says to call ~/enable"
+            return f"{waits}; the node activates itself then: wait until its status asks for ~/enable"
         return f"{waits}; then activate it ({activate})"
 
     # Parts of the turn

@@ -98,12 +98,13 @@ def test_the_gripper_is_commanded_once_and_not_streamed(rig):
 def test_status_reports_times_tokens_and_counts(rig):
     rig.run()
     rig.wait(lambda: len(rig.got("action_chunk")) > 3)
-    status: PolicyStatus = rig.wait_for_state(RUNNING)
+    status: PolicyStatus = rig.wait(
+        lambda: (s := rig.wait_for_state(RUNNING)) and 0.0 < s.observation_age_s < 0.5 and s, "a timely prediction"
+    )
     assert status.enabled
     assert not status.dry_run
     assert status.instruction == "pick the cube"
     assert messages.time_ns(status.observation_stamp) in rig.stamps
-    assert 0.0 < status.observation_age_s < 0.5
     assert list(status.stage_names) == ["queued", "total"]
     assert 0.0 < status.overhead_ms < 500.0
     assert (status.tokens_kept, status.tokens_total) == (154, 256)
@@ -115,7 +116,7 @@ def test_model_info_and_diagnostics(process):
     assert info["recipe"] == "fp32"
     assert info["horizon"] == 16
     for name in ("state", "image", "camera_info", "TF", "joint_states", "policy worker", "compression", "safety"):
-        assert process.wait(lambda name=name: process.diagnostics(name), name) is not None
+        assert process.diagnostics(name)
     assert process.diagnostics("image")["topic"] == "/image"
     assert int(process.diagnostics("policy worker")["pid"]) > 0
 

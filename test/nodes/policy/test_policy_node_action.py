@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
-from policy_node_rig import Rig
+from policy_node_rig import Rig, assert_silent
 from rclpy.action import ActionClient
 from sqap_vla_ros.action import RunPolicy
 
@@ -77,7 +77,7 @@ def test_a_second_goal_is_rejected_and_the_first_goes_on(rig):
     first = send(rig, "pick the cube", 5.0)
     assert first.accepted
     assert not send(rig, "open the drawer", 5.0).accepted
-    assert "goal rejected: already running 'pick the cube'" in rig.log
+    rig.wait(lambda: "goal rejected: already running 'pick the cube'" in rig.log)
     rig.wait_for_state(RUNNING)
     assert rig.status.instruction == "pick the cube"
     rig.wait(first.cancel_goal_async().done)
@@ -121,13 +121,11 @@ def test_a_goal_sent_as_soon_as_the_one_before_is_cancelled_leaves_both_their_re
 def test_a_goal_overrides_the_instruction_topic_which_does_not_resume_by_itself(rig):
     rig.instruct("from the topic")
     rig.wait(lambda: rig.got("action_chunk"))
-    goal = send(rig, "from the goal", 0.6)
+    goal = send(rig, "from the goal", 1.5)
     rig.wait(lambda: rig.got("action_chunk")[-1].instruction == "from the goal")
     result(rig, goal)
     rig.wait_for_state(HOLDING)
-    count = len(rig.got("action_chunk"))
-    rig.settle(0.4)
-    assert len(rig.got("action_chunk")) == count
+    assert_silent(rig, "action_chunk")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +171,7 @@ def test_inputs_that_stay_away_end_a_goal(rig):
 def test_a_worker_killed_in_the_middle_of_a_goal_is_restarted_and_the_goal_ends_as_it_should(rig):
     goal = send(rig, "pick the cube", 4.0)
     rig.wait(lambda: rig.got("target_pose"), "a command")
-    os.kill(int(rig.wait(lambda: rig.diagnostics("policy worker"))["pid"]), signal.SIGKILL)
+    os.kill(int(rig.diagnostics("policy worker")["pid"]), signal.SIGKILL)
     rig.wait_for_state(HOLDING, "SIGKILL")
     _, outcome = result(rig, goal)
     # On a busy computer the restart may outlast input_lost_s; the client is told either way.

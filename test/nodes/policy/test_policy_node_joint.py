@@ -87,7 +87,7 @@ def test_joint_trajectories_are_what_joint_trajectory_controller_takes(joint_rig
     np.testing.assert_allclose(rig.tool[1:3, 3], begin[1:3, 3], atol=5e-3)
     rig.enable(False)
     rig.wait_for_state(DISABLED)
-    rig.settle(0.5)
+    rig.wait_for_silence("joint_trajectory")
     hold = rig.got("joint_trajectory")[-1]
     assert messages.time_ns(hold.points[-1].time_from_start) < 0.4 * NS_PER_S
     np.testing.assert_allclose(hold.points[-1].positions, rig.controller.q, atol=5e-3)

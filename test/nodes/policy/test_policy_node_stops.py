@@ -69,7 +69,7 @@ def test_a_tool_that_is_not_where_it_was_told_to_be_is_held_and_latches_in_the_e
         count = len(rig.got("target_pose"))
         rig.wait(lambda count=count: len(rig.got("target_pose")) > count + 3, "commands")
         rig.tool[1, 3] += 0.15 * (-1) ** push
-        rig.wait(lambda push=push: int(rig.diagnostics("safety")["tracking errors"]) > push, timeout_s=5.0)
+        rig.wait(lambda push=push: int(rig.diagnostics("safety")["tracking errors"]) > push, "a tracking error")
     status = rig.wait_for_state(FAULT, "tracking error: the tool is 1")
     assert "3 times in a row" in status.reason
     # TF alone proves no blocked arm: the hold ends on the commanded path, not where one measurement has the tool.
@@ -116,9 +116,9 @@ def test_an_arm_that_was_moved_between_two_tasks_starts_where_it_is(rig):
     rig.wait(lambda: int(rig.diagnostics("safety")["starved"]) > 0, "a motion that ended before the next chunk came")
     rig.enable(False)
     rig.wait_for_state(DISABLED)
-    rig.settle(0.8)  # the end of the motion is said again
+    rig.wait_for_silence("target_pose")
     rig.tool[0, 3] += 0.06  # by hand, less than what would count as a tracking error
-    rig.settle(0.3)  # its transforms arrive
+    rig.settle(0.5)  # its transforms arrive
     moved, count = rig.tool.copy(), len(rig.got("target_pose"))
     rig.instruct("pick the cube")
     rig.enable()
@@ -150,7 +150,7 @@ def test_deactivate_holds_as_the_last_command_and_activate_brings_it_back(rig):
 def test_a_killed_worker_is_held_restarted_and_reported(rig):
     rig.run()
     rig.got("diagnostics").clear()
-    pid = rig.wait(lambda: rig.diagnostics("policy worker"))["pid"]
+    pid = rig.diagnostics("policy worker")["pid"]
     seen = len(rig.got("status"))
     os.kill(int(pid), signal.SIGKILL)
     rig.images = False  # the next worker, which comes in a second, is to find nothing to predict from yet
@@ -172,7 +172,7 @@ def test_a_killed_worker_is_held_restarted_and_reported(rig):
 
 def test_sigterm_holds_as_the_last_command_and_leaves_nothing_behind(rig):
     rig.run()
-    pid = int(rig.wait(lambda: rig.diagnostics("policy worker"))["pid"])
+    pid = int(rig.diagnostics("policy worker")["pid"])
     begin = len(rig.log)
     assert rig.stop_process(signal.SIGTERM) == 0
     assert_holding_at_the_measured_pose(rig)

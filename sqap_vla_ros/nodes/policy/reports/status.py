@@ -26,7 +26,7 @@ from sqap_vla_ros.robot.gripper.state import GripperState
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
 
 HEARTBEAT_S = 1.0  # the status is published at least this often
-REASON_S = 0.5  # a reason that changes (an age that grows) is published at most this often
+REASON_S = 0.5  # a reason that changes (an age that grows) is published at most this often; the first one at once
 
 
 class Reporter:
@@ -98,7 +98,8 @@ class Reporter:
         state = (health.state, health.reason)
         age_s = health.steady_s - self._published_s
         changed = self._published is None or state[0] != self._published[0]
-        if changed or age_s >= HEARTBEAT_S or (state != self._published and age_s >= REASON_S):
+        begun = self._published is None or bool(state[1]) != bool(self._published[1])
+        if changed or begun or age_s >= HEARTBEAT_S or (state != self._published and age_s >= REASON_S):
             if changed:
                 self._node.get_logger().info(f"{state[0].name}{': ' if state[1] else ''}{state[1]}")
             self._publish_status(health)

@@ -122,7 +122,7 @@ def test_an_arm_that_was_blocked_and_comes_after_is_not_called_back(mode):
 @pytest.mark.parametrize(
     ("itself", "loaded", "words"),
     [
-        (True, False, "is being loaded (3 s so far); the node activates itself then, so wait until its status says"),
+        (True, False, "is being loaded (3 s so far); the node activates itself then: wait until its status asks"),
         (True, True, "the node activates itself then"),
         (False, False, "is being loaded (3 s so far); then activate it (ros2 lifecycle set /policy_node activate)"),
         (False, True, "the node is not active yet: activate it (ros2 lifecycle set /policy_node activate)"),

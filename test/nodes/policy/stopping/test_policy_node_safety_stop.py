@@ -71,7 +71,7 @@ def test_a_publisher_of_the_stop_that_cannot_be_heard_refuses_enable_and_is_an_e
     text = "/beside publishes /safety_stop latched but best effort"
     rig.wait(lambda: text in rig.enable().message, "the refusal")
     assert not rig.enable().success
-    rig.wait(lambda: text in (rig.diagnostics("safety_stop") or {}).get("message", ""), "the diagnostics")
+    rig.wait(lambda: text in rig.diagnostics("safety_stop")["message"], "the diagnostics")
     rig.node.destroy_publisher(other)
     rig.wait(lambda: rig.enable().success, "the publisher to be gone")
 

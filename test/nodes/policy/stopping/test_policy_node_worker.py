@@ -19,7 +19,7 @@ def stop(rig: Rig) -> float:
 
 def test_stop_is_answered_while_the_worker_stands_still_and_instructions_pour_in(rig):
     rig.run()
-    worker = int(rig.wait(lambda: rig.diagnostics("policy worker"))["pid"])
+    worker = int(rig.diagnostics("policy worker")["pid"])
     os.kill(worker, signal.SIGSTOP)
     try:
         for number in range(500):  # each ends a task and begins another, which the policy is to be told
