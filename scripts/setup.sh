@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Makes everything the checkout needs, in a virtual environment inside it; a second run only checks.
 #
+#   --libraries      stop before the messages and the package, which colcon builds
+#
 #   PYTHON           the interpreter to use (default: python3.11, python3.12 or python3, the first that fits)
 #   SQAP_VENV        where the virtual environment goes (default: .venv in the checkout)
 #   TORCH_INDEX_URL  a package index with CPU builds of PyTorch (default: what pip is configured with)
@@ -13,6 +15,7 @@ venv=${SQAP_VENV:-$root/.venv}
 [ "${venv#/}" != "$venv" ] || venv=$PWD/$venv
 steps=5
 number=0
+libraries_only=
 
 fail() {
   printf 'setup: %s\n' "$*" >&2
@@ -22,6 +25,12 @@ fail() {
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
 fits() { case $(version_of "$1") in 3.11 | 3.12) return 0 ;; *) return 1 ;; esac; }
+
+case ${1:-} in
+  '') ;;
+  --libraries) libraries_only=yes ;;
+  *) fail "unknown argument: $1 (there is --libraries)" ;;
+esac
 
 # --- What only the system's package manager can provide ---------------------------------------------------------------
 
@@ -184,6 +193,7 @@ if [ -n "$system_ros" ]; then
   ros_title="ROS 2 $system_ros of the system"
   steps=4
 fi
+[ -z "$libraries_only" ] || steps=$((steps - 1))
 pins=(requirements.txt requirements-dev.txt constraints.txt)
 step venv "virtual environment for Python $python_version" make_venv
 step torch "PyTorch" install_torch "torch $(grep '^torch==' "$root/requirements.txt")" "${TORCH_INDEX_URL:-}"
@@ -191,8 +201,10 @@ step requirements "simulator, vision and test libraries" install_requirements "$
 if [ -z "$system_ros" ]; then
   step ros "$ros_title" install_ros requirements-ros.txt constraints.txt
 fi
-step package "messages and package on $ros_title" install_package \
-  msg action interfaces CMakeLists.txt setup.py setup.cfg package.xml scripts/ament_build.py
+if [ -z "$libraries_only" ]; then
+  step package "messages and package on $ros_title" install_package \
+    msg action interfaces CMakeLists.txt setup.py setup.cfg package.xml scripts/ament_build.py
+fi
 
 # --- Rendering --------------------------------------------------------------------------------------------------------
 

@@ -311,18 +311,14 @@ def test_a_room_is_imported_without_torch_or_ros(room):
 
 
 def test_every_library_the_sources_import_is_declared():
-    """In setup.cfg for pip and in package.xml for rosdep.
-
-    cv_bridge is used where it imports and works; triton comes with the CUDA builds of PyTorch.
-    """
+    """In setup.cfg for pip and in package.xml for rosdep; triton comes with the CUDA builds of PyTorch."""
     config = configparser.ConfigParser()
     config.read(PACKAGE.parent / "setup.cfg")
     lists = [config["options"]["install_requires"], *config["options.extras_require"].values()]
     needs = [Requirement(line) for text in lists for line in text.splitlines() if line]
     declared = {canonicalize_name(requirement.name) for requirement in needs}
     package = ET.parse(PACKAGE.parent / "package.xml").getroot()
-    ros = {element.text for element in package if element.tag.endswith("depend")} | {"cv_bridge", "triton"}
-    ros |= {"tf2_ros"} if "tf2_ros_py" in ros else set()
+    ros = {element.text for element in package if element.tag.endswith("depend")} | {"triton"}
     distributions = importlib.metadata.packages_distributions()
     undeclared = set()
     tree = structure.read_tree(PACKAGE)

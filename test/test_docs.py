@@ -40,7 +40,8 @@ def test_files_that_are_named_exist(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_that_are_named_exist(page):
     sources = "".join(file.read_text() for file in (ROOT / "sqap_vla_ros" / "commands").glob("*.py"))
-    known = set(re.findall(r'"(--[a-z-]+)"', sources)) | {"--show-args", "--feedback", "--from-paths"}
+    known = set(re.findall(r'"(--[a-z-]+)"', sources)) | {"--show-args", "--feedback", "--from-paths", "--skip-keys"}
+    known |= set(re.findall(r"^  (--[a-z-]+)\)", (ROOT / "scripts" / "setup.sh").read_text(), re.M))
     named = re.findall(r"(?:sqap-vla|`|ARGS=\")[^`\n]*", page.read_text())
     options = {option for text in named for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
     assert sorted(options - known - {"--help"}) == []

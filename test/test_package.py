@@ -96,6 +96,60 @@ def test_pins_are_exact_consistent_and_within_what_the_package_asks_for():
         assert requirement.specifier.contains(pinned_version(direct[name])), name
 
 
+# rosdep's keys of what pip calls otherwise; "" where it has none (jazzy, kilted, lyrical), so that scripts/setup.sh or
+# pip has to install it.
+ROSDEP = {
+    "gymnasium": "python3-gymnasium-pip",
+    "imageio-ffmpeg": "",
+    "mujoco": "python3-mujoco-pip",
+    "opencv-python-headless": "python3-opencv",
+    "pillow": "python3-pil",
+    "pin": "pinocchio",
+    "pyopengl": "python3-opengl",
+    "pyyaml": "python3-yaml",
+    "rosbags": "python3-rosbags-pip",
+    "safetensors": "",
+    "sentencepiece": "",
+    "tokenizers": "",
+    "torch": "python3-pytorch-pip",
+    "transformers": "python3-transformers-pip",
+}
+
+
+def package_keys() -> set[str]:
+    package = ET.parse(ROOT / "package.xml").getroot()
+    return {element.text for element in package if element.tag.endswith("depend")}
+
+
+def test_what_pip_installs_is_known_to_rosdep_where_it_has_a_key():
+    keys = {ROSDEP.get(name, f"python3-{name}") for name in needs()} - {""}
+    assert sorted(keys - package_keys()) == []
+
+
+def test_the_readme_skips_the_keys_that_the_virtual_environment_has():
+    (skipped,) = re.findall(r'--skip-keys "([^"]+)"', (ROOT / "README.md").read_text())
+    assert set(skipped.replace("\\", " ").split()) == {key for key in package_keys() if key.endswith("-pip")}
+
+
+def test_pytest_collects_where_launch_testing_is_installed(tmp_path):
+    """Its plugins import test files by their base names, of which some are there twice."""
+    plugins = tmp_path / "launch_plugins-1.dist-info"
+    plugins.mkdir()
+    (plugins / "METADATA").write_text("Metadata-Version: 2.1\nName: launch-plugins\nVersion: 1\n")
+    (plugins / "entry_points.txt").write_text("[pytest11]\nlaunch_testing = exploding\nlaunch_ros = exploding\n")
+    (tmp_path / "exploding.py").write_text("raise RuntimeError('the plugin is loaded')\n")
+    path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--collect-only", "test/test_processes.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_share_path_prefers_the_checkout():
     assert resources.share_path("config/fastdds_shm.xml") == ROOT / "config" / "fastdds_shm.xml"
 
@@ -167,6 +221,12 @@ def test_setup_names_what_is_missing_in_one_sentence(tmp_path, missing, package)
         f"Install with: sudo apt-get install {package}"
     )
     assert not (tmp_path / "venv").exists()
+
+
+def test_setup_refuses_an_argument_that_it_does_not_know(tmp_path):
+    done = subprocess.run(["bash", ROOT / "scripts/setup.sh", "--library"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "setup: unknown argument: --library (there is --libraries)\n"
 
 
 def test_setup_refuses_an_unfit_python(tmp_path):

@@ -62,7 +62,6 @@ def register(subparsers: Any) -> None:
         "--dry-run", action="store_true", help="check recipe, checkpoint, calibration, disk and memory; write nothing"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace --out where it exists")
-    parser.add_argument("--report", type=Path, help="folder for report.json and report.png")
     parser.add_argument("--report", type=Path, help="folder for report.json, report.png and bits.png")
 
 
