@@ -27,9 +27,10 @@ _BASE = ("contracts", "resources")
 _ROS = ("nodes.messages", "nodes.images", "nodes.parameter_table", "nodes.tf")
 _MODEL = ("policy", "quantization", "pruning", "compression")
 _FILM = ("policy.preprocessing", "pruning.overlay", "compression.load", "shipped")  # the film's tokens
+_DOORS = ("shipped", "policies")  # to a policy
 _STUDY = ("processes", "evaluation.action_metrics")
 RULES: dict[str, tuple[str, ...]] = {
-    "__init__": (),
+    "__init__": ("policies", "contracts"),
     "contracts": (),
     "field_types": (),
     "resources": (),
@@ -44,6 +45,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "control": (*_BASE, "robot"),
     "compression": (*_BASE, "field_types", "text_rows", "policy", "quantization", "pruning"),
     "shipped": (*_BASE, "compression", "policy", "simulation.observations"),
+    "policies": (*_BASE, "compression.load", "policy.settings", "shipped", "serving.frames", "serving.remote"),
     "serving": _BASE,
     "serving.worker_process": (*_BASE, "compression.load", "policy.cogact", "policy.settings", "shipped"),
     "serving.server": (*_BASE, "serving", "robot"),
@@ -58,12 +60,23 @@ RULES: dict[str, tuple[str, ...]] = {
     "nodes.simulator": (*_BASE, *_ROS, "robot", "simulation"),
     "nodes.stand_in": (*_BASE, *_ROS, "robot", "simulation.joint_path", "nodes.launch.robots"),
     "nodes.bags": (*_BASE, *_ROS, "robot", "control", "nodes.policy.observer"),
-    "evaluation.closed_loop": (*_BASE, *_STUDY, *_MODEL, "shipped", "robot", "simulation"),
+    "evaluation.closed_loop": (*_BASE, *_STUDY, *_MODEL, *_DOORS, "serving.frames", "robot", "simulation"),
     "evaluation.replay": (*_BASE, *_STUDY, *_MODEL, "shipped", "robot", "serving", "nodes"),
     "evaluation.demo": (*_BASE, *_FILM, "robot", "simulation", "nodes"),
     "evaluation": _BASE,
     "evaluation.selectors": (*_BASE, *_MODEL),
-    "commands": (*_BASE, *_MODEL, "shipped", "robot", "simulation", "serving", "nodes", "evaluation", "training"),
+    "commands": (
+        *_BASE,
+        *_MODEL,
+        "shipped",
+        "policies",
+        "robot",
+        "simulation",
+        "serving",
+        "nodes",
+        "evaluation",
+        "training",
+    ),
     "cli": (*_BASE, "processes", "commands"),
 }
 

@@ -71,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except ModuleNotFoundError as error:
+        if args.traceback:
+            raise
+        print(f"sqap-vla: error: this needs {error.name}, which is not installed here", file=sys.stderr)
+        return 2
     except (OSError, ValueError) as error:
         if args.traceback:
             raise

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
 NS_PER_S = 1_000_000_000
 TRAINED_POLICY = "tabletop"  # name of the trained policy that ships, see shipped.py
@@ -53,6 +54,32 @@ class Observation:
     instruction: str
     gripper_pixel: tuple[float, float] | None = None
     base_from_tool: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        image: Image | NDArray[np.uint8],
+        instruction: str,
+        *,
+        stamp_ns: int = 0,
+        gripper_pixel: tuple[float, float] | None = None,
+        base_from_tool: NDArray[np.float64] | None = None,
+    ) -> Observation:
+        """Return the observation of a picture of PIL, in any of its modes, or of an array [H, W, 3] of uint8 in RGB.
+
+        The other fields are as in the class; the stamp matters only where time goes on while the policy thinks.
+        Raises ValueError where the image is neither.
+        """
+        if not isinstance(image, np.ndarray):
+            from PIL import Image as pil
+
+            if not isinstance(image, pil.Image):
+                raise ValueError(
+                    f"image must be a PIL image or an array [H, W, 3] of uint8 in RGB, got {type(image).__name__}: "
+                    "open a file with PIL.Image.open first"
+                )
+            image = np.asarray(image.convert("RGB"))
+        return cls(np.ascontiguousarray(image), stamp_ns, instruction, gripper_pixel, base_from_tool)
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8 or 0 in self.image.shape:

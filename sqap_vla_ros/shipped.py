@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sqap_vla_ros.compression.calibration import SOURCES, ObservationSource
 from sqap_vla_ros.compression.load import RANDOM_WEIGHTS, ShippedPolicy
+from sqap_vla_ros.compression.recipe import RecipeError
 from sqap_vla_ros.contracts import TRAINED_POLICY, Observation
 
 SIMULATOR = "simulator"
@@ -19,7 +20,13 @@ _WEIGHTS = Path(__file__).parent / "policy" / "assets"
 
 def simulator_observations(count: int) -> list[Observation]:
     """Return `count` observations of the scripted expert at work on the simulated tabletop."""
-    from sqap_vla_ros.simulation.observations import expert_observations  # MuJoCo is loaded when it is asked for
+    try:
+        from sqap_vla_ros.simulation.observations import expert_observations  # MuJoCo is loaded when it is asked for
+    except ModuleNotFoundError as error:
+        raise RecipeError(
+            f"calibration on scenes of the simulator needs {error.name}, which is not installed: install the whole "
+            "package, or run `sqap-vla compress` where it is installed and load the file that it writes"
+        ) from error
 
     return expert_observations(count)
 

@@ -7,7 +7,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqap_vla_ros.commands.options import add_checkpoint, add_command, add_recipes, integer, names_among, number
+from sqap_vla_ros.commands.options import (
+    DEFAULT_RECIPES,
+    UsageError,
+    add_checkpoint,
+    add_command,
+    add_recipes,
+    integer,
+    names_among,
+    number,
+)
 from sqap_vla_ros.contracts import JOINS, TRAINED_POLICY
 from sqap_vla_ros.evaluation.closed_loop.choices import ENSEMBLES, HORIZON, LOCKSTEP
 from sqap_vla_ros.simulation.vocabulary import SUITES, TaskFamily
@@ -18,7 +27,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Run recipes in closed loop on the embedded tabletop, on the same episodes, and compare their success with the first
 recipe's (Wilson intervals, exact McNemar test). Every episode is stored as it ends: an interrupted run goes on where it
-stopped, and more --episodes or --recipes only add what is missing. docs/benchmark.md says what is measured."""
+stopped, and more --episodes or --recipes only add what is missing. With a server's address as --checkpoint
+(ws://host:port), its policy is measured under the recipe that it has. docs/benchmark.md says what is measured."""
 _SUITES = tuple(map(str, SUITES))
 _FAMILIES = tuple(map(str, TaskFamily))
 
@@ -84,12 +94,29 @@ def units_of(args: argparse.Namespace) -> list[Unit]:
     )
 
 
+def _reachable_units(args: argparse.Namespace) -> list[Unit]:
+    from sqap_vla_ros.serving.frames import is_remote
+
+    if not is_remote(args.checkpoint):
+        return units_of(args)
+    from sqap_vla_ros.serving.remote import RemoteError
+
+    try:
+        units = units_of(args)
+    except RemoteError as error:
+        raise UsageError(f"--checkpoint {args.checkpoint}: {error}") from error
+    served = units[0].method.recipe
+    if args.recipes not in ([served], DEFAULT_RECIPES.split(",")):
+        print(f"note: --recipes {','.join(args.recipes)} is ignored: the server has chosen {served}", file=sys.stderr)
+    return units
+
+
 def run(args: argparse.Namespace) -> int:
     """Run or continue the study; 1 where a recipe could not be measured."""
     from sqap_vla_ros.evaluation.closed_loop.report import print_summary, write_report
     from sqap_vla_ros.evaluation.closed_loop.study import METHODS, Store, run_units
 
-    units = units_of(args)
+    units = _reachable_units(args)
     if not args.resume and (args.out / METHODS).exists():
         raise ValueError(f"{args.out} holds results: choose another --out, or leave out --no-resume to continue them")
     problems = run_units(units, args.out, reference=units[0].method, jobs=args.jobs, lockstep=args.lockstep)

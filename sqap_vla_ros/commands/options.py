@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_HELP = f"`{TRAINED_POLICY}`, `micro` (random weights), a CogACT folder, or a .safetensors file"
 RECIPE_HELP = "how the policy is compressed: a name of config/recipes or a YAML file"
+DEFAULT_RECIPES = "fp32,w4a4,sqap"  # the first is the reference
 _LARGEST_SEED = 2**32 - 1
 
 
@@ -190,7 +191,7 @@ def note_ignored_recipe(typed: str, loaded: str) -> None:
 def add_recipes(parser: Any) -> None:
     """Add --recipes, whose first one is the reference."""
     parser.add_argument(
-        "--recipes", type=names, default="fp32,w4a4,sqap", help="recipes, comma-separated; the first is the reference"
+        "--recipes", type=names, default=DEFAULT_RECIPES, help="recipes, comma-separated; the first is the reference"
     )
 
 

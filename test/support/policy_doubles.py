@@ -168,3 +168,25 @@ FACTORIES: dict[str, type[Double]] = {
     "crash": Crashes,
     "stall": Stall,
 }
+
+
+class WithMemory(Double):
+    """Says that its chunks depend on earlier observations."""
+
+    @property
+    def info(self) -> PolicyInfo:
+        return replace(super().info, stateful=True)
+
+
+def with_memory() -> WithMemory:
+    return WithMemory()
+
+
+def micro_pruned():
+    """The random policy of the package, on one thread."""
+    import torch
+
+    from sqap_vla_ros.policies import load_policy
+
+    torch.set_num_threads(1)
+    return load_policy("micro", "sqap_pruning")

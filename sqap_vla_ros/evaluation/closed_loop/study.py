@@ -8,6 +8,7 @@ diffusion noise of an episode follow its seed alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -29,11 +30,12 @@ from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.evaluation.closed_loop.choices import LOCKSTEP
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution
 from sqap_vla_ros.processes import end_with_parent
+from sqap_vla_ros.serving.frames import is_remote
 from sqap_vla_ros.simulation.layout import VARIATIONS
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 if TYPE_CHECKING:
-    from sqap_vla_ros.contracts import Policy
+    from sqap_vla_ros.contracts import Policy, PolicyInfo
     from sqap_vla_ros.evaluation.closed_loop.deviation import TaughtEpisode
 
 METHODS, EPISODES, DEVIATIONS = "methods.json", "episodes", "deviations"
@@ -90,10 +92,18 @@ def study_units(
     episodes: int,
     deviations: int = 0,
 ) -> list[Unit]:
-    """Return the units that compare `recipes` on `suites`, the first recipe's first. Raises ValueError."""
+    """Return the units that compare `recipes` on `suites`, the first recipe's first. Raises ValueError.
+
+    A checkpoint that is a server's address has one method, `served_RECIPE`: the server has chosen its recipe.
+    Raises RemoteError where that cannot be reached.
+    """
     from sqap_vla_ros.compression.recipe import load_recipe
 
-    methods = [Method(load_recipe(name).name, name, checkpoint, execution) for name in recipes]
+    if is_remote(checkpoint):
+        recipe = served_info(checkpoint).recipe
+        methods = [Method(f"served_{recipe}", recipe, checkpoint, execution)]
+    else:
+        methods = [Method(load_recipe(name).name, name, checkpoint, execution) for name in recipes]
     return [
         Unit(method, suite, episodes, tuple(families), min(deviations, episodes))
         for method in methods
@@ -224,6 +234,12 @@ def run_units(
     reference: whose episodes teach where deviations are asked for.
     deadline_s: stop after so many seconds; what is finished by then is stored.
     """
+    for address in {unit.method.checkpoint for unit in units if is_remote(unit.method.checkpoint)} if jobs > 1 else ():
+        if served_info(address).stateful:
+            raise ClosedLoopError(
+                f"the policy of {address} remembers earlier images, and forgets them when another process has its "
+                "turn: use --jobs 1, or a server for each"
+            )
     store = Store(out)
     lock = store.lock()
     for unit in units:
@@ -338,22 +354,25 @@ def _work(tasks: Any, results: Any, reference: Method) -> None:
 
 
 def load(method: Method) -> tuple[Policy, dict[str, Any]]:
-    """Load the policy of a method on one thread; return it and a description."""
+    """Load the policy of a method on one thread; return it and a description, without costs where a server has it."""
     import torch
 
     from sqap_vla_ros.compression.bops import Definition, relative_bops, workload_of
-    from sqap_vla_ros.compression.load import applied_recipe, load_policy
+    from sqap_vla_ros.compression.load import applied_recipe
+    from sqap_vla_ros.policies import load_policy
     from sqap_vla_ros.policy.config import COGACT_BASE
     from sqap_vla_ros.shipped import SHIPPED
 
     torch.set_num_threads(1)
     started = time.monotonic()
-    policy: Any = load_policy(method.checkpoint, method.recipe, shipped=SHIPPED)
-    recipe, info = applied_recipe(method.checkpoint, method.recipe, SHIPPED), policy.info
-    share = {
-        key: round(relative_bops(workload_of(recipe, config), recipe.quantization, Definition.PAPER), 4)
-        for key, config in (("bops", policy.model.config), ("bops_7b", COGACT_BASE))
-    }
+    policy: Any = load_policy(method.checkpoint, method.recipe)
+    info, share = policy.info, {}
+    if not is_remote(method.checkpoint):
+        recipe = applied_recipe(method.checkpoint, method.recipe, SHIPPED)
+        share = {
+            key: round(relative_bops(workload_of(recipe, config), recipe.quantization, Definition.PAPER), 4)
+            for key, config in (("bops", policy.model.config), ("bops_7b", COGACT_BASE))
+        }
     return policy, {
         "parameters": info.parameters,
         "selector": info.selector,
@@ -362,11 +381,28 @@ def load(method: Method) -> tuple[Policy, dict[str, Any]]:
     }
 
 
+def served_info(address: str) -> PolicyInfo:
+    """Return the description of a server's policy. Raises RemoteError."""
+    from sqap_vla_ros.policies import remote_policy
+
+    with contextlib.closing(remote_policy(address)) as policy:
+        return policy.info
+
+
 def identity(method: Method) -> dict[str, Any]:
     """Return what must not change between the runs of one study."""
     from sqap_vla_ros.compression.load import applied_recipe, checkpoint_digest
     from sqap_vla_ros.shipped import SHIPPED
 
+    if is_remote(method.checkpoint):
+        info = served_info(method.checkpoint)
+        return {
+            "checkpoint": info.checkpoint,
+            "checkpoint_sha256": info.checkpoint_sha256,
+            "recipe": {"name": info.recipe},
+            "recipe_digest": f"of a server: {info.recipe}",
+            "execution": method.execution.to_dict(),
+        }
     recipe = applied_recipe(method.checkpoint, method.recipe, SHIPPED)
     return {
         "checkpoint": method.checkpoint,

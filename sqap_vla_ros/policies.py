@@ -1,0 +1,59 @@
+"""`load_policy` of the Python API: a shipped policy, a checkpoint on disk, or the policy of a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqap_vla_ros.compression import load
+from sqap_vla_ros.contracts import TRAINED_POLICY, Policy
+from sqap_vla_ros.serving.frames import is_remote
+from sqap_vla_ros.shipped import SHIPPED
+
+if TYPE_CHECKING:
+    import torch
+
+    from sqap_vla_ros.policy.settings import CheckpointSettings
+    from sqap_vla_ros.serving.remote import RemotePolicy
+
+
+def load_policy(
+    checkpoint: str = TRAINED_POLICY,
+    recipe: str = "fp32",
+    *,
+    device: str = "cpu",
+    dtype: str | torch.dtype | None = None,
+    unnorm_key: str | None = None,
+    settings: CheckpointSettings | None = None,
+    seed: int = 0,
+) -> Policy:
+    """Return the policy of a checkpoint, compressed as the recipe says.
+
+    checkpoint: the name of a shipped policy (`tabletop`, `micro`), a checkpoint folder, a `.safetensors` file, or the
+        address of a server (ws://host:port), which has chosen everything else itself.
+    recipe, device, dtype, unnorm_key, settings, seed: as `compression.load.load_policy` takes them.
+
+    Raises FileNotFoundError for a checkpoint that is not there, RecipeError for a recipe that does not fit it, and
+    RemoteError for a server that cannot be reached.
+    """
+    if is_remote(checkpoint):
+        return remote_policy(checkpoint)
+    return load.load_policy(
+        checkpoint,
+        recipe,
+        shipped=SHIPPED,
+        device=device,
+        dtype=dtype,
+        unnorm_key=unnorm_key,
+        settings=settings,
+        seed=seed,
+    )
+
+
+def remote_policy(address: str) -> RemotePolicy:
+    """Return the policy of a server. Raises RemoteError, and ValueError where the library for it is missing."""
+    try:
+        from sqap_vla_ros.policy.settings import CheckpointSettings
+    from sqap_vla_ros.serving.remote import RemotePolicy  # needs a library that nothing else here does
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the policy of a server needs {error.name}: pip install 'sqap-vla-ros[serve]'") from error
+    return RemotePolicy(address)

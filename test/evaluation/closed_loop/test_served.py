@@ -1,0 +1,83 @@
+"""The embedded benchmark over a server: the same episodes as with the policy here."""
+
+import pytest
+from workers import wait_until
+from workers.served import Served
+
+from sqap_vla_ros.commands.evaluate import register
+from sqap_vla_ros.commands.options import CommandParser
+from sqap_vla_ros.compression.load import load_policy
+from sqap_vla_ros.evaluation.closed_loop.episodes import Execution, lockstep_width, run_episodes
+from sqap_vla_ros.evaluation.closed_loop.study import ClosedLoopError, identity, load, run_units, study_units
+from sqap_vla_ros.simulation.environment import TabletopEnv
+from sqap_vla_ros.simulation.gl import RenderingUnavailableError
+from sqap_vla_ros.simulation.vocabulary import TaskFamily
+
+pytest.importorskip("websockets", reason="websockets is not installed (pip install 'sqap-vla-ros[serve]')")
+SUITE = "visual_matching"
+
+
+@pytest.fixture(scope="module")
+def served():
+    with Served("policy_doubles:micro_pruned") as served:
+        assert wait_until(lambda: served.engine.problem is None)
+        yield served
+
+
+@pytest.fixture
+def env():
+    with TabletopEnv(shadows=False, antialiasing=False) as env:
+        env.reset(0)
+        try:
+            env.render()
+        except RenderingUnavailableError as error:
+            pytest.skip(f"no OpenGL here: {error}")
+        yield env
+
+
+def units(address, **more):
+    return study_units(
+        ["fp32"], [SUITE], [TaskFamily.PICK], checkpoint=address, execution=Execution(), episodes=1, **more
+    )
+
+
+def test_served_episodes_are_those_of_the_policy_here(served, env):
+    (unit,) = units(served.url)
+    assert unit.method.name == "served_sqap_pruning"
+    policy, description = load(unit.method)
+    local = load_policy("micro", "sqap_pruning")
+    assert (description["parameters"], description["selector"]) == (local.info.parameters, "sqap")
+    assert lockstep_width(policy, 8) == 1
+    ours, theirs = (run_episodes(p, [env], SUITE, TaskFamily.PICK, [0], Execution())[0] for p in (local, policy))
+    first, second = ours.to_dict(), theirs.to_dict()
+    del first["inference_ms"], second["inference_ms"]
+    assert first == second
+    policy.close()
+
+
+def test_a_served_method_is_known_by_the_policy_and_not_by_the_address(served):
+    (unit,) = units(served.url)
+    assert identity(unit.method)["checkpoint"].startswith("micro ")
+    assert served.url not in str(identity(unit.method))
+
+
+def test_a_policy_with_a_memory_is_not_shared_by_processes(tmp_path):
+    with Served("policy_doubles:with_memory") as served:
+        shared = units(served.url)
+        with pytest.raises(ClosedLoopError, match=r"remembers earlier images[\s\S]*--jobs 1"):
+            run_units(shared, tmp_path, reference=shared[0].method, jobs=2, show=False)
+
+
+def test_a_server_that_is_not_there_is_a_sentence(monkeypatch):
+    monkeypatch.setattr("sqap_vla_ros.serving.remote.RemotePolicy.__init__", _refuse)
+    parser = CommandParser()
+    register(parser.add_subparsers())
+    args = parser.parse_args(["evaluate", "--checkpoint", "ws://127.0.0.1:1"])
+    with pytest.raises(ValueError, match=r"--checkpoint ws://127.0.0.1:1: cannot be reached"):
+        args.run(args)
+
+
+def _refuse(self, address):
+    from sqap_vla_ros.serving.remote import RemoteError
+
+    raise RemoteError("cannot be reached")

@@ -1,0 +1,88 @@
+"""The Python API: a policy in five lines, without ROS and without the simulator."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sqap_vla_ros
+from sqap_vla_ros import Observation, load_policy
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+
+
+def test_a_picture_and_its_array_give_the_same_chunk():
+    policy = load_policy("micro", "sqap")
+    first = policy.predict(Observation.of(Image.fromarray(PIXELS), "pick up the red cube"))
+    second = policy.predict(Observation.of(PIXELS, "pick up the red cube", stamp_ns=5))
+    assert first.deltas.shape == (16, 7)
+    assert (first.deltas == second.deltas).all()
+    assert (first.stamp_ns, second.stamp_ns) == (0, 5)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
+def test_a_picture_of_any_mode_becomes_rgb(mode):
+    image = Image.fromarray(PIXELS).convert(mode)
+    np.testing.assert_array_equal(Observation.of(image, "pick").image, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        ("view.png", "got str: open a file with PIL.Image.open first"),
+        (PIXELS[..., 0], r"image must be \[H, W, 3\] uint8 RGB, got shape \(48, 64\)"),
+        (PIXELS / 255.0, "of float64"),
+    ],
+)
+def test_what_is_no_image_is_named(image, text):
+    with pytest.raises(ValueError, match=text):
+        Observation.of(image, "pick")
+
+
+def test_a_view_of_an_array_is_made_contiguous():
+    assert Observation.of(PIXELS[::-1, ::-1], "pick").image.flags["C_CONTIGUOUS"]
+
+
+def test_the_package_offers_what_it_says():
+    assert all(hasattr(sqap_vla_ros, name) for name in sqap_vla_ros.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'load_polcy'"):
+        _ = sqap_vla_ros.load_polcy
+
+
+WITHOUT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {modules!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import numpy as np
+import sqap_vla_ros
+assert "torch" not in sys.modules
+from sqap_vla_ros import Observation, load_policy
+image = np.zeros((48, 64, 3), np.uint8)
+for checkpoint, recipe in (("tabletop", "sqap_pruning"), ("micro", "sqap")):
+    print(load_policy(checkpoint, recipe).predict(Observation.of(image, "pick up the red cube")).deltas.shape)
+for checkpoint, recipe in (("tabletop", "sqap"), ("ws://127.0.0.1:1", "fp32")):
+    try:
+        load_policy(checkpoint, recipe)
+    except ValueError as error:
+        print(error)
+"""
+ABSENT = ("rclpy", "mujoco", "gymnasium", "pinocchio", "rosbags", "matplotlib", "imageio", "websockets", "msgpack")
+
+
+def test_it_works_without_ros_and_without_the_simulator_and_says_what_does_not():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(modules=ABSENT)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, calibration, server = done.stdout.splitlines()
+    assert first == second == "(16, 7)"
+    assert "calibration on scenes of the simulator needs" in calibration
+    assert "install" in calibration
+    assert server == "the policy of a server needs websockets: pip install 'sqap-vla-ros[serve]'"

@@ -1,0 +1,59 @@
+"""The wheel without ROS holds what it should and asks for no more than it needs."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("wheel", reason="wheel is not installed: nothing can be built")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", out, ROOT]
+    environment = os.environ | {"SQAP_VLA_WITHOUT_ROS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    (path,) = out.iterdir()
+    assert path.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(path) as file:
+        yield file
+
+
+def test_every_module_but_the_ones_for_ros_is_in_it(wheel):
+    names = {name for name in wheel.namelist() if name.startswith("sqap_vla_ros/")}
+    sources = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "sqap_vla_ros").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    ros = tuple(f"sqap_vla_ros/{folder}/" for folder in ("nodes", "evaluation/demo", "evaluation/replay"))
+    assert names == {name for name in sources if not name.startswith(ros)}
+    assert "sqap_vla_ros/policy/assets/tabletop.safetensors" in names
+
+
+def test_recipes_are_where_the_package_looks_for_them(wheel):
+    shared = {name.partition("/data/share/sqap_vla_ros/")[2] for name in wheel.namelist()} - {""}
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "config").rglob("*") if path.is_file()} == shared
+
+
+def test_it_requires_neither_ros_nor_the_simulator(wheel):
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    lines = wheel.read(metadata).decode().splitlines()
+    needs = {
+        line.split()[1].split(">")[0].lower()
+        for line in lines
+        if line.startswith("Requires-Dist") and "extra" not in line
+    }
+    assert {"torch", "transformers", "numpy", "pillow", "opencv-python-headless"} <= needs
+    assert not needs & {"mujoco", "gymnasium", "rosbags", "pin", "pyopengl", "matplotlib", "imageio"}
+
+
+def test_it_has_one_command(wheel):
+    (scripts,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    assert wheel.read(scripts).decode().split() == ["[console_scripts]", "sqap-vla", "=", "sqap_vla_ros.cli:main"]
