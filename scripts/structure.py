@@ -65,18 +65,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "evaluation.demo": (*_BASE, *_FILM, "robot", "simulation", "nodes"),
     "evaluation": _BASE,
     "evaluation.selectors": (*_BASE, *_MODEL),
-    "commands": (
-        *_BASE,
-        *_MODEL,
-        "shipped",
-        "policies",
-        "robot",
-        "simulation",
-        "serving",
-        "nodes",
-        "evaluation",
-        "training",
-    ),
+    "commands": (*_BASE, *_MODEL, "shipped", "robot", "simulation", "serving", "nodes", "evaluation", "training"),
     "cli": (*_BASE, "processes", "commands"),
 }
 

@@ -52,8 +52,7 @@ def load_policy(
 def remote_policy(address: str) -> RemotePolicy:
     """Return the policy of a server. Raises RemoteError, and ValueError where the library for it is missing."""
     try:
-        from sqap_vla_ros.policy.settings import CheckpointSettings
-    from sqap_vla_ros.serving.remote import RemotePolicy  # needs a library that nothing else here does
+        from sqap_vla_ros.serving.remote import RemotePolicy  # needs a library that nothing else here does
     except ModuleNotFoundError as error:
         raise ValueError(f"the policy of a server needs {error.name}: pip install 'sqap-vla-ros[serve]'") from error
     return RemotePolicy(address)

@@ -1,11 +1,13 @@
 """The Python API: a policy in five lines, without ROS and without the simulator."""
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from places import ROOT
 
 import sqap_vla_ros
 from sqap_vla_ros import Observation, load_policy
@@ -86,3 +88,13 @@ def test_it_works_without_ros_and_without_the_simulator_and_says_what_does_not()
     assert "calibration on scenes of the simulator needs" in calibration
     assert "install" in calibration
     assert server == "the policy of a server needs websockets: pip install 'sqap-vla-ros[serve]'"
+
+
+def test_the_notebook_runs_from_top_to_bottom():
+    cells = json.loads((ROOT / "docs" / "python_api.ipynb").read_text())["cells"]
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec("".join(cell["source"]), names)
+    assert names["chunk"].deltas.shape == (16, 7)
