@@ -10,16 +10,16 @@ from sqap_vla_ros.robot.gripper.hysteresis import GripperCommand
 ARRIVED_SHARE = 0.05  # of the way between open and closed: no further from the commanded position is there
 
 
-class GripperState(enum.Enum):
-    """The fate of the last command. The value is the name in messages."""
+class GripperState(enum.IntEnum):
+    """The fate of the last command."""
 
-    UNKNOWN = "unknown"  # nothing was commanded, or nothing comes back from this gripper
-    MOVING = "moving"
-    REACHED = "reached"
-    HOLDING = "holding an object"  # it closed on something
-    STALLED = "stalled"  # it stopped before it was open, or nobody knows where
-    LATE = "late"  # neither there nor stalled after its time
-    FAILED = "failed"  # absent, refused, or ended without getting there
+    UNKNOWN = 0  # nothing was commanded, or nothing comes back from this gripper
+    MOVING = 1
+    REACHED = 2
+    HOLDING = 3  # it closed on an object
+    STALLED = 4  # it stopped before it was open, or nobody knows where
+    LATE = 5  # neither there nor stalled after its time
+    FAILED = 6  # absent, refused, or ended without getting there
 
 
 FAULTS = frozenset({GripperState.STALLED, GripperState.LATE, GripperState.FAILED})

@@ -32,6 +32,7 @@ except ImportError:  # only these kinds need it
 
 ANSWER_S = 2.0  # a server that has not accepted or rejected a goal by then is asked again
 CANCEL_S = 0.5  # a goal that has not ended by then, although it was cancelled, is replaced all the same
+DISCOVERY_S = 3.0  # within which a server that runs is found
 RETRY_S = 1.0  # between two goals while the gripper's server rejects them
 
 _ENDS = {
@@ -73,6 +74,7 @@ class ActionGripper(GripperSink):
         self._wanted: GripperCommand | None = None  # decided, and not yet sent
         self._goal: _Goal | None = None  # the newest one
         self._retry_s = -math.inf
+        self._created_s = time.monotonic()
 
     @classmethod
     def missing(cls) -> str:
@@ -106,7 +108,10 @@ class ActionGripper(GripperSink):
 
     def report(self) -> GripperReport:
         goal, now_s = self._goal, time.monotonic()
-        if not self._client.server_is_ready() and (self._wanted is not None or goal is None or not goal.ended):
+        needed = self._wanted is not None or (goal is not None and not goal.ended)
+        if goal is None and now_s - self._created_s > DISCOVERY_S:
+            needed = True
+        if needed and not self._client.server_is_ready():
             return GripperReport(GripperState.FAILED, f"no {self._name}: does the gripper's driver run?")
         if goal is None:
             return GripperReport(GripperState.UNKNOWN, "nothing was commanded")

@@ -86,7 +86,7 @@ class Diagnostics:
         state = f"{health.state.name} {health.reason}".strip()
         gripper = health.gripper
         gripper_level = DiagnosticStatus.WARN if gripper.problem else DiagnosticStatus.OK
-        position = {"state": gripper.state.value, "position": gripper.position}
+        position = {"state": gripper.state.name.lower(), "position": gripper.position}
         kept = f"kept {self._kept[0]} of {self._kept[1]} visual tokens"
         entries = [
             self._entry("state", _LEVELS[health.state], state, {"dry_run": health.dry_run}),

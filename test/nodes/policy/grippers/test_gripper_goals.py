@@ -95,6 +95,7 @@ class Cell:
 @pytest.fixture
 def cell(monkeypatch):
     monkeypatch.setattr(actions, "ActionClient", Client)
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
     made = Cell(actions.GripperCommandAction)
     monkeypatch.setattr("time.monotonic", lambda: made.now_s)
     return made
@@ -180,6 +181,8 @@ def test_a_new_task_says_it_again_once_the_goal_has_ended(cell):
 def test_without_a_server_nothing_waits_and_the_goal_goes_out_when_it_comes(cell):
     cell.client.ready = False
     text = "no action server /hand/gripper_cmd: does the gripper's driver run?"
+    assert cell.says() == (GripperState.UNKNOWN, "nothing was commanded")  # it may not be discovered yet
+    cell.now_s += actions.DISCOVERY_S + 0.1
     assert cell.says() == (GripperState.FAILED, text)
     cell.want(0.0, seconds=1.0)
     assert not cell.sent
