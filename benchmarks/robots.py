@@ -53,6 +53,8 @@ RESIDUAL_RAD = {  # of five-joint arms, about the tool's axes: little about the 
     "xArm5": (0.4, 0.4, 0.05),
 }
 DT_S, STEPS = 0.2, 16
+# No box: the postures are random, and what is within reach is for the search to say.
+LIMITS = SafetyLimits(workspace_min_m=(-5.0, -5.0, -5.0), workspace_max_m=(5.0, 5.0, 5.0))
 FOLDER = Path(__file__).parent / "results" / "robots"
 
 
@@ -88,14 +90,14 @@ def chunks(arm: ArmKinematics, count: int) -> list[tuple[np.ndarray, PoseTraject
     return made
 
 
-def attempt(arm: ArmKinematics, q: np.ndarray, path: PoseTrajectory, limits: SafetyLimits) -> str:
+def attempt(arm: ArmKinematics, q: np.ndarray, path: PoseTrajectory) -> str:
     """Return why a chunk does not run, empty if it does."""
     for _ in range(6):
         try:
             joints = arm.joint_trajectory(path, q)
         except KinematicsError as error:
             return str(error)
-        verdict = limits.check_joints(joints, arm)
+        verdict = LIMITS.check_joints(joints, arm)
         if verdict.decision is not Decision.SLOW_DOWN:
             return "" if verdict.decision is Decision.ACCEPT else f"rejected: {verdict.text}"
         path = path.slowed(verdict.time_scale)
@@ -104,7 +106,7 @@ def attempt(arm: ArmKinematics, q: np.ndarray, path: PoseTrajectory, limits: Saf
 
 def run(label: str, count: int) -> None:
     """Run every robot's chunks and store the outcome of each, with the time of its first solution in ms."""
-    limits, result = SafetyLimits(), {}
+    result: dict[str, Any] = {}
     for row in ROBOTS:
         try:
             arm = kinematics(row)
@@ -117,7 +119,7 @@ def run(label: str, count: int) -> None:
             with contextlib.suppress(KinematicsError):
                 arm.joint_trajectory(path, q)
             taken.append(round(1e3 * (time.perf_counter() - start), 2))
-            if why := attempt(arm, q, path, limits):
+            if why := attempt(arm, q, path):
                 refused[index] = why
         result[row] = {"loads": True, "chunks": count, "taken_ms": taken, "refused": refused}
         print(row, count - len(refused), "of", count, f"p95 {np.percentile(taken, 95):.1f} ms", flush=True)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.robot.arm.inverse import InverseConfig, Linearised, bounded_step
+from sqap_vla_ros.robot.arm.inverse import InverseConfig, Linearised, Relaxed, bounded_step
 from sqap_vla_ros.robot.arm.urdf import JointDescription, read_joints
 from sqap_vla_ros.robot.conventions import invert_pose, pose_distance
 from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays, ToolMotion
@@ -21,6 +21,7 @@ POSITION_TOLERANCE_M = 1e-4
 ROTATION_TOLERANCE_RAD = 1e-3
 SETTLED_RAD = 1e-4  # the last step of a joint (rad or m) where a rotation may remain
 MAX_ITERATIONS = 60
+MAX_STRICTER = 2  # times that axes with too much rotation left get more weight
 # Speeds of a redundant arm's drift towards its posture, rad/s (or m/s) over all joints. The second is tried where the
 # first leaves a pose out of reach: a joint at its limit has to be led away from it in good time.
 POSTURE_SPEEDS = (0.05, 0.4)
@@ -214,26 +215,55 @@ class ArmKinematics:
             )
         q = np.clip(q, self.lower, self.upper)
         root_from_tool = pin.SE3(invert_pose(self._base_from_root) @ wanted)
-        relaxed = self.config.is_relaxed
-        weights = np.array(self.config.orientation_weights) if relaxed else None
-        moved = np.inf  # by the last step
-        for iteration in range(MAX_ITERATIONS + 1):
+        # The first step alone moves in the null space: pulling in each would keep the error from closing.
+        away = self.posture - q
+        toward_posture = away * min(1.0, posture_step / max(float(np.linalg.norm(away)), 1e-12))
+        if self.config.is_relaxed:
+            return self._inverse_relaxed(wanted, root_from_tool, q, toward_posture)
+        for _ in range(MAX_ITERATIONS):
             linearised = self._linearised(q, root_from_tool)
-            arrived = _arrived(linearised.error, relaxed) and (moved < SETTLED_RAD or not relaxed)
-            if iteration > 0 and arrived:
-                break
-            # The first step alone moves in the null space: pulling in each would keep the error from closing.
+            q = bounded_step(linearised, q, (self.lower, self.upper), toward_posture, None)
             toward_posture = np.zeros(len(q))
-            if iteration == 0 and posture_step > 0.0:
-                away = self.posture - q
-                toward_posture = away * min(1.0, posture_step / max(float(np.linalg.norm(away)), 1e-12))
-            before, q = q, bounded_step(linearised, q, (self.lower, self.upper), toward_posture, weights)
-            moved = float(np.abs(q - before).max())
-        else:
-            raise KinematicsError(self._residual_text(q, wanted))
-        if relaxed and self.config.beyond(linearised.error[3:]):
-            raise KinematicsError(self._residual_text(q, wanted))
-        return q
+            if _arrived(self._linearised(q, root_from_tool).error):
+                return q
+        raise KinematicsError(self._residual_text(q, wanted))
+
+    def _inverse_relaxed(
+        self, wanted: NDArray[np.float64], root_from_tool: pin.SE3, q: NDArray[np.float64], posture: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return joint values that meet the position, and the orientation within its limits."""
+        relaxed = Relaxed(np.array(self.config.orientation_weights))
+        at = self._linearised(q, root_from_tool)
+        for _ in range(MAX_STRICTER + 1):
+            q, at = self._descended(q, at, root_from_tool, posture, relaxed)
+            if not _arrived(at.error[:3]):
+                break
+            if not self.config.beyond(at.error[3:]):
+                return q
+            relaxed = relaxed.stricter(at.error[3:], self.config)
+        raise KinematicsError(self._residual_text(q, wanted))
+
+    def _descended(
+        self,
+        q: NDArray[np.float64],
+        at: Linearised,
+        root_from_tool: pin.SE3,
+        posture: NDArray[np.float64],
+        relaxed: Relaxed,
+    ) -> tuple[NDArray[np.float64], Linearised]:
+        """Return where the weighted error is smallest near q, and its linearisation there. at: that at q."""
+        for iteration in range(MAX_ITERATIONS):
+            toward = posture if iteration == 0 else np.zeros(len(q))
+            following = bounded_step(at, q, (self.lower, self.upper), toward, relaxed)
+            there = self._linearised(following, root_from_tool)
+            better = there.cost(relaxed) <= at.cost(relaxed) or (iteration == 0 and bool(toward.any()))
+            relaxed = relaxed.after(better=better)
+            moved = np.abs(following - q).max()
+            if better:
+                q, at = following, there
+            if moved < SETTLED_RAD and (better or not _arrived(at.error[:3])):
+                break
+        return q, at
 
     def joint_trajectory(
         self,
@@ -402,7 +432,7 @@ def _link_id(model: pin.Model, name: str) -> int:
     return int(model.getFrameId(renamed if model.existFrame(renamed, pin.FrameType.BODY) else name, pin.FrameType.BODY))
 
 
-def _arrived(error: NDArray[np.float64], relaxed: bool) -> bool:
+def _arrived(error: NDArray[np.float64]) -> bool:
+    """Return whether what remains, of the position alone ([3], m) or of the pose ([6], m and rad), is small enough."""
     moved, turned = error[:3], error[3:]
-    turned_enough = relaxed or turned @ turned < ROTATION_TOLERANCE_RAD**2
-    return bool(moved @ moved < POSITION_TOLERANCE_M**2 and turned_enough)
+    return bool(moved @ moved < POSITION_TOLERANCE_M**2 and turned @ turned < ROTATION_TOLERANCE_RAD**2)

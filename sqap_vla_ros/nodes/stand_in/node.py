@@ -9,6 +9,7 @@ joint_trajectory_controller. It has no dynamics, no collisions and no objects. P
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -30,6 +31,7 @@ from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.nodes import parameter_table
 from sqap_vla_ros.nodes.images import rgb_to_message
 from sqap_vla_ros.nodes.launch.robots import RobotFile, read_robot
+from sqap_vla_ros.nodes.launch.table import dds_environment
 from sqap_vla_ros.nodes.messages import time_message, transform_message
 from sqap_vla_ros.nodes.stand_in.arm import StandInArm
 from sqap_vla_ros.nodes.stand_in.gripper import GripperServer
@@ -105,8 +107,9 @@ class StandIn(Node):
         self._description.publish(String(data=urdf))
         self._frames = TransformBroadcaster(self)
         self._static_frames = StaticTransformBroadcaster(self)
+        fixed = [*self.arm.links.fixed(), (self._base_frame, OPTICAL_FRAME, self._camera.base_from_optical)]
         self._static_frames.sendTransform(
-            [transform_message(self._camera.base_from_optical, self._before_ns, self._base_frame, OPTICAL_FRAME)]
+            [transform_message(pose, self._before_ns, parent, child) for parent, child, pose in fixed]
         )
         self.create_subscription(JointTrajectory, topic("joint_trajectory"), self._on_trajectory, 10)
         self.create_subscription(Float64MultiArray, topic("gripper_command"), self._on_gripper, 10)
@@ -146,7 +149,7 @@ class StandIn(Node):
         if self._gripper is not None:
             self._gripper.tick()
         positions = self.arm.positions()
-        links = self.arm.links.transforms(positions)
+        links = self.arm.links.moving(positions)
         states = JointState(name=list(positions), position=list(positions.values()))
         states.header.stamp = time_message(now_ns)
         self._joint_states.publish(states)
@@ -169,6 +172,7 @@ class StandIn(Node):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM. Returns the exit status."""
+    os.environ.update(dds_environment(os.environ))  # as the launch files do: images do not fit the default
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     interrupted = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

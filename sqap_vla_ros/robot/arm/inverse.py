@@ -6,7 +6,7 @@ joints allow. That is what an arm with fewer than six joints needs, for it reach
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,32 @@ class InverseConfig:
 
 
 @dataclass(frozen=True)
+class Relaxed:
+    """Weights of the orientation's rows, [3], and the Levenberg-Marquardt damping of a step.
+
+    Where the arm is stretched, elbow and shoulder move far without moving the tool, and an undamped step swings them to
+    and fro instead of giving up orientation: a step that makes things worse is not taken, and the next is damped more.
+    """
+
+    weights: NDArray[np.float64]
+    damping: float = 1e-4
+
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """Weights [6] of all rows."""
+        return np.concatenate([np.full(3, POSITION_WEIGHT), self.weights])
+
+    def after(self, *, better: bool) -> Relaxed:
+        """Return it for the next step. better: the last one made the error smaller."""
+        return replace(self, damping=max(self.damping / 10.0, 1e-8) if better else 10.0 * self.damping)
+
+    def stricter(self, turn: NDArray[np.float64], config: InverseConfig) -> Relaxed:
+        """Return it with more weight on axes about which more remains of `turn` [3] than is allowed."""
+        allowed = np.maximum(config.orientation_residual_rad, 1e-3)
+        return Relaxed(self.weights * np.clip(1.2 * np.abs(turn) / allowed, 1.0, 3.0))
+
+
+@dataclass(frozen=True)
 class Linearised:
     """A pose's distance from the wanted one, and what the joints do about it.
 
@@ -71,17 +97,18 @@ class Linearised:
         return toward + columns.T @ np.linalg.solve(normal, self.error - columns @ toward)
 
     def relaxed_step(
-        self, free: NDArray[np.bool_], posture: NDArray[np.float64], weights: NDArray[np.float64]
+        self, free: NDArray[np.bool_], posture: NDArray[np.float64], relaxed: Relaxed
     ) -> NDArray[np.float64]:
-        """Return the same for weighted rows, of which not all can be met. weights: [3] of the orientation.
-
-        The damping is that of the position alone: the orientation's error does not vanish at the goal.
-        """
-        scale = np.concatenate([np.full(3, POSITION_WEIGHT), weights])
+        """Return the same for weighted rows, of which not all can be met."""
+        scale = relaxed.scale
         columns, toward = scale[:, None] * self.jacobian[:, free], posture[free]
-        damping = 0.5 * float(self.error[:3] @ self.error[:3]) + 1e-6
-        normal = columns.T @ columns + damping * np.eye(len(toward))
+        normal = columns.T @ columns + relaxed.damping * np.eye(len(toward))
         return toward + np.linalg.solve(normal, columns.T @ (scale * self.error - columns @ toward))
+
+    def cost(self, relaxed: Relaxed) -> float:
+        """Return the weighted squared error."""
+        weighted = relaxed.scale * self.error
+        return float(weighted @ weighted)
 
 
 def bounded_step(
@@ -89,9 +116,9 @@ def bounded_step(
     q: NDArray[np.float64],
     bounds: tuple[NDArray[np.float64], NDArray[np.float64]],
     posture: NDArray[np.float64],
-    weights: NDArray[np.float64] | None,
+    relaxed: Relaxed | None,
 ) -> NDArray[np.float64]:
-    """Return the joint values [n] after one step from q. bounds: lower and upper limits [n]; weights: None if exact.
+    """Return the joint values [n] after one step from q. bounds: lower and upper limits [n]; relaxed: None if exact.
 
     A joint at a limit that would be pushed beyond it is taken out of the step.
     """
@@ -100,10 +127,10 @@ def bounded_step(
     step = np.zeros(len(q))
     for _ in range(len(q)):
         step[:] = 0.0
-        if weights is None:
+        if relaxed is None:
             step[free] = linearised.exact_step(free, posture)
         else:
-            step[free] = linearised.relaxed_step(free, posture, weights)
+            step[free] = linearised.relaxed_step(free, posture, relaxed)
         blocked = free & (((q <= lower) & (step < 0.0)) | ((q >= upper) & (step > 0.0)))
         if not blocked.any():
             break

@@ -51,8 +51,17 @@ def test_it_follows_a_trajectory_a_little_late_and_arrives():
         halfway = arm.position[0] if step == 50 else halfway
     assert 0.15 < halfway < 0.25  # 0.25 without its lag
     assert arm.position[0] == pytest.approx(0.5, abs=1e-4)
-    links = {child: pose for _, child, pose in arm.links.transforms(arm.positions())}
-    np.testing.assert_allclose(np.linalg.norm(links["link1"][:3, 0]), 1.0)
+
+
+def test_the_links_lead_from_the_base_to_the_tool():
+    arm = tabletop()
+    above = {child: (parent, pose) for parent, child, pose in [*arm.links.fixed(), *arm.links.moving(arm.positions())]}
+    link, base_from_tool = "tool0", np.eye(4)
+    while link != "base_link":
+        link, pose = above[link]
+        base_from_tool = pose @ base_from_tool
+    np.testing.assert_allclose(base_from_tool, arm.tool(), atol=1e-9)
+    assert {child for _, child, _ in arm.links.fixed()} == {"hand", "tool0"}
 
 
 def test_it_refuses_what_the_controller_refuses():

@@ -150,3 +150,17 @@ def test_parameters_fill_the_configuration_and_wrong_ones_are_named():
         InverseConfig(orientation_weights=(1.0, 1.0, 0.0))
     with pytest.raises(ValueError, match="orientation_residual_rad must be 3 finite numbers"):
         InverseConfig(orientation_residual_rad=(0.1, -0.1, 0.0))
+
+
+def test_a_stretched_arm_gives_up_orientation_and_does_not_swing_its_elbow():
+    """With the elbow straight it moves far without moving the tool; the wrist has to reach out instead."""
+    five = arm()
+    stretched = np.array([0.0, -0.02, 0.02, -0.9, 0.0])
+    deltas = np.zeros((8, 7))
+    deltas[:, 0] = 0.004
+    path = anchor_chunk(deltas, five.forward(stretched), 0, 0.2)
+    joints = five.joint_trajectory(path, stretched)
+    assert np.abs(np.diff(joints.positions, axis=0)).max() < 0.3
+    reached = five.followed(path, joints)
+    np.testing.assert_allclose(reached.poses[:, :3, 3], path.poses[:, :3, 3], atol=1e-4)
+    assert 0.02 < np.linalg.norm(remaining(five, joints.positions[-1], path.poses[-1])) < 0.5

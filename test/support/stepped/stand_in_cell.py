@@ -49,6 +49,8 @@ class StandInCell:
         self.loop, self.node, _ = self._engine.__enter__()
         camera = messages.transform_message(self._camera.base_from_optical, 0, self._base, "camera")
         self.node.transforms.set_transform_static(camera, "cell")
+        for parent, child, pose in self.arm.links.fixed():
+            self.node.transforms.set_transform_static(messages.transform_message(pose, 0, parent, child), "cell")
         self._publish("robot_description", String(data=self.urdf))
         self.loop.activate()
         return self
@@ -88,7 +90,7 @@ class StandInCell:
         states = JointState(name=list(positions), position=list(positions.values()))
         states.header.stamp = messages.time_message(now_ns)
         self._publish("joint_states", states)
-        for parent, child, pose in self.arm.links.transforms(positions):
+        for parent, child, pose in self.arm.links.moving(positions):
             self.node.transforms.set_transform(messages.transform_message(pose, now_ns, parent, child), "cell")
         if self._ticks % 10 == 0:
             camera, stamp = self._camera, messages.time_message(now_ns)
