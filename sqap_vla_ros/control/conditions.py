@@ -26,6 +26,8 @@ class Input(enum.Enum):
 HOLD_AT_ONCE = frozenset({Input.WORKER, Input.JOINT_STATES, Input.COMMANDS, Input.SAFETY_STOP})
 # Without these what was commanded is finished, but not for long.
 ENDS_OPEN_LOOP = frozenset({Input.IMAGE, Input.CAMERA_INFO, Input.TF, Input.CLOCK})
+# With these wrong nobody may enable the node.
+REFUSES_ENABLE = frozenset({Input.COMMANDS, Input.SAFETY_STOP})
 # With these wrong the measured arm proves nothing.
 MEASURES_THE_ARM = frozenset({Input.JOINT_STATES, Input.TF})
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.conditions import ENDS_OPEN_LOOP, HOLD_AT_ONCE, MEASURES_THE_ARM, Hold, Input
+from sqap_vla_ros.control.conditions import ENDS_OPEN_LOOP, HOLD_AT_ONCE, MEASURES_THE_ARM, REFUSES_ENABLE, Hold, Input
 from sqap_vla_ros.control.mission import Mission, MissionClock, MissionEnd, Termination, instruction_problem
 from sqap_vla_ros.control.motion import MotionConfig
 from sqap_vla_ros.robot.holding import HoldReason
@@ -354,7 +354,8 @@ class Executive:
         if self._stop is not None:
             return State.STOPPED, f"{self._stop} (call ~/reset_fault, then ~/enable)"
         if not self.enabled:
-            return State.DISABLED, "call ~/enable with true to start"
+            refused = [text for source, text in self._problems.items() if source in REFUSES_ENABLE]
+            return State.DISABLED, "; then ".join([*refused, "call ~/enable with true to start"])
         problems = self._problem_text()
         if self.mission is None:
             if self._refused is not None:

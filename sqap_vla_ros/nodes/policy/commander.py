@@ -41,7 +41,7 @@ class Commander:
     """Turns checked motions into commands, and brings the arm to rest."""
 
     def __init__(self, node: Any, values: Mapping[str, Any], inputs: Inputs, now_ns: Callable[[], int]) -> None:
-        """now_ns: tells ROS time."""
+        """now_ns: tells ROS time, also while nothing calls the executor's callbacks."""
         self._node = node
         self._log = node.get_logger()
         self._inputs = inputs
@@ -182,10 +182,9 @@ class Commander:
 
     def come_to_rest(self) -> None:
         """Send commands until the arm is at rest, and the end is delivered. Blocks, for REST_S at most."""
-        begin_ns, begin_s = self._now_ns(), time.monotonic()
-        while (passed_s := time.monotonic() - begin_s) < REST_S:
-            # Simulated time stands still while the executor is in here.
-            now_ns = max(self._now_ns(), begin_ns + round(passed_s * NS_PER_S))
+        begin_s = time.monotonic()
+        while time.monotonic() - begin_s < REST_S:
+            now_ns = self._now_ns()
             self.tick(now_ns, moving=False)
             if self.sink.at_rest(now_ns) and self.sink.delivered():
                 return

@@ -21,7 +21,7 @@ from rclpy.duration import Duration
 
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
 from sqap_vla_ros.control.clock_monitor import JUMP_S, ClockMonitor
-from sqap_vla_ros.control.conditions import Hold, Input
+from sqap_vla_ros.control.conditions import REFUSES_ENABLE, Hold, Input
 from sqap_vla_ros.control.executive import Executive, State
 from sqap_vla_ros.control.mission import Mission
 from sqap_vla_ros.control.motion import MalformedChunk, UnsafeChunk
@@ -44,8 +44,6 @@ from sqap_vla_ros.serving.worker import PolicyWorker
 PAUSE_S = 0.25  # between two turns; a stream of commands that pauses for longer begins anew
 WATCH_S = 1.0  # between looks at the publishers in the graph
 LOOKED_AT = frozenset(Input) - {Input.WORKER, Input.CHUNK}
-# Of these a publisher that is not heard is wrong even when another one is.
-ALWAYS_NAMED = frozenset({Input.SAFETY_STOP, Input.COMMANDS})
 
 
 class ControlLoop:
@@ -96,7 +94,7 @@ class ControlLoop:
             turn=self.turn,
             wake=self._guard.trigger,
         )
-        self.commander = Commander(node, values, self.inputs, self.now_ns)
+        self.commander = Commander(node, values, self.inputs, self._running_ns)
         self._watchdog = Watchdog(values["executor_timeout_s"], self.commander.emergency)
         self.reporter = Reporter(
             node,
@@ -170,10 +168,11 @@ class ControlLoop:
         if self.commander.sink.NEEDS_JOINTS and not self.executive.dry_run:
             unknown = self.inputs.arm.problem(now_ns) or self.commander.watch.contradiction
             found |= {} if unknown is None else {Input.JOINT_STATES: unknown}
+        stop = self._safety_stop.reason(now_s)
+        found |= {} if stop is None else {Input.SAFETY_STOP: stop}
         self._look_at_publishers(found, now_s)
         for source in LOOKED_AT:
             self.executive.report(source, found.get(source))
-        stop = self._safety_stop.reason(now_s)
         if stop is not None and (self.executive.enabled or self._safety_stop.pressed):
             self.executive.stop(stop)
 
@@ -184,10 +183,10 @@ class ControlLoop:
         for source, unheard in self._unheard.items():
             if source is Input.COMMANDS and self.executive.dry_run:
                 continue
-            if source in ALWAYS_NAMED:
-                found[source] = unheard
-            elif source in found:
+            if source in found:
                 found[source] += f"; {unheard}"
+            elif source in REFUSES_ENABLE:  # one that is not heard is wrong even when another one is
+                found[source] = unheard
 
     def _look_at_the_clock(self, now_ns: int, now_s: float) -> None:
         """Notice that the executor stood still, and that the system's clock was set."""
@@ -368,6 +367,16 @@ class ControlLoop:
         """Return ROS time."""
         return int(self._node.get_clock().now().nanoseconds)
 
+    def _running_ns(self) -> int:
+        """Return ROS time; as it would have gone on, where it is simulated and nobody hears /clock. From any thread."""
+        now_ns = self.now_ns()
+        return max(now_ns, self._left_ns(now_ns)) if self._simulated_time else now_ns
+
+    def _left_ns(self, now_ns: int) -> int:
+        """Return this moment by ROS time as it was in the last turn."""
+        before_ns, before_s = self._turned or (now_ns, time.monotonic())
+        return before_ns + round((time.monotonic() - before_s) * NS_PER_S)
+
     def _inactive(self) -> str:
         """Return what a node that is not active waits for, and what a person has to do then."""
         activate = f"ros2 lifecycle set {self._node.get_fully_qualified_name()} activate"
@@ -387,7 +396,7 @@ class ControlLoop:
         unheard = self._publishers.look()
         if self.executive.dry_run:
             unheard.pop(Input.COMMANDS, None)
-        named = [unheard[source] for source in ALWAYS_NAMED if source in unheard]
+        named = [unheard[source] for source in REFUSES_ENABLE if source in unheard]
         return self._safety_stop.reason(time.monotonic()) or (named[0] if named else None)
 
     def _execute(self, chunk: ActionChunk, flight: InFlight, now_ns: int, published_s: float) -> None:
@@ -431,9 +440,7 @@ class ControlLoop:
         """Hold where the command is now, by the time before the jump, and forget all that is tied to it."""
         self._log.warning(f"{what}: forgetting images, transforms and the current chunk")
         self.executive.time_jumped(what)
-        before_ns, before_s = self._turned or (now_ns, time.monotonic())
-        left_ns = before_ns + round((time.monotonic() - before_s) * NS_PER_S)
-        self.commander.time_jumped(what, left_ns, now_ns)
+        self.commander.time_jumped(what, self._left_ns(now_ns), now_ns)
         self.inputs.forget()
         self._in_flight = None
         self.supervisor.reset_policy()

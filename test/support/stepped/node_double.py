@@ -35,13 +35,15 @@ class SteppedClock:
     """
 
     simulated: bool = False
+    deaf: bool = False
     ros_ns: int = 1_763_000_000 * NS_PER_S
     steady_s: float = 1000.0
     jump_callbacks: list[Callable[[Any], None]] = field(default_factory=list)
 
     def advance(self, seconds: float) -> None:
-        """Let both clocks run."""
-        self.ros_ns += round(seconds * NS_PER_S)
+        """Let both clocks run; `deaf`, simulated time stands: /clock is not heard."""
+        if not (self.simulated and self.deaf):
+            self.ros_ns += round(seconds * NS_PER_S)
         self.steady_s += seconds
 
     def set_ros(self, jump_s: float) -> None:

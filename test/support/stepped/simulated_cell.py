@@ -122,6 +122,7 @@ class Cell:
         self._way = np.zeros(6)
         self._turn_at_ns = 0
         self._stalled_ns = 0
+        self._deaf_since_ns = 0
 
     def __enter__(self) -> Cell:
         self._engine = engine(
@@ -200,6 +201,11 @@ class Cell:
             (self.enabled_ns if enabled else self.stopped_ns).append(self.steady_ns)
 
     def _tick(self) -> None:
+        if self.clock.deaf and not self.switches.stalled:
+            self.clock.deaf = False
+            self.clock.jump((self.steady_ns - self._deaf_since_ns) / NS_PER_S)  # the executor hears /clock again
+        elif self.switches.stalled and not self.clock.deaf:
+            self.clock.deaf, self._deaf_since_ns = self.clock.simulated, self.steady_ns
         for _ in range(STEPS):
             self.clock.advance(TICK_NS / STEPS / NS_PER_S)
             self.steady_ns += TICK_NS // STEPS

@@ -6,6 +6,8 @@ from std_msgs.msg import String
 from stepped.command_checks import CommandChecks
 from stepped.simulated_cell import Cell
 
+from sqap_vla_ros.control.conditions import Input
+from sqap_vla_ros.control.executive import State
 from sqap_vla_ros.nodes import messages
 
 QUICK = {"ensemble_chunks": 1, "ramp_s": 0.3}
@@ -137,3 +139,19 @@ def test_enabling_too_early_says_what_to_wait_for(itself, loaded, words):
         answer = cell.enable()
         assert not answer.success
         assert words in answer.message
+
+
+def test_a_stop_that_is_not_heard_is_an_error_before_anybody_enables_the_node():
+    with Cell("pose") as cell:
+        cell.loop._safety_stop.timeout_s = 0.5
+        cell.run(0.2)
+        assert "was not heard yet" in cell.loop.executive.problems()[Input.SAFETY_STOP]  # ERROR in /diagnostics
+        assert "was not heard yet" in cell.enable().message
+        cell.safety_stop(False)
+        cell.run(0.2)
+        assert Input.SAFETY_STOP not in cell.loop.executive.problems()
+        cell.run(1.0)
+        state, reason = cell.loop.executive.state()
+        assert state is State.DISABLED
+        assert "safety_stop has not been heard for" in reason
+        assert reason.endswith("; then call ~/enable with true to start")

@@ -9,6 +9,7 @@ from stepped.command_checks import CommandChecks
 from stepped.simulated_cell import Cell
 
 from sqap_vla_ros.control.executive import State
+from sqap_vla_ros.robot.conventions import pose_distance
 
 QUICK = {"ensemble_chunks": 1, "ramp_s": 0.3, "max_open_loop_s": 1.0}
 MODES = ("joint", "pose", "twist")
@@ -120,3 +121,29 @@ def test_one_transform_from_the_future_blinds_nobody():
         cell.run(2.0)
         assert "the transform from base_link to tool0 is stamped 3600.0 s in the future" in cell.told()
         assert not cell.loop.executive.moving
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("stall_s", [0.6, 0.8, 1.5])
+def test_simulated_time_that_the_executor_does_not_hear_keeps_the_watchdog_from_nothing(mode, stall_s):
+    """It stands still for the node as long as the executor does; a twist must not go on for so long."""
+    with moving(mode) as cell:
+        cell.switches.stalled = True
+        cell.run(stall_s)
+        if stall_s > 1.0:
+            before = cell.tool.copy()
+            cell.run(0.3)
+            assert pose_distance(before, cell.tool)[0] < 2e-3
+        cell.switches.stalled = False
+        cell.run(0.5)
+        assert moves_again(cell), cell.told()
+
+
+def test_a_node_that_is_deactivated_in_simulated_time_comes_to_rest():
+    with moving("twist") as cell:
+        cell.clock.deaf = True
+        cell.loop.deactivate("deactivated")
+        twist = cell.commands[-1].message.twist
+        assert (twist.linear.x, twist.linear.y, twist.linear.z) == (0.0, 0.0, 0.0)
+        assert cell.loop.commander.at_rest(cell.loop._running_ns())
+        cell.clock.deaf = False
