@@ -158,6 +158,7 @@ def test_every_argument_has_an_effect(bringup: Bringup):
 
 def test_the_simulated_arm_is_commanded_unless_told_otherwise():
     given = {"use_sim_time": "true", "instruction": "pick up the red cube", "task": "pick", "seed": "3"}
+    given["gripper_output"] = "gripper_command"  # the simulator takes each form
     simulator, policy_node = resolve(BRINGUPS["simulation"], given)
     assert simulator.parameters == {
         "instruction": "pick up the red cube",
@@ -165,7 +166,7 @@ def test_the_simulated_arm_is_commanded_unless_told_otherwise():
         "seed": 3,
         "publish_clock": True,
     }
-    assert policy_node.parameters == {"dry_run": False, "use_sim_time": True}  # the simulator says the instruction
+    assert policy_node.parameters == {"dry_run": False, "use_sim_time": True, "gripper_output": "gripper_command"}
 
 
 def test_a_number_that_is_none_is_named():

@@ -107,7 +107,7 @@ class Reporter:
         if health.gripper.state != self._gripper:
             self._gripper = health.gripper.state
             if health.gripper.problem is not None:
-                self._node.get_logger().warning(f"gripper: {health.gripper.problem}")
+                self._node.get_logger().warning(f"gripper: {health.gripper.problem}", throttle_duration_sec=5.0)
         self._diagnostics.tick(health)
 
     def destroy(self) -> None:

@@ -71,7 +71,7 @@ class JointSink(Sink):
             verdict = self._limits.check_joints(arrays, arm)
             if verdict.decision is Decision.ACCEPT:
                 whole = preceded_by(under_way, arrays, trajectory.anchor_ns - HEAD_NS)
-                self._begin_gripper(trajectory.anchor_ns)
+                self._begin_gripper(arm, trajectory.anchor_ns)
                 self._send(whole, arm)
                 self._held = None
                 return arm.followed(trajectory, arrays)
@@ -147,10 +147,12 @@ class JointSink(Sink):
         whole = joints if self._gripper is None else self._gripper.joined(joints)
         self.publisher.publish(messages.joint_trajectory_message(whole))
 
-    def _begin_gripper(self, at_ns: int) -> None:
+    def _begin_gripper(self, arm: ArmKinematics, at_ns: int) -> None:
         """Let the gripper's joint rest where it was measured, before its first command."""
         if self._gripper is None or self._gripper.known:
             return
+        if self._gripper.joint in arm.joint_names:
+            raise KinematicsError(f"gripper_joint {self._gripper.joint} is a joint of the arm, before tool_frame")
         if self._monitor.gripper is None:
             raise KinematicsError(f"joint_states have no position of gripper_joint {self._gripper.joint}")
         self._gripper.begin(self._monitor.gripper, at_ns - HEAD_NS)

@@ -121,6 +121,17 @@ def test_a_jump_of_time_does_not_move_the_jaw(cell, jump_s):
     assert cell.jaw_told[-60:] == pytest.approx([CLOSED] * 60, abs=1e-6)
 
 
+def test_a_joint_of_the_arm_is_refused_as_a_gripper():
+    with JawCell("joint", seed=1, parameters={**PARAMETERS, "gripper_joint": "joint7"}) as cell:
+        cell.switches.joints_edit = None
+        cell.run(0.3)
+        cell.instruct("pick")
+        assert cell.enable().success
+        cell.run(0.5)
+        assert not cell.commands
+        assert "gripper_joint joint7 is a joint of the arm" in cell.told()
+
+
 def test_a_joint_that_is_not_measured_is_named(cell):
     cell.switches.joints_edit = None
     cell.loop.inputs.arm.gripper = None
