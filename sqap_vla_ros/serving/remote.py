@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -77,7 +77,10 @@ class RemotePolicy:
         self._reset_wanted = True
 
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
-        """Return the server's chunk. Raises RemoteError: not reached, too late, refused, or malformed."""
+        """Return the server's chunk; the stage `network` of its timings is all but the time inside the server's policy.
+
+        Raises RemoteError: not reached, too late, refused, or malformed.
+        """
         begin_s = time.monotonic()
         deadline_s = begin_s + self._timeout_s
         while True:
@@ -95,7 +98,7 @@ class RemotePolicy:
                 raise RemoteError(f"{self._address} sent what is no message: {error}") from error
         self._reset_wanted = False
         self.round_trip = RoundTrip(time.monotonic() - begin_s, result.policy_s)
-        return result.chunk
+        return _with_network_time(result.chunk, self.round_trip)
 
     def close(self) -> None:
         """Disconnect; the next prediction connects again."""
@@ -190,6 +193,12 @@ class RemotePolicy:
         self._info = ready.info
         self.reconnections += 1
         return connection
+
+
+def _with_network_time(chunk: ActionChunk, taken: RoundTrip) -> ActionChunk:
+    stages = {stage: ms for stage, ms in chunk.timings_ms.items() if stage != "total"}
+    network_ms = max(taken.total_s - taken.policy_s, 0.0) * 1e3
+    return replace(chunk, timings_ms={**stages, "network": network_ms, "total": taken.total_s * 1e3})
 
 
 def _binary(frame: str | bytes) -> bytes:

@@ -3,6 +3,7 @@
 import pytest
 from policy_node_rig import Rig
 from sqap_vla_ros.msg import PolicyStatus
+from workers.link import BadLink
 from workers.served import Served
 
 pytestmark = pytest.mark.ros
@@ -16,3 +17,20 @@ def test_the_policy_may_be_on_another_computer():
         served.stop()
         rig.wait(lambda: rig.status.state != PolicyStatus.RUNNING, "an end of the motion")
         assert rig.trigger("stop").success
+
+
+def test_a_slow_link_holds_the_arm_and_a_quick_one_moves_it_again():
+    with (
+        Served("policy_doubles:straight") as served,
+        BadLink(served.url) as link,
+        Rig(factory="", checkpoint=link.url) as rig,
+    ):
+        rig.wait_for_state(PolicyStatus.DISABLED)
+        rig.run()
+        rig.wait(lambda: len(rig.got("target_pose")) > 5, "commands")
+        assert "network" in rig.status.stage_names
+        link.delay_s = 2.5  # longer than the motion that a chunk allows
+        rig.wait(lambda: rig.status.state != PolicyStatus.RUNNING, "a hold")
+        assert rig.status.enabled
+        link.delay_s = 0.0
+        rig.wait(lambda: rig.status.state == PolicyStatus.RUNNING, "motion")

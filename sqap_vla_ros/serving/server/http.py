@@ -106,7 +106,7 @@ class HttpConnection(ServerConnection):
         try:
             query, picture = post.form()
             observation = service.reader.read(
-                {service.reader.image_key or "image": decode_image(picture)},
+                {service.reader.image_key or "image": await asyncio.to_thread(decode_image, picture)},
                 query.get("task_description", query.get("instruction")),
                 query.get("state"),
                 0,

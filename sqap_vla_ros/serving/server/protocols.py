@@ -6,6 +6,7 @@ the client expects an error in, and the connection is kept. Adding a protocol is
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from sqap_vla_ros.serving.server.observations import BadObservation, Observation
 from sqap_vla_ros.serving.server.packing import PackingError, pack, unpack
 
 Frame = bytes | str
+LONGEST_INLINE = 4_096  # bytes; a longer frame may hold a picture, whose decoding would keep all other clients waiting
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class VlaEval:
         try:
             if isinstance(frame, str):
                 raise PackingError("vla-eval's frames are binary, got a text")
-            message = unpack(frame)
+            message = await _unpack(frame)
             if not isinstance(message, dict) or not {"type", "payload", "seq"} <= set(message):
                 raise PackingError("a message needs type, payload, seq and timestamp")
             kind, payload = message["type"], message["payload"]
@@ -107,7 +109,7 @@ class OpenPi:
         try:
             if isinstance(frame, str):
                 raise PackingError("openpi's frames are binary, got a text")
-            message = unpack(frame)
+            message = await _unpack(frame)
             if not isinstance(message, dict):
                 raise PackingError(f"an observation is a map, got {type(message).__name__}")
             images = {
@@ -146,7 +148,7 @@ class Either:
     async def answer(self, frame: Frame) -> Frame | None:
         if self._chosen is None:
             try:
-                message = unpack(frame) if isinstance(frame, bytes) else None
+                message = await _unpack(frame) if isinstance(frame, bytes) else None
             except PackingError as error:
                 return str(error)
             speaks_vla_eval = isinstance(message, dict) and "type" in message
@@ -208,6 +210,11 @@ def metadata(service: Service) -> dict[str, Any]:
     if info is not None:
         about |= {"recipe": info.recipe, "horizon": info.horizon, "dt_s": info.dt_s}
     return about
+
+
+async def _unpack(frame: bytes) -> Any:
+    """Return the value of a frame; long ones are unpacked in another thread. Raises PackingError."""
+    return unpack(frame) if len(frame) <= LONGEST_INLINE else await asyncio.to_thread(unpack, frame)
 
 
 def _vla_eval_message(kind: str, payload: dict[str, Any], number: int) -> bytes:

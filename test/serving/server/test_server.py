@@ -186,6 +186,23 @@ def test_on_the_root_the_first_frame_is_vla_evals_hello(served):
 # Several clients, and faults of the worker
 
 
+def test_a_picture_that_takes_long_to_decode_keeps_nobody_waiting(served, client, monkeypatch):
+    decoded = threading.Event()
+
+    def slowly(frame):
+        assert decoded.wait(TIMEOUT_S)
+        return unpack(frame)
+
+    other = VlaEval(served)
+    monkeypatch.setattr("sqap_vla_ros.serving.server.protocols.unpack", slowly)
+    client.send("observation", {"images": {"agentview": IMAGE}, "task_description": "pick"})
+    assert get(served, "/health")[0] == 200  # the event loop is free
+    decoded.set()
+    assert client.receive()["type"] == "action"
+    assert other.act()["type"] == "action"
+    other.close()
+
+
 def test_clients_in_turn_do_not_mix_their_episodes(served):
     clients = [VlaEval(served) for _ in range(4)]
     got = {}

@@ -1,0 +1,72 @@
+"""A policy over a network that delays, drops, cuts and repeats: lost answers are errors, and none is a wrong one."""
+
+import time
+
+import pytest
+from workers import observation, wait_until
+
+pytest.importorskip("websockets", reason="websockets is not installed (pip install 'sqap-vla-ros[serve]')")
+
+from workers.link import BadLink
+from workers.served import Served
+
+from sqap_vla_ros.serving.remote import RemoteError, RemotePolicy
+
+
+@pytest.fixture(scope="module")
+def served():
+    with Served() as served:
+        assert wait_until(lambda: served.engine.problem is None)
+        yield served
+
+
+@pytest.fixture
+def link(served):
+    with BadLink(served.url) as link:
+        yield link
+
+
+@pytest.fixture
+def remote(link):
+    remote = RemotePolicy(link.url)
+    yield remote
+    remote.close()
+
+
+def is_answered(remote, seed: int) -> bool:
+    """The answer is that to this observation, and no other."""
+    sent = observation(seed)
+    return remote.predict(sent).normalized[0, 0] == float(sent.image.sum())
+
+
+def test_the_time_on_the_network_is_a_stage_of_the_prediction(remote, link):
+    link.delay_s = 0.15
+    timings = remote.predict(observation()).timings_ms
+    assert timings["network"] >= 150.0
+    assert timings["total"] >= timings["network"]
+    assert list(timings)[-2:] == ["network", "total"]
+
+
+def test_a_lost_answer_is_an_error_in_time_and_the_next_prediction_is_right(link):
+    remote = RemotePolicy(link.url, timeout_s=1.0)
+    link.drops = True
+    begin = time.monotonic()
+    with pytest.raises(RemoteError, match=r"no answer within 1 s|cannot be reached in time"):
+        remote.predict(observation(1))
+    assert 0.9 < time.monotonic() - begin < 10.0
+    link.drops = False
+    remote = RemotePolicy(link.url)
+    assert is_answered(remote, 2)
+    remote.close()
+
+
+def test_a_connection_that_is_cut_while_the_answer_is_awaited_is_opened_again(remote, link):
+    link.cuts = 2
+    assert is_answered(remote, 3)
+    assert remote.reconnections == 2
+
+
+def test_an_answer_that_comes_again_is_not_taken_for_the_next(remote, link):
+    link.repeats = True
+    assert all(is_answered(remote, seed) for seed in range(4))
+    assert remote.reconnections == 0

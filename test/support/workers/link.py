@@ -1,0 +1,61 @@
+"""A bad network between `RemotePolicy` and its server: it delays, drops, cuts and repeats messages."""
+
+import contextlib
+import threading
+import time
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection, serve
+
+
+class BadLink:
+    """A proxy on loopback. Use as a context manager; what it does to messages may change at any time.
+
+    delay_s: added to every answer. drops: answers are lost. cuts: the connection ends in place of so many answers.
+    repeats: the answer before comes once more, ahead of the right one.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self.delay_s = 0.0
+        self.drops = False
+        self.cuts = 0
+        self.repeats = False
+        self._upstream = upstream
+        self._server = serve(self._forward, "127.0.0.1", 0, compression=None, max_size=None, ping_interval=None)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+
+    def __enter__(self) -> "BadLink":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join(30.0)
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self._server.socket.getsockname()[1]}"
+
+    def _forward(self, client: ServerConnection) -> None:
+        assert client.request is not None
+        before: str | bytes = b""
+        with (
+            contextlib.suppress(ConnectionClosed),
+            connect(self._upstream + client.request.path, compression=None, max_size=None) as server,
+        ):
+            client.send(server.recv())  # the description of the policy
+            while True:
+                server.send(client.recv())
+                answer = server.recv()
+                time.sleep(self.delay_s)
+                if self.cuts > 0:
+                    self.cuts -= 1
+                    client.close_socket()
+                    return
+                if self.drops:
+                    continue
+                if self.repeats and before:
+                    client.send(before)
+                client.send(answer)
+                before = answer
