@@ -32,11 +32,15 @@ def load_policy(
         address of a server (ws://host:port), which has chosen everything else itself.
     recipe, device, dtype, unnorm_key, settings, seed: as `compression.load.load_policy` takes them.
 
+    A recipe that calibrates a shipped policy does so once: the result is kept in the user's cache folder.
+
     Raises FileNotFoundError for a checkpoint that is not there, RecipeError for a recipe that does not fit it, and
     RemoteError for a server that cannot be reached.
     """
     if is_remote(checkpoint):
         return remote_policy(checkpoint)
+    from sqap_vla_ros.compression.files.kept import KeptPolicies, default_folder  # loads torch
+
     return load.load_policy(
         checkpoint,
         recipe,
@@ -46,6 +50,7 @@ def load_policy(
         unnorm_key=unnorm_key,
         settings=settings,
         seed=seed,
+        kept=KeptPolicies(default_folder()),
     )
 
 

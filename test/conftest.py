@@ -31,6 +31,14 @@ os.environ.update(
     PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
 )
 os.environ.update(dds_environment(os.environ))
+_cache = tempfile.TemporaryDirectory(
+    prefix="sqap_vla_ros_cache_"
+)  # of compressed policies; compiled kernels are taken over
+_kernels = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sqap_vla_ros")
+Path(_cache.name, "sqap_vla_ros").mkdir()
+for _kernel in _kernels.glob("*.so"):
+    Path(_cache.name, "sqap_vla_ros", _kernel.name).symlink_to(_kernel)
+os.environ["XDG_CACHE_HOME"] = _cache.name
 _logs = tempfile.TemporaryDirectory(prefix="sqap_vla_ros_log_")
 os.environ.setdefault("ROS_LOG_DIR", _logs.name)
 os.environ.setdefault("HOME", _logs.name)  # rclpy refuses to start without one

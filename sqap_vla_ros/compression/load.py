@@ -257,7 +257,7 @@ def _quantize(
         if file is not None:
             from sqap_vla_ros.compression.files.storage import load_compressed
 
-            stored = load_compressed(file, device=device)
+            stored = load_compressed(file, device=device, unnorm_key=policy.unnorm_key)
             stored.provenance = policy.provenance
             return stored
         observations = known.observations(count)

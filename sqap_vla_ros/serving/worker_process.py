@@ -102,6 +102,7 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
         return RemotePolicy(config.checkpoint)
     import torch
 
+    from sqap_vla_ros.compression.files.kept import KeptPolicies, default_folder
     from sqap_vla_ros.compression.load import load_policy
     from sqap_vla_ros.policy.cogact import CogACTPolicy
     from sqap_vla_ros.policy.settings import CheckpointSettings
@@ -129,6 +130,7 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
             ddim_steps=config.ddim_steps or None,
         ),
         seed=config.seed,
+        kept=KeptPolicies(default_folder(), lambda stage, done, total: say(f"{stage}: {done} of {total}")),
     )
     channels = loaded.model.config.head.channels if isinstance(loaded, CogACTPolicy) else ACTION_DIM
     if channels != ACTION_DIM:

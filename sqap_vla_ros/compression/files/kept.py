@@ -6,6 +6,7 @@ package's own code.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -45,7 +46,9 @@ class KeptPolicies:
 
         The policy is spent where the file had to be made. scenes: what `observe` shows, in words.
         """
-        said = [weights_digest(policy), policy_digest(policy), recipe.to_dict(), scenes, count, _code_digest()]
+        digest = dataclasses.replace(recipe, pruning=None, accelerator=None).digest  # put on when it is loaded
+        dtype = str(policy.model.decoder.embed_tokens.weight.dtype)
+        said = [weights_digest(policy), policy_digest(policy), dtype, digest, scenes, count, _code_digest()]
         name = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
         file = self.folder / f"{name}.safetensors"
         if file.is_file():
