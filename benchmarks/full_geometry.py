@@ -21,7 +21,7 @@ On a GPU every variant has all its layers and a process of its own: eager bf16 a
 others captured as a CUDA graph, with the peak of the memory PyTorch holds. No result of that is here: it has not
 been run on a GPU yet.
 
-What made the difference on the CPU (two threads of a Xeon with AMX): a product of our own (backends/amx/kernels.cpp) in
+What made the difference on the CPU (two threads of a Xeon with AMX): a product of our own (backends/x86/kernels.cpp) in
 place of oneDNN's, which takes nearly twice as long (benchmarks/linear.py has both); one pass that finds a token's
 range, applies the RMSNorm and rounds; gate, up and the SiLU between them in one call; reordered weights in towers and
 action head, the head in bf16. What remains of sqap is the vision and the head, which pruning and four bits do not

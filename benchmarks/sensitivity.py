@@ -107,7 +107,7 @@ def score(observations: int, metrics: Sequence[str]) -> Scored:
     scheme = spec(16, hessian="weighted", row_bits=RowBits(4.0, widths=(0, 2, 4, 8)))
     policy = load_uncompressed(TRAINED_POLICY, load_recipe("fp32"), shipped=SHIPPED)
     policy.model.requires_grad_(False)
-    hidden = prepare_stream(policy, scheme, expert_observations(2 * observations))
+    hidden, _ = prepare_stream(policy, scheme, expert_observations(2 * observations))
     assert hidden is not None
     source = policy.model.decoder
     layers = list(TurnedLayers(source, scheme))

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe
+from sqap_vla_ros.compression.recipe import PART_ACTIVATION_BITS, QuantizationSpec, Recipe
 from sqap_vla_ros.contracts import TokenSelector
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.config import ActionHeadConfig, PolicyConfig, TowerConfig, VisionConfig
@@ -122,6 +122,14 @@ def bops(
         counts[f"decoder.{linear}"] = weighed(
             f"decoder.{linear}", quantization.mean_weight_bits(linear), quantization.bits(linear)[1]
         )
+    for name, (part, linears) in _linears_of_parts(work).items():
+        if part in quantization.parts:
+            bits = quantization.parts[part]
+            if definition is Definition.PAPER:
+                share = max(bits, PART_ACTIVATION_BITS) / FULL_BITS
+            else:
+                share = bits * PART_ACTIVATION_BITS / FULL_BITS**2
+            counts[name] -= linears * (1 - share)
     if definition is Definition.PAPER:
         counts["decoder.attention"] = weighed("decoder.attention", 0, quantization.activation_bits)
     return counts
@@ -139,6 +147,22 @@ def _tower(tower: TowerConfig, vision: VisionConfig, prefix: int, blocks_left_ou
     tokens = vision.tokens + prefix
     block = tokens * (4 * tower.width**2 + 2 * tower.width * tower.mlp_width) + 2 * tokens**2 * tower.width
     return (tower.depth - blocks_left_out) * block + vision.tokens * 3 * vision.patch_size**2 * tower.width
+
+
+def _linears_of_parts(work: Workload) -> dict[str, tuple[str, int]]:
+    """Return, by module, the part it belongs to and the multiply-accumulates of the linears that a recipe quantises."""
+    vision, head = work.config.vision, work.config.head
+    counts = {}
+    for name, tower, prefix in (("dino", vision.dino, 1 + vision.dino.registers), ("siglip", vision.siglip, 0)):
+        blocks = tower.depth - (0 if work.as_published else 1)
+        per_token = blocks * (4 * tower.width**2 + 2 * tower.width * tower.mlp_width)
+        counts[f"vision.{name}"] = ("vision", (vision.tokens + prefix) * per_token)
+    counts["projector"] = ("projector", macs(work)["projector"])
+    rows = 2 if work.config.diffusion.guidance > 1.0 else 1
+    refreshed = -(-work.config.diffusion.steps // work.head_interval)
+    tokens = rows * refreshed * (head.horizon + 1)
+    counts["action_head"] = ("action_head", tokens * head.depth * 12 * head.width**2)
+    return counts
 
 
 def _decoder(work: Workload, text_alone: bool = False) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Compression in memory: the decoder of a policy becomes integer, layer by layer.
+"""Compression in memory: the decoder of a policy becomes integer, layer by layer, and the parts beside it if asked.
 
 One layer is in float32 at a time; everything else keeps its dtype, so the peak is the policy itself and a few GB.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sqap_vla_ros.compression.layer_work import NO_PLAN, OnProgress, rotary_of
 from sqap_vla_ros.compression.layers import LinearReport, compress_layer
+from sqap_vla_ros.compression.parts import AFTER_DECODER, BEFORE_DECODER, quantize_parts
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.checkpoints.load import release
@@ -114,7 +115,7 @@ def compress(
     progress: OnProgress | None = None,
     finished: Callable[[CompressedLayer], None] | None = None,
 ) -> list[LinearReport]:
-    """Quantise a policy's decoder in place, as the recipe says.
+    """Quantise a policy in place, as the recipe says.
 
     observations: calibration; may be empty for recipes that do not look at data.
     progress: called as (stage, done, total).
@@ -128,22 +129,25 @@ def compress(
     require_calibration(recipe, observations)
     decoder = policy.model.decoder
     require_loadable(recipe, len(decoder.layers))
-    hidden = prepare_stream(policy, spec, observations)
+    hidden, reports = prepare_stream(policy, spec, observations)
     plan = make_plan(policy, spec, hidden, progress=progress)
-    reports: list[LinearReport] = []
     for layer in compress_layers(decoder, spec, hidden, plan=plan, progress=progress):
         reports += layer.linears
         if finished is not None:
             finished(layer)
-    return reports
+    return reports + quantize_parts(policy.model, spec, AFTER_DECODER)
 
 
 def prepare_stream(
     policy: CogACTPolicy, spec: QuantizationSpec, observations: Sequence[Observation]
-) -> list[Tensor] | None:
-    """Turn both ends of the residual stream if the recipe says so; return the first layer's calibration inputs."""
+) -> tuple[list[Tensor] | None, list[LinearReport]]:
+    """Turn both ends of the residual stream and quantise what comes before the decoder, if the recipe says so.
+
+    Returns the first layer's calibration inputs, and a report for every linear that was quantised.
+    """
     spec.rotation_scheme.turn_stream_ends(policy.model.decoder, policy.model.projector)
-    return decoder_inputs(policy, observations) if observations else None
+    reports = quantize_parts(policy.model, spec, BEFORE_DECODER)
+    return (decoder_inputs(policy, observations) if observations else None), reports
 
 
 def make_plan(

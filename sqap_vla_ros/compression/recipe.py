@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16")
 FORMER_SELECTORS = ("efficient_vla", "tome", "vla_cache")  # accelerators that recipes used to name as selectors
 WEIGHT_BITS = (2, 3, 4, 8)
+PART_BITS, PART_ACTIVATION_BITS = (4, 8), 8  # of the linears beside the decoder
 HESSIANS = ("plain", "weighted")
 
 
@@ -121,7 +122,7 @@ class RowBits:
 
 @dataclass(frozen=True)
 class QuantizationSpec:
-    """The way the decoder's linears are stored and multiplied. Towers, projector and action head stay as they are.
+    """The way linears are stored and multiplied: the decoder's, and those of the parts beside it that are named.
 
     weight_bits, activation_bits: 16 activation bits mean weight-only; 3 weight bits are stored as 4.
     weight_group: input channels that share a weight scale; 0 is one scale per output row, the only choice whose
@@ -140,6 +141,8 @@ class QuantizationSpec:
     overrides: linear name (`down_proj`, ...) -> {weight_bits, activation_bits} for that one.
     row_bits: widths by row in place of `weight_bits`.
     hessian: `plain`, or `weighted` for GPTQ on inputs weighted by the squared gradient of the action there.
+    parts: `vision`, `projector` or `action_head` -> bits of its weights, 4 or 8, rounded to nearest; its activations
+        take 8 bits. The parts that are not named keep 16.
     """
 
     ALWAYS_STORED: ClassVar = (
@@ -172,6 +175,7 @@ class QuantizationSpec:
     overrides: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     row_bits: RowBits | None = None
     hessian: str = "plain"
+    parts: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         owner = "quantization"
@@ -185,6 +189,9 @@ class QuantizationSpec:
             )
         if self.row_bits is not None and (self.weight_group or not self.weight_symmetric):
             raise RecipeError(f"{owner}.row_bits needs symmetric weights with one scale a row: leave weight_group out")
+        for part, bits in self.parts.items():
+            _choice(owner, "parts", part, COGACT.parts)
+            _choice(f"{owner}.parts", part, bits, PART_BITS)
         _choice(owner, "weight_bits", self.weight_bits, WEIGHT_BITS)
         _choice(owner, "activation_bits", self.activation_bits, EXECUTIONS)
         _choice(owner, "rounding", self.rounding, ROUNDINGS)

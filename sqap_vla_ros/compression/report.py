@@ -83,12 +83,13 @@ def probe(policy: CogACTPolicy, observations: Sequence[Observation]) -> Probe:
 
 
 def module_bytes(policy: CogACTPolicy, report: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Return the stored bytes by part of the model; the decoder's quantised linears apart."""
+    """Return the stored bytes by part of the model; quantised linears apart."""
     sizes: dict[str, int] = defaultdict(int)
     for name, tensor in policy.model.named_parameters():
         sizes[name.split(".")[0]] += tensor.nbytes
-    linears = sum(row["stored_bytes"] for row in report)
-    return {**sizes, **({"decoder linears, packed": linears} if linears else {})}
+    for row in report:
+        sizes[f"{row['name'].split('.')[0]} linears, packed"] += row["stored_bytes"]
+    return dict(sizes)
 
 
 def attention_overlap(before: Probe, after: Probe, kept: int) -> float:
@@ -132,7 +133,8 @@ def layer_errors(report: Sequence[dict[str, Any]]) -> dict[int, tuple[float, flo
     """Return decoder layer -> (mean relative weight error, relative error of its output; NaN without calibration)."""
     rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in report:
-        rows[int(row["name"].split(".")[2])].append(row)
+        if row["name"].startswith("decoder."):
+            rows[int(row["name"].split(".")[2])].append(row)
     return {
         layer: (
             float(np.mean([row["weight_error"] for row in linears])),

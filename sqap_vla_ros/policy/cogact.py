@@ -278,6 +278,7 @@ def count_parameters(model: nn.Module) -> int:
     for linear in model.modules():
         if hasattr(linear, "in_features") and "weight" not in dict(linear.named_parameters(recurse=False)):
             count += linear.in_features * linear.out_features
+            count += sum(bias.numel() for name, bias in linear.named_buffers(recurse=False) if name == "bias")
     return count
 
 

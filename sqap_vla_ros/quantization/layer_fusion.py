@@ -38,6 +38,17 @@ class IntegerMlp(nn.Module):
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
 
 
+class AppliedElsewhere(nn.Module):
+    """A norm that the next quantiser applies: passes its input on. Its weight of ones still counts as a parameter."""
+
+    def __init__(self, norm: LlamaRMSNorm) -> None:
+        super().__init__()
+        self.weight = norm.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
 def prepare_inference(model: nn.Module, backend: str = "auto") -> Backend | None:
     """Give a model's integer linears to a backend, and fuse the decoder layers whose tokens one kernel quantises.
 
@@ -64,7 +75,7 @@ def fuse_layer(layer: LlamaDecoderLayer) -> None:
         norm, shared = getattr(layer, name), _shared_quantizer(readers)
         if shared is not None and isinstance(norm, LlamaRMSNorm) and bool((norm.weight == 1).all()):
             shared.rms_eps = norm.variance_epsilon
-            setattr(layer, name, nn.Identity())
+            setattr(layer, name, AppliedElsewhere(norm))
     integer = [linear for linear in linears if isinstance(linear, IntegerLinear) and linear.bias is None]
     if len(integer) == 3 and _shared_quantizer(linears[:2]) is not None:
         layer.mlp = IntegerMlp(*integer)

@@ -6,7 +6,7 @@ from backend_cases import some_bits
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
-from sqap_vla_ros.quantization.layer_fusion import IntegerMlp, fuse_layer
+from sqap_vla_ros.quantization.layer_fusion import AppliedElsewhere, IntegerMlp, fuse_layer
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear
 from sqap_vla_ros.quantization.mixed import MixedLinear, PackedMixedWeight, quantize_mixed
 from sqap_vla_ros.quantization.packing import PackedWeight
@@ -72,7 +72,7 @@ def test_a_fused_layer_differs_by_roundings_only(tokens, widths):
     layer = decoder_layer(widths=widths)
     fused = copy.deepcopy(layer)
     fuse_layer(fused)
-    assert isinstance(fused.input_layernorm, torch.nn.Identity)
+    assert isinstance(fused.input_layernorm, AppliedElsewhere)
     assert isinstance(fused.mlp, IntegerMlp)
     # the norms' factors differ token by token
     hidden = torch.randn(1, tokens, WIDTH) * torch.logspace(-2, 2, tokens)[:, None]
@@ -105,11 +105,11 @@ def test_layers_that_cannot_be_fused_stay():
     layer = decoder_layer()
     layer.input_layernorm.weight[3] = 2.0
     fuse_layer(layer)
-    assert not isinstance(layer.input_layernorm, torch.nn.Identity)  # its weight was not folded
-    assert isinstance(layer.post_attention_layernorm, torch.nn.Identity)
+    assert not isinstance(layer.input_layernorm, AppliedElsewhere)  # its weight was not folded
+    assert isinstance(layer.post_attention_layernorm, AppliedElsewhere)
     whole = decoder_layer("tensor")  # one scale for all tokens: rows' norms do not commute with it
     fuse_layer(whole)
-    assert not isinstance(whole.input_layernorm, torch.nn.Identity)
+    assert not isinstance(whole.input_layernorm, AppliedElsewhere)
     assert isinstance(whole.mlp, LlamaMLP)
 
 

@@ -38,6 +38,8 @@ from sqap_vla_ros.compression.files.storage import (
     write_file,
 )
 from sqap_vla_ros.compression.layer_work import OnProgress
+from sqap_vla_ros.compression.layers import LinearReport
+from sqap_vla_ros.compression.parts import AFTER_DECODER, quantize_parts
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.checkpoints.writing import WriteError
@@ -148,16 +150,17 @@ def _compress(
 ) -> Header:
     """Do the work of `compress_to_file` in a workspace."""
     decoder = policy.model.decoder
+    beside: list[LinearReport] = []
     if recipe.quantization is not None:
-        hidden = prepare_stream(policy, recipe.quantization, observations)
         spec = recipe.quantization
+        hidden, beside = prepare_stream(policy, spec, observations)
         plan = work.plan(lambda hessians: make_plan(policy, spec, hidden, hessians=hessians, progress=progress))
         start = work.finished_layers(calibrated=bool(observations), depth=len(decoder.layers))
         if start and hidden is not None:
             hidden = work.read_hidden(start)
         for layer in compress_layers(
             decoder,
-            recipe.quantization,
+            spec,
             hidden,
             start=start,
             plan=plan,
@@ -170,7 +173,9 @@ def _compress(
             give_back_freed_memory()
             if after_layer is not None:
                 after_layer(layer.index)
+        beside += quantize_parts(policy.model, spec, AFTER_DECODER)
     report, stored = work.finished()
+    report += [linear.to_dict() for linear in beside]
     tensors: dict[str, Read] = {
         name: partial(_itself, tensor)
         for name, tensor in {**policy.model.state_dict(), **tokenizer_tensors(policy)}.items()

@@ -9,6 +9,7 @@ from torch import nn
 
 from sqap_vla_ros.compression.layer_work import group_size
 from sqap_vla_ros.compression.layers import build_group
+from sqap_vla_ros.compression.parts import part_structure
 from sqap_vla_ros.compression.recipe import QuantizationSpec
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.cogact import CogACT
@@ -44,6 +45,7 @@ def quantize_structure(
     row_counts: full name of a linear with rows of mixed widths -> how many rows have which.
     """
     decoder = model.decoder
+    part_structure(model, spec)
     spec.rotation_scheme.replace_norm(decoder)
     for index, layer in enumerate(decoder.layers):
         for group in COGACT.groups:

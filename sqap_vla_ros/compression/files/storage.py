@@ -15,7 +15,7 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,11 +213,17 @@ class CompressedFile:
         return PromptTokenizer(prompt, vocabulary, name.removeprefix(TOKENIZER), bytes(_raw(self.tensor(name))))
 
 
-def layer_names(names: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield tensor names by decoder layer ("decoder.layers.3" and its tensors), everything else under "" first."""
+def layer_names(names: list[str], parts: Collection[str] = ()) -> Iterator[tuple[str, list[str]]]:
+    """Yield tensor names by decoder layer ("decoder.layers.3" and its tensors), everything else under "" first.
+
+    parts: what else is prepared by itself, such as "vision".
+    """
     groups: dict[str, list[str]] = {"": []}
     for name in names:
-        key = ".".join(name.split(".")[:3]) if name.startswith("decoder.layers.") else ""
+        first = name.partition(".")[0]
+        key = first if first in parts else ""
+        if name.startswith("decoder.layers."):
+            key = ".".join(name.split(".")[:3])
         if not name.startswith(TOKENIZER):
             groups.setdefault(key, []).append(name)
     yield from groups.items()
@@ -243,9 +249,10 @@ def load_compressed(
     file = CompressedFile(path)
     header = file.header
     model = empty_model(header.config)
-    if header.recipe.quantization is not None:
-        quantize_structure(model, header.recipe.quantization, header.clips, header.row_counts)
-    for layer, names in layer_names(file.names):
+    spec = header.recipe.quantization
+    if spec is not None:
+        quantize_structure(model, spec, header.clips, header.row_counts)
+    for layer, names in layer_names(file.names, () if spec is None else spec.parts):
         tensors = {name: file.tensor(name) for name in names}
         for name, tensor in tensors.items():
             put(model, name, tensor if device == "cpu" else tensor.to(device))

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from sqap_vla_ros.quantization.backends import compiled, onednn, reference
-from sqap_vla_ros.quantization.backends.amx import activations as amx_activations
-from sqap_vla_ros.quantization.backends.amx import library as amx
-from sqap_vla_ros.quantization.backends.amx.product import AmxProduct
 from sqap_vla_ros.quantization.backends.onednn import OneDnnProduct
 from sqap_vla_ros.quantization.backends.product import BackendError, IntegerProduct
 from sqap_vla_ros.quantization.backends.reference import ReferenceProduct
 from sqap_vla_ros.quantization.backends.triton import entry as triton
+from sqap_vla_ros.quantization.backends.x86 import activations, library
+from sqap_vla_ros.quantization.backends.x86.product import AmxProduct, TileProduct, VnniProduct
 from sqap_vla_ros.quantization.quantizers import TokenQuantizer
 
 
@@ -22,6 +21,17 @@ def _compiled_quantizer() -> TokenQuantizer:
     if reason := compiled.compilation_unavailable():
         raise BackendError(f"activation quantisation cannot be compiled here: {reason}")
     return compiled.quantize_tokens
+
+
+def _x86(product: type[TileProduct]) -> Backend:
+    unit = product.unit
+    return Backend(
+        unit.name,
+        product,
+        lambda device: library.unsupported(unit, device),
+        lambda: activations.token_quantizer(unit),
+        token_quantizer_from=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,8 @@ class Backend:
 FALLBACK = Backend("reference", ReferenceProduct, reference.unsupported, keeps_packed=True)
 BACKENDS: tuple[Backend, ...] = (
     Backend("triton", triton.product, triton.unsupported, triton.token_quantizer, token_quantizer_from=0),
-    Backend("amx", AmxProduct, amx.unsupported, lambda: amx_activations.quantize_tokens, token_quantizer_from=0),
+    _x86(AmxProduct),
+    _x86(VnniProduct),
     # narrower layers do not repay the compilation
     Backend("onednn", OneDnnProduct, onednn.unsupported, token_quantizer_from=1024),
     FALLBACK,

@@ -15,6 +15,7 @@ from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeErro
 from sqap_vla_ros.compression.sensitivity.allocation import averages
 from sqap_vla_ros.compression.sensitivity.plan import TurnedLayers, plan_rows
 from sqap_vla_ros.policy.micro.policy import micro_policy
+from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 from sqap_vla_ros.quantization.mixed import MixedLinear, MixedWeightOnlyLinear
 
 OBSERVATIONS = synthetic_observations(4)
@@ -26,7 +27,7 @@ QUICK = Recipe("quick", quantization=QuantizationSpec(activation_bits=8, rotatio
 @pytest.fixture(scope="module")
 def plan():
     policy = micro_policy()
-    hidden = prepare_stream(policy, QUICK.quantization, OBSERVATIONS)
+    hidden, _ = prepare_stream(policy, QUICK.quantization, OBSERVATIONS)
     return make_plan(policy, QUICK.quantization, hidden)
 
 
@@ -68,6 +69,7 @@ def test_a_file_predicts_what_compression_in_memory_predicts(tmp_path, activatio
     out = tmp_path / "policy.safetensors"
     compress_to_file(micro_policy(), recipe, OBSERVATIONS, out)
     loaded = load_policy(str(out), "bf16")
+    prepare_inference(in_memory.model)
     np.testing.assert_allclose(loaded.predict(HELD_OUT).normalized, in_memory.predict(HELD_OUT).normalized, atol=1e-5)
     header = CompressedFile(out).header
     assert header.recipe == recipe

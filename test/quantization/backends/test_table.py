@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from sqap_vla_ros.quantization.backends import compiled, table
-from sqap_vla_ros.quantization.backends.amx import library
 from sqap_vla_ros.quantization.backends.product import BackendError, SeparateProducts, split_rows
 from sqap_vla_ros.quantization.backends.table import BACKENDS, FALLBACK, Backend, find_backend
+from sqap_vla_ros.quantization.backends.x86 import library
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_weight
@@ -82,7 +82,7 @@ def test_errors_say_what_is_possible(monkeypatch):
     with pytest.raises(BackendError, match=f"no backend named 'cuda'; there are: auto, {names}"):
         find_backend("cuda", CPU)
     model = nn.Sequential(linear(4, 8))
-    monkeypatch.setattr(library, "cpu_unsupported", lambda: "no AMX")
+    monkeypatch.setattr(library, "cpu_unsupported", lambda unit: f"no {unit.name}")
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     assert find_backend("auto", CPU) == FALLBACK
     with pytest.raises(
@@ -91,14 +91,14 @@ def test_errors_say_what_is_possible(monkeypatch):
         use_backend(model, "triton")
     with pytest.raises(BackendError, match=r"neither AVX512-VNNI nor AMX.*use backend auto \(here: reference\)"):
         use_backend(model, "onednn")
-    with pytest.raises(BackendError, match="amx cannot run here: no AMX"):
+    with pytest.raises(BackendError, match="amx cannot run here: no amx"):
         use_backend(model, "amx")
     assert model[0].backend == FALLBACK.name
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_cpu_backends_refuse_other_devices(device):
-    for name in ("amx", "onednn"):
+    for name in ("amx", "vnni", "onednn"):
         with pytest.raises(BackendError, match=f"{name} cannot run here: it runs on the CPU, and the weights are on"):
             find_backend(name, torch.device(device))
 

@@ -4,16 +4,15 @@ from backend_cases import integers_of, some_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sqap_vla_ros.quantization.backends.amx import library
-from sqap_vla_ros.quantization.backends.amx.activations import quantize_tokens
-from sqap_vla_ros.quantization.backends.amx.product import MOST_INPUTS, AmxProduct
 from sqap_vla_ros.quantization.backends.reference import ReferenceProduct
+from sqap_vla_ros.quantization.backends.x86 import library
+from sqap_vla_ros.quantization.backends.x86.activations import quantize_tokens, token_quantizer
+from sqap_vla_ros.quantization.backends.x86.product import MOST_INPUTS
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
 from sqap_vla_ros.quantization.rotations import OrthogonalMix
 
-pytestmark = pytest.mark.usefixtures("amx")
 slowly = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -26,7 +25,7 @@ slowly = settings(max_examples=60, deadline=None, suppress_health_check=[HealthC
     threads=st.sampled_from([1, 2, 3]),
 )
 @slowly
-def test_products_are_the_references_to_the_last_bit(m, k, n, top, extreme, threads):
+def test_products_are_the_references_to_the_last_bit(product, m, k, n, top, extreme, threads):
     generator = torch.Generator().manual_seed(m * k + n)
     values = torch.randint(-127, 128, (m, k), generator=generator).to(torch.int8)
     weight = torch.randint(-top, top + (top < 8), (n, k), generator=generator).to(torch.int8)
@@ -37,13 +36,13 @@ def test_products_are_the_references_to_the_last_bit(m, k, n, top, extreme, thre
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        reference, amx = ReferenceProduct(weight, scale), AmxProduct(weight, scale)
+        reference, tiles = ReferenceProduct(weight, scale), product(weight, scale)
         four_bits = weight.min() >= -8 and weight.max() <= 7
-        assert amx.packed.numel() == -(-n // 32) * 32 * -(-k // 64) * 64 // (2 if four_bits else 1)
+        assert tiles.packed.numel() == -(-n // 32) * 32 * -(-k // 64) * 64 // (2 if four_bits else 1)
         for dtype in (torch.float32, torch.bfloat16):
             token_scale = (torch.rand(m, 1, generator=generator) + 0.5).to(dtype)
-            assert torch.equal(amx(values, token_scale), reference(values, token_scale))
-        assert library.kernels().threads() == threads
+            assert torch.equal(tiles(values, token_scale), reference(values, token_scale))
+        assert library.kernels(product.unit).threads() == threads
     finally:
         torch.set_num_threads(before)
 
@@ -57,7 +56,7 @@ def test_products_are_the_references_to_the_last_bit(m, k, n, top, extreme, thre
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )
 @slowly
-def test_rows_of_mixed_widths_are_the_references_to_the_last_bit(m, k, n, widths, extreme, dtype):
+def test_rows_of_mixed_widths_are_the_references_to_the_last_bit(product, m, k, n, widths, extreme, dtype):
     generator = torch.Generator().manual_seed(m * k + n)
     bits = some_bits(n, widths, generator)
     weight = integers_of(bits, k, generator, extreme)
@@ -65,19 +64,19 @@ def test_rows_of_mixed_widths_are_the_references_to_the_last_bit(m, k, n, widths
     if extreme:  # the largest sums there are
         values.fill_(-127)
     scale, token_scale = torch.rand(n, generator=generator), torch.rand(m, 1, generator=generator).to(dtype)
-    amx, reference = AmxProduct(weight, scale, bits), ReferenceProduct(weight, scale)
-    assert torch.equal(amx(values, token_scale), reference(values, token_scale))
+    tiles, reference = product(weight, scale, bits), ReferenceProduct(weight, scale)
+    assert torch.equal(tiles(values, token_scale), reference(values, token_scale))
     panels = sum(-(-int((bits == width).sum()) // 32) * width for width in (2, 4, 8))
-    assert amx.packed.numel() == panels * 4 * -(-k // 64) * 64
+    assert tiles.packed.numel() == panels * 4 * -(-k // 64) * 64
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_gate_and_up_of_mixed_widths(same):
+def test_gate_and_up_of_mixed_widths(product, same):
     generator = torch.Generator().manual_seed(1)
     bits = [some_bits(90, (0, 2, 4, 8), generator) for _ in range(2)]
     bits[1] = bits[0] if same else bits[1]
     pair = [(integers_of(b, 130, generator), torch.rand(90, generator=generator) * 0.01) for b in bits]
-    gate, up = (AmxProduct(*weight, b) for weight, b in zip(pair, bits, strict=True))
+    gate, up = (product(*weight, b) for weight, b in zip(pair, bits, strict=True))
     values = torch.randint(-127, 128, (21, 130), generator=generator).to(torch.int8)
     scale = torch.rand(21, 1, generator=generator) * 0.1
     opened, other = (ReferenceProduct(*weight)(values, scale) for weight in pair)
@@ -86,31 +85,31 @@ def test_gate_and_up_of_mixed_widths(same):
 
 
 @pytest.mark.parametrize(("rows", "outputs"), [(1, 1), (40, 33), (16, 288)])
-def test_gated_is_the_formula(rows, outputs):
+def test_gated_is_the_formula(product, rows, outputs):
     generator = torch.Generator().manual_seed(rows)
     values = torch.randint(-7, 8, (rows, 600), generator=generator).to(torch.int8)
     scale = torch.logspace(-4, 4, rows)[:, None].bfloat16()  # SiLU at its linear and at its flat parts
     weights = [torch.randint(-top, top, (outputs, 600), generator=generator).to(torch.int8) for top in (8, 127)]
     scales = [torch.rand(outputs, generator=generator) * 0.01 for _ in weights]
-    gate, up = (AmxProduct(*pair) for pair in zip(weights, scales, strict=True))
+    gate, up = (product(*pair) for pair in zip(weights, scales, strict=True))
     for dtype in (torch.bfloat16, torch.float32):
-        products = [ReferenceProduct(*pair).unscaled(values, dtype) for pair in zip(weights, scales, strict=True)]
-        opened, other = (product.float() * scale.float() for product in products)
+        factors = [ReferenceProduct(*pair).unscaled(values, dtype) for pair in zip(weights, scales, strict=True)]
+        opened, other = (factor.float() * scale.float() for factor in factors)
         expected = (torch.nn.functional.silu(opened) * other).to(dtype)
         tolerance = 0.008 if dtype == torch.bfloat16 else 1e-5
         torch.testing.assert_close(gate.gated(up, values, scale.to(dtype)), expected, atol=1e-6, rtol=tolerance)
 
 
-def test_no_rows_give_no_rows():
-    product = AmxProduct(torch.ones(40, 64, dtype=torch.int8), torch.ones(40))
-    values, scale = quantize_tokens(torch.ones(0, 64).bfloat16(), 4, 0.9, None)
-    assert product(values, scale).shape == (0, 40)
+def test_no_rows_give_no_rows(product):
+    tiles = product(torch.ones(40, 64, dtype=torch.int8), torch.ones(40))
+    values, scale = quantize_tokens(product.unit, torch.ones(0, 64).bfloat16(), 4, 0.9, None)
+    assert tiles(values, scale).shape == (0, 40)
 
 
-def test_a_scale_that_is_not_finite_shows():
-    product = AmxProduct(torch.ones(40, 64, dtype=torch.int8), torch.ones(40))
+def test_a_scale_that_is_not_finite_shows(product):
+    tiles = product(torch.ones(40, 64, dtype=torch.int8), torch.ones(40))
     scale = torch.tensor([[1.0], [torch.nan], [torch.inf]]).bfloat16()
-    y = product(torch.ones(3, 64, dtype=torch.int8), scale)
+    y = tiles(torch.ones(3, 64, dtype=torch.int8), scale)
     assert (y[0] == 64).all()
     assert y[1].isnan().all()
     assert y[2].isinf().all()
@@ -124,44 +123,44 @@ def test_a_scale_that_is_not_finite_shows():
     power=st.sampled_from([-38, -13, -4, 0, 4, 30]),
 )
 @slowly
-def test_quantised_rows_are_the_plain_ones(m, k, bits, clip, power):
+def test_quantised_rows_are_the_plain_ones(product, m, k, bits, clip, power):
     generator = torch.Generator().manual_seed(m * k)
     x = (torch.randn(m, k, generator=generator) * 10.0**power).bfloat16()
     x[-1] = 0
     for actual, expected in zip(
-        quantize_tokens(x, bits, clip, None), quantize_activation(x, bits, clip=clip), strict=True
+        quantize_tokens(product.unit, x, bits, clip, None), quantize_activation(x, bits, clip=clip), strict=True
     ):
         assert torch.equal(actual, expected)
-    values, scale = quantize_tokens(x, bits, clip, 1e-5)
+    values, scale = quantize_tokens(product.unit, x, bits, clip, 1e-5)
     assert torch.equal(values, quantize_activation(x, bits, clip=clip)[0])
     # the sum of squares may run in another order
     torch.testing.assert_close(scale, quantize_activation(x, bits, clip=clip, rms_eps=1e-5)[1])
 
 
-def test_activations_that_are_not_finite_show_in_their_scale():
+def test_activations_that_are_not_finite_show_in_their_scale(product):
     x = torch.ones(3, 40).bfloat16()
     x[1, 39], x[2, 0] = torch.nan, torch.inf
-    scale = quantize_tokens(x, 4, 0.9, None)[1]
+    scale = quantize_tokens(product.unit, x, 4, 0.9, None)[1]
     assert scale.isfinite().tolist() == [[True], [False], [False]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_whole_layers_agree_with_the_reference(dtype):
+def test_whole_layers_agree_with_the_reference(product, dtype):
     generator = torch.Generator().manual_seed(1)
     weight = PackedWeight.of(quantize_weight(torch.randn(100, 1376, generator=generator), 4))
     layer = QuantizedLinear(weight, ActivationQuantizer(4, clip=0.9, rotation=OrthogonalMix(1376)), torch.ones(100))
     x = torch.randn(2, 21, 1376, generator=generator).to(dtype)
     expected = layer(x)
-    assert use_backend(layer).name == "amx"
-    assert layer.activation.token_quantizer is quantize_tokens
+    assert use_backend(layer, product.unit.name).name == product.unit.name
+    assert layer.activation.token_quantizer is token_quantizer(product.unit)
     assert torch.equal(layer(x), expected)
 
 
-def test_activations_of_another_width_are_refused():
-    product = AmxProduct(torch.ones(8, 64, dtype=torch.int8), torch.ones(8))
+def test_activations_of_another_width_are_refused(product):
+    tiles = product(torch.ones(8, 64, dtype=torch.int8), torch.ones(8))
     with pytest.raises(ValueError, match=r"expected int8 \[M, 64\], got torch.int8 \(2, 63\)"):
-        product(torch.ones(2, 63, dtype=torch.int8), torch.ones(2, 1))
+        tiles(torch.ones(2, 63, dtype=torch.int8), torch.ones(2, 1))
     with pytest.raises(ValueError, match=r"not in torch\.float64"):
-        product(torch.ones(2, 64, dtype=torch.int8), torch.ones(2, 1).double())
+        tiles(torch.ones(2, 64, dtype=torch.int8), torch.ones(2, 1).double())
     with pytest.raises(ValueError, match="could overflow 32 bits"):
-        AmxProduct(torch.ones(1, MOST_INPUTS + 1, dtype=torch.int8), torch.ones(1))
+        product(torch.ones(1, MOST_INPUTS + 1, dtype=torch.int8), torch.ones(1))

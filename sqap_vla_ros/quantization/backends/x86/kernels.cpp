@@ -1,9 +1,9 @@
-// Kernels of backend amx: the quantiser of activations (AVX-512), which activations.py calls, and the integer product
-// (AMX), which product.py calls.
+// Kernels of the backends amx and vnni: the quantiser of activations (AVX-512), which activations.py calls, and the
+// integer product, which product.py calls. The innermost product is in amx.h and vnni.h; all else is common.
 //
 // The product is int8 activations times weights of 8, 4 or 2 bits. A tile holds 16 rows of 64 bytes. A panel is 32 output
 // channels, two tiles wide. The depth is worked off in blocks of eight tiles: then a panel's weights (16 KiB) and a row
-// block's activations (16 KiB) stay in the first-level cache. Four accumulating tiles take every loaded tile twice.
+// block's activations (16 KiB) stay in the first-level cache.
 // Panels are taken in groups, so that a depth block of all activations is used several times while it is in the
 // second-level cache; weights come from memory once, prefetched a block ahead.
 //
@@ -42,22 +42,17 @@ constexpr int64_t kAccumulators = 1024;  // int32 values of a row block (32 rows
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The compiler does not know what tile instructions read: values written before must be in memory.
-void written() { asm volatile("" ::: "memory"); }
+}  // namespace
 
-void configure_tiles() {
-  struct alignas(64) {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {};
-    uint8_t rows[16] = {};
-  } config;
-  for (int i = 0; i < 8; ++i) {
-    config.row_bytes[i] = kDepth;
-    config.rows[i] = kRows;
-  }
-  asm volatile("" ::"r"(&config) : "memory");
-  _tile_loadconfig(&config);
-}
+#include "rows.h"
+
+#ifdef __AMX_INT8__
+#include "amx.h"
+#else
+#include "vnni.h"
+#endif
+
+namespace {
 
 // Memory of a thread, kept for the next call.
 template <int kWhich>
@@ -74,27 +69,19 @@ int8_t* scratch(int64_t bytes) {
   return held.get();
 }
 
-// float32 -> the same rounded to bfloat16 (nearest, ties to even), in the upper halves of int32.
-__m512i to_bfloat16(__m512 x) {
-  const __m512i bits = _mm512_castps_si512(x);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  const __m512i kept = _mm512_and_si512(rounded, _mm512_set1_epi32(static_cast<int>(0xffff0000)));
-  return _mm512_mask_mov_epi32(kept, nan, _mm512_set1_epi32(0x7fc00000));
-}
-
-// Rows of activations [rows, inputs] -> one row of tiles [depth / 64][16][64], zeros where there is nothing.
+// Rows of activations [rows, inputs] -> one row of tiles [depth / 64][16][64], shifted; zeros where there is nothing.
 void pack_rows(const int8_t* values, int8_t* tiles, int64_t rows, int64_t inputs) {
   const int64_t whole = inputs / kDepth, rest = inputs % kDepth;
   const __mmask64 mask = (uint64_t{1} << rest) - 1;
+  const __m512i shift = _mm512_set1_epi8(static_cast<char>(kShift));
+  const auto put = [&](int8_t* to, __m512i bytes) { _mm512_store_si512(to, _mm512_xor_si512(bytes, shift)); };
   for (int64_t row = 0; row < kRows; ++row) {
     const int8_t* from = values + row * inputs;
     int8_t* to = tiles + row * kDepth;
     const bool there = row < rows;
     for (int64_t t = 0; t < whole; ++t, to += kTile)
-      _mm512_store_si512(to, there ? _mm512_loadu_si512(from + t * kDepth) : _mm512_setzero_si512());
-    if (rest) _mm512_store_si512(to, _mm512_maskz_loadu_epi8(there ? mask : 0, from + whole * kDepth));
+      put(to, there ? _mm512_loadu_si512(from + t * kDepth) : _mm512_setzero_si512());
+    if (rest) put(to, _mm512_maskz_loadu_epi8(there ? mask : 0, from + whole * kDepth));
   }
 }
 
@@ -133,87 +120,20 @@ void unpack_four_bits(const uint8_t* packed, int8_t* tiles, int64_t steps) {
     }
 }
 
-// 16 or 32 rows times a panel over `steps` tiles of depth, onto sums [2][2][16][16] that start at zero if `first`.
-template <bool kBoth>
-void multiply(const int8_t* upper, const int8_t* lower, const int8_t* weights, int32_t* sums, int64_t steps,
-              bool first) {
-  if (first) {
-    _tile_zero(0);
-    _tile_zero(1);
-    if (kBoth) {
-      _tile_zero(2);
-      _tile_zero(3);
-    }
-  } else {
-    _tile_loadd(0, sums, 64);
-    _tile_loadd(1, sums + 256, 64);
-    if (kBoth) {
-      _tile_loadd(2, sums + 512, 64);
-      _tile_loadd(3, sums + 768, 64);
-    }
-  }
-  for (int64_t i = 0; i < steps; ++i) {
-    _tile_loadd(4, upper + i * kTile, 64);
-    _tile_loadd(6, weights + 2 * i * kTile, 64);
-    _tile_loadd(7, weights + (2 * i + 1) * kTile, 64);
-    if (kBoth) _tile_loadd(5, lower + i * kTile, 64);
-    _tile_dpbssd(0, 4, 6);
-    _tile_dpbssd(1, 4, 7);
-    if (kBoth) {
-      _tile_dpbssd(2, 5, 6);
-      _tile_dpbssd(3, 5, 7);
-    }
-  }
-  _tile_stored(0, sums, 64);
-  _tile_stored(1, sums + 256, 64);
-  if (kBoth) {
-    _tile_stored(2, sums + 512, 64);
-    _tile_stored(3, sums + 768, 64);
-  }
-}
-
-float to_float(float x) { return x; }
-
-float to_float(uint16_t bfloat16) {
-  const uint32_t bits = uint32_t(bfloat16) << 16;
-  float y;
-  std::memcpy(&y, &bits, sizeof y);
-  return y;
-}
-
-// To the precision of an output, which is bfloat16 or float32.
-template <typename T>
-__m512 rounded(__m512 x) {
-  return sizeof(T) == 2 ? _mm512_castsi512_ps(to_bfloat16(x)) : x;
-}
-
-template <typename T>
-void store(T* to, __mmask16 mask, __m512 y) {
-  if (sizeof(T) == 2)
-    _mm512_mask_cvtepi32_storeu_epi16(to, mask, _mm512_srli_epi32(_mm512_castps_si512(y), 16));
-  else
-    _mm512_mask_storeu_ps(to, mask, y);
-}
-
-__m512 exponential(__m512 x) {
-  const __m512 power = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
-  const __m512 whole = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 t = _mm512_mul_ps(_mm512_sub_ps(power, whole), _mm512_set1_ps(0.693147181f));  // |t| <= 0.35
-  __m512 sum = _mm512_set1_ps(1.0f / 720);
-  for (const float factorial : {120.0f, 24.0f, 6.0f, 2.0f, 1.0f, 1.0f})
-    sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(1.0f / factorial));
-  return _mm512_scalef_ps(sum, whole);
-}
-
-// Prepared weights of a linear. scale: [panels * 32]. starts: [panels + 1] units before a panel in a tile of depth.
+// Prepared weights of a linear; product.py fills it in. starts: [panels + 1] units before a panel in a tile of depth.
+// first: [panels * 32] what the accumulators begin at. scale: [panels * 32].
+// columns: [panels * 32] the output column of a channel, -1 in the rest of a panel; null where channels are in order.
 struct Weights {
   const uint8_t* packed;
   const int64_t* starts;
+  const int32_t* first;
   const float* scale;
+  const int32_t* columns;
+  int64_t outputs, inputs, panels;
 
   int64_t units(int64_t panel) const { return starts[panel + 1] - starts[panel]; }
 
-  const uint8_t* block(int64_t d, int64_t panel, int64_t panels, int64_t steps) const {
+  const uint8_t* block(int64_t d, int64_t panel, int64_t steps) const {
     return packed + (d * starts[panels] + starts[panel] * steps) * kUnit;
   }
 
@@ -237,12 +157,32 @@ struct Weights {
   }
 };
 
+// What follows a product: out = residual + factor * gelu(y + bias), each rounded. Null pointers leave their step out.
+// bias, factor: [outputs]. residual: [rows, outputs]. gelu: 1 with the error function, 2 by tanh, 0 without.
+template <typename T>
+struct Finish {
+  const T *bias, *factor, *residual;
+  int64_t gelu;
+
+  __m512 operator()(__m512 y, __mmask16 mask, int64_t row, int64_t column, int64_t outputs) const {
+    y = rounded<T>(y);
+    if (bias) y = rounded<T>(_mm512_add_ps(y, load(bias + column, mask)));
+    if (gelu) y = rounded<T>(::gelu(y, gelu == 2));
+    if (factor) y = rounded<T>(_mm512_mul_ps(y, load(factor + column, mask)));
+    if (residual) y = _mm512_add_ps(y, load(residual + row * outputs + column, mask));
+    return y;
+  }
+};
+
 // Writes the results of a row block and a panel, times the rows' scales; silu(gate) * up where there is an `up`.
-// columns: [panels * 32] the output column of a channel, -1 in the rest of a panel; null where channels are in order.
+// first_row: of the block.
 template <typename T>
 void write_out(const Weights& weights, const int32_t* sums, const Weights* up, const int32_t* up_sums,
-               const int32_t* columns, const T* row_scale, T* out, int64_t rows, int64_t panel, int64_t outputs) {
-  const int64_t first = panel * kPanel;
+               const Finish<T>* finish, const T* row_scale, T* out, int64_t rows, int64_t first_row, int64_t panel) {
+  const int64_t first = panel * kPanel, outputs = weights.outputs;
+  const int32_t* columns = weights.columns;
+  row_scale += first_row;
+  out += first_row * outputs;
   int64_t channels = std::min(kPanel, outputs - first);
   if (columns) {
     columns += first;
@@ -259,6 +199,7 @@ void write_out(const Weights& weights, const int32_t* sums, const Weights* up, c
       }
       const int64_t left = std::min<int64_t>(channels - half * 16, 16);
       const __mmask16 mask = left == 16 ? 0xffff : (1 << left) - 1;
+      if (finish) y = (*finish)(y, mask, first_row + row, first + half * 16, outputs);
       if (columns) {
         T together[16];
         store(together, mask, rounded<T>(y));
@@ -272,8 +213,9 @@ void write_out(const Weights& weights, const int32_t* sums, const Weights* up, c
 
 // up: the second factor of a gated MLP, its channels in the same order; null for a plain product.
 template <typename T>
-void product(const int8_t* values, const Weights& weights, const Weights* up, const int32_t* columns,
-             const T* row_scale, T* out, int64_t rows, int64_t outputs, int64_t inputs, int64_t panels) {
+void product(const Weights& weights, const Weights* up, const Finish<T>* finish, const int8_t* values,
+             const T* row_scale, T* out, int64_t rows) {
+  const int64_t outputs = weights.outputs, inputs = weights.inputs, panels = weights.panels;
   const int64_t depth = ceil_div(inputs, kDepth);
   const int64_t tiles = ceil_div(rows, kRows), blocks = ceil_div(tiles, 2);
   const Weights* factors[] = {&weights, up};
@@ -287,7 +229,7 @@ void product(const int8_t* values, const Weights& weights, const Weights* up, co
 #pragma omp for
     for (int64_t i = 0; i < tiles; ++i)
       pack_rows(values + i * kRows * inputs, activations + i * depth * kTile, rows - i * kRows, inputs);
-    configure_tiles();
+    begin_multiplying();
 #pragma omp for schedule(dynamic)
     for (int64_t start = 0; start < panels; start += group) {
       const int64_t turns = (std::min(start + group, panels) - start) * count;
@@ -302,67 +244,26 @@ void product(const int8_t* values, const Weights& weights, const Weights* up, co
           const int64_t next_steps = std::max<int64_t>(std::min(kSteps, depth - next_d), 0);
           const Weights& next_factor = *factors[next_turn % count];
           const int64_t next_panel = start + next_turn / count;
-          const uint8_t* next = next_factor.block(next_d, next_panel, panels, next_steps);
+          const uint8_t* next = next_factor.block(next_d, next_panel, next_steps);
           const int64_t lines = next_steps * next_factor.units(next_panel) * kUnit / 64;
-          const int8_t* multiplied = factor.tiles_of(factor.block(d, panel, panels, steps), panel, unpacked, steps);
-          written();
+          const int8_t* multiplied = factor.tiles_of(factor.block(d, panel, steps), panel, unpacked, steps);
+          const int32_t* begin = d ? nullptr : factor.first + panel * kPanel;
           for (int64_t b = 0; b < blocks; ++b) {
             for (int64_t line = b * lines / blocks; line < (b + 1) * lines / blocks; ++line)
               _mm_prefetch(reinterpret_cast<const char*>(next) + line * 64, _MM_HINT_T1);
             int32_t* sum = sums + (turn * blocks + b) * kAccumulators;
             const int8_t* upper = activations + (2 * b * depth + d) * kTile;
-            if (2 * b + 1 < tiles)
-              multiply<true>(upper, upper + depth * kTile, multiplied, sum, steps, d == 0);
-            else
-              multiply<false>(upper, upper, multiplied, sum, steps, d == 0);
+            const int64_t row = b * 2 * kRows, there = std::min(2 * kRows, rows - row);
+            multiply(upper, upper + depth * kTile, multiplied, sum, there, steps, begin);
             if (d + kSteps < depth || turn % count + 1 < count) continue;
-            const int64_t row = b * 2 * kRows;
             const int32_t* first = sums + ((turn - count + 1) * blocks + b) * kAccumulators;
-            write_out(weights, first, up, sum, columns, row_scale + row, out + row * outputs,
-                      std::min(2 * kRows, rows - row), panel, outputs);
+            write_out(weights, first, up, sum, finish, row_scale, out, there, row, panel);
           }
         }
       }
     }
-    _tile_release();
+    end_multiplying();
   }
-}
-
-// 16 values of a row, zeros beyond its end.
-__m512 load_row(const uint16_t* x, int64_t at, int64_t inputs) {
-  const int64_t left = inputs - at;
-  const __mmask16 mask = left >= 16 ? 0xffff : (1 << left) - 1;
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x + at)), 16));
-}
-
-// Quantises one row and returns its scale, see quantize_activation in quantizers.py. rms_eps < 0: no norm.
-uint16_t quantize_row(const uint16_t* x, int8_t* values, int64_t inputs, int top, float ratio, float rms_eps) {
-  constexpr float kTiny = 1e-12f;
-  __m512 largest = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
-  __mmask16 nan = 0;
-  for (int64_t k = 0; k < inputs; k += 16) {
-    const __m512 v = load_row(x, k, inputs);
-    largest = _mm512_max_ps(_mm512_abs_ps(v), largest);
-    nan |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    if (rms_eps >= 0) squares = _mm512_fmadd_ps(v, v, squares);
-  }
-  const float magnitude = nan ? NAN : _mm512_reduce_max_ps(largest);
-  const float step = magnitude * ratio;
-  float inverse = 1.0f / (step < kTiny ? kTiny : step);
-  uint32_t bits;
-  std::memcpy(&bits, &inverse, sizeof bits);
-  inverse = to_float(static_cast<uint16_t>(bits >> 16));
-  float scale = 1.0f / inverse;
-  if (rms_eps >= 0) scale *= 1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / inputs + rms_eps);
-  const __m512 factor = _mm512_set1_ps(inverse), high = _mm512_set1_ps(top), low = _mm512_set1_ps(-top);
-  for (int64_t k = 0; k < inputs; k += 16) {
-    const __m512 v = _mm512_mul_ps(load_row(x, k, inputs), factor);
-    // to nearest, ties to even
-    const __m512i integers = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(v, low), high));
-    const int64_t left = inputs - k;
-    _mm512_mask_cvtepi32_storeu_epi8(values + k, left >= 16 ? 0xffff : (1 << left) - 1, integers);
-  }
-  return _mm_cvtsi128_si32(_mm512_castsi512_si128(to_bfloat16(_mm512_set1_ps(scale)))) >> 16;
 }
 
 }  // namespace
@@ -381,12 +282,14 @@ void quantize_tokens(const uint16_t* x, int8_t* values, uint16_t* scale, int64_t
     scale[row] = quantize_row(x + row * inputs, values + row * inputs, inputs, top, ratio, rms_eps);
 }
 
-// weight [outputs, inputs] -> packed [depth blocks][panels][steps][units][512], zeros at the edges.
+// weight [outputs, inputs] -> packed [depth blocks][panels][steps][units][512], zeros at the edges, and what the
+// accumulators begin at, [panels * 32].
 // channels: [panels * 32] the row of `weight` in every place, -1 for none. starts: [panels + 1], see Weights.
 // Byte i of a panel's tile holds position i (row i / 64, channel i % 64 / 4, input i % 4) of both 16-channel tiles.
-void pack_weight(const int8_t* weight, uint8_t* packed, const int64_t* starts, const int32_t* channels, int64_t panels,
-                 int64_t inputs) {
+void pack_weight(const int8_t* weight, uint8_t* packed, const int64_t* starts, const int32_t* channels, int32_t* first,
+                 int64_t panels, int64_t inputs) {
   const int64_t depth = ceil_div(inputs, kDepth);
+  const Weights made{packed, starts, first};
   ask_for_huge_pages(packed, starts[panels] * depth * kUnit);
 #pragma omp parallel for
   for (int64_t p = 0; p < panels; ++p)
@@ -409,35 +312,47 @@ void pack_weight(const int8_t* weight, uint8_t* packed, const int64_t* starts, c
                                          two_bits(1, i + kUnit) << 6);
         }
       }
+      const int8_t* tiles = made.tiles_of(tile, p, scratch<2>(2 * kTile * kSteps), 1);
+      for (int64_t i = 0; i < 2 * kTile; ++i) first[p * kPanel + i / kTile * 16 + i % 64 / 4] -= kShift * tiles[i];
     }
 }
 
-// values [rows, inputs], scale [panels * 32], columns [panels * 32] or null, row_scale [rows], out [rows, outputs].
-void product_bfloat16(const int8_t* values, const uint8_t* packed, const int64_t* starts, const float* scale,
-                      const int32_t* columns, const uint16_t* row_scale, uint16_t* out, int64_t rows, int64_t outputs,
-                      int64_t inputs, int64_t panels) {
-  product(values, {packed, starts, scale}, nullptr, columns, row_scale, out, rows, outputs, inputs, panels);
+// Row by row LayerNorm, rounded to bfloat16, then as quantize_tokens. weight, bias: [inputs] or null.
+void normalise_tokens(const uint16_t* x, int8_t* values, uint16_t* scale, int64_t rows, int64_t inputs, int top,
+                      float ratio, float eps, const float* weight, const float* bias) {
+#pragma omp parallel for
+  for (int64_t row = 0; row < rows; ++row) {
+    uint16_t* normed = reinterpret_cast<uint16_t*>(scratch<2>(inputs * 2));
+    normalise_row(x + row * inputs, normed, inputs, eps, weight, bias);
+    scale[row] = quantize_row(normed, values + row * inputs, inputs, top, ratio, -1);
+  }
 }
 
-void product_float32(const int8_t* values, const uint8_t* packed, const int64_t* starts, const float* scale,
-                     const int32_t* columns, const float* row_scale, float* out, int64_t rows, int64_t outputs,
-                     int64_t inputs, int64_t panels) {
-  product(values, {packed, starts, scale}, nullptr, columns, row_scale, out, rows, outputs, inputs, panels);
+// values [rows, inputs], row_scale [rows], out [rows, outputs].
+void product_bfloat16(const Weights* weights, const int8_t* values, const uint16_t* row_scale, uint16_t* out,
+                      int64_t rows) {
+  product<uint16_t>(*weights, nullptr, nullptr, values, row_scale, out, rows);
+}
+
+void product_float32(const Weights* weights, const int8_t* values, const float* row_scale, float* out, int64_t rows) {
+  product<float>(*weights, nullptr, nullptr, values, row_scale, out, rows);
 }
 
 // silu(gate) * up, both with row_scale.
-void gated_bfloat16(const int8_t* values, const uint8_t* packed, const int64_t* starts, const float* scale,
-                    const uint8_t* up_packed, const int64_t* up_starts, const float* up_scale, const int32_t* columns,
-                    const uint16_t* row_scale, uint16_t* out, int64_t rows, int64_t outputs, int64_t inputs,
-                    int64_t panels) {
-  const Weights up{up_packed, up_starts, up_scale};
-  product(values, {packed, starts, scale}, &up, columns, row_scale, out, rows, outputs, inputs, panels);
+void gated_bfloat16(const Weights* gate, const Weights* up, const int8_t* values, const uint16_t* row_scale,
+                    uint16_t* out, int64_t rows) {
+  product<uint16_t>(*gate, up, nullptr, values, row_scale, out, rows);
 }
 
-void gated_float32(const int8_t* values, const uint8_t* packed, const int64_t* starts, const float* scale,
-                   const uint8_t* up_packed, const int64_t* up_starts, const float* up_scale, const int32_t* columns,
-                   const float* row_scale, float* out, int64_t rows, int64_t outputs, int64_t inputs, int64_t panels) {
-  const Weights up{up_packed, up_starts, up_scale};
-  product(values, {packed, starts, scale}, &up, columns, row_scale, out, rows, outputs, inputs, panels);
+void gated_float32(const Weights* gate, const Weights* up, const int8_t* values, const float* row_scale, float* out,
+                   int64_t rows) {
+  product<float>(*gate, up, nullptr, values, row_scale, out, rows);
+}
+
+// A product and what follows it, see Finish. Weights are in order.
+void finished_bfloat16(const Weights* weights, const uint16_t* bias, const uint16_t* factor, const uint16_t* residual,
+                       int64_t gelu, const int8_t* values, const uint16_t* row_scale, uint16_t* out, int64_t rows) {
+  const Finish<uint16_t> finish{bias, factor, residual, gelu};
+  product(*weights, nullptr, &finish, values, row_scale, out, rows);
 }
 }
