@@ -3,7 +3,7 @@ VENV := $(or $(SQAP_VENV),$(CURDIR)/.venv)
 RUN := "$(VENV)/bin/python"
 # `make gpu` sets nothing up, since such a machine may have no network: make gpu PYTHON=python3 OUT=folder
 PYTHON ?= $(RUN)
-OUT ?= benchmarks/results
+OUT ?= benchmarks/results/gpu
 
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 ifdef ROS_DISTRO  # the system's ROS 2 looks for the messages of the virtual environment along these
@@ -27,10 +27,8 @@ test: setup lint pytest  ## check everything that CI checks
 pytest: setup  ## run tests alone: make pytest ARGS="test/robot -k camera"
 	@$(RUN) -m pytest -n 2 --dist loadgroup $(ARGS)
 
-gpu:  ## on a machine with a GPU, compare the kernels with their definitions and write timings to OUT
-	@$(PYTHON) -m pytest -q -p no:cacheprovider test/quantization/test_triton_on_gpu.py
-	@$(PYTHON) benchmarks/linear.py --device cuda --out "$(OUT)/linear_cuda.json"
-	@$(PYTHON) benchmarks/full_geometry.py --device cuda --out "$(OUT)/full_geometry_cuda.json"
+gpu:  ## on a machine with a GPU, compare the kernels with their definitions and time everything: results in OUT
+	@$(PYTHON) benchmarks/gpu.py --out "$(OUT)"
 
 lint: setup  ## run ruff and mypy
 	@$(RUN) -m ruff check .

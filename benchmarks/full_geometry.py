@@ -47,9 +47,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from random_geometry import MEMORY, PROMPT, RECIPES, VARIANTS, build, file_gib
+from random_geometry import MEMORY, PROMPT, RECIPES, VARIANTS, build, file_gib, pictures
 
-from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.cuda_graphs import CapturedPolicy, GraphedCall
 from sqap_vla_ros.compression.load import equip
 from sqap_vla_ros.compression.recipe import load_recipe
@@ -73,7 +72,7 @@ def measure_memory(variant: str) -> dict[str, float]:
     start = time.perf_counter()
     policy = build(VARIANTS[variant].recipe, 32, VARIANTS[variant].prepared)
     build_s = time.perf_counter() - start
-    timings = predict(policy, variant, synthetic_observations(1)[0])
+    timings = predict(policy, variant, pictures(1)[0])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"peak_rss_gib": peak, "build_s": build_s, "first_prediction_ms": timings["total"]}
 
@@ -83,7 +82,7 @@ def measure_cuda(variant: str, rounds: int, device: str = "cuda", layers: int = 
     chosen = VARIANTS[variant]
     policy = build(chosen.recipe, layers, chosen.prepared, device)
     equip(policy, load_recipe(chosen.pruning or "bf16"))
-    observations = synthetic_observations(rounds + 3)
+    observations = pictures(rounds + 3)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     if not chosen.prepared:
@@ -165,7 +164,7 @@ def measure_time(rounds: int, distinct: int, variants: Sequence[str]) -> dict[st
                 shared = policy.model
             policies[recipe, prepared] = policy
     timings: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
-    for number, observation in enumerate(synthetic_observations(rounds + 1)):
+    for number, observation in enumerate(pictures(rounds + 1)):
         for variant in variants:
             taken = predict(policies[VARIANTS[variant].weights], variant, observation)
             if number:  # the first round warms up

@@ -184,8 +184,12 @@ def captured(work: Callable[[], object]) -> Callable[[], None]:
 
 
 @torch.inference_mode()
-def measure_cuda(repeats: int) -> list[dict[str, object]]:
-    """Every shape at every token count on a GPU; each of the `repeats` is a median of its own."""
+def measure_cuda(repeats: int, save: Callable[[list[dict[str, object]]], None]) -> None:
+    """Every shape at every token count on a GPU; each of the `repeats` is a median of its own.
+
+    save: called with all rows so far after each.
+    """
+    from sqap_vla_ros.quantization.backends.triton import tiles
     from sqap_vla_ros.quantization.backends.triton.tiles import milliseconds
 
     rows: list[dict[str, object]] = []
@@ -215,7 +219,8 @@ def measure_cuda(repeats: int) -> list[dict[str, object]]:
                 for key, contender in contenders.items():
                     times[key].append(milliseconds(contender))
             rows.append(summary(name, tokens, times))
-    return rows
+            save(rows)
+        print("tiles:", *(f"{key}: {tile}" for key, tile in tiles._chosen.items()), sep="\n  ", flush=True)
 
 
 def main() -> None:
@@ -230,7 +235,8 @@ def main() -> None:
         if not torch.cuda.is_available():
             parser.error("--device cuda: PyTorch sees no CUDA device here")
         machine = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
-        write(args.out or RESULTS / "linear_cuda.json", machine, measure_cuda(args.repeats))
+        out = args.out or RESULTS / "linear_cuda.json"
+        measure_cuda(args.repeats, lambda rows: write(out, machine, rows))
         return
     torch.set_num_threads(args.threads)
     clock = time.process_time if args.threads == 1 else time.perf_counter

@@ -31,6 +31,7 @@ from papers_rows import SECTIONS
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import compress
 from sqap_vla_ros.compression.load import checkpoint_digest, load_uncompressed
+from sqap_vla_ros.compression.parts import fuse_parts
 from sqap_vla_ros.compression.recipe import Recipe, load_recipe
 from sqap_vla_ros.compression.report import attention_overlap, probe
 from sqap_vla_ros.compression.sensitivity.measured import held_out_errors
@@ -119,6 +120,7 @@ def errors(
     original, policy = (make_policy(checkpoint, kind, seed) for _ in range(2))
     report = compress(policy, recipe_of(recipe), calibration)
     prepare_inference(policy.model)
+    fuse_parts(policy.model)
     before, after = probe(original, held_out), probe(policy, held_out)
     moved = held_out_errors(original, policy, held_out)
     return {
@@ -126,6 +128,7 @@ def errors(
         "weight": statistics.mean(r.weight_error for r in report),
         "cognition": moved["cognition"],
         "epsilon": moved["epsilon"],
+        "noise": moved["noise"],
         "action": float(np.sqrt(np.square(after.chunks - before.chunks).mean() / np.square(before.chunks).mean())),
         "attention_top_30": attention_overlap(before, after, round(0.3 * before.attention.size)),
     }

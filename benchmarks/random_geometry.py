@@ -13,6 +13,7 @@ from torch import nn
 from sqap_vla_ros.compression.files.skeleton import empty_model, put, quantize_structure
 from sqap_vla_ros.compression.parts import fuse_parts
 from sqap_vla_ros.compression.recipe import Recipe, load_recipe
+from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
@@ -20,6 +21,17 @@ from sqap_vla_ros.policy.config import named_config
 from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 from sqap_vla_ros.quantization.linear import IntegerLinear, PackedLinear, QuantizedLinear, use_backend
 from sqap_vla_ros.quantization.reordered_weights import give_back_freed_memory, reorder_weights
+
+
+def pictures(count: int) -> list[Observation]:
+    """Coarse random pictures of the model's size: a machine with a GPU may lack what draws better ones."""
+    generator = np.random.default_rng(0)
+    made = []
+    for index in range(count):
+        coarse = generator.integers(0, 256, (14, 14, 3), dtype=np.uint8)
+        image = np.repeat(np.repeat(coarse, 16, axis=0), 16, axis=1)
+        made.append(Observation(image, index, "pick up the can", gripper_pixel=(112.0, 112.0)))
+    return made
 
 
 @dataclass(frozen=True)

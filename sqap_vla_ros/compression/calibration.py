@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from sqap_vla_ros.contracts import Observation
@@ -35,6 +34,8 @@ class CalibrationError(ValueError):
 
 def synthetic_observations(count: int, *, seed: int = 0, size: int = 224) -> list[Observation]:
     """Draw seeded scenes of soft shading and coloured shapes: enough to exercise a policy, not to represent a task."""
+    import cv2
+
     generator = np.random.default_rng(seed)
     observations = []
     for index in range(count):

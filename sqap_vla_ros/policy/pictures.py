@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class PictureError(ValueError):
@@ -19,6 +22,8 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     A rotation in its EXIF data is applied, so that the policy sees what a viewer shows. Sixteen bits are scaled to
     eight as the node scales them; floating point is taken as 0 (black) to 1 (white).
     """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     try:
         with Image.open(path) as picture:
             upright = ImageOps.exif_transpose(picture)

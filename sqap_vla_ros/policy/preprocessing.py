@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from sqap_vla_ros.contracts import CROPS, PolicyInfo
 
@@ -44,26 +43,30 @@ class ImageTransform:
         """Return the preprocessing of the policy that `info` describes."""
         return cls(info.image_size, info.crop)
 
-    def _stages(self, width: int, height: int) -> list[tuple[Box, Image.Resampling]]:
+    def _stages(self, width: int, height: int) -> list[tuple[Box, str]]:
         """Return each stage's box, in pixels of the stage before, and the filter that resizes it to `size`."""
         if self.crop == "none":
-            return [((0, 0, width, height), Image.Resampling.BICUBIC)]
+            return [((0, 0, width, height), "BICUBIC")]
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         inner = int(self.size * math.sqrt(_DEPLOYMENT_AREA))
         margin = int((self.size - inner) * 0.5)
         return [
-            ((left, top, left + side, top + side), Image.Resampling.LANCZOS),
-            ((margin, margin, margin + inner, margin + inner), Image.Resampling.LANCZOS),
+            ((left, top, left + side, top + side), "LANCZOS"),
+            ((margin, margin, margin + inner, margin + inner), "LANCZOS"),
         ]
 
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Crop and resize [H, W, 3] uint8 RGB of any size to [size, size, 3] uint8."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ValueError(f"image must be [H, W, 3] uint8 RGB, got shape {image.shape} of {image.dtype}")
+        if self.crop == "none" and image.shape[:2] == (self.size, self.size):
+            return image
+        from PIL import Image
+
         picture = Image.fromarray(np.ascontiguousarray(image))
         for box, method in self._stages(*picture.size):
-            picture = picture.crop(box).resize((self.size, self.size), method)
+            picture = picture.crop(box).resize((self.size, self.size), Image.Resampling[method])
         return np.asarray(picture)
 
     def map_pixel(self, pixel: tuple[float, float], width: int, height: int) -> tuple[float, float] | None:

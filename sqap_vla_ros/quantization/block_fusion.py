@@ -63,7 +63,7 @@ class _TileLinear:
     @classmethod
     def of(cls, linear: nn.Module) -> _TileLinear | None:
         """Return what such a linear consists of; None for another one."""
-        if not isinstance(linear, IntegerLinear):
+        if not isinstance(linear, IntegerLinear) or linear.weight is not None:  # no backend has taken its weights
             return None
         product, quantizer = linear.product, linear.activation
         if not isinstance(product, TileProduct) or not product.in_order or quantizer is None:

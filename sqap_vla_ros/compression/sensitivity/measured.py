@@ -102,21 +102,23 @@ def held_out_errors(
 ) -> dict[str, float]:
     """Compare a compressed policy with the one it was made from, on observations it was not calibrated on.
 
-    Returns relative errors: `cognition` of the feature, `epsilon` of the teacher-forced noise over `TIMESTEPS`, and
-    `action` of the normalised chunk. The second varies least from scene to scene; steer by it.
+    Returns relative errors: `cognition` of the feature, `epsilon` of the teacher-forced noise over `TIMESTEPS`, `noise`
+    of the same with each policy's own head, and `action` of the normalised chunk. `epsilon` varies least from scene to
+    scene; steer by it, and by `noise` where the head is compressed as well.
     """
-    head = FrozenHead(before)
-    errors, sizes = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    head, other_head = FrozenHead(before), FrozenHead(after)
+    errors, sizes = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
     for index, observation in enumerate(observations):
         (expected, chunk), (found, other) = (_predict(p, observation, seed + index) for p in (before, after))
         noise, noises = head.noise(seed + index), []
         with torch.no_grad():
-            for cognition in (expected, found):
-                noises.append(torch.cat([head.epsilon(cognition, chunk, at, noise) for at in _timesteps(head)]))
-        for place, (one, two) in enumerate(((expected, found), (noises[0], noises[1]), (chunk, other))):
+            for network, cognition in ((head, expected), (head, found), (other_head, found)):
+                noises.append(torch.cat([network.epsilon(cognition, chunk, at, noise) for at in _timesteps(head)]))
+        right, moved, own = noises
+        for place, (one, two) in enumerate(((expected, found), (right, moved), (right, own), (chunk, other))):
             errors[place] += (two - one).double().square().sum()
             sizes[place] += one.double().square().sum()
-    return dict(zip(("cognition", "epsilon", "action"), (errors / sizes).sqrt().tolist(), strict=True))
+    return dict(zip(("cognition", "epsilon", "noise", "action"), (errors / sizes).sqrt().tolist(), strict=True))
 
 
 def _predict(policy: CogACTPolicy, observation: Observation, seed: int) -> tuple[Tensor, Tensor]:

@@ -168,7 +168,12 @@ def test_zeros_that_do_more_together_than_alone_are_harmful(setup):
 
 def test_held_out_errors_are_none_for_the_same_policy_and_fall_with_bits():
     plain = micro_policy()
-    assert held_out_errors(plain, plain, OBSERVATIONS) == {"cognition": 0.0, "epsilon": 0.0, "action": 0.0}
+    assert held_out_errors(plain, plain, OBSERVATIONS) == {
+        "cognition": 0.0,
+        "epsilon": 0.0,
+        "noise": 0.0,
+        "action": 0.0,
+    }
     four, eight = (
         held_out_errors(plain, load_policy("micro", recipe, dtype="float32"), OBSERVATIONS)
         for recipe in ("rtn_w4a4", "rtn_w8a8")

@@ -1,34 +1,30 @@
-"""The kernels as compiled for the GPU at hand, against the definitions on the CPU.
+"""Backend triton's kernels as compiled for the GPU at hand, against their definitions on the CPU, to the last bit.
 
-A process of its own, since the tests' process has Triton interpret its kernels. Without a GPU the same script runs
-under the interpreter on fewer shapes, so that it is right when a GPU comes.
+    python benchmarks/triton_exactness.py cuda
+    TRITON_INTERPRET=1 python benchmarks/triton_exactness.py cpu     # fewer shapes, under Triton's interpreter
+
+Ends with the first difference it finds.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from __future__ import annotations
 
-import pytest
+import sys
+
 import torch
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_kernels_equal_the_definitions(device):
-    pytest.importorskip("triton", reason="backend triton: triton is not installed")
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("PyTorch sees no CUDA device here")
-    environment = {**os.environ, "TRITON_INTERPRET": "1" if device == "cpu" else "0"}
-    run = subprocess.run([sys.executable, __file__, device], env=environment, capture_output=True, text=True)
-    assert not run.returncode, run.stderr[-3000:]
-    assert "tiles" in run.stdout
+def integers_of(bits: torch.Tensor, columns: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw integers on each row's grid, int8 [N, columns]; rows of 0 bits are 0, two bits are the odd -3 to 3."""
+    weight = []
+    for width in bits.tolist():
+        draw = torch.randint(0, 2**width, (columns,), generator=generator)
+        weight.append({0: 0 * draw, 2: 2 * draw - 3, 4: draw - 8, 8: draw - 128}[width])
+    return torch.stack(weight).to(torch.int8)
 
 
 @torch.inference_mode()
 def check(device: str) -> None:
-    sys.path.append(str(Path(__file__).parent.parent / "support"))
-    from backend_cases import integers_of
-
+    """Compare every kernel at every tile. Raises AssertionError."""
     from sqap_vla_ros.quantization.backends.reference import ReferenceProduct
     from sqap_vla_ros.quantization.backends.triton import tiles
     from sqap_vla_ros.quantization.backends.triton.activations import quantize_tokens

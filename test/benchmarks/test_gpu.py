@@ -1,0 +1,116 @@
+"""`make gpu` without a GPU: its parts replaced by tiny ones."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+# what a machine with torch, transformers and triton may lack
+ABSENT = (
+    "cv2",
+    "PIL",
+    "scipy",
+    "sentencepiece",
+    "matplotlib",
+    "mujoco",
+    "gymnasium",
+    "pytest",
+    "hypothesis",
+    "imageio",
+    "rclpy",
+    "pandas",
+)
+LINEAR = {
+    "machine": {"device": "a GPU"},
+    "rows": [{"linear": "q", "tokens": 277, "median_ms": {"bfloat16": 0.2, "w4a8": 0.1}}],
+}
+GEOMETRY = {
+    "machine": {"device": "a GPU"},
+    "variants": {
+        "bf16": {"total_ms": [30.0, 20.0, 10.0], "peak_gib": 14.0, "stages_ms": {"decoder": 15.0}},
+        "w4a8": {"total_ms": [10.0], "peak_gib": 5.0, "stages_ms": {"decoder": 5.0}},
+        "broken": {"error": "out of memory"},
+    },
+}
+
+
+@pytest.fixture
+def gpu():
+    spec = importlib.util.spec_from_file_location("gpu", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu"] = module  # its dataclasses look it up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["gpu"]
+
+
+def script(folder, name, text):
+    path = folder / f"{name}.py"
+    path.write_text("import pathlib, sys, time\n" + text)
+    return (str(path),)
+
+
+def test_every_part_is_kept_whatever_becomes_of_the_others(gpu, tmp_path, capsys):
+    save = "pathlib.Path(sys.argv[sys.argv.index('--out') + 1]).write_text({!r})\n"
+    parts = (
+        gpu.Part("exact", script(tmp_path, "exact", "print('a kernel differs'); sys.exit(3)"), 1.0),
+        gpu.Part("linear", script(tmp_path, "linear", save.format(json.dumps(LINEAR))), 1.0, "linear_cuda.json"),
+        gpu.Part(
+            "geometry",
+            script(tmp_path, "geometry", save.format(json.dumps(GEOMETRY)) + "time.sleep(600)"),
+            0.02,
+            "full_geometry_cuda.json",
+        ),
+        gpu.Part("later", script(tmp_path, "later", "print('after all')"), 1.0),
+    )
+    out = tmp_path / "out"
+    ended = gpu.run(parts, out, 60.0)
+    status = {name: each["status"] for name, each in ended.items()}
+    assert status["exact"] == "failed with status 3, see exact.log"
+    assert "a kernel differs" in (out / "exact.log").read_text()
+    assert status["linear"] == status["later"] == "done"
+    assert status["geometry"].startswith("ended after 1 s")
+    assert json.loads((out / "summary.json").read_text()) == ended
+    table = (out / "table.md").read_text()
+    assert "| q | 277 | 0.2000 | 0.1000 |" in table
+    assert "| w4a8 | 10.00 | 2.00 |  | 5.0 | decoder 5.00 |" in table
+    assert "| broken | failed |" in table
+    assert "later: done" in capsys.readouterr().out
+
+
+def test_parts_for_which_no_time_is_left_are_named(gpu, tmp_path):
+    ended = gpu.run((gpu.Part("exact", script(tmp_path, "exact", ""), 1.0),), tmp_path / "out", 1.0)
+    assert ended["exact"]["status"] == "left out, no time"
+    assert "| exact | left out, no time | 0 |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_the_parts_are_scripts_and_variants_that_exist(gpu):
+    for part in gpu.PARTS:
+        assert (SCRIPT.parent / part.command[0]).is_file()
+    assert sum(part.share for part in gpu.PARTS[:-1]) < 1 == gpu.PARTS[-1].share
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_without_a_gpu_it_ends_with_a_sentence(gpu, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "out")])
+    assert gpu.main() == 1
+    assert capsys.readouterr().out == "PyTorch sees no CUDA device here, so there is nothing to measure.\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_parts_need_no_more_than_torch_and_transformers(gpu):
+    block = f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r})); sys.path.insert(0, {str(SCRIPT.parent)!r})\n"
+    use = f"""
+import full_geometry, linear, triton_exactness
+for name in {gpu.VARIANTS!r}:
+    full_geometry.VARIANTS[name].weights
+from sqap_vla_ros.policy.preprocessing import ImageTransform
+assert ImageTransform().apply(full_geometry.pictures(1)[0].image).shape == (224, 224, 3)
+"""
+    run = subprocess.run([sys.executable, "-c", block + use], capture_output=True, text=True)
+    assert not run.returncode, run.stderr[-2000:]
