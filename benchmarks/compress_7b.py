@@ -3,7 +3,8 @@
 Each phase is a process of its own, so that its peak resident memory is its own:
 
 * `write`: a checkpoint in bf16 with `--depth` decoder layers (the published model has 32: 15 GB);
-* `first`: `--recipe` with GPTQ on calibration observations, until one layer is on disk, then killed as by a power cut;
+* `first`: `--recipe` with GPTQ on calibration observations, until one layer is on disk, then killed as by a power cut.
+  A recipe that looks at the action (`qvla_w4a8`) scores all layers first, which counts by itself;
 * `resumed`: the same command again, which goes on with the second layer and finishes the file;
 * `load`: that file loaded, one prediction.
 
@@ -11,6 +12,9 @@ Layers stay in the checkpoint file until their turn and leave memory afterwards,
 whatever the depth (the file's pages aside, which the system takes back when it needs them); time goes with the depth.
 
     python benchmarks/compress_7b.py --folder /somewhere/large [--depth 4] [--observations 2] [--threads 2]
+    python benchmarks/compress_7b.py --folder /somewhere/large --recipe qvla_w4a8 --depth 2 --observations 4
+
+Results go to results/compress_7b.json, those of another recipe than w4a4 to results/compress_7b_RECIPE.json.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ from sqap_vla_ros.policy.config import COGACT_BASE
 from sqap_vla_ros.policy.micro.tokenizer import build
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 
-RESULTS = Path(__file__).parent / "results" / "compress_7b.json"
+RESULTS = Path(__file__).parent / "results"
 
 
 def write(path: Path, depth: int) -> dict[str, float]:
@@ -79,8 +83,16 @@ def compress(checkpoint: Path, recipe_name: str, out: Path, observations: int, l
         if done == layers:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def scoring(stage: str, layer: int, _: int) -> None:
+        if stage != "scoring decoder layers":
+            return
+        now = [time.perf_counter(), time.process_time()]
+        row = {"before_scoring": layer, "s": now[0] - last[0], "cpu_s": now[1] - last[1], "peak_gib": peak_gib()}
+        print(json.dumps(row), flush=True)
+        last[:] = now
+
     calibration = synthetic_observations(observations)
-    compress_to_file(policy, recipe, calibration, out, after_layer=after_layer, mapped_layers=True)
+    compress_to_file(policy, recipe, calibration, out, progress=scoring, after_layer=after_layer, mapped_layers=True)
     print(json.dumps({"written_s": time.perf_counter() - last[0], "file_gib": out.stat().st_size / 2**30}), flush=True)
 
 
@@ -150,7 +162,8 @@ def main() -> None:
         results["load"] = phase("load", "load")
     finally:
         shutil.rmtree(args.folder)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        name = "compress_7b" if args.recipe == "w4a4" else f"compress_7b_{args.recipe}"
+        (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -156,6 +156,7 @@ def make_plan(
     hidden: list[Tensor] | None,
     *,
     hessians: MutableMapping[tuple[int, str], Tensor] | None = None,
+    mapped: bool = False,
     progress: OnProgress | None = None,
 ) -> RowPlan | None:
     """Plan widths and Hessians where the recipe looks at the action; None where it does not. See `plan_rows`."""
@@ -163,7 +164,7 @@ def make_plan(
         return None
     from sqap_vla_ros.compression.sensitivity.plan import plan_rows
 
-    return plan_rows(policy, spec, hidden or [], hessians=hessians, progress=progress)
+    return plan_rows(policy, spec, hidden or [], hessians=hessians, mapped=mapped, progress=progress)
 
 
 def compress_layers(

@@ -154,7 +154,9 @@ def _compress(
     if recipe.quantization is not None:
         spec = recipe.quantization
         hidden, beside = prepare_stream(policy, spec, observations)
-        plan = work.plan(lambda hessians: make_plan(policy, spec, hidden, hessians=hessians, progress=progress))
+        plan = work.plan(
+            lambda hessians: make_plan(policy, spec, hidden, hessians=hessians, mapped=mapped_layers, progress=progress)
+        )
         start = work.finished_layers(calibrated=bool(observations), depth=len(decoder.layers))
         if start and hidden is not None:
             hidden = work.read_hidden(start)

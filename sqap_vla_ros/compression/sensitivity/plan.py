@@ -29,6 +29,7 @@ from sqap_vla_ros.compression.sensitivity.measured import harmful_zeros
 from sqap_vla_ros.compression.sensitivity.objectives import OBJECTIVES, FrozenHead
 from sqap_vla_ros.compression.sensitivity.scores import METRICS, RowScores
 from sqap_vla_ros.policy.architecture import COGACT
+from sqap_vla_ros.policy.checkpoints.load import release
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.decoder import Decoder
 from sqap_vla_ros.quantization.gptq import blended_hessian
@@ -38,16 +39,22 @@ WEIGHTED_PROBES = 4  # random directions an observation, where only Hessians are
 
 
 class TurnedLayers(Sequence[LlamaDecoderLayer]):
-    """A decoder's layers as the recipe's rotation leaves them, in float32; each access copies one."""
+    """A decoder's layers as the recipe's rotation leaves them, in float32; each access copies one.
 
-    def __init__(self, decoder: Decoder, spec: QuantizationSpec) -> None:
-        self._decoder, self._spec = decoder, spec
+    mapped: the weights are mapped from a file; their pages are given back after each copy.
+    """
+
+    def __init__(self, decoder: Decoder, spec: QuantizationSpec, *, mapped: bool = False) -> None:
+        self._decoder, self._spec, self._mapped = decoder, spec, mapped
 
     def __len__(self) -> int:
         return len(self._decoder.layers)
 
     def _turned(self, index: int) -> LlamaDecoderLayer:
-        layer: LlamaDecoderLayer = copy.deepcopy(self._decoder.layers[index]).float().requires_grad_(False)
+        stored = self._decoder.layers[index]
+        layer: LlamaDecoderLayer = copy.deepcopy(stored).float().requires_grad_(False)
+        for parameter in stored.parameters() if self._mapped else ():
+            release(parameter.data)
         self._spec.rotation_scheme.turn_layer(layer, self._decoder.config.heads)
         return layer
 
@@ -93,6 +100,7 @@ def plan_rows(
     hidden: Sequence[Tensor],
     *,
     hessians: MutableMapping[Linear, Tensor] | None = None,
+    mapped: bool = False,
     progress: OnProgress | None = None,
 ) -> RowPlan:
     """Score every row of the decoder at every width, and choose.
@@ -100,12 +108,13 @@ def plan_rows(
     policy: not quantised; the ends of its residual stream turned as the recipe says. Nothing in it is changed.
     hidden: the decoder's inputs [1, S, D] float32, one per calibration observation. Each needs its inputs of all layers
         in memory: 145 MB for the published geometry.
+    mapped: the decoder's layers are mapped from a file.
     hessians: where the weighted Hessians go, 0.9 GB a layer of the published geometry; None keeps them in memory.
     Raises RecipeError where too few rows may be zero to keep to the average.
     """
     rows = spec.row_bits
     source = policy.model.decoder
-    decoder = FloatDecoder(TurnedLayers(source, spec), source.norm, rotary_of(source))
+    decoder = FloatDecoder(TurnedLayers(source, spec, mapped=mapped), source.norm, rotary_of(source))
     head, depth = FrozenHead(policy), len(source.layers)
     metric = METRICS["epsilon" if rows is None else rows.metric]
     objective = metric.objective or OBJECTIVES["epsilon"]
@@ -139,6 +148,8 @@ def plan_rows(
         for name, changes in deltas.items():
             scores[index, name] = metric.score(judged_moments[name], changes)
             columns[index, name] = COGACT.linear(layer, name).in_features
+    if progress is not None:
+        progress("scoring decoder layers", depth, depth)
     if rows is None:
         return RowPlan({}, hessians)
     never_zero: set[Linear] = set()
