@@ -111,9 +111,7 @@ def run(args: argparse.Namespace) -> int:
         )
     del policy
     packed = sum(row["stored_bytes"] for row in header.report)
-    print(
-        f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, of it packed decoder linears {packed / 2**20:.1f} MiB"
-    )
+    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, of it packed linears {packed / 2**20:.1f} MiB")
     _print_widths(header)
     if before is not None:
         _report(args.report, args.out, recipe, before, held_out)

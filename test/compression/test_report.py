@@ -15,7 +15,7 @@ def test_compress_command_writes_a_policy_that_predicts_and_a_report(tmp_path, c
     arguments = ["--checkpoint", "micro", "--recipe", "sqap", "--calibration", "synthetic", "--observations", "2"]
     assert main(["compress", *arguments, "--out", str(out), "--report", str(report)]) == 0
     printed = capsys.readouterr().out
-    assert "packed decoder linears" in printed
+    assert "packed linears" in printed
     assert "4.00 bits a weight, 4.00 a row; operations of the uncompressed policy: " in printed
     summary = json.loads((report / "report.json").read_text())
     assert summary["total_bytes"]["after"] < summary["total_bytes"]["before"]
