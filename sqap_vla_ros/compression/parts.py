@@ -17,7 +17,7 @@ from sqap_vla_ros.compression.layers import LinearReport
 from sqap_vla_ros.compression.recipe import PART_ACTIVATION_BITS, QuantizationSpec
 from sqap_vla_ros.policy.architecture import COGACT, BlockLayout
 from sqap_vla_ros.policy.cogact import CogACT
-from sqap_vla_ros.quantization.block_fusion import BlockParts, fuse_block
+from sqap_vla_ros.quantization.block_fusion import BlockParts, causal_attention, fuse_block
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear
 from sqap_vla_ros.quantization.packing import PackedWeight, packed_columns
 from sqap_vla_ros.quantization.quantizers import quantize_weight
@@ -73,8 +73,12 @@ def _replace(
 
 
 def fuse_parts(model: CogACT) -> int:
-    """Join the steps of the parts' blocks where their linears are integer and the backend can; return how many."""
+    """Join the steps of the parts' blocks where their linears are integer and the backend can; return how many.
+
+    The decoder's attention is computed by that backend as well.
+    """
     fused = 0
+    model.decoder.attend = causal_attention(model.decoder)
     for part in COGACT.parts.values():
         for layout in part.layouts:
             for block in model.get_submodule(layout.blocks).children():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 from sqap_vla_ros.contracts import SelectedTokens, SelectionContext, TokenSelector
 from sqap_vla_ros.policy.config import DecoderConfig
 
+# queries, keys, values [B, heads, S, d], and None or [B, S] added to every query's logits -> [B, heads, S, d]
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 VISUAL_START = 1  # [BOS][visual …][text …]
 
 
@@ -38,11 +41,15 @@ class DecoderOutput:
 
 
 class Decoder(nn.Module):
-    """Computes the cognition feature [B, D] from embeddings [B, S, D]."""
+    """Computes the cognition feature [B, D] from embeddings [B, S, D].
+
+    attend: computes causal attention where no row is padded, in place of PyTorch's.
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.attend: Attend | None = None
         llama = LlamaConfig(
             hidden_size=config.width,
             num_hidden_layers=config.depth,
@@ -157,8 +164,12 @@ class Decoder(nn.Module):
         key = attention.k_proj(normed).unflatten(-1, heads).transpose(1, 2)  # [B, heads, S, d]
         value = attention.v_proj(normed).unflatten(-1, heads).transpose(1, 2)
         query, key = _rotate(query, query_cos, query_sin), _rotate(key, cos, sin)
-        mask = _attention_mask(key, last, sizes_log, final=final)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None and not final)
+        if self.attend is not None and last is None and not final:
+            mixed = self.attend(query, key, value, sizes_log)
+        else:
+            mask = _attention_mask(key, last, sizes_log, final=final)
+            causal = mask is None and not final
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
         weights = None if query_start is None else _attention_rows(query, key, last, query_start)
         hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
         return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), weights

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sqap_vla_ros.quantization.backends.x86.activations import NORM_BITS, normalise_tokens
+from sqap_vla_ros.quantization.backends.x86.attention import attention
 from sqap_vla_ros.quantization.backends.x86.product import Gelu, TileProduct
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, IntegerLinear
 
@@ -93,11 +93,10 @@ class FusedForward:
         normed = self._normalised(rows, 0, self._inputs[0])
         mixed = [linear.product.finished(*normed, bias=linear.bias) for linear in self._inputs]
         query, key, value = (
-            each.view(*x.shape[:2], self._heads, -1).transpose(1, 2)
-            for each in (mixed if len(mixed) == 3 else mixed[0].chunk(3, dim=-1))
+            each.view(*x.shape[:2], -1) for each in (mixed if len(mixed) == 3 else mixed[0].chunk(3, dim=-1))
         )
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
-        quantized = out.quantizer(attended.reshape(rows.shape))
+        attended = attention(out.product.unit, query, key, value, self._heads)
+        quantized = out.quantizer(attended.view(rows.shape))
         hidden = out.product.finished(*quantized, bias=out.bias, factor=self._scales[0], residual=rows)
 
         opened = inner.product.finished(*self._normalised(hidden, 1, inner), bias=inner.bias, gelu=self._gelu)
@@ -111,3 +110,22 @@ class FusedForward:
 
 def _widened(weight: Tensor | None) -> Tensor | None:
     return None if weight is None else weight.float()
+
+
+def causal_attention(model: nn.Module) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] | None:
+    """Return causal attention of the unit that a model's linears compute on; None where they are on no such backend."""
+    units = {
+        linear.product.unit
+        for linear in model.modules()
+        if isinstance(linear, IntegerLinear) and linear.weight is None and isinstance(linear.product, TileProduct)
+    }
+    if not units:
+        return None
+    (unit,) = units
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, key_bias: Tensor | None) -> Tensor:
+        q, k, v = (each.transpose(1, 2).flatten(2) for each in (query, key, value))
+        mixed = attention(unit, q, k, v, query.shape[1], causal=True, key_bias=key_bias)
+        return mixed.unflatten(-1, (query.shape[1], -1)).transpose(1, 2)
+
+    return attend

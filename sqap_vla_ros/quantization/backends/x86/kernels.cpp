@@ -268,6 +268,8 @@ void product(const Weights& weights, const Weights* up, const Finish<T>* finish,
 
 }  // namespace
 
+#include "attention.h"
+
 extern "C" {
 
 // Sets the threads of the calling thread's next calls. torch may bring an OpenMP of its own with its own setting.
@@ -347,6 +349,21 @@ void gated_bfloat16(const Weights* gate, const Weights* up, const int8_t* values
 void gated_float32(const Weights* gate, const Weights* up, const int8_t* values, const float* row_scale, float* out,
                    int64_t rows) {
   product<float>(*gate, up, nullptr, values, row_scale, out, rows);
+}
+
+// Whether `attention` can run on this CPU.
+int has_attention() { return __builtin_cpu_supports("avx512bf16"); }
+
+// softmax(query key^T / sqrt(size) + bias) value, [batch * tokens, heads * size] each; rows of the inputs are `stride`
+// apart. bias: [batch, tokens] or null.
+void attention(const uint16_t* query, const uint16_t* key, const uint16_t* value, const float* bias, uint16_t* out,
+               int64_t batch, int64_t heads, int64_t tokens, int64_t size, int64_t stride, int64_t causal) {
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t task = 0; task < batch * heads; ++task) {
+    const int64_t row = task / heads * tokens, column = task % heads * size, at = row * stride + column;
+    attend(query + at, key + at, value + at, out + row * heads * size + column, tokens, size, stride, heads * size,
+           causal, bias ? bias + row : nullptr);
+  }
 }
 
 // A product and what follows it, see Finish. Weights are in order.
