@@ -106,16 +106,19 @@ def held_out_errors(
     of the same with each policy's own head, and `action` of the normalised chunk. `epsilon` varies least from scene to
     scene; steer by it, and by `noise` where the head is compressed as well.
     """
-    head, other_head = FrozenHead(before), FrozenHead(after)
+    head, own = FrozenHead(before), after.model.action_head
+    dtype = own.positional_embedding.dtype
     errors, sizes = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
     for index, observation in enumerate(observations):
         (expected, chunk), (found, other) = (_predict(p, observation, seed + index) for p in (before, after))
         noise, noises = head.noise(seed + index), []
         with torch.no_grad():
-            for network, cognition in ((head, expected), (head, found), (other_head, found)):
-                noises.append(torch.cat([network.epsilon(cognition, chunk, at, noise) for at in _timesteps(head)]))
-        right, moved, own = noises
-        for place, (one, two) in enumerate(((expected, found), (right, moved), (right, own), (chunk, other))):
+            for cognition in (expected, found):
+                noises.append(torch.cat([head.epsilon(cognition, chunk, at, noise) for at in _timesteps(head)]))
+            noised = [(head.sampler.add_noise(chunk, at, noise).to(dtype), at) for at in _timesteps(head)]
+            noises.append(torch.cat([own(x, at, found.to(dtype)).float() for x, at in noised]))
+        right, moved, moved_more = noises
+        for place, (one, two) in enumerate(((expected, found), (right, moved), (right, moved_more), (chunk, other))):
             errors[place] += (two - one).double().square().sum()
             sizes[place] += one.double().square().sum()
     return dict(zip(("cognition", "epsilon", "noise", "action"), (errors / sizes).sqrt().tolist(), strict=True))

@@ -10,6 +10,7 @@ from sqap_vla_ros.compression.compress import compress
 from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.files.storage import CompressedFile, CompressedFileError
 from sqap_vla_ros.compression.load import applied_recipe, checkpoint_digest, equip, load_policy, load_uncompressed
+from sqap_vla_ros.compression.parts import fuse_parts
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, load_recipe
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.micro.policy import micro_policy
@@ -36,6 +37,7 @@ def test_the_file_predicts_what_compression_in_memory_predicts(file):
     in_memory = micro("w4a4")
     compress(in_memory, load_recipe("w4a4"), OBSERVATIONS)
     prepare_inference(in_memory.model)
+    fuse_parts(in_memory.model)
     expected = in_memory.predict(HELD_OUT).normalized
     np.testing.assert_array_equal(load_policy(str(file)).predict(HELD_OUT).normalized, expected)
 
@@ -64,6 +66,7 @@ def test_other_schemes_round_trip(recipe, tmp_path):
     in_memory = micro(recipe)
     compress(in_memory, load_recipe(recipe), observations)
     prepare_inference(in_memory.model)
+    fuse_parts(in_memory.model)
     loaded = load_policy(str(path))
     equip(in_memory, load_recipe(recipe))
     expected = in_memory.predict(HELD_OUT).normalized

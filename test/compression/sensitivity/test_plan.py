@@ -11,6 +11,7 @@ from sqap_vla_ros.compression.compress import compress, decoder_inputs, make_pla
 from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.files.storage import CompressedFile
 from sqap_vla_ros.compression.load import load_policy, load_uncompressed
+from sqap_vla_ros.compression.parts import fuse_parts
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, RowBits, load_recipe
 from sqap_vla_ros.compression.sensitivity.allocation import averages
 from sqap_vla_ros.compression.sensitivity.plan import TurnedLayers, plan_rows
@@ -70,6 +71,7 @@ def test_a_file_predicts_what_compression_in_memory_predicts(tmp_path, activatio
     compress_to_file(micro_policy(), recipe, OBSERVATIONS, out)
     loaded = load_policy(str(out), "bf16")
     prepare_inference(in_memory.model)
+    fuse_parts(in_memory.model)
     np.testing.assert_allclose(loaded.predict(HELD_OUT).normalized, in_memory.predict(HELD_OUT).normalized, atol=1e-5)
     header = CompressedFile(out).header
     assert header.recipe == recipe
