@@ -47,7 +47,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from random_geometry import MEMORY, PROMPT, RECIPES, VARIANTS, build, file_gib, pictures
+from random_geometry import MEMORY, PROMPT, VARIANTS, build, file_gib, pictures
 
 from sqap_vla_ros.compression.cuda_graphs import CapturedPolicy, GraphedCall
 from sqap_vla_ros.compression.load import equip
@@ -60,7 +60,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def predict(policy: CogACTPolicy, variant: str, observation: Observation) -> dict[str, float]:
     """One prediction of a variant; milliseconds by stage."""
-    equip(policy, load_recipe(VARIANTS[variant].pruning or "bf16"))
+    equip(policy, load_recipe(VARIANTS[variant].pruning or VARIANTS[variant].name))
     chunk = policy.predict(observation)
     if not np.isfinite(chunk.normalized).all():
         raise RuntimeError(f"{variant}: random weights gave a non-finite chunk")
@@ -70,7 +70,7 @@ def predict(policy: CogACTPolicy, variant: str, observation: Observation) -> dic
 def measure_memory(variant: str) -> dict[str, float]:
     """All layers resident, one prediction; this process's peak resident memory in GiB."""
     start = time.perf_counter()
-    policy = build(VARIANTS[variant].recipe, 32, VARIANTS[variant].prepared)
+    policy = build(VARIANTS[variant], 32)
     build_s = time.perf_counter() - start
     timings = predict(policy, variant, pictures(1)[0])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -80,8 +80,8 @@ def measure_memory(variant: str) -> dict[str, float]:
 def measure_cuda(variant: str, rounds: int, device: str = "cuda", layers: int = 32) -> dict[str, Any]:
     """One variant on a GPU: milliseconds of every prediction, median by stage, peak memory."""
     chosen = VARIANTS[variant]
-    policy = build(chosen.recipe, layers, chosen.prepared, device)
-    equip(policy, load_recipe(chosen.pruning or "bf16"))
+    policy = build(chosen, layers, device)
+    equip(policy, load_recipe(chosen.pruning or chosen.name))
     observations = pictures(rounds + 3)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -155,20 +155,17 @@ def measure_time(rounds: int, distinct: int, variants: Sequence[str]) -> dict[st
     """Variant -> milliseconds by stage, one entry for every round; variants take turns."""
     shared: CogACT | None = None
     policies: dict[tuple[str, bool], CogACTPolicy] = {}
-    for variant in variants:
-        recipe, prepared = VARIANTS[variant].weights
-        if (recipe, prepared) not in policies:
-            policy = build(recipe, distinct, prepared, beside=shared if prepared else None)
-            spec = load_recipe(recipe).quantization
-            if prepared and (spec is None or not spec.parts):
-                shared = policy.model
-            policies[recipe, prepared] = policy
+    for variant in map(VARIANTS.__getitem__, variants):
+        if variant.weights not in policies:
+            policies[variant.weights] = build(variant, distinct, beside=shared if variant.prepared else None)
+            if variant.prepared and variant.keeps_parts:
+                shared = policies[variant.weights].model
     timings: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
     for number, observation in enumerate(pictures(rounds + 1)):
-        for variant in variants:
-            taken = predict(policies[VARIANTS[variant].weights], variant, observation)
+        for name in variants:
+            taken = predict(policies[VARIANTS[name].weights], name, observation)
             if number:  # the first round warms up
-                timings[variant].append(taken)
+                timings[name].append(taken)
         print(
             f"round {number}: " + ", ".join(f"{v} {t[-1]['total']:.0f} ms" for v, t in timings.items() if t),
             file=sys.stderr,
@@ -248,7 +245,7 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     timings = child("time")
     table = summary(timings)
-    sizes = {variant: file_gib(load_recipe(variant)) for variant in ("bf16", *RECIPES)}
+    sizes = {name: file_gib(variant.recipe) for name, variant in VARIANTS.items() if variant.prepared}
     show(table, memory, sizes)
     report = {
         "machine": {

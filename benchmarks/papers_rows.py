@@ -143,7 +143,7 @@ W4A8 = shipped("w4a8", "W4A8 (rotated, GPTQ)")
 INTEGER_TOWERS = (
     FP32,
     *ACTIVATIONS8,
-    shipped("coverage_w4a8_full", "the same, towers, projector and head in eight bits too"),
+    shipped("coverage_w4a8_full", "the same, towers and projector in eight bits too"),
 )
 ROW_BITS = (  # rows of mixed widths, and one width for all rows rounded on the same weighted Hessians
     FP32,
@@ -327,8 +327,8 @@ SECTIONS = (
     Section("weights", "QVLA's Table 2: weights alone", WEIGHTS, deviations=3),
     Section("granularity", "QVLA's Table 3: one width a linear, or a row", GRANULARITY),
     Section("zeros", "QVLA's Table 4: rows of no bits, rows of one width", ZEROS),
-    Section("full", "Towers and head in eight bits", INTEGER_TOWERS, episodes=40),
-    Section("full_va", "Towers and head in eight bits", INTEGER_TOWERS, VA, episodes=40),
+    Section("full", "Towers in eight bits", INTEGER_TOWERS, episodes=40),
+    Section("full_va", "Towers in eight bits", INTEGER_TOWERS, VA, episodes=40),
     Section("searched", "Table 1, continued: scales that are searched for minutes", SEARCHED),
     Section("searched_va", "Table 2, continued: scales that are searched for minutes", SEARCHED, VA),
 )

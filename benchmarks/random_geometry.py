@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -38,22 +39,34 @@ def pictures(count: int) -> list[Observation]:
 class Variant:
     """A row of the tables.
 
-    recipe: of the weights. pruning: recipe whose selector is put on; None for none. prepared: as
-    `load_policy` makes it.
+    name: of a recipe: its quantisation, and its pruning unless another recipe's is named. parts: eight bits for these,
+    beside what the recipe says. prepared: as `load_policy` makes it.
     """
 
-    recipe: str
-    pruning: str | None = None
+    name: str
+    pruning: str = ""
+    parts: tuple[str, ...] = ()
     prepared: bool = True
+
+    @property
+    def recipe(self) -> Recipe:
+        recipe = load_recipe(self.name)
+        if not self.parts:
+            return recipe
+        assert recipe.quantization is not None
+        spec = dataclasses.replace(recipe.quantization, parts=dict.fromkeys(self.parts, 8))
+        return dataclasses.replace(recipe, quantization=spec)
 
     @property
     def weights(self) -> tuple[str, bool]:
         """Return what policies with the same weights have in common."""
-        spec = load_recipe(self.recipe)
-        same = next(
-            (name for name in RECIPES if load_recipe(name).quantization == spec.quantization and spec.quantization), ""
-        )
-        return same or self.recipe, self.prepared
+        return repr(self.recipe.quantization), self.prepared
+
+    @property
+    def keeps_parts(self) -> bool:
+        """Return whether everything beside the decoder is bf16."""
+        spec = self.recipe.quantization
+        return spec is None or not spec.parts
 
 
 RECIPES = (
@@ -69,13 +82,16 @@ RECIPES = (
     "sqap_w4a8_full",
     "coverage_w4a8_full",
 )
+EVERY_PART = ("vision", "projector", "action_head")
 VARIANTS = {
     "bf16": Variant("bf16", prepared=False),
     "bf16_prepared": Variant("bf16"),
     "bf16_pruned": Variant("bf16", "sqap"),
-    **{name: Variant(name, name) for name in RECIPES},
+    **{name: Variant(name) for name in RECIPES},
+    "coverage_w4a8_head8": Variant("coverage_w4a8", parts=EVERY_PART),
+    "qvla_w3a8_head8": Variant("qvla_w3a8", parts=EVERY_PART),
 }
-MEMORY = ["bf16", "w4a4", "sqap", "sqap_qvla", "sqap_w4a8_full", "coverage_w4a8_full"]
+MEMORY = ["bf16", "w4a4", "sqap_qvla", "coverage_w4a8", "coverage_w4a8_full", "qvla_w3a8_head8"]
 # linear -> shares of its rows at 2 and 4 bits, the rest at 8: by average, as QVLA chose them for the shipped policy
 ROW_SHARES = {
     4.0: {
@@ -214,19 +230,17 @@ def fill(model: CogACT, counts: Mapping[str, Mapping[int, int]] = {}) -> Iterato
             yield name
 
 
-def build(
-    recipe_name: str, distinct: int, prepared: bool, device: str = "cpu", beside: CogACT | None = None
-) -> CogACTPolicy:
-    """The published geometry (base head) under a recipe's quantisation; `distinct` decoder layers make up all 32.
+def build(variant: Variant, distinct: int, device: str = "cpu", beside: CogACT | None = None) -> CogACTPolicy:
+    """The published geometry (base head) under a variant's quantisation; `distinct` decoder layers make up all 32.
 
-    prepared: as `load_policy` would, weights reordered; the bf16 policy then gets the bf16 action head of `w4a4` as
-        well.
+    A prepared bf16 policy gets the bf16 action head of `w4a4` as well.
+
     beside: a prepared model whose embeddings, towers, projector and head are used, where the recipe leaves them alone.
     """
-    recipe = load_recipe(recipe_name)
+    recipe = variant.recipe
     model = structure(recipe, distinct)
     spec = recipe.quantization
-    if beside is not None and (spec is None or not spec.parts):
+    if beside is not None and variant.keeps_parts:
         model.vision, model.projector, model.action_head = beside.vision, beside.projector, beside.action_head
     if beside is not None:
         model.decoder.embed_tokens = beside.decoder.embed_tokens
@@ -240,7 +254,7 @@ def build(
             use_backend(module)
             give_back_freed_memory()
     model.to(device)
-    if prepared:
+    if variant.prepared:
         model.action_head.to(getattr(torch, load_recipe("w4a4").head_dtype))
         prepare_inference(model)
         reorder_weights(model)

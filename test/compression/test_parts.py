@@ -24,7 +24,8 @@ HELD_OUT = synthetic_observations(1, seed=7)[0]
 
 
 def test_a_file_predicts_what_compression_in_memory_predicts(tmp_path):
-    recipe = dataclasses.replace(load_recipe("w4a8_full"), pruning=None)
+    shipped = load_recipe("w4a8_full")
+    recipe = dataclasses.replace(shipped, quantization=dataclasses.replace(shipped.quantization, parts=PARTS))
     in_memory = load_uncompressed("micro", recipe)
     reports = compress(in_memory, recipe, OBSERVATIONS)
     quantized = {name for name, module in in_memory.model.named_modules() if isinstance(module, QuantizedLinear)}
@@ -68,7 +69,7 @@ def test_eight_bits_hardly_change_the_action():
 @pytest.mark.parametrize("name", ["w4a8", "sqap_w4a8", "coverage_w4a8"])
 def test_shipped_recipes_add_nothing_but_the_parts(name):
     full, plain = load_recipe(f"{name}_full"), load_recipe(name)
-    assert full.quantization.parts == PARTS
+    assert full.quantization.parts == {"vision": 8, "projector": 8}
     assert dataclasses.replace(full.quantization, parts={}) == plain.quantization
     assert (full.pruning, full.dtype, full.head_dtype) == (plain.pruning, plain.dtype, plain.head_dtype)
 
