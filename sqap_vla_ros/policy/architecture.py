@@ -7,7 +7,7 @@ one they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -91,7 +91,7 @@ class Architecture:
     name: str
     load: Loader
     groups: tuple[LinearGroup, ...]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
     @property
     def linears(self) -> tuple[str, ...]:
