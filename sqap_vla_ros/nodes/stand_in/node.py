@@ -103,7 +103,7 @@ class StandIn(Node):
         self._joint_states = self.create_publisher(JointState, topic("joint_states"), 10)
         self._images = self.create_publisher(Image, topic("image"), qos_profile_sensor_data)
         self._infos = self.create_publisher(CameraInfo, topic("camera_info"), qos_profile_sensor_data)
-        self._description = self.create_publisher(String, "robot_description", LATCHED)
+        self._description = self.create_publisher(String, topic("robot_description"), LATCHED)
         self._description.publish(String(data=urdf))
         self._frames = TransformBroadcaster(self)
         self._static_frames = StaticTransformBroadcaster(self)
