@@ -181,9 +181,16 @@ class Cell:
         return "; ".join([self.loop.executive.state()[1], *self.loop.executive.problems().values()])
 
     def left_behind_m(self) -> float:
-        """Distance between the tool and where the newest command has it."""
-        told = self.kinematics.forward(self.target) if self.mode == "joint" else self.tool_target
-        return float(np.linalg.norm(told[:3, 3] - self.tool[:3, 3]))
+        """Distance between the tool and where it was told to be by now.
+
+        Twists tell no place: what counts is the path that they are made from. Added up, they lead further, for each
+        corrects what a blocked arm has not done of those before.
+        """
+        if self.mode == "twist":
+            told = self.loop.commander.sink.commanded_tool(self.clock.ros_ns)
+        else:
+            told = self.kinematics.forward(self.target) if self.mode == "joint" else self.tool_target
+        return 0.0 if told is None else float(np.linalg.norm(told[:3, 3] - self.tool[:3, 3]))
 
     def moves_again(self, stopped_ns: int, at_ns: int) -> bool:
         """Whether the node was enabled between a stop and a later moment."""
