@@ -67,13 +67,13 @@ def kinematics(row: str) -> ArmKinematics:
     """Return a row's kinematics, with its residual where this version of the package knows one."""
     urdf, base, tool = ROBOTS[row]
     text = (data_folder() / f"{urdf}.urdf").read_text()
-    if row in RESIDUAL_RAD:
-        try:
-            from sqap_vla_ros.robot.arm.inverse import InverseConfig
-        except ImportError:
-            return ArmKinematics.from_urdf(text, base, tool)
-        return ArmKinematics.from_urdf(text, base, tool, InverseConfig(orientation_residual_rad=RESIDUAL_RAD[row]))
-    return ArmKinematics.from_urdf(text, base, tool)
+    try:
+        from sqap_vla_ros.robot.arm.inverse import InverseConfig
+    except ImportError:
+        return ArmKinematics.from_urdf(text, base, tool)
+    residual_rad = RESIDUAL_RAD.get(row, (0.0, 0.0, 0.0))
+    config = InverseConfig(orientation_residual_rad=residual_rad, joint_margin=LIMITS.joint_margin)
+    return ArmKinematics.from_urdf(text, base, tool, config)
 
 
 def chunks(arm: ArmKinematics, count: int) -> list[tuple[np.ndarray, PoseTrajectory]]:

@@ -214,28 +214,35 @@ class ArmKinematics:
                 f"[{self.lower[worst]:.3f}, {self.upper[worst]:.3f}]: move the arm back by hand"
             )
         q = np.clip(q, self.lower, self.upper)
+        margin = self.config.joint_margin
+        bounds = np.minimum(self.lower + margin, q), np.maximum(self.upper - margin, q)
         root_from_tool = pin.SE3(invert_pose(self._base_from_root) @ wanted)
         # The first step alone moves in the null space: pulling in each would keep the error from closing.
         away = self.posture - q
         toward_posture = away * min(1.0, posture_step / max(float(np.linalg.norm(away)), 1e-12))
         if self.config.is_relaxed:
-            return self._inverse_relaxed(wanted, root_from_tool, q, toward_posture)
+            return self._inverse_relaxed(wanted, root_from_tool, q, bounds, toward_posture)
         for _ in range(MAX_ITERATIONS):
             linearised = self._linearised(q, root_from_tool)
-            q = bounded_step(linearised, q, (self.lower, self.upper), toward_posture, None)
+            q = bounded_step(linearised, q, bounds, toward_posture, None)
             toward_posture = np.zeros(len(q))
             if _arrived(self._linearised(q, root_from_tool).error):
                 return q
         raise KinematicsError(self._residual_text(q, wanted))
 
     def _inverse_relaxed(
-        self, wanted: NDArray[np.float64], root_from_tool: pin.SE3, q: NDArray[np.float64], posture: NDArray[np.float64]
+        self,
+        wanted: NDArray[np.float64],
+        root_from_tool: pin.SE3,
+        q: NDArray[np.float64],
+        bounds: tuple[NDArray[np.float64], NDArray[np.float64]],
+        posture: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """Return joint values that meet the position, and the orientation within its limits."""
         relaxed = Relaxed(np.array(self.config.orientation_weights))
         at = self._linearised(q, root_from_tool)
         for _ in range(MAX_STRICTER + 1):
-            q, at = self._descended(q, at, root_from_tool, posture, relaxed)
+            q, at = self._descended(q, at, root_from_tool, bounds, posture, relaxed)
             if not _arrived(at.error[:3]):
                 break
             if not self.config.beyond(at.error[3:]):
@@ -248,13 +255,14 @@ class ArmKinematics:
         q: NDArray[np.float64],
         at: Linearised,
         root_from_tool: pin.SE3,
+        bounds: tuple[NDArray[np.float64], NDArray[np.float64]],
         posture: NDArray[np.float64],
         relaxed: Relaxed,
     ) -> tuple[NDArray[np.float64], Linearised]:
         """Return where the weighted error is smallest near q, and its linearisation there. at: that at q."""
         for iteration in range(MAX_ITERATIONS):
             toward = posture if iteration == 0 else np.zeros(len(q))
-            following = bounded_step(at, q, (self.lower, self.upper), toward, relaxed)
+            following = bounded_step(at, q, bounds, toward, relaxed)
             there = self._linearised(following, root_from_tool)
             better = there.cost(relaxed) <= at.cost(relaxed) or (iteration == 0 and bool(toward.any()))
             relaxed = relaxed.after(better=better)

@@ -116,7 +116,7 @@ def gripper_config(values: Mapping[str, Any]) -> GripperConfig:
 
 def inverse_config(values: Mapping[str, Any]) -> InverseConfig:
     """Return how poses become joint values. Raises ValueError for weights or residuals that are out of range."""
-    return configured(InverseConfig, PARAMETERS, values)
+    return configured(InverseConfig, PARAMETERS, values, joint_margin=values["joint_margin"])
 
 
 def camera_contract(values: Mapping[str, Any]) -> CameraContract | None:

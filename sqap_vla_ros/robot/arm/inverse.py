@@ -25,11 +25,13 @@ class InverseConfig:
         rotation vector from the reached to the wanted orientation). All zero: every pose is met exactly.
     orientation_weights: what a rotation that remains about each of these axes costs beside the other two.
     posture: [n] joint values that a redundant arm drifts towards (rad or m); a single one: the middle of the limits.
+    joint_margin: distance kept from every joint's limits (rad or m); a joint that is nearer does not go further.
     """
 
     orientation_residual_rad: tuple[float, float, float] = (0.0, 0.0, 0.0)
     orientation_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     posture: tuple[float, ...] = (0.0,)
+    joint_margin: float = 0.0
 
     def __post_init__(self) -> None:
         for name, values in (("residual_rad", self.orientation_residual_rad), ("weights", self.orientation_weights)):

@@ -164,3 +164,15 @@ def test_a_stretched_arm_gives_up_orientation_and_does_not_swing_its_elbow():
     reached = five.followed(path, joints)
     np.testing.assert_allclose(reached.poses[:, :3, 3], path.poses[:, :3, 3], atol=1e-4)
     assert 0.02 < np.linalg.norm(remaining(five, joints.positions[-1], path.poses[-1])) < 0.5
+
+
+def test_a_margin_is_kept_from_the_limits_and_a_joint_inside_it_does_not_go_on():
+    five = arm(InverseConfig((0.05, 0.5, 0.5), joint_margin=0.1))
+    near = np.array([0.0, -0.4, 1.1, 2.35, 0.0])
+    deltas = np.zeros((8, 7))
+    deltas[:, 2], deltas[:, 4] = -0.004, 0.03  # the wrist would bend on
+    path = anchor_chunk(deltas, five.forward(near), 0, 0.2)
+    assert five.joint_trajectory(path, near).positions[:, 3].max() <= 2.4
+    inside = [*near, 0.0, 0.0, 0.0, 0.1, 0.0]
+    path = anchor_chunk(deltas, five.forward(inside), 0, 0.2)
+    assert five.joint_trajectory(path, inside).positions[:, 3].max() <= 2.45 + 1e-9
