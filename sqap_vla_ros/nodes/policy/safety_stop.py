@@ -19,7 +19,8 @@ class _Speaker:
     """One publisher of the topic. Times are of the steady clock.
 
     stopped_s: when it said stop; None when the last that it said was go.
-    answered: a publisher that was first heard after that stop has said go. name: of its node, once it said stop.
+    answered: a publisher that was first heard after that stop has said go.
+    name: of its node, as the graph had it; "" where the graph knows publishers by another identity than messages do.
     """
 
     first_s: float
@@ -72,19 +73,19 @@ class SafetyStop:
         """Return why a latched stop must stay; None forgets the publishers that are gone, and their silence."""
         if stopping := self._stopping():
             return f"safety_stop is still set{_names(stopping, 'by')}: release it first"
-        present = self._present()
-        self._speakers = {key: speaker for key, speaker in self._speakers.items() if key in present}
+        gone = self._gone()
+        self._speakers = {key: speaker for key, speaker in self._speakers.items() if key not in gone}
         return None
 
     def _on_message(self, message: Bool, publisher: bytes) -> None:
         now_s = time.monotonic()
         if (speaker := self._speakers.get(publisher)) is None:
             self._bound()
-            speaker = self._speakers[publisher] = _Speaker(now_s, now_s)
+            speaker = self._speakers[publisher] = _Speaker(now_s, now_s, self._present().get(publisher, ""))
         speaker.heard_s = now_s
         if message.data:
             if speaker.stopped_s is None:
-                speaker.name = self._present().get(publisher, "")
+                speaker.name = self._present().get(publisher, speaker.name)
             speaker.stopped_s, speaker.answered = now_s, False
         elif publisher or len(self._present()) <= 1:
             speaker.stopped_s = None
@@ -98,8 +99,15 @@ class SafetyStop:
         stopped = {key: speaker for key, speaker in self._speakers.items() if speaker.stopped_s is not None}
         if not any(speaker.answered for speaker in stopped.values()):
             return list(stopped.values())
+        gone = self._gone()
+        return [speaker for key, speaker in stopped.items() if not speaker.answered or key not in gone]
+
+    def _gone(self) -> set[bytes]:
+        """Return the publishers that exist no more; those that the graph never knew, when at most one is left."""
         present = self._present()
-        return [speaker for key, speaker in stopped.items() if not speaker.answered or key in present]
+        return {
+            key for key, speaker in self._speakers.items() if key not in present and (speaker.name or len(present) <= 1)
+        }
 
     def _present(self) -> dict[bytes, str]:
         """Return the publishers that exist, and the names of their nodes."""

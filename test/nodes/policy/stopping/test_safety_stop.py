@@ -9,9 +9,13 @@ from sqap_vla_ros.nodes.policy.safety_stop import REMEMBERED, SafetyStop
 
 
 class Cell:
-    """A node with publishers of safety_stop. names: of those that exist now."""
+    """A node with publishers of safety_stop. names: of those that exist now.
 
-    def __init__(self, monkeypatch, *, told: bool = True):
+    told: messages tell who published them; alike: as the graph knows the publisher, which not every middleware does.
+    """
+
+    def __init__(self, monkeypatch, *, told: bool = True, alike: bool = True):
+        self.alike = alike
         self.now_s, self.number, self.told, self.names = 100.0, 0, told, []
         monkeypatch.setattr("time.monotonic", lambda: self.now_s)
         self._hear = []
@@ -23,7 +27,10 @@ class Cell:
 
     def get_publishers_info_by_topic(self, topic):
         return [
-            SimpleNamespace(node_namespace="/", node_name=name, endpoint_gid=[*name.encode()]) for name in self.names
+            SimpleNamespace(
+                node_namespace="/", node_name=name, endpoint_gid=[*name.encode(), *([] if self.alike else [0])]
+            )
+            for name in self.names
         ]
 
     def say(self, name: str, stop: bool) -> None:
@@ -95,13 +102,22 @@ def test_publishers_that_cannot_be_told_apart_release_nothing_together(monkeypat
     assert not cell.stop.pressed
 
 
+def test_where_the_graph_knows_publishers_by_another_identity_the_last_one_that_is_left_releases(monkeypatch):
+    cell = Cell(monkeypatch, alike=False)
+    cell.say("button", True)
+    cell.say("later", False)
+    assert cell.stop.pressed
+    cell.names.remove("button")
+    assert not cell.stop.pressed
+
+
 def test_the_silence_of_one_is_not_covered_by_another(cell):
     cell.stop.timeout_s = 0.5
     assert "was not heard yet" in cell.reason
     cell.say("a", False)
     for _ in range(8):
         cell.say("b", False)
-    assert cell.reason == "safety_stop has not been heard for 0.8 s (limit 0.5 s)"
+    assert cell.reason == "safety_stop has not been heard for 0.8 s from /a (limit 0.5 s)"
     assert cell.stop.reset_refusal() is None
     assert cell.reason is not None  # it is still there, and silent
     cell.names.remove("a")
