@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
-from policy_node_rig import Rig, assert_silent
+from policy_node_rig import TIMEOUT_S, Rig, assert_silent
 from rclpy.action import ActionClient
 from sqap_vla_ros.action import RunPolicy
 
@@ -34,7 +34,7 @@ def rig(process: Rig) -> Rig:
 
 def send(rig: Rig, instruction: str, seconds: float = 0.0, feedback: list | None = None):
     goal = RunPolicy.Goal(instruction=instruction, max_duration=messages.duration_message(round(seconds * 1e9)))
-    assert rig.client.wait_for_server(20.0)
+    assert rig.client.wait_for_server(TIMEOUT_S)
     future = rig.client.send_goal_async(
         goal, feedback_callback=None if feedback is None else lambda m: feedback.append(m.feedback)
     )

@@ -5,7 +5,7 @@ import time
 
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from policy_node_rig import DISABLED, LATCHED, STOPPED, WAITING, Rig, assert_silent
+from policy_node_rig import DISABLED, LATCHED, STOPPED, TIMEOUT_S, WAITING, Rig, assert_silent
 from std_msgs.msg import Bool
 
 
@@ -69,7 +69,7 @@ def test_state_and_parameters_are_answered_while_the_policy_loads():
     with Rig(factory="slow_to_load", autostart=False) as rig:
         request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
         client = rig.node.create_client(ChangeState, "policy_node/change_state")
-        assert client.wait_for_service(20.0)
+        assert client.wait_for_service(TIMEOUT_S)
         configured = client.call_async(request)
         rig.settle(0.5)
         begin_s = time.monotonic()

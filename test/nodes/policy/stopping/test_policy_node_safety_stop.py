@@ -3,7 +3,7 @@
 import numpy as np
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from policy_node_rig import LATCHED, RUNNING, STOPPED, Rig, assert_silent, pose_of
+from policy_node_rig import LATCHED, RUNNING, STOPPED, TIMEOUT_S, Rig, assert_silent, pose_of
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from std_msgs.msg import Bool, String
 
@@ -119,7 +119,7 @@ def test_goals_get_their_results_when_the_node_is_deactivated(rig):
 
     client = ActionClient(rig.node, RunPolicy, "policy_node/run_policy")
     rig.enable()
-    assert client.wait_for_server(20.0)
+    assert client.wait_for_server(TIMEOUT_S)
     sent = client.send_goal_async(RunPolicy.Goal(instruction="pick the cube"))
     rig.wait(sent.done)
     result = sent.result().get_result_async()
