@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.validate_topic_name import validate_topic_name
+
 from sqap_vla_ros.control.executive import ExecutiveConfig
 from sqap_vla_ros.control.image_gate import ImageGateConfig
 from sqap_vla_ros.control.motion import MotionConfig
@@ -69,6 +72,10 @@ def _gripper_problems(values: Mapping[str, Any]) -> list[str]:
         )
     if values["gripper_closed"] == values["gripper_open"]:
         found.append(f"gripper_closed and gripper_open must differ, got {values['gripper_open']:g} for both")
+    try:
+        validate_topic_name(values["gripper_action"])
+    except InvalidTopicNameException:
+        found.append(f"gripper_action must be a name as topics have, got '{values['gripper_action']}'")
     if kind.NEEDS_JOINT and not values["gripper_joint"]:
         found.append(f"gripper_output '{name}' needs gripper_joint, the name of the gripper's joint")
     if kind.IN_TRAJECTORY and not SINKS[values["output_mode"]].CARRIES_GRIPPER:

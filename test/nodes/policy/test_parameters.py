@@ -66,6 +66,10 @@ def test_every_description_says_something():
         ({"max_lead_m": 0.2}, "max_lead_m must not exceed max_tracking_m, got 0.2 and 0.1"),
         ({"training_camera": [640.0, 480.0, 0.0, 600.0, 320.0, 240.0]}, "training_camera: a camera needs positive"),
         ({"base_frame": "/"}, "base_frame must name a frame of TF, got '/'"),
+        (
+            {"gripper_action": "hand/gripper cmd"},
+            "gripper_action must be a name as topics have, got 'hand/gripper cmd'",
+        ),
         ({"gripper_closed": 0.04}, "gripper_closed and gripper_open must differ, got 0.04 for both"),
         ({"gripper_output": "joint_trajectory"}, "gripper_output 'joint_trajectory' needs gripper_joint"),
         (

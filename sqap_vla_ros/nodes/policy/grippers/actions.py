@@ -37,7 +37,7 @@ RETRY_S = 1.0  # between two goals while the gripper's server rejects them
 
 _ENDS = {
     GoalStatus.STATUS_ABORTED: "its server aborted the goal",
-    GoalStatus.STATUS_CANCELED: "somebody cancelled the goal",
+    GoalStatus.STATUS_CANCELED: "the goal was cancelled",
 }
 
 
@@ -131,7 +131,7 @@ class ActionGripper(GripperSink):
         self._client.destroy()
 
     def _send(self, command: GripperCommand) -> None:
-        self._wanted = command
+        self._wanted, self._retry_s = command, -math.inf
 
     def _may_send(self, wanted: GripperCommand, now_s: float) -> bool:
         """Return whether a goal may go out now; make room for it where one is under way."""

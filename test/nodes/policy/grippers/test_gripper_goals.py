@@ -211,6 +211,13 @@ def test_a_goal_that_is_rejected_is_named_and_sent_again_after_a_pause(cell):
     assert cell.positions == [CLOSED, CLOSED]
 
 
+def test_a_new_decision_does_not_wait_for_the_pause_after_a_rejection(cell):
+    cell.want(0.0)
+    cell.sent[0].decide(accepted=False)
+    cell.want(1.0)
+    assert cell.positions == [CLOSED, OPEN]
+
+
 def test_a_server_that_does_not_answer_is_named_and_asked_again(cell):
     cell.want(0.0, seconds=actions.ANSWER_S + 0.1)
     assert "did not answer within 2 s" in cell.says()[1]
@@ -249,7 +256,7 @@ def test_a_server_that_goes_away_is_named_and_told_again_when_it_is_back(cell):
     ("status", "text"),
     [
         (GoalStatus.STATUS_ABORTED, "did not close: its server aborted the goal"),
-        (GoalStatus.STATUS_CANCELED, "did not close: somebody cancelled the goal"),
+        (GoalStatus.STATUS_CANCELED, "did not close: the goal was cancelled"),
     ],
 )
 def test_an_end_without_arriving_is_named_and_not_repeated(cell, status, text):
