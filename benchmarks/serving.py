@@ -1,9 +1,10 @@
 """Overhead of serving on loopback, and a day's abuse of the server in minutes.
 
     python benchmarks/serving.py            overhead by protocol, for a policy that takes no time
-    python benchmarks/serving.py --abuse    10,000 malformed frames, cut connections, 50 clients
+    python benchmarks/serving.py --abuse    10,000 malformed frames, cut connections, slow readers, 50 clients
 
 Exit status 1 when an abuse is not answered as it should be, or memory grows.
+Raw results: benchmarks/results/serving.json.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import json
 import os
 import random
+import select
 import socket
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from websockets.exceptions import ConnectionClosed
@@ -33,8 +36,16 @@ from sqap_vla_ros.serving.server.packing import pack, unpack
 ROUNDS = 300
 FRAMES = 10_000
 CLIENTS = 50
+OPEN: dict[str, Any] = {"compression": None, "open_timeout": 60}
+SLOW_READERS = 20
+UNREAD = 10_000  # frames whose answers a slow reader leaves
+RESULT = Path(__file__).parent / "results" / "serving.json"
 MOST_GROWTH_MB = 20.0
 IMAGE = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+HANDSHAKE = (
+    b"GET /openpi HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 SERVER = """
 import asyncio, sys
 from sqap_vla_ros.serving.server.action_space import ActionSpace
@@ -50,7 +61,7 @@ async def main():
     config = WorkerConfig("none", factory="worker_round_trip:policy")
     engine = Engine(lambda notify: PolicyWorker(config, notify), **times)
     service = Service(engine, ObservationReader(), ActionSpace(), ChunkUse(horizon=1))
-    async with listening(service, ServerConfig(port=0, most_clients=80)) as port:
+    async with listening(service, ServerConfig(port=0, most_clients=80, send_s=2.0)) as port:
         print(port, flush=True)
         await engine.run()
 asyncio.run(main())
@@ -68,14 +79,18 @@ def main() -> int:
         assert process.stdout is not None
         port = int(process.stdout.readline())
         RemotePolicy(f"ws://127.0.0.1:{port}").close()  # it is loaded now
-        return abuse(port, process.pid) if args.abuse else overhead(port)
+        name, measured = ("abuse", abuse(port, process.pid)) if args.abuse else ("overhead", overhead(port))
+        results = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+        machine = {"cpus": os.cpu_count(), "load_average": os.getloadavg()[0]}
+        RESULT.write_text(json.dumps(results | {name: {"machine": machine, **measured}}) + "\n")
+        return int(measured.get("failed", False))
     finally:
         process.kill()
         process.wait()
 
 
-def overhead(port: int) -> int:
-    """Print what a prediction takes beyond the policy's own time."""
+def overhead(port: int) -> dict[str, Any]:
+    """Measure what a prediction takes beyond the policy's own time."""
     remote = RemotePolicy(f"ws://127.0.0.1:{port}")
     observation = Observation(IMAGE, 5, "pick up the red cube", (100.0, 120.0), np.eye(4))
 
@@ -84,16 +99,16 @@ def overhead(port: int) -> int:
         assert remote.round_trip is not None
         return (remote.round_trip.total_s - remote.round_trip.policy_s) * 1e3
 
-    report("native", [native() for _ in range(ROUNDS)])
+    rows = {"native": report("native", [native() for _ in range(ROUNDS)])}
     with connect(f"ws://127.0.0.1:{port}/openpi", compression=None) as connection:
         connection.recv()
         frame = pack({"observation/image": IMAGE, "prompt": "pick"}, keys=bytes)
-        report("openpi", [_exchange(connection, frame) for _ in range(ROUNDS)])
+        rows["openpi"] = report("openpi", [_exchange(connection, frame) for _ in range(ROUNDS)])
     with connect(f"ws://127.0.0.1:{port}/vla-eval", compression=None) as connection:
         payload = {"images": {"agentview": IMAGE}, "task_description": "pick"}
         frame = pack({"type": "observation", "payload": payload, "seq": 1, "timestamp": 0.0}, keys=str)
-        report("vla-eval", [_exchange(connection, frame) for _ in range(ROUNDS)])
-    return 0
+        rows["vla-eval"] = report("vla-eval", [_exchange(connection, frame) for _ in range(ROUNDS)])
+    return rows
 
 
 def _exchange(connection, frame: bytes) -> float:
@@ -104,33 +119,54 @@ def _exchange(connection, frame: bytes) -> float:
     return (time.perf_counter() - begin) * 1e3
 
 
-def report(name: str, taken_ms: list[float]) -> None:
+def report(name: str, taken_ms: list[float]) -> dict[str, Any]:
+    """Print and return the percentiles."""
     p50, p95 = np.percentile(taken_ms, (50, 95))
     print(f"{name:>8}: overhead of a 256 x 256 image p50 {p50:.2f} ms, p95 {p95:.2f} ms")
     time.sleep(0.2)
+    return {"p50_ms": p50, "p95_ms": p95, "taken_ms": [round(ms, 3) for ms in taken_ms]}
 
 
-def abuse(port: int, pid: int) -> int:
-    """Abuse the server; return the exit status."""
+def abuse(port: int, pid: int) -> dict[str, Any]:
+    """Abuse the server; return what came of it."""
     url = f"ws://127.0.0.1:{port}"
     answers: Counter[str] = Counter()
     mistreat(url, FRAMES // 10, answers)  # what is allocated once
     cut(port, 100)
+    in_threads([threading.Thread(target=read_nothing, args=(port, answers)) for _ in range(SLOW_READERS)])
     before_mb = memory_mb(pid)
     answers.clear()
     threads = [threading.Thread(target=mistreat, args=(url, FRAMES // CLIENTS, answers, n)) for n in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    cut(port, 500)
-    for thread in threads:
-        thread.join()
+    begin = time.monotonic()
+    threads.append(threading.Thread(target=cut, args=(port, 500)))
+    threads += [threading.Thread(target=read_nothing, args=(port, answers)) for _ in range(SLOW_READERS)]
+    in_threads(threads)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=30) as response:
         health = json.load(response)["status"]
     grown_mb = memory_mb(pid) - before_mb
     fds = len(os.listdir(f"/proc/{pid}/fd"))
-    print(f"{sum(answers.values())} frames: {dict(answers)}; health {health}")
+    taken_s = time.monotonic() - begin
+    frames = sum(count for kind, count in answers.items() if not kind.startswith("slow reader"))
+    print(f"{frames} frames in {taken_s:.0f} s: {dict(answers)}; health {health}")
     print(f"memory {before_mb:.0f} MB, grown by {grown_mb:.1f} MB; {fds} descriptors open")
-    return int(health != "ok" or answers["no sentence"] > 0 or grown_mb > MOST_GROWTH_MB)
+    bad = health != "ok" or answers["no sentence"] or answers["slow reader kept"] or grown_mb > MOST_GROWTH_MB
+    return {
+        "frames": frames,
+        "seconds": taken_s,
+        "answers": dict(answers),
+        "health": health,
+        "memory_mb": before_mb,
+        "grown_mb": grown_mb,
+        "descriptors": fds,
+        "failed": bool(bad),
+    }
+
+
+def in_threads(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def mistreat(url: str, count: int, answers: Counter[str], seed: int = 0) -> None:
@@ -140,7 +176,7 @@ def mistreat(url: str, count: int, answers: Counter[str], seed: int = 0) -> None
     good = pack({"type": "observation", "payload": payload, "seq": 1, "timestamp": 0.0}, keys=str)
     sent = 0
     while sent < count:
-        with contextlib.suppress(ConnectionClosed), connect(f"{url}/vla-eval", compression=None) as connection:
+        with contextlib.suppress(ConnectionClosed), connect(f"{url}/vla-eval", **OPEN) as connection:
             while sent < count:
                 sent += 1
                 frame = bytearray(good)
@@ -155,10 +191,28 @@ def mistreat(url: str, count: int, answers: Counter[str], seed: int = 0) -> None
                     answers["sentence" if len(answer["payload"]["error"]) > 10 else "no sentence"] += 1
 
 
+def read_nothing(port: int, answers: Counter[str]) -> None:
+    """Ask for answers and read none; the server must end the connection."""
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        raw.settimeout(60.0)
+        raw.connect(("127.0.0.1", port))
+        raw.sendall(HANDSHAKE)
+        try:
+            raw.sendall(UNREAD * b"\x82\x80\x00\x00\x00\x00")
+            events = select.poll()
+            events.register(raw, select.POLLERR)
+            ended = bool(events.poll(60_000))
+        except ConnectionError:
+            ended = True
+        except TimeoutError:
+            ended = False
+    answers["slow reader ended" if ended else "slow reader kept"] += 1
+
+
 def cut(port: int, count: int) -> None:
     """Open connections and break them off at any point."""
-    head = b"GET /openpi HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    head += b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n\x82\xff" + bytes(50)
+    head = HANDSHAKE + b"\x82\xff" + bytes(50)
     for number in range(count):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as raw:
             raw.sendall(head[: number * 7 % len(head)])
