@@ -63,7 +63,9 @@ def register(subparsers: Any) -> None:
     add_threads(policy)
     add_seed(policy, "seed of the diffusion noise, the same for every prediction")
     actions = parser.add_argument_group("actions, for clients that take one at a time")
-    actions.add_argument("--action-space", default="metric", help="what actions mean: metric, simpler or libero")
+    actions.add_argument(
+        "--action-space", default="metric", help="what actions mean: metric, simpler, libero or libero_displacement"
+    )
     actions.add_argument(
         "--execution-horizon", type=integer(1), default=defaults.HORIZON, help="actions used of each chunk"
     )
@@ -79,6 +81,9 @@ def register(subparsers: Any) -> None:
         nargs=7,
         metavar=("X", "Y", "Z", "QX", "QY", "QZ", "QW"),
         help="the camera's optical frame in the base frame; needs --camera-info",
+    )
+    images.add_argument(
+        "--simulator-camera", type=Path, help="instead of the two: pose and field of view of MuJoCo's camera as JSON"
     )
     images.add_argument(
         "--state", default="axis_angle", help="what follows the position in the state: axis_angle, quat_wxyz, quat_xyzw"
@@ -176,6 +181,12 @@ def make_service(args: argparse.Namespace, worker: WorkerConfig) -> Service:
 
 
 def _camera(args: argparse.Namespace) -> FixedCamera | None:
+    if args.simulator_camera is not None:
+        if args.camera_info is not None or args.camera_pose is not None:
+            raise UsageError("--simulator-camera replaces --camera-info and --camera-pose: give it alone")
+        from sqap_vla_ros.serving.server.simulator_camera import read_simulator_camera
+
+        return read_simulator_camera(args.simulator_camera, mirrored=args.mirrored)
     if args.camera_info is None and args.camera_pose is None:
         return None
     if args.camera_info is None or args.camera_pose is None:

@@ -54,10 +54,12 @@ def test_a_policy_that_cannot_be_loaded_ends_the_server_with_the_reason():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--action-space", "imperial"], "must be one of metric, simpler, libero, got 'imperial'"),
+        (["--action-space", "imperial"], "must be one of metric, simpler, libero, libero_displacement, got 'imperial'"),
         (["--ensemble", "mean"], "one of none, by_time, original, got 'mean'"),
         (["--ensemble", "original"], "needs an execution horizon of 1, got 8"),
         (["--camera-info", "CAMERA"], "belong together: give both"),
+        (["--simulator-camera", "CAMERA"], "must be a JSON object"),
+        (["--simulator-camera", "CAMERA", "--camera-info", "CAMERA"], "--simulator-camera replaces"),
         (["--camera-info", "CAMERA", "--camera-pose", *"0000000"], "quaternion must be"),
         (["--host", "0.0.0.0"], "can be reached from outside: set a token"),
     ],

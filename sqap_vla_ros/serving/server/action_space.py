@@ -21,6 +21,8 @@ class ActionSpace:
     rotation: "euler" (extrinsic xyz, as in the chunk) or "axis_angle".
     opened, closed: the client's gripper values. opened_at: openings from here on count as open; None passes the opening
         on, scaled between the two.
+    gain: share of a commanded motion that the client's controller executes; commands are divided by it, so that the arm
+        moves as far as the chunk says. 1 where the chunk holds commands already.
     limit: components of motion are clipped to it, for clients that take nothing beyond; None clips nothing.
     """
 
@@ -29,16 +31,17 @@ class ActionSpace:
     rotation: str = "euler"
     opened: float = 1.0
     closed: float = 0.0
+    gain: float = 1.0
     opened_at: float | None = None
     limit: float | None = None
 
     def actions(self, deltas: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the client's actions [T, 7] for a chunk's deltas [T, 7]."""
         out = np.array(deltas, dtype=np.float64)
-        out[:, :3] /= self.metres
+        out[:, :3] /= self.metres * self.gain
         if self.rotation == "axis_angle":
             out[:, 3:6] = Rotation.from_euler("xyz", out[:, 3:6]).as_rotvec()
-        out[:, 3:6] /= self.radians
+        out[:, 3:6] /= self.radians * self.gain
         if self.limit is not None:
             out[:, :6] = np.clip(out[:, :6], -self.limit, self.limit)
         opening = out[:, 6] if self.opened_at is None else np.where(out[:, 6] >= self.opened_at, 1.0, 0.0)
@@ -69,5 +72,10 @@ ACTION_SPACES: dict[str, ActionSpace] = {
     # SimplerEnv hands position and axis-angle on to ManiSkill2's pd_ee_delta_pose; its gripper opens above 0.5.
     "simpler": ActionSpace(rotation="axis_angle"),
     # robosuite's OSC_POSE as LIBERO configures it: 1 is 0.05 m or 0.5 rad, the gripper closes at +1.
+    # Its goal starts from the measured pose at every step, so that the arm moves by 0.23 of the command (measured): a
+    # policy that learned commands takes "libero", one that learned how far the arm moved takes "libero_displacement".
     "libero": ActionSpace(0.05, 0.5, "axis_angle", opened=-1.0, closed=1.0, opened_at=0.5, limit=1.0),
+    "libero_displacement": ActionSpace(
+        0.05, 0.5, "axis_angle", opened=-1.0, closed=1.0, opened_at=0.5, gain=0.23, limit=1.0
+    ),
 }

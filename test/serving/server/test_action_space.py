@@ -19,6 +19,14 @@ def test_libero_scales_by_its_controllers_limits_and_turns_the_gripper_round():
     assert np.abs(ACTION_SPACES["libero"].actions(100 * DELTAS)).max() == 1.0
 
 
+def test_a_policy_of_displacements_commands_what_the_controller_makes_of_them():
+    commands, moves = (ACTION_SPACES[name].actions(DELTAS / 10) for name in ("libero", "libero_displacement"))
+    np.testing.assert_allclose(moves[:, :6], commands[:, :6] / 0.23)
+    np.testing.assert_allclose(moves[0, :3], [0.02 / 0.23, -0.04 / 0.23, 0.01 / 0.23])
+    assert (moves[:, 6] == commands[:, 6]).all()
+    assert np.abs(ACTION_SPACES["libero_displacement"].actions(DELTAS)).max() == 1.0
+
+
 def test_simpler_takes_axis_angles():
     # A quarter turn about z after a quarter turn about x is a third of a turn about (1, 1, 1) / sqrt(3).
     deltas = np.array([[0, 0, 0, np.pi / 2, 0, np.pi / 2, 0.5]])
