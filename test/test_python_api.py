@@ -74,6 +74,8 @@ for checkpoint, recipe in (("tabletop", "sqap"), ("ws://127.0.0.1:1", "fp32")):
         load_policy(checkpoint, recipe)
     except ValueError as error:
         print(error)
+from sqap_vla_ros import cli
+assert cli.main(["demo", "--out", "/dev/null/out"]) == 2
 """
 ABSENT = ("rclpy", "mujoco", "gymnasium", "pinocchio", "rosbags", "matplotlib", "imageio", "websockets", "msgpack")
 

