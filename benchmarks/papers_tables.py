@@ -42,7 +42,8 @@ from sqap_vla_ros.compression.load import checkpoint_digest, load_uncompressed
 from sqap_vla_ros.compression.recipe import Recipe, load_recipe
 from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.evaluation.closed_loop.figures import deviation_figure, success_figure, sweep_figure
-from sqap_vla_ros.evaluation.closed_loop.study import Method, Store, Unit, run_units
+from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
+from sqap_vla_ros.evaluation.closed_loop.study import Method, Store, Unit
 from sqap_vla_ros.evaluation.closed_loop.tables import MethodResult, markdown, method_results, write_csv
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.shipped import SHIPPED
@@ -183,6 +184,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=[section.key for section in SECTIONS], help="these sections alone")
     parser.add_argument("--rows", nargs="+", help="these rows of the sections alone, by the names in tables.csv")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of episodes")
+    parser.add_argument("--ray", metavar="ADDRESS", help="over a Ray cluster: auto, local or host:port")
     parser.add_argument("--out", type=Path, help="another folder of results")
     args = parser.parse_args()
     global OUT, WORK
@@ -201,7 +203,7 @@ def main() -> int:
             units.append(Unit(method, section.suite, scaled(section.episodes), deviations=section.deviations))
     reference = Method("fp32", "fp32", args.checkpoint)
     deadline_s = None if args.minutes is None else 60 * args.minutes
-    problems = run_units(units, OUT, reference=reference, jobs=args.jobs, deadline_s=deadline_s)
+    problems = run_units(units, OUT, reference=reference, jobs=args.jobs, deadline_s=deadline_s, ray_address=args.ray)
     print(write_tables(Store(OUT)))
     for name, problem in problems.items():
         print(f"error: {name}: {problem}", file=sys.stderr)

@@ -66,6 +66,7 @@ def register(subparsers: Any) -> None:
     how.add_argument("--join", choices=JOINS, default=JOINS[0], help="enter a late chunk by pose or by time")
     work = parser.add_argument_group("work")
     work.add_argument("--jobs", type=integer(1), default=1, help="processes, one thread each")
+    work.add_argument("--ray", metavar="ADDRESS", help="episodes over a Ray cluster: auto, local or host:port")
     work.add_argument("--lockstep", type=integer(1), default=LOCKSTEP, help="episodes that share a prediction")
     work.add_argument(
         "--deviations", type=integer(0), default=3, help="taught episodes of each family for the action deviation"
@@ -114,12 +115,15 @@ def _reachable_units(args: argparse.Namespace) -> list[Unit]:
 def run(args: argparse.Namespace) -> int:
     """Run or continue the study; 1 where a recipe could not be measured."""
     from sqap_vla_ros.evaluation.closed_loop.report import print_summary, write_report
-    from sqap_vla_ros.evaluation.closed_loop.study import METHODS, Store, run_units
+    from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
+    from sqap_vla_ros.evaluation.closed_loop.study import METHODS, Store
 
     units = _reachable_units(args)
     if not args.resume and (args.out / METHODS).exists():
         raise ValueError(f"{args.out} holds results: choose another --out, or leave out --no-resume to continue them")
-    problems = run_units(units, args.out, reference=units[0].method, jobs=args.jobs, lockstep=args.lockstep)
+    problems = run_units(
+        units, args.out, reference=units[0].method, jobs=args.jobs, lockstep=args.lockstep, ray_address=args.ray
+    )
     store = Store(args.out)
     methods = list(dict.fromkeys(unit.method.name for unit in units))
     for suite in dict.fromkeys(unit.suite for unit in units):

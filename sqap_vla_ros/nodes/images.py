@@ -9,12 +9,16 @@ mislabelled image raises `ImageError` and reaches no policy.
 from __future__ import annotations
 
 import array
+import io
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 from sensor_msgs.msg import CompressedImage, Image
 
 
@@ -30,6 +34,10 @@ class _Encoding:
     channels: int
     to_rgb: int | None
 
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of a JPEG that give its size
+_MOST_PIXELS = 2**26  # of a compressed image: a header of a few bytes must not reserve gigabytes
 
 # OpenCV names a Bayer pattern by its second row, ROS by its first: bayer_rggb is OpenCV's BG.
 _ENCODINGS: dict[str, _Encoding] = {
@@ -100,11 +108,14 @@ def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
         raise ImageError(f"compressed image format '{message.format}' is a depth image: a colour image is needed")
     what = f"compressed image of format '{message.format}'"
     data = np.frombuffer(message.data, np.uint8)
-    if (damage := _jpeg_damage(data.tobytes())) is not None:
+    raw = data.tobytes()
+    check = next((check for magic, check in _CODECS.items() if raw.startswith(magic)), None)
+    damage = None if check is None else check(raw)
+    if damage is not None:
         raise ImageError(f"{what}: {damage}")
     try:
         # UNCHANGED keeps mosaics and 16 bits, and ignores an EXIF rotation, which camera_info does not know of.
-        decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if check is not None else None
     except cv2.error:  # a header that claims an absurd size
         decoded = None
     if decoded is None:
@@ -182,16 +193,64 @@ def _convert(pixels: NDArray[Any], to_rgb: int | None) -> NDArray[np.uint8]:
 
 
 def _jpeg_damage(data: bytes) -> str | None:
-    """Return what tells that a JPEG is not whole, None for a whole one and for other formats.
+    """Return what tells that a JPEG is not whole, None for a whole one.
 
     The decoder fills what is missing with grey and says nothing. Zeros after the end are padding of USB cameras.
     """
-    if not data.startswith(b"\xff\xd8"):
-        return None
     if not data.rstrip(b"\x00").endswith(b"\xff\xd9"):
         return f"the jpeg is cut off after {len(data)} bytes"
     scan = data.find(b"\xff\xda")
     second = data.find(b"\xff\xd8\xff", scan) if scan >= 0 else -1
     if second >= 0 and data.find(b"\xff\xd9", scan, second) < 0:
         return "the jpeg breaks off where another one begins"
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:  # segments up to the first scan
+        if data[at + 1] in _FRAME_HEADERS:
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return _size_problem(width, height)
+        at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
     return None
+
+
+def _png_damage(data: bytes) -> str | None:
+    """Return what tells that a PNG is not whole, None for a whole one.
+
+    The decoder reserves what a chunk says it holds, 4 GiB for a few wrong bytes, so this is checked before it.
+    """
+    at = len(_PNG)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        if length > len(data) - at - 12:
+            break
+        if kind == b"IHDR" and length >= 8:
+            width, height = struct.unpack(">II", data[at + 8 : at + 16])
+            if (problem := _size_problem(width, height)) is not None:
+                return problem
+        if kind == b"IEND":
+            return None
+        at += 12 + length
+    return f"the png is cut off or damaged at byte {at} of {len(data)}"
+
+
+def _size_problem(width: int, height: int) -> str | None:
+    if width * height <= _MOST_PIXELS:
+        return None
+    return f"its header says {width}x{height} pixels, at most {_MOST_PIXELS} are decoded"
+
+
+def _tiff_damage(data: bytes) -> str | None:
+    """Return what tells that a TIFF should not be decoded, None where its header is sound."""
+    try:
+        with PillowImage.open(io.BytesIO(data)) as header:
+            return _size_problem(*header.size)
+    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+        return f"the tiff is damaged: {error}"
+
+
+# How a file of each codec begins, and what is checked before it is decoded.
+_CODECS: dict[bytes, Callable[[bytes], str | None]] = {
+    b"\xff\xd8": _jpeg_damage,
+    _PNG: _png_damage,
+    b"II*\x00": _tiff_damage,
+    b"MM\x00*": _tiff_damage,
+}

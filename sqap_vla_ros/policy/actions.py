@@ -71,8 +71,8 @@ class ActionStatistics:
         period = _number(dt_s) or _number(entry.get("dt_s")) or CONTROL_PERIOD_S.get(key)
         if period is None:
             raise ValueError(
-                f"the control period of dataset {key!r} is not known: pass dt_s, or write a number of seconds as "
-                f'"dt_s" beside its "action" in dataset_statistics.json'
+                f"the control period of dataset {key!r} is not known: pass dt_s (--dt), or write a number of seconds "
+                f'as "dt_s" beside its "action" in dataset_statistics.json'
             )
         return cls(q01, q99, mask, float(period))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from sqap_vla_ros.policy.checkpoints.foreign import file_problem
 from sqap_vla_ros.policy.config import PromptConfig
 
 Encode = Callable[[str], list[int]]
@@ -47,6 +48,8 @@ class PromptTokenizer:
             path = found[0]
         if not path.is_file():
             raise FileNotFoundError(f"tokenizer {path} does not exist: give Llama-2's {' or '.join(cls.FILES)}")
+        if problem := file_problem(path):
+            raise ValueError(problem)
         name = cls.FILES[1] if path.suffix == ".model" else cls.FILES[0]
         return cls(config, vocabulary, name, path.read_bytes())
 

@@ -1,6 +1,8 @@
 """Image conversion: every encoding against a picture whose colours are known."""
 
 import array
+import resource
+import struct
 import zlib
 
 import cv2
@@ -283,3 +285,33 @@ def test_pixels_that_are_no_colours_are_refused():
     huge[29:33] = zlib.crc32(bytes(huge[12:29])).to_bytes(4, "big")
     with pytest.raises(ImageError, match="neither a whole jpeg nor a png"):
         compressed_to_rgb(CompressedImage(format="png", data=bytes(huge)))
+
+
+def png_chunk(kind: bytes, data: bytes, length: int | None = None) -> bytes:
+    return struct.pack(">I", len(data) if length is None else length) + kind + data + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            png_chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 12, 8, 2, 0, 0, 0)) + png_chunk(b"IDAT", b"", 2**31),
+            "cut off",
+        ),
+        (
+            png_chunk(b"IHDR", struct.pack(">IIBBBBB", 2**15, 2**15, 8, 2, 0, 0, 0)),
+            "its header says 32768x32768 pixels",
+        ),
+    ],
+)
+def test_a_small_png_cannot_reserve_gigabytes(data, message):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImageError, match=message):
+        compressed_to_rgb(CompressedImage(format="png", data=b"\x89PNG\r\n\x1a\n" + data))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_a_jpeg_that_claims_to_be_huge_is_refused():
+    frame = b"\xff\xc0\x00\x11\x08" + struct.pack(">HH", 60_000, 60_000) + bytes(10)
+    with pytest.raises(ImageError, match="its header says 60000x60000 pixels"):
+        compressed_to_rgb(CompressedImage(format="jpeg", data=b"\xff\xd8" + frame + b"\xff\xd9"))

@@ -27,6 +27,7 @@ from sqap_vla_ros.compression.files.skeleton import empty_model, put, quantize_s
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.field_types import field_problem
 from sqap_vla_ros.policy.actions import ActionStatistics
+from sqap_vla_ros.policy.checkpoints.foreign import file_problem
 from sqap_vla_ros.policy.checkpoints.writing import check_free, written_aside
 from sqap_vla_ros.policy.cogact import CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import PolicyConfig
@@ -294,6 +295,8 @@ def is_compressed(path: Path) -> bool:
     """Return whether a file says that it is a compressed policy. Raises `CompressedFileError` for a truncated one."""
     if path.suffix != ".safetensors" or not path.is_file():
         return False
+    if problem := file_problem(path):
+        raise CompressedFileError(problem)
     try:
         with safe_open(str(path), framework="pt") as file:
             return (file.metadata() or {}).get("format") == FORMAT

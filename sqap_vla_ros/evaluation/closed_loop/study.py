@@ -1,4 +1,4 @@
-"""Closed-loop runs of many methods over several processes, stored episode by episode and resumed.
+"""Closed-loop studies of many methods: what is to be done, and what is stored, episode by episode.
 
 `out/episodes/<method>.jsonl` has a line for each episode, `out/deviations/<method>.jsonl` one for each taught episode,
 `out/methods.json` says what each method is. Only the parent process writes, whole lines at a time, so that an
@@ -12,31 +12,21 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import multiprocessing
 import os
-import queue
-import signal
-import time
-import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
 
 from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.evaluation.closed_loop.choices import LOCKSTEP
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution
-from sqap_vla_ros.processes import end_with_parent
 from sqap_vla_ros.serving.frames import is_remote
 from sqap_vla_ros.simulation.layout import VARIATIONS
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 if TYPE_CHECKING:
-    from sqap_vla_ros.contracts import Policy, PolicyInfo
-    from sqap_vla_ros.evaluation.closed_loop.deviation import TaughtEpisode
+    from sqap_vla_ros.contracts import PolicyInfo
 
 METHODS, EPISODES, DEVIATIONS = "methods.json", "episodes", "deviations"
 
@@ -217,168 +207,6 @@ def split_among(assignments: Sequence[Assignment], jobs: int) -> list[Assignment
     parts = -(-jobs // len(assignments)) if assignments else 1
     cut = [Assignment(s.method, s.groups[part::parts]) for s in assignments for part in range(parts)]
     return [assignment for assignment in cut if assignment.groups]
-
-
-def run_units(
-    units: Sequence[Unit],
-    out: Path,
-    *,
-    reference: Method,
-    jobs: int = 1,
-    lockstep: int = LOCKSTEP,
-    show: bool = True,
-    deadline_s: float | None = None,
-) -> dict[str, str]:
-    """Run what is missing of `units` in `jobs` processes. Returns what went wrong, by method: empty when all is done.
-
-    reference: whose episodes teach where deviations are asked for.
-    deadline_s: stop after so many seconds; what is finished by then is stored.
-    """
-    for address in {unit.method.checkpoint for unit in units if is_remote(unit.method.checkpoint)} if jobs > 1 else ():
-        if served_info(address).stateful:
-            raise ClosedLoopError(
-                f"the policy of {address} remembers earlier images, and forgets them when another process has its "
-                "turn: use --jobs 1, or a server for each"
-            )
-    store = Store(out)
-    lock = store.lock()
-    for unit in units:
-        store.describe(unit.method.name, identity(unit.method))
-    assignments = split_among(remaining_work(units, store, lockstep), jobs)
-    todo = sum(len(group.seeds) for assignment in assignments for group in assignment.groups if not group.taught)
-    if not assignments:
-        os.close(lock)
-        return {}
-    stop_at = time.monotonic() + deadline_s if deadline_s is not None else None
-    context = multiprocessing.get_context("spawn")  # forking a process with running threads may deadlock
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # inherited: threads that wait do not spin
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    tasks: Any = context.Queue()
-    results: Any = context.Queue()
-    workers = [
-        context.Process(target=_work, args=(tasks, results, reference), daemon=True)
-        for _ in range(min(jobs, len(assignments)))
-    ]
-    for assignment in assignments:
-        tasks.put(assignment)
-    for _ in workers:
-        tasks.put(None)
-    for worker in workers:
-        worker.start()
-    problems: dict[str, str] = {}
-    try:
-        with tqdm(total=todo, desc="episodes", unit="ep", disable=not show, smoothing=0.05) as bar:
-            for kind, name, content in _messages(workers, results, problems, stop_at):
-                if kind == "problem":
-                    problems[name] = content
-                elif kind == "described":
-                    store.describe(name, content)
-                else:
-                    store.append(name, kind, content)
-                    if kind == EPISODES:
-                        bar.set_postfix_str(name)
-                        bar.update(len(content))
-    finally:
-        for worker in workers:
-            worker.terminate()
-            worker.join()
-        os.close(lock)
-    return problems
-
-
-def _messages(
-    workers: Sequence[Any], results: Any, problems: dict[str, str], stop_at: float | None
-) -> Iterator[tuple[str, str, Any]]:
-    """Yield what the workers report, until all have ended or time is up."""
-    while stop_at is None or time.monotonic() < stop_at:
-        try:
-            yield results.get(timeout=0.5)
-            continue
-        except queue.Empty:
-            pass
-        if any(worker.is_alive() for worker in workers):
-            continue
-        while not results.empty():
-            yield results.get()
-        for worker in workers:
-            if worker.exitcode:
-                problems[f"process {worker.pid}"] = (
-                    f"ended with exit code {worker.exitcode} (killed? out of memory?): run the same command again, "
-                    "with fewer --jobs"
-                )
-        return
-
-
-def _work(tasks: Any, results: Any, reference: Method) -> None:
-    """Work through assignments in a process of its own; each loads its policy once."""
-    from sqap_vla_ros.evaluation.closed_loop.deviation import deviation, teach
-    from sqap_vla_ros.evaluation.closed_loop.episodes import lockstep_width, run_episodes
-    from sqap_vla_ros.simulation.environment import TabletopEnv
-
-    envs: list[TabletopEnv] = []
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-
-    @cache
-    def teacher() -> Policy:
-        return load(reference)[0]
-
-    @cache
-    def taught(suite: str, family: TaskFamily, seed: int) -> TaughtEpisode:
-        return teach(teacher(), envs[0], suite, family, seed)
-
-    try:
-        while (assignment := tasks.get()) is not None:
-            name = assignment.method.name
-            try:
-                policy, description = load(assignment.method)
-                results.put(("described", name, description))
-                for group in assignment.groups:
-                    while len(envs) < len(group.seeds):
-                        envs.append(TabletopEnv(shadows=False, antialiasing=False))
-                    if group.taught:
-                        lessons = [taught(group.suite, group.family, seed) for seed in group.seeds]
-                        rows = [deviation(policy, lesson).to_dict() for lesson in lessons]
-                        results.put((DEVIATIONS, name, rows))
-                        continue
-                    width = lockstep_width(policy, len(group.seeds))
-                    for start in range(0, len(group.seeds), width):
-                        seeds = group.seeds[start : start + width]
-                        done = run_episodes(policy, envs, group.suite, group.family, seeds, assignment.method.execution)
-                        results.put((EPISODES, name, [result.to_dict() for result in done]))
-            except Exception as error:  # one method that cannot be run must not end the others; the parent reports it
-                results.put(("problem", name, f"{error}\n{traceback.format_exc()}"))
-    finally:
-        for env in envs:
-            env.close()
-
-
-def load(method: Method) -> tuple[Policy, dict[str, Any]]:
-    """Load the policy of a method on one thread; return it and a description, without costs where a server has it."""
-    import torch
-
-    from sqap_vla_ros.compression.bops import Definition, relative_bops, workload_of
-    from sqap_vla_ros.compression.load import applied_recipe
-    from sqap_vla_ros.policies import load_policy
-    from sqap_vla_ros.policy.config import COGACT_BASE
-    from sqap_vla_ros.shipped import SHIPPED
-
-    torch.set_num_threads(1)
-    started = time.monotonic()
-    policy: Any = load_policy(method.checkpoint, method.recipe)
-    info, share = policy.info, {}
-    if not is_remote(method.checkpoint):
-        recipe = applied_recipe(method.checkpoint, method.recipe, SHIPPED)
-        share = {
-            key: round(relative_bops(workload_of(recipe, config), recipe.quantization, Definition.PAPER), 4)
-            for key, config in (("bops", policy.model.config), ("bops_7b", COGACT_BASE))
-        }
-    return policy, {
-        "parameters": info.parameters,
-        "selector": info.selector,
-        "load_s": round(time.monotonic() - started, 1),
-        **share,
-    }
 
 
 def served_info(address: str) -> PolicyInfo:

@@ -6,6 +6,7 @@ gets from DDS, so one code path serves both. Only the topics that are asked for 
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -62,7 +63,27 @@ class Bag:
             for connection in reader.connections
             if _is_known(connection)
         ]
+        try:
+            self._require_sound()
+        except BagError:
+            self.close()
+            raise
         self._topics = self._summaries()
+
+    def _require_sound(self) -> None:
+        """Raise BagError where the index gives a topic or a time that is none: readers do not look at its values."""
+        times = [time for reader in self._readers for time in (reader.start_time, reader.end_time)]
+        wrong = next((time for time in times if not isinstance(time, int)), None)
+        for _, connection in self._connections:
+            if not (isinstance(connection.topic, str) and isinstance(connection.msgtype, str)):
+                wrong = f"a topic {connection.topic!r} of type {connection.msgtype!r}"
+            elif not isinstance(connection.msgcount, int):
+                wrong = f"{connection.msgcount!r} messages on {connection.topic}"
+        if wrong is not None:
+            raise BagError(
+                f"{self.path} has a damaged index, which says {str(wrong)[:80]}: make it anew with "
+                f"`ros2 bag reindex {self.path}`"
+            )
 
     def __enter__(self) -> Bag:
         return self
@@ -77,7 +98,8 @@ class Bag:
         if self._is_open:
             self._is_open = False
             for reader in self._readers:
-                reader.close()
+                with contextlib.suppress(AttributeError, TypeError):  # of an index whose values are no paths
+                    reader.close()
 
     @property
     def topics(self) -> dict[str, TopicSummary]:

@@ -10,6 +10,7 @@ from rosbags.rosbag2 import Reader as Ros2Reader
 
 _STORES = (".mcap", ".db3")
 _ROS1_MAGIC = b"#ROSBAG V2.0"
+_LFS = b"version https://git-lfs.github.com/spec/"
 _FORMS = "a rosbag2 folder, a file in one (.mcap, .db3), or a ROS 1 .bag file"
 
 
@@ -38,6 +39,10 @@ def bag_path(path: str | Path) -> Path:
 
 def open_readers(path: Path) -> list[Ros1Reader] | list[Ros2Reader]:
     """Open what `bag_path` returned. Raises BagError with the tool that repairs it, where one does."""
+    for file in [path] if path.is_file() else _stores_in(path):
+        with file.open("rb") as opened:
+            if opened.read(len(_LFS)) == _LFS:
+                raise BagError(f"{file} is a Git LFS pointer, not the recording: run `git lfs pull` in its repository")
     if path.is_file() and path.suffix == ".bag":
         return [_open_ros1(path)]
     if path.is_file():
@@ -110,5 +115,5 @@ def _listed_in(folder: Path) -> set[str]:
     try:
         metadata = yaml.safe_load((folder / "metadata.yaml").read_text())
         return {Path(name).name for name in metadata["rosbag2_bagfile_information"]["relative_file_paths"]}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, KeyError, TypeError):
         return set()

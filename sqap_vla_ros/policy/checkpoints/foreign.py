@@ -43,8 +43,8 @@ def file_problem(path: Path) -> str | None:
             f"{path} is in PyTorch's format before version 1.6, which cannot be mapped: save it again with "
             f"`torch.save(torch.load({path.name!r}, weights_only=True), 'new.pt')`"
         )
-    if path.suffix == ".safetensors" and start.lstrip()[:1] in (b"{", b"<"):
-        return f"{path} is a text file, not a safetensors file: download the file itself"
+    if start.lstrip()[:1] == b"<" or (path.suffix == ".safetensors" and start[:1] == b"{"):
+        return f"{path} is a web page or another text, not the file itself: download it again"
     return None
 
 

@@ -36,7 +36,7 @@ def open_one_file(path: Path) -> Contents:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a full-precision CogACT checkpoint: its format is {metadata.get('format')!r}, "
-            f"{FORMAT!r} is needed; {tensors_problem(path, file.keys())}"
+            f"{FORMAT!r} is needed; it {tensors_problem(path, file.keys()).removeprefix(f'{path} ')}"
         )
     try:
         config = PolicyConfig.from_dict(json.loads(metadata["config"]))

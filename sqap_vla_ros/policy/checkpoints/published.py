@@ -88,6 +88,11 @@ def open_published(path: Path, config: PolicyConfig | None, *, ema: bool = False
     used = {(s.group, s.key) for s in sources.values()}
     unused = sum((group, key) not in used for group in groups for key in groups[group])
     datasets = _json(folder / "dataset_statistics.json")
+    if "action" in datasets and "action" not in (datasets["action"] if isinstance(datasets["action"], dict) else {}):
+        raise CheckpointError(
+            f"{folder / 'dataset_statistics.json'} holds the statistics of one data set without its name: write "
+            '{"my_data": {"action": {...}}} around them'
+        )
     beside = [file for name in PromptTokenizer.FILES if (file := folder / name).is_file()]
     return Contents(
         path=weights,
@@ -130,6 +135,8 @@ def save_published(policy: CogACTPolicy, folder: str | Path) -> Path:
 def _published_files(path: Path) -> tuple[Path, Path]:
     """Return the folder and its one weights file."""
     if path.is_file():
+        if problem := file_problem(path):
+            raise CheckpointError(problem)
         folders = (path.parent.parent, path.parent)
         folder = next((folder for folder in folders if (folder / "config.json").is_file()), None)
         if path.suffix != ".pt" or (folder is None and path.parent.name != "checkpoints"):

@@ -16,6 +16,7 @@ from sqap_vla_ros.evaluation.closed_loop.deviation import cumulative_curve, devi
 from sqap_vla_ros.evaluation.closed_loop.episodes import EpisodeRun, Execution, lockstep_width, run_episodes
 from sqap_vla_ros.evaluation.closed_loop.figures import sweep_figure
 from sqap_vla_ros.evaluation.closed_loop.report import print_summary, write_report
+from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
 from sqap_vla_ros.evaluation.closed_loop.study import (
     DEVIATIONS,
     EPISODES,
@@ -25,7 +26,6 @@ from sqap_vla_ros.evaluation.closed_loop.study import (
     Unit,
     identity,
     remaining_work,
-    run_units,
     split_among,
 )
 from sqap_vla_ros.evaluation.closed_loop.tables import markdown, method_results, write_csv

@@ -84,6 +84,7 @@ def damaged(rng: Random, data: bytes) -> bytes:
 def distorted(rng: Random, tree: Any) -> Any:
     """Return plain containers with one to four nodes replaced, left out, renamed, doubled or nested."""
     tree = json.loads(json.dumps(tree))
+    nested = False
     for _ in range(rng.choice((1, 1, 2, 4))):
         places = list(_places(tree))
         if not places:
@@ -97,7 +98,9 @@ def distorted(rng: Random, tree: Any) -> Any:
         elif kind == 4 and isinstance(owner, dict):
             owner[str(rng.choice(("", "x", key + "s", 3)))] = owner.pop(key)
         elif kind == 5:
-            owner[key] = [owner[key]] * rng.choice((1, 2, 9)) if rng.random() < 0.7 else _nest(owner[key], 300)
+            deep = rng.random() >= 0.7
+            owner[key] = _nest(owner[key], 300) if deep and not nested else [owner[key]] * rng.choice((1, 2, 9))
+            nested = nested or deep
     return tree
 
 
