@@ -283,7 +283,7 @@ def test_pixels_that_are_no_colours_are_refused():
     huge = bytearray(cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes())
     huge[16:24] = b"\x7f\xff\xff\xff" * 2  # width and height
     huge[29:33] = zlib.crc32(bytes(huge[12:29])).to_bytes(4, "big")
-    with pytest.raises(ImageError, match="neither a whole jpeg nor a png"):
+    with pytest.raises(ImageError, match="its header says 2147483647x2147483647 pixels"):
         compressed_to_rgb(CompressedImage(format="png", data=bytes(huge)))
 
 

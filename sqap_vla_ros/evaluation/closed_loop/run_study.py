@@ -53,11 +53,9 @@ def run_units(
     ray_address: a Ray cluster instead of local processes ("auto", "local" or host:port).
     deadline_s: stop after so many seconds; what is finished by then is stored.
     """
-    for address in (
-        {unit.method.checkpoint for unit in units if is_remote(unit.method.checkpoint)}
-        if jobs > 1 or ray_address is not None
-        else ()
-    ):
+    alone = jobs == 1 and ray_address is None
+    served = {unit.method.checkpoint for unit in units if is_remote(unit.method.checkpoint)}
+    for address in () if alone else served:
         if served_info(address).stateful:
             raise ClosedLoopError(
                 f"the policy of {address} remembers earlier images, and forgets them when another process has its "

@@ -7,8 +7,10 @@ from workers.served import Served
 from sqap_vla_ros.commands.evaluate import register
 from sqap_vla_ros.commands.options import CommandParser
 from sqap_vla_ros.compression.load import load_policy
+from sqap_vla_ros.evaluation.closed_loop.episode_worker import load
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution, lockstep_width, run_episodes
-from sqap_vla_ros.evaluation.closed_loop.study import ClosedLoopError, identity, load, run_units, study_units
+from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
+from sqap_vla_ros.evaluation.closed_loop.study import ClosedLoopError, identity, study_units
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.gl import RenderingUnavailableError
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
