@@ -81,7 +81,8 @@ def main() -> int:
         RemotePolicy(f"ws://127.0.0.1:{port}").close()  # it is loaded now
         name, measured = ("abuse", abuse(port, process.pid)) if args.abuse else ("overhead", overhead(port))
         results = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-        machine = {"cpus": os.cpu_count(), "load_average": os.getloadavg()[0]}
+        real_time = os.sched_getscheduler(0) != os.SCHED_OTHER  # started with chrt, because others were at work
+        machine = {"cpus": os.cpu_count(), "load_average": os.getloadavg()[0], "real_time_priority": real_time}
         RESULT.write_text(json.dumps(results | {name: {"machine": machine, **measured}}) + "\n")
         return int(measured.get("failed", False))
     finally:
