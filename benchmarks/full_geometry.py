@@ -200,6 +200,11 @@ def show(
         print(variant.ljust(20) + cells + f"{ratio['end_to_end']:11.2f}x{ratio['decoder']:8.2f}x")
     for variant, row in memory.items():
         print(f"peak memory of {variant}: {row['peak_rss_gib']:.2f} GiB")
+    show_sizes(sizes)
+
+
+def show_sizes(sizes: Mapping[str, Mapping[str, float]]) -> None:
+    """Print the size of every variant's file, by part."""
     for variant, parts in sizes.items():
         print(f"file of {variant}: " + ", ".join(f"{part} {gib:.2f}" for part, gib in parts.items()) + " GiB")
 
@@ -213,10 +218,15 @@ def main() -> None:
     parser.add_argument("--distinct", type=int, default=8, choices=range(1, 33), metavar="1..32")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, help="to be timed")
     parser.add_argument("--memory", nargs="*", default=MEMORY, choices=VARIANTS, help="peaks to measure")
+    parser.add_argument("--sizes", action="store_true", help="count the sizes of files, and nothing else")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # what a child process does
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    sizes = {name: file_gib(variant.recipe) for name, variant in VARIANTS.items() if not args.only}
+    if args.sizes:
+        show_sizes(sizes)
+        return
     if args.threads == 1:  # the policy's stage timers then count CPU time
         time.perf_counter = time.process_time
     if args.only:
@@ -245,7 +255,6 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     timings = child("time")
     table = summary(timings)
-    sizes = {name: file_gib(variant.recipe) for name, variant in VARIANTS.items() if variant.prepared}
     show(table, memory, sizes)
     report = {
         "machine": {
