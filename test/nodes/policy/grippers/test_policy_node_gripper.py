@@ -17,7 +17,12 @@ def test_goals_of_the_running_node_arrive_and_their_ends_are_reported_and_a_stop
         goal.succeed()
         return action.GripperCommand.Result(position=OPEN, reached_goal=True)
 
-    parameters = {"gripper_output": "gripper_command", "gripper_action": "/hand/gripper_cmd", "gripper_open": OPEN}
+    parameters = {
+        "gripper_output": "gripper_command",
+        "gripper_action": "/hand/gripper_cmd",
+        "gripper_open": OPEN,
+        "workspace_max_m": [50.0, 5.0, 5.0],  # however long the computer takes, the arm does not get out of it
+    }
     with Rig(**parameters) as rig:
 
         def state():
