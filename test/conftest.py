@@ -5,11 +5,18 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from sqap_vla_ros.nodes.launch.table import dds_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 _REAL_DATA = Path(os.environ.get("SQAP_VLA_DATA", ROOT.parent / "shared" / "data"))
+
+
+settings.register_profile(
+    "busy computer", deadline=None
+)  # an example may stand still for a while, and that is no fault
+settings.load_profile("busy computer")
 
 
 def _private_domain() -> int:
