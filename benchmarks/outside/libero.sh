@@ -4,7 +4,8 @@
 #
 # The benchmark has an environment of its own (LIBERO_VENV, default out/libero/venv), because its pins conflict with the
 # package's. It talks to `sqap-vla serve`, which runs in the environment that is active. Reports: out/libero/SUITE/.
-# MAX_TASKS and MAX_STEPS in the environment shorten a run.
+# MAX_TASKS and MAX_STEPS in the environment shorten a run. `--render cpu` needs OSMesa (libosmesa6); where there is only
+# EGL, RENDER=gpu renders through that, with Mesa's software too.
 set -euo pipefail
 
 suite=${1:-libero_spatial} episodes=${2:-1} checkpoint=${3:-micro} recipe=${4:-fp32}
@@ -40,4 +41,4 @@ cat >"$out/run.json" <<EOF
                  "episodes_per_task": $episodes, "max_tasks": ${MAX_TASKS:-null}, "max_steps": ${MAX_STEPS:-null},
                  "params": {"suite": "$suite", "send_state": true}}]}
 EOF
-env -u PYTHONPATH "$venv/bin/vla-eval" run --no-docker --render cpu --config "$out/run.json" --output-dir "$out"
+env -u PYTHONPATH "$venv/bin/vla-eval" run --no-docker --render "${RENDER:-cpu}" --config "$out/run.json" --output-dir "$out"
