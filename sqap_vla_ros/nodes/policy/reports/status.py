@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -143,4 +144,7 @@ class Reporter:
         message.images_superseded = health.images_superseded
         message.chunks_published = health.counters.chunks_published
         message.chunks_rejected = health.counters.chunks_rejected
+        message.gripper_state = int(health.gripper.state)
+        message.gripper = health.gripper.text
+        message.gripper_position = math.nan if health.gripper.position is None else health.gripper.position
         self._status.publish(message)

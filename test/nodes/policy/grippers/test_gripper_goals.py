@@ -8,6 +8,7 @@ from action_msgs.msg import GoalStatus
 pytest.importorskip("control_msgs", reason="control_msgs is not installed: make setup")
 
 from rclpy.task import Future
+from sqap_vla_ros.msg import PolicyStatus
 
 from sqap_vla_ros.nodes.policy.grippers import actions
 from sqap_vla_ros.nodes.policy.grippers.gripper import GripperConfig, GripperParts
@@ -298,3 +299,9 @@ def test_the_parallel_gripper_is_commanded_by_its_joint(monkeypatch):
     assert (report.state, report.position) == (GripperState.HOLDING, 0.3)
     cell.gripper.destroy()
     assert cell.client.destroyed
+
+
+def test_the_status_message_names_every_state():
+    named = {name: value for name, value in vars(type(PolicyStatus)).items() if name.startswith("GRIPPER_")}
+    constants = {name: getattr(PolicyStatus, name) for name in named}
+    assert constants == {f"GRIPPER_{state.name}": int(state) for state in GripperState}

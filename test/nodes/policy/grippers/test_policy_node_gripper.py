@@ -3,6 +3,7 @@
 import pytest
 from policy_node_rig import Rig
 from rclpy.action import ActionServer
+from sqap_vla_ros.msg import PolicyStatus
 
 action = pytest.importorskip("control_msgs.action", reason="control_msgs is not installed: make setup")
 
@@ -40,6 +41,9 @@ def test_goals_of_the_running_node_arrive_and_their_ends_are_reported_and_a_stop
         )
         rig.wait(lambda: state() == "reached", "the end of the goal")
         assert rig.diagnostics("gripper")["message"] == f"open at {OPEN} m"
+        rig.wait(lambda: rig.status.gripper_state == PolicyStatus.GRIPPER_REACHED, "the same in the status")
+        assert rig.status.gripper == f"open at {OPEN} m"
+        assert rig.status.gripper_position == OPEN
         sent = len(goals)
         rig.trigger("stop")
         rig.settle(0.5)
