@@ -25,6 +25,7 @@ from sqap_vla_ros.commands import (
     train,
 )
 from sqap_vla_ros.commands.options import CommandParser
+from sqap_vla_ros.commands.robot import check
 from sqap_vla_ros.processes import Terminated, signals_raise
 
 # In the order of --help.
@@ -37,6 +38,7 @@ COMMANDS = (
     compress,
     predict,
     serve,
+    check,
     inspect,
     convert,
     tokens,

@@ -7,6 +7,10 @@ import runpy
 import pytest
 from places import ROOT
 
+OPTION_FILES = [
+    *(ROOT / "sqap_vla_ros" / "commands").glob("*.py"),
+    ROOT / "sqap_vla_ros" / "nodes" / "check" / "options.py",
+]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
@@ -39,7 +43,7 @@ def test_files_that_are_named_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_that_are_named_exist(page):
-    sources = "".join(file.read_text() for file in (ROOT / "sqap_vla_ros" / "commands").glob("*.py"))
+    sources = "".join(file.read_text() for file in OPTION_FILES)
     known = set(re.findall(r'"(--[a-z-]+)"', sources)) | {"--show-args", "--feedback", "--from-paths", "--skip-keys"}
     known |= set(re.findall(r"^  (--[a-z-]+)\)", (ROOT / "scripts" / "setup.sh").read_text(), re.M))
     named = re.findall(r"(?:sqap-vla|`|ARGS=\")[^`\n]*", page.read_text())

@@ -81,7 +81,7 @@ def test_launch_table_and_setup_cfg_name_the_same_modules():
     )
     nodes = {node.executable: node.module for row in BRINGUPS.values() for node in row.nodes}
     assert nodes == {name: scripts[name].partition(":")[0] for name in nodes}
-    assert set(scripts) - set(nodes) == {"bringup", "sqap-vla", "stand_in"}
+    assert set(scripts) - set(nodes) == {"bringup", "check", "sqap-vla", "stand_in"}
     assert scripts["bringup"] == f"{bringup.__name__}:main"
 
 

@@ -60,25 +60,29 @@ class DescriptionReader:
                 if urdf is None:
                     self._reading = False
                     return
-            outcome = self._kinematics(urdf)
+            outcome = read_description(urdf, *self._frames, self._config)
             with self._lock:
                 if self._waiting is None:
                     self._outcome = outcome
             self._notify()
 
-    def _kinematics(self, urdf: str) -> ArmKinematics | str:
-        if len(urdf) > MAX_CHARS:
-            return f"the text has {len(urdf)} characters, the limit is {MAX_CHARS}"
-        try:
-            if urdf.count("<joint") > MANY_JOINTS:
-                urdf = arm_only(urdf, self._frames)
-            return ArmKinematics.from_urdf(urdf, *self._frames, self._config)
-        except ElementTree.ParseError as error:
-            return f"more than {MANY_JOINTS} joints, and no XML to take the arm's from: {error}"
-        except KinematicsError as error:
-            return str(error)
-        except Exception as error:  # parsers of foreign text: whatever they raise, the text is what is wrong
-            return f"it cannot be read: {type(error).__name__}: {error}"
+
+def read_description(
+    urdf: str, base_frame: str, tool_frame: str, config: InverseConfig | None = None
+) -> ArmKinematics | str:
+    """Return the arm between two frames of a URDF, or why the text cannot be used; never raises."""
+    if len(urdf) > MAX_CHARS:
+        return f"the text has {len(urdf)} characters, the limit is {MAX_CHARS}"
+    try:
+        if urdf.count("<joint") > MANY_JOINTS:
+            urdf = arm_only(urdf, (base_frame, tool_frame))
+        return ArmKinematics.from_urdf(urdf, base_frame, tool_frame, config)
+    except ElementTree.ParseError as error:
+        return f"more than {MANY_JOINTS} joints, and no XML to take the arm's from: {error}"
+    except KinematicsError as error:
+        return str(error)
+    except Exception as error:  # parsers of foreign text: whatever they raise, the text is what is wrong
+        return f"it cannot be read: {type(error).__name__}: {error}"
 
 
 def arm_only(urdf: str, frames: Iterable[str]) -> str:

@@ -111,17 +111,7 @@ class Inputs:
         self._buffer = Buffer()
         self._transforms = TransformGate(self._buffer, self._now_ns)
         self._tf_listener = TransformListener(self._transforms, node, spin_thread=False)
-        self.observer = Observer(
-            self._buffer,
-            self.gate,
-            images.compressed_to_rgb if compressed else images.to_rgb,
-            base_frame=values["base_frame"],
-            tool_frame=values["tool_frame"],
-            rectified=values["image_rectified"],
-            optical_frame_rectified=values["optical_frame_rectified"],
-            contract=configuration.camera_contract(values),
-            topics=(self.image_topic, self.info_topic),
-        )
+        self.observer = make_observer(values, self._buffer, self.gate, (self.image_topic, self.info_topic))
         self._retry = node.create_timer(RETRY_S, self._on_retry, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._retry.cancel()
 
@@ -310,3 +300,18 @@ class Inputs:
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
+
+
+def make_observer(values: Mapping[str, Any], buffer: Buffer, gate: ImageGate, topics: tuple[str, str]) -> Observer:
+    """Return the observer that the parameters describe. topics: resolved names of image and camera_info."""
+    return Observer(
+        buffer,
+        gate,
+        images.compressed_to_rgb if values["image_transport"] == "compressed" else images.to_rgb,
+        base_frame=values["base_frame"],
+        tool_frame=values["tool_frame"],
+        rectified=values["image_rectified"],
+        optical_frame_rectified=values["optical_frame_rectified"],
+        contract=configuration.camera_contract(values),
+        topics=topics,
+    )

@@ -128,8 +128,8 @@ class PublisherWatch:
             if listener.mismatch is not None:
                 listener.mismatch.fresh = False
             for publisher in self._node.get_publishers_info_by_topic(listener.topic):
-                if (unheard := _unheard(publisher, listener)) is not None:
-                    found.setdefault(listener.source, unheard)
+                if (problem := unheard(publisher, listener)) is not None:
+                    found.setdefault(listener.source, problem)
         for topic in self._commands:
             publishers = self._node.get_publishers_info_by_topic(topic)
             # One without a name belongs to a process that was killed, and that the middleware has not yet forgotten.
@@ -140,7 +140,8 @@ class PublisherWatch:
         return found
 
 
-def _unheard(publisher: Any, listener: Listener) -> str | None:
+def unheard(publisher: Any, listener: Listener) -> str | None:
+    """Return why a publisher, as the graph describes it, is not heard by a listener; None where it is."""
     if publisher.topic_type != listener.kind:
         return f"{node_name(publisher)} publishes {publisher.topic_type} on {listener.topic}, expected {listener.kind}"
     qos = publisher.qos_profile

@@ -65,12 +65,13 @@ class _Goal:
 class ActionGripper(GripperSink):
     """A gripper behind an action; subclasses say which, and how its messages are read."""
 
+    ACTION = True
     ACTION_TYPE: ClassVar[Any]
 
     def __init__(self, node: Any, parts: GripperParts) -> None:
         super().__init__(node, parts)
         self._client = ActionClient(node, self.ACTION_TYPE, parts.config.action)
-        self._name = f"action server {_full_name(node, parts.config.action)}"
+        self._name = f"action server {action_name(node, parts.config.action)}"
         self._wanted: GripperCommand | None = None  # decided, and not yet sent
         self._goal: _Goal | None = None  # the newest one
         self._retry_s = -math.inf
@@ -238,5 +239,6 @@ def _finite(position: float) -> float | None:
     return float(position) if math.isfinite(position) else None
 
 
-def _full_name(node: Any, name: str) -> str:
+def action_name(node: Any, name: str) -> str:
+    """Return the fully qualified name of an action that a node of this namespace calls by `name`."""
     return name if name.startswith("/") else f"{node.get_namespace().rstrip('/')}/{name}"

@@ -15,10 +15,12 @@ class ForwardCommand(GripperSink):
     """std_msgs/Float64MultiArray on `gripper_command`: one value, the position of the gripper's joint."""
 
     SUMMARY = "std_msgs/Float64MultiArray with one position, for forward_command_controller."
+    TOPIC = "gripper_command"
+    MESSAGE = Float64MultiArray
 
     def __init__(self, node: Any, parts: GripperParts) -> None:
         super().__init__(node, parts)
-        self.publisher = node.create_lifecycle_publisher(Float64MultiArray, "gripper_command", COMMAND_QOS)
+        self.publisher = node.create_lifecycle_publisher(self.MESSAGE, self.TOPIC, COMMAND_QOS)
 
     def _send(self, command: GripperCommand) -> None:
         self.publisher.publish(Float64MultiArray(data=[self._span.target(command)]))

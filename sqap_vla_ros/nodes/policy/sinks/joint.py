@@ -43,6 +43,8 @@ class JointSink(Sink):
     """trajectory_msgs/JointTrajectory with positions and velocities, one a chunk; the controller interpolates."""
 
     SUMMARY = "trajectory_msgs/JointTrajectory for joint_trajectory_controller, by inverse kinematics."
+    TOPIC = "joint_trajectory"
+    MESSAGE = JointTrajectory
     NEEDS_JOINTS = True
     KEEPS_POSE = True
     CARRIES_GRIPPER = True
@@ -51,7 +53,7 @@ class JointSink(Sink):
         self._monitor = parts.arm
         self._limits = parts.limits
         self._gripper: GripperJointPath | None = None  # goes along in every message
-        self.publisher = node.create_lifecycle_publisher(JointTrajectory, "joint_trajectory", COMMAND_QOS)
+        self.publisher = node.create_lifecycle_publisher(self.MESSAGE, self.TOPIC, COMMAND_QOS)
         self.forget()
 
     def forget(self) -> None:

@@ -15,11 +15,13 @@ class PoseSink(StreamSink):
     """geometry_msgs/PoseStamped in the base frame. The end of a motion is sent, and stays commanded."""
 
     SUMMARY = "PoseStamped samples for Cartesian controllers."
+    TOPIC = "target_pose"
+    MESSAGE = PoseStamped
     KEEPS_POSE = True
 
     def __init__(self, node: Any, parts: SinkParts) -> None:
         super().__init__(node, parts)
-        self.publisher = node.create_lifecycle_publisher(PoseStamped, "target_pose", COMMAND_QOS)
+        self.publisher = node.create_lifecycle_publisher(self.MESSAGE, self.TOPIC, COMMAND_QOS)
 
     def _send_sample(self, path: PoseTrajectory, now_ns: int, tool: MeasuredTool | None) -> None:
         header = messages.header(now_ns, self._parts.base_frame)

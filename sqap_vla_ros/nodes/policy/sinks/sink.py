@@ -74,6 +74,7 @@ class Sink(ABC):
     """One output mode. A new one is a subclass and a row of `table.SINKS`.
 
     SUMMARY: a sentence for the documentation of the parameter output_mode.
+    TOPIC, MESSAGE: name and type of the topic that it commands on.
     STREAMS: commands are sent at the command rate, so that a node that pauses leaves the arm without any.
     NEEDS_JOINTS: the mode commands joints, so that nothing may move without fresh joint_states and a robot_description.
     KEEPS_POSE: at rest the controller keeps the arm at the last command, so that the next motion may start there;
@@ -82,6 +83,8 @@ class Sink(ABC):
     """
 
     SUMMARY: ClassVar[str]
+    TOPIC: ClassVar[str]
+    MESSAGE: ClassVar[type]
     STREAMS: ClassVar[bool] = False
     NEEDS_JOINTS: ClassVar[bool] = False
     KEEPS_POSE: ClassVar[bool]

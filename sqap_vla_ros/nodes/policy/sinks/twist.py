@@ -26,12 +26,14 @@ class TwistSink(StreamSink):
     """
 
     SUMMARY = "TwistStamped samples for moveit_servo."
+    TOPIC = "delta_twist_cmds"
+    MESSAGE = TwistStamped
     TWIST = True
     KEEPS_POSE = False
 
     def __init__(self, node: Any, parts: SinkParts) -> None:
         super().__init__(node, parts)
-        self.publisher = node.create_lifecycle_publisher(TwistStamped, "delta_twist_cmds", COMMAND_QOS)
+        self.publisher = node.create_lifecycle_publisher(self.MESSAGE, self.TOPIC, COMMAND_QOS)
 
     def _send_sample(self, path: PoseTrajectory, now_ns: int, tool: MeasuredTool | None) -> None:
         twist = path.twist(now_ns)

@@ -1,0 +1,154 @@
+"""Checks of the arm: transforms, joint states, the URDF, and whether the three agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sqap_vla_ros.control.arm_watch import AGREE_M, AGREE_RAD
+from sqap_vla_ros.control.conditions import Input
+from sqap_vla_ros.control.joint_monitor import JointMonitor
+from sqap_vla_ros.control.tool_monitor import ToolMonitor, ToolMonitorConfig
+from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
+from sqap_vla_ros.nodes.check.snapshot import Snapshot
+from sqap_vla_ros.nodes.messages import time_ns
+from sqap_vla_ros.nodes.policy import configuration
+from sqap_vla_ros.nodes.policy.inputs import TF_AGE_S
+from sqap_vla_ros.nodes.policy.observer import ObservationProblem
+from sqap_vla_ros.nodes.policy.sinks.table import SINKS
+from sqap_vla_ros.robot.conventions import pose_distance
+from sqap_vla_ros.robot.kinematics import KinematicsError
+
+CLOSE_M, CLOSE_RAD = 0.005, 0.02  # of two descriptions of one arm that stands
+
+
+def check_transforms(snapshot: Snapshot) -> Iterator[Finding]:
+    """Look up the tool and the camera, and judge the tool's pose as the node does."""
+    base, tool = snapshot.values["base_frame"], snapshot.values["tool_frame"]
+    try:
+        snapshot.observer.measured_tool()
+    except ObservationProblem as error:
+        yield fail(str(error), f"start robot_state_publisher, and correct base_frame:={base} or tool_frame:={tool}")
+    else:
+        monitor = ToolMonitor(ToolMonitorConfig(max_age_s=TF_AGE_S + snapshot.values["tf_timeout_s"]))
+        jumps = None
+        for sample, now_ns in snapshot.tools:
+            monitor.update(sample)
+            jumps = jumps or monitor.problem(now_ns)
+        if (problem := jumps or monitor.problem(snapshot.now_ns)) is not None:
+            yield fail(problem, "look at the publishers of /tf and at their clocks (ros2 topic info -v /tf)")
+        else:
+            yield ok(f"{base} to {tool} is known and fresh")
+    if (frame := snapshot.frame) is None:
+        yield skipped("camera: there is no image with camera_info")
+        return
+    view = snapshot.view
+    if isinstance(view, ObservationProblem) and view.source is Input.TF:
+        yield fail(
+            str(view),
+            f"publish {base} to {frame.frame_id or 'the camera'} on /tf_static (hand-eye calibration), and lengthen "
+            "tf_timeout_s where /tf comes late",
+        )
+    elif isinstance(view, ObservationProblem):
+        yield skipped(f"camera: the {view.source.value} is at fault")
+    else:
+        yield ok(f"{base} to {frame.frame_id} is known at the image's stamp")
+
+
+def check_joint_states(snapshot: Snapshot) -> Iterator[Finding]:
+    """Judge joint_states as the node does."""
+    if isinstance(snapshot.arm, str):
+        yield skipped("there is no usable robot_description")
+        return
+    monitor = _monitor(snapshot)
+    if (problem := monitor.problem(snapshot.now_ns)) is not None:
+        yield fail(problem, f"see the driver behind {snapshot.topics['joint_states']}; joint_states:=… names another")
+        return
+    yield ok(f"{len(snapshot.arm.joint_names)} joints: {', '.join(snapshot.arm.joint_names)}")
+    joint = snapshot.values["gripper_joint"]
+    if joint and monitor.gripper is None:
+        yield warning(f"joint_states have no gripper_joint {joint}", "correct gripper_joint, or leave it empty")
+
+
+def _monitor(snapshot: Snapshot) -> JointMonitor:
+    """Return the monitor after all joint states."""
+    monitor = JointMonitor(snapshot.values["joint_states_timeout_s"], snapshot.values["gripper_joint"])
+    if not isinstance(snapshot.arm, str):
+        monitor.adopt(snapshot.arm)
+    for message, now_ns in snapshot.joint_states:
+        monitor.update(message.name, message.position, time_ns(message.header.stamp), now_ns)
+    return monitor
+
+
+def check_description(snapshot: Snapshot) -> Iterator[Finding]:
+    """Read the URDF, and compare its limits with the parameters and the measured joints."""
+    arm = snapshot.arm
+    if isinstance(arm, str):
+        needed = SINKS[snapshot.values["output_mode"]].NEEDS_JOINTS
+        finding = fail if needed else warning
+        yield finding(f"robot_description: {arm}", "publish the drivers' URDF (robot_state_publisher), and correct it")
+        return
+    yield ok(f"{len(arm.joint_names)} joints between {snapshot.values['base_frame']} and {arm.tool_frame}")
+    if unlimited := [n for n, v in zip(arm.joint_names, arm.velocity_limit, strict=True) if not np.isfinite(v)]:
+        yield warning(
+            f"no velocity limit of {', '.join(unlimited)}", "max_joint_velocity alone holds: state them in the URDF"
+        )
+    joints = _monitor(snapshot).joints
+    if joints is None:
+        return
+    outside = [
+        f"{name} at {value:.3f} (limits {low:.3f} to {high:.3f})"
+        for name, value, low, high in zip(arm.joint_names, joints, arm.lower, arm.upper, strict=True)
+        if not low <= value <= high
+    ]
+    if outside:
+        yield fail(f"outside its limits: {', '.join(outside)}", "move the arm, or use the URDF of this arm")
+
+
+def check_kinematics(snapshot: Snapshot) -> Iterator[Finding]:
+    """Compare forward kinematics of joint_states with TF at the same stamps."""
+    arm = snapshot.arm
+    if isinstance(arm, str) or not snapshot.joint_states:
+        yield skipped("needs robot_description and joint_states")
+        return
+    apart = []
+    base, tool = snapshot.values["base_frame"], snapshot.values["tool_frame"]
+    for message, _ in snapshot.joint_states[-100:]:
+        try:
+            joints = arm.configuration(message.name, message.position)
+            pose = snapshot.observer.transform(base, tool, time_ns(message.header.stamp))
+        except (KinematicsError, ObservationProblem):
+            continue
+        apart.append(pose_distance(pose, arm.forward(joints)))
+    if not apart:
+        yield skipped("no joint_states at whose stamp TF knows the tool")
+        return
+    away_m, away_rad = np.median(apart, axis=0)
+    text = f"TF and joint_states have the tool {1e3 * away_m:.1f} mm and {away_rad:.3f} rad apart"
+    remedy = "let robot_state_publisher and this node use one robot_description, and calibrated kinematics in both"
+    if away_m > AGREE_M or away_rad > AGREE_RAD:
+        yield fail(text, remedy)
+    elif away_m > CLOSE_M or away_rad > CLOSE_RAD:
+        yield warning(text, remedy)
+    else:
+        yield ok(text)
+
+
+def check_workspace(snapshot: Snapshot) -> Iterator[Finding]:
+    """Look whether the tool is inside the workspace."""
+    if not snapshot.tools:
+        yield skipped("the tool's pose is not known")
+        return
+    limits = configuration.safety_limits(snapshot.values)
+    position = snapshot.tools[-1][0].pose[:3, 3]
+    low, high = np.asarray(limits.workspace_min_m), np.asarray(limits.workspace_max_m)
+    where = ", ".join(f"{axis} {value:.3f}" for axis, value in zip("xyz", position, strict=True))
+    if ((position < low) | (position > high)).any():
+        yield fail(
+            f"the tool is at {where} m, outside the workspace {low.tolist()} to {high.tolist()}",
+            "move the arm into it, or correct workspace_min_m and workspace_max_m",
+        )
+    else:
+        margin = float(np.minimum(position - low, high - position).min())
+        yield ok(f"the tool is at {where} m, {1e3 * margin:.0f} mm inside")

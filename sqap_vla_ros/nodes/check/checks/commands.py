@@ -1,0 +1,107 @@
+"""Checks of those who obey and of those who command: controller, gripper, other publishers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
+from sqap_vla_ros.nodes.check.snapshot import Snapshot
+from sqap_vla_ros.nodes.policy.grippers.table import GRIPPER_SINKS
+from sqap_vla_ros.nodes.policy.publishers import node_name
+
+CONTINUES = ("interpolate_from_desired_state", "open_loop_control")  # since Kilted, and before
+
+
+def check_commanders(snapshot: Snapshot) -> Iterator[Finding]:
+    """Look who else publishes on the topics of the commands."""
+    for command in snapshot.commands:
+        names = [node_name(publisher) for publisher in snapshot.publishers.get(command.topic, ())]
+        others = [name for name in names if name != snapshot.node]
+        if others:
+            yield fail(
+                f"{', '.join(sorted(set(others)))} publish{'es' if len(set(others)) == 1 else ''} on {command.topic}",
+                "end it, or give it another topic: the controller obeys whoever spoke last",
+            )
+        elif len(names) > 1:
+            yield fail(f"{len(names)} nodes are called {snapshot.node}", "end all but one")
+        else:
+            yield ok(f"{command.topic}: nobody else")
+
+
+def check_listeners(snapshot: Snapshot) -> Iterator[Finding]:
+    """Look who obeys the commands."""
+    for command in snapshot.commands:
+        subscribers = snapshot.subscribers.get(command.topic, ())
+        fitting = [node_name(endpoint) for endpoint in subscribers if endpoint.topic_type == command.kind]
+        if fitting:
+            yield ok(f"{command.topic}: {', '.join(sorted(fitting))}")
+            continue
+        if subscribers:
+            kinds = ", ".join(sorted({endpoint.topic_type for endpoint in subscribers}))
+            text = f"{command.topic} is listened to as {kinds}, the {command.subject}'s commands are {command.kind}"
+        else:
+            text = f"nobody listens to {command.topic}, the {command.subject}'s commands"
+        others = sorted(t for t, kinds in snapshot.kinds.items() if command.kind in kinds and t != command.topic)
+        there = f"topics of its type: {', '.join(others)}" if others else "there is no topic of its type"
+        yield fail(text, f"activate the controller, or name its topic ({there})")
+
+
+def check_controller(snapshot: Snapshot) -> Iterator[Finding]:
+    """Read the controller's parameters where it tells them."""
+    if not snapshot.controllers:
+        yield skipped("nobody obeys the arm's commands")
+    for name, parameters in snapshot.controllers.items():
+        if not parameters:
+            yield skipped(f"{name} tells none of the parameters that matter")
+            continue
+        found = list(_controller_problems(snapshot, name, parameters))
+        yield from found or [ok(f"{name}: {', '.join(f'{key} {value}' for key, value in parameters.items())}")]
+
+
+def _controller_problems(snapshot: Snapshot, name: str, parameters: Mapping[str, Any]) -> Iterator[Finding]:
+    continues = [parameters[key] for key in CONTINUES if key in parameters]
+    if continues and not any(continues):
+        yield warning(
+            f"{name} begins each trajectory at the measured arm, and makes up for its lag at once",
+            "set interpolate_from_desired_state (before Kilted open_loop_control) to true",
+        )
+    if parameters.get("command_in_type", "speed_units") != "speed_units":
+        yield fail(
+            f"{name} takes command_in_type {parameters['command_in_type']!r}, which scales every command",
+            "set Servo's command_in_type to speed_units",
+        )
+    interfaces = parameters.get("command_interfaces")
+    if interfaces and "position" not in interfaces:
+        yield warning(f"{name} commands {', '.join(interfaces)} and no position", "see that its gains are tuned")
+    joints = parameters.get("joints")
+    if not joints or isinstance(snapshot.arm, str):
+        return
+    ours = set(snapshot.arm.joint_names)
+    if GRIPPER_SINKS[snapshot.values["gripper_output"]].IN_TRAJECTORY:
+        ours.add(snapshot.values["gripper_joint"])
+    if missing := sorted(ours - set(joints)):
+        yield fail(f"{name} has no joint {', '.join(missing)}", "name another controller, or correct tool_frame")
+    elif (more := sorted(set(joints) - ours)) and not parameters.get("allow_partial_joints_goal"):
+        yield fail(
+            f"{name} also has {', '.join(more)}, and refuses trajectories without",
+            "set its allow_partial_joints_goal to true",
+        )
+
+
+def check_gripper(snapshot: Snapshot) -> Iterator[Finding]:
+    """Look for what the gripper is commanded with."""
+    kind = GRIPPER_SINKS[snapshot.values["gripper_output"]]
+    output = f"gripper_output {snapshot.values['gripper_output']}"
+    if kind.ACTION and snapshot.gripper_action not in snapshot.actions:
+        there = f"action servers: {', '.join(sorted(snapshot.actions))}" if snapshot.actions else "there is none"
+        yield fail(
+            f"{output}: no action server {snapshot.gripper_action}",
+            f"start the gripper's driver, or give gripper_action:=… ({there})",
+        )
+    elif kind.ACTION:
+        yield ok(f"{output}: {snapshot.gripper_action}")
+    elif kind.TOPIC:
+        yield ok(f"{output}: by topic, see listeners")
+    else:
+        yield ok(f"{output}: joint {snapshot.values['gripper_joint']} of the arm's controller")

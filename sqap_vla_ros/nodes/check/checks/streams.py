@@ -1,0 +1,115 @@
+"""Checks of what comes: clocks, rates, QoS and the safety stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sqap_vla_ros.control.image_gate import ImageGate
+from sqap_vla_ros.control.joint_monitor import FUTURE_S
+from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
+from sqap_vla_ros.nodes.check.snapshot import Arrival, Snapshot
+from sqap_vla_ros.nodes.policy import configuration
+from sqap_vla_ros.nodes.policy.publishers import unheard
+
+STREAMS = ("image", "camera_info", "joint_states")
+IRREGULAR = 3.0  # times the median period that a gap may last before it is worth a word
+
+
+def check_clocks(snapshot: Snapshot) -> Iterator[Finding]:
+    """Compare each stream's stamps with ROS time at their arrival."""
+    if snapshot.simulated_time and snapshot.now_ns == 0:
+        yield fail("use_sim_time is set, but no /clock was received", "start the simulation, or use_sim_time:=false")
+        return
+    gate = ImageGate(configuration.image_gate_config(snapshot.values))
+    oldest = {"image": gate.config.max_age_s, "camera_info": gate.config.max_age_s}
+    oldest["joint_states"] = snapshot.values["joint_states_timeout_s"]
+    ahead = {"image": gate.config.max_future_s, "camera_info": gate.config.max_future_s, "joint_states": FUTURE_S}
+    for name in STREAMS:
+        arrivals = snapshot.arrivals.get(snapshot.topics[name], ())
+        if not arrivals:
+            yield skipped(f"{name}: nothing came")
+            continue
+        yield _clock(name, arrivals, oldest[name], ahead[name])
+
+
+def _clock(name: str, arrivals: tuple[Arrival, ...], oldest_s: float, ahead_s: float) -> Finding:
+    if any(arrival.stamp_ns == 0 for arrival in arrivals):
+        return fail(f"{name} is stamped zero", "the driver must set header.stamp to the time of the measurement")
+    ages_s = [arrival.age_s for arrival in arrivals]
+    middle_s = float(np.median(ages_s))
+    if min(ages_s) < -ahead_s:
+        return fail(
+            f"{name} is stamped {-min(ages_s):.2f} s in the future, {ahead_s:g} s are allowed",
+            "synchronise the clocks of the driver's and this computer (chrony, PTP)",
+        )
+    if middle_s > oldest_s:
+        return fail(
+            f"{name} is {middle_s:.2f} s old when it comes, {oldest_s:g} s are allowed",
+            "synchronise the clocks (chrony, PTP), shorten the driver's delay, or use_sim_time:=true in simulated time",
+        )
+    return ok(f"{name}: {1e3 * middle_s:.0f} ms old when it comes, at most {1e3 * max(ages_s):.0f} ms")
+
+
+def check_rates(snapshot: Snapshot) -> Iterator[Finding]:
+    """Count what comes, and look for gaps and for stamps that repeat or go back."""
+    longest_s = {
+        "image": snapshot.values["image_timeout_s"],
+        "camera_info": snapshot.values["image_timeout_s"],
+        "joint_states": snapshot.values["joint_states_timeout_s"],
+    }
+    for name in STREAMS:
+        topic = snapshot.topics[name]
+        arrivals = snapshot.arrivals.get(topic, ())
+        if len(arrivals) < 2:
+            yield _silent(snapshot, name, topic, len(arrivals))
+            continue
+        gaps_s = np.diff([arrival.at_s for arrival in arrivals])
+        steps_ns = np.diff([arrival.stamp_ns for arrival in arrivals])
+        text = f"{topic}: {1.0 / max(float(gaps_s.mean()), 1e-9):.1f} Hz, longest gap {1e3 * gaps_s.max():.0f} ms"
+        if gaps_s.max() > longest_s[name]:
+            yield fail(f"{text}; {longest_s[name]:g} s are allowed", "look at the driver's load and at the network")
+        elif (steps_ns <= 0).mean() > 0.2:
+            yield fail(
+                f"{text}; {(steps_ns <= 0).mean():.0%} of its stamps repeat or go back",
+                "one driver alone may publish here, and must stamp each measurement once",
+            )
+        elif gaps_s.max() > max(IRREGULAR * float(np.median(gaps_s)), 0.1):
+            yield warning(f"{text}, uneven", "look at the driver's load and at the network")
+        else:
+            yield ok(text)
+
+
+def _silent(snapshot: Snapshot, name: str, topic: str, count: int) -> Finding:
+    text = f"{topic}: {count or 'no'} message{'' if count == 1 else 's'} within {snapshot.listened_s:.0f} s"
+    listener = next(listener for listener in snapshot.listeners if listener.topic == topic)
+    if snapshot.publishers.get(topic):
+        remedy = "it has a publisher: see qos; large images need config/fastdds_shm.xml on both sides"
+    else:
+        others = sorted(other for other, kinds in snapshot.kinds.items() if listener.kind in kinds and other != topic)
+        there = f"topics of its type: {', '.join(others)}" if others else "there is no topic of its type"
+        remedy = f"nobody publishes it: start the driver, or give its name as {name}:=…; {there}"
+    return fail(text, remedy)
+
+
+def check_qos(snapshot: Snapshot) -> Iterator[Finding]:
+    """Compare every publisher's type and QoS with our subscriptions."""
+    count = 0
+    for listener in snapshot.listeners:
+        for publisher in snapshot.publishers.get(listener.topic, ()):
+            count += 1
+            if (problem := unheard(publisher, listener)) is not None:
+                yield fail(problem, "change the publisher's QoS or type, or the parameter that is named")
+    if count == 0:
+        yield fail("nothing that the node listens to has a publisher", "start the drivers, in this ROS_DOMAIN_ID")
+    else:
+        yield ok(f"{count} publishers looked at")
+
+
+def check_safety_stop(snapshot: Snapshot) -> Iterator[Finding]:
+    """Report a stop that is set."""
+    if snapshot.safety_stop is not None:
+        yield fail(snapshot.safety_stop, "release the stop; its publisher must then send false")
+    else:
+        yield ok("not set")
