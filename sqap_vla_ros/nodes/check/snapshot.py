@@ -1,4 +1,4 @@
-"""What the checks look at: messages, the graph and a trial of the policy, as they were gathered once."""
+"""A snapshot of the robot, which the checks look at: messages, the graph and a trial of the policy."""
 
 from __future__ import annotations
 
