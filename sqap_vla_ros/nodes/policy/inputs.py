@@ -160,9 +160,22 @@ class Inputs:
         self.forget_problems()
 
     def problems(self, now_ns: int, now_s: float) -> dict[Input, str]:
-        """Return what is wrong with clock, image, camera_info and TF: of several the one that explains the others."""
+        """Return what is wrong with clock, image, camera_info and TF.
+
+        A clock that stands explains everything else. What is wrong with images explains why none could be used; it does
+        not hide what is wrong with the tool's transform, which is looked up without them.
+        """
         if (stopped := self._clock.problem(now_ns, now_s)) is not None:
             return {Input.CLOCK: stopped}
+        found = self._image_problem(now_s) or dict(self._observation_problem)
+        if (unknown := self._tool_missing or self.tool.problem(now_ns)) is not None:
+            found.setdefault(Input.TF, unknown)
+        if Input.TF in found and (refused := self._transforms.problem()) is not None:
+            found[Input.TF] += f"; {refused}"
+        return found
+
+    def _image_problem(self, now_s: float) -> dict[Input, str]:
+        """Return what is wrong with the stream of images and camera_info: of several the one that explains the rest."""
         if (unpaired := self.sync.problem(now_s)) is not None:
             return {Input.CAMERA_INFO: f"{unpaired} ({self.image_topic}, {self.info_topic})"}
         silence = self.gate.silence(now_s, self._expected_since_s)
@@ -174,12 +187,7 @@ class Inputs:
             return {Input.IMAGE: f"{silence} on {self.image_topic}{self._large_images()}"}
         if self._late is not None:  # also where no prediction is due, which would say so
             return {Input.IMAGE: f"{self._late} ({self.image_topic})"}
-        found = dict(self._observation_problem)
-        if (unknown := self._tool_missing or self.tool.problem(now_ns)) is not None:
-            found.setdefault(Input.TF, unknown)
-        if Input.TF in found and (refused := self._transforms.problem()) is not None:
-            found[Input.TF] += f"; {refused}"
-        return found
+        return {}
 
     def forget_problems(self) -> None:
         """Forget why the newest image could not be used, and which camera it was: there is no mission."""

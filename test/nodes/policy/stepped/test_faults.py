@@ -176,6 +176,17 @@ def test_a_second_publisher_of_tf_is_named_and_ends_the_motion():
         assert violations(cell) == []
 
 
+def test_images_that_cannot_be_used_hide_no_fault_of_tf():
+    with Cell("twist", seed=4, parameters=QUICK) as cell:
+        moving(cell)
+        cell.switches.image_stamp = 0
+        cell.run(0.2)
+        cell.switches.second_tf = np.eye(4)
+        cell.run(0.3)
+        assert "images are stamped zero" in told(cell)
+        assert "second publisher" in told(cell)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_transforms_that_are_not_finite_are_named_and_never_commanded(mode):
     with Cell(mode, seed=4, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
