@@ -90,7 +90,7 @@ def containers(root: object) -> dict[str, int]:
     """Return the number of entries in each container that `root` reaches through objects of this package, by name.
 
     A name is that of the class and the attribute; containers of one name, also within others, are added up. Histories
-    with a length of their own (deques with `maxlen`) fill up to it and no further: they are left out.
+    with a length of their own (deques with `maxlen`) fill up to it and no further: they and their tuples are left out.
     """
     counted: collections.Counter[str] = collections.Counter()
     seen: set[int] = set()
@@ -104,7 +104,8 @@ def containers(root: object) -> dict[str, int]:
             bounded = isinstance(value, collections.deque) and value.maxlen is not None
             counted[name] += 0 if bounded else len(value)
             inside: Iterator[object] = iter(value.values() if isinstance(value, Mapping) else value)
-            waiting += [(name, entry) for entry in inside if not isinstance(entry, (str, bytes, int, float))]
+            plain = (str, bytes, int, float, *((tuple,) if bounded else ()))
+            waiting += [(name, entry) for entry in inside if not isinstance(entry, plain)]
         elif type(value).__module__.startswith(OWN):
             waiting += [(f"{type(value).__name__}.{key}", entry) for key, entry in _attributes(value)]
         elif callable(value) and (owner := getattr(value, "__self__", None)) is not None:
