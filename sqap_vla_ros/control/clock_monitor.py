@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from sqap_vla_ros.contracts import NS_PER_S
 
 STANDS_S = 1.0
-JUMP_S = 0.25  # of the system's clock against the steady one
+JUMP_S = 0.05  # of the system's clock against the steady one: the command leaps by what the arm moves in this time
+SIMULATED_JUMP_S = 0.25  # of simulated time: /clock may come seldom, and time may run faster than the steady clock
+TOGETHER_S, ATTEMPTS = 0.002, 5  # two clocks count as read together when no more passed between
+
+
+def read_clocks(ros_ns: Callable[[], int]) -> tuple[int, float]:
+    """Return ROS time and the steady clock of one moment; read again where the thread was interrupted in between."""
+    for _ in range(ATTEMPTS):
+        before_s, now_ns = time.monotonic(), ros_ns()
+        if time.monotonic() - before_s <= TOGETHER_S:
+            break
+    return now_ns, before_s
 
 
 class ClockMonitor:

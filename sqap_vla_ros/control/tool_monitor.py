@@ -61,6 +61,11 @@ class ToolMonitor:
         """The newest pose that is believed."""
         return self._believed[-1] if self._believed else None
 
+    @property
+    def doubted(self) -> bool:
+        """Whether the newest pose is not believed: either it is wrong, or the one that is believed is."""
+        return bool(self._doubted)
+
     def update(self, sample: ToolSample) -> bool:
         """Take a measured pose. Return whether it is new and believed."""
         newest = self.newest

@@ -4,10 +4,11 @@ import threading
 import time
 
 import numpy as np
+import pytest
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.arm_watch import CONFIRMATIONS, CONTRADICTIONS, ArmWatch
-from sqap_vla_ros.control.clock_monitor import ClockMonitor
+from sqap_vla_ros.control.clock_monitor import ClockMonitor, read_clocks
 from sqap_vla_ros.control.description import MAX_CHARS, DescriptionReader
 from sqap_vla_ros.control.watchdog import Watchdog
 from sqap_vla_ros.resources import share_path
@@ -22,6 +23,23 @@ def test_simulated_time_that_never_came_or_stands_still_is_named():
     assert "stood still for 3.0 s" in clock.problem(NS_PER_S, 14.0)
     assert clock.problem(NS_PER_S + 1, 15.0) is None
     assert ClockMonitor(simulated=False).problem(0, 10.0) is None
+
+
+@pytest.mark.parametrize("step_s", [0.06, -0.06, 0.2, -0.2])
+def test_a_system_clock_that_is_set_by_little_is_a_jump(step_s):
+    """As ntpd does from 0.128 s on; a stream of commands would leap by what the arm moves in that time."""
+    clock = ClockMonitor(simulated=False)
+    assert clock.jump(1_000 * NS_PER_S, 10.0) is None
+    assert clock.jump(1_000 * NS_PER_S + 20_000_000, 10.02) is None
+    jumped = clock.jump(1_000 * NS_PER_S + 40_000_000 + round(step_s * NS_PER_S), 10.04)
+    assert f"jumped by {step_s:+.2f} s" in jumped
+
+
+def test_clocks_are_read_again_where_the_thread_was_interrupted_between_them(monkeypatch):
+    ticks = iter([10.0, 10.3, 11.0, 11.0001])
+    monkeypatch.setattr("time.monotonic", lambda: next(ticks))
+    times_ns = iter([500, 600])
+    assert read_clocks(lambda: next(times_ns)) == (600, 11.0)
 
 
 def test_a_system_clock_that_is_set_is_a_jump_and_a_pause_of_the_process_is_none():

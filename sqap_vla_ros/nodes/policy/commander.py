@@ -95,6 +95,8 @@ class Commander:
         if not moving and newest is not None and 0 < newest.stamp_ns < now_ns - START_AGE_NS:
             age_s = (now_ns - newest.stamp_ns) / NS_PER_S
             raise UnsafeChunk(f"the motion would start where the arm was {age_s:.2f} s ago: no newer transform came")
+        if not moving and self._inputs.tool.doubted:
+            raise UnsafeChunk("the tool's transform has just jumped: a motion would start where the arm may not be")
         measured = self._inputs.measured()
         tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
         if not moving and (astray := self.motion.tracking_error(tool, now_ns)) is not None:

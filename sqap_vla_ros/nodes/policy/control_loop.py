@@ -20,7 +20,7 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
-from sqap_vla_ros.control.clock_monitor import JUMP_S, ClockMonitor
+from sqap_vla_ros.control.clock_monitor import SIMULATED_JUMP_S, ClockMonitor, read_clocks
 from sqap_vla_ros.control.conditions import REFUSES_ENABLE, Hold, Input
 from sqap_vla_ros.control.executive import Executive, State
 from sqap_vla_ros.control.mission import Mission
@@ -123,7 +123,9 @@ class ControlLoop:
         safety_stop.changed = self.turn
         self._jumps = node.get_clock().create_jump_callback(
             JumpThreshold(
-                min_forward=Duration(seconds=JUMP_S), min_backward=Duration(nanoseconds=-1), on_clock_change=False
+                min_forward=Duration(seconds=SIMULATED_JUMP_S),
+                min_backward=Duration(nanoseconds=-1),
+                on_clock_change=False,
             ),
             post_callback=lambda jump: self._on_time_jump(
                 f"ROS time jumped by {jump.delta.nanoseconds / NS_PER_S:+.2f} s"
@@ -138,7 +140,7 @@ class ControlLoop:
 
     def turn(self) -> None:
         """Make one turn of the engine; every callback ends with it."""
-        now_ns, now_s = self.now_ns(), time.monotonic()
+        now_ns, now_s = read_clocks(self.now_ns)
         self._look(now_ns, now_s)
         self.executive.decide(now_ns, now_s)
         self._plan()

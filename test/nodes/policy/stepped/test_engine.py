@@ -57,6 +57,37 @@ def test_a_clock_that_was_set_in_motion_stops_it_where_it_was():
         assert not steps[-5:].any()
 
 
+@pytest.mark.parametrize("jump_s", [0.06, -0.1, 0.2, -0.24])
+@pytest.mark.parametrize("mode", ["joint", "pose"])
+def test_a_clock_that_was_set_by_little_makes_no_leap(mode, jump_s):
+    with Cell(mode, seed=3, parameters=QUICK) as cell:
+        moving(cell)
+        cell.clock.set_ros(jump_s)
+        cell.run(0.1)
+        assert "clock jumped by" in cell.told()
+        cell.run(1.0)
+        assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+
+
+def test_nothing_starts_where_the_tool_was_believed_while_its_transform_leaps_away():
+    """The transform wandered off for a while, and comes back: for a few samples the wrong pose is still believed."""
+    for seed in range(4):
+        with Cell("pose", seed=seed, parameters=QUICK) as cell:
+            moving(cell, 0.8)
+            away = np.zeros(3)
+
+            def wandering(pose: np.ndarray, away: np.ndarray = away) -> np.ndarray:
+                away[0] += 0.01
+                pose[:3, 3] += away
+                return pose
+
+            cell.switches.tf_edit = wandering
+            cell.run(0.6)
+            cell.switches.tf_edit = None
+            cell.run(0.6)
+            assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+
+
 @pytest.mark.parametrize("latency_s", [0.07, 0.11, 0.125])
 def test_a_stream_of_poses_goes_on_while_the_next_motion_has_not_begun(latency_s):
     """It begins a little after it came; until then the one before is under way."""
