@@ -16,13 +16,13 @@ from sqap_vla_ros.serving.worker import PolicyWorker
 PREDICTIONS = 10
 
 
-def try_policy(values: Mapping[str, Any], observation: Observation | None) -> PolicyTrial:
+def try_policy(values: Mapping[str, Any], observation: Observation | None, factory: str = "") -> PolicyTrial:
     """Load the policy of these parameters, predict from one observation again and again, and end it.
 
-    observation: None only loads it.
+    observation: None only loads it. factory: as in WorkerConfig.
     """
     woken = threading.Event()
-    worker = PolicyWorker(configuration.worker_config(values), woken.set)
+    worker = PolicyWorker(configuration.worker_config(values, factory), woken.set)
     begin_s = time.monotonic()
     latencies_s: list[float] = []
     chunk: ActionChunk | None = None

@@ -87,7 +87,7 @@ class Observer:
         self.needs_projection = True
         self._buffer = buffer
         self._gate = gate
-        self._to_rgb = to_rgb
+        self.to_rgb = to_rgb
         self._base_frame = base_frame
         self._tool_frame = tool_frame
         self._rectification = {"rectified": rectified, "optical_frame_rectified": optical_frame_rectified}
@@ -148,7 +148,7 @@ class Observer:
             optical_from_base = self.transform(frame.frame_id, self._base_frame, frame.stamp_ns)
             tool = project_tool(camera, optical_from_base, base_from_tool)
         try:
-            image = self._to_rgb(frame.image)
+            image = self.to_rgb(frame.image)
         except ValueError as error:
             raise ObservationProblem(Input.IMAGE, f"{self._image_topic}: {error}") from error
         if camera is not None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from sqap_vla_ros.control.arm_watch import AGREE_M, AGREE_RAD
-from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.control.joint_monitor import JointMonitor
 from sqap_vla_ros.control.tool_monitor import ToolMonitor, ToolMonitorConfig
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
@@ -43,17 +42,19 @@ def check_transforms(snapshot: Snapshot) -> Iterator[Finding]:
     if (frame := snapshot.frame) is None:
         yield skipped("camera: there is no image with camera_info")
         return
-    view = snapshot.view
-    if isinstance(view, ObservationProblem) and view.source is Input.TF:
+    try:
+        if snapshot.tools:
+            snapshot.observer.transform(base, tool, frame.stamp_ns)
+        if frame.frame_id:
+            snapshot.observer.transform(frame.frame_id, base, frame.stamp_ns)
+    except ObservationProblem as error:
         yield fail(
-            str(view),
-            f"publish {base} to {frame.frame_id or 'the camera'} on /tf_static (hand-eye calibration), and lengthen "
-            "tf_timeout_s where /tf comes late",
+            str(error),
+            f"publish {base} to {frame.frame_id} on /tf_static (hand-eye calibration), and lengthen tf_timeout_s where "
+            "/tf comes late",
         )
-    elif isinstance(view, ObservationProblem):
-        yield skipped(f"camera: the {view.source.value} is at fault")
-    else:
-        yield ok(f"{base} to {frame.frame_id} is known at the image's stamp")
+        return
+    yield ok(f"{base} to {frame.frame_id or 'an image without frame_id'} is known at the image's stamp")
 
 
 def check_joint_states(snapshot: Snapshot) -> Iterator[Finding]:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from sqap_vla_ros.control.conditions import Input
+from sqap_vla_ros.control.image_gate import ImageGate
 from sqap_vla_ros.control.time_sync import ImageInfoSync
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Snapshot
+from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.observer import ObservationProblem, View
 
 
@@ -70,21 +72,29 @@ def check_camera_info(snapshot: Snapshot) -> Iterator[Finding]:
 
 def check_image(snapshot: Snapshot) -> Iterator[Finding]:
     """Decode the newest image and look whether anything can be seen in it."""
-    view = snapshot.view
-    if isinstance(view, ObservationProblem) and view.source is Input.IMAGE:
-        yield fail(str(view), "look at the picture (rqt_image_view), and at the driver's encoding and exposure")
-    elif isinstance(view, View):
-        image = view.observation.image
-        yield ok(f"{image.shape[1]}x{image.shape[0]}, brightness {image.mean():.0f} of 255")
+    if not snapshot.images:
+        yield skipped("no image came")
+        return
+    problem, image = None, None
+    try:
+        image = snapshot.observer.to_rgb(snapshot.images[-1])
+        problem = ImageGate(configuration.image_gate_config(snapshot.values)).worthless(image)
+    except ValueError as error:
+        problem = str(error)
+    if problem is not None or image is None:
+        yield fail(
+            f"{snapshot.topics['image']}: {problem}",
+            "look at the picture (rqt_image_view), and at the driver's encoding and exposure",
+        )
     else:
-        yield skipped("there is no image with camera_info and transforms")
+        yield ok(f"{image.shape[1]}x{image.shape[0]}, brightness {image.mean():.0f} of 255")
 
 
 def check_gripper_pixel(snapshot: Snapshot) -> Iterator[Finding]:
     """Project the tool into the image."""
     view = snapshot.view
     if not isinstance(view, View):
-        yield skipped("there is no image with camera_info and transforms")
+        yield skipped("needs an image with camera_info and transforms")
     elif view.tool.pixel is None:
         yield warning(
             f"the tool is {view.tool.reason}",

@@ -1,0 +1,84 @@
+"""The check over DDS, against the simulator: go, and no-go where somebody else commands."""
+
+import json
+
+import cv2
+import pytest
+from simulator_rig import Rig
+
+from sqap_vla_ros.nodes.check.main import main
+
+ATTEMPTS = 5  # on a computer so busy that the streams have gaps, a no-go is right
+
+
+@pytest.fixture(scope="module")
+def rig():
+    with Rig() as rig:
+        rig.wait_until_connected()
+        for topic in tuple(rig.publishers):  # nobody but the policy node may command
+            rig.node.destroy_publisher(rig.publishers.pop(topic))
+        yield rig
+
+
+def check(capsys, tmp_path, *arguments):
+    status = main(["--json", "--listen", "1.5", "--picture", str(tmp_path / "check.png"), *arguments])
+    report = json.loads(capsys.readouterr().out)
+    assert report["go"] == (status == 0)
+    return status, report
+
+
+def texts(report, check):
+    return [finding["text"] for finding in report["findings"] if finding["check"] == check]
+
+
+def failed(report):
+    return {finding["check"] for finding in report["findings"] if finding["level"] == "fail"}
+
+
+def test_a_healthy_simulator_is_a_go(rig, capsys, tmp_path):
+    for _ in range(ATTEMPTS):
+        status, report = check(capsys, tmp_path, "--without-policy")
+        if status == 0:
+            break
+    assert failed(report) == set()
+    assert status == 0
+    assert texts(report, "listeners") == ["/joint_trajectory: /simulator", "/gripper_command: /simulator"]
+    assert "interpolate_from_desired_state" in json.dumps(report)
+    assert cv2.imread(str(tmp_path / "check.png")).shape == (240, 320, 3)
+
+
+def test_another_commander_is_found(rig, capsys, tmp_path):
+    from trajectory_msgs.msg import JointTrajectory
+
+    publisher = rig.node.create_publisher(JointTrajectory, "joint_trajectory", 1)
+    for _ in range(ATTEMPTS):
+        status, report = check(capsys, tmp_path, "--without-policy")
+        if "commanders" in failed(report):
+            break
+    rig.node.destroy_publisher(publisher)
+    assert status == 1
+    assert texts(report, "commanders")[0] == "/beside publishes on /joint_trajectory"
+
+
+def test_the_arguments_are_those_of_the_launch_file(rig, capsys, tmp_path):
+    arguments = ("robot:=ur5e", "namespace:=cell", "image:=/image", "--without-policy")
+    status, report = check(capsys, tmp_path, *arguments)
+    assert status == 1
+    assert "/scaled_joint_trajectory_controller/joint_trajectory" in texts(report, "listeners")[0]
+    assert "/robotiq_gripper_controller/gripper_cmd" in texts(report, "gripper")[0]
+    assert texts(report, "rates")[1].startswith("/cell/camera_info: no message")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("robot=ur5e",), "not of the form name:=value"),
+        (("robot:=no_such",), "no such file"),
+        (("colour:=red",), "no argument colour"),
+        (("params_file:=/no/such.yaml",), "no such file"),
+        (("gripper_closed:=0.04",), "gripper_closed and gripper_open must differ"),
+    ],
+)
+def test_wrong_arguments_are_told(arguments, text, capsys):
+    assert main(arguments) == 2
+    assert text in capsys.readouterr().err

@@ -1,0 +1,224 @@
+"""Faults that are planted in a healthy robot are found, by the check that is meant for them, with a remedy."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from planted.robot import (
+    JOINTS,
+    NOW_NS,
+    URDF,
+    arm,
+    endpoint,
+    healthy,
+    images,
+    infos,
+    joint_states,
+    stamps,
+    transforms,
+    trial,
+    values,
+)
+
+from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.control.tool_monitor import ToolSample
+from sqap_vla_ros.nodes.check.finding import Level
+from sqap_vla_ros.nodes.check.picture import draw
+from sqap_vla_ros.nodes.check.report import Report, examine
+from sqap_vla_ros.nodes.check.snapshot import PolicyTrial
+from sqap_vla_ros.nodes.check.table import CHECKS
+from sqap_vla_ros.nodes.check.trial import PREDICTIONS, try_policy
+
+CAMERA, ARM = stamps(10.0), stamps(60.0, age_s=0.001)
+
+
+def arrivals(**changed):
+    return {f"/{name}": changed.get(name, ARM if name == "joint_states" else CAMERA) for name in (*changed, *_STREAMS)}
+
+
+_STREAMS = ("image", "camera_info", "joint_states")
+
+
+def publishers(**added):
+    found = dict(healthy().publishers)
+    for topic, extra in added.items():
+        found[f"/{topic}"] = (extra,)
+    return {"publishers": found}
+
+
+def other_stamps(messages):
+    for message in messages:
+        message.header.stamp.nanosec = (message.header.stamp.nanosec + 7_000_000) % NS_PER_S
+    return messages
+
+
+def moved(metres):
+    pose = arm().forward(JOINTS)
+    pose[0, 3] += metres
+    return pose
+
+
+def tools(poses, *, behind_s=0.001):
+    return tuple(
+        (ToolSample(pose, a.now_ns - round(behind_s * NS_PER_S)), a.now_ns) for pose, a in zip(poses, ARM, strict=False)
+    )
+
+
+def subscribers(**changed):
+    return {"subscribers": healthy().subscribers | {f"/{topic}": found for topic, found in changed.items()}}
+
+
+def controller(**parameters):
+    return {"controllers": {"/controller": {"joints": list(arm().joint_names)} | parameters}}
+
+
+def outside():
+    joints = JOINTS.copy()
+    joints[1] = arm().upper[1] + 0.2
+    return {"joint_states": joint_states(ARM, joints)}
+
+
+TWO_NORMALISED = [0.9, 0.0, 0.5, 0.0, 0.9, 0.5, 0.0, 0.0, 1.0]
+TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+
+# name -> (check that finds it, part of its text, the snapshot's fields)
+FAULTS: dict[str, tuple] = {
+    "camera's clock ahead": ("clocks", "in the future", {"arrivals": arrivals(image=stamps(10.0, age_s=-3.0))}),
+    "arm's clock behind": (
+        "clocks",
+        "joint_states is 4.00 s old",
+        {"arrivals": arrivals(joint_states=stamps(60, age_s=4))},
+    ),
+    "stamps of zero": (
+        "clocks",
+        "stamped zero",
+        {"arrivals": arrivals(image=tuple(dataclasses.replace(a, stamp_ns=0) for a in CAMERA))},
+    ),
+    "no clock": ("clocks", "no /clock", {"simulated_time": True, "now_ns": 0}),
+    "no image": ("rates", "/image: no message", {"arrivals": arrivals(image=()), "images": ()}),
+    "image pauses": ("rates", "longest gap", {"arrivals": arrivals(image=CAMERA[:5] + CAMERA[25:])}),
+    "stamps repeat": ("rates", "repeat", {"arrivals": arrivals(joint_states=tuple(a for a in ARM for _ in "12"))}),
+    "latched TF not latched": ("qos", "volatile", publishers(tf_static=endpoint("driver", "tf2_msgs/msg/TFMessage"))),
+    "compressed on image": (
+        "qos",
+        "CompressedImage",
+        publishers(image=endpoint("c", "sensor_msgs/msg/CompressedImage")),
+    ),
+    "normalised camera matrix": ("camera_info", "must be in pixels", {"infos": infos(CAMERA, k=TWO_NORMALISED)}),
+    "uncalibrated camera": ("camera_info", "uncalibrated", {"infos": infos(CAMERA, k=[0.0] * 9)}),
+    "camera_info of another size": ("camera_info", "160x120", {"infos": infos(CAMERA, width=640, height=480)}),
+    "camera_info with other stamps": ("camera_info", "7.000 ms", {"infos": other_stamps(infos(CAMERA))}),
+    "another camera than in training": (
+        "camera_info",
+        "trained with",
+        {"values": values(training_camera=[160.0, 120.0, 60.0, 60.0, 80.0, 60.0])},
+    ),
+    "black image": ("image", "black", {"images": images(CAMERA, np.zeros((120, 160, 3), np.uint8))}),
+    "no transform to the camera": ("transforms", "camera_optical_frame", {"buffer": transforms(camera=False)}),
+    "wrong tool_frame": ("transforms", "flange", {"values": values(tool_frame="flange")}),
+    "stale TF": ("transforms", "stale", {"tools": tools([moved(0)] * 180, behind_s=2.0)}),
+    "two publishers of TF": ("transforms", "jumped", {"tools": tools([moved(0.3 * (i % 2)) for i in range(180)])}),
+    "no robot_description": ("robot_description", "no robot_description", {"description": None}),
+    "limits swapped": (
+        "robot_description",
+        "swapped",
+        {"description": URDF.replace('lower="-2.8973" upper="2.8973"', 'lower="2.8973" upper="-2.8973"', 1)},
+    ),
+    "joint outside its limits": ("robot_description", "outside its limits", outside()),
+    "a joint is missing": (
+        "joint_states",
+        "lack joint7",
+        {"joint_states": joint_states(ARM, JOINTS[:6], arm().joint_names[:6])},
+    ),
+    "TF of another arm": ("kinematics", "apart", {"buffer": transforms(base_from_tool=moved(0.2))}),
+    "tool outside the workspace": (
+        "workspace",
+        "outside the workspace",
+        {"values": values(workspace_min_m=[5.0, -1.0, 0.0], workspace_max_m=[6.0, 1.0, 1.0])},
+    ),
+    "teleoperation commands too": (
+        "commanders",
+        "/teleop publishes on /joint_trajectory",
+        publishers(joint_trajectory=endpoint("teleop", TRAJECTORY)),
+    ),
+    "no controller": ("listeners", "nobody listens to /joint_trajectory", subscribers(joint_trajectory=())),
+    "controller of another type": (
+        "listeners",
+        "is listened to as",
+        subscribers(gripper_command=(endpoint("g", "control_msgs/msg/DynamicJointState"),)),
+    ),
+    "controller has a joint more": ("controller", "refuses", controller(joints=[*arm().joint_names, "finger"])),
+    "controller of another arm": ("controller", "has no joint", controller(joints=["left_1"])),
+    "Servo scales twists": ("controller", "scales every command", controller(command_in_type="unitless")),
+    "no gripper server": (
+        "gripper",
+        "no action server",
+        {"values": values(gripper_output="gripper_command"), "gripper_action": "/gripper_cmd"},
+    ),
+    "stop is set": ("safety_stop", "safety_stop is set", {"safety_stop": "safety_stop is set by /button"}),
+    "policy does not load": ("policy", "no such file", {"trial": PolicyTrial("no such file /models/cogact")}),
+    "policy is too slow": ("latency", "over before it comes", {"trial": trial(3.5)}),
+}
+
+
+def failures(snapshot):
+    return {(row.check, row.finding.text) for row in examine(snapshot, CHECKS) if row.finding.level is Level.FAIL}
+
+
+def test_a_healthy_robot_may_move():
+    rows = examine(healthy(), CHECKS)
+    assert Report(rows).go
+    assert [row for row in rows if row.finding.level in (Level.FAIL, Level.SKIPPED)] == []
+    assert {row.check for row in rows} == {check.name for check in CHECKS}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(fault):
+    check, text, fields = FAULTS[fault]
+    rows = examine(healthy(**fields), CHECKS)
+    found = [row.finding for row in rows if row.check == check and row.finding.level is Level.FAIL]
+    assert any(text in finding.text for finding in found), rows
+    assert all(row.finding.remedy for row in rows if row.finding.level in (Level.FAIL, Level.WARNING))
+    assert not Report(rows).go
+
+
+@pytest.mark.parametrize(
+    ("check", "fields"),
+    [
+        ("controller", controller(interpolate_from_desired_state=False)),
+        ("latency", {"trial": trial(1.7)}),
+        ("kinematics", {"buffer": transforms(base_from_tool=moved(0.01))}),
+    ],
+)
+def test_what_is_only_unwise_is_a_warning(check, fields):
+    rows = examine(healthy(**fields), CHECKS)
+    assert Level.WARNING in {row.finding.level for row in rows if row.check == check}
+    assert Report(rows).go
+
+
+def test_the_policy_node_itself_may_command():
+    assert failures(healthy(**publishers(joint_trajectory=endpoint("policy_node", TRAJECTORY)))) == set()
+
+
+def test_every_check_ends_without_anything():
+    nothing = healthy(
+        arrivals={}, images=(), infos=(), joint_states=(), tools=(), description=None, publishers={}, subscribers={},
+        kinds={}, controllers={}, trial=None, buffer=type(healthy().buffer)(), now_ns=NOW_NS,
+    )  # fmt: skip
+    assert {check for check, _ in failures(nothing)} >= {"rates", "qos", "transforms", "listeners"}
+
+
+@pytest.mark.parametrize(("factory", "fails"), [("straight", False), ("unloadable", True), ("raises", True)])
+def test_the_policy_is_tried_in_its_worker(factory, fails):
+    observation = healthy().view.observation
+    found = try_policy(values(), observation, f"policy_doubles:{factory}")
+    if not fails:
+        assert found.failure is None
+        assert len(found.latencies_s) == PREDICTIONS
+        assert found.chunk.stamp_ns == observation.stamp_ns
+        drawn = draw(healthy(trial=found))
+        assert drawn.shape == observation.image.shape
+        assert (drawn != observation.image).any()
+    else:
+        assert found.failure
+        assert found.chunk is None

@@ -1,0 +1,1 @@
+"""A healthy robot without DDS, for faults to be planted in."""
