@@ -14,6 +14,7 @@ from sqap_vla_ros.contracts import NS_PER_S
 SMALLEST_SIDE = 16  # pixels
 BLACK = 8  # of 255: noise of a covered sensor
 REPEATED = 4  # pictures that a broken driver may repeat in turn
+REFOCUSED = 0.05  # share of the focal length that autofocus may change
 NARROWEST_DEG, WIDEST_DEG = 1.0, 175.0
 
 
@@ -64,6 +65,7 @@ class ImageGate:
         """Forget the stream (time jumped, camera exchanged); the counters stay."""
         self._arrived_s: float | None = None
         self._camera: tuple[str, int, int] | None = None
+        self._focal: float | None = None
         self._restart()
 
     def _restart(self) -> None:
@@ -127,19 +129,27 @@ class ImageGate:
             return "the image is black: is the lens covered, or the exposure zero?"
         return None
 
-    def changed(self, frame_id: str, image: NDArray[np.uint8]) -> str | None:
-        """Return how the camera is another one than when the mission began, or None; see `begin`."""
+    def changed(self, frame_id: str, image: NDArray[np.uint8], focal: float | None = None) -> str | None:
+        """Return how the camera is another one than when the mission began, or None; see `begin`.
+
+        focal: focal length in pixels; None where it is not known. Autofocus changes it a little.
+        """
         now = (frame_id, image.shape[1], image.shape[0])
         if self._camera is None:
             self._camera = now
-        if now == self._camera:
+        if self._focal is None:
+            self._focal = focal
+        if now != self._camera:
+            before, after = (f"{width}x{height} pixels in {name!r}" for name, width, height in (self._camera, now))
+        elif focal is not None and self._focal is not None and abs(focal / self._focal - 1.0) > REFOCUSED:
+            before, after = (f"a focal length of {length:.1f} pixels" for length in (self._focal, focal))
+        else:
             return None
-        before, after = (f"{width}x{height} pixels in {name!r}" for name, width, height in (self._camera, now))
         return f"the camera changed during the mission, from {before} to {after}"
 
     def begin(self) -> None:
         """Take the next image's camera as that of the mission."""
-        self._camera = None
+        self._camera = self._focal = None
 
     def frozen(self, image: NDArray[np.uint8], stamp_ns: int, tool_position: NDArray[np.float64]) -> str | None:
         """Return the problem when the camera repeats one picture, or a few, while the tool moves; else None.

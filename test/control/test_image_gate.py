@@ -128,6 +128,15 @@ def test_a_camera_that_changes_during_a_mission_is_named_until_the_next():
     assert gate.changed("other", noise()) is None
 
 
+def test_a_camera_whose_calibration_changes_during_a_mission_is_named_until_the_next():
+    gate = ImageGate(ImageGateConfig())
+    assert gate.changed("camera", noise(), 600.0) is None
+    assert gate.changed("camera", noise(), 610.0) is None  # autofocus
+    assert "from a focal length of 600.0 pixels to a focal length of 800.0" in gate.changed("camera", noise(), 800.0)
+    gate.begin()
+    assert gate.changed("camera", noise(), 800.0) is None
+
+
 @pytest.mark.parametrize(("fx", "fy"), [(1.0, 1.0), (0.9, 1.2), (1e6, 1e6), (600.0, 1.0)])
 def test_a_camera_matrix_that_is_not_in_pixels_is_named(fx, fy):
     assert "fx and fy must be in pixels" in lens_problem(640, 480, fx, fy)

@@ -161,7 +161,8 @@ class Observer:
             if self._other_camera is not None:
                 text = f"{self._info_topic} (for {self._image_topic}): {self._other_camera}"
                 raise ObservationProblem(Input.CAMERA_INFO, text)
-        unusable = self._gate.worthless(image) or self._gate.changed(frame.frame_id, image)
+        focal = None if camera is None else float(camera.matrix[0, 0])
+        unusable = self._gate.worthless(image) or self._gate.changed(frame.frame_id, image, focal)
         if unusable is not None:
             raise ObservationProblem(Input.IMAGE, f"{unusable} ({self._image_topic})")
         if (frozen := self._gate.frozen(image, frame.stamp_ns, base_from_tool[:3, 3])) is not None:

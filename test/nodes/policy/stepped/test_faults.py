@@ -336,6 +336,16 @@ def test_images_that_show_nothing_or_another_camera_are_named(edit, words):
         assert violations(cell) == []
 
 
+def test_a_camera_with_another_focal_length_ends_the_motion():
+    with Cell("pose", seed=9, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
+        moving(cell)
+        cell.switches.focal *= 1.5
+        cell.run(1.5)
+        assert "from a focal length of 30.0 pixels to a focal length of 45.0" in told(cell)
+        assert not cell.loop.executive.moving
+        assert violations(cell) == []
+
+
 def test_a_normalised_camera_matrix_moves_nothing():
     with Cell("pose", seed=9, parameters=QUICK) as cell:
         cell.switches.focal = 0.5
