@@ -63,7 +63,7 @@ class ToolMonitor:
 
     @property
     def doubted(self) -> bool:
-        """Whether the newest pose is not believed: either it is wrong, or the one that is believed is."""
+        """True while the newest pose is not believed: either it is wrong, or the one that is believed is."""
         return bool(self._doubted)
 
     def update(self, sample: ToolSample) -> bool:
