@@ -115,10 +115,21 @@ class SafetyStop:
         return {bytes(publisher.endpoint_gid): node_name(publisher) for publisher in found}
 
     def _bound(self) -> None:
-        """Make room for one more: every `ros2 topic pub` is another publisher."""
-        while len(self._speakers) >= REMEMBERED:
-            idle = (key for key, speaker in self._speakers.items() if speaker.stopped_s is None)
-            del self._speakers[next(idle, next(iter(self._speakers)))]
+        """Make room for one more: every `ros2 topic pub` is another publisher.
+
+        Who is gone and said go is forgotten first. Of those that are gone and said stop the newest is kept, which
+        stands for the others. Who is there and said stop is never forgotten.
+        """
+        if len(self._speakers) < REMEMBERED:
+            return
+        gone, speakers = self._gone(), self._speakers
+        idle = [key for key, speaker in speakers.items() if speaker.stopped_s is None]
+        left = [key for key, speaker in speakers.items() if speaker.stopped_s is not None and key in gone]
+        unknown = [key for key, speaker in speakers.items() if not speaker.name]
+        newest = max(left, key=lambda key: speakers[key].stopped_s or 0.0, default=None)
+        for key in (*(k for k in idle if k in gone), *(k for k in left if k != newest), *idle, *unknown):
+            del speakers[key]
+            return
 
 
 def _names(speakers: list[_Speaker], word: str) -> str:

@@ -132,3 +132,17 @@ def test_what_is_remembered_is_bounded_and_forgets_no_stop(cell):
         cell.say(f"ros2cli {number}", False)
     assert len(cell.stop._speakers) <= REMEMBERED
     assert cell.stop.pressed
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_a_button_that_is_there_is_not_forgotten_for_publishers_that_are_gone(cell, stop):
+    """As many times `ros2 topic pub --once`, which is gone when it has spoken."""
+    cell.stop.timeout_s = 0.5
+    cell.say("button", stop)
+    for number in range(3 * REMEMBERED):
+        cell.say(f"ros2cli {number}", True)
+        cell.names.remove(f"ros2cli {number}")
+    assert len(cell.stop._speakers) <= REMEMBERED
+    cell.say("ros2cli go", False)
+    assert cell.stop.pressed == stop
+    assert "/button" in cell.reason
