@@ -15,13 +15,15 @@ from collections.abc import Mapping, Sequence
 import rclpy
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.nodes.check import picture
 from sqap_vla_ros.nodes.check.collector import Collector
+from sqap_vla_ros.nodes.check.finding import warning
 from sqap_vla_ros.nodes.check.options import DESCRIPTION, add_options
-from sqap_vla_ros.nodes.check.report import Report, examine
+from sqap_vla_ros.nodes.check.report import Report, Row, examine
 from sqap_vla_ros.nodes.check.snapshot import Snapshot
 from sqap_vla_ros.nodes.check.table import CHECKS
 from sqap_vla_ros.nodes.check.trial import try_policy
@@ -50,10 +52,14 @@ def run(args: argparse.Namespace) -> int:
                 observation.image, observation.stamp_ns, "check", observation.gripper_pixel, observation.base_from_tool
             )
         snapshot = dataclasses.replace(snapshot, trial=try_policy(snapshot.values, observation))
-    drawn = picture.draw(snapshot)
-    if drawn is not None:
-        picture.save(drawn, args.picture)
-    report = Report(examine(snapshot, CHECKS), "" if drawn is None else str(args.picture))
+    rows, shown = examine(snapshot, CHECKS), ""
+    if (drawn := picture.draw(snapshot)) is not None:
+        try:
+            picture.save(drawn, args.picture)
+            shown = str(args.picture)
+        except OSError as error:  # the findings are worth more
+            rows = (*rows, Row("picture", warning(str(error), "name another file with --picture")))
+    report = Report(rows, shown)
     if args.json:
         print(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
     else:
@@ -65,10 +71,12 @@ def _gather(given: Mapping[str, str], listen_s: float) -> Snapshot:
     (command,) = resolve(BRINGUPS["policy"], given)
     os.environ.update(dds_environment(os.environ))
     context = rclpy.Context()
-    rclpy.init(args=command.ros_arguments(), context=context)
+    # Ctrl-C is Python's KeyboardInterrupt here: there is nothing to bring to rest.
+    rclpy.init(args=command.ros_arguments(), context=context, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:
-        node = Node("policy_check", context=context, enable_rosout=False, start_parameter_services=False)
+        # The name of the node that it stands in for, so that sections of parameter files with that name hold here too.
+        node = Node("policy_node", context=context, enable_rosout=False, start_parameter_services=False)
         configuration.declare(node)
         values = configuration.read(node)
         return Collector(node, values).collect(listen_s)
@@ -86,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser)
     try:
         return run(parser.parse_args(argv))
+    except KeyboardInterrupt:
+        return 130
     except (ValueError, OSError) as error:
         print(f"check: error: {error}", file=sys.stderr)
         return 2

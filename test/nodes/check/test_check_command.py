@@ -69,6 +69,24 @@ def test_the_arguments_are_those_of_the_launch_file(rig, capsys, tmp_path):
     assert texts(report, "rates")[1].startswith("/cell/camera_info: no message")
 
 
+def test_a_picture_that_cannot_be_written_loses_no_finding(rig, capsys, tmp_path):
+    for _ in range(ATTEMPTS):
+        _, report = check(capsys, tmp_path, "--without-policy", "--picture", str(tmp_path / "no" / "check.png"))
+        if texts(report, "picture"):
+            break
+    assert "there is no folder" in texts(report, "picture")[0]
+    assert report["picture"] == ""
+    assert texts(report, "listeners")
+
+
+def test_sections_of_parameter_files_for_the_node_hold(rig, capsys, tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text("policy_node:\n  ros__parameters:\n    tool_frame: flange\n")
+    status, report = check(capsys, tmp_path, f"params_file:={file}", "--without-policy")
+    assert status == 1
+    assert "base_link <- flange" in texts(report, "transforms")[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
