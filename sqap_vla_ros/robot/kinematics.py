@@ -12,7 +12,7 @@ from scipy.interpolate import PchipInterpolator
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.robot.arm.inverse import InverseConfig, Linearised, Relaxed, bounded_step
-from sqap_vla_ros.robot.arm.urdf import JointDescription, read_joints
+from sqap_vla_ros.robot.arm.urdf import DEEPEST, JointDescription, read_joints, too_deep
 from sqap_vla_ros.robot.conventions import invert_pose, pose_distance
 from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays, ToolMotion
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
@@ -98,6 +98,8 @@ class ArmKinematics:
         in the chain that this class does not handle (mimic, planar, floating), or one whose limits make no sense.
         """
         described = read_joints(urdf_xml)
+        if too_deep(described.values()):
+            raise KinematicsError(f"robot_description has more than {DEEPEST} links that hang on each other")
         try:
             model = pin.buildModelFromXML(urdf_xml)
         except (ValueError, RuntimeError) as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 _SKIPPED = (("<!--", "-->"), ("<![CDATA[", "]]>"), ("<?", "?>"))
@@ -18,22 +18,31 @@ _TAG = re.compile(r"""<(/?)([A-Za-z_][\w.:-]*)((?:[^<>"']|"[^"]*"|'[^']*')*)>"""
 _ATTRIBUTE = re.compile(r"""([A-Za-z_][\w.:-]*)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
 # A joint that turns further than this was most likely described in degrees.
 WIDEST_RAD = 8.0 * math.pi
+DEEPEST = 1000  # links on each other
 
 
 @dataclass
 class JointDescription:
-    """One joint of a URDF. limit, soft: attributes of <limit> and <safety_controller>; mimics: the joint it follows."""
+    """One joint of a URDF. limit, soft: attributes of <limit> and <safety_controller>; mimics: the joint it follows.
+
+    parent, child: links; axis: as it is written, "" where nothing is.
+    """
 
     name: str
     kind: str
     limit: dict[str, str] = field(default_factory=dict)
     soft: dict[str, str] = field(default_factory=dict)
     mimics: str | None = None
+    parent: str = ""
+    child: str = ""
+    axis: str = ""
 
     def problem(self) -> str | None:
         """Return why this joint's limits cannot be used, for whoever has to correct the URDF; None if they can."""
         if self.kind not in ("revolute", "prismatic", "continuous"):
             return None
+        if self.axis and not any(_number(number) for number in self.axis.split()):
+            return f"joint {self.name!r}: its axis is {self.axis!r}, which is no direction"
         if self.kind != "continuous":
             if not self.limit:
                 return f"joint {self.name!r} is {self.kind} and has no <limit>"
@@ -93,11 +102,28 @@ def read_joints(urdf_xml: str) -> dict[str, JointDescription]:
                 current.soft = _attributes(rest)
             elif name == "mimic":
                 current.mimics = _attributes(rest).get("joint", "")
+            elif name == "axis":
+                current.axis = _attributes(rest).get("xyz", "")
+            elif name == "parent":
+                current.parent = _attributes(rest).get("link", "")
+            elif name == "child":
+                current.child = _attributes(rest).get("link", "")
         if not empty:
             open_tags.append(name)
         elif len(open_tags) < 2:
             current = None
     return joints
+
+
+def too_deep(joints: Iterable[JointDescription]) -> bool:
+    """Return whether more than DEEPEST links hang on each other: URDF's parser would exhaust the stack, and crash."""
+    children: dict[str, list[str]] = {}
+    for joint in joints:
+        children.setdefault(joint.parent, []).append(joint.child)
+    level = list(children.keys() - {child for links in children.values() for child in links})
+    for _ in range(DEEPEST):
+        level = [child for parent in level for child in children.pop(parent, [])]
+    return bool(level)
 
 
 def _tags(text: str) -> Iterator[tuple[str, str, str]]:

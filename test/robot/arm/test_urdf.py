@@ -101,6 +101,7 @@ def test_every_dialect_that_robot_state_publisher_takes(text):
             id="zero acceleration",
         ),
         pytest.param(urdf(""), "'j2' is revolute and has no <limit>", id="no limit"),
+        pytest.param(urdf().replace("0 1 0", "0 0 0"), "'j2': its axis is '0 0 0'", id="no axis"),
         pytest.param(urdf(extra='<mimic joint="j1"/>'), "'j2' between base and tool is a mimic joint", id="mimic"),
         pytest.param(
             urdf(extra='<mimic joint="j1"/>', attribute=' xmlns="http://www.ros.org"'),
@@ -113,6 +114,16 @@ def test_every_dialect_that_robot_state_publisher_takes(text):
 def test_what_cannot_be_used_is_refused_with_the_joints_name(text, message):
     with pytest.raises(KinematicsError, match=message):
         ArmKinematics.from_urdf(text, "base", "tool")
+
+
+def test_links_that_hang_on_each_other_without_end_are_refused_and_crash_nothing():
+    links = "".join(
+        f'<link name="z{i}"/><joint name="zj{i}" type="fixed"><parent link="{"z" + str(i - 1) if i else "tool"}"/>'
+        f'<child link="z{i}"/></joint>'
+        for i in range(8000)
+    )
+    with pytest.raises(KinematicsError, match="more than 1000 links"):
+        ArmKinematics.from_urdf(urdf().replace("</robot>", links + "</robot>"), "base", "tool")
 
 
 def test_a_joint_outside_of_the_chain_may_have_any_limits():
