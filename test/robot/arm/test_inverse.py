@@ -173,6 +173,6 @@ def test_a_margin_is_kept_from_the_limits_and_a_joint_inside_it_does_not_go_on()
     deltas[:, 2], deltas[:, 4] = -0.004, 0.03  # the wrist would bend on
     path = anchor_chunk(deltas, five.forward(near), 0, 0.2)
     assert five.joint_trajectory(path, near).positions[:, 3].max() <= 2.4
-    inside = [*near, 0.0, 0.0, 0.0, 0.1, 0.0]
+    inside = near + np.array([0.0, 0.0, 0.0, 0.1, 0.0])
     path = anchor_chunk(deltas, five.forward(inside), 0, 0.2)
     assert five.joint_trajectory(path, inside).positions[:, 3].max() <= 2.45 + 1e-9
