@@ -4,7 +4,9 @@ import json
 
 import cv2
 import pytest
+from rclpy.node import Node
 from simulator_rig import Rig
+from trajectory_msgs.msg import JointTrajectory
 
 from sqap_vla_ros.nodes.check.main import main
 
@@ -48,8 +50,6 @@ def test_a_healthy_simulator_is_a_go(rig, capsys, tmp_path):
 
 
 def test_another_commander_is_found(rig, capsys, tmp_path):
-    from trajectory_msgs.msg import JointTrajectory
-
     publisher = rig.node.create_publisher(JointTrajectory, "joint_trajectory", 1)
     for _ in range(ATTEMPTS):
         status, report = check(capsys, tmp_path, "--without-policy")
@@ -77,6 +77,20 @@ def test_a_picture_that_cannot_be_written_loses_no_finding(rig, capsys, tmp_path
     assert "there is no folder" in texts(report, "picture")[0]
     assert report["picture"] == ""
     assert texts(report, "listeners")
+
+
+def test_it_only_reads(rig, capsys, tmp_path, monkeypatch):
+    made = []
+    for name in ("create_publisher", "create_client"):
+        create = getattr(Node, name)
+        monkeypatch.setattr(
+            Node, name, lambda node, *a, _create=create, **k: made.append(a[1]) or _create(node, *a, **k)
+        )
+    for _ in range(ATTEMPTS):
+        check(capsys, tmp_path, "--without-policy")
+        if "/simulator/get_parameters" in made:
+            break
+    assert set(made) == {"/parameter_events", "/simulator/list_parameters", "/simulator/get_parameters"}
 
 
 def test_sections_of_parameter_files_for_the_node_hold(rig, capsys, tmp_path):
