@@ -218,6 +218,11 @@ def jumps(cell: Cell, rng: np.random.Generator) -> None:
     cell.clock.set_ros(float(rng.choice([-1.0, 1.0])) * float(rng.choice([0.4, 2.0, 30.0, 3600.0])))
 
 
+def jumps_a_little(cell: Cell, rng: np.random.Generator) -> None:
+    """The system's clock is stepped, as by a time synchronisation that finds it a little wrong."""
+    cell.clock.set_ros(float(rng.choice([-1.0, 1.0])) * float(rng.uniform(0.06, 0.24)))
+
+
 def other_arm(cell: Cell, rng: np.random.Generator) -> bool:
     """Another robot_description comes: broken, or of an arm with other lengths. The same once more is no fault."""
     same = cell.urdf + "<!-- again -->"
@@ -266,7 +271,7 @@ def storm(cell: Cell, rng: np.random.Generator) -> None:
 JOINT = ("joint",)
 NO_INFO = r"camera_info stopped coming|no camera_info has the stamp of the newest image"
 NO_IMAGE, NO_TRANSFORM = r"no new image for", r"no transform base_link <- tool0|the tool's transform is stale"
-TWO_TF = r"the tool jumped by .* second publisher|a glitch, or two publishers"
+TWO_TF = r"the tool jumped by .* second publisher|a glitch, or two publishers|alternates between two"
 LEAPT = r"joint_states: joint\d leapt from .* second publisher"
 WILD = r"chunk rejected: (step|linear|angular)|is absurd|unusable chunks in a row"
 FAULTS = (
@@ -317,6 +322,7 @@ FAULTS = (
     Fault("policy hangs", hangs, (1.5, 1.8), "a prediction took longer than", 1.1, shows=asked),
     Fault("worker dies", dies, (0.3, 0.3), "the worker process ended", 0.2),
     Fault("clock set", jumps, (0.1, 0.3), "clock jumped by", 0.1),
+    Fault("clock stepped a little", jumps_a_little, (0.1, 0.3), "clock jumped by", 0.1),
     Fault("another robot_description", other_arm, (0.1, 0.3), "robot_description", 0.1, JOINT),
     Fault("executor stands still", switch(stalled=True), (0.05, 1.0), "executor stands still", 0.54, shows=watched),
     Fault("storm of requests", storm, (0.1, 0.3)),

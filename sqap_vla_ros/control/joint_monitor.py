@@ -115,8 +115,11 @@ class JointMonitor:
             return "no joint_states of the arm were received yet"
         if missing := [name for name in arm.joint_names if name not in self._joints]:
             return f"joint_states lack {', '.join(missing)}; they have {', '.join(self._joints)}"
-        if (refused := self._refusals.problem(now_ns)) is not None and not silent:
-            return refused
+        refused = None if silent else self._refusals.problem(now_ns)
+        # What leapt a moment ago does not hide that what comes now is old.
+        return "; ".join(filter(None, (refused, self._stale(arm, now_ns)))) or None
+
+    def _stale(self, arm: ArmKinematics, now_ns: int) -> str | None:
         for name in arm.joint_names:
             joint = self._joints[name]
             age_s = (now_ns - joint.stamp_ns) / NS_PER_S

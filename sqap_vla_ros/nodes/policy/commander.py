@@ -28,7 +28,7 @@ from sqap_vla_ros.nodes.policy.sinks.sink import HoldOrder, MeasuredTool, SinkPa
 from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.gripper.state import GripperReport
-from sqap_vla_ros.robot.holding import ArmSample, Evidence, HoldReason
+from sqap_vla_ros.robot.holding import ArmSample, Evidence, EvidenceBounds, HoldReason
 
 REST_S = 2.0  # the node waits so long for the arm to come to rest before it is deactivated
 START_AGE_NS = 250_000_000  # a motion from rest starts at a pose that is measured no longer ago
@@ -57,6 +57,7 @@ class Commander:
         self._lock = threading.Lock()
         self._emergency = False  # the watchdog commands, since the executor stood still
         self.commanded = False  # something was commanded since the last hold
+        self._returned = False  # the command went back to the arm since a motion last started from rest
 
     @property
     def publishers(self) -> list[Any]:
@@ -100,11 +101,11 @@ class Commander:
         measured = self._inputs.measured()
         tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
         if not moving and (astray := self.motion.tracking_error(tool, now_ns)) is not None:
-            # The last motion is over and did not get there: what follows begins where the arm is.
-            self._log.warning(f"starting anew from the measured pose: {astray}")
+            # The last motion is over and did not get there: what follows does not continue it.
+            self._log.warning(f"starting anew: {astray}")
             self.motion.clear()
         twist = self._inputs.observer.measured_twist()
-        start = tool if moving or self.motion.current is not None else self._rest(tool, twist, now_ns)
+        start = tool if moving or self.motion.current is not None else self._rest(tool, twist, now_ns, dry_run)
         safe = self.motion.plan(chunk, view.base_from_tool, start, now_ns, twist)
         trajectory = safe.trajectory
         if not dry_run:
@@ -116,21 +117,42 @@ class Commander:
                 self.commanded = True
         return safe, trajectory.end_ns
 
-    def _rest(self, tool: NDArray[np.float64], twist: NDArray[np.float64] | None, now_ns: int) -> NDArray[np.float64]:
+    def _rest(
+        self, tool: NDArray[np.float64], twist: NDArray[np.float64] | None, now_ns: int, dry_run: bool
+    ) -> NDArray[np.float64]:
         """Return the pose [4, 4] at which a motion starts from rest: where the controller keeps the arm, if it does.
 
-        An arm that was left behind starts where it stands, for from the commanded pose it would be pushed on. While it
-        still makes up for the distance nothing starts: the command would leap back. Raises UnsafeChunk.
+        From there an arm that was left behind would be pushed on: one that was moved by less than a tracking error
+        starts where it stands. Further away the command would leap, so that nothing starts before the two are together
+        again: the command goes slowly to where the arm is measured, once, and not further than a blocked arm can be.
+        Raises UnsafeChunk.
         """
         commanded = self.sink.commanded_tool(now_ns) if self.sink.KEEPS_POSE else None
         if commanded is None:
             return tool
         away_m, away_rad = pose_distance(tool, commanded)
-        if away_m <= self.motion.config.max_lead_m and away_rad <= self.motion.config.max_lead_rad:
+        config = self.motion.config
+        if away_m <= config.max_lead_m and away_rad <= config.max_lead_rad:
+            self._returned = False
             return commanded
+        away = f"the arm is {away_m * 1e3:.0f} mm and {away_rad:.2f} rad from where it was told to rest"
         if twist is None or not (np.linalg.norm(twist[:3]) < STANDS_M_S and np.linalg.norm(twist[3:]) < STANDS_RAD_S):
-            raise UnsafeChunk(f"the arm is {away_m * 1e3:.0f} mm from where it was told to rest, and still moves")
-        return tool
+            raise UnsafeChunk(f"{away}, and still moves")
+        share = max(away_m / config.max_tracking_m, away_rad / config.max_tracking_rad)
+        if share <= 1.0 or dry_run or self.watch.evidence(now_ns) is Evidence.ELSEWHERE:
+            self._returned = False
+            return tool
+        if share > EvidenceBounds.reach or self._returned:
+            raise UnsafeChunk(
+                f"{away}: is the tool's transform right? Bring the arm back, or clean up and configure the node again "
+                "to start where it is"
+            )
+        with self._lock:
+            if not self._emergency:
+                order = HoldOrder(now_ns, now_ns, Evidence.BLOCKED, HoldReason.TRACKING, self._inputs.measured())
+                self._log.warning(f"{away}: {self.sink.hold(order)}")
+                self._returned = self.commanded = True
+        raise UnsafeChunk(f"{away}: its command goes back to it first")
 
     def tick(self, now_ns: int, *, moving: bool) -> None:
         """Send what is due, at the command rate."""

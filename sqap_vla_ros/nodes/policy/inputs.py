@@ -65,6 +65,7 @@ class Inputs:
         self._log = node.get_logger()
         self._turn = turn
         self._tf_timeout_s: float = values["tf_timeout_s"]
+        self._tool_in_base: tuple[str, str] = values["base_frame"], values["tool_frame"]
         self.gate = ImageGate(configuration.image_gate_config(values))
         self.sync = ImageInfoSync(self._on_pair)
         self.arm = JointMonitor(values["joint_states_timeout_s"], values["gripper_joint"])
@@ -168,7 +169,8 @@ class Inputs:
         if (stopped := self._clock.problem(now_ns, now_s)) is not None:
             return {Input.CLOCK: stopped}
         found = self._image_problem(now_s) or dict(self._observation_problem)
-        if (unknown := self._tool_missing or self.tool.problem(now_ns)) is not None:
+        contested = self._transforms.contested(*self._tool_in_base)
+        if (unknown := self._tool_missing or contested or self.tool.problem(now_ns)) is not None:
             found.setdefault(Input.TF, unknown)
         if Input.TF in found and (refused := self._transforms.problem()) is not None:
             found[Input.TF] += f"; {refused}"

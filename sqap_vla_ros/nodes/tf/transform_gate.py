@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from geometry_msgs.msg import TransformStamped
 
 from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.nodes.tf.rival_publishers import RivalPublishers
 
 AHEAD_S = 1.0  # a stamp further ahead of ROS time than this is of another time
 FRAMES = 2000  # that are kept
@@ -36,6 +37,7 @@ class TransformGate:
         self._now_ns = now_ns
         self._frames: set[str] = set()
         self._refusal: tuple[float, str] | None = None  # when (steady clock), and why
+        self._rivals = RivalPublishers()
 
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
         """Store a moving transform, unless it is from the future or of one frame too many."""
@@ -44,11 +46,13 @@ class TransformGate:
         if ahead_s > AHEAD_S:
             self._refuse(transform, f"is stamped {ahead_s:.1f} s in the future: synchronise the clocks")
         elif self._has_room(transform):
+            self._rivals.note(*_frames(transform), transform)
             self._buffer.set_transform(transform, authority)
 
     def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
         """Store a transform that is valid at every time, unless it is of one frame too many."""
         if self._has_room(transform):
+            self._rivals.note_parent(*_frames(transform))
             self._buffer.set_transform_static(transform, authority)
 
     def problem(self) -> str | None:
@@ -56,6 +60,10 @@ class TransformGate:
         if self._refusal is None or time.monotonic() - self._refusal[0] > NAMED_S:
             return None
         return self._refusal[1]
+
+    def contested(self, base_frame: str, tool_frame: str) -> str | None:
+        """Return which transform between two frames several publishers send with different poses, or None."""
+        return self._rivals.problem(base_frame.removeprefix("/"), tool_frame.removeprefix("/"))
 
     def _has_room(self, transform: TransformStamped) -> bool:
         new = {*_frames(transform)} - self._frames

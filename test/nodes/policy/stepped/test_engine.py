@@ -88,6 +88,51 @@ def test_nothing_starts_where_the_tool_was_believed_while_its_transform_leaps_aw
             assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
 
 
+@pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
+@pytest.mark.parametrize(("slip_m", "returns"), [(0.25, True), (0.35, False)])
+def test_a_transform_that_slips_and_stays_moves_no_command_in_one_step(mode, slip_m, returns):
+    """It slips slower than a tool can move, so that each sample is believed."""
+    with Cell(mode, seed=2, parameters=QUICK) as cell:
+        moving(cell, 0.8)
+        slipped = np.zeros(3)
+
+        def slipping(pose: np.ndarray) -> np.ndarray:
+            slipped[1] = min(slipped[1] + 0.01, slip_m)
+            pose[:3, 3] += slipped
+            return pose
+
+        cell.switches.tf_edit = slipping
+        cell.run(13.0)  # the way back is slow
+        if mode == "pose":
+            steps = np.linalg.norm(np.diff(positions(cell), axis=0), axis=1)
+            assert steps.max() <= 0.4 * 0.02 * 1.03
+            assert not steps[-5:].any()
+        elif mode == "joint":
+            joints = np.array([q for _, q in cell.setpoints])
+            assert np.abs(np.diff(joints, axis=0)).max() <= 0.015
+        assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+        said = "\n".join(text for _, text in cell.node.log.lines)
+        assert (mode == "pose") == ("is the tool's transform right?" in said)
+        assert (mode == "pose" and returns) == ("its command goes back to it first" in said)
+
+
+@pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
+def test_a_second_publisher_of_tf_that_always_stamps_last_is_named(mode):
+    """It is seen first after a gap, so that the tool may have come there, and the first publisher never again."""
+    with Cell(mode, seed=2, parameters=QUICK) as cell:
+        moving(cell, 0.5)
+        cell.switches.tf_age_s, cell.switches.image_silent = 1.5, True
+        cell.run(0.4)
+        second = cell.tool.copy()
+        second[:3, 3] += (0.0, 0.2, 0.1)
+        cell.switches.tf_age_s, cell.switches.second_tf = 0.0, second
+        cell.run(0.5)
+        assert "from base_link to tool0 alternates between two poses 2" in cell.told()
+        cell.switches.second_tf, cell.switches.image_silent = None, False
+        cell.run(1.1)
+        assert "alternates" not in cell.told()
+
+
 @pytest.mark.parametrize("latency_s", [0.07, 0.11, 0.125])
 def test_a_stream_of_poses_goes_on_while_the_next_motion_has_not_begun(latency_s):
     """It begins a little after it came; until then the one before is under way."""
