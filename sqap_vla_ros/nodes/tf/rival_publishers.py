@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from geometry_msgs.msg import TransformStamped
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.refusals import Refusals
 
 # No link moves further between two stamps than this, noise included.
 SLACK_M, SLACK_RAD, LINEAR_M_S, ANGULAR_RAD_S = 0.02, 0.1, 3.0, 10.0
+COUNT, WITHIN_S = 3, 1.0  # so many alternations are no glitch
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class _Link:
 
     parent: str
     newest: deque[_Sample] = field(default_factory=lambda: deque(maxlen=2))
-    alternations: Refusals = field(default_factory=Refusals)
+    alternations: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=COUNT))  # steady time, text
 
 
 class RivalPublishers:
@@ -59,11 +59,11 @@ class RivalPublishers:
             before, last = link.newest
             if sample.reaches(before) and not sample.reaches(last):
                 apart_m = math.dist(sample.position, last.position)
-                link.alternations.add(
-                    _steady_ns(),
+                text = (
                     f"the transform from {parent} to {child} alternates between two poses {apart_m * 1e3:.0f} mm "
-                    "apart: is there a second publisher of it?",
+                    "apart: is there a second publisher of it?"
                 )
+                link.alternations.append((time.monotonic(), text))
         link.newest.append(sample)
 
     def note_parent(self, parent: str, child: str) -> _Link:
@@ -77,8 +77,9 @@ class RivalPublishers:
         """Return which moving transform between two frames is sent by two publishers, or None."""
         above_base, above_tool = self._above(base), self._above(tool)
         for child in set(above_tool) ^ set(above_base):
-            if (why := self._links[child].alternations.problem(_steady_ns())) is not None:
-                return why
+            seen = self._links[child].alternations
+            if len(seen) == COUNT and time.monotonic() - seen[0][0] <= WITHIN_S:
+                return seen[-1][1]
         return None
 
     def _above(self, frame: str) -> list[str]:
@@ -88,7 +89,3 @@ class RivalPublishers:
             found.append(frame)
             frame = link.parent
         return found
-
-
-def _steady_ns() -> int:
-    return round(time.monotonic() * NS_PER_S)
