@@ -139,7 +139,8 @@ class Commander:
         if twist is None or not (np.linalg.norm(twist[:3]) < STANDS_M_S and np.linalg.norm(twist[3:]) < STANDS_RAD_S):
             raise UnsafeChunk(f"{away}, and still moves")
         share = max(away_m / config.max_tracking_m, away_rad / config.max_tracking_rad)
-        if share <= 1.0 or dry_run or self.watch.evidence(now_ns) is Evidence.ELSEWHERE:
+        elsewhere = self.sink.NEEDS_JOINTS or self.watch.evidence(now_ns) is Evidence.ELSEWHERE  # else TF says so alone
+        if share <= 1.0 or dry_run or elsewhere:
             self._returned = False
             return tool
         if share > EvidenceBounds.reach or self._returned:
