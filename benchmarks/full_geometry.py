@@ -16,7 +16,7 @@ what trained ones do. Three measurements:
 `load_policy` makes them; `bf16_prepared` tells what that alone gives, and `bf16_pruned` adds SQAP's pruning. The rest
 are recipes by their names. Rows of mixed widths take 2, 4 or 8 bits in the shares that QVLA chose for the shipped
 policy (`ROW_SHARES`). With one thread the clock is CPU time, which other processes hardly change; with more it is the
-wall clock. Raw results go to results/full_geometry_*.json.
+wall clock. Raw results go to results/full_geometry_BACKEND_N_threads.json.
 
     python benchmarks/full_geometry.py [--rounds 5] [--threads N] [--distinct 8] [--variants bf16 sqap ...]
     python benchmarks/full_geometry.py --device cuda [--rounds 20]
@@ -54,6 +54,7 @@ from sqap_vla_ros.compression.load import equip
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
+from sqap_vla_ros.quantization.backends.table import find_backend
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -271,7 +272,8 @@ def main() -> None:
         "file_gib": sizes,
         "timings_ms": timings,
     }
-    out = args.out or RESULTS / f"full_geometry_cpu_{args.threads}_threads.json"
+    backend = find_backend("auto", torch.device("cpu")).name
+    out = args.out or RESULTS / f"full_geometry_{backend}_{args.threads}_threads.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -7,8 +7,8 @@ The W4A4 time is the whole layer: online rotation where the recipe `w4a4` has on
 all channels), activation quantisation, integer product, rescaling, on the backend that `auto` takes here; "w4a4,
 onednn" is the same layer on that backend. "rows of 2/4/8 bits" are matrices whose rows have widths of their own, four
 bits on average, with activations of 8 and of 16 bits. Contenders take turns, so that a busy machine slows all of them;
-medians and ratios are printed, raw results go to results/linear_N_threads.json. With one thread the clock is the
-process's CPU time, which other processes hardly change; with more it is the wall clock.
+medians and ratios are printed, raw results go to results/linear_BACKEND_N_threads.json. With one thread the clock is
+the process's CPU time, which other processes hardly change; with more it is the wall clock.
 
     python benchmarks/linear.py [--repeats 15] [--threads N]
     python benchmarks/linear.py --device cuda [--repeats 15]
@@ -250,7 +250,8 @@ def main() -> None:
         "backends": {backend.name: backend.unsupported(torch.device("cpu")) or "yes" for backend in BACKENDS},
         "compiled_quantiser": compilation_unavailable() or "yes",
     }
-    write(args.out or RESULTS / f"linear_{args.threads}_threads.json", machine, rows)
+    name = f"linear_{find_backend('auto', torch.device('cpu')).name}_{args.threads}_threads.json"
+    write(args.out or RESULTS / name, machine, rows)
 
 
 def write(out: Path, machine: dict[str, object], rows: list[dict[str, object]]) -> None:
