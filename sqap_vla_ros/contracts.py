@@ -6,6 +6,7 @@ Nothing here imports ROS or torch at run time, so the nodes' parent process and 
 from __future__ import annotations
 
 import enum
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -23,6 +24,15 @@ JOINS = ("path", "clock")  # ways to enter a late chunk, see robot/joining.py
 CROPS = ("none", "deployment")  # see policy/preprocessing.py
 ACTION_DIM = 7  # dx dy dz, droll dpitch dyaw, gripper
 Query = Literal["cognition", "instruction"]
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol of Unicode that show nothing
+
+
+def unreadable(instruction: str) -> str | None:
+    """Return why a text tells a policy nothing, or None: an instruction has a character that can be seen."""
+    if any(unicodedata.category(one)[0] in "LNPS" and one not in _BLANK for one in instruction):
+        return None
+    fault = f"has no visible character ({instruction[:20]!a})" if instruction.strip() else "is empty"
+    return f"the instruction {fault}: say what to do, for example 'pick up the can'"
 
 
 class Reason(enum.IntEnum):
@@ -44,7 +54,7 @@ class Observation:
 
     image: [H, W, 3] uint8, RGB, as the camera delivered it (no resize, no crop).
     stamp_ns: time at which the image was taken, nanoseconds.
-    instruction: the task in words.
+    instruction: the task in words, see `unreadable`.
     gripper_pixel: (u, v) of the tool frame in `image`, pixels, x right and y down; None when it is not in view.
     base_from_tool: [4, 4] pose of the tool frame in the base frame at `stamp_ns`; None where nothing will be executed.
     """

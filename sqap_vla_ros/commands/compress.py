@@ -16,6 +16,7 @@ from sqap_vla_ros.commands.options import (
     add_threads,
     add_unnorm_key,
     checkpoint_settings,
+    instruction,
     integer,
     progress_bar,
     use_threads,
@@ -52,7 +53,9 @@ def register(subparsers: Any) -> None:
         "whatever --observations says); needed by recipes that look at data",
     )
     parser.add_argument("--observations", type=integer(1), default=16, help="calibration observations to use")
-    parser.add_argument("--instruction", default="", help="what the robot was told, for bags without a topic for it")
+    parser.add_argument(
+        "--instruction", type=instruction, help="what the robot was told, for bags without a topic for it"
+    )
     parser.add_argument("--image-topic", help="which images of a bag, where it has several")
     add_unnorm_key(parser)
     add_checkpoint_settings(parser)
@@ -203,7 +206,7 @@ def _observations(args: argparse.Namespace) -> tuple[list[Observation], list[Obs
     path = Path(args.calibration).expanduser()
     wanted = args.observations + (_HELD_OUT if args.report else 0)
     if path.is_file() or (path / "metadata.yaml").is_file():
-        found = sample_observations(path, wanted, image_topic=args.image_topic, instruction=args.instruction)
+        found = sample_observations(path, wanted, image_topic=args.image_topic, instruction=args.instruction or "")
     else:
         found = load_observations(args.calibration, wanted, CALIBRATION_SOURCES)
     return hold_out(found, _HELD_OUT) if args.report else (found[: args.observations], [])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sqap_vla_ros.contracts import CROPS, TRAINED_POLICY
+from sqap_vla_ros.contracts import CROPS, TRAINED_POLICY, unreadable
 
 if TYPE_CHECKING:
     from sqap_vla_ros.policy.settings import CheckpointSettings
@@ -141,6 +141,13 @@ def names_among(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
         return found
 
     return parse
+
+
+def instruction(text: str) -> str:
+    """Read what to do, in words."""
+    if problem := unreadable(text):
+        raise argparse.ArgumentTypeError(problem)
+    return text.strip()
 
 
 def device_name(text: str) -> str:

@@ -22,6 +22,7 @@ from sqap_vla_ros.commands.options import (
     add_unnorm_key,
     checkpoint_settings,
     gripper_pixel,
+    instruction,
     note_ignored_recipe,
     progress_bar,
     require_device,
@@ -50,7 +51,7 @@ def register(subparsers: Any) -> None:
     add_checkpoint(parser, "micro")
     add_recipe(parser, "fp32")
     add_picture(parser)
-    parser.add_argument("--instruction", required=True, help="what to do, in words")
+    parser.add_argument("--instruction", type=instruction, required=True, help="what to do, in words")
     add_seed(parser, "seed of the diffusion noise")
     add_unnorm_key(parser)
     add_checkpoint_settings(parser)

@@ -18,6 +18,7 @@ from sqap_vla_ros.commands.options import (
     add_seed,
     add_threads,
     add_unnorm_key,
+    instruction,
     integer,
     number,
     require_device,
@@ -67,7 +68,7 @@ def register(subparsers: Any) -> None:
     topics.add_argument("--joint-topic", help="JointState, with --urdf, instead of TF")
     topics.add_argument("--urdf", type=Path, help="robot description for --joint-topic")
     topics.add_argument("--instruction-topic", help="String")
-    topics.add_argument("--instruction", default="", help="what to do, where the bag has no such topic")
+    topics.add_argument("--instruction", type=instruction, help="what to do, where the bag has no such topic")
     topics.add_argument("--segments", type=Path, help="YAML list of {from_s: seconds, instruction: text}")
     frames = parser.add_argument_group("frames")
     frames.add_argument("--base-frame", default="base_link", help="frame that actions are expressed in")
@@ -111,7 +112,7 @@ def spec_of(args: argparse.Namespace) -> ReplaySpec:
         pose_topic=args.pose_topic,
         joint_topic=args.joint_topic,
         urdf=args.urdf.read_text() if args.urdf else "",
-        instruction=args.instruction.strip(),
+        instruction=args.instruction or "",
         segments=read_segments(args.segments) if args.segments else (),
         static_transforms=tuple(map(parse_static_transform, args.static_transform)),
         camera_info=read_camera_info_message(Path(args.camera_info)) if fixed else None,

@@ -16,6 +16,7 @@ from sqap_vla_ros.commands.options import (
     add_recipe,
     add_seed,
     gripper_pixel,
+    instruction,
     note_ignored_recipe,
     require_device,
 )
@@ -36,7 +37,7 @@ def register(subparsers: Any) -> None:
     add_checkpoint(parser, "micro")
     add_recipe(parser, "fp32")
     add_picture(parser)
-    parser.add_argument("--instruction", default="pick up the object", help="what to do, in words")
+    parser.add_argument("--instruction", type=instruction, default="pick up the object", help="what to do, in words")
     parser.add_argument(
         "--selectors",
         nargs="+",

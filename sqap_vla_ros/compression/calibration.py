@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.contracts import Observation, unreadable
 from sqap_vla_ros.policy.pictures import PictureError, read_picture
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -74,6 +74,8 @@ def folder_observations(folder: Path, limit: int) -> list[Observation]:
         instruction = instructions.get(path.name, instructions.get(""))
         if instruction is None:
             raise CalibrationError(f"{folder / INSTRUCTIONS_FILE} has no instruction for {path.name}")
+        if problem := unreadable(instruction):
+            raise CalibrationError(f"{folder / INSTRUCTIONS_FILE}, {path.name}: {problem}")
         observations.append(Observation(image, index, instruction))
     return observations
 

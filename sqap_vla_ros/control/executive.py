@@ -177,13 +177,15 @@ class Executive:
         self._problems.pop(Input.CHUNK, None)
 
     def set_instruction(self, instruction: str) -> None:
-        """Take the topic's instruction: start a new mission, or end the one before if empty.
+        """Take the topic's instruction: start a new mission, or end the one before if blank.
 
         One that is repeated changes nothing: the deadline is not renewed, and a mission that ended stays ended. While a
         goal runs it is only remembered. One that cannot be followed ends the mission of the one before.
         """
-        self._refused = instruction_problem(instruction)
-        instruction = "" if self._refused else instruction.strip()
+        instruction = instruction.strip()
+        self._refused = instruction_problem(instruction) if instruction else None
+        if self._refused:
+            instruction = ""
         if instruction == self._topic_instruction and not self._refused:
             self._begin_from_topic()
             return
@@ -202,8 +204,6 @@ class Executive:
             return "disabled: call ~/enable with true first"
         if self.mission is not None and self.mission.goal is not None:
             return f"already running {self.mission.instruction!r}: cancel it first"
-        if not instruction.strip():
-            return "the goal's instruction is empty"
         return instruction_problem(instruction)
 
     def start_goal(self, goal: Hashable, instruction: str, duration_s: float) -> None:

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.contracts import NS_PER_S, unreadable
 
 MAX_INSTRUCTION_CHARS = 1000
 
@@ -43,9 +43,9 @@ class MissionEnd:
 
 def instruction_problem(instruction: str) -> str | None:
     """Return why an instruction cannot be followed, or None."""
-    if len(instruction) <= MAX_INSTRUCTION_CHARS:
-        return None
-    return f"the instruction has {len(instruction)} characters, the limit is {MAX_INSTRUCTION_CHARS}"
+    if len(instruction) > MAX_INSTRUCTION_CHARS:
+        return f"the instruction has {len(instruction)} characters, the limit is {MAX_INSTRUCTION_CHARS}"
+    return unreadable(instruction)
 
 
 class MissionClock:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from sqap_vla_ros.contracts import unreadable
 from sqap_vla_ros.policy.checkpoints.foreign import file_problem
 from sqap_vla_ros.policy.config import PromptConfig
 
@@ -55,9 +56,9 @@ class PromptTokenizer:
 
     def __call__(self, instruction: str) -> list[int]:
         """Return the ids. Raises ValueError for a blank instruction or one that does not fit the prompt."""
+        if problem := unreadable(instruction):
+            raise ValueError(problem)
         words = instruction.strip()
-        if not words:
-            raise ValueError("the instruction is empty: say what to do, for example 'pick up the can'")
         text = self.config.template.replace("{instruction}", words.lower()).rstrip()
         ids = [self.config.bos, *self._encode(text), *self.config.suffix]
         if len(ids) > self.config.max_tokens:

@@ -68,6 +68,7 @@ def test_gripper_point_goes_through_the_calibration(picture, tmp_path, capsys):
         (["--gripper-point", "0", "0", "1"], "projected through --camera-info: give both"),
         (["--checkpoint", "/nowhere"], "/nowhere does not exist"),
         (["--recipe", "nonsense"], "nonsense"),
+        (["--instruction", "\u200b"], "--instruction: the instruction has no visible character"),
     ],
 )
 def test_bad_requests_are_one_sentence(picture, capsys, extra, message):

@@ -167,6 +167,20 @@ def test_an_instruction_that_is_too_long_ends_the_one_before_and_is_named():
     assert "limit" in executive.goal_refusal("x" * 1_000_000)
 
 
+def test_an_instruction_without_words_ends_the_one_before_and_is_named():
+    executive = Executive(ExecutiveConfig(), dry_run=False)
+    executive.enable()
+    executive.set_instruction("pick the cube")
+    executive.set_instruction("\0")
+    assert executive.mission is None
+    state, reason = executive.state()
+    assert state is State.WAITING
+    assert "the instruction has no visible character ('\\x00')" in reason
+    assert "no visible character" in executive.goal_refusal("\u200b ")
+    executive.set_instruction("  ")  # a blank one only ends the task
+    assert "waiting for a new instruction" in executive.state()[1]
+
+
 def test_deadlines_run_in_ros_time_where_it_is_simulated():
     executive = Executive(ExecutiveConfig(task_deadline_s=2.0, deadlines_in_ros_time=True), dry_run=False)
     executive.decide(0, 0.0)

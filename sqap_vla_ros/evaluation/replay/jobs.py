@@ -141,7 +141,7 @@ def _nothing_observed(job: ReplayJob, run: RecipeRun) -> str:
         "depth image": "name a colour image with --image-topic",
         "encoding": "name a colour image with --image-topic",
     }
-    remedy = next((remedy for word, remedy in remedies.items() if word in problem), "")
+    remedy = next((remedy for word, remedy in remedies.items() if word in f"{kind}: {problem}"), "")
     said = f"none of its {len(run.records)} images could be observed ({count} of them: {problem})"
     return f"{said}; {remedy + '; ' if remedy else ''}every image has a line in {job.out / 'frames.csv'}"
 

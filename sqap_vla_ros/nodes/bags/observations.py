@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo
 
-from sqap_vla_ros.contracts import NS_PER_S, Observation
+from sqap_vla_ros.contracts import NS_PER_S, Observation, unreadable
 from sqap_vla_ros.control.image_gate import ImageGate, ImageGateConfig
 from sqap_vla_ros.nodes.bags.bag import Bag, BagMessage
 from sqap_vla_ros.nodes.bags.pairing import MAX_WAITING, ImagePairing, Pair
@@ -279,6 +279,8 @@ class BagObservations:
         arrival, frame = pair.arrival, Frame(pair.image, pair.camera_info, pair.stamp_ns, 0.0)
         if not arrival.instruction:
             return self._failed(pair, "no instruction at this time of the bag", "no instruction")
+        if problem := unreadable(arrival.instruction):
+            return self._failed(pair, problem, "no instruction")
         new_episode = arrival.instruction != self._followed
         age_s = arrival.age_s(frame.stamp_ns)
         if not self._posed:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.contracts import Observation, unreadable
 from sqap_vla_ros.robot.camera import CameraModel, project_tool
 from sqap_vla_ros.serving.server.packing import MAX_SIDE
 from sqap_vla_ros.serving.wire import MAX_INSTRUCTION
@@ -73,8 +73,10 @@ class ObservationReader:
 
         Raises BadObservation.
         """
-        if not isinstance(instruction, str) or not instruction.strip():
+        if not isinstance(instruction, str):
             raise BadObservation("the instruction is missing: send what to do as a text")
+        if problem := unreadable(instruction):
+            raise BadObservation(problem)
         if len(instruction.encode(errors="replace")) > MAX_INSTRUCTION:
             raise BadObservation(f"the instruction is longer than {MAX_INSTRUCTION} bytes: shorten it")
         image = self._image(images)

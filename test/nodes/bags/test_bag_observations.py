@@ -153,6 +153,12 @@ def test_before_the_first_segment_there_is_no_instruction(tmp_path):
     assert source.counters.problems == {"no instruction": 3}
 
 
+def test_an_instruction_that_nobody_can_read_is_named(tmp_path):
+    frames, source = read(write_bag(tmp_path / "bag", instruction="\u200b"))
+    assert all("the instruction has no visible character" in frame.problem for frame in frames)
+    assert source.counters.problems == {"no instruction": 5}
+
+
 def test_no_instruction_at_all(tmp_path):
     with Bag(write_bag(tmp_path / "bag", instruction=None)) as bag, pytest.raises(BagError, match="--instruction"):
         BagObservations(bag, ReplaySpec())

@@ -132,6 +132,7 @@ def test_a_goal_overrides_the_instruction_topic_which_does_not_resume_by_itself(
     ("instruction", "seconds", "enabled", "text"),
     [
         ("", 1.0, True, "instruction is empty"),
+        ("\u200b", 1.0, True, "instruction has no visible character"),
         ("pick", -1.0, True, "max_duration must not be negative"),
         ("pick", 1.0, False, "call ~/enable"),
     ],
