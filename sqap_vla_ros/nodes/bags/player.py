@@ -7,17 +7,18 @@ are published as they were recorded, byte for byte (ROS 1 ones converted). It en
 
 from __future__ import annotations
 
-import contextlib
+import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 from std_srvs.srv import SetBool
@@ -44,10 +45,14 @@ _ANSWERS = {
 
 
 class BagPlayer(Node):
-    """Plays in a thread of its own (`play`); the executor meanwhile takes what is recorded."""
+    """Plays in a thread of its own (`play`); the executor meanwhile takes what is recorded.
 
-    def __init__(self) -> None:
+    interrupted: once it is set, `play` returns.
+    """
+
+    def __init__(self, interrupted: threading.Event) -> None:
         super().__init__("bag_player")
+        self._interrupted = interrupted
         player_parameters.declare(self)
         self._values = player_parameters.read(self)
         self._bag_ns = 0
@@ -65,7 +70,7 @@ class BagPlayer(Node):
             self._recorder = TopicRecorder(self, self._writer, topics, lambda: self._bag_ns, latched=("/model_info",))
 
     def play(self) -> None:
-        """Publish the whole bag; returns at its end or when ROS shuts down. Raises BagError."""
+        """Publish the whole bag; returns at its end or when interrupted. Raises BagError."""
         with Bag(self._values["bag"]) as bag:
             outputs = self._advertise(bag)
             clock = self.create_publisher(Clock, "/clock", QoSProfile(depth=1))
@@ -75,7 +80,7 @@ class BagPlayer(Node):
             started_s, count = time.monotonic(), 0
             for topic, time_ns, data in bag.serialized(list(outputs)):
                 self._advance(clock, time_ns, bag.start_ns, started_s)
-                if not rclpy.ok():
+                if self._interrupted.is_set():
                     return
                 outputs[topic].publish(data)
                 count += 1
@@ -114,7 +119,7 @@ class BagPlayer(Node):
             return
         deadline_s = time.monotonic() + self._values["wait_s"]
         answer, asked_s = None, 0.0
-        while rclpy.ok() and time.monotonic() < deadline_s:
+        while not self._interrupted.is_set() and time.monotonic() < deadline_s:
             clock.publish(Clock(clock=time_message(self._bag_ns)))
             if answer is None and self._enable.service_is_ready():
                 answer, asked_s = self._enable.call_async(SetBool.Request(data=True)), time.monotonic()
@@ -125,13 +130,13 @@ class BagPlayer(Node):
             if answer is not None and time.monotonic() > asked_s + _ANSWER_S:
                 answer = None
             time.sleep(0.05)
-        if rclpy.ok():
+        if not self._interrupted.is_set():
             raise BagError(f"{self._enable.srv_name} did not enable the policy within {self._values['wait_s']:g} s")
 
     def _await_reader(self, bag: Bag, outputs: dict[str, Publisher]) -> None:
         images = [outputs[topic.name] for topic in bag.of_type(*IMAGE_TYPES) if topic.name in outputs]
         deadline_s = time.monotonic() + self._values["wait_s"]
-        while images and rclpy.ok() and not any(image.get_subscription_count() for image in images):
+        while images and not self._interrupted.is_set() and not any(i.get_subscription_count() for i in images):
             if time.monotonic() > deadline_s:
                 names = ", ".join(image.topic_name for image in images)
                 self.get_logger().warning(f"nobody subscribed to {names}: playing anyway")
@@ -140,28 +145,30 @@ class BagPlayer(Node):
 
     def _advance(self, clock: Publisher, to_ns: int, bag_start_ns: int, started_s: float) -> None:
         """Publish /clock up to bag time `to_ns`, sleeping until each tick is due."""
-        while self._bag_ns < to_ns and rclpy.ok():
+        while self._bag_ns < to_ns and not self._interrupted.is_set():
             self._bag_ns = min(self._bag_ns + _CLOCK_PERIOD_NS, to_ns)
             due_s = started_s + (self._bag_ns - bag_start_ns) / NS_PER_S / self._values["rate"]
-            time.sleep(max(0.0, due_s - time.monotonic()))
+            self._interrupted.wait(max(0.0, due_s - time.monotonic()))
             clock.publish(Clock(clock=time_message(self._bag_ns)))
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Console script `bag_player`; the exit status is 1 when the bag cannot be played."""
-    rclpy.init(args=args)
+    """Run the console script `bag_player`. Return 1 when the bag cannot be played; 0 at its end and on a signal."""
+    # rclpy's own handlers would close the context under the thread that publishes.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    interrupted = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: interrupted.set())
     failures: list[BaseException] = []
     node: BagPlayer | None = None
     try:
-        node = BagPlayer()
+        node = BagPlayer(interrupted)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         thread = threading.Thread(target=_play, args=(node, failures), name="bag_player")
         thread.start()
-        with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-            while thread.is_alive() and rclpy.ok():
-                executor.spin_once(timeout_sec=0.05)
-        rclpy.try_shutdown()
+        while thread.is_alive():
+            executor.spin_once(timeout_sec=0.05)
         thread.join()
         executor.shutdown()
         node.close()

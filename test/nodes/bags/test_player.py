@@ -1,5 +1,6 @@
 """`bag_player` by itself, without a policy node."""
 
+import signal
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 from bag_factory import write_bag
 from listener import Listener, wait
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
 pytestmark = pytest.mark.ros
@@ -38,4 +40,21 @@ def test_a_bag_that_cannot_be_read_is_one_sentence(tmp_path, name):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert errors.count("bag_player: error: ") == 1
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("number", "doing"),
+    [(signal.SIGINT, {"tail_s": 600.0}), (signal.SIGTERM, {"policy_node": "nobody", "wait_s": 600.0})],
+    ids=["playing", "waiting"],
+)
+def test_a_signal_ends_it_quietly_with_status_0(tmp_path, number, doing):
+    bag = write_bag(tmp_path / "bag", frames=3)
+    with Listener() as listener:
+        clock = listener.collect(Clock, "/clock")
+        process = play(bag, **doing)
+        assert wait(lambda: len(clock) > 30, 30.0)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
     assert "Traceback" not in errors
