@@ -12,7 +12,7 @@ from scipy.interpolate import PchipInterpolator
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.robot.arm.inverse import InverseConfig, Linearised, Relaxed, bounded_step
-from sqap_vla_ros.robot.arm.urdf import DEEPEST, JointDescription, read_joints, too_deep
+from sqap_vla_ros.robot.arm.urdf import DEEPEST, JointDescription, joints_to, read_joints, too_deep
 from sqap_vla_ros.robot.conventions import invert_pose, pose_distance
 from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays, ToolMotion
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
@@ -126,6 +126,8 @@ class ArmKinematics:
                 raise KinematicsError(f"joint {name!r} between base and tool is a {kind}: not supported")
             if (problem := described[name].problem()) is not None:
                 raise KinematicsError(problem)
+        if misplaced := [text for joint in joints_to(tool_frame, described.values()) if (text := joint.misplaced())]:
+            raise KinematicsError(misplaced[0])
         _rename_ambiguous_links(model)
         locked = [joint for joint in range(1, model.njoints) if joint not in chain]
         reduced = pin.buildReducedModel(model, locked, pin.neutral(model))

@@ -18,30 +18,37 @@ _TAG = re.compile(r"""<(/?)([A-Za-z_][\w.:-]*)((?:[^<>"']|"[^"]*"|'[^']*')*)>"""
 _ATTRIBUTE = re.compile(r"""([A-Za-z_][\w.:-]*)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
 # A joint that turns further than this was most likely described in degrees.
 WIDEST_RAD = 8.0 * math.pi
+# Beyond these a number is a slip or a placeholder, and what is computed from it loses its digits.
+FARTHEST_M = 100.0
+FASTEST = {"velocity": 1e4, "acceleration": 1e6}  # rad/s or m/s, and per second again
+AXIS_LENGTHS = (1e-6, 1e6)  # URDF's parser divides by it, and by the square of what lies far outside
 DEEPEST = 1000  # links on each other
 
 
 @dataclass
 class JointDescription:
-    """One joint of a URDF. limit, soft: attributes of <limit> and <safety_controller>; mimics: the joint it follows.
+    """One joint of a URDF. limit, soft, origin: attributes of <limit>, <safety_controller> and <origin>.
 
-    parent, child: links; axis: as it is written, "" where nothing is.
+    mimics: the joint it follows. parent, child: links; axis: as it is written, "" where nothing is.
     """
 
     name: str
     kind: str
     limit: dict[str, str] = field(default_factory=dict)
     soft: dict[str, str] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
     mimics: str | None = None
     parent: str = ""
     child: str = ""
     axis: str = ""
 
     def problem(self) -> str | None:
-        """Return why this joint's limits cannot be used, for whoever has to correct the URDF; None if they can."""
+        """Return why this joint cannot be used, for whoever has to correct the URDF; None if it can."""
+        if (misplaced := self.misplaced()) is not None:
+            return misplaced
         if self.kind not in ("revolute", "prismatic", "continuous"):
             return None
-        if self.axis and not any(_number(number) for number in self.axis.split()):
+        if self.axis and not AXIS_LENGTHS[0] <= math.hypot(*map(_number, self.axis.split())) <= AXIS_LENGTHS[1]:
             return f"joint {self.name!r}: its axis is {self.axis!r}, which is no direction"
         if self.kind != "continuous":
             if not self.limit:
@@ -50,13 +57,18 @@ class JointDescription:
             for end, text in (("lower", lower), ("upper", upper)):
                 if not math.isfinite(_number(text)):
                     return f"joint {self.name!r}: its {end} limit is {text!r}, not a finite number"
+                if self.kind == "prismatic" and abs(float(text)) > FARTHEST_M:
+                    return f"joint {self.name!r}: its {end} limit is {text} m, further than {FARTHEST_M:g} m"
             low, high = float(lower), float(upper)
             if low == high:
                 return f"joint {self.name!r}: both limits are {low:g}, so that it cannot move: state its range"
             if low > high:
                 return f"joint {self.name!r}: its lower limit {low:g} is above its upper limit {high:g}: swapped?"
-            if self.kind == "revolute" and high - low > WIDEST_RAD:
-                return f"joint {self.name!r}: its limits {low:g} to {high:g} are several turns apart: are they degrees?"
+            if self.kind == "revolute" and max(high - low, abs(low), abs(high)) > WIDEST_RAD:
+                return (
+                    f"joint {self.name!r}: its limits {low:g} to {high:g} are several turns apart or away: are they "
+                    "degrees?"
+                )
         for name in ("velocity", "acceleration"):
             stated = self.limit.get(name)
             if stated is None and (name == "acceleration" or self.kind == "continuous"):
@@ -64,6 +76,16 @@ class JointDescription:
             value = _number(stated or "")
             if not 0.0 < value < math.inf:
                 return f"joint {self.name!r}: its {name} limit is {stated!r}, not a positive number"
+            if value > FASTEST[name]:
+                return f"joint {self.name!r}: its {name} limit is {stated}; no joint has more than {FASTEST[name]:g}"
+        return None
+
+    def misplaced(self) -> str | None:
+        """Return why the place of this joint on its parent makes no sense, or None."""
+        for name, unit, most in (("xyz", "m", FARTHEST_M), ("rpy", "rad", WIDEST_RAD)):
+            text = self.origin.get(name, "")
+            if not all(abs(_number(number)) <= most for number in text.split()):  # nor what is no number
+                return f"joint {self.name!r}: its origin has {name} {text!r}, which is not within {most:.3g} {unit}"
         return None
 
     @property
@@ -102,6 +124,8 @@ def read_joints(urdf_xml: str) -> dict[str, JointDescription]:
                 current.soft = _attributes(rest)
             elif name == "mimic":
                 current.mimics = _attributes(rest).get("joint", "")
+            elif name == "origin":
+                current.origin = _attributes(rest)
             elif name == "axis":
                 current.axis = _attributes(rest).get("xyz", "")
             elif name == "parent":
@@ -113,6 +137,16 @@ def read_joints(urdf_xml: str) -> dict[str, JointDescription]:
         elif len(open_tags) < 2:
             current = None
     return joints
+
+
+def joints_to(link: str, joints: Iterable[JointDescription]) -> list[JointDescription]:
+    """Return the joints between the root of the tree and a link, from the link on; fixed ones too."""
+    above = {joint.child: joint for joint in joints}
+    found = []
+    while (joint := above.pop(link, None)) is not None:  # each once: a tree that bites its tail ends too
+        found.append(joint)
+        link = joint.parent
+    return found
 
 
 def too_deep(joints: Iterable[JointDescription]) -> bool:

@@ -12,6 +12,11 @@ from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 LIMIT = '<limit lower="-2" upper="2" effort="10" velocity="1"/>'
 
 
+ORIGIN = 'xyz="1 0 0"'
+FAR = '<joint name="w" type="fixed"><origin xyz="{} 0 0"/><parent link="{}"/><child link="{}"/></joint>'
+WORLD, LAMP = '<link name="world"/>', '<link name="lamp"/>' + FAR.format("1e300", "tool", "lamp")
+
+
 def urdf(limit: str = LIMIT, *, extra: str = "", inside: str = "", attribute: str = "", kind: str = "revolute") -> str:
     """Two joints, j1 and j2; `limit` and `extra` are of j2, `inside` lies before the links."""
     return (
@@ -114,6 +119,50 @@ def test_every_dialect_that_robot_state_publisher_takes(text):
 def test_what_cannot_be_used_is_refused_with_the_joints_name(text, message):
     with pytest.raises(KinematicsError, match=message):
         ArmKinematics.from_urdf(text, "base", "tool")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (urdf().replace(ORIGIN, 'xyz="1e300 0 0"'), "'j2': its origin has xyz '1e300 0 0', which is not within 100 m"),
+        (urdf().replace(ORIGIN, 'xyz="0 -101 0"'), "'j2': its origin"),
+        (urdf().replace(ORIGIN, 'xyz="0 nan 0"'), "no usable URDF: joint 'j2': its origin has xyz '0 nan 0'"),
+        (urdf().replace(ORIGIN, 'xyz="0,3 0 0"'), "no usable URDF: joint 'j2': its origin has xyz '0,3 0 0'"),
+        (urdf().replace(ORIGIN, 'rpy="0 0 90"'), "'j2': its origin has rpy '0 0 90', which is not within 25.1 rad"),
+        (urdf(inside=WORLD + FAR.format("1e300", "world", "base")), "'w': its origin has xyz '1e300 0 0'"),
+        (urdf().replace("0 1 0", "1e300 0 0"), "'j2': its axis is '1e300 0 0', which is no direction"),
+        (urdf().replace("0 1 0", "0 1e-200 0"), "'j2': its axis"),
+        (urdf(LIMIT.replace('velocity="1"', 'velocity="1e308"')), "'j2': its velocity limit is 1e308; no joint has"),
+        (urdf(LIMIT.replace("velocity", 'acceleration="1e300" velocity')), "'j2': its acceleration limit is 1e300;"),
+        (urdf(LIMIT.replace("-2", "1e6").replace('"2"', '"1000001"')), "'j2'.*several turns apart or away"),
+        (
+            urdf(LIMIT.replace("-2", "-1e300"), kind="prismatic"),
+            "'j2': its lower limit is -1e300 m, further than 100 m",
+        ),
+        (urdf(LIMIT.replace('"2"', '"101"'), kind="prismatic"), "'j2': its upper limit is 101 m"),
+    ],
+)
+def test_numbers_that_no_arm_has_are_refused_with_the_joints_name(text, message):
+    with pytest.raises(KinematicsError, match=message):
+        ArmKinematics.from_urdf(text, "base", "tool")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        urdf(inside=WORLD + FAR.format("99.9", "world", "base")),
+        urdf().replace(ORIGIN, 'xyz="1 0 0" rpy="3.1416 -3.1416 6.2832"'),
+        urdf(LIMIT.replace('velocity="1"', 'velocity="1000"')),
+        urdf(LIMIT.replace("-2", "-6.2832").replace('"2"', '"6.2832"')),
+        urdf(LIMIT.replace("-2", "0").replace('"2"', '"12"'), kind="prismatic"),
+        urdf().replace("0 1 0", "0 0.7 -0.7"),
+        urdf(inside=LAMP),
+    ],
+    ids=["far world", "turned", "no speed limit", "two turns", "gantry", "slanted axis", "a lamp far away"],
+)
+def test_numbers_of_large_or_unusual_arms_are_taken(text):
+    tool = ArmKinematics.from_urdf(text, "base", "tool").forward([0.3, 0.2])
+    np.testing.assert_allclose(tool[:3, :3] @ tool[:3, :3].T, np.eye(3), atol=1e-9)
 
 
 def test_links_that_hang_on_each_other_without_end_are_refused_and_crash_nothing():
