@@ -26,6 +26,7 @@ from sqap_vla_ros.control.motion import MotionConfig
 from sqap_vla_ros.robot.holding import HoldReason
 
 TRACKING_MEMORY_S = 10.0
+STOPPING_NS = 300_000_000  # a motion is brought to rest in less
 
 
 class State(enum.IntEnum):
@@ -95,11 +96,15 @@ class Step:
 
 @dataclass
 class _Execution:
-    """The motion under way. stamp_ns: of its image; end_ns: when it comes to rest."""
+    """The motion under way. stamp_ns: of its image; end_ns: when it comes to rest.
+
+    held_ns: when it is brought to rest before its end, which a pause of the node made too late.
+    """
 
     stamp_ns: int
     end_ns: int
     dt_s: float
+    held_ns: float = math.inf
 
 
 @dataclass
@@ -266,6 +271,15 @@ class Executive:
         if not self.dry_run:
             self._motion = _Execution(stamp_ns, end_ns, dt_s)
 
+    def postponed(self, pause_ns: int) -> None:
+        """Note that the motion under way paused with the node, and ends so much later."""
+        if self._motion is None or pause_ns == 0:
+            return
+        self._motion.end_ns += pause_ns
+        latest_ns = self._motion.stamp_ns + round(self.config.max_open_loop_s * NS_PER_S)
+        if self._motion.end_ns > latest_ns:
+            self._motion.held_ns = latest_ns - STOPPING_NS
+
     def rejected(self, why: str, *, malformed: bool, latency_s: float) -> None:
         """Note that a chunk was not executed. malformed: non-finite or misshapen, in a row a fault of the model."""
         self.counters.chunks_rejected += 1
@@ -323,6 +337,8 @@ class Executive:
             elif now_s - self._input_ok_s >= self.config.max_open_loop_s:
                 # ROS time may stand still; the motion would never end by it.
                 self.interrupt(self._problem_text(), self._hold_reason())
+            elif now_ns >= self._motion.held_ns:
+                self.interrupt("the node paused, and would not end in time what was commanded", HoldReason.INPUT)
             elif now_ns >= self._motion.end_ns:
                 if self._problems:
                     self.interrupt(self._problem_text(), self._hold_reason())

@@ -14,7 +14,7 @@ from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.ensemble import ALPHA, AdaptiveEnsemble
 from sqap_vla_ros.robot.joining import entered, joining_ns
 from sqap_vla_ros.robot.safety import Decision, SafetyLimits
-from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, hold
+from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, hold, interrupted
 
 # Commands computed now reach the controller a little later; what is due before that would arrive in its past.
 COMMAND_LEAD_NS = 10_000_000
@@ -153,6 +153,10 @@ class Motion:
     def commit(self, trajectory: PoseTrajectory) -> None:
         """Note that this trajectory is executed now."""
         self._executed.append(trajectory)
+
+    def interrupted(self, at_ns: int, pause_ns: int) -> None:
+        """Note that what is executed stood still from `at_ns` on for so long, and goes on later."""
+        self._executed = deque(interrupted(self._executed, at_ns, pause_ns), maxlen=REMEMBERED)
 
     def anchor(self, base_from_tool: NDArray[np.float64], stamp_ns: int) -> NDArray[np.float64]:
         """Return the pose [4, 4] that a chunk of the image of `stamp_ns` is composed onto.

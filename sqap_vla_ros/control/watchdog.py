@@ -16,8 +16,10 @@ class Watchdog:
     socket or the middleware lets go.
     """
 
-    def __init__(self, timeout_s: float, act: Callable[[], None]) -> None:
+    def __init__(self, timeout_s: float, act: Callable[[], None], again_s: float) -> None:
+        """again_s: between two calls of `act`."""
         self._timeout_s = timeout_s
+        self._again_s = again_s
         self._act = act
         self._lock = threading.Lock()
         self._fed_s = time.monotonic()
@@ -43,7 +45,8 @@ class Watchdog:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closing.wait(self._timeout_s / CHECKS):
+        due = False
+        while not self._closing.wait(self._again_s if due else self._timeout_s / CHECKS):
             with self._lock:
                 stalled_s = time.monotonic() - self._fed_s
                 due = self._armed and stalled_s > self._timeout_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -132,6 +133,10 @@ class PoseTrajectory:
             return None
         return replace(self, times_ns=self.times_ns[:keep], poses=self.poses[:keep], gripper=self.gripper[:keep])
 
+    def moved_by(self, ns: int) -> PoseTrajectory:
+        """Return the same path, due so much later; sooner where `ns` is negative."""
+        return replace(self, times_ns=self.times_ns + ns, anchor_ns=self.anchor_ns + ns)
+
     def slowed(self, time_scale: float) -> PoseTrajectory:
         """Return the same path from the anchor, every duration multiplied by `time_scale` >= 1."""
         if not 1.0 <= time_scale < np.inf:
@@ -186,6 +191,28 @@ def hold(base_from_tool: NDArray[np.float64], gripper: float, now_ns: int) -> Po
     return PoseTrajectory(
         times_ns, base_from_tool[None].copy(), np.array([gripper]), base_from_tool.copy(), now_ns, now_ns
     )
+
+
+def under_way(paths: Sequence[PoseTrajectory], at_ns: int) -> PoseTrajectory | None:
+    """Return the path that is executed at a moment: of those that have begun the last one, or else the first."""
+    begun = [path for path in paths if path.anchor_ns <= at_ns]
+    return begun[-1] if begun else next(iter(paths), None)
+
+
+def interrupted(paths: Sequence[PoseTrajectory], at_ns: int, pause_ns: int) -> list[PoseTrajectory]:
+    """Return `paths`, each executed until the next one begins, with a pause from `at_ns` on.
+
+    The tool stands where it is then, and goes on `pause_ns` later with all that is left. Less than nothing is the pause
+    of a clock that was set back.
+    """
+    begun = [path for path in paths if path.anchor_ns <= at_ns]
+    left = [path.moved_by(pause_ns) for path in paths if path.anchor_ns > at_ns]
+    if begun and (rest := begun[-1].after(at_ns)) is not None:
+        pose, gripper = begun[-1].sample(at_ns)
+        left.insert(0, rest.moved_by(pause_ns))
+        if pause_ns > 0:
+            left.insert(0, hold(pose, gripper, at_ns))
+    return [*begun, *left]
 
 
 def _halve_gaps(times_ns: NDArray[np.int64], start_ns: int, end_ns: int, wanted_ns: float) -> NDArray[np.int64]:

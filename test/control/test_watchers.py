@@ -53,7 +53,7 @@ def test_a_system_clock_that_is_set_is_a_jump_and_a_pause_of_the_process_is_none
 
 def test_the_watchdog_acts_only_while_its_owner_is_armed_and_stands_still():
     acted = threading.Semaphore(0)
-    watchdog = Watchdog(0.1, acted.release)
+    watchdog = Watchdog(0.1, acted.release, 0.02)
     for _ in range(10):
         assert watchdog.feed(armed=True) is None
         time.sleep(0.02)
@@ -65,7 +65,7 @@ def test_the_watchdog_acts_only_while_its_owner_is_armed_and_stands_still():
     watchdog.close()
     while acted.acquire(blocking=False):
         pass
-    idle = Watchdog(0.05, acted.release)
+    idle = Watchdog(0.05, acted.release, 0.02)
     idle.feed(armed=False)
     assert not acted.acquire(timeout=0.3)
     idle.close()

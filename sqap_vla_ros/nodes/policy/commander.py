@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
 from sqap_vla_ros.control.arm_watch import ArmWatch
+from sqap_vla_ros.control.clock_monitor import Pace
 from sqap_vla_ros.control.conditions import Hold
 from sqap_vla_ros.control.motion import Motion, SafeMotion, UnsafeChunk
 from sqap_vla_ros.nodes.policy import configuration
@@ -40,13 +41,23 @@ EMERGENCY = Hold("the node's executor stands still", HoldReason.INPUT)
 class Commander:
     """Turns checked motions into commands, and brings the arm to rest."""
 
-    def __init__(self, node: Any, values: Mapping[str, Any], inputs: Inputs, now_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        node: Any,
+        values: Mapping[str, Any],
+        inputs: Inputs,
+        now_ns: Callable[[], int],
+        *,
+        simulated_time: bool = False,
+    ) -> None:
         """now_ns: tells ROS time, also while nothing calls the executor's callbacks."""
         self._node = node
         self._log = node.get_logger()
         self._inputs = inputs
         self._now_ns = now_ns
+        self._simulated_time = simulated_time
         self._period_s = 1.0 / values["command_rate"]
+        self._pace = Pace(self._period_s, simulated=simulated_time)
         self.motion = Motion(configuration.motion_config(values), configuration.safety_limits(values))
         parts = SinkParts(inputs.arm, self.motion.limits, values["base_frame"])
         self.sink = SINKS[values["output_mode"]](node, parts)
@@ -122,10 +133,10 @@ class Commander:
     ) -> NDArray[np.float64]:
         """Return the pose [4, 4] at which a motion starts from rest: where the controller keeps the arm, if it does.
 
-        From there an arm that was left behind would be pushed on: one that was moved by less than a tracking error
-        starts where it stands. Further away the command would leap, so that nothing starts before the two are together
-        again: the command goes slowly to where the arm is measured, once, and not further than a blocked arm can be.
-        Raises UnsafeChunk.
+        From there an arm that was left behind would be pushed on, and from where it is measured the command would leap,
+        to a place that TF alone may be wrong about. So nothing starts before the two are together: the command goes
+        slowly to where the arm is measured, once, and not further than a blocked arm can be. Only an arm that is proven
+        to have been moved elsewhere starts there. Raises UnsafeChunk.
         """
         commanded = self.sink.commanded_tool(now_ns) if self.sink.KEEPS_POSE else None
         if commanded is None:
@@ -138,11 +149,11 @@ class Commander:
         away = f"the arm is {away_m * 1e3:.0f} mm and {away_rad:.2f} rad from where it was told to rest"
         if twist is None or not (np.linalg.norm(twist[:3]) < STANDS_M_S and np.linalg.norm(twist[3:]) < STANDS_RAD_S):
             raise UnsafeChunk(f"{away}, and still moves")
-        share = max(away_m / config.max_tracking_m, away_rad / config.max_tracking_rad)
         elsewhere = self.sink.NEEDS_JOINTS or self.watch.evidence(now_ns) is Evidence.ELSEWHERE  # else TF says so alone
-        if share <= 1.0 or dry_run or elsewhere:
+        if dry_run or elsewhere:
             self._returned = False
             return tool
+        share = max(away_m / config.max_tracking_m, away_rad / config.max_tracking_rad)
         if share > EvidenceBounds.reach or self._returned:
             raise UnsafeChunk(
                 f"{away}: is the tool's transform right? Bring the arm back, or clean up and configure the node again "
@@ -155,10 +166,19 @@ class Commander:
                 self._returned = self.commanded = True
         raise UnsafeChunk(f"{away}: its command goes back to it first")
 
+    def go_on(self, now_ns: int) -> int:
+        """Let a stream that paused go on from what was sent last, not from where its path would be by now.
+
+        Return how much later (ns) all that is left comes. Called before anything is planned or sent.
+        """
+        with self._lock:
+            return self._go_on(now_ns)
+
     def tick(self, now_ns: int, *, moving: bool) -> None:
         """Send what is due, at the command rate."""
         with self._lock:
             self.sink.tick(now_ns, self._tool)
+            self._pace.note(now_ns)
             if moving and self.motion.current is not None:
                 # The fingers close where the tool is, not where it is told to be: as late as the arm.
                 self._gripper.update(self.motion.current.sample(now_ns - self.motion.lag_ns)[1])
@@ -171,14 +191,20 @@ class Commander:
             self.motion.clear()
 
     def time_jumped(self, what: str, left_ns: int, now_ns: int) -> None:
-        """Bring what is under way to rest in the new time, a hold too, and forget what was commanded before.
+        """Bring what is under way to rest in the new time, a hold too.
 
+        An arm at rest is kept where it is by its controller, whatever the clock was set to. Where time is simulated, a
+        jump is a world that begins anew, and what was commanded before is forgotten.
         left_ns: this moment by the time before the jump.
         """
         with self._lock:
             self._gripper.time_jumped(left_ns, now_ns)
+            self._pace.forget()
             if self.sink.at_rest(left_ns):
-                self.sink.forget()
+                if self._simulated_time:
+                    self.sink.forget()
+                else:
+                    self.sink.rest_since(now_ns)
                 self.commanded = False
             else:
                 self._hold(Hold(what, HoldReason.TIME), now_ns, left_ns)
@@ -196,6 +222,7 @@ class Commander:
                 if self.commanded:
                     self._hold(EMERGENCY, now_ns, now_ns)
                 self.motion.clear()
+            self._go_on(now_ns)
             self.sink.tick(now_ns, None)
         finally:
             self._lock.release()
@@ -210,6 +237,7 @@ class Commander:
         begin_s = time.monotonic()
         while time.monotonic() - begin_s < REST_S:
             now_ns = self._now_ns()
+            self.go_on(now_ns)
             self.tick(now_ns, moving=False)
             if self.sink.at_rest(now_ns) and self.sink.delivered():
                 return
@@ -237,6 +265,13 @@ class Commander:
         """Remove what commands from the node."""
         self._node.destroy_lifecycle_publisher(self.sink.publisher)
         self._gripper.destroy()
+
+    def _go_on(self, now_ns: int) -> int:
+        if (left := self.sink.go_on(now_ns, self._pace.longest_ns)) is None:
+            return 0
+        at_ns, pause_ns = left
+        self.motion.interrupted(at_ns, pause_ns)
+        return pause_ns
 
     def _hold(self, hold: Hold, now_ns: int, at_ns: int) -> None:
         """at_ns: moment of the commanded path that is left; other than now_ns only where ROS time jumped."""

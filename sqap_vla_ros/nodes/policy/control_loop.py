@@ -41,7 +41,7 @@ from sqap_vla_ros.serving.events import Event, LoadFailed, LoadProgress, Lost, P
 from sqap_vla_ros.serving.supervisor import WorkerSupervisor
 from sqap_vla_ros.serving.worker import PolicyWorker
 
-PAUSE_S = 0.25  # between two turns; a stream of commands that pauses for longer begins anew
+PAUSE_S = 0.25  # between two turns; a stream of commands that pauses for longer is brought to rest
 WATCH_S = 1.0  # between looks at the publishers in the graph
 LOOKED_AT = frozenset(Input) - {Input.WORKER, Input.CHUNK}
 
@@ -94,8 +94,9 @@ class ControlLoop:
             turn=self.turn,
             wake=self._guard.trigger,
         )
-        self.commander = Commander(node, values, self.inputs, self._running_ns)
-        self._watchdog = Watchdog(values["executor_timeout_s"], self.commander.emergency)
+        self.commander = Commander(node, values, self.inputs, self._running_ns, simulated_time=self._simulated_time)
+        period_s = 1.0 / values["command_rate"]
+        self._watchdog = Watchdog(values["executor_timeout_s"], self.commander.emergency, period_s)
         self.reporter = Reporter(
             node,
             base_frame=values["base_frame"],
@@ -131,9 +132,7 @@ class ControlLoop:
                 f"ROS time jumped by {jump.delta.nanoseconds / NS_PER_S:+.2f} s"
             ),
         )
-        self._timer = node.create_timer(
-            1.0 / values["command_rate"], self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        self._timer = node.create_timer(period_s, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.supervisor.start()
 
     # The turn
@@ -199,8 +198,8 @@ class ControlLoop:
         if (jumped := self._clock.jump(now_ns, now_s)) is not None:
             self._forget_time(jumped, now_ns)
         paused_s = 0.0 if self._turned is None else now_s - self._turned[1]
+        self.executive.postponed(self.commander.go_on(now_ns))
         if paused_s > PAUSE_S and self.commander.sink.STREAMS:
-            # To go on where the path is now would be a jump.
             self.executive.interrupt(f"no command was sent for {paused_s:.2f} s", HoldReason.INPUT)
         self._turned = (now_ns, now_s)
 

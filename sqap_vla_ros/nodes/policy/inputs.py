@@ -177,14 +177,17 @@ class Inputs:
         return found
 
     def _image_problem(self, now_s: float) -> dict[Input, str]:
-        """Return what is wrong with the stream of images and camera_info: of several the one that explains the rest."""
+        """Return what is wrong with the stream of images and camera_info.
+
+        Images that are refused are no reason to keep silent about a stream that stopped meanwhile.
+        """
         if (unpaired := self.sync.problem(now_s)) is not None:
             return {Input.CAMERA_INFO: f"{unpaired} ({self.image_topic}, {self.info_topic})"}
         silence = self.gate.silence(now_s, self._expected_since_s)
         steady_ns = round(now_s * NS_PER_S)
         refused = self._refusals.newest(steady_ns) if silence is not None else self._refusals.problem(steady_ns)
         if refused is not None:
-            return {Input.IMAGE: f"{refused} ({self.image_topic})"}
+            return {Input.IMAGE: "; ".join(filter(None, (f"{refused} ({self.image_topic})", silence)))}
         if silence is not None:
             return {Input.IMAGE: f"{silence} on {self.image_topic}{self._large_images()}"}
         if self._late is not None:  # also where no prediction is due, which would say so

@@ -10,7 +10,7 @@ import numpy as np
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.robot.conventions import pose_distance
-from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays
+from sqap_vla_ros.robot.joint_trajectory import JointState, JointTrajectoryArrays
 from sqap_vla_ros.robot.safety import BETWEEN_POINTS_M, SafetyLimits
 from stepped.simulated_cell import TICK_NS, Cell, SentCommand
 
@@ -23,6 +23,7 @@ STANDING = 0.15  # rad/s or m/s
 START_M = 0.35  # between any command's start and the arm; a blocked arm is left behind by max_tracking_m and a stop
 REST_S, RETURN_M_S, RETURN_RAD_S = 0.7, 0.06, 0.25  # after a stop: at rest, or on the slow way back to a blocked arm
 STOPPING_M, STOPPING_RAD = 0.12, 0.6  # that the command may still move on after a stop
+LONGEST_S = 0.05  # of a stream's path by which a sample may lead on from the one before, however long ago that was
 BEYOND = 1.03  # times a limit: samples of 20 ms, and rounding
 WORKSPACE_M = BETWEEN_POINTS_M + 1e-3  # outside the workspace: an arc of joints, and the tolerance of their solution
 TOOL_SPEED = 1.01  # times the tool's limit, at the peak of the cubic
@@ -83,7 +84,8 @@ class CommandChecks:
             times_ns = np.array([messages.time_ns(p.time_from_start) for p in points], dtype=np.int64)
             stamp_ns = messages.time_ns(command.message.header.stamp)
             try:
-                path = JointTrajectoryArrays(arm.joint_names, stamp_ns, times_ns, positions, velocities)
+                arriving = None if before is None else _then(before, command, stamp_ns).acceleration
+                path = JointTrajectoryArrays(arm.joint_names, stamp_ns, times_ns, positions, velocities, arriving)
             except ValueError as error:
                 self._wrong("form", command, str(error))
                 continue
@@ -123,6 +125,7 @@ class CommandChecks:
             ("joint limit", arm.lower - peaks.low, np.full(7, 1e-3)),
             ("joint speed", peaks.speed, BEYOND * np.minimum(arm.velocity_limit, limits.max_joint_velocity)),
             ("joint acceleration", peaks.acceleration, BEYOND * limits.joint_acceleration(arm)),
+            ("joint jerk", peaks.jerk, np.full(7, BEYOND * limits.max_joint_jerk)),
         ):
             if (values > limit).any():
                 joint = int(np.argmax((values - limit).max(axis=0)))
@@ -142,8 +145,7 @@ class CommandChecks:
         off_arm = float(np.abs(start.position - command.joints).max())
         near = standing and off_arm <= NEAR_RAD and command.speed <= STANDING
         if before is not None and not near:
-            # By the controller's clock, which ROS time may have left since.
-            was = before[1].state(before[0].ros_ns + command.sent_ns - before[0].sent_ns)
+            was = _then(before, command, command.ros_ns)
             step = float(np.abs(start.position - was.position).max())
             jerk = float(np.abs(start.velocity - was.velocity).max())
             if step > SEAM_RAD or jerk > SEAM_RAD_S:
@@ -199,10 +201,11 @@ class CommandChecks:
             else:
                 then, was = before
                 step_m, step_rad = pose_distance(was, pose)
-                passed_s = max((command.sent_ns - then.sent_ns) / NS_PER_S, TICK_NS / NS_PER_S)
+                passed_s = np.clip((command.sent_ns - then.sent_ns) / NS_PER_S, TICK_NS / NS_PER_S, LONGEST_S)
                 too_far = step_m > BEYOND * limits.max_linear_velocity * passed_s + 1e-4
                 too_far |= step_rad > BEYOND * limits.max_angular_velocity * passed_s + 1e-3
-                if too_far and not near:
+                # Where simulated time jumped, the world began anew, and the arm may be elsewhere.
+                if too_far and not (near and self._cell.simulated):
                     self._wrong("step", command, f"{step_m:.4f} m and {step_rad:.3f} rad in {passed_s:.3f} s")
                 self._inside(command, np.stack([was[:3, 3], pose[:3, 3]]))
             before = (command, pose)
@@ -239,3 +242,9 @@ class CommandChecks:
                     self._wrong("after a stop", command, f"a twist of {np.linalg.norm(linear):.3f} m/s")
         if last is not None and last[1] and self._cell.steady_ns - last[0] > TWIST_GAP_S * NS_PER_S:
             self.found.append(Violation("stream", "the last twist is not zero", last[0] / NS_PER_S))
+
+
+def _then(before: tuple[SentCommand, JointTrajectoryArrays], command: SentCommand, at_ns: int) -> JointState:
+    """The state of the path before at a moment of a command's time, which ROS time may have left since."""
+    sent, path = before
+    return path.state(sent.ros_ns + command.sent_ns - sent.sent_ns + at_ns - command.ros_ns)

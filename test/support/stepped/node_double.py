@@ -317,7 +317,7 @@ class ListenerDouble:
 class WatchdogDouble:
     """A watchdog whose thread is the test: it calls `act` while the executor stands still."""
 
-    def __init__(self, timeout_s: float, act: Callable[[], None]) -> None:
+    def __init__(self, timeout_s: float, act: Callable[[], None], again_s: float) -> None:
         self.timeout_s, self.act = timeout_s, act
         self.armed = False
         self.stalled_s: float | None = None

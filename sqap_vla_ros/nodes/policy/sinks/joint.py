@@ -61,6 +61,12 @@ class JointSink(Sink):
         self._sent_arm: ArmKinematics | None = None  # the arm that it was made for: another may have been described
         self._held: tuple[int, int] | None = None  # since when, and when it was last sent, while it is not acknowledged
 
+    def rest_since(self, now_ns: int) -> None:
+        sent, arm = self._sent, self._sent_arm
+        self.forget()
+        if sent is not None:
+            self._sent, self._sent_arm = standing(sent.joint_names, sent.positions[-1], now_ns - HEAD_NS, HEAD_NS), arm
+
     def start(self, trajectory: PoseTrajectory, measured: Measured, latest_ns: int) -> PoseTrajectory:
         arm = self._monitor.kinematics
         if arm is None or measured.joints is None:

@@ -22,12 +22,13 @@ from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.gripper.joint_path import GripperJointPath
 from sqap_vla_ros.robot.holding import Evidence, HoldReason, hold_tool, motion_limits
 from sqap_vla_ros.robot.safety import SafetyLimits
-from sqap_vla_ros.robot.trajectory import PoseTrajectory
+from sqap_vla_ros.robot.trajectory import PoseTrajectory, hold, interrupted, under_way
 
 COMMAND_QOS = QoSProfile(depth=1)  # reliable: a command must arrive, and only the newest matters
 REPEAT_NS = 200_000_000  # the end of a motion is said again for this long
 UNDELIVERED_NS = 1_000_000_000  # and so much longer while a subscriber does not acknowledge it
 SEAM_M, SEAM_RAD = 0.01, 0.05  # two poses no further apart than this are the same place
+REMEMBERED = 4  # paths of a stream: the newest begins a little after it came, and a pause parts one in three
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,23 @@ class Sink(ABC):
 
     @abstractmethod
     def forget(self) -> None:
-        """Forget what was commanded, of a time that was left: the next motion starts where the arm is measured."""
+        """Forget what was commanded: the next motion starts where the arm is measured."""
+
+    @abstractmethod
+    def rest_since(self, now_ns: int) -> None:
+        """Keep the end of the last motion as where the arm rests, in a new time that is `now_ns`; send nothing."""
 
     @abstractmethod
     def commanded_tool(self, at_ns: int) -> NDArray[np.float64] | None:
         """Return base_from_tool [4, 4] as commanded for a moment; None before the first command."""
+
+    def go_on(self, now_ns: int, longest_ns: int) -> tuple[int, int] | None:
+        """Lead no further than `longest_ns` of the path on from what was sent last, however late the next sample is.
+
+        Return when the path was left, and for how long (ns): less than nothing where the clock was set back a little.
+        None where nothing is late; always, where the controller has the whole path and goes on by itself.
+        """
+        return None
 
     def carry(self, gripper: GripperJointPath) -> None:
         """Let a joint of the gripper go along in every message from now on. Only where CARRIES_GRIPPER."""
@@ -148,8 +161,8 @@ class StreamSink(Sink):
         self.forget()
 
     def forget(self) -> None:
-        self._path: PoseTrajectory | None = None  # kept after its end: it is where the arm was told to be
-        self._before: PoseTrajectory | None = None  # under way until `_path` begins, a little after it came
+        # Each until the next one begins; the newest is kept after its end, for it is where the arm was told to be.
+        self._paths: list[PoseTrajectory] = []
         self._sampled_ns: int | None = None  # moment of the path that was sent last
         self._silent = True  # nothing is left to be sent
         self._holding = False
@@ -157,16 +170,16 @@ class StreamSink(Sink):
     def start(self, trajectory: PoseTrajectory, measured: Measured, latest_ns: int) -> PoseTrajectory:
         path = ending_at_rest(trajectory, latest_ns, self._parts.limits)
         if self._silent:  # nothing is under way, and what was may be of another time
-            self._path = self._sampled_ns = None
-        self._path, self._before = path, self._path
+            self._paths, self._sampled_ns = [], None
+        self._paths = [*self._paths, path][-REMEMBERED:]
         self._silent = self._holding = False
-        return self._path
+        return path
 
     def hold(self, order: HoldOrder) -> str:
         # Of a stream the arm knows what was sent last, however long ago.
         at_ns = order.at_ns if self._sampled_ns is None else self._sampled_ns
         held = hold_tool(
-            self._path_at(at_ns),
+            under_way(self._paths, at_ns),
             at_ns,
             order.stamp_ns,
             evidence=order.evidence,
@@ -176,35 +189,51 @@ class StreamSink(Sink):
             twist=self.TWIST,
         )
         if held.tool is not None:
-            self._path, self._before, self._silent, self._holding = held.tool, None, False, True
+            self._paths, self._silent, self._holding = [held.tool], False, True
             self.tick(order.stamp_ns, None)
         else:
             self._silent = True
         return held.text
 
     def tick(self, now_ns: int, tool: MeasuredTool | None) -> None:
-        if self._path is None or self._silent:
+        path = under_way(self._paths, now_ns)
+        if path is None or self._silent:
             return
-        said_ns = now_ns - self._path.end_ns - REPEAT_NS
+        said_ns = now_ns - self._paths[-1].end_ns - REPEAT_NS
         # Asked before the next one is sent: what was sent just now is never acknowledged yet.
         if said_ns >= UNDELIVERED_NS or (said_ns >= 0 and self.delivered()):
             self._silent = True
             return
         self._sampled_ns = now_ns
-        self._send_sample(self._path_at(now_ns) or self._path, now_ns, None if self._holding else tool)
+        self._send_sample(path, now_ns, None if self._holding else tool)
+
+    def go_on(self, now_ns: int, longest_ns: int) -> tuple[int, int] | None:
+        if self._silent or not self._paths:
+            return None
+        left_ns = self._paths[-1].anchor_ns if self._sampled_ns is None else self._sampled_ns
+        pause_ns = now_ns - left_ns - longest_ns
+        if self._sampled_ns is not None and now_ns < left_ns:
+            pause_ns = now_ns - left_ns
+        elif pause_ns <= 0:
+            return None
+        if left_ns >= self._paths[-1].end_ns:
+            return None  # the end is all that is left to be sent
+        self._paths = interrupted(self._paths, left_ns, pause_ns)[-REMEMBERED:]
+        self._sampled_ns = left_ns + pause_ns
+        return left_ns, pause_ns
+
+    def rest_since(self, now_ns: int) -> None:
+        rest = self._paths[-1] if self._paths else None
+        self.forget()
+        if rest is not None:
+            self._paths = [hold(rest.poses[-1], float(rest.gripper[-1]), now_ns)]
 
     def at_rest(self, now_ns: int) -> bool:
-        return self._path is None or self._silent or now_ns >= self._path.end_ns + REPEAT_NS
+        return not self._paths or self._silent or now_ns >= self._paths[-1].end_ns + REPEAT_NS
 
     def commanded_tool(self, at_ns: int) -> NDArray[np.float64] | None:
-        path = self._path_at(at_ns)
+        path = under_way(self._paths, at_ns)
         return None if path is None else path.sample(at_ns)[0]
-
-    def _path_at(self, at_ns: int) -> PoseTrajectory | None:
-        """Return the path that is under way at a moment: the one before, until the newest begins."""
-        if self._before is not None and self._path is not None and at_ns < self._path.anchor_ns:
-            return self._before
-        return self._path
 
     @abstractmethod
     def _send_sample(self, path: PoseTrajectory, now_ns: int, tool: MeasuredTool | None) -> None:

@@ -116,6 +116,37 @@ def test_a_transform_that_slips_and_stays_moves_no_command_in_one_step(mode, sli
         assert (mode == "pose" and returns) == ("its command goes back to it first" in said)
 
 
+@pytest.mark.parametrize(("slip_m", "set_s"), [(0.08, 0.0), (0.08, -30.0), (0.4, 30.0)])
+def test_a_transform_that_slips_at_rest_moves_no_command_in_one_step(slip_m, set_s):
+    """Nobody moves, the transform slips, and the clock is set; then the next motion starts."""
+    with Cell("pose", seed=2, parameters=QUICK) as cell:
+        moving(cell, 0.8)
+        cell.enable(False)
+        cell.run(1.0)
+        slipped = np.zeros(3)
+
+        def slipping(pose: np.ndarray) -> np.ndarray:
+            slipped[1] = min(slipped[1] + 0.01, slip_m)
+            pose[:3, 3] += slipped
+            return pose
+
+        cell.switches.tf_edit = slipping
+        cell.run(1.0)
+        cell.clock.set_ros(set_s)
+        sent = len(cell.commands)
+        cell.run(0.5)
+        assert len(cell.commands) == sent
+        cell.enable()
+        cell.run(5.0)
+        steps = np.linalg.norm(np.diff(positions(cell), axis=0), axis=1)
+        assert steps.max() <= 0.4 * 0.02 * 1.03
+        assert f"{slip_m * 1e3:.0f} mm and 0.00 rad from where it was told to rest: is the" in cell.told()
+        if slip_m > 0.3:
+            assert len(cell.commands) == sent
+        else:  # the arm followed its command, and by its transform did not come nearer
+            assert any("its command goes back to it first" in text for _, text in cell.node.log.lines)
+
+
 @pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
 def test_a_second_publisher_of_tf_that_always_stamps_last_is_named(mode):
     """It is seen first after a gap, so that the tool may have come there, and the first publisher never again."""

@@ -404,6 +404,20 @@ def test_images_without_a_stamp_are_named():
         assert cell.commands == []
 
 
+def test_images_that_stop_after_some_without_a_stamp_are_named_too():
+    with Cell("pose", seed=9, parameters=QUICK | {"image_timeout_s": 0.4}) as cell:
+        moving(cell)
+        cell.switches.image_stamp = 0
+        cell.run(0.3)
+        cell.switches.image_silent = True
+        cell.run(0.3)
+        assert "images are stamped zero" in cell.told()
+        assert "no new image for 0." in cell.told()
+        cell.run(1.0)
+        assert "images are stamped zero" not in cell.told()  # what is said is what is so now
+        assert "no new image for 1." in cell.told()
+
+
 # Time
 
 

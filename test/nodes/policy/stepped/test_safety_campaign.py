@@ -2,7 +2,10 @@
 
 import copy
 
+import numpy as np
 import pytest
+from builtin_interfaces.msg import Duration
+from trajectory_msgs.msg import JointTrajectoryPoint
 
 from benchmarks import safety_campaign
 
@@ -31,3 +34,28 @@ def test_the_checks_see_what_they_are_to_see():
         cell.run(0.8)
         limits = cell.loop.commander.motion.limits
         assert {v.what for v in safety_campaign.CommandChecks(cell, limits).judge()} >= {"step", "start"}
+
+
+def test_the_checks_see_a_jerk_that_breaks_no_other_limit():
+    with safety_campaign.Cell("joint", 1, parameters={"ensemble_chunks": 1}) as cell:
+        cell.run(0.2)
+        cell.instruct("pick")
+        cell.enable()
+        cell.run(1.0)
+        jerky = copy.deepcopy(cell.commands[-1].message)
+        first = np.array(jerky.points[0].positions)
+        velocity = np.zeros(7)
+        velocity[3] = 0.35  # up and down, by 35 rad/s^2 in 10 ms each
+        jerky.points = [
+            JointTrajectoryPoint(
+                positions=list(first + (step // 2) * 0.01 * velocity + (step % 2) * 0.005 * velocity),
+                velocities=list(velocity * (step % 2)),
+                time_from_start=Duration(nanosec=step * 10_000_000),
+            )
+            for step in range(7)
+        ]
+        cell.node.create_publisher(None, "joint_trajectory", None).publish(jerky)
+        limits = cell.loop.commander.motion.limits
+        found = {v.what for v in safety_campaign.CommandChecks(cell, limits).judge()}
+        assert "joint jerk" in found
+        assert "joint acceleration" not in found
