@@ -36,7 +36,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "resources": (),
     "text_rows": (),
     "processes": (),
-    "policy": (*_BASE, "field_types", "text_rows"),
+    "jpeg": (),
+    "policy": (*_BASE, "field_types", "jpeg", "text_rows"),
     "quantization": (*_BASE, "text_rows"),
     "robot": _BASE,
     "pruning": _BASE,
@@ -65,7 +66,7 @@ RULES: dict[str, tuple[str, ...]] = {
     ),
     "serving.server": (*_BASE, "serving", "robot"),
     "training": (*_BASE, "processes", "policy", "simulation"),
-    "nodes": (*_BASE, "robot"),
+    "nodes": (*_BASE, "robot", "jpeg"),
     "nodes.tf": _BASE,
     "nodes.launch": _BASE,
     "nodes.launch.table": (*_BASE, "nodes", "simulation.vocabulary"),  # names the modules to start

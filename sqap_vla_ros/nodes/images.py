@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from sensor_msgs.msg import CompressedImage, Image
 
+from sqap_vla_ros import jpeg
+
 
 class ImageError(ValueError):
     """An image message that cannot be converted: says what is wrong with it and what would be right."""
@@ -122,6 +124,8 @@ def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
         raise ImageError(f"{what}: {data.size} bytes that are neither a whole jpeg nor a png")
     if decoded.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{what}: its pixels are {decoded.dtype}, where 8 or 16 bits are needed")
+    if check is _jpeg_damage and jpeg.is_cut(raw, decoded):
+        raise ImageError(f"{what}: the jpeg lost data: what it holds ends before the picture does")
     original = original.strip()
     if decoded.ndim == 2 or decoded.shape[2] == 1:
         mosaic = original.startswith("bayer_") and original in _ENCODINGS

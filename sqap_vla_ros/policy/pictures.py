@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sqap_vla_ros import jpeg
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -27,6 +29,8 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as picture:
             upright = ImageOps.exif_transpose(picture)
+            if picture.format in ("JPEG", "MPO") and jpeg.is_cut(path.read_bytes()):
+                raise PictureError(f"{path} is damaged: what the jpeg holds ends before the picture does")
             return _eight_bits(path, upright)
     except UnidentifiedImageError as error:
         raise PictureError(f"{path} is not a picture: cannot identify image file") from error

@@ -266,6 +266,8 @@ def jpeg() -> bytes:
         (lambda data: data[: len(data) // 2] + bytes(len(data) // 2), "cut off after"),
         (lambda data: data[: len(data) // 2] + data, "breaks off where another one begins"),
         (lambda data: data[2:], "neither a whole jpeg nor a png"),
+        (lambda data: data[: len(data) // 2] + b"\xff\xd9", "lost data"),
+        (lambda data: data[: len(data) // 2] + data[len(data) * 7 // 10 :], "lost data"),
     ],
 )
 def test_a_jpeg_that_is_not_whole_is_refused(spoil, reason):

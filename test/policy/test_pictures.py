@@ -40,6 +40,9 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path):
     (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(PictureError, match=r"a\.jpg is damaged"):
         read_picture(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    with pytest.raises(PictureError, match=r"a\.jpg is damaged: what the jpeg holds ends before the picture"):
+        read_picture(tmp_path / "a.jpg")
     (tmp_path / "b.png").write_text("no")
     with pytest.raises(PictureError, match=r"b\.png is not a picture: cannot identify image file"):
         read_picture(tmp_path / "b.png")
