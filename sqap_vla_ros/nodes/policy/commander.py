@@ -111,12 +111,15 @@ class Commander:
             raise UnsafeChunk("the tool's transform has just jumped: a motion would start where the arm may not be")
         measured = self._inputs.measured()
         tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
-        if not moving and (astray := self.motion.tracking_error(tool, now_ns)) is not None:
+        left = not moving and self.sink.left_rest(now_ns, measured)
+        if not moving and ((astray := self.motion.tracking_error(tool, now_ns)) is not None or left):
             # The last motion is over and did not get there: what follows does not continue it.
-            self._log.warning(f"starting anew: {astray}")
+            if self.motion.current is not None:
+                self._log.warning(f"starting anew: {astray or 'the arm was moved from where it was told to rest'}")
             self.motion.clear()
         twist = self._inputs.observer.measured_twist()
-        start = tool if moving or self.motion.current is not None else self._rest(tool, twist, now_ns, dry_run)
+        goes_on = moving or self.motion.current is not None
+        start = tool if goes_on else self._rest(tool, twist, now_ns, dry_run=dry_run, left=left)
         safe = self.motion.plan(chunk, view.base_from_tool, start, now_ns, twist)
         trajectory = safe.trajectory
         if not dry_run:
@@ -129,21 +132,21 @@ class Commander:
         return safe, trajectory.end_ns
 
     def _rest(
-        self, tool: NDArray[np.float64], twist: NDArray[np.float64] | None, now_ns: int, dry_run: bool
+        self, tool: NDArray[np.float64], twist: NDArray[np.float64] | None, now_ns: int, *, dry_run: bool, left: bool
     ) -> NDArray[np.float64]:
         """Return the pose [4, 4] at which a motion starts from rest: where the controller keeps the arm, if it does.
 
         From there an arm that was left behind would be pushed on, and from where it is measured the command would leap,
         to a place that TF alone may be wrong about. So nothing starts before the two are together: the command goes
         slowly to where the arm is measured, once, and not further than a blocked arm can be. Only an arm that is proven
-        to have been moved elsewhere starts there. Raises UnsafeChunk.
+        to have been moved elsewhere starts there, or one whose joints say so (`left`). Raises UnsafeChunk.
         """
         commanded = self.sink.commanded_tool(now_ns) if self.sink.KEEPS_POSE else None
         if commanded is None:
             return tool
         away_m, away_rad = pose_distance(tool, commanded)
         config = self.motion.config
-        if away_m <= config.max_lead_m and away_rad <= config.max_lead_rad:
+        if away_m <= config.max_lead_m and away_rad <= config.max_lead_rad and not left:
             self._returned = False
             return commanded
         away = f"the arm is {away_m * 1e3:.0f} mm and {away_rad:.2f} rad from where it was told to rest"

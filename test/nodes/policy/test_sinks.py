@@ -13,10 +13,11 @@ from sqap_vla_ros.nodes.policy.commander import Commander
 from sqap_vla_ros.nodes.policy.grippers.forward_command import ForwardCommand
 from sqap_vla_ros.nodes.policy.grippers.table import GRIPPER_SINKS
 from sqap_vla_ros.nodes.policy.sinks.joint import JointSink
-from sqap_vla_ros.nodes.policy.sinks.sink import Measured, SinkParts
+from sqap_vla_ros.nodes.policy.sinks.sink import HoldOrder, Measured, SinkParts
 from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.nodes.policy.sinks.twist import TWIST_CORRECTION_LIMITS, TWIST_GAIN_HZ, tracking_twist
 from sqap_vla_ros.resources import share_path
+from sqap_vla_ros.robot.holding import Evidence, HoldReason
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 from sqap_vla_ros.robot.safety import SafetyLimits
 from sqap_vla_ros.robot.trajectory import anchor_chunk
@@ -137,7 +138,7 @@ def test_what_is_slowed_down_for_the_joints_is_judged_again():
     ("max_start_rad", "behind_rad", "starts"), [(0.8, 0.5, True), (0.8, 0.7, False), (1.2, 0.7, True)]
 )
 def test_a_joint_may_be_left_behind_as_far_as_the_tool_may(max_start_rad, behind_rad, starts):
-    """A wrist that is held by a drawer's handle: the next motion leaves from the command, or none ever would."""
+    """A wrist that is held by a drawer's handle in motion: what follows leaves from the command, or none ever would."""
     arm = ArmKinematics.from_urdf(share_path("config/robots/tabletop_arm.urdf").read_text(), "base_link", "tool0")
     publisher = Publisher()
     node = SimpleNamespace(create_lifecycle_publisher=lambda *_: publisher)
@@ -147,14 +148,31 @@ def test_a_joint_may_be_left_behind_as_far_as_the_tool_may(max_start_rad, behind
     first = anchor_chunk(np.zeros((4, 7)), arm.forward(q), 0, 0.2)
     sink.start(first, Measured(first.anchor, q), LATEST_NS)
     held_back = q - behind_rad * np.eye(7)[6]
-    following = anchor_chunk(np.zeros((4, 7)), arm.forward(q), NS_PER_S, 0.2)
+    following = anchor_chunk(np.zeros((4, 7)), arm.forward(q), NS_PER_S * 2 // 5, 0.2)
     measured = Measured(arm.forward(held_back), held_back)
+    assert not sink.left_rest(following.anchor_ns, measured)
+    assert sink.left_rest(NS_PER_S, measured)
     if starts:
         sink.start(following, measured, LATEST_NS)
         np.testing.assert_allclose(publisher.sent[-1].points[0].positions, q, atol=2e-2)
     else:
         with pytest.raises(KinematicsError, match=r"starts with joint7 at 0.80, but joint_states have it at 0.10"):
             sink.start(following, measured, LATEST_NS)
+
+
+@pytest.mark.parametrize(("moved_rad", "sent"), [(0.05, True), (0.3, False)])
+def test_a_hold_does_not_fetch_back_an_arm_that_was_moved_while_it_rested(moved_rad, sent):
+    arm = ArmKinematics.from_urdf(share_path("config/robots/tabletop_arm.urdf").read_text(), "base_link", "tool0")
+    publisher = Publisher()
+    node = SimpleNamespace(create_lifecycle_publisher=lambda *_: publisher)
+    sink = JointSink(node, SinkParts(SimpleNamespace(kinematics=arm), SafetyLimits(), "base_link"))
+    q = np.array([0.0, -0.5, 0.0, -2.2, 0.0, 1.7, 0.8])
+    sink.start(anchor_chunk(np.zeros((4, 7)), arm.forward(q), 0, 0.2), Measured(arm.forward(q), q), LATEST_NS)
+    before = len(publisher.sent)
+    moved = q + moved_rad * np.eye(7)[6]
+    measured = Measured(arm.forward(moved), moved)
+    sink.hold(HoldOrder(2 * NS_PER_S, 2 * NS_PER_S, Evidence.UNCONFIRMED, HoldReason.ORDER, measured))
+    assert (len(publisher.sent) > before) == sent
 
 
 def test_from_rest_the_joints_start_where_they_are_measured():

@@ -166,6 +166,13 @@ class Cell:
         self._note_enabled()
         return response
 
+    def relocate(self, joints: np.ndarray) -> None:
+        """Put the arm somewhere at once, as another controller does that is then switched off again."""
+        self._path = None
+        self.joints, self.target = joints.copy(), joints.copy()
+        self.tool = self.kinematics.forward(joints)
+        self.tool_target = self.tool.copy()
+
     @property
     def worker(self) -> WorkerDouble:
         """The newest worker."""

@@ -20,7 +20,7 @@ from sqap_vla_ros.nodes.policy.sinks.sink import (
     same_place,
 )
 from sqap_vla_ros.robot.gripper.joint_path import GripperJointPath
-from sqap_vla_ros.robot.holding import hold_joints
+from sqap_vla_ros.robot.holding import Evidence, hold_joints
 from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays, preceded_by, remaining, standing
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 from sqap_vla_ros.robot.safety import Decision
@@ -71,7 +71,7 @@ class JointSink(Sink):
         arm = self._monitor.kinematics
         if arm is None or measured.joints is None:
             raise KinematicsError("the arm's joints are not known")
-        under_way = self._under_way(trajectory, measured.joints, arm)
+        under_way = self._under_way(trajectory, measured, measured.joints, arm)
         start = under_way.state(trajectory.anchor_ns)
         self._check_start(start.position, measured.joints, arm, START_SHARE * self._limits.max_start_rad)
         for _ in range(MAX_SLOWINGS + 1):
@@ -102,6 +102,8 @@ class JointSink(Sink):
     def hold(self, order: HoldOrder) -> str:
         if self._sent is None or self._sent_arm is None:
             return "nothing was commanded"
+        if order.evidence is not Evidence.BLOCKED and self.left_rest(order.at_ns, order.measured):
+            return "the arm was moved from where it rests; saying that rest again would fetch it back"
         held = hold_joints(
             self._sent,
             order.at_ns,
@@ -140,6 +142,12 @@ class JointSink(Sink):
             return None
         return self._sent_arm.forward(self._sent.state(at_ns).position)
 
+    def left_rest(self, now_ns: int, measured: Measured) -> bool:
+        if self._sent is None or measured.joints is None or self._sent_arm is not self._monitor.kinematics:
+            return False
+        away = np.abs(self._sent.state(now_ns).position - measured.joints)
+        return now_ns >= self._sent.end_ns and bool(np.max(away) > MAX_START_AWAY_AT_REST)
+
     def carry(self, gripper: GripperJointPath) -> None:
         self._gripper = gripper
 
@@ -177,17 +185,17 @@ class JointSink(Sink):
             )
 
     def _under_way(
-        self, trajectory: PoseTrajectory, measured: NDArray[np.float64], arm: ArmKinematics
+        self, trajectory: PoseTrajectory, measured: Measured, joints: NDArray[np.float64], arm: ArmKinematics
     ) -> JointTrajectoryArrays:
         """Return the joint path that the next motion leaves: what was sent last, or rest where the motion begins.
 
         Not from the measured joints: these lag behind, and the first segment, a few hundredths of a second long, would
-        make up for the lag at once.
+        make up for the lag at once. But an arm that was moved while it rested would leap back.
         """
-        if self._sent is not None and self._sent_arm is arm:
+        if self._sent is not None and self._sent_arm is arm and not self.left_rest(trajectory.anchor_ns, measured):
             tool = arm.forward(self._sent.state(trajectory.anchor_ns).position)
             if same_place(tool, trajectory.anchor):
                 return self._sent
-        at_rest = arm.inverse(trajectory.anchor, measured)
-        self._check_start(at_rest, measured, arm, MAX_START_AWAY_AT_REST)
+        at_rest = arm.inverse(trajectory.anchor, joints)
+        self._check_start(at_rest, joints, arm, MAX_START_AWAY_AT_REST)
         return standing(arm.joint_names, at_rest, trajectory.anchor_ns - HEAD_NS, HEAD_NS)

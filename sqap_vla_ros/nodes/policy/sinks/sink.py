@@ -137,6 +137,10 @@ class Sink(ABC):
         """
         return None
 
+    def left_rest(self, now_ns: int, measured: Measured) -> bool:
+        """Return whether the joints say that the arm was moved from where it was told to rest."""
+        return False
+
     def carry(self, gripper: GripperJointPath) -> None:
         """Let a joint of the gripper go along in every message from now on. Only where CARRIES_GRIPPER."""
         raise NotImplementedError(f"{type(self).__name__} carries no gripper")

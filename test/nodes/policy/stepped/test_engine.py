@@ -11,6 +11,13 @@ from sqap_vla_ros.control.executive import State
 from sqap_vla_ros.nodes import messages
 
 QUICK = {"ensemble_chunks": 1, "ramp_s": 0.3}
+PRESSING = {
+    "max_lead_m": 0.3,
+    "max_lead_rad": 1.0,
+    "max_tracking_m": 0.3,
+    "max_tracking_rad": 1.0,
+    "max_start_rad": 1.2,
+}
 
 
 def moving(cell: Cell, seconds: float = 1.0) -> Cell:
@@ -43,6 +50,31 @@ def test_a_clock_that_was_set_while_nothing_moved_does_not_move_the_next_hold(ju
         cell.run(0.5)
         steps = np.linalg.norm(np.diff(positions(cell)[before - 1 :], axis=0), axis=1)
         assert steps.max() <= 0.4 * 0.02 * 1.03
+
+
+@pytest.mark.parametrize(
+    ("joint", "by_rad", "parameters"),
+    [
+        (6, 0.25, {}),  # the tool turns by less than max_lead_rad
+        (0, 0.07, {}),  # no joint is 0.1 rad away: near enough
+        (0, 0.4, PRESSING),
+        (1, -0.4, PRESSING),
+    ],
+)
+def test_an_arm_that_was_moved_while_it_rested_starts_where_it_stands(joint, by_rad, parameters):
+    """However far a command may lead a moving arm: from rest it would be a leap."""
+    with Cell("joint", seed=2, parameters=QUICK | parameters) as cell:
+        moving(cell)
+        cell.enable(False)
+        cell.run(1.5)
+        cell.relocate(cell.joints + by_rad * np.eye(7)[joint])
+        cell.run(1.0)
+        before = len(cell.commands)
+        assert cell.enable().success
+        cell.run(1.5)
+        first = cell.commands[before]
+        assert cell.loop.executive.moving
+        assert np.abs(np.array(first.message.points[0].positions) - first.joints).max() <= 0.1
 
 
 def test_a_clock_that_was_set_in_motion_stops_it_where_it_was():
