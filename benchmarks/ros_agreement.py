@@ -1,7 +1,7 @@
 """Does the shipped policy do as well through ROS as in-process? The same episodes in both loops, paired by layout.
 
 In-process is the loop of the benchmark (evaluation/closed_loop/episodes.py): the world stands still while the policy
-thinks, four actions of each chunk are executed. Over ROS the chunks of policy_node (config/demo.yaml) reach
+thinks, eight actions of each chunk are executed. Over ROS the chunks of policy_node (config/demo.yaml) reach
 simulator_node as joint trajectories over DDS, and the world goes on meanwhile. Time is simulated (/clock):
 `--real-time-factor` below 1 makes the result independent of how busy the computer is, but for the policy's own
 latency, which is counted and reported in simulated time. Both have the time limit of the task. Layouts are those of

@@ -1,6 +1,6 @@
 """Starts policy_node for a real arm. The arguments and nodes are those of sqap_vla_ros/nodes/launch/table.py.
 
-ros2 launch sqap_vla_ros policy.launch.py checkpoint:=/models/cogact recipe:=sqap image:=/camera/image_raw \
+ros2 launch sqap_vla_ros policy.launch.py checkpoint:=/models/cogact recipe:=coverage_w4a8 image:=/camera/image_raw \
     camera_info:=/camera/camera_info joint_trajectory:=/arm_controller/joint_trajectory dry_run:=true
 """
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from sqap_vla_ros.contracts import TRAINED_POLICY
 
-RECIPE = "sqap"
+RECIPE = "coverage_w4a8"
 LOAD_TIMEOUT_S = 900.0
 FIRST_CHUNK_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 30.0
