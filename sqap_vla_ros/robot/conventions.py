@@ -111,3 +111,9 @@ def pose_distance(a: ArrayLike, b: ArrayLike) -> tuple[float, float]:
     angle = math.atan2(sine, 0.5 * (turn[0, 0] + turn[1, 1] + turn[2, 2] - 1.0))
     distance = math.dist(first[:3, 3], second[:3, 3])
     return (distance, angle) if math.isfinite(distance + angle) else (math.inf, math.inf)
+
+
+def largest_turn(reached: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return [3], the most that is left to turn about the tool's x, y and z axis (rad) at any of n poses [n, 4, 4]."""
+    left = np.swapaxes(reached[:, :3, :3], 1, 2) @ wanted[:, :3, :3]
+    return np.abs(Rotation.from_matrix(left).as_rotvec()).max(axis=0)

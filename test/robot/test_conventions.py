@@ -5,6 +5,7 @@ from scipy.spatial.transform import Rotation
 from sqap_vla_ros.robot.conventions import (
     compose_delta,
     invert_pose,
+    largest_turn,
     pose_distance,
     pose_matrix,
     rotation_from_rotvec,
@@ -121,3 +122,11 @@ def test_quaternions_are_those_of_scipy():
         np.testing.assert_allclose(Rotation.from_quat(found).as_matrix(), rotation.as_matrix(), atol=1e-14)
         if abs(found[3]) > 1e-9:
             np.testing.assert_allclose(found, rotation.as_quat(canonical=True), atol=1e-14)
+
+
+def test_the_largest_turn_is_about_the_axes_of_the_tool():
+    reached, wanted = np.stack([np.eye(4)] * 3), np.stack([np.eye(4)] * 3)
+    reached[:, :3, :3] = wanted[:, :3, :3] = about("x", np.pi / 2)
+    wanted[1, :3, :3] = reached[1, :3, :3] @ about("z", -0.2)
+    wanted[2, :3, :3] = about("z", 0.1) @ reached[2, :3, :3]  # the base's z is the tool's y
+    np.testing.assert_allclose(largest_turn(reached, wanted), [0.0, 0.1, 0.2], atol=1e-12)

@@ -75,6 +75,11 @@ class Commander:
         """Publishers of the arm's and the gripper's commands."""
         return [p for p in (self.sink.publisher, self._gripper.publisher) if p is not None]
 
+    @property
+    def residual_rad(self) -> tuple[float, ...] | None:
+        """As `Health.residual_rad`."""
+        return None if self.sink.residual_rad is None else tuple(self.sink.residual_rad.tolist())
+
     def measure(self, now_ns: int, *, moving: bool) -> str | None:
         """Look where the arm is. Return what is wrong with it, once several samples say so. moving: it executes."""
         self._tool = None

@@ -359,6 +359,7 @@ class ControlLoop:
             images_superseded=self.inputs.superseded,
             chunks_changed=self._changed,
             arm_lag_s=self.commander.motion.measured_lag_s,
+            residual_rad=self.commander.residual_rad,
             gripper=self.commander.gripper(),
             worker_pid=self.supervisor.pid,
             policy=self.supervisor.info,

@@ -23,6 +23,8 @@ class Health:
     images_dropped: late or repeated ones; images_superseded: replaced by a newer one while the policy was busy.
     chunks_changed: executed, but slowed down or kept inside the workspace.
     arm_lag_s: measured delay of the arm behind its commands; None before it moved enough.
+    residual_rad: the most that the newest motion leaves to turn about the tool's x, y and z axis, on an arm that cannot
+        take every orientation; None on another arm, and before the first motion.
     gripper: what became of its last command.
     worker_pid: None while there is no worker; policy: what it loaded, None before it did.
     """
@@ -43,6 +45,7 @@ class Health:
     images_superseded: int
     chunks_changed: int
     arm_lag_s: float | None
+    residual_rad: tuple[float, ...] | None
     gripper: GripperReport
     worker_pid: int | None
     policy: PolicyInfo | None

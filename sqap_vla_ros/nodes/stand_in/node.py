@@ -3,8 +3,9 @@
     ros2 run sqap_vla_ros stand_in --ros-args -p robot:=ur5e -p urdf:=ur5e.urdf
 
 It publishes what the drivers of that robot publish (joint_states, /tf, robot_description, and a camera's image and
-camera_info), under the topics of the robot file, and obeys joint trajectories by the rules of
-joint_trajectory_controller. It has no dynamics, no collisions and no objects. Parameters: `stand_in/parameters.py`.
+camera_info), under the topics of the robot file. It obeys joint trajectories by the rules of
+joint_trajectory_controller, poses as a Cartesian controller does and twists as moveit_servo does. It has no dynamics,
+no collisions and no objects. Parameters: `stand_in/parameters.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
@@ -32,12 +34,13 @@ from sqap_vla_ros.nodes import parameter_table
 from sqap_vla_ros.nodes.images import rgb_to_message
 from sqap_vla_ros.nodes.launch.robots import RobotFile, read_robot
 from sqap_vla_ros.nodes.launch.table import dds_environment
-from sqap_vla_ros.nodes.messages import time_message, transform_message
+from sqap_vla_ros.nodes.messages import pose_from_message, time_message, time_ns, transform_message
 from sqap_vla_ros.nodes.stand_in.arm import StandInArm
 from sqap_vla_ros.nodes.stand_in.gripper import GripperServer
 from sqap_vla_ros.nodes.stand_in.parameters import PARAMETERS
 from sqap_vla_ros.nodes.stand_in.picture import StandInCamera
 from sqap_vla_ros.nodes.tf.api import StaticTransformBroadcaster, TransformBroadcaster
+from sqap_vla_ros.robot.arm.inverse import InverseConfig
 from sqap_vla_ros.robot.safety import SafetyLimits
 from sqap_vla_ros.simulation.joint_path import TrajectoryRejectedError
 
@@ -49,6 +52,9 @@ def arm_of(robot: RobotFile, urdf: str, values: Mapping[str, Any]) -> StandInArm
     """Return the arm of a robot file. values: parameters of the stand-in. Raises ValueError where they do not fit."""
     given = robot.parameters
     posture = given.get("joint_posture", [0.0])
+    relaxed = {
+        name: tuple(given[name]) for name in ("orientation_residual_rad", "orientation_weights") if name in given
+    }
     return StandInArm(
         urdf,
         given["base_frame"],
@@ -57,6 +63,7 @@ def arm_of(robot: RobotFile, urdf: str, values: Mapping[str, Any]) -> StandInArm
         gripper_joint=given.get("gripper_joint", ""),
         gripper_open=float(given.get("gripper_open", 0.0)),
         gripper_in_trajectory=given.get("gripper_output") == "joint_trajectory",
+        inverse=InverseConfig(**relaxed),
         lag_s=values["lag_s"],
         interpolate_from_desired_state=values["interpolate_from_desired_state"],
     )
@@ -94,6 +101,7 @@ class StandIn(Node):
         self.arm = arm_of(robot, urdf, values)
         self._camera = camera_of(robot)
         self._base_frame: str = robot.parameters["base_frame"]
+        self._twist_timeout_s: float = values["incoming_command_timeout"]
         self._image_period_ns = round(NS_PER_S / values["camera_rate"])
         self._before_ns = self._image_ns = self.get_clock().now().nanoseconds
 
@@ -112,13 +120,15 @@ class StandIn(Node):
             [transform_message(pose, self._before_ns, parent, child) for parent, child, pose in fixed]
         )
         self.create_subscription(JointTrajectory, topic("joint_trajectory"), self._on_trajectory, 10)
+        self.create_subscription(PoseStamped, topic("target_pose"), self._on_pose, 10)
+        self.create_subscription(TwistStamped, topic("delta_twist_cmds"), self._on_twist, 10)
         self.create_subscription(Float64MultiArray, topic("gripper_command"), self._on_gripper, 10)
         self._gripper = self._served_gripper(robot)
         self.create_timer(1.0 / values["state_rate"], self._tick)
-        self.get_logger().info(
-            f"stand-in for {robot.path.stem}: {len(self.arm.joints)} joints listen to "
-            f"{self.resolve_topic_name(topic('joint_trajectory'))}"
+        listens = ", ".join(
+            self.resolve_topic_name(topic(name)) for name in ("joint_trajectory", "target_pose", "delta_twist_cmds")
         )
+        self.get_logger().info(f"stand-in for {robot.path.stem}: {len(self.arm.joints)} joints listen to {listens}")
 
     def _served_gripper(self, robot: RobotFile) -> GripperServer | None:
         name = robot.parameters.get("gripper_action", "")
@@ -135,6 +145,28 @@ class StandIn(Node):
             self.arm.follow(message, self.get_clock().now().nanoseconds)
         except TrajectoryRejectedError as error:
             self.get_logger().error(f"joint_trajectory rejected: {error}", throttle_duration_sec=1.0)
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        if self._in_base("target_pose", message.header.frame_id):
+            try:
+                self.arm.go_to(pose_from_message(message.pose))
+            except ValueError as error:  # no rotation, or out of reach
+                self.get_logger().error(f"target_pose rejected: {error}", throttle_duration_sec=1.0)
+
+    def _on_twist(self, message: TwistStamped) -> None:
+        linear, angular = message.twist.linear, message.twist.angular
+        twist = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+        if not np.isfinite(twist).all():
+            self.get_logger().error(f"delta_twist_cmds rejected: {twist.tolist()} is not finite")
+        elif self._in_base("delta_twist_cmds", message.header.frame_id):
+            self.arm.drive(twist, time_ns(message.header.stamp), self._twist_timeout_s)
+
+    def _in_base(self, topic: str, frame: str) -> bool:
+        """Return whether a command is in the base frame, the only one that the stand-in knows; log where it is not."""
+        if frame != self._base_frame:
+            text = f"{topic} rejected: it is in {frame!r}, and base_frame is {self._base_frame!r}"
+            self.get_logger().error(text, throttle_duration_sec=1.0)
+        return frame == self._base_frame
 
     def _on_gripper(self, message: Float64MultiArray) -> None:
         if len(message.data) == 1 and np.isfinite(message.data[0]):

@@ -20,6 +20,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "As joint_trajectory_controller's parameter: a trajectory whose first point is in the future is entered from "
         "the commanded state; with false from the measured one, which lags.",
     ),
+    Parameter(
+        "incoming_command_timeout",
+        0.1,
+        "As moveit_servo's parameter: a twist moves the tool for so long (s) after its stamp, unless another follows.",
+        above=0.0,
+        maximum=10.0,
+    ),
     Parameter("state_rate", 50.0, "Hz of joint_states and /tf.", minimum=10.0, maximum=500.0),
     Parameter("camera_rate", 10.0, "Images per second.", above=0.0, maximum=60.0),
 )

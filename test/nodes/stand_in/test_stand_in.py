@@ -1,12 +1,17 @@
 """The stand-in by itself, and between it and policy_node a motion over DDS."""
 
 import signal
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+import rclpy
 from beside import ProcessRig, ros_arguments
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from places import ROOT, SUPPORT
 from policy_node_rig import Rig
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -15,6 +20,7 @@ from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.launch.robots import read_robot
 from sqap_vla_ros.nodes.launch.table import BRINGUPS, resolve
 from sqap_vla_ros.nodes.stand_in.arm import StandInArm
+from sqap_vla_ros.nodes.stand_in.node import StandIn, main
 from sqap_vla_ros.nodes.stand_in.picture import StandInCamera
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.camera import CameraModel, project_tool
@@ -73,6 +79,56 @@ def test_it_refuses_what_the_controller_refuses():
         arm.follow(message, 10 * S)
     with pytest.raises(TrajectoryRejectedError, match=r"ended 1\.000 s ago"):
         arm.follow(reach(0, 0.5, arm, 8 * S), 10 * S)
+
+
+def shifted(arm: StandInArm, x: float) -> np.ndarray:
+    pose = arm.tool()
+    pose[0, 3] += x
+    return pose
+
+
+def pass_time(arm: StandInArm, seconds: float, now_ns: int = 10 * S) -> int:
+    for _ in range(round(seconds / 0.02)):
+        now_ns += S // 50
+        arm.update(now_ns, 0.02)
+    return now_ns
+
+
+def test_it_goes_to_a_pose_no_faster_than_its_joints_may_and_stays_there():
+    arm = tabletop()
+    goal = shifted(arm, 0.15)
+    arm.go_to(goal)
+    speeds = []
+    for _ in range(100):
+        pass_time(arm, 0.02)
+        speeds.append(np.abs(arm.velocity) / arm.kinematics.velocity_limit)
+    assert 0.9 < np.max(speeds) <= 1.0 + 1e-9
+    np.testing.assert_allclose(arm.tool(), goal, atol=1e-3)
+    with pytest.raises(ValueError, match="no joint values bring tool0"):
+        arm.go_to(shifted(arm, 5.0))
+    pass_time(arm, 0.5)
+    np.testing.assert_allclose(arm.tool(), goal, atol=1e-3)
+
+
+def test_a_twist_moves_the_tool_until_it_is_too_old():
+    arm = tabletop()
+    before = arm.tool()
+    arm.drive(np.array([0.1, 0.0, 0.0, 0.0, 0.0, 0.5]), 10 * S, timeout_s=0.1)
+    now_ns = pass_time(arm, 1.0)
+    np.testing.assert_allclose(arm.tool()[:3, 3] - before[:3, 3], [0.009, 0.0, 0.0], atol=1.5e-3)
+    assert np.arctan2(*(arm.tool()[:3, :3] @ before[:3, :3].T)[[1, 0], 0]) == pytest.approx(0.045, abs=0.01)
+    stopped = arm.tool()
+    arm.drive(np.array([0.1, 0.0, 0.0, 0.0, 0.0, 0.0]), now_ns - S, timeout_s=0.1)  # one that comes late, or by
+    pass_time(arm, 0.5, now_ns)  # another clock, moves nothing
+    np.testing.assert_allclose(arm.tool(), stopped, atol=1e-6)
+
+
+def test_a_gripper_of_the_trajectory_controller_obeys_its_own_command_under_poses():
+    arm = tabletop(gripper_joint="finger_joint1", gripper_in_trajectory=True, gripper_open=0.04)
+    arm.go_to(arm.tool())
+    arm.move_gripper(0.01)
+    pass_time(arm, 1.0)
+    assert arm.gripper == pytest.approx(0.01, abs=1e-3)
 
 
 def test_a_start_or_a_gripper_that_does_not_fit_is_named():
@@ -153,6 +209,64 @@ def test_a_ur5e_moves_over_dds_as_its_robot_file_says(real_data):
         assert [line for line in rejected if "the trajectory ended" not in line] == []
 
 
+class Commanded:
+    """The stand-in's node and one that commands it, in this process."""
+
+    def __init__(self, urdf: str) -> None:
+        rclpy.init(args=ros_arguments({"robot": "ur5e", "urdf": urdf}))
+        self.stand_in, self.node = StandIn(), rclpy.create_node("commander")
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.stand_in)
+        self.executor.add_node(self.node)
+
+    def __enter__(self) -> "Commanded":
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.executor.shutdown()
+        self.stand_in.destroy_node()
+        self.node.destroy_node()
+        rclpy.shutdown()
+
+    def send_until(self, kind: type, topic: str, fill: Callable, done: Callable[[], bool]) -> None:
+        """Send messages, stamped now and filled by `fill`, until `done`."""
+        publisher = self.node.create_publisher(kind, topic, 1)
+        end_s = time.monotonic() + 30.0
+        while not done():
+            assert time.monotonic() < end_s, f"nothing moved by {topic}"
+            message = kind(header=messages.header(self.node.get_clock().now().nanoseconds, "base_link"))
+            fill(message)
+            publisher.publish(message)
+            for _ in range(3):
+                self.executor.spin_once(timeout_sec=0.02)
+
+
+def test_poses_and_twists_come_over_dds_and_only_in_the_base_frame(real_data, capfd):
+    with Commanded(str(real_data("robots/ur5e_robotiq.urdf"))) as pair:
+        arm = pair.stand_in.arm
+        start = arm.tool()
+
+        def elsewhere(message: PoseStamped) -> None:
+            message.header.frame_id, message.pose = "camera", messages.pose_message(np.eye(4))
+
+        def refused() -> bool:
+            return "target_pose rejected: it is in 'camera', and base_frame is 'base_link'" in capfd.readouterr().err
+
+        pair.send_until(PoseStamped, "target_pose", elsewhere, refused)
+        np.testing.assert_allclose(arm.tool(), start, atol=1e-6)
+
+        def higher(message: PoseStamped) -> None:
+            message.pose = messages.pose_message(start)
+            message.pose.position.z += 0.05
+
+        pair.send_until(PoseStamped, "target_pose", higher, lambda: abs(arm.tool()[2, 3] - start[2, 3] - 0.05) < 1e-3)
+
+        def sideways(message: TwistStamped) -> None:
+            message.twist.linear.y = 0.1
+
+        pair.send_until(TwistStamped, "delta_twist_cmds", sideways, lambda: arm.tool()[1, 3] > start[1, 3] + 0.02)
+
+
 @pytest.mark.parametrize(
     ("parameters", "text"),
     [
@@ -163,7 +277,5 @@ def test_a_ur5e_moves_over_dds_as_its_robot_file_says(real_data):
     ],
 )
 def test_what_the_stand_in_lacks_is_named(parameters, text, capsys):
-    from sqap_vla_ros.nodes.stand_in.node import main
-
     assert main(ros_arguments(parameters)) == 2
     assert text in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CameraInfo, JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool
@@ -14,18 +15,18 @@ from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.images import rgb_to_message
 from sqap_vla_ros.nodes.launch.robots import RobotFile
 from sqap_vla_ros.nodes.stand_in.node import arm_of, camera_of
-from sqap_vla_ros.simulation.joint_path import TrajectoryRejectedError
 from stepped.node_double import HORIZON, SteppedClock, engine
 
 TICK_S = 0.02
 DT_S = 0.2
 LATENCY_S = 0.1
+TIMEOUT_S = 0.1  # of moveit_servo
 
 
 class StandInCell:
     """The node, the robot file's arm, and a policy that moves the tool by `step` [7] in every action.
 
-    refusals: of the trajectory controller. problems: what the node said was wrong with a chunk.
+    refusals: of the arm's controllers. accepted: commands that they executed.
     """
 
     def __init__(self, robot: RobotFile, urdf: str, step: np.ndarray, **changed: Any) -> None:
@@ -34,14 +35,14 @@ class StandInCell:
         self._camera = camera_of(robot)
         self._base: str = robot.parameters["base_frame"]
         self._tool: str = robot.parameters["tool_frame"]
-        # Actions need a middleware; the kinds of grippers that are actions have tests of their own.
-        plain = {"gripper_output": "forward_command"} if robot.parameters.get("gripper_action") else {}
-        self._parameters = (
-            robot.parameters | plain | {"ensemble_chunks": 1, "ramp_s": 0.3, "output_mode": "joint"} | changed
-        )
+        self._parameters = robot.parameters | {"ensemble_chunks": 1, "ramp_s": 0.3, "output_mode": "joint"} | changed
+        # Actions need a middleware, and have tests of their own; only trajectories carry a gripper.
+        if robot.parameters.get("gripper_action") or self._parameters["output_mode"] != "joint":
+            self._parameters["gripper_output"] = "forward_command"
         self.clock = SteppedClock()
         self.refusals: list[str] = []
         self.accepted = 0
+        self.diagnostics: DiagnosticArray | None = None  # the newest
         self._ticks = 0
 
     def __enter__(self) -> StandInCell:
@@ -102,13 +103,24 @@ class StandInCell:
             self._publish("image", rgb_to_message(picture, stamp=stamp, frame_id="camera"))
 
     def _on_sent(self, topic: str, message: Any) -> None:
-        if topic != "joint_trajectory":
-            return
         try:
-            self.arm.follow(message, self.clock.ros_ns)
+            match topic:
+                case "joint_trajectory":
+                    self.arm.follow(message, self.clock.ros_ns)
+                case "target_pose":
+                    self.arm.go_to(messages.pose_from_message(message.pose))
+                case "delta_twist_cmds":
+                    linear, angular = message.twist.linear, message.twist.angular
+                    twist = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+                    self.arm.drive(twist, messages.time_ns(message.header.stamp), TIMEOUT_S)
+                case "/diagnostics":
+                    self.diagnostics = message
+                    return
+                case _:
+                    return
             self.accepted += 1
-        except TrajectoryRejectedError as error:
-            self.refusals.append(str(error))
+        except ValueError as error:  # TrajectoryRejectedError and KinematicsError are such
+            self.refusals.append(f"{topic}: {error}")
 
     def _predict(self, observation: Observation) -> tuple[float, ActionChunk]:
         deltas = np.tile(self.step, (HORIZON, 1))

@@ -18,6 +18,7 @@ from sqap_vla_ros.nodes.policy.prediction import Prediction
 
 PERIOD_S = 1.0
 WINDOW = 200  # predictions that the percentiles are taken over
+RESIDUAL = "orientation left about the tool's x, y, z"
 
 _LEVELS = {
     State.RUNNING: DiagnosticStatus.OK,
@@ -74,6 +75,7 @@ class Diagnostics:
         }
         policy = {"recipe": info.recipe, "checkpoint": info.checkpoint, "selector": info.selector} if info else {}
         lag = {} if health.arm_lag_s is None else {"arm lag": f"{1e3 * health.arm_lag_s:.0f} ms"}
+        residual = {} if health.residual_rad is None else {RESIDUAL: _degrees(health.residual_rad)}
         safety = {
             "published": counters.chunks_published,
             "rejected": counters.chunks_rejected,
@@ -82,6 +84,7 @@ class Diagnostics:
             "tracking errors": counters.tracking_errors,
             "slowed down or kept inside": health.chunks_changed,
             **lag,
+            **residual,
         }
         state = f"{health.state.name} {health.reason}".strip()
         gripper = health.gripper
@@ -132,6 +135,10 @@ class Diagnostics:
             message=text,
             values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
         )
+
+
+def _degrees(turn_rad: tuple[float, ...]) -> str:
+    return ", ".join(f"{degrees:.1f}" for degrees in np.degrees(turn_rad)) + " degrees"
 
 
 def _percentiles(name: str, samples_ms: deque[float]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from sqap_vla_ros.nodes.policy.sinks.sink import (
     SinkParts,
     same_place,
 )
+from sqap_vla_ros.robot.conventions import largest_turn
 from sqap_vla_ros.robot.gripper.joint_path import GripperJointPath
 from sqap_vla_ros.robot.holding import Evidence, hold_joints
 from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays, preceded_by, remaining, standing
@@ -82,7 +83,10 @@ class JointSink(Sink):
                 self._begin_gripper(arm, trajectory.anchor_ns)
                 self._send(whole, arm)
                 self._held = None
-                return arm.followed(trajectory, arrays)
+                followed = arm.followed(trajectory, arrays)
+                relaxed = followed is not trajectory
+                self.residual_rad = largest_turn(followed.poses, trajectory.poses) if relaxed else None
+                return followed
             if verdict.decision is Decision.REJECT:
                 break
             # a motion that starts at speed needs more than the first guess; and a redundant arm's slower motion is not

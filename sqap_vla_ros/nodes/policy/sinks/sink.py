@@ -92,6 +92,8 @@ class Sink(ABC):
     CARRIES_GRIPPER: ClassVar[bool] = False
 
     publisher: Any
+    # [3] rad: the most that the motion started last leaves to turn about the tool's axes; None: it meets every pose.
+    residual_rad: NDArray[np.float64] | None = None
 
     @abstractmethod
     def __init__(self, node: Any, parts: SinkParts) -> None:
