@@ -77,6 +77,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "nodes.stand_in": (*_BASE, *_ROS, "robot", "simulation.joint_path", "nodes.launch"),
     "nodes.check": (*_BASE, *_ROS, "robot", "control", "serving", "nodes.policy", "nodes.launch"),
     "nodes.check.picture": (*_BASE, *_ROS, "nodes.policy", "policy.preprocessing", "pruning.overlay"),
+    "nodes.operate": (*_BASE, *_ROS, "nodes.launch"),
     "nodes.bags": (*_BASE, *_ROS, "robot", "control", "nodes.policy.observer"),
     "evaluation.closed_loop": (*_BASE, *_STUDY, *_MODEL, *_DOORS, "serving.frames", "robot", "simulation"),
     "evaluation.replay": (*_BASE, *_STUDY, *_MODEL, "shipped", "robot", "serving", "nodes"),

@@ -25,7 +25,7 @@ from sqap_vla_ros.commands import (
     train,
 )
 from sqap_vla_ros.commands.options import CommandParser
-from sqap_vla_ros.commands.robot import check
+from sqap_vla_ros.commands.robot import check, operate
 from sqap_vla_ros.processes import Terminated, signals_raise
 
 # In the order of --help.
@@ -39,6 +39,7 @@ COMMANDS = (
     predict,
     serve,
     check,
+    operate,
     inspect,
     convert,
     tokens,

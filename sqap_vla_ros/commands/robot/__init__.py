@@ -1,1 +1,1 @@
-"""Sub-commands that look at a running robot."""
+"""Sub-commands for a running robot."""

@@ -41,13 +41,13 @@ class StandInArm:
     ) -> None:
         """start: [n] joint values of the arm; the middle of their limits where None. inverse: for poses and twists.
 
-        Raises ValueError for a URDF without this arm or gripper, and for a start that does not fit it.
+        gripper_joint: moves in joint_states alone where the URDF lacks it, as that of an arm without its gripper does.
+
+        Raises ValueError for a URDF without this arm, and for a start that does not fit it.
         """
         self.kinematics = ArmKinematics.from_urdf(urdf, base_frame, tool_frame, inverse)
         self.links = LinkTree(urdf)
         arm = self.kinematics.joint_names
-        if gripper_joint and gripper_joint not in self.links.joint_names:
-            raise ValueError(f"gripper_joint {gripper_joint!r} is no movable joint of the URDF")
         at = self.kinematics.posture.copy() if start is None else np.asarray(start, dtype=np.float64)
         if at.shape != (len(arm),):
             raise ValueError(f"the arm has {len(arm)} joints ({', '.join(arm)}), and starts at {at.tolist()}")

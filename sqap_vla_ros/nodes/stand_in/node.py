@@ -99,6 +99,11 @@ class StandIn(Node):
             raise FileNotFoundError(f"urdf:={values['urdf']}: there is no such file")
         urdf = file.read_text("utf-8")
         self.arm = arm_of(robot, urdf, values)
+        gripper_joint = robot.parameters.get("gripper_joint", "")
+        if gripper_joint and gripper_joint not in self.arm.links.joint_names:
+            self.get_logger().warning(
+                f"the URDF has no movable joint {gripper_joint!r} (gripper_joint): only joint_states show the gripper"
+            )
         self._camera = camera_of(robot)
         self._base_frame: str = robot.parameters["base_frame"]
         self._twist_timeout_s: float = values["incoming_command_timeout"]

@@ -1,0 +1,55 @@
+"""`sqap-vla operate`: instruct, enable, stop and watch a running `policy_node`, without the ros2 command line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from sqap_vla_ros.commands.options import UsageError, add_command
+
+TRIGGERS = {"stop": "stop", "reset": "reset_fault"}  # what is typed -> the node's service
+DESCRIPTION = """Instruct, enable, stop and watch a running policy_node, as `ros2 topic` and `ros2 service` do:
+
+  status               print what it does until Ctrl-C
+  start "pick up …"    give it this instruction, enable it and print what it does; Ctrl-C disables it: the arm holds
+  disable              end the task; the arm holds
+  stop                 latch a stop
+  reset                clear a latched stop or fault"""
+
+
+def register(subparsers: Any) -> None:
+    """Add the `operate` sub-command."""
+    parser = add_command(
+        subparsers,
+        "operate",
+        run,
+        summary="instruct, enable, stop and watch a running policy node",
+        description=DESCRIPTION,
+    )
+    parser.add_argument("what", choices=("status", "start", "disable", *TRIGGERS), help="see above")
+    parser.add_argument("instruction", nargs="?", help="of `start`: the task in words")
+    parser.add_argument("--node", default="/policy_node", help="the policy node's name, with its namespace")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; 1 where the node refuses."""
+    if (args.instruction is None) == (args.what == "start"):
+        raise UsageError('only `start` has an instruction: sqap-vla operate start "pick up the cube"')
+    from sqap_vla_ros.nodes.operate.operator import Operator
+
+    with Operator(args.node, lambda text: print(text, flush=True)) as operator:
+        if args.what in TRIGGERS:
+            return 0 if operator.trigger(TRIGGERS[args.what]) else 1
+        if args.what == "disable":
+            return 0 if operator.enable(False) else 1
+        if args.what == "start":
+            operator.instruct(args.instruction)
+            if not operator.enable(True):
+                return 1
+        try:
+            operator.watch()
+        except BaseException:
+            if args.what == "start":
+                operator.enable(False)
+            raise
+    return 0

@@ -1,0 +1,117 @@
+"""Instruct, enable, stop and watch a running `policy_node` through its topics and services."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+import rclpy
+from rclpy.duration import Duration
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from sqap_vla_ros.msg import PolicyStatus
+from sqap_vla_ros.nodes.launch.table import dds_environment
+
+ANSWER_S = 10.0  # within which a node that runs is found and answers
+QUIET_S = 2.0  # a line is printed at least this often while the node is watched
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+STATES = {
+    getattr(PolicyStatus, name): name for name in ("DISABLED", "WAITING", "RUNNING", "HOLDING", "STOPPED", "FAULT")
+}
+
+
+class Operator:
+    """A node beside `policy_node`. Use as a context manager.
+
+    name: the policy node's, with its namespace. say: prints a line.
+    """
+
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+        self._name = name if name.startswith("/") else f"/{name}"
+        self._say = say
+        self._newest: PolicyStatus | None = None
+
+    def __enter__(self) -> Self:
+        os.environ.update(dds_environment(os.environ))
+        self._context = rclpy.Context()
+        # Ctrl-C is Python's KeyboardInterrupt here, so that what was begun can be ended.
+        rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        self._node = Node("operator", context=self._context, enable_rosout=False, start_parameter_services=False)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._node.create_subscription(PolicyStatus, f"{self._name}/status", self._on_status, LATCHED)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown()
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+    def instruct(self, text: str) -> None:
+        """Give the node a task in words. Raises ConnectionError where no node hears it."""
+        topic = f"{self._name.rpartition('/')[0]}/instruction"
+        publisher = self._node.create_publisher(String, topic, 1)
+        self._wait(lambda: publisher.get_subscription_count() > 0, f"nobody listens to {topic}")
+        publisher.publish(String(data=text))
+        self._wait(lambda: bool(publisher.wait_for_all_acked(Duration())), f"{topic} was not received")
+
+    def enable(self, on: bool) -> bool:
+        """Call ~/enable; say what the node answers, and return whether it did so. Raises ConnectionError."""
+        return self._call(SetBool, "enable", SetBool.Request(data=on))
+
+    def trigger(self, service: str) -> bool:
+        """Do the same with a service without a request, such as `stop` or `reset_fault`."""
+        return self._call(Trigger, service, Trigger.Request())
+
+    def watch(self, seconds: float | None = None) -> None:
+        """Say what the node does, whenever that changes and every two seconds. seconds: None until interrupted."""
+        self._wait(lambda: self._newest is not None, f"there is no {self._name}/status")
+        end_s = None if seconds is None else time.monotonic() + seconds
+        said, said_s = None, 0.0
+        while end_s is None or time.monotonic() < end_s:
+            status = self._newest
+            if status is not None:
+                state = (status.state, status.reason.partition(":")[0])
+                if state != said or time.monotonic() - said_s >= QUIET_S:
+                    said, said_s = state, time.monotonic()
+                    self._say(line(status))
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def _on_status(self, message: PolicyStatus) -> None:
+        self._newest = message
+
+    def _call(self, kind: Any, service: str, request: Any) -> bool:
+        client = self._node.create_client(kind, f"{self._name}/{service}")
+        self._wait(client.service_is_ready, f"there is no service {self._name}/{service}")
+        answer = client.call_async(request)
+        self._wait(answer.done, f"{self._name}/{service} does not answer")
+        response = answer.result()
+        self._say(f"{service}: {'done' if response.success else 'refused'}; {response.message}".rstrip("; "))
+        return bool(response.success)
+
+    def _wait(self, condition: Callable[[], bool], problem: str) -> None:
+        end_s = time.monotonic() + ANSWER_S
+        while not condition():
+            if time.monotonic() > end_s:
+                raise ConnectionError(
+                    f"{problem}: does the node run, with the same ROS_DOMAIN_ID (here "
+                    f"{os.environ.get('ROS_DOMAIN_ID', '0')})? --node names another one"
+                )
+            self._executor.spin_once(timeout_sec=0.1)
+
+
+def line(status: PolicyStatus) -> str:
+    """Return a status as one line."""
+    state = STATES.get(status.state, str(status.state))
+    parts = [f"{time.strftime('%H:%M:%S')} {state}{' (dry run)' if status.dry_run else ''}"]
+    if status.reason:
+        parts.append(status.reason)
+    parts.append(f"{status.chunks_published} chunks, {status.chunks_rejected} rejected")
+    return "  ".join(parts)
