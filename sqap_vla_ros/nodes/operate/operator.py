@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Self
@@ -78,7 +79,7 @@ class Operator:
         while end_s is None or time.monotonic() < end_s:
             status = self._newest
             if status is not None:
-                state = (status.state, status.reason.partition(":")[0])
+                state = (status.state, re.sub(r"[\d.]+", "", status.reason))  # not for every digit of an age
                 if state != said or time.monotonic() - said_s >= QUIET_S:
                     said, said_s = state, time.monotonic()
                     self._say(line(status))
