@@ -163,6 +163,7 @@ _ARM = (
             ("gripper_closed", "Position of the closed gripper, as its driver counts it.", float),
             ("gripper_open", "Position of the open gripper.", float),
             ("gripper_joint", "Joint of the gripper."),
+            ("speed_scale", "Share of the speed limits that is used: 0.1 for the first motions of an arm.", float),
             ("image_transport", "How images arrive.", str, ("raw", "compressed")),
         )
     ),

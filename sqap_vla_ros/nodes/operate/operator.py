@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -21,6 +22,7 @@ from sqap_vla_ros.msg import PolicyStatus
 from sqap_vla_ros.nodes.launch.table import dds_environment
 
 ANSWER_S = 10.0  # within which a node that runs is found and answers
+ASK_AGAIN_S = 1.0
 QUIET_S = 2.0  # a line is printed at least this often while the node is watched
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STATES = {
@@ -91,9 +93,19 @@ class Operator:
     def _call(self, kind: Any, service: str, request: Any) -> bool:
         client = self._node.create_client(kind, f"{self._name}/{service}")
         self._wait(client.service_is_ready, f"there is no service {self._name}/{service}")
-        answer = client.call_async(request)
-        self._wait(answer.done, f"{self._name}/{service} does not answer")
-        response = answer.result()
+        # An answer is lost where the server has not discovered this client yet. Every request here may be repeated.
+        answers: list[Any] = []
+        asked_s = -math.inf
+
+        def answered() -> bool:
+            nonlocal asked_s
+            if time.monotonic() - asked_s > ASK_AGAIN_S:
+                asked_s = time.monotonic()
+                answers.append(client.call_async(request))
+            return any(answer.done() for answer in answers)
+
+        self._wait(answered, f"{self._name}/{service} does not answer")
+        response = next(answer.result() for answer in answers if answer.done())
         self._say(f"{service}: {'done' if response.success else 'refused'}; {response.message}".rstrip("; "))
         return bool(response.success)
 

@@ -19,7 +19,7 @@ State = tuple[NDArray[np.float64], NDArray[np.float64]]  # position and velocity
 
 
 class Controller(Protocol):
-    """What moves the arm."""
+    """A source of the joints' desired state; the arm obeys one at a time."""
 
     def desired(self, before: NDArray[np.float64], now_ns: int, dt_s: float) -> State:
         """Return where the joints shall be now. before: [n] where they should have been `dt_s` ago."""

@@ -10,7 +10,7 @@ from sqap_vla_ros.nodes.check.snapshot import Snapshot
 from sqap_vla_ros.nodes.policy.grippers.table import GRIPPER_SINKS
 from sqap_vla_ros.nodes.policy.publishers import node_name
 
-CONTINUES = ("interpolate_from_desired_state", "open_loop_control")  # since Kilted, and before
+CONTINUES = ("interpolate_from_desired_state", "open_loop_control")  # since Jazzy, and before
 
 
 def check_commanders(snapshot: Snapshot) -> Iterator[Finding]:
@@ -64,7 +64,7 @@ def _controller_problems(snapshot: Snapshot, name: str, parameters: Mapping[str,
     if continues and not any(continues):
         yield warning(
             f"{name} begins each trajectory at the measured arm, and makes up for its lag at once",
-            "set interpolate_from_desired_state (before Kilted open_loop_control) to true",
+            "set interpolate_from_desired_state (in Humble open_loop_control) to true",
         )
     if parameters.get("command_in_type", "speed_units") != "speed_units":
         yield fail(

@@ -1,0 +1,91 @@
+"""`sqap-vla operate` beside a node with the policy node's topics and services."""
+
+import pytest
+from beside import NodeBeside
+from policy_node_rig import LATCHED
+from sqap_vla_ros.msg import PolicyStatus
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from sqap_vla_ros import cli
+from sqap_vla_ros.nodes.operate import operator
+
+
+class PolicyNodeDouble(NodeBeside):
+    """Says what it was asked for; refuses to be enabled without an instruction, and any reset."""
+
+    def create(self) -> None:
+        self.asked: list[str] = []
+        self._status = self.node.create_publisher(PolicyStatus, "/cell/policy_node/status", LATCHED)
+        self.node.create_subscription(String, "/cell/instruction", self._on_instruction, 1)
+        self.node.create_service(SetBool, "/cell/policy_node/enable", self._enable)
+        self.node.create_service(Trigger, "/cell/policy_node/stop", self._stop)
+        self.node.create_service(Trigger, "/cell/policy_node/reset_fault", self._reset_fault)
+        self._publish(PolicyStatus.DISABLED, "call ~/enable with true to start")
+
+    def _publish(self, state: int, reason: str = "") -> None:
+        self._status.publish(PolicyStatus(state=state, reason=reason, chunks_published=7, chunks_rejected=1))
+
+    def _on_instruction(self, message: String) -> None:
+        self.asked.append(message.data)
+
+    def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        response.success = bool(self.asked) or not request.data
+        response.message = "" if response.success else "no instruction"
+        self.asked.append("enable" if request.data else "disable")
+        self._publish(PolicyStatus.RUNNING if request.data else PolicyStatus.DISABLED)
+        return response
+
+    def _stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = True
+        return response
+
+    def _reset_fault(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.message = "safety_stop is still true"
+        return response
+
+
+@pytest.fixture
+def policy_node():
+    with PolicyNodeDouble() as double:
+        yield double
+
+
+@pytest.fixture
+def run():
+    return lambda *arguments: cli.main(["operate", *arguments, "--node", "/cell/policy_node"])
+
+
+def test_a_task_is_started_and_ends_with_the_interrupt(policy_node, run, capsys, monkeypatch):
+    watch = operator.Operator.watch
+
+    def interrupted(self: operator.Operator) -> None:
+        watch(self, 0.5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(operator.Operator, "watch", interrupted)
+    assert run("start", "pick up the cube") == 130
+    # A request whose answer was lost is repeated.
+    assert list(dict.fromkeys(policy_node.asked)) == ["pick up the cube", "enable", "disable"]
+    printed = capsys.readouterr().out
+    assert "enable: done" in printed
+    assert "RUNNING  7 chunks, 1 rejected" in printed
+
+
+def test_a_refusal_is_the_exit_status(policy_node, run, capsys):
+    assert run("disable") == 0
+    assert run("reset") == 1
+    assert "reset_fault: refused; safety_stop is still true" in capsys.readouterr().out
+    assert run("stop") == 0
+
+
+def test_a_node_that_does_not_run_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(operator, "ANSWER_S", 0.2)
+    assert cli.main(["operate", "start", "pick up the cube"]) == 2
+    assert "nobody listens to /instruction: does the node run, with the same ROS_DOMAIN_ID" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["start"], ["stop", "pick up the cube"]])
+def test_only_a_start_has_an_instruction(arguments, capsys):
+    assert cli.main(["operate", *arguments]) == 2
+    assert "only `start` has an instruction" in capsys.readouterr().err
