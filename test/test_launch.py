@@ -56,6 +56,7 @@ def test_a_robot_is_described_by_arguments_alone():
         gripper_closed="0.8",
         gripper_open="-0.1",
         gripper_joint="finger",
+        speed_scale="0.1",
         gripper_command="/gripper/commands",
         target_pose="/servo/pose_target_cmds",
         delta_twist_cmds="/servo/delta_twist_cmds",
@@ -72,6 +73,7 @@ def test_a_robot_is_described_by_arguments_alone():
         "gripper_closed": 0.8,
         "gripper_open": -0.1,
         "gripper_joint": "finger",
+        "speed_scale": 0.1,
         "use_sim_time": False,
     }
     assert dict(command.remappings) == {

@@ -22,7 +22,8 @@ from sqap_vla_ros.msg import PolicyStatus
 from sqap_vla_ros.nodes.launch.table import dds_environment
 
 ANSWER_S = 10.0  # within which a node that runs is found and answers
-ASK_AGAIN_S = 1.0
+ASK_AGAIN_S = 0.5
+LOADING = "not active yet"  # in the answer of a node that has not loaded its policy
 QUIET_S = 2.0  # a line is printed at least this often while the node is watched
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STATES = {
@@ -60,18 +61,30 @@ class Operator:
     def instruct(self, text: str) -> None:
         """Give the node a task in words. Raises ConnectionError where no node hears it."""
         topic = f"{self._name.rpartition('/')[0]}/instruction"
-        publisher = self._node.create_publisher(String, topic, 1)
+        publisher = self._node.create_publisher(String, topic, LATCHED)
         self._wait(lambda: publisher.get_subscription_count() > 0, f"nobody listens to {topic}")
         publisher.publish(String(data=text))
         self._wait(lambda: bool(publisher.wait_for_all_acked(Duration())), f"{topic} was not received")
 
     def enable(self, on: bool) -> bool:
-        """Call ~/enable; say what the node answers, and return whether it did so. Raises ConnectionError."""
-        return self._call(SetBool, "enable", SetBool.Request(data=on))
+        """Call ~/enable; say what the node answers, and return whether it did so. Raises ConnectionError.
+
+        A node that still loads its policy is asked again until it has.
+        """
+        done, answer = self._call(SetBool, "enable", SetBool.Request(data=on))
+        if not done and LOADING in answer:
+            self._say("waiting: the node still loads its policy")
+        while not done and LOADING in answer:
+            self._spin(1.0)
+            done, answer = self._call(SetBool, "enable", SetBool.Request(data=on))
+        self._say(f"enable: {answer}")
+        return done
 
     def trigger(self, service: str) -> bool:
         """Do the same with a service without a request, such as `stop` or `reset_fault`."""
-        return self._call(Trigger, service, Trigger.Request())
+        done, answer = self._call(Trigger, service, Trigger.Request())
+        self._say(f"{service}: {answer}")
+        return done
 
     def watch(self, seconds: float | None = None) -> None:
         """Say what the node does, whenever that changes and every two seconds. seconds: None until interrupted."""
@@ -90,7 +103,13 @@ class Operator:
     def _on_status(self, message: PolicyStatus) -> None:
         self._newest = message
 
-    def _call(self, kind: Any, service: str, request: Any) -> bool:
+    def _spin(self, seconds: float) -> None:
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def _call(self, kind: Any, service: str, request: Any) -> tuple[bool, str]:
+        """Return whether the node did it, and its answer in words."""
         client = self._node.create_client(kind, f"{self._name}/{service}")
         self._wait(client.service_is_ready, f"there is no service {self._name}/{service}")
         # An answer is lost where the server has not discovered this client yet. Every request here may be repeated.
@@ -106,8 +125,7 @@ class Operator:
 
         self._wait(answered, f"{self._name}/{service} does not answer")
         response = next(answer.result() for answer in answers if answer.done())
-        self._say(f"{service}: {'done' if response.success else 'refused'}; {response.message}".rstrip("; "))
-        return bool(response.success)
+        return response.success, f"{'done' if response.success else 'refused'}; {response.message}".rstrip("; ")
 
     def _wait(self, condition: Callable[[], bool], problem: str) -> None:
         end_s = time.monotonic() + ANSWER_S
@@ -123,8 +141,6 @@ class Operator:
 def line(status: PolicyStatus) -> str:
     """Return a status as one line."""
     state = STATES.get(status.state, str(status.state))
-    parts = [f"{time.strftime('%H:%M:%S')} {state}{' (dry run)' if status.dry_run else ''}"]
-    if status.reason:
-        parts.append(status.reason)
-    parts.append(f"{status.chunks_published} chunks, {status.chunks_rejected} rejected")
-    return "  ".join(parts)
+    dry = " (dry run)" if status.dry_run else ""
+    chunks = f"[chunks {status.chunks_published}, rejected {status.chunks_rejected}]"
+    return " ".join(filter(None, (time.strftime("%H:%M:%S"), f"{state}{dry}", chunks, status.reason)))

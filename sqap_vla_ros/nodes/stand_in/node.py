@@ -45,6 +45,7 @@ from sqap_vla_ros.robot.safety import SafetyLimits
 from sqap_vla_ros.simulation.joint_path import TrajectoryRejectedError
 
 OPTICAL_FRAME = "stand_in_camera_optical_frame"
+MOVES = 1e-3  # rad/s or m/s of a joint
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -52,9 +53,11 @@ def arm_of(robot: RobotFile, urdf: str, values: Mapping[str, Any]) -> StandInArm
     """Return the arm of a robot file. values: parameters of the stand-in. Raises ValueError where they do not fit."""
     given = robot.parameters
     posture = given.get("joint_posture", [0.0])
-    relaxed = {
-        name: tuple(given[name]) for name in ("orientation_residual_rad", "orientation_weights") if name in given
-    }
+    exact = InverseConfig()
+    inverse = InverseConfig(
+        tuple(given.get("orientation_residual_rad", exact.orientation_residual_rad)),
+        tuple(given.get("orientation_weights", exact.orientation_weights)),
+    )
     return StandInArm(
         urdf,
         given["base_frame"],
@@ -63,7 +66,7 @@ def arm_of(robot: RobotFile, urdf: str, values: Mapping[str, Any]) -> StandInArm
         gripper_joint=given.get("gripper_joint", ""),
         gripper_open=float(given.get("gripper_open", 0.0)),
         gripper_in_trajectory=given.get("gripper_output") == "joint_trajectory",
-        inverse=InverseConfig(**relaxed),
+        inverse=inverse,
         lag_s=values["lag_s"],
         interpolate_from_desired_state=values["interpolate_from_desired_state"],
     )
@@ -191,6 +194,9 @@ class StandIn(Node):
         states.header.stamp = time_message(now_ns)
         self._joint_states.publish(states)
         self._frames.sendTransform([transform_message(pose, now_ns, parent, child) for parent, child, pose in links])
+        if np.abs(self.arm.velocity).max() > MOVES:
+            xyz = ", ".join(f"{c:.3f}" for c in self.arm.tool()[:3, 3])
+            self.get_logger().info(f"the tool moves: ({xyz}) m", throttle_duration_sec=2.0)
         if now_ns - self._image_ns >= self._image_period_ns:
             self._image_ns = now_ns
             self._publish_image(now_ns)

@@ -1,5 +1,7 @@
 """`sqap-vla operate` beside a node with the policy node's topics and services."""
 
+import time
+
 import pytest
 from beside import NodeBeside
 from policy_node_rig import LATCHED
@@ -12,10 +14,11 @@ from sqap_vla_ros.nodes.operate import operator
 
 
 class PolicyNodeDouble(NodeBeside):
-    """Says what it was asked for; refuses to be enabled without an instruction, and any reset."""
+    """Loads its policy for a second, and refuses any reset. asked: what it did."""
 
     def create(self) -> None:
         self.asked: list[str] = []
+        self._created_s = time.monotonic()
         self._status = self.node.create_publisher(PolicyStatus, "/cell/policy_node/status", LATCHED)
         self.node.create_subscription(String, "/cell/instruction", self._on_instruction, 1)
         self.node.create_service(SetBool, "/cell/policy_node/enable", self._enable)
@@ -30,10 +33,11 @@ class PolicyNodeDouble(NodeBeside):
         self.asked.append(message.data)
 
     def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        response.success = bool(self.asked) or not request.data
-        response.message = "" if response.success else "no instruction"
-        self.asked.append("enable" if request.data else "disable")
-        self._publish(PolicyStatus.RUNNING if request.data else PolicyStatus.DISABLED)
+        response.success = not request.data or time.monotonic() - self._created_s > 1.0
+        response.message = "" if response.success else "the node is not active yet: the policy is being loaded"
+        if response.success:
+            self.asked.append("enable" if request.data else "disable")
+            self._publish(PolicyStatus.RUNNING if request.data else PolicyStatus.DISABLED)
         return response
 
     def _stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -68,12 +72,11 @@ def test_a_task_is_started_and_ends_with_the_interrupt(policy_node, run, capsys,
     # A request whose answer was lost is repeated.
     assert list(dict.fromkeys(policy_node.asked)) == ["pick up the cube", "enable", "disable"]
     printed = capsys.readouterr().out
-    assert "enable: done" in printed
-    assert "RUNNING  7 chunks, 1 rejected" in printed
+    assert "waiting: the node still loads its policy\nenable: done" in printed
+    assert "RUNNING [chunks 7, rejected 1]" in printed
 
 
 def test_a_refusal_is_the_exit_status(policy_node, run, capsys):
-    assert run("disable") == 0
     assert run("reset") == 1
     assert "reset_fault: refused; safety_stop is still true" in capsys.readouterr().out
     assert run("stop") == 0
