@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Measure how much success lateness costs, and what regains it: closed loop on paired episodes, none used for tuning.
 
-A cell is a recipe, a suite, a delay and a way to enter a late chunk (`Execution.join`): the seeds of every family are
-the same in all of them, so cells are compared pair by pair with the synchronous one. The world's seeds begin at 2000:
-neither the policy nor the weights of the join were chosen on them.
+A cell is a recipe, a suite, a delay and a way to deal with late chunks (`WAYS`): the seeds of every family are the
+same in all of them, so cells are compared pair by pair with the synchronous one and with each other. The world's seeds
+begin at 2000: neither the policy nor the weights of the join were chosen on them.
 
     python benchmarks/late_chunks.py                       go on with benchmarks/results/late_chunks, print the table
     python benchmarks/late_chunks.py --only fp32_path0.8   some cells
@@ -18,14 +18,17 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from sqap_vla_ros.compression.load import load_policy
-from sqap_vla_ros.evaluation.closed_loop.episodes import Execution, run_episodes
+from sqap_vla_ros.contracts import ActionChunk
+from sqap_vla_ros.evaluation.closed_loop.episodes import EpisodeRun, Execution, run_episodes
 from sqap_vla_ros.evaluation.closed_loop.statistics import PairedOutcomes, wilson
+from sqap_vla_ros.robot.trajectory import PoseTrajectory
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
@@ -36,18 +39,80 @@ RECIPES = ("fp32",)
 DELAYS_S = (0.4, 0.8, 1.6)
 
 
-def cells() -> dict[str, tuple[str, str, Execution]]:
-    """Name -> recipe, suite, execution; the synchronous cell of a recipe and suite comes first."""
+class DroppedAsPast(EpisodeRun):
+    """Drops a first chunk's actions as past although the arm stood still meanwhile, as the executor once did."""
+
+    def _joining_action(self, motion: PoseTrajectory) -> int:
+        return self._execution.delay_steps
+
+
+class StoppedWhileThinking(EpisodeRun):
+    """Stands still until the chunk is there, then does its first actions: synchronous, and slower."""
+
+    def act(self, chunk: ActionChunk, inference_ms: float = 0.0) -> None:
+        for _ in range(self._execution.delay_steps):
+            if not self._step(self._planned(self._env.commanded_pose, self._env.steps)):
+                return
+        delay, self._execution = self._execution, replace(self._execution, latency_s=0.0)
+        super().act(chunk, inference_ms)
+        self._execution = delay
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to deal with late chunks. horizon, join, continuation: as in `Execution`; few: of 60 episodes a cell."""
+
+    label: str
+    horizon: int = 8
+    join: str = "path"
+    continuation: str = "none"
+    runs: type[EpisodeRun] = EpisodeRun
+    few: bool = False
+
+
+WAYS = {
+    "path": Way("entered by pose"),
+    "clock": Way("entered by the clock", join="clock"),
+    "path_h6": Way("entered by pose, six actions between images", horizon=6),
+    "replace": Way("Real-Time Chunking, replaced only", join="clock", continuation="replace", few=True),
+    "guided": Way("Real-Time Chunking, guided", join="clock", continuation="guided", few=True),
+    "best": Way("by pose, best of eight noises", continuation="best_of_8", few=True),
+    "stop": Way("stop while thinking", runs=StoppedWhileThinking, few=True),
+    "plain": Way("by the clock, first actions dropped too", join="clock", runs=DroppedAsPast, few=True),
+}
+FEW = 10  # seeds of each family
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one file of episodes holds. seeds: of each family."""
+
+    recipe: str
+    suite: str
+    execution: Execution
+    runs: type[EpisodeRun] = EpisodeRun
+    few: bool = False
+
+
+def cell_name(recipe: str, short: str, way: str, delay_s: float) -> str:
+    """Return the name of a cell: `fp32_vm_path0.8_h6`."""
+    name, _, more = way.partition("_h")
+    return f"{recipe}_{short}_{name}{delay_s:g}" + (f"_h{more}" if more else "")
+
+
+def cells() -> dict[str, Cell]:
+    """Return the cells by name; the synchronous cell of a recipe and suite comes first."""
     table = {}
     for recipe in RECIPES:
         for short, suite in SUITES.items():
-            table[f"{recipe}_{short}_sync"] = (recipe, suite, Execution(8))
+            table[f"{recipe}_{short}_sync"] = Cell(recipe, suite, Execution(8))
             for delay_s in DELAYS_S:
-                for join in ("path", "clock"):
-                    table[f"{recipe}_{short}_{join}{delay_s:g}"] = (recipe, suite, Execution(8, "none", delay_s, join))
-                if delay_s <= 6 * 0.2:
-                    name = f"{recipe}_{short}_path{delay_s:g}_h6"
-                    table[name] = (recipe, suite, Execution(6, "none", delay_s, "path"))
+                for key, way in WAYS.items():
+                    if delay_s <= way.horizon * 0.2 and not (way.few and short == "va"):
+                        execution = Execution(way.horizon, "none", delay_s, way.join, way.continuation)
+                        table[cell_name(recipe, short, key, delay_s)] = Cell(
+                            recipe, suite, execution, way.runs, way.few
+                        )
     return table
 
 
@@ -60,8 +125,8 @@ def read(name: str) -> dict[tuple[str, int], dict[str, object]]:
 
 def run(name: str, seeds: int, lockstep: int) -> None:
     """Add the missing episodes of a cell."""
-    recipe, suite, execution = cells()[name]
-    done = read(name)
+    cell, done = cells()[name], read(name)
+    seeds = min(seeds, FEW) if cell.few else seeds
     groups = []
     for first in range(FIRST_SEED, FIRST_SEED + seeds, lockstep):
         wanted = range(first, min(first + lockstep, FIRST_SEED + seeds))
@@ -69,11 +134,11 @@ def run(name: str, seeds: int, lockstep: int) -> None:
     groups = [(family, missing) for family, missing in groups if missing]
     if not groups:
         return
-    policy = load_policy("tabletop", recipe)
+    policy = load_policy("tabletop", cell.recipe)
     envs = [TabletopEnv() for _ in range(lockstep)]
     with (RESULTS / f"{name}.jsonl").open("a") as file:
         for family, missing in tqdm(groups, desc=name):
-            for result in run_episodes(policy, envs, suite, family, missing, execution):
+            for result in run_episodes(policy, envs, cell.suite, family, missing, cell.execution, cell.runs):
                 file.write(json.dumps(result.to_dict()) + "\n")
             file.flush()
 
@@ -81,14 +146,14 @@ def run(name: str, seeds: int, lockstep: int) -> None:
 def table() -> None:
     """Success, its difference from the synchronous cell on the same episodes, and jerk."""
     print(f"{'cell':24s}{'n':>5s}  success [95 %]        minus sync [95 %]      jerk m/s³")
-    for name, (recipe, suite, _) in cells().items():
+    for name, cell in cells().items():
         rows = read(name)
         if not rows:
             continue
         rate = wilson(sum(bool(row["success"]) for row in rows.values()), len(rows))
         jerk = [float(row["jerk_m_s3"]) for row in rows.values() if row["jerk_m_s3"] is not None]
-        short = next(key for key, value in SUITES.items() if value == suite)
-        sync = read(f"{recipe}_{short}_sync")
+        short = next(key for key, value in SUITES.items() if value == cell.suite)
+        sync = read(f"{cell.recipe}_{short}_sync")
         shared = sorted(rows.keys() & sync.keys())
         paired = ""
         if shared and not name.endswith("_sync"):

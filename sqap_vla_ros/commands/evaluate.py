@@ -18,7 +18,7 @@ from sqap_vla_ros.commands.options import (
     number,
 )
 from sqap_vla_ros.contracts import JOINS, TRAINED_POLICY
-from sqap_vla_ros.evaluation.closed_loop.choices import ENSEMBLES, HORIZON, LOCKSTEP
+from sqap_vla_ros.evaluation.closed_loop.choices import CONTINUATIONS, ENSEMBLES, HORIZON, LOCKSTEP
 from sqap_vla_ros.simulation.vocabulary import SUITES, TaskFamily
 
 if TYPE_CHECKING:
@@ -64,6 +64,12 @@ def register(subparsers: Any) -> None:
         help="seconds that the world goes on while the policy thinks",
     )
     how.add_argument("--join", choices=JOINS, default=JOINS[0], help="enter a late chunk by pose or by time")
+    how.add_argument(
+        "--continuation",
+        choices=CONTINUATIONS,
+        default=CONTINUATIONS[0],
+        help="sample late chunks so that they agree with what the arm does meanwhile (Real-Time Chunking)",
+    )
     work = parser.add_argument_group("work")
     work.add_argument("--jobs", type=integer(1), default=1, help="processes, one thread each")
     work.add_argument("--ray", metavar="ADDRESS", help="episodes over a Ray cluster: auto, local or host:port")
@@ -89,7 +95,7 @@ def units_of(args: argparse.Namespace) -> list[Unit]:
         _SUITES if args.suite == "both" else (args.suite,),
         [TaskFamily(name) for name in args.families],
         checkpoint=args.checkpoint,
-        execution=Execution(args.horizon, args.ensemble, args.async_latency, args.join),
+        execution=Execution(args.horizon, args.ensemble, args.async_latency, args.join, args.continuation),
         episodes=args.episodes,
         deviations=args.deviations,
     )

@@ -25,6 +25,7 @@ from sqap_vla_ros.contracts import (
 from sqap_vla_ros.policy.action_head import DiffusionTransformer
 from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.config import DiffusionConfig, PolicyConfig
+from sqap_vla_ros.policy.continuing import Commitment, Past, sample_on
 from sqap_vla_ros.policy.decoder import VISUAL_START, Decoder, DecoderOutput
 from sqap_vla_ros.policy.diffusion import Sampler, draw_noise
 from sqap_vla_ros.policy.preprocessing import ImageTransform, patch_of
@@ -80,6 +81,27 @@ class CogACT(nn.Module):
         wide = torch.promote_types(dtype, torch.float32)
         predict = self.action_head.guided(cognition.to(dtype), sampler.timesteps, sampler.config.guidance)
         return sampler.sample(predict, noise.to(wide), generators)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def sample_on(
+        self,
+        continuation: str,
+        cognition: Tensor,
+        noise: Tensor,
+        generators: Sequence[torch.Generator],
+        sampler: Sampler,
+        past: Past,
+    ) -> Tensor:
+        """Do the same for chunks that go on from a past, by a name of `continuing.CONTINUATIONS`.
+
+        Guidance differentiates, which tensors made in inference mode do not allow: they are copied.
+        """
+        dtype = self.action_head.positional_embedding.dtype
+        wide = torch.promote_types(dtype, torch.float32)
+        predict = self.action_head.guided(cognition.clone().to(dtype), sampler.timesteps, sampler.config.guidance)
+        past = Past(past.target.clone().to(wide), past.weight.clone().to(wide))
+        return sample_on(continuation, sampler, predict, noise.clone().to(wide), generators, past)
 
 
 @dataclass(frozen=True)
@@ -178,11 +200,17 @@ class CogACTPolicy:
 
     @torch.inference_mode()
     def predict_batch(
-        self, observations: Sequence[Observation], *, seeds: Sequence[int] | None = None
+        self,
+        observations: Sequence[Observation],
+        *,
+        seeds: Sequence[int] | None = None,
+        continuation: str = "none",
+        commitments: Sequence[Commitment | None] | None = None,
     ) -> list[ActionChunk]:
         """Predict B chunks at once; row b is what `predict(observations[b], seed=seeds[b])` gives, up to rounding.
 
         seeds: one a row, None for all 0. A selector that draws at random follows the first.
+        continuation: a name of `continuing.CONTINUATIONS`, or `none`; commitments: what each chunk goes on from.
         """
         if not observations:
             raise ValueError("predict_batch needs at least one observation, got none")
@@ -210,7 +238,12 @@ class CogACTPolicy:
             len(seeds), model.config.head.horizon, model.config.head.channels, device=device, dtype=torch.float32
         )
         noise = draw_noise(generators, shape)
-        normalized = model.sample(output.cognition, noise, generators, self.sampler).double().cpu().numpy()
+        if continuation == "none" or commitments is None or not any(commitments):
+            sampled = model.sample(output.cognition, noise, generators, self.sampler)
+        else:
+            past = Past.of(commitments, self.statistics[self.unnorm_key], noise)
+            sampled = model.sample_on(continuation, output.cognition, noise, generators, self.sampler, past)
+        normalized = sampled.double().cpu().numpy()
         watch.mark("action_head")
         timings = watch.finish()
 

@@ -6,7 +6,7 @@ eta = 0; Ho et al., "DDPM" (2020), Eq. 6-7, with the posterior variance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -37,6 +37,11 @@ class Sampler:
         self.config = config
         self.alphas = squared_cosine_alphas(config.train_steps)
         self.timesteps: tuple[int, ...] = tuple(range(0, config.train_steps, config.stride or 1))[::-1]
+
+    def ddim_steps(self) -> Iterator[tuple[int, float, float]]:
+        """Yield each timestep with its cumulative alpha and that of the next one, 1 behind the last."""
+        for timestep, following in zip(self.timesteps, (*self.timesteps[1:], None), strict=True):
+            yield timestep, float(self.alphas[timestep]), 1.0 if following is None else float(self.alphas[following])
 
     def sample(self, predict: Noise, noise: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Turn `noise` into chunks [B, T, C].

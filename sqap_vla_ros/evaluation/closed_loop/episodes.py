@@ -14,12 +14,15 @@ from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import JOINS, ActionChunk, Observation, Policy
 from sqap_vla_ros.evaluation.action_metrics import rms_jerk
-from sqap_vla_ros.evaluation.closed_loop.choices import ENSEMBLES, HORIZON
+from sqap_vla_ros.evaluation.closed_loop.choices import CONTINUATIONS, ENSEMBLES, HORIZON
+from sqap_vla_ros.policy import continuing
 from sqap_vla_ros.policy.cogact import CogACTPolicy
+from sqap_vla_ros.policy.continuing import Commitment, overlap_weights
+from sqap_vla_ros.robot.conventions import compose_delta
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
 from sqap_vla_ros.robot.joining import joining_ns
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
-from sqap_vla_ros.simulation.environment import CONTROL_DT_S, CONTROL_NS, TabletopEnv
+from sqap_vla_ros.simulation.environment import CONTROL_DT_S, CONTROL_NS, MAX_DELTA_M, TabletopEnv
 from sqap_vla_ros.simulation.layout import VARIATIONS, sample_layout
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
@@ -39,12 +42,16 @@ class Execution:
     join: the action at which a late chunk is entered. `path`: the one that begins nearest to the arm
         (robot/joining.py). `clock`: as many actions are dropped as the arm has executed since the image; none where it
         stood still.
+    continuation: how a late chunk is sampled so that it agrees with what the arm does meanwhile
+        (policy/continuing.py), `none`: not at all. Where it repeats the executed actions, the others are composed onto
+        the pose that these led to, and there is nothing to join.
     """
 
     horizon: int = HORIZON
     ensemble: str = ENSEMBLES[0]
     latency_s: float = 0.0
     join: str = JOINS[0]
+    continuation: str = CONTINUATIONS[0]
 
     def __post_init__(self) -> None:
         if not 1 <= self.horizon <= 16:
@@ -55,6 +62,13 @@ class Execution:
             raise ValueError(f"the original ensemble executes one action a call: horizon must be 1, got {self.horizon}")
         if self.join not in JOINS:
             raise ValueError(f"join must be one of {', '.join(JOINS)}, got {self.join!r}")
+        if self.continuation not in CONTINUATIONS:
+            raise ValueError(f"continuation must be one of {', '.join(CONTINUATIONS)}, got {self.continuation!r}")
+        if self.continuation != "none" and (self.latency_s == 0.0 or self.ensemble != "none"):
+            raise ValueError(
+                f"continuation {self.continuation!r} needs a latency and no ensemble, got a latency of "
+                f"{self.latency_s} s and ensemble {self.ensemble!r}"
+            )
         if not 0.0 <= self.latency_s <= self.horizon * CONTROL_DT_S + 1e-9:
             raise ValueError(
                 f"latency must be within 0 and the {self.horizon * CONTROL_DT_S:.1f} s between two images "
@@ -62,10 +76,12 @@ class Execution:
             )
 
     def to_dict(self) -> dict[str, object]:
-        """Return plain values. Where nothing is late there is nothing to join: older studies without it go on."""
+        """Return plain values, those that change nothing left out: older studies without them go on."""
         values = asdict(self)
         if self.latency_s == 0.0:
             del values["join"]
+        if self.continuation == "none":
+            del values["continuation"]
         return values
 
     @property
@@ -113,6 +129,7 @@ class EpisodeRun:
         self._gripper_at_image = 1.0
         self._plan: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None = None  # first step, poses, gripper
         self._executed = 0  # actions of plans since the image
+        self._commitment: Commitment | None = None  # at the image
         self._path = [env.world.base_from_tool[:3, 3]]
         self.reason = ""
         self.chunks = 0
@@ -133,7 +150,13 @@ class EpisodeRun:
         self._anchor = env.commanded_pose
         self._gripper_at_image = float(env.state.gripper_open)
         self._executed = 0
+        self._commitment = self._committed() if self._execution.continuation != "none" else None
         return Observation(env.render(), env.steps * CONTROL_NS, self._instruction, env.gripper_pixel)
+
+    @property
+    def commitment(self) -> Commitment | None:
+        """What the next chunk goes on from; None where it is free: no continuation, or the arm stands still."""
+        return self._commitment
 
     def act(self, chunk: ActionChunk, inference_ms: float = 0.0) -> None:
         """Let the world go on until the next image is due, or the episode is over."""
@@ -155,25 +178,33 @@ class EpisodeRun:
         motion = anchor_chunk(deltas, self._anchor, chunk.stamp_ns, chunk.dt_s)
         for passed in range(self._execution.horizon):
             if passed == self._execution.delay_steps:
-                self._enter(motion)
+                self._enter(motion, deltas)
             if not self._step(self._towards_plan()):
                 return
         if self._execution.delay_steps == self._execution.horizon:
-            self._enter(motion)
+            self._enter(motion, deltas)
 
-    def _enter(self, motion: PoseTrajectory) -> None:
-        """Follow a chunk from now on."""
-        first = self._executed
-        if self._execution.join == "path":
-            entry_ns = joining_ns(
-                motion,
-                self._env.commanded_pose,
-                executed_ns=self._executed * CONTROL_NS,
-                gripper_at_image=self._gripper_at_image,
-                gripper_told=float(self._env.state.gripper_open),
-            )
-            first = round((entry_ns - motion.anchor_ns) / CONTROL_NS)
-        self._plan = (self._env.steps - first, motion.poses, motion.gripper)
+    def _enter(self, motion: PoseTrajectory, deltas: NDArray[np.float64]) -> None:
+        """Follow a chunk from now on. motion: its poses, from where its image was taken."""
+        how = self._execution
+        if self._commitment is not None and continuing.CONTINUATIONS[how.continuation].keeps_executed:
+            rest = anchor_chunk(deltas[how.delay_steps :], self._env.commanded_pose, motion.anchor_ns, CONTROL_DT_S)
+            self._plan = (self._env.steps, rest.poses, rest.gripper)
+            return
+        self._plan = (self._env.steps - self._joining_action(motion), motion.poses, motion.gripper)
+
+    def _joining_action(self, motion: PoseTrajectory) -> int:
+        """Return the action of a chunk that comes first."""
+        if self._execution.join == "clock":
+            return self._executed
+        entry_ns = joining_ns(
+            motion,
+            self._env.commanded_pose,
+            executed_ns=self._executed * CONTROL_NS,
+            gripper_at_image=self._gripper_at_image,
+            gripper_told=float(self._env.state.gripper_open),
+        )
+        return round((entry_ns - motion.anchor_ns) / CONTROL_NS)
 
     def result(self) -> EpisodeResult:
         """Return what is stored of a finished episode."""
@@ -201,17 +232,37 @@ class EpisodeRun:
 
     def _towards_plan(self) -> NDArray[np.float64]:
         """Return the action from the commanded pose to the plan's next one; without a plan it holds still."""
-        still = np.array([0.0] * 6 + [float(self._env.state.gripper_open)])
-        if self._plan is None:
-            return still
+        if self._left_of_plan() > 0:
+            self._executed += 1
+        return self._planned(self._env.commanded_pose, self._env.steps)
+
+    def _left_of_plan(self) -> int:
+        """Return how many actions the plan still has."""
+        return 0 if self._plan is None else max(0, self._plan[0] + len(self._plan[1]) - self._env.steps)
+
+    def _planned(self, here: NDArray[np.float64], step: int) -> NDArray[np.float64]:
+        """Return the action that the plan has for a step, from a commanded pose."""
+        if self._plan is None or step - self._plan[0] >= len(self._plan[1]):
+            return np.array([0.0] * 6 + [float(self._env.state.gripper_open)])
         first, poses, grippers = self._plan
-        index = self._env.steps - first
-        if index >= len(poses):
-            return still
-        self._executed += 1
-        here, there = self._env.commanded_pose, poses[index]
+        there = poses[step - first]
         turn = Rotation.from_matrix(there[:3, :3] @ here[:3, :3].T).as_euler("xyz")
-        return np.concatenate([there[:3, 3] - here[:3, 3], turn, [grippers[index]]])
+        return np.concatenate([there[:3, 3] - here[:3, 3], turn, [grippers[step - first]]])
+
+    def _committed(self) -> Commitment | None:
+        """Return what the arm will do from now on if no chunk comes; None where it stands still."""
+        left, how = self._left_of_plan(), self._execution
+        if not left:
+            return None
+        pose, actions = self._env.commanded_pose, []
+        for index in range(max(left, how.delay_steps)):
+            action = self._planned(pose, self._env.steps + index)
+            if index >= left:
+                action[6] = actions[-1][6]
+            action[:3] = np.clip(action[:3], -MAX_DELTA_M, MAX_DELTA_M)
+            pose = compose_delta(pose, action)
+            actions.append(action)
+        return Commitment(np.array(actions), overlap_weights(how.delay_steps, len(actions)))
 
 
 def lockstep_width(policy: Policy, wanted: int) -> int:
@@ -232,31 +283,48 @@ def run_episodes(
     family: TaskFamily,
     seeds: Sequence[int],
     execution: Execution,
+    runs: type[EpisodeRun] = EpisodeRun,
 ) -> list[EpisodeResult]:
     """Run one episode for each seed, side by side in environments of their own, and predict for all of them together.
 
     Rows of a batch differ from single predictions by rounding alone (a test holds them together), so an episode does
     not depend on its neighbours; what is batched together is fixed by the seeds, so a run can be repeated exactly.
+
+    runs: what an episode is; a benchmark tries another executor with it.
     """
     if len(envs) < len(seeds):
         raise ValueError(f"{len(seeds)} episodes side by side need as many environments, got {len(envs)}")
     policy.reset()
-    episodes = [EpisodeRun(env, suite, family, seed, execution) for env, seed in zip(envs, seeds, strict=False)]
+    episodes = [runs(env, suite, family, seed, execution) for env, seed in zip(envs, seeds, strict=False)]
     while active := [episode for episode in episodes if not episode.finished]:
         observations = [episode.observe() for episode in active]
-        chunks = predict_together(policy, observations, [episode.noise_seed for episode in active])
+        chunks = predict_together(
+            policy,
+            observations,
+            [episode.noise_seed for episode in active],
+            continuation=execution.continuation,
+            commitments=[episode.commitment for episode in active],
+        )
         for episode, (chunk, inference_ms) in zip(active, chunks, strict=True):
             episode.act(chunk, inference_ms)
     return [episode.result() for episode in episodes]
 
 
 def predict_together(
-    policy: Policy, observations: Sequence[Observation], seeds: Sequence[int]
+    policy: Policy,
+    observations: Sequence[Observation],
+    seeds: Sequence[int],
+    *,
+    continuation: str = "none",
+    commitments: Sequence[Commitment | None] = (),
 ) -> list[tuple[ActionChunk, float]]:
     """Return a chunk for each observation, and its share of the processor time in milliseconds.
 
     Only prompts of equal length share a batch: padded rows would take part in the scales of per-tensor quantisation.
+    Raises ValueError where chunks are to be continued by a policy that cannot.
     """
+    if continuation != "none" and not isinstance(policy, CogACTPolicy):
+        raise ValueError(f"continuation {continuation!r} needs a policy in this process, got {policy.info.checkpoint}")
     alike: dict[int, list[int]] = defaultdict(list)
     for row, observation in enumerate(observations):
         length = len(policy.tokenize(observation.instruction)) if isinstance(policy, CogACTPolicy) else row
@@ -264,8 +332,13 @@ def predict_together(
     answers: dict[int, tuple[ActionChunk, float]] = {}
     for rows in alike.values():
         started = time.process_time()
-        if len(rows) > 1 and isinstance(policy, CogACTPolicy):
-            chunks = policy.predict_batch([observations[row] for row in rows], seeds=[seeds[row] for row in rows])
+        if isinstance(policy, CogACTPolicy) and (len(rows) > 1 or continuation != "none"):
+            chunks = policy.predict_batch(
+                [observations[row] for row in rows],
+                seeds=[seeds[row] for row in rows],
+                continuation=continuation,
+                commitments=[commitments[row] for row in rows] if commitments else None,
+            )
         else:
             chunks = [policy.predict(observations[row], seed=seeds[row]) for row in rows]
         spent_ms = 1e3 * (time.process_time() - started) / len(rows)

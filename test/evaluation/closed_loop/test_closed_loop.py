@@ -131,6 +131,22 @@ def test_a_late_chunk_is_entered_where_the_arm_is(envs, monkeypatch):
     np.testing.assert_allclose(where[6:], where[3] + chunk[1][1:3], atol=1e-6)
 
 
+@pytest.mark.parametrize("continuation", ["replace", "guided"])
+def test_a_continued_chunk_repeats_what_the_arm_did_meanwhile(envs, micro, monkeypatch, continuation):
+    """Its first two actions are those executed while it was computed; the others follow from where these led."""
+    actions, step = [], envs[0].step
+    monkeypatch.setattr(envs[0], "step", lambda action: actions.append(np.array(action)) or step(action))
+    episode = EpisodeRun(envs[0], SUITE, PICK, 0, Execution(4, latency_s=0.4, continuation=continuation))
+    chunks = []
+    for _ in range(3):
+        observation, committed = episode.observe(), episode.commitment
+        assert (committed is None) == (not chunks)  # the arm stands still until the first chunk
+        chunks += micro.predict_batch([observation], seeds=[1], continuation=continuation, commitments=[committed])
+        episode.act(chunks[-1])
+    for index in (1, 2):
+        np.testing.assert_allclose(chunks[index].deltas[:4], actions[4 * index : 4 * index + 4], atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("join", ["clock", "path"])
 @pytest.mark.parametrize("latency_s", [0.4, 0.8, 1.6])
@@ -185,6 +201,8 @@ def test_invalid_actions_end_the_episode(envs):
         ({"ensemble": "original"}, "horizon must be 1"),
         ({"horizon": 2, "latency_s": 0.5}, "0.5 s"),
         ({"join": "later"}, "join must be one of path, clock, got 'later'"),
+        ({"latency_s": 0.4, "continuation": "magic"}, "one of none, replace, guided, best_of_8, got 'magic'"),
+        ({"continuation": "guided"}, "'guided' needs a latency and no ensemble, got a latency of 0.0 s"),
     ],
 )
 def test_executions_that_make_no_sense_are_refused(given, match):

@@ -1,0 +1,34 @@
+"""The layers in PyTorch with torchao's quantised linears: a peer of `peers.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchao
+from stack import Contender, serve, torch_contender, torch_stack
+from torchao.quantization import Int4WeightOnlyConfig, Int8DynamicActivationInt8WeightConfig, quantize_
+
+
+def load(config: Callable[[], Any], _: Path, compiled: bool = False) -> Contender:
+    """Return the layers under a configuration."""
+    stack = torch_stack("bfloat16")
+    quantize_(stack, config())
+    return torch_contender(torch.compile(stack, dynamic=False) if compiled else stack)
+
+
+def int4() -> Any:
+    """Return the layout of 4-bit weights that torchao has for CPUs."""
+    return Int4WeightOnlyConfig(group_size=128, int4_packing_format="opaque")
+
+
+if __name__ == "__main__":
+    variants: dict[str, Callable[[Path], Contender]] = {
+        "int8 dynamic": partial(load, Int8DynamicActivationInt8WeightConfig),
+        "int8 dynamic, compiled": partial(load, Int8DynamicActivationInt8WeightConfig, compiled=True),
+        "int4 weights": partial(load, int4),
+    }
+    serve(variants, {"torchao": torchao.__version__, "torch": torch.__version__})
