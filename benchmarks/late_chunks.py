@@ -29,6 +29,7 @@ from sqap_vla_ros.contracts import ActionChunk
 from sqap_vla_ros.evaluation.closed_loop.episodes import EpisodeRun, Execution, run_episodes
 from sqap_vla_ros.evaluation.closed_loop.statistics import PairedOutcomes, wilson
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
+from sqap_vla_ros.shipped import SHIPPED
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
@@ -60,38 +61,35 @@ class StoppedWhileThinking(EpisodeRun):
 
 @dataclass(frozen=True)
 class Way:
-    """A way to deal with late chunks. horizon, join, continuation: as in `Execution`; few: of 60 episodes a cell."""
+    """A way to deal with late chunks. horizon, join, continuation: as in `Execution`."""
 
     label: str
     horizon: int = 8
     join: str = "path"
     continuation: str = "none"
     runs: type[EpisodeRun] = EpisodeRun
-    few: bool = False
 
 
 WAYS = {
     "path": Way("entered by pose"),
     "clock": Way("entered by the clock", join="clock"),
     "path_h6": Way("entered by pose, six actions between images", horizon=6),
-    "replace": Way("Real-Time Chunking, replaced only", join="clock", continuation="replace", few=True),
-    "guided": Way("Real-Time Chunking, guided", join="clock", continuation="guided", few=True),
-    "best": Way("by pose, best of eight noises", continuation="best_of_8", few=True),
-    "stop": Way("stop while thinking", runs=StoppedWhileThinking, few=True),
-    "plain": Way("by the clock, first actions dropped too", join="clock", runs=DroppedAsPast, few=True),
+    "replace": Way("Real-Time Chunking, replaced only", join="clock", continuation="replace"),
+    "guided": Way("Real-Time Chunking, guided", join="clock", continuation="guided"),
+    "best": Way("by pose, best of eight noises", continuation="best_of_8"),
+    "stop": Way("stop while thinking", runs=StoppedWhileThinking),
+    "plain": Way("by the clock, first actions dropped too", join="clock", runs=DroppedAsPast),
 }
-FEW = 10  # seeds of each family
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one file of episodes holds. seeds: of each family."""
+    """What one file of episodes holds."""
 
     recipe: str
     suite: str
     execution: Execution
     runs: type[EpisodeRun] = EpisodeRun
-    few: bool = False
 
 
 def cell_name(recipe: str, short: str, way: str, delay_s: float) -> str:
@@ -108,11 +106,9 @@ def cells() -> dict[str, Cell]:
             table[f"{recipe}_{short}_sync"] = Cell(recipe, suite, Execution(8))
             for delay_s in DELAYS_S:
                 for key, way in WAYS.items():
-                    if delay_s <= way.horizon * 0.2 and not (way.few and short == "va"):
+                    if delay_s <= way.horizon * 0.2:
                         execution = Execution(way.horizon, "none", delay_s, way.join, way.continuation)
-                        table[cell_name(recipe, short, key, delay_s)] = Cell(
-                            recipe, suite, execution, way.runs, way.few
-                        )
+                        table[cell_name(recipe, short, key, delay_s)] = Cell(recipe, suite, execution, way.runs)
     return table
 
 
@@ -126,7 +122,6 @@ def read(name: str) -> dict[tuple[str, int], dict[str, object]]:
 def run(name: str, seeds: int, lockstep: int) -> None:
     """Add the missing episodes of a cell."""
     cell, done = cells()[name], read(name)
-    seeds = min(seeds, FEW) if cell.few else seeds
     groups = []
     for first in range(FIRST_SEED, FIRST_SEED + seeds, lockstep):
         wanted = range(first, min(first + lockstep, FIRST_SEED + seeds))
@@ -134,7 +129,7 @@ def run(name: str, seeds: int, lockstep: int) -> None:
     groups = [(family, missing) for family, missing in groups if missing]
     if not groups:
         return
-    policy = load_policy("tabletop", cell.recipe)
+    policy = load_policy("tabletop", cell.recipe, shipped=SHIPPED)
     envs = [TabletopEnv() for _ in range(lockstep)]
     with (RESULTS / f"{name}.jsonl").open("a") as file:
         for family, missing in tqdm(groups, desc=name):
@@ -166,33 +161,49 @@ def table() -> None:
         print(f"{name:24s}{len(rows):5d}  {success:22s}{paired:24s}{sum(jerk) / max(1, len(jerk)):6.2f}")
 
 
+def points_of(short: str, way: str) -> list[tuple[float, float, float, float, int]]:
+    """Return delay, success, interval and episodes of every cell of a way that was run; success in percent."""
+    points = []
+    for delay_s in (0.0, *DELAYS_S):
+        if rows := read(f"fp32_{short}_sync" if delay_s == 0.0 else cell_name("fp32", short, way, delay_s)):
+            rate = wilson(sum(bool(row["success"]) for row in rows.values()), len(rows))
+            points.append((delay_s, 100 * rate.value, 100 * rate.low, 100 * rate.high, len(rows)))
+    return points
+
+
 def figure() -> None:
-    """Success over the delay, one line for each way to enter a late chunk, with 95 % intervals."""
+    """Draw success over the delay, one line for each way to deal with late chunks, with 95 % intervals."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    styles = {"path": ("entered by pose", "#0072b2", "o"), "clock": ("entered by the clock", "#d55e00", "s")}
-    panels, axes = plt.subplots(1, len(SUITES), figsize=(9, 3.4), sharey=True, constrained_layout=True)
+    styles = {
+        "path": ("#0072b2", "o", "-"),
+        "clock": ("#d55e00", "s", "-"),
+        "guided": ("#009e73", "^", "--"),
+        "stop": ("#cc79a7", "v", "--"),
+        "plain": ("#7f7f7f", "D", ":"),
+    }
+    panels, axes = plt.subplots(1, len(SUITES), figsize=(9.6, 4.2), sharey=True, constrained_layout=True)
     for axis, (short, suite) in zip(axes, SUITES.items(), strict=True):
-        for shift, (join, (label, colour, marker)) in zip((-0.012, 0.012), styles.items(), strict=True):
-            points = []
-            for delay_s in (0.0, *DELAYS_S):
-                name = f"fp32_{short}_sync" if delay_s == 0.0 else f"fp32_{short}_{join}{delay_s:g}"
-                if rows := read(name):
-                    rate = wilson(sum(bool(row["success"]) for row in rows.values()), len(rows))
-                    points.append((delay_s + shift, 100 * rate.value, 100 * rate.low, 100 * rate.high))
-            if points:
-                x, y, low, high = zip(*points, strict=True)
-                errors = [[b - a for a, b in zip(low, y, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
-                axis.errorbar(x, y, errors, label=label, color=colour, marker=marker, capsize=3)
+        for index, (way, (colour, marker, line)) in enumerate(styles.items()):
+            points = points_of(short, way)
+            if len(points) < 2:
+                continue
+            x, y, low, high, episodes = (list(column) for column in zip(*points, strict=True))
+            errors = [[b - a for a, b in zip(low, y, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
+            moved = [value + 0.014 * (index - 2) for value in x]
+            label = (
+                WAYS[way].label if min(episodes) == max(episodes) else f"{WAYS[way].label} ({min(episodes)} episodes)"
+            )
+            axis.errorbar(moved, y, errors, label=label, color=colour, marker=marker, linestyle=line, capsize=3)
         axis.set_title(suite.replace("_", " "))
         axis.set_xlabel("a chunk takes effect so long after its image [s]")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("success [%]")
     axes[0].set_ylim(0, 100)
-    axes[0].legend(loc="lower left", frameon=False)
+    axes[0].legend(loc="lower left", frameon=False, fontsize=8)
     panels.savefig(RESULTS / "late_chunks.png", dpi=120)
 
 
@@ -209,6 +220,8 @@ def main() -> int:
     torch.set_num_threads(1)
     for name in () if args.table else args.only or cells():
         run(name, args.seeds, args.lockstep)
+    if args.only:
+        return 0
     table()
     figure()
     return 0

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time decoder layers of the 7B geometry under this package, OpenVINO, llama.cpp and torchao, taken in turn in one run.
+"""Time decoder layers of the 7B geometry under this package, OpenVINO, llama.cpp's ggml and torchao, taken in turn.
 
 Each peer runs in a process and in an environment of its own, made below `--cache` where it is missing; the project's
 environment is only read. All compute the same two layers with the same random weights (`peer_layers/stack.py`), 277
@@ -64,11 +64,11 @@ PEERS = (
     Peer("this_package", "this package"),
     Peer("openvino_layers", "OpenVINO", ("openvino==2026.4.1", "nncf==3.4.0")),
     Peer(
-        "llama_cpp_layers",
-        "llama.cpp",
-        ("llama-cpp-python==0.3.36", "gguf==0.19.0"),
+        "ggml_layers",
+        "llama.cpp's ggml",
+        ("ggml-python==0.0.45", "gguf==0.19.0"),
         shares=False,
-        variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"},
+        variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON"},
     ),
     Peer("torchao_layers", "torchao", ("torchao==0.18.0",), options=("--no-deps",)),
 )
@@ -104,12 +104,13 @@ class Process:
         self.peer = peer
         limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         kept = cache / "files" / peer.name
+        paths = os.pathsep.join(filter(None, (str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH"))))
         self._child = subprocess.Popen(
             [python, HERE / "peer_layers" / f"{peer.name}.py", kept],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | limits | {"TORCHINDUCTOR_CACHE_DIR": str(kept / "inductor")},
+            env=os.environ | limits | {"PYTHONPATH": paths, "TORCHINDUCTOR_CACHE_DIR": str(kept / "inductor")},
         )
         self.about = self._answer()
 

@@ -12,7 +12,7 @@ import nncf
 import numpy as np
 import openvino
 import torch
-from stack import WIDTH, Contender, Floats, serve, torch_stack
+from peer_layers.stack import WIDTH, Contender, Floats, serve, torch_stack
 
 
 def converted(compression: str) -> Any:

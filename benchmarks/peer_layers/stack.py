@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 LAYERS, WIDTH, HEADS, MLP_WIDTH = 2, 4096, 32, 11008
 HEAD_WIDTH = WIDTH // HEADS
 RMS_EPS, ROPE_THETA = 1e-5, 10000.0
-MOST_TOKENS = 512
+MOST_TOKENS = 1024
+DRAWN = 4_194_301  # a prime: rows of a matrix do not repeat each other
 SHAPES = {
     "self_attn.q_proj": (WIDTH, WIDTH),
     "self_attn.k_proj": (WIDTH, WIDTH),
@@ -39,13 +40,15 @@ Floats = NDArray[np.float32]
 
 
 def weights() -> Iterator[tuple[str, Floats]]:
-    """Yield the linears of both layers, "0.self_attn.q_proj" and so on, [outputs, inputs]."""
+    """Yield the linears of both layers, "0.self_attn.q_proj" and so on, [outputs, inputs].
+
+    All are cut from one row of normal numbers, each from a place of its own: drawing them anew would take a minute.
+    """
+    row = np.random.default_rng(0).standard_normal(DRAWN, dtype=np.float32)
     for layer in range(LAYERS):
         for index, (name, (outputs, inputs)) in enumerate(SHAPES.items()):
-            generator = np.random.default_rng((layer, index))
-            weight = generator.standard_normal((outputs, inputs), dtype=np.float32)
-            weight *= np.float32(inputs**-0.5)
-            yield f"{layer}.{name}", weight
+            start = 100_003 * (len(SHAPES) * layer + index)
+            yield f"{layer}.{name}", np.resize(np.roll(row, -start) * np.float32(inputs**-0.5), (outputs, inputs))
 
 
 def tokens(count: int) -> Floats:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from stack import HEADS, MLP_WIDTH, WIDTH, Contender, rotary, serve, torch_contender, weights
+from peer_layers.stack import HEADS, MLP_WIDTH, WIDTH, Contender, rotary, serve, torch_contender, weights
 from torch import Tensor, nn
 
 from sqap_vla_ros.compression.folding import residual_rotation
@@ -36,17 +36,21 @@ def plain_decoder() -> Decoder:
     return decoder
 
 
-def compressed_layers(activation_bits: int, path: Path) -> nn.ModuleList:
-    """Return the layers under the recipe `w4a4_rotated`, with other activation bits; kept as a file."""
-    if path.is_file():
+def compressed_layers(activation_bits: int, path: Path | None = None, *, weight_clip: bool = True) -> nn.ModuleList:
+    """Return the layers under the recipe `w4a4_rotated`, with other activation bits; kept as a file, if one is named.
+
+    weight_clip: whether the clipping of rows is searched, which takes a minute.
+    """
+    if path is not None and path.is_file():
         return torch.load(path, weights_only=False)
     recipe = load_recipe("w4a4_rotated")
     assert recipe.quantization is not None
-    spec = dataclasses.replace(recipe.quantization, activation_bits=activation_bits)
+    spec = dataclasses.replace(recipe.quantization, activation_bits=activation_bits, weight_clip=weight_clip)
     decoder = plain_decoder()
     for layer in decoder.layers:
         compress_layer(layer, spec, CONFIG)
-    torch.save(decoder.layers, path)
+    if path is not None:
+        torch.save(decoder.layers, path)
     return decoder.layers
 
 

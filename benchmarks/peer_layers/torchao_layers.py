@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 import torchao
-from stack import Contender, serve, torch_contender, torch_stack
-from torchao.quantization import Int4WeightOnlyConfig, Int8DynamicActivationInt8WeightConfig, quantize_
+from peer_layers.stack import Contender, serve, torch_contender, torch_stack
+from torchao.quantization import Int8DynamicActivationInt8WeightConfig, IntxWeightOnlyConfig, PerGroup, quantize_
 
 
 def load(config: Callable[[], Any], _: Path, compiled: bool = False) -> Contender:
@@ -21,14 +21,14 @@ def load(config: Callable[[], Any], _: Path, compiled: bool = False) -> Contende
 
 
 def int4() -> Any:
-    """Return the layout of 4-bit weights that torchao has for CPUs."""
-    return Int4WeightOnlyConfig(group_size=128, int4_packing_format="opaque")
+    """Return 4-bit weights in groups of 128. Its packed layouts are for GPUs; on a CPU the weights are dequantised."""
+    return IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(128))
 
 
 if __name__ == "__main__":
     variants: dict[str, Callable[[Path], Contender]] = {
         "int8 dynamic": partial(load, Int8DynamicActivationInt8WeightConfig),
         "int8 dynamic, compiled": partial(load, Int8DynamicActivationInt8WeightConfig, compiled=True),
-        "int4 weights": partial(load, int4),
+        "int4 weights, compiled": partial(load, int4, compiled=True),
     }
     serve(variants, {"torchao": torchao.__version__, "torch": torch.__version__})
