@@ -254,7 +254,8 @@ class EpisodeRun:
         left, how = self._left_of_plan(), self._execution
         if not left:
             return None
-        pose, actions = self._env.commanded_pose, []
+        pose = self._env.commanded_pose
+        actions: list[NDArray[np.float64]] = []
         for index in range(max(left, how.delay_steps)):
             action = self._planned(pose, self._env.steps + index)
             if index >= left:
