@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sqap_vla_ros.compression.bops import Workload, macs
 from sqap_vla_ros.policy.cogact import CogACT
 from sqap_vla_ros.policy.config import COGACT_BASE, PolicyConfig
-from sqap_vla_ros.policy.diffusion import Sampler
+from sqap_vla_ros.policy.sampling.diffusion import Sampler
 from sqap_vla_ros.policy.vision import VisionTowers
 
 RESULTS = Path(__file__).parent / "results" / "policy_macs.json"

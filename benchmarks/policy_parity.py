@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sqap_vla_ros.policy.action_head import DiffusionTransformer
 from sqap_vla_ros.policy.checkpoints.published_names import source_of
 from sqap_vla_ros.policy.config import HEAD_SIZES, DiffusionConfig, TowerConfig, VisionConfig
-from sqap_vla_ros.policy.diffusion import Sampler
+from sqap_vla_ros.policy.sampling.diffusion import Sampler
 from sqap_vla_ros.policy.vision import VisionTowers
 
 ROOT = Path(__file__).parent.parent

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, Policy, SelectedTokens, SelectionContext
 from sqap_vla_ros.policy.cogact import CogACTPolicy
-from sqap_vla_ros.policy.continuing import Commitment
-from sqap_vla_ros.policy.diffusion import draw_noise
+from sqap_vla_ros.policy.sampling.continuing import Commitment
+from sqap_vla_ros.policy.sampling.diffusion import draw_noise
 from sqap_vla_ros.pruning.ring import gripper_tensor
 
 GRAPHS = 4  # prompt lengths to remember; the least recently used one goes

@@ -25,11 +25,11 @@ from sqap_vla_ros.contracts import (
 from sqap_vla_ros.policy.action_head import DiffusionTransformer
 from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.config import DiffusionConfig, PolicyConfig
-from sqap_vla_ros.policy.continuing import Commitment, Past, sample_on
 from sqap_vla_ros.policy.decoder import VISUAL_START, Decoder, DecoderOutput
-from sqap_vla_ros.policy.diffusion import Sampler, draw_noise
 from sqap_vla_ros.policy.preprocessing import ImageTransform, patch_of
 from sqap_vla_ros.policy.prompt import PromptTokenizer
+from sqap_vla_ros.policy.sampling.continuing import Commitment, Past, sample_on
+from sqap_vla_ros.policy.sampling.diffusion import Sampler, draw_noise
 from sqap_vla_ros.policy.vision import Projector, VisionTowers
 from sqap_vla_ros.text_rows import text_rows
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sqap_vla_ros.policy.cogact import CogACT
-from sqap_vla_ros.policy.diffusion import Sampler
+from sqap_vla_ros.policy.sampling.diffusion import Sampler
 from sqap_vla_ros.training.dataset import PLACE, POSE, SEGMENTS, WORDS, Batch
 from sqap_vla_ros.training.packed import Block, PackedOutput, packed_forward
 

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import TABLETOP, PolicyConfig
-from sqap_vla_ros.policy.diffusion import Sampler
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
+from sqap_vla_ros.policy.sampling.diffusion import Sampler
 from sqap_vla_ros.training.dataset import Batch, Demonstrations, tabletop_statistics
 from sqap_vla_ros.training.objective import LossWeights, Supervision, losses, total
 from sqap_vla_ros.training.packed import decoder_block

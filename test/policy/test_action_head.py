@@ -9,7 +9,7 @@ import torch
 
 from sqap_vla_ros.policy.action_head import DiffusionTransformer
 from sqap_vla_ros.policy.config import HEAD_SIZES, MICRO, DiffusionConfig
-from sqap_vla_ros.policy.diffusion import Sampler
+from sqap_vla_ros.policy.sampling.diffusion import Sampler
 
 # made by benchmarks/policy_parity.py with the public code; weights and inputs come from the seeds in it
 GOLDEN = json.loads((Path(__file__).parent / "golden_action_head.json").read_text())

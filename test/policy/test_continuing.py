@@ -7,7 +7,8 @@ import torch
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.evaluation.closed_loop import choices
 from sqap_vla_ros.policy.config import DiffusionConfig
-from sqap_vla_ros.policy.continuing import (
+from sqap_vla_ros.policy.micro.policy import micro_policy
+from sqap_vla_ros.policy.sampling.continuing import (
     CONTINUATIONS,
     BestOfNoises,
     Commitment,
@@ -17,8 +18,7 @@ from sqap_vla_ros.policy.continuing import (
     overlap_weights,
     sample_on,
 )
-from sqap_vla_ros.policy.diffusion import Sampler, draw_noise
-from sqap_vla_ros.policy.micro.policy import micro_policy
+from sqap_vla_ros.policy.sampling.diffusion import Sampler, draw_noise
 
 SAMPLER = Sampler(DiffusionConfig())
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sqap_vla_ros.policy.config import DiffusionConfig
-from sqap_vla_ros.policy.diffusion import Sampler, draw_noise, squared_cosine_alphas
+from sqap_vla_ros.policy.sampling.diffusion import Sampler, draw_noise, squared_cosine_alphas
 
 
 def test_schedule_values():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sqap_vla_ros.policy.cogact import CogACTPolicy
-from sqap_vla_ros.policy.diffusion import draw_noise
+from sqap_vla_ros.policy.sampling.diffusion import draw_noise
 
 TIMESTEPS = (5, 25, 50, 75, 95)  # of 100, at which the teacher-forced noise is compared
 

@@ -15,9 +15,9 @@ from scipy.spatial.transform import Rotation
 from sqap_vla_ros.contracts import JOINS, ActionChunk, Observation, Policy
 from sqap_vla_ros.evaluation.action_metrics import rms_jerk
 from sqap_vla_ros.evaluation.closed_loop.choices import CONTINUATIONS, ENSEMBLES, HORIZON
-from sqap_vla_ros.policy import continuing
 from sqap_vla_ros.policy.cogact import CogACTPolicy
-from sqap_vla_ros.policy.continuing import Commitment, overlap_weights
+from sqap_vla_ros.policy.sampling import continuing
+from sqap_vla_ros.policy.sampling.continuing import Commitment, overlap_weights
 from sqap_vla_ros.robot.conventions import compose_delta
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
 from sqap_vla_ros.robot.joining import joining_ns
@@ -43,8 +43,8 @@ class Execution:
         (robot/joining.py). `clock`: as many actions are dropped as the arm has executed since the image; none where it
         stood still.
     continuation: how a late chunk is sampled so that it agrees with what the arm does meanwhile
-        (policy/continuing.py), `none`: not at all. Where it repeats the executed actions, the others are composed onto
-        the pose that these led to, and there is nothing to join.
+        (policy/sampling/continuing.py), `none`: not at all. Where it repeats the executed actions, the others are
+        composed onto the pose that these led to, and there is nothing to join.
     """
 
     horizon: int = HORIZON

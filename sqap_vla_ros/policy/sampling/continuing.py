@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sqap_vla_ros.policy.actions import ActionStatistics
-from sqap_vla_ros.policy.diffusion import Noise, Sampler, draw_noise
+from sqap_vla_ros.policy.sampling.diffusion import Noise, Sampler, draw_noise
 
 _NOISE_STRIDE = 1_000_003  # between the seeds of the noises of one chunk
 
