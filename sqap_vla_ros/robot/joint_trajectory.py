@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from sqap_vla_ros.contracts import NS_PER_S
 
 NEAR_NS = 100_000  # two points nearer than this say the same twice
+# Over which jerk is a difference. At a point of a cubic the acceleration leaps, so that without such a time the jerk
+# would be infinite there, and a difference from segment to segment would depend on how finely the path is divided.
+JERK_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class CubicPeaks:
     """Extremes of each segment of the cubic, [T - 1, n] each, in closed form.
 
     low, high: the positions between which the segment stays. speed, acceleration: largest magnitudes.
-    jerk: change of the mean acceleration from the segment before, over the time between the two middles; the first
-        segment is compared with `JointTrajectoryArrays.start_acceleration`, at the first point.
+    jerk: change of the mean acceleration from the JERK_S before a moment to the JERK_S after it, over JERK_S. Before
+        the first point it is `JointTrajectoryArrays.start_acceleration`.
     """
 
     low: NDArray[np.float64]
@@ -156,16 +159,35 @@ class JointTrajectoryArrays:
             turns = [at(q / jerk)[0], at(2.0 * start / q)[0]]
         ends = [self.positions[:-1], self.positions[1:]]
         speeds = np.abs([self.velocities[:-1], self.velocities[1:], fastest])
-        mean = np.diff(self.velocities, axis=0) / span
-        arriving = np.zeros(mean.shape[1]) if self.start_acceleration is None else self.start_acceleration
-        between = np.concatenate([0.5 * span[:1], 0.5 * (span[1:] + span[:-1])])
         return CubicPeaks(
             low=np.min([*ends, *turns], axis=0),
             high=np.max([*ends, *turns], axis=0),
             speed=speeds.max(axis=0),
             acceleration=np.maximum(np.abs(begin), np.abs(end)),
-            jerk=np.abs(np.diff(mean, axis=0, prepend=arriving[None])) / between,
+            jerk=self._jerks(),
         )
+
+    def _jerks(self) -> NDArray[np.float64]:
+        """Return the largest jerk [T - 1, n] of each segment, at its begin and at moments half of JERK_S apart."""
+        points_s = self.times_from_stamp_ns / NS_PER_S
+        last_s = max(points_s[-1] - JERK_S, 0.0)  # the end is not judged: the next message takes over before it
+        at_s = np.union1d(np.arange(0.0, last_s, 0.5 * JERK_S), points_s[points_s <= last_s])
+        before, now, after = (self._velocities(at_s + shift) for shift in (-JERK_S, 0.0, JERK_S))
+        jerks = np.zeros(self.velocities[1:].shape)
+        segments = np.clip(np.searchsorted(points_s, at_s, side="right") - 1, 0, len(jerks) - 1)
+        np.maximum.at(jerks, segments, np.abs(after - 2.0 * now + before) / JERK_S**2)
+        return jerks
+
+    def _velocities(self, at_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the velocities [N, n] at moments [N] since the first point, those before it included."""
+        points_s = self.times_from_stamp_ns / NS_PER_S
+        i = np.clip(np.searchsorted(points_s, at_s, side="right") - 1, 0, len(points_s) - 2)
+        begin, end = (acceleration[i] for acceleration in self.accelerations)
+        t = np.clip(at_s - points_s[i], 0.0, self.spans_s[i, 0])[:, None]
+        velocities = self.velocities[i] + t * (begin + 0.5 * t * (end - begin) / self.spans_s[i])
+        if self.start_acceleration is not None:
+            velocities += np.minimum(at_s, 0.0)[:, None] * self.start_acceleration
+        return velocities
 
 
 def preceded_by(

@@ -210,10 +210,11 @@ class SafetyLimits:
     ) -> list[tuple[NDArray[np.float64], Code, str]]:
         """Return (time scale [T - 1] that it needs, code, text) of each limit on the joints that is exceeded."""
         needed = []
-        for order, code, values, limit in (
-            (1, Code.VELOCITY, peaks.speed, np.minimum(arm.velocity_limit, self.max_joint_velocity)),
-            (2, Code.ACCELERATION, peaks.acceleration, self.joint_acceleration(arm)),
-            (3, Code.JERK, peaks.jerk, np.full(len(names), self.max_joint_jerk)),
+        # What leaps at a point falls with the square of the time, and is all of the jerk where that is large.
+        for order, power, code, values, limit in (
+            (1, 1, Code.VELOCITY, peaks.speed, np.minimum(arm.velocity_limit, self.max_joint_velocity)),
+            (2, 2, Code.ACCELERATION, peaks.acceleration, self.joint_acceleration(arm)),
+            (3, 2, Code.JERK, peaks.jerk, np.full(len(names), self.max_joint_jerk)),
         ):
             step, joint = divmod(int(np.argmax(values / limit)), len(names))
             ratio = float(values[step, joint] / limit[joint])
@@ -224,7 +225,7 @@ class SafetyLimits:
                 f"step {step}: the {code.value} of {names[joint]} would reach {values[step, joint]:.2f}, its limit is "
                 f"{limit[joint]:.2f} {unit}"
             )
-            needed.append((np.full(len(values), ratio ** (1.0 / order)), code, text))
+            needed.append((np.full(len(values), ratio ** (1.0 / power)), code, text))
         return needed
 
     def _tool_speeds(self, tool: ToolMotion) -> list[tuple[NDArray[np.float64], Code, str]]:

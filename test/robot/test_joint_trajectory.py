@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.resources import share_path
-from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays, preceded_by, standing
+from sqap_vla_ros.robot.joint_trajectory import JERK_S, JointTrajectoryArrays, preceded_by, standing
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 from sqap_vla_ros.robot.safety import BETWEEN_POINTS_M, Code, Decision, SafetyLimits
 from sqap_vla_ros.robot.trajectory import anchor_chunk
@@ -82,8 +82,24 @@ def test_a_straight_and_a_standing_segment_have_no_infinite_peaks():
 def test_the_jerk_into_the_first_point_counts_from_how_the_arm_arrives():
     times_ns = np.array([0, 100_000_000])
     path = JointTrajectoryArrays(("a",), 0, times_ns, np.array([[0.0], [0.05]]), np.array([[0.0], [1.0]]))
-    assert path.peaks().jerk[0, 0] == pytest.approx(10.0 / 0.05)
+    assert path.peaks().jerk[0, 0] == pytest.approx(10.0 / JERK_S)
     assert replace(path, start_acceleration=np.array([10.0])).peaks().jerk[0, 0] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_jerk_of_a_path_does_not_depend_on_how_finely_it_is_divided():
+    path = random_path(3)
+    positions, velocities = path.sampled(10)
+    steps_ns = np.repeat(np.diff(path.times_from_stamp_ns) // 10, 10)
+    times_ns = np.concatenate([[0], np.cumsum(steps_ns)])
+    finely = JointTrajectoryArrays(NAMES, STAMP_NS, times_ns, positions, velocities)
+    whole, parts = path.peaks().jerk, finely.peaks().jerk
+    assert parts.max() == pytest.approx(whole.max(), rel=0.02)
+    # Where the acceleration leaps at a point, and hardly changes beside it, that leap over JERK_S is all there is.
+    times_ns = np.array([0, 100, 200]) * 1_000_000
+    corner = JointTrajectoryArrays(
+        ("a",), 0, times_ns, np.array([[0.0], [0.05], [0.1]]), np.array([[0.0], [1.0], [0.0]])
+    )
+    np.testing.assert_allclose(corner.peaks().jerk[:, 0], [10.0 / JERK_S, 20.0 / JERK_S])
 
 
 def test_outside_of_its_time_the_arm_rests():

@@ -110,7 +110,8 @@ SAFETY = (
     Parameter.of(
         SafetyLimits,
         "max_joint_jerk",
-        "The same for the jerk (rad/s^3 or m/s^3), the change of the acceleration from one segment to the next.",
+        "The same for the jerk (rad/s^3 or m/s^3), the change of the mean acceleration from one hundredth of a second "
+        "to the next.",
         above=0.0,
     ),
     Parameter.of(
