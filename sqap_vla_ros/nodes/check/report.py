@@ -31,10 +31,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings. picture: file with the gripper's pixel drawn in, "" where there is none."""
+    """All findings. picture: file with the gripper's pixel drawn in, "" where there is none; question: about it."""
 
     rows: tuple[Row, ...]
     picture: str = ""
+    question: str = "is the cross on the gripper?"
 
     @property
     def go(self) -> bool:
@@ -70,7 +71,7 @@ class Report:
             if row.finding.remedy:
                 say(f"     {'':<{width}}  [cyan]→ {escape(row.finding.remedy)}[/]")
         if self.picture:
-            say(f"\nLook at {escape(self.picture)}: is the cross on the gripper?")
+            say(f"\nLook at {escape(self.picture)}: {self.question}")
         fails = sum(row.finding.level is Level.FAIL for row in self.rows)
         warnings = sum(row.finding.level is Level.WARNING for row in self.rows)
         verdict = "[bold green]GO[/]" if self.go else "[bold red]NO-GO[/]"

@@ -16,7 +16,9 @@ from sqap_vla_ros.serving.worker import PolicyWorker
 PREDICTIONS = 10
 
 
-def try_policy(values: Mapping[str, Any], observation: Observation | None, factory: str = "") -> PolicyTrial:
+def try_policy(
+    values: Mapping[str, Any], observation: Observation | None, factory: str = "", *, predictions: int = PREDICTIONS
+) -> PolicyTrial:
     """Load the policy of these parameters, predict from one observation again and again, and end it.
 
     observation: None only loads it. factory: as in WorkerConfig.
@@ -32,7 +34,7 @@ def try_policy(values: Mapping[str, Any], observation: Observation | None, facto
         if not isinstance(event, Ready):
             return PolicyTrial(_failure(event, f"not loaded within load_timeout_s = {values['load_timeout_s']:g} s"))
         loaded_s = time.monotonic() - begin_s
-        for _ in range(PREDICTIONS if observation is not None else 0):
+        for _ in range(predictions if observation is not None else 0):
             assert observation is not None
             asked_s = time.monotonic()
             worker.submit(observation, seed=values["seed"])

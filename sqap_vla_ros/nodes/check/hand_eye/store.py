@@ -1,0 +1,111 @@
+"""A folder of pictures to click in, with what TF and camera_info said about them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sqap_vla_ros.nodes.check.hand_eye.clicks import COLUMNS, stamp_text
+from sqap_vla_ros.nodes.check.hand_eye.sights import Sight, Survey
+from sqap_vla_ros.nodes.check.picture import save
+from sqap_vla_ros.resources import share_path
+from sqap_vla_ros.robot.camera import CameraModel
+
+SIGHTS, CLICKS, PAGE = "sights.json", "clicks.csv", "clicks.html"
+
+
+def write_folder(folder: Path, survey: Survey) -> None:
+    """Write the sights of a survey: their pictures, a page to click in them, and an empty table of clicks.
+
+    Pictures of an earlier survey in the folder are replaced; a table with clicks in it is not overwritten. Raises
+    OSError and ValueError.
+    """
+    table = folder / CLICKS
+    if table.exists() and any(line.strip().rstrip(",").count(",") for line in table.read_text().splitlines()[1:]):
+        raise ValueError(f"{table} has clicks in it: name another folder with --pictures, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / SIGHTS).exists():
+        for before in read_folder(folder).sights:
+            (folder / f"{stamp_text(before.stamp_ns)}.png").unlink(missing_ok=True)
+    for sight in survey.sights:
+        save(sight.image, folder / f"{stamp_text(sight.stamp_ns)}.png")
+    stamps = [stamp_text(sight.stamp_ns) for sight in survey.sights]
+    (folder / SIGHTS).write_text(json.dumps(_to_json(survey), indent=1))
+    table.write_text("\n".join([",".join(COLUMNS), *(f"{stamp},," for stamp in stamps)]) + "\n")
+    page = share_path("config/views/clicks.html").read_text("utf-8")
+    (folder / PAGE).write_text(page.replace("/*STAMPS*/", json.dumps(stamps)), "utf-8")
+
+
+def read_folder(folder: Path) -> Survey:
+    """Read what `write_folder` wrote. Raises ValueError and OSError."""
+    path = folder / SIGHTS
+    if not path.is_file():
+        raise ValueError(
+            f"{path} does not exist: --clicks needs --bag, or must lie in a folder that --pictures wrote before"
+        )
+    try:
+        content = json.loads(path.read_text())
+        camera = _camera(content["camera"])
+        survey = Survey(content["where"], content["base_frame"], content["tool_frame"], content["optical_frame"])
+        survey.mounts = {child: (parent, np.array(pose)) for child, (parent, pose) in content["mounts"].items()}
+        for entry in content["sights"]:
+            picture = folder / f"{stamp_text(entry['stamp_ns'])}.png"
+            image = cv2.imread(str(picture), cv2.IMREAD_COLOR)
+            if image is None:
+                survey.refuse(f"{picture} is missing or no picture")
+                continue
+            if image.shape[:2] != (camera.height, camera.width):
+                survey.refuse(f"{picture} was resized: it must be {camera.width}x{camera.height}")
+                continue
+            poses = (np.array(entry[name]) for name in ("base_from_tool", "optical_from_base"))
+            image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+            survey.sights.append(Sight(entry["stamp_ns"], image, camera, *poses))
+            survey.images += 1
+        return survey
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): collect the pictures again") from error
+
+
+def _to_json(survey: Survey) -> dict[str, Any]:
+    return {
+        "where": survey.where,
+        "base_frame": survey.base_frame,
+        "tool_frame": survey.tool_frame,
+        "optical_frame": survey.optical_frame,
+        "mounts": {child: [parent, pose.tolist()] for child, (parent, pose) in survey.mounts.items()},
+        "camera": _camera_to_json(survey.sights[0].camera),
+        "sights": [
+            {
+                "stamp_ns": sight.stamp_ns,
+                "base_from_tool": sight.base_from_tool.tolist(),
+                "optical_from_base": sight.optical_from_base.tolist(),
+            }
+            for sight in survey.sights
+        ],
+    }
+
+
+_ARRAYS = ("matrix", "distortion", "rotation", "translation")
+
+
+def _camera_to_json(camera: CameraModel) -> dict[str, Any]:
+    arrays = {name: getattr(camera, name).tolist() for name in _ARRAYS}
+    radius = camera.max_radius if np.isfinite(camera.max_radius) else None
+    return arrays | {
+        "width": camera.width,
+        "height": camera.height,
+        "fisheye": camera.fisheye,
+        "max_radius": radius,
+    }
+
+
+def _camera(content: dict[str, Any]) -> CameraModel:
+    fields: dict[str, Any] = dict(content)
+    fields |= {name: np.array(fields[name], dtype=np.float64) for name in _ARRAYS}
+    if fields["max_radius"] is None:
+        fields["max_radius"] = np.inf
+    return CameraModel(**fields)

@@ -1,0 +1,52 @@
+"""A node that stands in for policy_node: its name, namespace, remappings and parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import rclpy
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from sqap_vla_ros.nodes.launch.table import BRINGUPS, dds_environment, resolve
+from sqap_vla_ros.nodes.policy import configuration
+
+
+def read_arguments(texts: Sequence[str]) -> dict[str, str]:
+    """Return arguments of policy.launch.py by name. Raises ValueError for what is not of the form name:=value."""
+    given = {}
+    for text in texts:
+        name, separator, value = text.partition(":=")
+        if not separator or not name:
+            raise ValueError(f"{text!r} is not of the form name:=value (quote a value with spaces)")
+        given[name] = value
+    return given
+
+
+@contextlib.contextmanager
+def standing_in(given: Mapping[str, str]) -> Iterator[tuple[Node, dict[str, Any]]]:
+    """Provide the node and the values of policy_node's parameters.
+
+    given: arguments of policy.launch.py. Raises ValueError and OSError for wrong arguments and parameter files.
+    """
+    (command,) = resolve(BRINGUPS["policy"], given)
+    os.environ.update(dds_environment(os.environ))
+    context = rclpy.Context()
+    # Ctrl-C is Python's KeyboardInterrupt here: there is nothing to bring to rest.
+    rclpy.init(args=command.ros_arguments(), context=context, signal_handler_options=SignalHandlerOptions.NO)
+    node = None
+    try:
+        # The name of the node that it stands in for, so that sections of parameter files with that name hold here too.
+        node = Node("policy_node", context=context, enable_rosout=False, start_parameter_services=False)
+        configuration.declare(node)
+        yield node, configuration.read(node)
+    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+        raise ValueError(str(error)) from error
+    finally:
+        if node is not None:
+            node.destroy_node()
+        context.try_shutdown()

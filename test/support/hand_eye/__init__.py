@@ -1,0 +1,1 @@
+"""A synthetic camera, tool and tag, and recordings of them."""
