@@ -92,7 +92,10 @@ MISTAKES = {
     ),
     "another resolution": (pairs(error=TRUTH, camera=HALF), "with its numbers times 0.50"),
     "another point": (pairs(point=(0.0, 0.0, 0.12)), "at (0.000, 0.000, 0.120) m in that frame"),
-    "point and camera": (pairs(error=TRUTH, point=(0.0, 0.0, 0.12)), "px with a camera that is off by 5 cm"),
+    "point and camera": (
+        pairs(error=TRUTH, point=(0.0, 0.0, 0.12), noise_px=0.0),
+        "the pairs agree to 0.0 px with a camera that is off by 5 cm and 3 degrees",
+    ),
     "noise": (
         replace(TRUE, seen=np.random.default_rng(0).uniform(0, HEIGHT, (20, 2))),
         "no pose of the camera explains",
