@@ -2,12 +2,12 @@
 """Time decoder layers of the 7B geometry under this package, OpenVINO, llama.cpp's ggml and torchao, taken in turn.
 
 Each peer runs in a process and in an environment of its own, made below `--cache` where it is missing; the project's
-environment is only read. All compute the same two layers with the same random weights (`peer_layers/stack.py`), 277
+environment is only read. All compute the same layer with the same random weights (`peer_layers/stack.py`), 277
 tokens as in a whole prefill and 175 as behind SQAP's pruning. What a variant computes is compared with float32 before
 it is timed: a peer that is fast because it computes something else would show there. With rounding of random weights
 and without calibration these errors say nothing else; recipes of this package round better than the rows here.
 
-    python benchmarks/peers.py --cache out/peers --prepare     make environments and files: ten minutes, once
+    python benchmarks/peers.py --cache out/peers --prepare     make environments and files: some minutes, once
     python benchmarks/peers.py --cache out/peers               time: two minutes, on a machine that does nothing else
 
 Of a peer that cannot be installed, and of a variant that cannot be loaded, the table says why. Raw results go to

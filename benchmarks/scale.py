@@ -8,7 +8,7 @@ the same run: the rate of a product is that of the package's own linears at 1,02
 that the model is compared with.
 
     python benchmarks/scale.py measure        one minute on one core; writes results/scale.json
-    python benchmarks/scale.py                picture and tables from it and from results/full_geometry_cpu_*.json
+    python benchmarks/scale.py                picture and tables, beside results/full_geometry_*.json
 
 The clock of the sweeps is the process's CPU time with one thread, which other processes hardly change. Jetson Orin and
 Thor are rows of `BOARDS`: the same model with a data sheet's numbers, times the share of them that is reached
@@ -32,8 +32,8 @@ from sqap_vla_ros.compression.bops import Workload, macs
 from sqap_vla_ros.policy.config import COGACT_BASE
 
 RESULTS = Path(__file__).parent / "results"
-TOKENS = (50, 100, 175, 277, 400, 600, 800, 1000)
-BATCHES = (1, 2, 3)
+TOKENS = (50, 100, 175, 277, 400, 600, 1000)
+BATCHES = (1, 2, 4)
 LAYERS, WIDTH, MLP_WIDTH, HEADS = 32, 4096, 11008, 32
 LAYER_WEIGHTS = 4 * WIDTH**2 + 3 * WIDTH * MLP_WIDTH
 PASSES = {"bf16": 40, "w4a4": 30}  # times WIDTH values of two bytes a token: what a layer's other steps read and write
@@ -184,7 +184,13 @@ def measure(repeats: int, threads: int) -> dict[str, Any]:
                         decoder._layer(layer, hidden, cos, sin, None, final=False, query_start=None)
 
                 sweeps[kind]["batch"][batch] = seconds(run) / layers
-    return {"threads": threads, "clock": clock.__name__, "limits": limits, "layer_s": sweeps}
+    return {
+        "threads": threads,
+        "clock": clock.__name__,
+        "backend": integer.backend,
+        "limits": limits,
+        "layer_s": sweeps,
+    }
 
 
 def machine_of(run: Mapping[str, Any]) -> Machine:
@@ -326,14 +332,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=["show", "measure"], default="show")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="a run for each; others stay")
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.json")
     args = parser.parse_args()
     if args.what == "measure":
-        runs = [measure(args.repeats, threads) for threads in args.threads]
-        args.out.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+        report = json.loads(args.out.read_text()) if args.out.is_file() else {"runs": []}
+        fresh = [measure(args.repeats, threads) for threads in args.threads]
+        kept = [run for run in report["runs"] if run["threads"] not in args.threads]
+        runs = sorted(kept + fresh, key=lambda run: run["threads"])
+        unit = fresh[0]["backend"]
+        args.out.write_text(json.dumps({"unit": unit, "runs": runs}, indent=1) + "\n")
     report = json.loads(args.out.read_text())
-    beside = RESULTS / "full_geometry_cpu_2_threads.json"
+    beside = RESULTS / f"full_geometry_{report['unit']}_2_threads.json"
     full = json.loads(beside.read_text()) if beside.is_file() else None
     show(report, full)
     figure(report, full, args.out.with_suffix(".png"))

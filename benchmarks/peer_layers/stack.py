@@ -1,6 +1,6 @@
-"""The two decoder layers that every peer of `peers.py` computes, and the side of its protocol that runs beside a peer.
+"""The decoder layers that every peer of `peers.py` computes, and the side of its protocol that runs beside a peer.
 
-The layers are Llama's, of the 7B geometry, with the same random weights everywhere. A peer runs in a process of its
+They are Llama's, of the 7B geometry, with the same random weights everywhere. A peer runs in a process of its
 own, in an environment that may lack this package, so this file needs numpy only (and torch where a peer has it).
 """
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import nn
 
-LAYERS, WIDTH, HEADS, MLP_WIDTH = 2, 4096, 32, 11008
+LAYERS, WIDTH, HEADS, MLP_WIDTH = 1, 4096, 32, 11008  # the weights of one are more than a cache holds
 HEAD_WIDTH = WIDTH // HEADS
 RMS_EPS, ROPE_THETA = 1e-5, 10000.0
 MOST_TOKENS = 1024
@@ -40,7 +40,7 @@ Floats = NDArray[np.float32]
 
 
 def weights() -> Iterator[tuple[str, Floats]]:
-    """Yield the linears of both layers, "0.self_attn.q_proj" and so on, [outputs, inputs].
+    """Yield the linears of all layers, "0.self_attn.q_proj" and so on, [outputs, inputs].
 
     All are cut from one row of normal numbers, each from a place of its own: drawing them anew would take a minute.
     """

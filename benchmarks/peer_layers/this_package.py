@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from peer_layers.stack import HEADS, MLP_WIDTH, WIDTH, Contender, rotary, serve, torch_contender, weights
+from peer_layers.stack import HEADS, LAYERS, MLP_WIDTH, WIDTH, Contender, rotary, serve, torch_contender, weights
 from torch import Tensor, nn
 
 from sqap_vla_ros.compression.folding import residual_rotation
@@ -20,7 +20,7 @@ from sqap_vla_ros.quantization.block_fusion import causal_attention
 from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 from sqap_vla_ros.quantization.reordered_weights import reorder_weights
 
-CONFIG = DecoderConfig(WIDTH, 2, HEADS, MLP_WIDTH, 8)
+CONFIG = DecoderConfig(WIDTH, LAYERS, HEADS, MLP_WIDTH, 8)
 
 
 def plain_decoder() -> Decoder:
@@ -84,7 +84,7 @@ def bf16(_: Path, reordered: bool = False) -> Contender:
 def integer(activation_bits: int, cache: Path) -> Contender:
     """Return the layers with four-bit weights, on the backend that `auto` takes."""
     with torch.device("meta"):
-        decoder = Decoder(dataclasses.replace(CONFIG, depth=1))
+        decoder = Decoder(CONFIG)
     decoder.layers = compressed_layers(activation_bits, cache / f"w4a{activation_bits}.pt")
     prepare_inference(decoder)
     decoder.attend = causal_attention(decoder)

@@ -28,7 +28,7 @@ from sqap_vla_ros.policy.config import DiffusionConfig, PolicyConfig
 from sqap_vla_ros.policy.decoder import VISUAL_START, Decoder, DecoderOutput
 from sqap_vla_ros.policy.preprocessing import ImageTransform, patch_of
 from sqap_vla_ros.policy.prompt import PromptTokenizer
-from sqap_vla_ros.policy.sampling.continuing import Commitment, Past, sample_on
+from sqap_vla_ros.policy.sampling.continuing import Commitment, Past, find_continuation, sample_on
 from sqap_vla_ros.policy.sampling.diffusion import Sampler, draw_noise
 from sqap_vla_ros.policy.vision import Projector, VisionTowers
 from sqap_vla_ros.text_rows import text_rows
@@ -95,8 +95,16 @@ class CogACT(nn.Module):
     ) -> Tensor:
         """Do the same for chunks that go on from a past, by a name of `continuing.CONTINUATIONS`.
 
-        Guidance differentiates, which tensors made in inference mode do not allow: they are copied.
+        Guidance differentiates, which tensors made in inference mode do not allow: they are copied. Raises ValueError
+        where the action head has linears without a gradient.
         """
+        linears = ((n, m) for n, m in self.action_head.named_modules() if hasattr(m, "in_features"))
+        fixed = next((name for name, module in linears if type(module) is not nn.Linear), None)
+        if fixed is not None and find_continuation(continuation).differentiates:
+            raise ValueError(
+                f"continuation {continuation!r} differentiates the action head, whose {fixed} has no gradient as it is "
+                "computed here: take a recipe that leaves the head at float32, or continue by 'replace'"
+            )
         dtype = self.action_head.positional_embedding.dtype
         wide = torch.promote_types(dtype, torch.float32)
         predict = self.action_head.guided(cognition.clone().to(dtype), sampler.timesteps, sampler.config.guidance)

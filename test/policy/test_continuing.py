@@ -23,6 +23,12 @@ from sqap_vla_ros.policy.sampling.diffusion import Sampler, draw_noise
 SAMPLER = Sampler(DiffusionConfig())
 
 
+@pytest.fixture
+def observation():
+    image = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(15, 0).repeat(20, 1)
+    return Observation(image, 0, "pick up the red block")
+
+
 def generators(count=2):
     return [torch.Generator().manual_seed(seed) for seed in range(count)]
 
@@ -98,11 +104,9 @@ def test_the_nearest_of_several_noises_is_kept():
 
 
 @pytest.mark.parametrize("name", ["replace", "guided"])
-def test_the_policy_repeats_what_was_executed(name):
+def test_the_policy_repeats_what_was_executed(name, observation):
     """Row 0 is committed to four actions, row 1 is free."""
     policy = micro_policy()
-    image = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(15, 0).repeat(20, 1)
-    observation = Observation(image, 0, "pick up the red block")
     plain = policy.predict_batch([observation, observation], seeds=[1, 2])
     actions = plain[1].deltas[:6]
     commitments = [Commitment(actions, overlap_weights(4, 6)), None]
@@ -110,6 +114,27 @@ def test_the_policy_repeats_what_was_executed(name):
     np.testing.assert_allclose(got[0].deltas[:4], actions[:4], atol=1e-6)
     assert np.abs(got[0].deltas[6:] - plain[0].deltas[6:]).max() > 1e-6
     np.testing.assert_allclose(got[1].deltas, plain[1].deltas, atol=1e-6)
+
+
+class Kernel(torch.nn.Module):
+    """A linear's fast kernel: it has no gradient, and autograd would not notice."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.in_features, self.linear = linear.in_features, [linear]
+
+    def forward(self, x):
+        return self.linear[0](x.detach())
+
+
+def test_a_head_without_a_gradient_is_not_guided(observation):
+    policy = micro_policy()
+    block = policy.model.action_head.blocks[1]
+    block.mlp.fc1 = Kernel(block.mlp.fc1)
+    commitment = Commitment(np.zeros((2, 7)), np.ones(2))
+    with pytest.raises(ValueError, match=r"whose blocks\.1\.mlp\.fc1 has no gradient .* continue by 'replace'"):
+        policy.predict_batch([observation], continuation="guided", commitments=[commitment])
+    policy.predict_batch([observation], continuation="replace", commitments=[commitment])
 
 
 def test_what_cannot_be_continued_is_said():

@@ -325,7 +325,10 @@ def predict_together(
     Raises ValueError where chunks are to be continued by a policy that cannot.
     """
     if continuation != "none" and not isinstance(policy, CogACTPolicy):
-        raise ValueError(f"continuation {continuation!r} needs a policy in this process, got {policy.info.checkpoint}")
+        raise ValueError(
+            f"continuation {continuation!r} needs a policy in this process that remembers nothing, "
+            f"got {policy.info.checkpoint!r} under recipe {policy.info.recipe!r}"
+        )
     alike: dict[int, list[int]] = defaultdict(list)
     for row, observation in enumerate(observations):
         length = len(policy.tokenize(observation.instruction)) if isinstance(policy, CogACTPolicy) else row

@@ -77,9 +77,11 @@ class Continuation(ABC):
     """A way to sample chunks that agree with a past.
 
     keeps_executed: the result repeats the executed actions, so that its others follow from where they lead.
+    differentiates: the predictor must have a gradient.
     """
 
     keeps_executed: bool = True
+    differentiates: bool = False
 
     @abstractmethod
     def sample(
@@ -120,6 +122,7 @@ class Guided(Replace):
     """
 
     beta: float = 5.0
+    differentiates = True
 
     def estimate(self, predict: Noise, x: Tensor, timestep: int, alpha: float, past: Past) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
@@ -157,6 +160,13 @@ class BestOfNoises(Continuation):
 CONTINUATIONS: Mapping[str, Continuation] = {"replace": Replace(), "guided": Guided(), "best_of_8": BestOfNoises()}
 
 
+def find_continuation(name: str) -> Continuation:
+    """Return the continuation of a name. Raises ValueError for a name that is not in `CONTINUATIONS`."""
+    if name not in CONTINUATIONS:
+        raise ValueError(f"continuation must be one of {', '.join(CONTINUATIONS)}, got {name!r}")
+    return CONTINUATIONS[name]
+
+
 def sample_on(
     name: str,
     sampler: Sampler,
@@ -166,8 +176,7 @@ def sample_on(
     past: Past,
 ) -> Tensor:
     """Sample by a name of `CONTINUATIONS`. Raises ValueError for another name and for a sampler other than DDIM."""
-    if name not in CONTINUATIONS:
-        raise ValueError(f"continuation must be one of {', '.join(CONTINUATIONS)}, got {name!r}")
+    continuation = find_continuation(name)
     if sampler.config.sampler != "ddim":
         raise ValueError(f"chunks are continued with the ddim sampler only, this policy has {sampler.config.sampler!r}")
-    return CONTINUATIONS[name].sample(sampler, predict, noise, generators, past)
+    return continuation.sample(sampler, predict, noise, generators, past)

@@ -210,6 +210,11 @@ def test_executions_that_make_no_sense_are_refused(given, match):
         Execution(**given)
 
 
+def test_a_policy_that_cannot_continue_chunks_is_refused(envs):
+    with pytest.raises(ValueError, match=r"'replace' needs a policy in this process .* got 'scripted'"):
+        run_episodes(Scripted(), envs, SUITE, PICK, [0], Execution(4, latency_s=0.4, continuation="replace"))
+
+
 def test_episodes_side_by_side_are_what_they_are_alone(envs, micro):
     """Prompts of both lengths: the 'yellow' of a name is one token more."""
     together = run_episodes(micro, envs, SUITE, PICK, [0, 1], Execution(8))
