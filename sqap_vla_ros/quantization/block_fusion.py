@@ -66,7 +66,7 @@ class _TileLinear:
         if not isinstance(linear, IntegerLinear) or linear.weight is not None:  # no backend has taken its weights
             return None
         product, quantizer = linear.product, linear.activation
-        if not isinstance(product, TileProduct) or not product.in_order or quantizer is None:
+        if not isinstance(product, TileProduct) or quantizer is None:
             return None
         plain = quantizer.rotation is None and quantizer.text_bits is None and quantizer.granularity == "token"
         return cls(product, quantizer, linear.bias) if plain and quantizer.bits == NORM_BITS else None

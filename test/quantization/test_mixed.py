@@ -186,10 +186,15 @@ def test_a_state_dict_brings_the_rows_back():
         layer.mixed_weight()
 
 
+@pytest.mark.parametrize("wide", ["both", "gate", "up"])
 @pytest.mark.parametrize("backend", HERE)
-def test_gate_and_up_of_mixed_widths_in_one_mlp(backend):
+def test_gate_and_up_of_mixed_widths_in_one_mlp(backend, wide):
     shared = ActivationQuantizer(8, consumers=2)
-    gate, up = (MixedLinear(PackedMixedWeight.of(mixed(72, 48, seed=seed)), shared) for seed in (1, 2))
+    narrow = quantize_mixed(random(72, 48, seed=5), torch.tensor([2, 4, 8]).repeat(24))
+    gate, up = (
+        MixedLinear(PackedMixedWeight.of(mixed(72, 48, seed=1) if wide in ("both", name) else narrow), shared)
+        for name in ("gate", "up")
+    )
     down = MixedLinear(PackedMixedWeight.of(mixed(48, 72, seed=3)), ActivationQuantizer(8))
     x = random(1, 9, 48, seed=4)
     expected = down(nn.functional.silu(gate(x)) * up(x))

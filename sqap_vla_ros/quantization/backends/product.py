@@ -40,6 +40,12 @@ class IntegerProduct(Protocol):
         """Return silu(this product) * (the product with `up`), rounded once: [M, N]. Both are of one backend."""
 
 
+def gated_apart(gate: IntegerProduct, up: IntegerProduct, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Return `IntegerProduct.gated` from two whole products."""
+    one = torch.ones_like(scale)
+    return gated(gate(values, one), up(values, one), scale)
+
+
 class SeparateProducts(ABC):
     """A base for backends that compute gate and up one after the other.
 
@@ -49,12 +55,17 @@ class SeparateProducts(ABC):
     rows_per_call = ROWS_PER_CALL
 
     @abstractmethod
+    def __call__(self, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """See `IntegerProduct`."""
+
+    @abstractmethod
     def unscaled(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return the product before the activation scale: [M, N]."""
 
     def gated(self, up: IntegerProduct, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """See `IntegerProduct.gated`."""
-        assert isinstance(up, SeparateProducts)
+        if not isinstance(up, SeparateProducts):  # some of its rows are wide
+            return gated_apart(self, up, values, scale)
         return gated(self.unscaled(values, scale.dtype), up.unscaled(values, scale.dtype), scale)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sqap_vla_ros.quantization.backends.compiled import gated
-from sqap_vla_ros.quantization.backends.product import IntegerProduct
+from sqap_vla_ros.quantization.backends.product import IntegerProduct, gated_apart
 
 
 class WideRowsProduct:
@@ -27,5 +26,4 @@ class WideRowsProduct:
 
     def gated(self, up: IntegerProduct, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """See `IntegerProduct.gated`."""
-        one = torch.ones_like(scale)
-        return gated(self(values, one), up(values, one), scale)
+        return gated_apart(self, up, values, scale)

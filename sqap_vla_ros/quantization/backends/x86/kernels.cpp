@@ -8,6 +8,9 @@
 // second-level cache; weights come from memory once, prefetched a block ahead.
 //
 // A panel's weights take 2, 4 or 8 bits; panels of several widths lie one after the other, and `starts` says where.
+// Results are gathered for a stripe of 256 outputs and then written row by row: the lines of many short pieces of rows
+// would displace each other in the cache. Where rows differ in width, those of a stripe are sorted by it, which fills whole
+// panels, and put in order in registers, 32 at a time, when they are written.
 // int4: one byte holds the values of channels n (low nibble) and n + 16 (high nibble) of a panel. A nibble at the top
 // of its byte is 16 times the value in int8, so unpacking is one shift and two masks; the sums are shifted back.
 // Two bits c stand for 2 c + 1, one of -3 -1 1 3: at the top of a byte, with the next bit set, they are 32 times that.
@@ -38,6 +41,7 @@ constexpr int64_t kPanel = 32;           // output channels
 constexpr int64_t kUnit = 512;           // bytes of a panel in a tile of depth, at two bits; 4 and 8 bits take 2 and 4
 constexpr int64_t kSteps = 8;            // tiles of a depth block
 constexpr int64_t kGroup = 8;            // panels that share a depth block of activations
+constexpr int64_t kStripe = 256;         // output channels that are written together
 constexpr int64_t kAccumulators = 1024;  // int32 values of a row block (32 rows) times a panel
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -45,6 +49,7 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 }  // namespace
 
 #include "rows.h"
+#include "stripes.h"
 
 #ifdef __AMX_INT8__
 #include "amx.h"
@@ -122,13 +127,15 @@ void unpack_four_bits(const uint8_t* packed, int8_t* tiles, int64_t steps) {
 
 // Prepared weights of a linear; product.py fills it in. starts: [panels + 1] units before a panel in a tile of depth.
 // first: [panels * 32] what the accumulators begin at. scale: [panels * 32].
-// columns: [panels * 32] the output column of a channel, -1 in the rest of a panel; null where channels are in order.
+// places: [stripes * 256] where an output's channel is in its stripe, -1 for none. stripes: [stripes + 1] panels before a
+// stripe. Both are null where channels are in order.
 struct Weights {
   const uint8_t* packed;
   const int64_t* starts;
   const int32_t* first;
   const float* scale;
-  const int32_t* columns;
+  const int16_t* places;
+  const int64_t* stripes;
   int64_t outputs, inputs, panels;
 
   int64_t units(int64_t panel) const { return starts[panel + 1] - starts[panel]; }
@@ -147,120 +154,111 @@ struct Weights {
     return tiles;
   }
 
-  // 16 accumulators times their channels' scales, rounded. Unpacked values are 16 or 32 times what they stand for.
+  // A row of accumulators times their channels' scales, rounded. Unpacked values are 16 or 32 times what they stand for.
   template <typename T>
-  __m512 scaled(const int32_t* sums, int64_t row, int64_t half, int64_t panel) const {
-    const __m512i sum = _mm512_load_si512(sums + ((row / 16) * 2 + half) * 256 + (row % 16) * 16);
+  Values scaled(const int32_t* sums, int64_t row, int64_t panel) const {
     const __m128i shift = _mm_cvtsi32_si128(units(panel) == 4 ? 0 : units(panel) == 2 ? 4 : 5);
-    const __m512 factors = _mm512_loadu_ps(scale + panel * kPanel + half * 16);
-    return rounded<T>(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sra_epi32(sum, shift)), factors));
+    const auto of = [&](int64_t half) {
+      const __m512i sum = _mm512_load_si512(sums + ((row / 16) * 2 + half) * 256 + (row % 16) * 16);
+      const __m512 factors = _mm512_loadu_ps(scale + panel * kPanel + half * 16);
+      return rounded<T>(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sra_epi32(sum, shift)), factors));
+    };
+    return {of(0), of(1)};
   }
 };
 
-// What follows a product: out = residual + factor * gelu(y + bias), each rounded. Null pointers leave their step out.
-// bias, factor: [outputs]. residual: [rows, outputs]. gelu: 1 with the error function, 2 by tanh, 0 without.
-template <typename T>
-struct Finish {
-  const T *bias, *factor, *residual;
-  int64_t gelu;
-
-  __m512 operator()(__m512 y, __mmask16 mask, int64_t row, int64_t column, int64_t outputs) const {
-    y = rounded<T>(y);
-    if (bias) y = rounded<T>(_mm512_add_ps(y, load(bias + column, mask)));
-    if (gelu) y = rounded<T>(::gelu(y, gelu == 2));
-    if (factor) y = rounded<T>(_mm512_mul_ps(y, load(factor + column, mask)));
-    if (residual) y = _mm512_add_ps(y, load(residual + row * outputs + column, mask));
-    return y;
-  }
+// A panel of one of the factors; place: among its stripe's panels.
+struct Turn {
+  int64_t factor, panel, place;
 };
 
-// Writes the results of a row block and a panel, times the rows' scales; silu(gate) * up where there is an `up`.
-// first_row: of the block.
-template <typename T>
-void write_out(const Weights& weights, const int32_t* sums, const Weights* up, const int32_t* up_sums,
-               const Finish<T>* finish, const T* row_scale, T* out, int64_t rows, int64_t first_row, int64_t panel) {
-  const int64_t first = panel * kPanel, outputs = weights.outputs;
-  const int32_t* columns = weights.columns;
-  row_scale += first_row;
-  out += first_row * outputs;
-  int64_t channels = std::min(kPanel, outputs - first);
-  if (columns) {
-    columns += first;
-    channels = std::find(columns, columns + kPanel, -1) - columns;
-  }
-  for (int64_t row = 0; row < rows; ++row) {
-    const __m512 factor = _mm512_set1_ps(to_float(row_scale[row]));
-    for (int64_t half = 0; half * 16 < channels; ++half) {
-      __m512 y = _mm512_mul_ps(weights.scaled<T>(sums, row, half, panel), factor);
-      if (up) {
-        const __m512 below = _mm512_add_ps(exponential(_mm512_sub_ps(_mm512_setzero_ps(), y)), _mm512_set1_ps(1.0f));
-        const __m512 other = _mm512_mul_ps(up->scaled<T>(up_sums, row, half, panel), factor);
-        y = _mm512_mul_ps(_mm512_div_ps(y, below), other);
+// Activations times one or two factors, a stripe of outputs at a time.
+// activations: [rows / 16][depth][16][64], shifted. wide: panels of a stripe.
+struct Multiplication {
+  const Weights* factors[2];
+  int64_t count;
+  const int8_t* activations;
+  int64_t rows, depth, wide;
+
+  // Lists a stripe's panels, those of two factors by turns, and returns how many they are.
+  int64_t list(int64_t stripe, Turn* turns) const {
+    int64_t all = 0;
+    for (int64_t place = 0; place < wide; ++place)
+      for (int64_t f = 0; f < count; ++f) {
+        const int64_t* stripes = factors[f]->stripes;
+        const int64_t panel = (stripes ? stripes[stripe] : stripe * wide) + place;
+        if (panel < (stripes ? stripes[stripe + 1] : factors[f]->panels)) turns[all++] = {f, panel, place};
       }
-      const int64_t left = std::min<int64_t>(channels - half * 16, 16);
-      const __mmask16 mask = left == 16 ? 0xffff : (1 << left) - 1;
-      if (finish) y = (*finish)(y, mask, first_row + row, first + half * 16, outputs);
-      if (columns) {
-        T together[16];
-        store(together, mask, rounded<T>(y));
-        for (int64_t i = 0; i < left; ++i) out[row * outputs + columns[half * 16 + i]] = together[i];
-      } else {
-        store(out + row * outputs + first + half * 16, mask, rounded<T>(y));
+    return all;
+  }
+
+  // Multiplies a group of panels. channels: [count, rows, 256] results before the rows' scales.
+  template <typename T>
+  void run(const Turn* turns, int64_t size, T* channels) const {
+    const int64_t blocks = ceil_div(rows, 2 * kRows);
+    int32_t* sums = reinterpret_cast<int32_t*>(scratch<1>(kGroup * blocks * kAccumulators * 4));
+    int8_t* unpacked = scratch<2>(2 * kTile * kSteps);
+    for (int64_t d = 0; d < depth; d += kSteps) {
+      const int64_t steps = std::min(kSteps, depth - d);
+      for (int64_t turn = 0; turn < size; ++turn) {
+        const auto [f, panel, place] = turns[turn];
+        const Weights& factor = *factors[f];
+        // the next block: at the end of a group, that of its first panel further down
+        const bool last = turn + 1 == size;
+        const Turn& next_turn = turns[last ? 0 : turn + 1];
+        const int64_t next_d = last ? d + kSteps : d;
+        const int64_t next_steps = std::max<int64_t>(std::min(kSteps, depth - next_d), 0);
+        const Weights& next_factor = *factors[next_turn.factor];
+        const uint8_t* next = next_factor.block(next_d, next_turn.panel, next_steps);
+        const int64_t lines = next_steps * next_factor.units(next_turn.panel) * kUnit / 64;
+        const int8_t* multiplied = factor.tiles_of(factor.block(d, panel, steps), panel, unpacked, steps);
+        const int32_t* begin = d ? nullptr : factor.first + panel * kPanel;
+        for (int64_t b = 0; b < blocks; ++b) {
+          for (int64_t line = b * lines / blocks; line < (b + 1) * lines / blocks; ++line)
+            _mm_prefetch(reinterpret_cast<const char*>(next) + line * 64, _MM_HINT_T1);
+          int32_t* sum = sums + (turn * blocks + b) * kAccumulators;
+          const int8_t* upper = activations + (2 * b * depth + d) * kTile;
+          const int64_t row = b * 2 * kRows, there = std::min(2 * kRows, rows - row);
+          multiply(upper, upper + depth * kTile, multiplied, sum, there, steps, begin);
+          if (d + kSteps < depth) continue;
+          T* to = channels + (f * rows + row) * kStripe + place * kPanel;
+          for (int64_t i = 0; i < there; ++i) store(to + i * kStripe, factor.scaled<T>(sum, i, panel));
+        }
       }
     }
   }
-}
+};
 
-// up: the second factor of a gated MLP, its channels in the same order; null for a plain product.
+// up: the second factor of a gated MLP; null for a plain product.
 template <typename T>
 void product(const Weights& weights, const Weights* up, const Finish<T>* finish, const int8_t* values,
              const T* row_scale, T* out, int64_t rows) {
-  const int64_t outputs = weights.outputs, inputs = weights.inputs, panels = weights.panels;
-  const int64_t depth = ceil_div(inputs, kDepth);
-  const int64_t tiles = ceil_div(rows, kRows), blocks = ceil_div(tiles, 2);
-  const Weights* factors[] = {&weights, up};
-  const int64_t count = up ? 2 : 1;
+  const int64_t outputs = weights.outputs, inputs = weights.inputs, count = up ? 2 : 1;
+  const int64_t depth = ceil_div(inputs, kDepth), across = ceil_div(outputs, kPanel), tiles = ceil_div(rows, kRows);
+  const bool sorted = weights.places || (up && up->places);
+  const Output<T> output{finish, row_scale, out, outputs, up != nullptr};
   int8_t* activations = scratch<0>(tiles * depth * kTile);
 #pragma omp parallel
   {
-    const int64_t group = std::clamp<int64_t>(panels / (2 * omp_get_num_threads()), 1, kGroup / count);
-    int32_t* sums = reinterpret_cast<int32_t*>(scratch<1>(group * count * blocks * kAccumulators * 4));
-    int8_t* unpacked = scratch<2>(2 * kTile * kSteps);
+    constexpr int64_t kMost = kStripe / kPanel;
+    const int64_t wide = sorted ? kMost : std::clamp<int64_t>(across / (2 * omp_get_num_threads()), 1, kMost);
+    const Multiplication multiplication{{&weights, up}, count, activations, rows, depth, wide};
+    T* channels = reinterpret_cast<T*>(scratch<3>(count * rows * kStripe * sizeof(T)));
 #pragma omp for
     for (int64_t i = 0; i < tiles; ++i)
       pack_rows(values + i * kRows * inputs, activations + i * depth * kTile, rows - i * kRows, inputs);
     begin_multiplying();
 #pragma omp for schedule(dynamic)
-    for (int64_t start = 0; start < panels; start += group) {
-      const int64_t turns = (std::min(start + group, panels) - start) * count;
-      for (int64_t d = 0; d < depth; d += kSteps) {
-        const int64_t steps = std::min(kSteps, depth - d);
-        for (int64_t turn = 0; turn < turns; ++turn) {
-          const int64_t panel = start + turn / count;
-          const Weights& factor = *factors[turn % count];
-          // the next block: at the end of a group, that of its first panel further down
-          const bool last = turn + 1 == turns;
-          const int64_t next_turn = last ? 0 : turn + 1, next_d = last ? d + kSteps : d;
-          const int64_t next_steps = std::max<int64_t>(std::min(kSteps, depth - next_d), 0);
-          const Weights& next_factor = *factors[next_turn % count];
-          const int64_t next_panel = start + next_turn / count;
-          const uint8_t* next = next_factor.block(next_d, next_panel, next_steps);
-          const int64_t lines = next_steps * next_factor.units(next_panel) * kUnit / 64;
-          const int8_t* multiplied = factor.tiles_of(factor.block(d, panel, steps), panel, unpacked, steps);
-          const int32_t* begin = d ? nullptr : factor.first + panel * kPanel;
-          for (int64_t b = 0; b < blocks; ++b) {
-            for (int64_t line = b * lines / blocks; line < (b + 1) * lines / blocks; ++line)
-              _mm_prefetch(reinterpret_cast<const char*>(next) + line * 64, _MM_HINT_T1);
-            int32_t* sum = sums + (turn * blocks + b) * kAccumulators;
-            const int8_t* upper = activations + (2 * b * depth + d) * kTile;
-            const int64_t row = b * 2 * kRows, there = std::min(2 * kRows, rows - row);
-            multiply(upper, upper + depth * kTile, multiplied, sum, there, steps, begin);
-            if (d + kSteps < depth || turn % count + 1 < count) continue;
-            const int32_t* first = sums + ((turn - count + 1) * blocks + b) * kAccumulators;
-            write_out(weights, first, up, sum, finish, row_scale, out, there, row, panel);
-          }
-        }
-      }
+    for (int64_t stripe = 0; stripe < ceil_div(across, wide); ++stripe) {
+      Turn turns[2 * kMost];
+      const int64_t all = multiplication.list(stripe, turns);
+      for (int64_t start = 0; start < all; start += kGroup)
+        multiplication.run(turns + start, std::min(kGroup, all - start), channels);
+      const int64_t begin = stripe * wide * kPanel, end = std::min(begin + wide * kPanel, outputs);
+      const auto results = [&](const Weights& factor, int64_t f) {
+        return Stripe<T>{channels + f * rows * kStripe, factor.places ? factor.places + begin : nullptr};
+      };
+      output.write(results(weights, 0), results(up ? *up : weights, count - 1), rows, begin, end);
     }
     end_multiplying();
   }

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from sqap_vla_ros.quantization.backends.compiled import gated
-from sqap_vla_ros.quantization.backends.product import IntegerProduct, rows_by_width
+from sqap_vla_ros.quantization.backends.product import IntegerProduct, gated_apart, rows_by_width
 from sqap_vla_ros.quantization.backends.x86.library import AMX, VNNI, Unit, address, kernels
 
-CHANNELS_OF_A_PANEL = 32
+CHANNELS_OF_A_PANEL, CHANNELS_OF_A_STRIPE = 32, 256
 BYTES_OF_A_UNIT = 512  # of a panel's two-bit weights in a tile of depth, which is 64 inputs
 INPUTS_OF_A_TILE = 64
 MOST_INPUTS = 2**31 // (127 * 128)  # more could overflow an accumulator: |activation| <= 127, |weight| <= 128
@@ -26,9 +26,57 @@ class _Weights(ctypes.Structure):
     """`Weights` of kernels.cpp."""
 
     _fields_: ClassVar = [
-        *((name, ctypes.c_void_p) for name in ("packed", "starts", "first", "scale", "columns")),
+        *((name, ctypes.c_void_p) for name in ("packed", "starts", "first", "scale", "places", "stripes")),
         *((name, ctypes.c_int64) for name in ("outputs", "inputs", "panels")),
     ]
+
+
+@dataclass(frozen=True)
+class PanelLayout:
+    """The order of a weight's rows in panels of one width each.
+
+    channels: [panels * 32] int32, the row in every place, -1 for none. widths: bits of each panel.
+    places, stripes: as `Weights` of kernels.cpp has them; None where rows are in order.
+    """
+
+    channels: Tensor
+    widths: list[int]
+    places: Tensor | None = None
+    stripes: Tensor | None = None
+
+    @classmethod
+    def of_one_width(cls, outputs: int, bits: int) -> PanelLayout:
+        channels = _whole_panels(torch.arange(outputs))
+        return cls(channels.int(), [bits] * (len(channels) // CHANNELS_OF_A_PANEL))
+
+    @classmethod
+    def by_width(cls, row_bits: Tensor) -> PanelLayout:
+        """Sort the rows of every stripe by width [N].
+
+        What does not fill a panel joins the rows of the next width, whose integers hold its own: no panel but a
+        stripe's last has empty places. Rows of 0 and 16 bits have no place.
+        """
+        channels, widths, stripes, places = [torch.empty(0, dtype=torch.int64)], [], [0], []
+        for begin in range(0, len(row_bits), CHANNELS_OF_A_STRIPE):
+            groups = rows_by_width(row_bits[begin : begin + CHANNELS_OF_A_STRIPE])
+            carried = torch.empty(0, dtype=torch.int64)
+            for bits, rows in groups.items():
+                rows = torch.cat((carried, rows))
+                whole = len(rows) - (0 if bits == max(groups) else len(rows) % CHANNELS_OF_A_PANEL)
+                filled, carried = _whole_panels(rows[:whole]), rows[whole:]
+                channels.append(torch.where(filled < 0, -1, filled + begin))
+                widths += [bits] * (len(filled) // CHANNELS_OF_A_PANEL)
+            sorted_rows = torch.cat(channels)[stripes[-1] * CHANNELS_OF_A_PANEL :]
+            there = sorted_rows >= 0
+            place = torch.full((CHANNELS_OF_A_STRIPE,), -1)
+            place[sorted_rows[there] - begin] = torch.nonzero(there)[:, 0]
+            places.append(place)
+            stripes.append(len(widths))
+        return cls(torch.cat(channels).int(), widths, torch.cat(places).short(), torch.tensor(stripes))
+
+
+def _whole_panels(rows: Tensor) -> Tensor:
+    return torch.nn.functional.pad(rows, (0, -len(rows) % CHANNELS_OF_A_PANEL), value=-1)
 
 
 class TileProduct:
@@ -46,32 +94,20 @@ class TileProduct:
             raise ValueError(f"{self.inputs} input channels could overflow 32 bits; at most {MOST_INPUTS} are possible")
         low, high = torch.aminmax(weight)
         if row_bits is None:
-            groups = {4 if low >= -8 and high <= 7 else 8: torch.arange(self.outputs)}
+            layout = PanelLayout.of_one_width(self.outputs, 4 if low >= -8 and high <= 7 else 8)
         else:
-            groups = rows_by_width(row_bits)
-        # every panel has one width; what is missing in the last one of a width is -1
-        channels, units = [], [0]
-        for bits, rows in groups.items():
-            channels.append(torch.nn.functional.pad(rows, (0, -len(rows) % CHANNELS_OF_A_PANEL), value=-1))
-            units += [bits // 2] * (len(channels[-1]) // CHANNELS_OF_A_PANEL)
-        self.channels, self.starts = torch.cat(channels).int(), torch.tensor(units).cumsum(0)
-        panels = len(self.starts) - 1
+            layout = PanelLayout.by_width(row_bits)
+        starts = torch.tensor([0, *(bits // 2 for bits in layout.widths)]).cumsum(0)
         depth = -(-self.inputs // INPUTS_OF_A_TILE)
-        self.packed = torch.empty(int(self.starts[-1]) * depth * BYTES_OF_A_UNIT, dtype=torch.uint8)
-        self.first = torch.zeros(len(self.channels), dtype=torch.int32)
-        weight = weight.contiguous()
-        places = [address(tensor) for tensor in (weight, self.packed, self.starts, self.channels, self.first)]
-        kernels(self.unit).pack_weight(*places, ctypes.c_int64(panels), ctypes.c_int64(self.inputs))
-        self.scale = torch.where(self.channels < 0, 0.0, scale.float()[self.channels.clamp_min(0)])
-        self.in_order = row_bits is None
-        self._held = (self.packed, self.starts, self.first, self.scale)
-        self._weights = _Weights(
-            *(tensor.data_ptr() for tensor in self._held),
-            None if self.in_order else self.channels.data_ptr(),
-            self.outputs,
-            self.inputs,
-            panels,
-        )
+        self.packed = torch.empty(int(starts[-1]) * depth * BYTES_OF_A_UNIT, dtype=torch.uint8)
+        first = torch.zeros(len(layout.channels), dtype=torch.int32)
+        weight, channels, panels = weight.contiguous(), layout.channels, len(layout.widths)
+        tensors = [address(tensor) for tensor in (weight, self.packed, starts, channels, first)]
+        kernels(self.unit).pack_weight(*tensors, ctypes.c_int64(panels), ctypes.c_int64(self.inputs))
+        scales = torch.where(channels < 0, 0.0, scale.float()[channels.clamp_min(0)])
+        self._held = (self.packed, starts, first, scales, layout.places, layout.stripes)
+        addresses = [None if tensor is None else tensor.data_ptr() for tensor in self._held]
+        self._weights = _Weights(*addresses, self.outputs, self.inputs, panels)
 
     def __deepcopy__(self, memo: dict[int, object]) -> TileProduct:
         return self  # nothing in it changes, and its addresses are those of its own tensors
@@ -81,11 +117,9 @@ class TileProduct:
 
     def gated(self, up: IntegerProduct, values: Tensor, scale: Tensor) -> Tensor:
         """See `IntegerProduct.gated`."""
-        assert isinstance(up, TileProduct)
-        if torch.equal(self.channels, up.channels):
-            return self._run("gated", values, scale, self._weights, up._weights)
-        one = torch.ones_like(scale)
-        return gated(self(values, one), up(values, one), scale)
+        if not isinstance(up, TileProduct):  # some of its rows are wide
+            return gated_apart(self, up, values, scale)
+        return self._run("gated", values, scale, self._weights, up._weights)
 
     def finished(
         self,
@@ -117,8 +151,7 @@ class TileProduct:
         if scale.dtype not in (torch.bfloat16, torch.float32):
             raise ValueError(f"backend {self.unit.name} computes in bfloat16 and float32, not in {scale.dtype}")
         values, scale = values.contiguous(), scale.contiguous()
-        make = torch.empty if self.in_order else torch.zeros  # rows of no width are not written
-        result = make(len(values), self.outputs, dtype=scale.dtype)
+        result = torch.empty(len(values), self.outputs, dtype=scale.dtype)
         run = getattr(kernels(self.unit), f"{kernel}_{str(scale.dtype).removeprefix('torch.')}")
         run(*map(ctypes.byref, weights), *steps, *map(address, (values, scale, result)), ctypes.c_int64(len(values)))
         return result

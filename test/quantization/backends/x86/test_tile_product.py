@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sqap_vla_ros.quantization.backends.reference import ReferenceProduct
 from sqap_vla_ros.quantization.backends.x86 import library
 from sqap_vla_ros.quantization.backends.x86.activations import quantize_tokens, token_quantizer
-from sqap_vla_ros.quantization.backends.x86.product import MOST_INPUTS
+from sqap_vla_ros.quantization.backends.x86.product import MOST_INPUTS, PanelLayout
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight
@@ -50,7 +50,7 @@ def test_products_are_the_references_to_the_last_bit(product, m, k, n, top, extr
 @given(
     m=st.sampled_from([1, 17, 40]),
     k=st.sampled_from([1, 63, 64, 577, 1100]),
-    n=st.sampled_from([1, 31, 33, 70, 320]),
+    n=st.sampled_from([1, 31, 33, 70, 320, 600]),
     widths=st.sampled_from([(2,), (2, 4, 8), (0, 2, 4, 8, 16), (0,), (8, 2)]),
     extreme=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
@@ -66,8 +66,41 @@ def test_rows_of_mixed_widths_are_the_references_to_the_last_bit(product, m, k, 
     scale, token_scale = torch.rand(n, generator=generator), torch.rand(m, 1, generator=generator).to(dtype)
     tiles, reference = product(weight, scale, bits), ReferenceProduct(weight, scale)
     assert torch.equal(tiles(values, token_scale), reference(values, token_scale))
-    panels = sum(-(-int((bits == width).sum()) // 32) * width for width in (2, 4, 8))
-    assert tiles.packed.numel() == panels * 4 * -(-k // 64) * 64
+    assert tiles.packed.numel() == sum(PanelLayout.by_width(bits).widths) * 4 * -(-k // 64) * 64
+
+
+@given(n=st.sampled_from([1, 33, 256, 700]), widths=st.sampled_from([(2,), (2, 4), (2, 4, 8), (0, 8, 16), (0,)]))
+def test_rows_of_one_width_fill_panels(n, widths):
+    bits = some_bits(n, widths, torch.Generator().manual_seed(n))
+    layout = PanelLayout.by_width(bits)
+    assert (
+        sorted(layout.channels[layout.channels >= 0].tolist()) == torch.nonzero((bits > 0) & (bits < 16))[:, 0].tolist()
+    )
+    for number, begin in enumerate(range(0, n, 256)):
+        panels = range(*layout.stripes[number : number + 2].tolist())
+        rows, own = layout.channels[panels.start * 32 : panels.stop * 32], bits[begin : begin + 256]
+        assert len(panels) == -(-int(((own > 0) & (own < 16)).sum()) // 32)
+        for place, row in enumerate(rows.tolist()):
+            if row >= 0:
+                assert layout.places[row] == place
+                assert bits[row] <= layout.widths[panels.start + place // 32]
+        for width in {2, 4, 8} & {*own.tolist()}:
+            filled = sum(layout.widths[panel] == width for panel in panels) * 32
+            assert filled > int((own == width).sum()) - 32  # the others are in a wider panel
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_gate_and_up_of_mixed_widths_are_those_of_one(product, dtype):
+    generator = torch.Generator().manual_seed(2)
+    bits = [some_bits(300, (2, 4), generator) for _ in range(2)]
+    pair = [(integers_of(b, 130, generator), torch.rand(300, generator=generator) * 0.01) for b in bits]
+    values = torch.randint(-127, 128, (21, 130), generator=generator).to(torch.int8)
+    scale = (torch.rand(21, 1, generator=generator) * 0.1).to(dtype)
+    gate, up = (product(*weight) for weight in pair)
+    mixed_gate, mixed_up = (product(*weight, b) for weight, b in zip(pair, bits, strict=True))
+    expected = gate.gated(up, values, scale)
+    assert torch.equal(mixed_gate.gated(mixed_up, values, scale), expected)
+    assert torch.equal(mixed_gate.gated(up, values, scale), expected)
 
 
 @pytest.mark.parametrize("same", [True, False])
