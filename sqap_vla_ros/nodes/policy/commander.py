@@ -141,10 +141,10 @@ class Commander:
     ) -> NDArray[np.float64]:
         """Return the pose [4, 4] at which a motion starts from rest: where the controller keeps the arm, if it does.
 
-        From there an arm that was left behind would be pushed on, and from where it is measured the command would leap,
-        to a place that TF alone may be wrong about. So nothing starts before the two are together: the command goes
-        slowly to where the arm is measured, once, and not further than a blocked arm can be. Only an arm that is proven
-        to have been moved elsewhere starts there, or one whose joints say so (`left`). Raises UnsafeChunk.
+        From where the arm is measured the command would leap, to a place that TF alone may be wrong about: the motion
+        leads there. Beyond a tracking error nothing starts before the two are together: the command goes slowly to
+        where the arm is measured, once, and not further than a blocked arm can be. Only an arm that is proven to have
+        been moved elsewhere starts there, or one whose joints say so (`left`). Raises UnsafeChunk.
         """
         commanded = self.sink.commanded_tool(now_ns) if self.sink.KEEPS_POSE else None
         if commanded is None:
@@ -162,6 +162,9 @@ class Commander:
             self._returned = False
             return tool
         share = max(away_m / config.max_tracking_m, away_rad / config.max_tracking_rad)
+        if share <= 1.0:
+            self._returned = False
+            return commanded
         if share > EvidenceBounds.reach or self._returned:
             raise UnsafeChunk(
                 f"{away}: is the tool's transform right? Bring the arm back, or clean up and configure the node again "

@@ -119,7 +119,8 @@ def test_disable_holds(rig):
     assert_holding_at_the_measured_pose(rig)
 
 
-def test_the_command_goes_slowly_to_an_arm_that_was_moved_between_two_tasks(rig):
+def test_a_motion_leads_to_an_arm_that_was_moved_between_two_tasks(rig):
+    """And does not begin there: the controller would step to a pose that TF alone may be wrong about."""
     rig.run("late")
     rig.wait(lambda: int(rig.diagnostics("safety")["starved"]) > 0, "a motion that ended before the next chunk came")
     rig.enable(False)
@@ -127,20 +128,16 @@ def test_the_command_goes_slowly_to_an_arm_that_was_moved_between_two_tasks(rig)
     rig.wait_for_silence("target_pose")
     rig.tool[0, 3] += 0.06  # by hand, less than what would count as a tracking error
     rig.settle(0.5)  # its transforms arrive
-    moved, count = rig.tool.copy(), len(rig.got("target_pose"))
+    count = len(rig.got("target_pose"))
     rig.instruct("pick the cube")
     rig.enable()
-
-    def arrived() -> bool:
-        sent = rig.got("target_pose")[count:]
-        return any(np.linalg.norm(pose_of(pose)[:3, 3] - moved[:3, 3]) < 5e-3 for pose in sent)
-
-    rig.wait(arrived, "the command beside the arm")
     rig.wait_for_state(RUNNING)
+    rig.wait(lambda: len(rig.got("target_pose")) > count + 20, "commands")
     sent = rig.got("target_pose")[count - 1 :]
     steps_m = np.linalg.norm(np.diff([pose_of(pose)[:3, 3] for pose in sent], axis=0), axis=1)
     passed_s = np.diff([pose.header.stamp.sec + 1e-9 * pose.header.stamp.nanosec for pose in sent])
     assert (steps_m <= 0.4 * np.clip(passed_s, 0.02, None) + 1e-3).all()
+    assert steps_m[0] < 0.4 * 0.05  # after a long rest, too
 
 
 def test_deactivate_holds_as_the_last_command_and_activate_brings_it_back(rig):
