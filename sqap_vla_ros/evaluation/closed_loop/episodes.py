@@ -155,7 +155,7 @@ class EpisodeRun:
 
     @property
     def commitment(self) -> Commitment | None:
-        """What the next chunk goes on from; None where it is free: no continuation, or the arm stands still."""
+        """The committed actions that the next chunk continues; None without continuation, and while the arm stands."""
         return self._commitment
 
     def act(self, chunk: ActionChunk, inference_ms: float = 0.0) -> None:

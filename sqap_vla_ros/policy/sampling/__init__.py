@@ -1,1 +1,1 @@
-"""From noise to a chunk: the diffusion sampler, and chunks that go on from an earlier one."""
+"""The diffusion sampler, from noise to a chunk, and chunks that continue an earlier one."""
