@@ -96,10 +96,10 @@ def picture(base_from_tool, error=None, *, tag=True):
     return np.clip(image, 0, 255).astype(np.uint8)[..., None].repeat(3, axis=2)
 
 
-def write_bag(path, poses=None, error=None, *, flip=None, tag=True, frames=("base_link", "tool0"), **info):
+def write_bag(path, poses=None, error=None, *, tf=None, flip=None, tag=True, frames=("base_link", "tool0"), **info):
     """A recording with an image at each place of the tool. flip: of the images, as cv2.flip. info: camera_info fields.
 
-    TF is base_link -> camera_link -> camera_optical, and `frames` for the tool.
+    TF is base_link -> camera_link -> camera_optical, and `frames` for the tool, whose poses are `tf` where it is given.
     """
     poses = tool_poses() if poses is None else poses
     link_from_optical = motion((0.0, 0.3, 0.0), (0.01, 0.02, 0.0))
@@ -112,7 +112,7 @@ def write_bag(path, poses=None, error=None, *, flip=None, tag=True, frames=("bas
     for number, pose in enumerate(poses):
         stamp_ns = START_NS + number * STEP_NS
         for offset_ns in (-20_000_000, 20_000_000):
-            moving = transform_message(pose, stamp_ns + offset_ns, *frames)
+            moving = transform_message(pose if tf is None else tf[number], stamp_ns + offset_ns, *frames)
             written.append((stamp_ns + offset_ns, "/tf", TFMessage(transforms=[moving])))
         image = picture(pose, error, tag=tag)
         if flip is not None:

@@ -17,7 +17,7 @@ APART_M = 0.03  # between the tool's places in two of them
 STILL_M_PER_S = 0.05  # a faster tool is blurred, and its place depends on the clocks
 PAUSE_NS = NS_PER_S  # images further apart say nothing about speed
 THUMBNAIL = (32, 24)
-CHANGED = 3.0  # mean difference of two thumbnails, of 255
+CHANGED = 30.0  # largest difference of two thumbnails, of 255: something as large as one of its pixels moved
 
 Array = NDArray[np.float64]
 
@@ -59,7 +59,7 @@ class Survey:
 class Chooser:
     """Chooses the images of a stream that are worth keeping: the tool stands still, and is somewhere else than before.
 
-    A wrong frame in TF never moves, so an image that looks different counts as another place too.
+    A wrong frame in TF never moves, so while it stands an image that looks different counts as another place.
     """
 
     def __init__(self) -> None:
@@ -72,18 +72,21 @@ class Chooser:
         """Return whether a sight is worth keeping; call it for every image, in order."""
         place = sight.base_from_tool[:3, 3]
         before, self._before = self._before, (sight.stamp_ns, place)
+        paused = before is None or not 0 < sight.stamp_ns - before[0] < PAUSE_NS
         small = cv2.resize(sight.image, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
         blurred, self._newest = self._newest, small
         if len(self._places) >= MOST:
             return False
-        if before is not None and 0 < sight.stamp_ns - before[0] < PAUSE_NS:
+        if before is not None and not paused:
             seconds = (sight.stamp_ns - before[0]) / NS_PER_S
             if np.linalg.norm(place - before[1]) / seconds > STILL_M_PER_S:
                 return False
         if all(np.linalg.norm(place - other) >= APART_M for other in self._places):
             return True
-        settled = blurred is None or np.abs(small - blurred).mean() < 0.5 * CHANGED
-        return settled and self._thumbnail is not None and bool(np.abs(small - self._thumbnail).mean() > CHANGED)
+        stands = bool(np.linalg.norm(place - self._places[-1]) < APART_M)
+        settled = paused or blurred is None or np.abs(small - blurred).max() < 0.5 * CHANGED
+        changed = self._thumbnail is not None and np.abs(small - self._thumbnail).max() > CHANGED
+        return bool(stands and settled and changed)
 
     def keep(self, sight: Sight) -> None:
         """Remember that this sight is kept."""
