@@ -156,7 +156,7 @@ def test_still_images_at_new_places_are_kept():
         1,
         5,
         11,
-    ]  # not the first, it may be blurred
+    ]  # the first may be blurred
 
 
 def test_a_slowly_moving_arm_is_kept_and_a_fast_one_is_not():

@@ -100,6 +100,15 @@ def _offsets(pairs: ToolPairs, inliers: NDArray[np.bool_], view: PolicyView) -> 
     away = (pairs.projected - pairs.seen)[sound]
     patch = np.array(view.patch_px(camera.width, camera.height))
     numbers: dict[str, Any] = {"pairs": len(pairs), "used": int(sound.sum()), "patch_px": patch.round(2).tolist()}
+    numbers["each"] = [
+        {
+            "stamp": stamp_text(int(pairs.stamps_ns[k])),
+            "projected": pairs.projected[k].round(2).tolist() if np.isfinite(pairs.projected[k]).all() else None,
+            "seen": pairs.seen[k].round(2).tolist(),
+            "used": bool(sound[k]),
+        }
+        for k in range(len(pairs))
+    ]
     if len(away):
         distance = np.linalg.norm(away, axis=1)
         numbers |= {
@@ -142,7 +151,7 @@ def _ring(pairs: ToolPairs, inliers: NDArray[np.bool_], view: PolicyView, number
     numbers |= {"ring_outside": outside, "ring_edge": edge - outside, "ring_border": int(border.sum())}
     allowed = (1.0 - HOLDS) * len(apart)
     whose = f"of {view.radius} patches" + ("" if view.name else ", assumed as no policy was loaded,")
-    remedy = "correct the camera's pose in TF as below, or tool_frame, and collect pairs again"
+    remedy = "correct tool_frame or the camera's pose in TF, as the other rows say, and collect pairs again"
     if outside - border.sum() > allowed:
         beside = f", in {lost.sum()} of them because it is projected outside the image" if lost.any() else ""
         return fail(
