@@ -22,6 +22,7 @@ NS_PER_S = 1_000_000_000
 TRAINED_POLICY = "tabletop"  # name of the trained policy that ships, see shipped.py
 JOINS = ("path", "clock")  # ways to enter a late chunk, see robot/joining.py
 CROPS = ("none", "deployment")  # see policy/preprocessing.py
+STEP_S = (1e-3, 10.0)  # shortest and longest time between two actions of a chunk
 ACTION_DIM = 7  # dx dy dz, droll dpitch dyaw, gripper
 Query = Literal["cognition", "instruction"]
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol of Unicode that show nothing
@@ -33,6 +34,14 @@ def unreadable(instruction: str) -> str | None:
         return None
     fault = f"has no visible character ({instruction[:20]!a})" if instruction.strip() else "is empty"
     return f"the instruction {fault}: say what to do, for example 'pick up the can'"
+
+
+def step_problem(whose: str, dt_s: float) -> str | None:
+    """Return what is wrong with the seconds between two actions, or None. whose: "chunk" or "policy"."""
+    shortest, longest = STEP_S
+    if shortest <= dt_s <= longest:
+        return None
+    return f"the {whose}'s time step must lie between {shortest:g} and {longest:g} s, got {dt_s}"
 
 
 class Reason(enum.IntEnum):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sqap_vla_ros.contracts import CROPS, TRAINED_POLICY, unreadable
+from sqap_vla_ros.contracts import CROPS, STEP_S, TRAINED_POLICY, unreadable
 
 if TYPE_CHECKING:
     from sqap_vla_ros.policy.settings import CheckpointSettings
@@ -220,9 +220,7 @@ def add_unnorm_key(parser: Any) -> None:
 def add_checkpoint_settings(parser: Any) -> None:
     """Add the options about a checkpoint whose file does not say everything; see `checkpoint_settings`."""
     parser.add_argument("--tokenizer", type=Path, help="Llama-2 tokenizer (file or folder), where none came along")
-    parser.add_argument(
-        "--dt", type=number(0.0, 10.0, above=True), metavar="S", help="seconds between actions, if not as stored"
-    )
+    parser.add_argument("--dt", type=number(*STEP_S), metavar="S", help="seconds between actions, if not as stored")
     parser.add_argument("--crop", choices=CROPS, help="image preprocessing, if not as stored")
     parser.add_argument("--ema", action="store_true", help="use the action head averaged over training (ema_diffusion)")
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from sqap_vla_ros.contracts import ACTION_DIM, NS_PER_S, ActionChunk
+from sqap_vla_ros.contracts import ACTION_DIM, NS_PER_S, ActionChunk, step_problem
 from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.ensemble import ALPHA, AdaptiveEnsemble
 from sqap_vla_ros.robot.joining import entered, joining_ns
@@ -18,7 +18,6 @@ from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, h
 
 # Commands computed now reach the controller a little later; what is due before that would arrive in its past.
 COMMAND_LEAD_NS = 10_000_000
-LONGEST_STEP_S = 10.0
 SUBSTEPS = 8  # parts of an action at which a chunk may be entered
 # What was executed when the image was taken is among the last few: while its chunk was computed, one or two more came.
 REMEMBERED = 6
@@ -86,8 +85,8 @@ class Motion:
             step, component = np.argwhere(~np.isfinite(deltas))[0]
             value = deltas[step, component]
             raise MalformedChunk(f"action {step} of the chunk is not finite: component {component} is {value}")
-        if not 0.0 < chunk.dt_s < LONGEST_STEP_S:
-            raise MalformedChunk(f"the chunk's time step must lie between 0 and {LONGEST_STEP_S:g} s, got {chunk.dt_s}")
+        if problem := step_problem("chunk", chunk.dt_s):
+            raise MalformedChunk(problem)
 
     def plan(
         self,

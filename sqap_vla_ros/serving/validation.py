@@ -12,18 +12,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sqap_vla_ros.contracts import ACTION_DIM, ActionChunk, PolicyInfo, Reason, TokenSelection
+from sqap_vla_ros.contracts import ACTION_DIM, ActionChunk, PolicyInfo, Reason, TokenSelection, step_problem
 
 LARGEST_DELTA = 100.0  # m, rad, gripper opening: no arm does so much in one step, and sums of it stay finite
 LARGEST_NORMALIZED = 1e12
-LONGEST_STEP_S = 10.0
 
 
 def info_problem(info: PolicyInfo) -> str | None:
     """Return what is wrong with a policy's description of itself, or None."""
-    if not 0.0 < info.dt_s < LONGEST_STEP_S:
-        return f"the policy's time step must lie between 0 and {LONGEST_STEP_S:g} s, got {info.dt_s}"
-    return None
+    return step_problem("policy", info.dt_s)
 
 
 def chunk_problem(chunk: ActionChunk, *, info: PolicyInfo, stamp_ns: int, seed: int) -> str | None:
@@ -35,9 +32,8 @@ def chunk_problem(chunk: ActionChunk, *, info: PolicyInfo, stamp_ns: int, seed: 
         return f"the chunk has the stamp {chunk.stamp_ns} ns, the image it was asked for has {stamp_ns} ns"
     if chunk.seed != seed:
         return f"the chunk was made with seed {chunk.seed}, it was asked for with {seed}"
-    if not 0.0 < chunk.dt_s < LONGEST_STEP_S:
-        return f"the chunk's time step must lie between 0 and {LONGEST_STEP_S:g} s, got {chunk.dt_s}"
-    found = _array_problem("action", chunk.deltas, info.horizon, LARGEST_DELTA)
+    found = step_problem("chunk", chunk.dt_s)
+    found = found or _array_problem("action", chunk.deltas, info.horizon, LARGEST_DELTA)
     found = found or _array_problem("normalized action", chunk.normalized, info.horizon, LARGEST_NORMALIZED)
     for stage, milliseconds in chunk.timings_ms.items():
         found = found or duration_problem(f"timings_ms[{stage!r}]", milliseconds)

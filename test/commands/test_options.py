@@ -20,7 +20,7 @@ HOSTILE = [
     (("replay", "bag", "--device", "gpu"), "--device: must be cpu, cuda or cuda:N, got 'gpu'"),
     (("compress", "--checkpoint", "micro", "--out", "x", "--observations", "0"), "--observations: must be at least 1"),
     (("compress", "--checkpoint", "micro", "--out", "x", "--observations", "-3"), "--observations: must be at least 1"),
-    (("convert", "a", "b", "--dt", "0"), "--dt: must be above 0, got 0"),
+    (("convert", "a", "b", "--dt", "0"), "--dt: must be at least 0.001, got 0.0"),
     (("predict", *IMAGE, "--seed", "-1"), "--seed: must be at least 0, got -1"),
     (("bops", "--text-tokens", "0"), "--text-tokens: must be at least 1, got 0"),
     (("train", "--out", "x", "--scale", "0"), "--scale: must be above 0, got 0"),

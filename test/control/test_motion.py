@@ -59,6 +59,7 @@ def broken(**changes) -> ActionChunk:
         (broken(deltas=np.where(np.arange(112).reshape(16, 7) == 23, np.nan, 0.0)), "action 3 .* component 2 is nan"),
         (broken(deltas=np.where(np.arange(112).reshape(16, 7) == 7, -np.inf, 0.0)), "action 1 .* component 0 is -inf"),
         (broken(dt_s=0.0), "time step .* got 0.0"),
+        (broken(dt_s=1e-9), "time step .* got 1e-09"),
         (broken(dt_s=float("nan")), "got nan"),
     ],
 )

@@ -220,7 +220,7 @@ def test_a_worker_cannot_shrink_the_shared_image(worker):
 def test_a_policy_that_describes_itself_wrongly_is_lost():
     worker = start("workers.faults:wrong_description", warmup=0)
     try:
-        assert "time step must lie between 0 and 10 s, got nan" in wait_for(worker, Lost).text
+        assert "time step must lie between 0.001 and 10 s, got nan" in wait_for(worker, Lost).text
     finally:
         worker.close()
 

@@ -63,6 +63,7 @@ ANSWERS: dict[str, Callable[[ActionChunk], Any]] = {
     "a thousand rows": fields(deltas=np.zeros((1000, 7))),
     "no time step": fields(dt_s=0.0),
     "negative time step": fields(dt_s=-0.1),
+    "time step of a nanosecond": fields(dt_s=1e-9),
     "nan time step": fields(dt_s=float("nan")),
     "time step None": fields(dt_s=None),
     "time step of a minute": fields(dt_s=60.0),
