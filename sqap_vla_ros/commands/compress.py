@@ -76,11 +76,14 @@ def run(args: argparse.Namespace) -> int:
     from sqap_vla_ros.compression.files.storage import check_target
     from sqap_vla_ros.compression.load import checkpoint_path, load_uncompressed
     from sqap_vla_ros.compression.recipe import load_recipe
+    from sqap_vla_ros.policy.checkpoints.writing import check_folder
     from sqap_vla_ros.shipped import SHIPPED
 
     recipe = load_recipe(args.recipe)
     require_loadable(recipe)
     check_target(args.out, overwrite=args.overwrite)
+    if args.report is not None:
+        check_folder(args.report)
     settings = checkpoint_settings(args)
     config = _readable_config(args.checkpoint, settings)
     require_loadable(recipe, config.decoder.depth)

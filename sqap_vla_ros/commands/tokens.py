@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sqap_vla_ros.commands.options import (
+    UsageError,
     add_checkpoint,
     add_command,
     add_device,
@@ -74,9 +75,14 @@ def run(args: argparse.Namespace) -> None:
     from sqap_vla_ros.compression.load import load_policy
     from sqap_vla_ros.contracts import Observation
     from sqap_vla_ros.evaluation.selectors import compare_selectors, make_choice, side_by_side
+    from sqap_vla_ros.policy.checkpoints.writing import check_folder, written_aside
     from sqap_vla_ros.policy.pictures import read_picture
     from sqap_vla_ros.shipped import SHIPPED
 
+    kind = Image.registered_extensions().get(args.out.suffix.lower())
+    if kind is None:
+        raise UsageError(f"--out {args.out}: no kind of picture ends in {args.out.suffix!r}; .png is one that does")
+    check_folder(args.out.parent)
     wanted = {text: make_choice(*parse_selector(text)) for text in args.selectors}
     image = read_picture(args.image)
     pixel = gripper_pixel(args.gripper_pixel, image.shape[1], image.shape[0])
@@ -88,5 +94,6 @@ def run(args: argparse.Namespace) -> None:
         print(panel.line)
         panels.append(panel.picture)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(side_by_side(panels)).save(args.out)
+    with written_aside(args.out) as partial:
+        Image.fromarray(side_by_side(panels)).save(partial, format=kind)
     print(f"wrote {args.out}: the image, then {', '.join(args.selectors)}")

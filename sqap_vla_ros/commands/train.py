@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     require_device(args.device)
     import shutil
 
+    from sqap_vla_ros.policy.checkpoints.writing import written_aside
     from sqap_vla_ros.training import pipeline
 
     config = pipeline.SHIPPED if args.seed == 0 else pipeline.SHIPPED.seeded(args.seed)
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         args.out, config, jobs=args.jobs, device=args.device, compiled=args.compile, show=not args.quiet
     )
     final = args.out / "policy.safetensors"
-    shutil.copyfile(result, final)
+    with written_aside(final) as partial:
+        shutil.copyfile(result, partial)
     print(f"{final}\ntry it: sqap-vla demo --checkpoint {final}")
     return 0

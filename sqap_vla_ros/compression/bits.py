@@ -12,6 +12,7 @@ import numpy as np
 from sqap_vla_ros.compression.bops import FULL_BITS, Definition, relative_bops, workload_of
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.policy.architecture import COGACT
+from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.policy.config import PolicyConfig
 
 _COLOURS = {0: "0.85", 2: "#66ccee", 3: "#88ccaa", 4: "#4477aa", 8: "#ee6677", 16: "#aa3377"}
@@ -120,7 +121,8 @@ def draw_widths(path: Path, linears: Sequence[LinearWidths], title: str) -> None
         axes[3].set_xticks(layers if len(layers) <= 12 else layers[::4])
         axes[3].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize="small", ncols=4)
         axes[3].grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    with written_aside(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)
 
 

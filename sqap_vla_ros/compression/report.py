@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from sqap_vla_ros.compression.bits import LinearWidths, draw_widths
 from sqap_vla_ros.contracts import Observation, Reason, SelectedTokens, SelectionContext
+from sqap_vla_ros.policy.checkpoints.writing import write_text, written_aside
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.pruning.base import Selector, keep_same
 
@@ -149,7 +150,7 @@ def write_report(
 ) -> None:
     """Write report.json, report.png and, with widths, bits.png in `folder`, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_text(folder / "report.json", json.dumps(summary, indent=1) + "\n")
     if widths:
         draw_widths(folder / "bits.png", widths, title)
     import matplotlib
@@ -171,7 +172,8 @@ def write_report(
     channels = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
     axes[1, 3].bar(channels, summary["held_out"]["rms_by_channel"], color="#4477aa")
     axes[1, 3].set(title="error by action channel, normalised units, rms")
-    figure.savefig(folder / "report.png", dpi=110)
+    with written_aside(folder / "report.png") as partial:
+        figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)
 
 

@@ -8,6 +8,7 @@ and changes of mind show states that a policy gets itself into. The labels are a
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -208,6 +209,11 @@ def _write(
 ) -> None:
     partial = path.with_name(path.name + f".partial{os.getpid()}")
     partial.mkdir()
-    for name, values in make(config, number).items():
-        np.save(partial / f"{name}.npy", values)
-    partial.rename(path)
+    try:
+        for name, values in make(config, number).items():
+            np.save(partial / f"{name}.npy", values)
+        partial.rename(path)
+    except OSError as error:  # of NumPy without a reason: "1000 requested and 500 written"
+        raise OSError(f"{path} cannot be written ({error}): is the disk full?") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from sqap_vla_ros.policy.checkpoints.writing import WriteError
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.processes import end_with_parent
 from sqap_vla_ros.training.collection import CollectionConfig, collect_shards
@@ -135,9 +136,12 @@ def _train(
     try:
         while not processes.join():
             pass
-    except BaseException:  # the others would train on without the one that ended, or without this process
+    except BaseException as error:  # the others would train on without the one that ended, or without this process
         for process in processes.processes:
             process.terminate()
+        _, full, sentence = str(error).rstrip().rpartition(f"{WriteError.__name__}: ")
+        if isinstance(error, mp.ProcessRaisedException) and full:
+            raise WriteError(sentence) from error
         raise
     (stage / "done").touch()
 

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
+from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import TABLETOP, PolicyConfig
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
@@ -217,10 +218,9 @@ class Learner:
 
     def save(self, path: Path, step: int) -> None:
         """Write everything that a continuation needs; a file that is cut short never takes the name."""
-        partial = path.with_suffix(".partial")
         state = {"step": step, "masters": [p.detach() for p in self._masters], "averaged": self.averaged}
-        torch.save({**state, "optimizer": self._optimizer.state_dict()}, partial)
-        partial.replace(path)
+        with written_aside(path) as partial:
+            torch.save({**state, "optimizer": self._optimizer.state_dict()}, partial)
 
     def restore(self, path: Path, *, weights_only: bool = False) -> int:
         """Read a state; return its step, 0 where there is no such file. weights_only: without the optimiser's state."""

@@ -43,7 +43,12 @@ def test_nothing_quantised_says_nothing():
 @pytest.mark.parametrize("scored", [True, False])
 def test_the_picture_has_sensitivities_where_they_are_known(scored, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: drawn.append(figure))
+
+    def savefig(figure, path, **_):
+        path.touch()
+        drawn.append(figure)
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
     more = {"row_counts": lambda _, name: {"2": 100, "8": 28 if name != "gate_proj" else 252}}
     if scored:
         more["damage"] = lambda layer, _: {"2": 1.0, "4": 0.1 / (1 + layer), "8": 0.001}

@@ -15,6 +15,7 @@ import numpy as np
 from sqap_vla_ros.evaluation.closed_loop.deviation import cumulative_curve
 from sqap_vla_ros.evaluation.closed_loop.statistics import Interval
 from sqap_vla_ros.evaluation.closed_loop.tables import MethodResult
+from sqap_vla_ros.policy.checkpoints.writing import written_aside
 
 _DPI = 120
 _COLOURS = 10  # the default cycle has as many before it repeats
@@ -40,7 +41,8 @@ def success_figure(
     axes.set_xlabel("success, % (95 % Wilson interval)")
     figure.suptitle(title, fontsize=10)
     axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=_DPI)
+    with written_aside(path) as partial:
+        figure.savefig(partial, dpi=_DPI, format=path.suffix[1:])
     plt.close(figure)
 
 
@@ -71,7 +73,8 @@ def sweep_figure(
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=_DPI)
+    with written_aside(path) as partial:
+        figure.savefig(partial, dpi=_DPI, format=path.suffix[1:])
     plt.close(figure)
 
 
@@ -93,7 +96,8 @@ def deviation_figure(path: Path, deviations: Mapping[str, Sequence[Mapping[str, 
     axes.set_ylabel("sum of ||A' − A*|| so far, mean over episodes")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=_DPI)
+    with written_aside(path) as partial:
+        figure.savefig(partial, dpi=_DPI, format=path.suffix[1:])
     plt.close(figure)
 
 

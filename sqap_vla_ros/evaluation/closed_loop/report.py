@@ -10,6 +10,7 @@ from rich.table import Table
 
 from sqap_vla_ros.evaluation.closed_loop.study import Store
 from sqap_vla_ros.evaluation.closed_loop.tables import markdown, method_results, write_csv
+from sqap_vla_ros.policy.checkpoints.writing import write_text
 
 
 def print_summary(store: Store, methods: Sequence[str], suite: str) -> None:
@@ -53,5 +54,5 @@ def write_report(store: Store, methods: Sequence[str], suite: str) -> Path:
         *(f"![{picture}]({picture})\n" for picture in pictures),
     ]
     path = out / f"{suite}.md"
-    path.write_text("\n".join(text))
+    write_text(path, "\n".join(text))
     return path

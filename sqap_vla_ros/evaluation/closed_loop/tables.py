@@ -12,6 +12,7 @@ import numpy as np
 
 from sqap_vla_ros.evaluation.closed_loop.statistics import Interval, PairedOutcomes, wilson
 from sqap_vla_ros.evaluation.closed_loop.study import Store
+from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 FAMILY_WORDS = {
@@ -145,7 +146,7 @@ def markdown(rows: Sequence[MethodResult], words: Mapping[str, str] | None = Non
 
 def write_csv(path: Path, rows: Sequence[MethodResult]) -> None:
     """Write one line a row, with every number that there is."""
-    with path.open("w", newline="") as file:
+    with written_aside(path) as partial, partial.open("w", newline="") as file:
         lines = [row.to_dict() for row in rows]
         writer = csv.DictWriter(file, list(lines[0]) if lines else ["method"])
         writer.writeheader()

@@ -7,6 +7,7 @@ the simulation's: the same seed gives the same messages.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,8 @@ def record_demo(
 ) -> list[bool]:
     """Write the bag and return whether the expert succeeded in each episode.
 
-    Raises BagError where `out` exists, ValueError for a wrong number of episodes or an unknown family.
+    Raises BagError where `out` exists, ValueError for a wrong number of episodes or an unknown family; OSError where it
+    cannot be written, and then nothing of it stays.
     """
     from std_msgs.msg import String
     from tqdm import tqdm
@@ -50,13 +52,18 @@ def record_demo(
     if family is not None and family not in list(TaskFamily):
         raise ValueError(f"no task family {family!r}; there are: {', '.join(TaskFamily)}")
     outcomes = []
-    with TabletopEnv(width=width, height=height) as env, BagWriter(out, latched=_LATCHED) as bag:
-        now_ns = _START_NS
-        bag.write("/robot_description", now_ns, String(data=share_path("config/robots/tabletop_arm.urdf").read_text()))
-        for episode in tqdm(range(seed, seed + episodes), desc="recording", unit="episode"):
-            env.reset(episode, family)
-            now_ns = _record_episode(bag, env, now_ns, jpeg_quality)
-            outcomes.append(env.succeeded)
+    try:
+        with TabletopEnv(width=width, height=height) as env, BagWriter(out, latched=_LATCHED) as bag:
+            now_ns = _START_NS
+            urdf = share_path("config/robots/tabletop_arm.urdf").read_text()
+            bag.write("/robot_description", now_ns, String(data=urdf))
+            for episode in tqdm(range(seed, seed + episodes), desc="recording", unit="episode"):
+                env.reset(episode, family)
+                now_ns = _record_episode(bag, env, now_ns, jpeg_quality)
+                outcomes.append(env.succeeded)
+    except OSError as error:
+        shutil.rmtree(out, ignore_errors=True)
+        raise OSError(f"{out} cannot be written ({error}): is the disk full?") from error
     return outcomes
 
 

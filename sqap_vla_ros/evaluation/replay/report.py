@@ -29,6 +29,7 @@ from sqap_vla_ros.evaluation.replay.figures import (
 from sqap_vla_ros.evaluation.replay.run import RecipeRun
 from sqap_vla_ros.evaluation.replay.tables import GROUPS, busy_warning, write_frames_csv, write_recipes_csv
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
+from sqap_vla_ros.policy.checkpoints.writing import write_text
 
 OPEN_LOOP = (
     "Open loop: the recorded camera went on whatever the policy would have done. The differences below say what "
@@ -65,7 +66,7 @@ def write_report(
     """
     reference, others = runs[0], runs[1:]
     document = {"bag": str(bag_path), "sources": sources, "reference": reference.recipe, "recipes": list(summaries)}
-    (out / "report.json").write_text(json.dumps(document, indent=1))
+    write_text(out / "report.json", json.dumps(document, indent=1))
     write_recipes_csv(out / "recipes.csv", summaries)
     write_frames_csv(out / "frames.csv", runs)
     figures = [("Latency by stage", latency_figure(summaries, control_rate_hz))]
@@ -81,7 +82,7 @@ def write_report(
     if video and write_video(out / VIDEO, bag_path, spec, runs[-1], show=show):
         note = f"<p>{VIDEO}, beside this page, shows every frame under <b>{html.escape(runs[-1].recipe)}</b>.</p>"
     page = _page(bag_path, sources, runs, summaries, figures, pictures, control_rate_hz, spec.max_age_s, note)
-    (out / "report.html").write_text(page)
+    write_text(out / "report.html", page)
     return out / "report.html"
 
 

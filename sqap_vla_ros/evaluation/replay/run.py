@@ -25,6 +25,7 @@ from sqap_vla_ros.contracts import ActionChunk, PolicyInfo, Reason, TokenSelecti
 from sqap_vla_ros.nodes.bags.bag import Bag
 from sqap_vla_ros.nodes.bags.observations import BagObservations, ReplayFrame
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
+from sqap_vla_ros.policy.checkpoints.writing import write_text
 from sqap_vla_ros.processes import busy_share
 from sqap_vla_ros.serving.events import Event, LoadFailed, Lost, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig
@@ -168,7 +169,7 @@ def replay_recipe(
             "sources": source.sources,
             "complete": True,
         }
-        (folder / RUN).write_text(json.dumps(summary, indent=1))
+        write_text(folder / RUN, json.dumps(summary, indent=1))
     return load_run(folder, worker.recipe)  # what is on disk, not what it was rounded from
 
 
@@ -272,7 +273,7 @@ def _resume(folder: Path, identity: str) -> tuple[list[FrameRecord], bool]:
     """Return the frames that were predicted before, and whether that was all of them."""
     run, frames = folder / RUN, folder / FRAMES
     if not run.exists():
-        run.write_text(json.dumps({"identity": identity, "complete": False}))
+        write_text(run, json.dumps({"identity": identity, "complete": False}))
         return [], False
     summary = json.loads(run.read_text())
     if summary["identity"] != identity:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from sqap_vla_ros.evaluation.replay.metrics import frame_errors
 from sqap_vla_ros.evaluation.replay.run import RecipeRun
+from sqap_vla_ros.policy.checkpoints.writing import written_aside
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def print_table(bag_path: Path, summaries: Sequence[dict[str, Any]]) -> None:
 
 def write_recipes_csv(path: Path, summaries: Sequence[dict[str, Any]]) -> None:
     """Write one line a recipe."""
-    with path.open("w", newline="") as file:
+    with written_aside(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["recipe", *(measure.name for measure in MEASURES)])
         writer.writerows([[each["recipe"], *(measure.read(each) for measure in MEASURES)] for each in summaries])
@@ -140,7 +141,7 @@ def write_recipes_csv(path: Path, summaries: Sequence[dict[str, Any]]) -> None:
 def write_frames_csv(path: Path, runs: Sequence[RecipeRun]) -> None:
     """Write one line a recipe and frame."""
     reference = {record.index: record for record in runs[0].records if record.deltas is not None}
-    with path.open("w", newline="") as file:
+    with written_aside(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(FRAME_COLUMNS)
         for run in runs:

@@ -25,8 +25,26 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
         raise FileNotFoundError(f"folder {folder} does not exist")
     if path.is_dir() or (path.exists() and not overwrite):
         raise FileExistsError(f"{path} exists: nothing is overwritten, choose another name")
+    _require_writable(folder, path)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise OSError where no files can be written into `folder`, which may be yet to be made."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is a file: choose another place for {folder.name}")
+    _require_writable(there, folder)
+
+
+def _require_writable(folder: Path, wanted: Path) -> None:
     if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
-        raise PermissionError(f"folder {folder} is not writable: choose another place for {path.name}")
+        raise PermissionError(f"folder {folder} is not writable: choose another place for {wanted.name}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all. Raises WriteError."""
+    with written_aside(path) as partial:
+        partial.write_text(text)
 
 
 @contextmanager
