@@ -195,10 +195,13 @@ def figure() -> None:
             errors = [[b - a for a, b in zip(low, y, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
             moved = [value + 0.014 * (index - 2) for value in x]
             label = (
-                WAYS[way].label if min(episodes) == max(episodes) else f"{WAYS[way].label} ({min(episodes)} episodes)"
+                WAYS[way].label
+                if min(episodes) == max(episodes)
+                else f"{WAYS[way].label} (from {min(episodes)} episodes)"
             )
             axis.errorbar(moved, y, errors, label=label, color=colour, marker=marker, linestyle=line, capsize=3)
         axis.set_title(suite.replace("_", " "))
+        axis.set_xticks((0.0, *DELAYS_S))
         axis.set_xlabel("a chunk takes effect so long after its image [s]")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("success [%]")

@@ -68,7 +68,7 @@ PEERS = (
         "llama.cpp's ggml",
         ("ggml-python==0.0.45", "gguf==0.19.0"),
         shares=False,
-        variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON"},
+        variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON -DGGML_LLAMAFILE=ON"},
     ),
     Peer("torchao_layers", "torchao", ("torchao==0.18.0",), options=("--no-deps",)),
 )
@@ -183,9 +183,14 @@ def loaded(processes: Sequence[Process], cache: Path, rows: dict[str, dict[str, 
     return contenders
 
 
-def take_turns(contenders: Sequence[tuple[Process, str]], rounds: int, rows: dict[str, dict[str, Any]]) -> None:
-    """Time the contenders, one after the other in every round: milliseconds a layer, by tokens, in their rows."""
-    for _ in range(rounds):
+def take_turns(
+    contenders: Sequence[tuple[Process, str]], rounds: int, rows: dict[str, dict[str, Any]]
+) -> Iterator[int]:
+    """Time the contenders, one after the other in every round: milliseconds a layer, by tokens, in their rows.
+
+    Yields after every round, so that it can be saved.
+    """
+    for number in range(rounds):
         for count in TOKENS:
             for process, variant in contenders:
                 time.sleep(PAUSE_S)
@@ -195,6 +200,27 @@ def take_turns(contenders: Sequence[tuple[Process, str]], rounds: int, rows: dic
                     row["error"] = answer["error"]
                     continue
                 row.setdefault("ms_a_layer", {}).setdefault(str(count), []).extend(ms / LAYERS for ms in answer["ms"])
+        yield number
+
+
+def measure(peers: Sequence[Peer], cache: Path, threads: int, rounds: int, out: Path) -> dict[str, dict[str, Any]]:
+    """Return a row for each variant, and one for each peer that is missing; written to `out` after every round."""
+    rows: dict[str, dict[str, Any]] = {}
+    load_before = os.getloadavg()[0]
+    with started(peers, cache, threads) as (processes, missing):
+        contenders = loaded(processes, cache, rows)
+        rows |= {title: {"peer": title, "variant": "", "error": why} for title, why in missing.items()}
+        versions = {name: version for process in processes for name, version in process.about["versions"].items()}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for _ in take_turns(contenders, rounds, rows):
+            machine = {
+                "processor": processor(),
+                "threads": threads,
+                "load_average": [load_before, os.getloadavg()[0]],
+                "versions": versions,
+            }
+            out.write_text(json.dumps({"machine": machine, "tokens": TOKENS, "rows": rows}, indent=1) + "\n")
+    return rows
 
 
 def medians(row: Mapping[str, Any]) -> dict[str, float]:
@@ -268,31 +294,16 @@ def main() -> int:
     parser.add_argument("--draw", action="store_true", help="make picture and table from --out again, and time nothing")
     parser.add_argument("--out", type=Path, default=RESULTS / "peers.json")
     args = parser.parse_args()
+    wanted = [peer for peer in PEERS if not args.only or peer.name in args.only]
     if args.draw:
         rows = json.loads(args.out.read_text())["rows"]
+    elif args.prepare:
+        with started(wanted, args.cache.resolve(), args.threads) as (processes, missing):
+            loaded(processes, args.cache.resolve(), {})
+        print("\n".join(f"{title}: {why}" for title, why in missing.items()))
+        return 0
     else:
-        cache = args.cache.resolve()
-        rows = {}
-        load_before = os.getloadavg()[0]
-        with started([p for p in PEERS if not args.only or p.name in args.only], cache, args.threads) as (
-            processes,
-            missing,
-        ):
-            contenders = loaded(processes, cache, rows)
-            if args.prepare:
-                return 0
-            take_turns(contenders, args.rounds, rows)
-            versions = {name: version for process in processes for name, version in process.about["versions"].items()}
-        for title, why in missing.items():
-            rows[title] = {"peer": title, "variant": "", "error": why}
-        machine = {
-            "processor": processor(),
-            "threads": args.threads,
-            "load_average": [load_before, os.getloadavg()[0]],
-            "versions": versions,
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({"machine": machine, "tokens": TOKENS, "rows": rows}, indent=1) + "\n")
+        rows = measure(wanted, args.cache.resolve(), args.threads, args.rounds, args.out)
     print("\n".join(table(rows)))
     figure(rows, args.out.with_suffix(".png"))
     return 0

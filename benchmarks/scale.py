@@ -159,7 +159,7 @@ def measure(repeats: int, threads: int) -> dict[str, Any]:
         reorder_weights(decoders["bf16"])
         with torch.device("meta"):
             decoders["w4a4"] = Decoder(CONFIG)
-        decoders["w4a4"].layers = compressed_layers(4, weight_clip=False)
+        decoders["w4a4"].layers = compressed_layers(4)
         prepare_inference(decoders["w4a4"])
         attend = decoders["w4a4"].attend = causal_attention(decoders["w4a4"])
         if attend is not None:
@@ -335,13 +335,12 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="a run for each; others stay")
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.json")
     args = parser.parse_args()
-    if args.what == "measure":
+    for threads in args.threads if args.what == "measure" else ():
+        run = measure(args.repeats, threads)
         report = json.loads(args.out.read_text()) if args.out.is_file() else {"runs": []}
-        fresh = [measure(args.repeats, threads) for threads in args.threads]
-        kept = [run for run in report["runs"] if run["threads"] not in args.threads]
-        runs = sorted(kept + fresh, key=lambda run: run["threads"])
-        unit = fresh[0]["backend"]
-        args.out.write_text(json.dumps({"unit": unit, "runs": runs}, indent=1) + "\n")
+        runs = [other for other in report["runs"] if other["threads"] != threads]
+        runs = sorted([*runs, run], key=lambda one: one["threads"])
+        args.out.write_text(json.dumps({"unit": run["backend"], "runs": runs}, indent=1) + "\n")
     report = json.loads(args.out.read_text())
     beside = RESULTS / f"full_geometry_{report['unit']}_2_threads.json"
     full = json.loads(beside.read_text()) if beside.is_file() else None

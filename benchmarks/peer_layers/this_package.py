@@ -36,16 +36,16 @@ def plain_decoder() -> Decoder:
     return decoder
 
 
-def compressed_layers(activation_bits: int, path: Path | None = None, *, weight_clip: bool = True) -> nn.ModuleList:
+def compressed_layers(activation_bits: int, path: Path | None = None) -> nn.ModuleList:
     """Return the layers under the recipe `w4a4_rotated`, with other activation bits; kept as a file, if one is named.
 
-    weight_clip: whether the clipping of rows is searched, which takes a minute.
+    The clipping of rows is not searched: that takes a minute and changes no time.
     """
     if path is not None and path.is_file():
         return torch.load(path, weights_only=False)
     recipe = load_recipe("w4a4_rotated")
     assert recipe.quantization is not None
-    spec = dataclasses.replace(recipe.quantization, activation_bits=activation_bits, weight_clip=weight_clip)
+    spec = dataclasses.replace(recipe.quantization, activation_bits=activation_bits, weight_clip=False)
     decoder = plain_decoder()
     for layer in decoder.layers:
         compress_layer(layer, spec, CONFIG)

@@ -49,7 +49,7 @@ def test_variants_take_turns_and_a_broken_one_says_why(peers, fake, tmp_path):
     rows = {}
     with peers.started([fake], tmp_path, threads=1) as (processes, missing):
         contenders = peers.loaded(processes, tmp_path, rows)
-        peers.take_turns(contenders, 2, rows)
+        assert list(peers.take_turns(contenders, 2, rows)) == [0, 1]
     assert not missing
     assert [variant for _, variant in contenders] == ["fine"]
     fine = rows["fake runtime: fine"]
