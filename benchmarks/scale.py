@@ -319,9 +319,10 @@ def figure(report: Mapping[str, Any], full: Mapping[str, Any] | None, path: Path
         for recipe, peak in full["memory"].items():
             kind = "bf16" if recipe.startswith("bf16") else "w4a4"
             memory.plot(LAYERS, peak["peak_rss_gib"], "o", color=colours[kind])
-            memory.annotate(
-                recipe, (LAYERS, peak["peak_rss_gib"]), (-6, 3), textcoords="offset points", ha="right", fontsize=7
-            )
+            if recipe in ("bf16", "coverage_w4a8"):
+                memory.annotate(
+                    recipe, (LAYERS, peak["peak_rss_gib"]), (-8, -3), textcoords="offset points", ha="right", fontsize=7
+                )
     memory.set(xlabel="decoder layers", ylabel="GiB", title="memory; points: peak of the process", ylim=(0, None))
     memory.legend(fontsize=8, frameon=False)
     panels.savefig(path, dpi=110)
