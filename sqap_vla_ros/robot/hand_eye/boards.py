@@ -41,6 +41,7 @@ class Tag(Board):
             old: Any = cv2.aruco
             parameters = old.DetectorParameters_create()
             parameters.cornerRefinementMethod = old.CORNER_REFINE_SUBPIX
+            parameters.minMarkerDistanceRate = 0.01  # it takes the edge of a narrow white margin for the tag otherwise
             self._detect = lambda gray: old.detectMarkers(gray, _dictionary(dictionary), parameters=parameters)
 
     def middle(self, gray: NDArray[np.uint8]) -> Array | None:
