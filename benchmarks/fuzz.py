@@ -1,12 +1,14 @@
-"""Fuzzing of everything that reads a user's file: bags, pictures, calibrations, checkpoints, recipes, tokenizers.
+"""Fuzzing of everything that reads a user's file: recordings, pictures, calibrations, checkpoints, recipes, URDFs, ...
 
-Every case is made from its number (test/support/fuzzing/targets.py), so a finding is repeated by its number alone.
-Reading may succeed or raise ValueError or OSError; another exception, a crash, more than 20 s or more than 1.5 GiB of
-memory is a finding. Results are added to benchmarks/results/fuzz.json, and the next run goes on behind them.
+Every case is made from its number (test/support/fuzzing), so a finding is repeated by its number alone. Reading may
+succeed or raise ValueError or OSError. A finding is another exception, a crash, more than 20 s of processor time, or
+more than 1.5 GiB of memory (3 GiB reserved). Results are added to benchmarks/results/fuzz.json, and the next run goes
+on behind them.
 
     python benchmarks/fuzz.py                        all targets, a minute each
     python benchmarks/fuzz.py bag --seconds 600      one target, for so much processor time
     python benchmarks/fuzz.py recipe --case 4711     one case, with its traceback
+    python benchmarks/fuzz.py --again                the findings once more: what becomes of them now
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parents[1] / "test" / "support")]
 
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
-SECONDS_PER_CASE, MOST_MEMORY, BLOCK = 20, 3 * 2**29, 500
+SECONDS_PER_CASE = 20  # of processor time
+MOST_MEMORY, MOST_RESERVED = 3 * 2**29, 3 * 2**30  # bytes more than before the case
+BLOCK, BLOCK_SECONDS = 10_000, 120  # cases and processor time of one process, whichever ends first
+HANGS_S = 3600  # a block that runs longer than this hangs where Python's signals do not reach
 
 
 def main() -> None:
@@ -38,17 +43,19 @@ def main() -> None:
     parser.add_argument("targets", nargs="*", default=list(TARGETS), metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--seconds", type=float, default=60.0, help="processor time of each target")
     parser.add_argument("--case", type=int, help="run this case alone and show what happens")
-    parser.add_argument("--block", type=int, help=argparse.SUPPRESS)  # first case of a block, in a process of its own
+    parser.add_argument("--again", action="store_true", help="run the cases that were findings once more")
+    parser.add_argument("--cases", type=json.loads, help=argparse.SUPPRESS)  # of one process
+    parser.add_argument("--within", type=float, default=BLOCK_SECONDS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case is not None:
         with tempfile.TemporaryDirectory() as folder:
             TARGETS[args.targets[0]](Path(folder), args.case)
         print("no refusal")
-    elif args.block is not None:
-        run_block(args.targets[0], args.block)
+    elif args.cases is not None:
+        run_block(args.targets[0], range(args.cases, args.cases + BLOCK), args.within)
     else:
         for target in args.targets:
-            fuzz(target, args.seconds)
+            again(target) if args.again else fuzz(target, args.seconds)
         report()
 
 
@@ -57,13 +64,27 @@ def fuzz(target: str, seconds: float) -> None:
     spent = 0.0
     while spent < seconds:
         known = results().get(target, {"cases": 0, "refused": 0, "cpu_s": 0.0, "findings": []})
-        done = json.loads(_in_process(target, known["cases"]))
+        done = _in_process(target, known["cases"], min(BLOCK_SECONDS, seconds - spent))
         known["cases"] += done["cases"]
         known["refused"] += done["refused"]
         known["cpu_s"] = round(known["cpu_s"] + done["cpu_s"], 1)
         seen = {finding["what"] for finding in known["findings"]}
-        known["findings"] += [finding for finding in done["findings"] if finding["what"] not in seen]
+        for finding in done["findings"]:
+            if finding["what"] not in seen:
+                known["findings"].append(finding)
+                seen.add(finding["what"])
         spent += done["cpu_s"]
+        RESULTS.write_text(json.dumps({**results(), target: known}, indent=1) + "\n")
+
+
+def again(target: str) -> None:
+    """Run each finding once more and write beside it what becomes of it now."""
+    known = results().get(target, {"findings": []})
+    for finding in known["findings"]:
+        done = _in_process(target, finding["case"], 0.0)
+        found = done["findings"][0]["what"] if done["findings"] else None
+        finding["now"] = found or ("refused" if done["refused"] else "read")
+    if known["findings"]:
         RESULTS.write_text(json.dumps({**results(), target: known}, indent=1) + "\n")
 
 
@@ -80,48 +101,58 @@ def report() -> None:
             f"{target:12s} {known['cases']:8d} cases, {share:4.0%} refused, {known['cpu_s']:8.1f} s of processor time"
         )
         for finding in known["findings"]:
-            print(f"    case {finding['case']}: {finding['what']}")
+            print(f"    case {finding['case']}: {finding['what']}; now {finding.get('now', 'not tried again')}")
 
 
-def _in_process(target: str, first: int) -> str:
+def _in_process(target: str, first: int, within: float) -> dict[str, Any]:
     """Run one block; a crash is a finding, and the block ends there."""
     began = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, __file__, target, "--block", str(first)]
-    process = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, __file__, target, "--cases", str(first), "--within", str(within)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        shown, errors = process.communicate(timeout=HANGS_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        shown, errors = process.communicate()
     if process.returncode == 0:
-        return process.stdout.splitlines()[-1]
+        return dict(json.loads(shown.splitlines()[-1]))
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    at = next((int(line.split()[1]) for line in reversed(process.stderr.splitlines()) if line[:5] == "case "), first)
-    what = f"ended by signal {-process.returncode}" if process.returncode < 0 else process.stderr[-300:]
+    at = next((int(line.split()[1]) for line in reversed(errors.splitlines()) if line[:5] == "case "), first)
+    what = f"ended by signal {-process.returncode}" if process.returncode < 0 else errors[-300:]
     cpu_s = ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
-    found = {"cases": at - first + 1, "refused": 0, "cpu_s": cpu_s, "findings": [{"case": at, "what": what}]}
-    return json.dumps(found)
+    return {"cases": at - first + 1, "refused": 0, "cpu_s": cpu_s, "findings": [{"case": at, "what": what}]}
 
 
-def run_block(target: str, first: int) -> None:
-    """Run cases first ... first + BLOCK - 1 and print what happened as one line of JSON."""
+def run_block(target: str, cases: range, within: float) -> None:
+    """Run cases until their end or that of the processor time, at least one; print what happened as a line of JSON."""
     import torch
     from fuzzing.targets import REFUSALS, TARGETS
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGPROF, _too_long)
     findings, refused, began = [], 0, time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        for case in range(first, first + BLOCK):
+        for case in cases:
             print(f"case {case}", file=sys.stderr, flush=True)
             before = _resident()
-            signal.alarm(SECONDS_PER_CASE)
+            resource.setrlimit(resource.RLIMIT_AS, (_reserved() + MOST_RESERVED, resource.RLIM_INFINITY))
+            signal.setitimer(signal.ITIMER_PROF, SECONDS_PER_CASE)
             try:
                 TARGETS[target](Path(folder), case)
             except REFUSALS:
                 refused += 1
+            except TooLong as error:
+                findings.append({"case": case, "what": _described(error)})
+                within = 0.0  # native code that was broken off may be in any state: a new process goes on
             except BaseException as error:  # panics of native libraries are no Exception
                 findings.append({"case": case, "what": _described(error)})
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             if _peak() - before > MOST_MEMORY:
                 findings.append({"case": case, "what": f"took {(_peak() - before) / 2**30:.1f} GiB"})
                 break  # the peak is of the whole process
-    done = case - first + 1
+            if time.process_time() - began >= within:
+                break
+    done = case - cases[0] + 1
     print(json.dumps({"cases": done, "refused": refused, "cpu_s": time.process_time() - began, "findings": findings}))
 
 
@@ -130,7 +161,7 @@ class TooLong(BaseException):
 
 
 def _too_long(number: int, frame: object) -> None:
-    raise TooLong(f"more than {SECONDS_PER_CASE} s")
+    raise TooLong(f"more than {SECONDS_PER_CASE} s of processor time")
 
 
 def _described(error: BaseException) -> str:
@@ -148,6 +179,10 @@ def _resident() -> int:
     with contextlib.suppress(OSError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
     return _peak()
+
+
+def _reserved() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
 
 
 if __name__ == "__main__":

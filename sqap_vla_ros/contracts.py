@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NS_PER_S = 1_000_000_000
+MOST_PIXELS = 2**26  # of an image: a header of a few bytes must not reserve gigabytes
 TRAINED_POLICY = "tabletop"  # name of the trained policy that ships, see shipped.py
 JOINS = ("path", "clock")  # ways to enter a late chunk, see robot/joining.py
 CROPS = ("none", "deployment")  # see policy/preprocessing.py

@@ -130,7 +130,7 @@ def test_a_robot_file_sets_parameters_and_topics_and_arguments_have_the_last_wor
     [
         (None, FileNotFoundError, r"robot:=.*mine\.yaml: there is no such file, and the robots that ship are \["),
         ("base_frame: base", ValueError, r"mine\.yaml is no robot file: it needs the section '/\*\*'"),
-        ("{", ValueError, r"mine\.yaml is no YAML"),
+        ("{", ValueError, r"mine\.yaml is not valid YAML"),
         (ROBOT.replace("image:", "picture:"), ValueError, r"mine\.yaml: policy has no argument picture"),
     ],
 )

@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sqap_vla_ros.commands.options import add_checkpoint, add_command, add_recipe, add_seed, integer, number
+from sqap_vla_ros.commands.options import (
+    add_checkpoint,
+    add_command,
+    add_recipe,
+    add_seed,
+    integer,
+    number,
+    require_policy,
+)
 from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.evaluation.demo.run import RECIPE, DemoOptions, run_demo
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
@@ -43,6 +51,7 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demonstration. Raises DemoFailed where the arm did not move under the policy."""
+    require_policy(args.checkpoint, args.recipe)
     run_demo(
         DemoOptions(
             args.out,

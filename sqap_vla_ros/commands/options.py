@@ -271,6 +271,22 @@ def worker_settings(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def require_policy(checkpoint: str, *recipes: str) -> None:
+    """Raise FileNotFoundError or RecipeError for a checkpoint or a recipe that is not there, before processes start.
+
+    The address of a server counts as there.
+    """
+    from sqap_vla_ros.compression.load import checkpoint_path
+    from sqap_vla_ros.compression.recipe import load_recipe
+    from sqap_vla_ros.serving.frames import is_remote
+    from sqap_vla_ros.shipped import SHIPPED
+
+    if not is_remote(checkpoint):
+        checkpoint_path(checkpoint, SHIPPED)
+    for recipe in recipes:
+        load_recipe(recipe)
+
+
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """Provide a function of (stage, done, total) that draws a bar on a terminal, from its first call on.

@@ -22,6 +22,7 @@ from sqap_vla_ros.commands.options import (
     integer,
     number,
     require_device,
+    require_policy,
     worker_settings,
 )
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sqap_vla_ros.evaluation.replay.jobs import ReplayJob
     from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 
+_LARGEST_URDF = 2**24  # bytes
 _DESCRIPTION = """\
 Replay recordings through a policy, offline and deterministically, and report what each recipe does to latency,
 memory, kept tokens and actions. Reads rosbag2 (MCAP, SQLite) and ROS 1 bags. An interrupted replay goes on where it
@@ -111,7 +113,7 @@ def spec_of(args: argparse.Namespace) -> ReplaySpec:
         instruction_topic=args.instruction_topic,
         pose_topic=args.pose_topic,
         joint_topic=args.joint_topic,
-        urdf=args.urdf.read_text() if args.urdf else "",
+        urdf=_robot_description(args.urdf) if args.urdf else "",
         instruction=args.instruction or "",
         segments=read_segments(args.segments) if args.segments else (),
         static_transforms=tuple(map(parse_static_transform, args.static_transform)),
@@ -122,9 +124,24 @@ def spec_of(args: argparse.Namespace) -> ReplaySpec:
     )
 
 
-def _nearest_s(text: str) -> float:
+def _robot_description(path: Path) -> str:
+    with path.open("rb") as file:
+        text = file.read(_LARGEST_URDF + 1)
+    if not text.strip():
+        raise UsageError(f"--urdf {path}: empty")
+    if len(text) > _LARGEST_URDF:
+        raise UsageError(f"--urdf {path}: larger than {_LARGEST_URDF >> 20} MiB: not a URDF")
     try:
-        return number(0.0, 1.0, above=True)(text)
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--urdf {path}: no text file: {error}") from error
+
+
+def _nearest_s(text: str) -> float:
+    from sqap_vla_ros.nodes.bags.pairing import LARGEST_NEAREST_S
+
+    try:
+        return number(0.0, LARGEST_NEAREST_S, above=True)(text)
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"--camera-info nearest: {error}") from error
 
@@ -134,6 +151,7 @@ def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
     from sqap_vla_ros.evaluation.replay.jobs import make_jobs
     from sqap_vla_ros.serving.worker import WorkerConfig
 
+    require_policy(args.checkpoint)
     path = Path(args.checkpoint).expanduser()
     worker = WorkerConfig(
         str(path.resolve()) if path.exists() else args.checkpoint,

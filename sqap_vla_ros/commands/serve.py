@@ -24,6 +24,7 @@ from sqap_vla_ros.commands.options import (
     integer,
     number,
     require_device,
+    require_policy,
     worker_settings,
 )
 from sqap_vla_ros.contracts import TRAINED_POLICY
@@ -113,6 +114,10 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Serve until SIGINT or SIGTERM, either of which is a good end."""
     require_device(args.device)
+    try:
+        require_policy(args.checkpoint, args.recipe)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the policy cannot be loaded: {error}") from error
     try:
         import msgpack  # noqa: F401
         import websockets  # noqa: F401

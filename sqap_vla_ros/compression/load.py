@@ -201,7 +201,10 @@ def load_uncompressed(
     resolved = getattr(torch, str(dtype or recipe.dtype).removeprefix("torch."))
     known = shipped.get(checkpoint)
     if known is not None and known.make is not None:
+        from sqap_vla_ros.policy.cogact import choose_dataset
+
         policy = known.make(seed)
+        policy.unnorm_key = choose_dataset(policy.statistics, settings.unnorm_key)
         for part in (policy.model.vision, policy.model.projector, policy.model.decoder):
             part.to(resolved)
         policy.model.to(device)

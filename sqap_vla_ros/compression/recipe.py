@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import yaml
-
 from sqap_vla_ros.compression.schemes.equalization import EQUALIZATIONS, Equalization
 from sqap_vla_ros.compression.schemes.execution import EXECUTIONS
 from sqap_vla_ros.compression.schemes.rotation import ROTATIONS, Rotation
@@ -23,6 +21,7 @@ from sqap_vla_ros.compression.schemes.rounding import ROUNDINGS, Rounding
 from sqap_vla_ros.field_types import field_problem
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.resources import share_path
+from sqap_vla_ros.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from sqap_vla_ros.compression.sensitivity.allocation import Budget
@@ -398,9 +397,9 @@ def _resolve(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in [one.resolve() for one in extended_by]:
         raise RecipeError(f"recipe {chain[0].stem!r} extends itself: {' -> '.join(one.stem for one in chain)}")
     try:
-        data = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(f"recipe file {path} is not valid YAML: {error}") from error
+        data = read_yaml(path)
+    except ValueError as error:
+        raise RecipeError(f"recipe file {error}") from error
     if not isinstance(data, Mapping):
         raise RecipeError(f"recipe file {path} must hold a mapping, got {repr(data)[:60]}")
     own = dict(data)

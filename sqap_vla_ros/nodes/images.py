@@ -22,6 +22,7 @@ from PIL import Image as PillowImage
 from sensor_msgs.msg import CompressedImage, Image
 
 from sqap_vla_ros import jpeg
+from sqap_vla_ros.contracts import MOST_PIXELS
 
 
 class ImageError(ValueError):
@@ -39,7 +40,6 @@ class _Encoding:
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of a JPEG that give its size
-_MOST_PIXELS = 2**26  # of a compressed image: a header of a few bytes must not reserve gigabytes
 
 # OpenCV names a Bayer pattern by its second row, ROS by its first: bayer_rggb is OpenCV's BG.
 _ENCODINGS: dict[str, _Encoding] = {
@@ -237,9 +237,9 @@ def _png_damage(data: bytes) -> str | None:
 
 
 def _size_problem(width: int, height: int) -> str | None:
-    if width * height <= _MOST_PIXELS:
+    if width * height <= MOST_PIXELS:
         return None
-    return f"its header says {width}x{height} pixels, at most {_MOST_PIXELS} are decoded"
+    return f"its header says {width}x{height} pixels, at most {MOST_PIXELS} are decoded"
 
 
 def _tiff_damage(data: bytes) -> str | None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sqap_vla_ros import jpeg
+from sqap_vla_ros.contracts import MOST_PIXELS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,6 +29,9 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
 
     try:
         with Image.open(path) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                size = f"{picture.width}x{picture.height}"
+                raise PictureError(f"{path} has {size} pixels, at most {MOST_PIXELS} are read")
             upright = ImageOps.exif_transpose(picture)
             if picture.format in ("JPEG", "MPO") and jpeg.is_cut(path.read_bytes()):
                 raise PictureError(f"{path} is damaged: what the jpeg holds ends before the picture does")

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import yaml
+from sqap_vla_ros.yaml_files import read_yaml
 
 # The fields of sensor_msgs/CameraInfo, and what camera_calibration calls them in the files that it writes.
 _CALIBRATION_NAMES = {
@@ -30,11 +30,7 @@ def read_camera_info(path: Path) -> SimpleNamespace:
 
     The file is what `ros2 topic echo --once` prints (k, d, r, p) or camera_calibration writes (camera_matrix, ...).
     """
-    try:
-        # `ros2 topic echo` ends each message with a document mark
-        raw = next(iter(yaml.safe_load_all(path.read_text())), None)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is neither YAML nor JSON: {error}") from error
+    raw = read_yaml(path, first_of_several=True)
     if not isinstance(raw, dict):
         raise ValueError(f"{path} must hold the fields of a CameraInfo, got {type(raw).__name__}")
     found = {name: _value(raw, name) for name in _CALIBRATION_NAMES}

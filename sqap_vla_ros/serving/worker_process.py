@@ -44,7 +44,8 @@ def main(arguments: Sequence[str]) -> None:
         policy = _load(config, connection)
         ready = wire.encode(Ready(policy.info, _warm_up(policy, config.warmup)))
     except Exception as error:
-        traceback.print_exc()
+        if not isinstance(error, (ValueError, OSError)):  # those say what is wrong with what was asked for
+            traceback.print_exc()
         connection.send(wire.encode(LoadFailed(_one_line(error))))
         sys.exit(1)
     connection.send(ready)

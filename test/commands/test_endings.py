@@ -15,6 +15,7 @@ RUN = "import sys; from sqap_vla_ros.cli import main; sys.exit(main(sys.argv[1:]
 EVALUATE = ("evaluate", "--checkpoint", "micro", "--recipes", "fp32", "--families", "pick", "--episodes", "200")
 REPLAY = ("replay", "--recipes", "fp32", "--threads", "1", "--no-video", "--jobs", "2")
 TRAIN = ("train", "--scale", "0.001", "--quiet")
+COMPRESS = ("compress", "--checkpoint", "tabletop", "--recipe", "sqap")
 
 
 def members(group: int) -> dict[int, str]:
@@ -28,6 +29,31 @@ def members(group: int) -> dict[int, str]:
         except (OSError, ValueError):
             continue
     return found
+
+
+def marked(mark: str) -> dict[int, str]:
+    """Process id -> command line of what runs with this variable in its environment."""
+    found = {}
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in environ.read_text().split("\0"):
+                found[int(environ.parent.name)] = (environ.parent / "cmdline").read_text().replace("\0", " ")
+        except (OSError, UnicodeDecodeError):
+            continue
+    return found
+
+
+def start(arguments: list[str], **environment: str) -> subprocess.Popen[str]:
+    """Start a command in a session of its own. Whatever the tests run under, a hang-up is not ignored in it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, *arguments],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
 
 
 def wait(condition, what, timeout_s=120.0):
@@ -50,6 +76,8 @@ def workers(group: int) -> list[int]:
         (REPLAY, 2, signal.SIGTERM, 143),
         (REPLAY, 2, signal.SIGKILL, -9),
         (TRAIN, 2, signal.SIGTERM, 143),
+        (TRAIN, 2, signal.SIGKILL, -9),
+        (COMPRESS, 0, signal.SIGTERM, 143),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else getattr(value, "name", str(value)),
 )
@@ -59,15 +87,8 @@ def test_nothing_is_left_running(tmp_path, command, count, number, status):
         for name in ("a", "b"):
             shutil.copytree(TABLETOP_BAG, tmp_path / name)
             bags.append(str(tmp_path / name))
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN, command[0], *bags, *command[1:], "--out", str(tmp_path / "out")],
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # whatever the tests were started with, a terminal's hang-up is not ignored here
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-    )
+    out = tmp_path / ("out.safetensors" if command is COMPRESS else "out")
+    process = start([command[0], *bags, *command[1:], "--out", str(out)])
     try:
         wait(lambda: process.poll() is not None or len(workers(process.pid)) >= count, "no worker was started")
         assert process.poll() is None, process.stderr.read()
@@ -83,6 +104,26 @@ def test_nothing_is_left_running(tmp_path, command, count, number, status):
     if number != signal.SIGKILL:
         assert "terminated: the same command goes on from here" in errors
         assert "Traceback" not in errors
+    assert command is not COMPRESS or not out.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_running_over_ray(tmp_path, number):
+    """Ray starts its own daemons, in sessions of their own; they are known by a variable that all inherit."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'sqap-vla-ros[cluster]'")
+    mark = f"ENDINGS_MARK={tmp_path}"
+    process = start([*EVALUATE, "--ray", "local", "--out", str(tmp_path / "out")], ENDINGS_MARK=str(tmp_path))
+    try:
+        wait(lambda: process.poll() is not None or len(marked(mark)) > 4, "Ray started no worker")
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(5.0)
+        os.kill(process.pid, number)
+        process.wait(60)
+        wait(lambda: not marked(mark), f"still running: {marked(mark)}", 60.0)
+    finally:
+        for pid in marked(mark):
+            os.kill(pid, signal.SIGKILL)
+    assert process.returncode in (143, -9)
 
 
 def test_a_closed_pipe_is_quiet():

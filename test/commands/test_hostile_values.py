@@ -1,8 +1,11 @@
 """Whatever a user types for an option, the answer is a run or one line: never a traceback, never half a run."""
 
 import argparse
+from pathlib import Path
 
 import pytest
+from bag_factory import write_bag
+from PIL import Image
 
 from sqap_vla_ros import cli
 
@@ -38,11 +41,18 @@ GIVEN = {  # what each command needs before any option is tried
     "convert": ["CHECKPOINT", "OUTPUT"],
     "inspect-tokens": ["--image", "IMAGE"],
 }
+WRITTEN = {"out", "output", "report", "picture"}  # options of type Path that name no file to read
+READ_LATER = {"checkpoint", "tokenizer", "urdf"}  # by demo, serve and replay; check listens to a robot first
+TEXTS_THAT_NAME_FILES = {"checkpoint", "recipe", "recipes", "camera_info", "calibration"}
+
+
+def parsers():
+    (subparsers,) = (a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return subparsers.choices.items()
 
 
 def options():
-    (subparsers,) = (a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    for name, parser in subparsers.choices.items():
+    for name, parser in parsers():
         for action in parser._actions:
             if action.option_strings and action.nargs != 0 and "--help" not in action.option_strings:
                 yield name, action.option_strings[-1], action.nargs if isinstance(action.nargs, int) else 1
@@ -88,6 +98,41 @@ def test_commands_that_read_files_say_what_is_wrong_with_a_path(value, tmp_path,
     ):
         assert answer(arguments, capsys) in (1, 2), arguments
     assert list(tmp_path.iterdir()) == [] or {path.name for path in tmp_path.iterdir()} <= {"out"}
+
+
+def file_options():
+    """Every option and argument that names a file to read, from the parsers: of type Path, or of a known name."""
+    for name, parser in parsers():
+        for action in parser._actions:
+            is_path = action.type is Path or action.dest in TEXTS_THAT_NAME_FILES
+            in_a_process = name == "check" or (name in ("demo", "serve", "replay") and action.dest in READ_LATER)
+            if is_path and action.dest not in WRITTEN and not action.choices and not in_a_process:
+                yield name, action
+
+
+@pytest.fixture
+def hostile_files(tmp_path, monkeypatch):
+    """A folder to run in, with a good picture and recording, and files that nothing can be read from."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 48)).save(tmp_path / "IMAGE.png")
+    write_bag(tmp_path / "BAG", frames=1)
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "empty.bag").write_bytes(b"")
+    (tmp_path / "binary.safetensors").write_bytes(bytes(range(256)) * 9)
+    (tmp_path / "tag.yaml").write_text("!!bool maybe")
+    return {"missing.yaml", "folder.yaml", "empty.bag", "binary.safetensors", "tag.yaml"}
+
+
+@pytest.mark.parametrize(("command", "action"), list(file_options()), ids=lambda value: getattr(value, "dest", value))
+def test_any_file_that_is_read_is_refused_in_one_line(command, action, hostile_files, tmp_path, capsys):
+    given = [part.replace("IMAGE", "IMAGE.png") for part in GIVEN.get(command, [])]
+    for file in sorted(hostile_files):
+        if action.option_strings:
+            arguments = [command, *given, f"{action.option_strings[-1]}={file}"]
+        else:
+            arguments = [command, file, *given[1:]]
+        assert answer(arguments, capsys) in (1, 2), arguments
+    assert not (tmp_path / "OUT").exists()
 
 
 def test_every_command_with_values_is_driven():

@@ -53,6 +53,11 @@ def test_the_shipped_policy_by_name(shipped):
     assert half.model.decoder.embed_tokens.weight.dtype == torch.bfloat16
 
 
+def test_a_dataset_that_a_made_policy_has_not_is_refused():
+    with pytest.raises(ValueError, match="unnorm_key 'bridge_orig' is not among them"):
+        load_policy("micro", unnorm_key="bridge_orig")
+
+
 @pytest.mark.parametrize("by_name", [True, False])
 def test_calibrated_recipes_calibrate_it_on_its_own_scenes(shipped, asked, by_name):
     policy = load_policy("tabletop" if by_name else str(shipped["tabletop"].weights), "sqap", shipped=shipped)

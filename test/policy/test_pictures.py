@@ -34,6 +34,12 @@ def test_an_exif_rotation_is_applied(tmp_path):
     assert read_picture(tmp_path / "turned.jpg").shape == (40, 20, 3)
 
 
+def test_a_picture_larger_than_any_camera_is_refused_by_its_header(tmp_path):
+    Image.new("1", (2**13, 2**13 + 1)).save(tmp_path / "huge.png")
+    with pytest.raises(PictureError, match=r"huge\.png has 8192x8193 pixels, at most 67108864 are read"):
+        read_picture(tmp_path / "huge.png")
+
+
 def test_a_damaged_or_foreign_file_is_refused(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
     whole = (tmp_path / "a.jpg").read_bytes()

@@ -61,6 +61,14 @@ def parricide():
     return Parricide()
 
 
+def missing():
+    raise FileNotFoundError("no checkpoint here")
+
+
+def plain():
+    return Double()
+
+
 def counting():
     return Double(stateful=True)
 

@@ -272,10 +272,13 @@ def _identity(bag: Bag, spec: ReplaySpec, worker: WorkerConfig) -> str:
 def _resume(folder: Path, identity: str) -> tuple[list[FrameRecord], bool]:
     """Return the frames that were predicted before, and whether that was all of them."""
     run, frames = folder / RUN, folder / FRAMES
-    if not run.exists():
+    summary: dict[str, Any] = {"identity": "", "complete": False}
+    if run.exists():
+        summary = json.loads(run.read_text())
+    begun = summary["complete"] or (frames.exists() and frames.stat().st_size > 0)
+    if not begun and summary["identity"] != identity:  # nothing is lost
         write_text(run, json.dumps({"identity": identity, "complete": False}))
         return [], False
-    summary = json.loads(run.read_text())
     if summary["identity"] != identity:
         raise ReplayError(
             f"{folder} holds the replay of another bag, or with other options: choose another --out, or delete it"

@@ -19,7 +19,7 @@ from sensor_msgs.msg import CameraInfo
 from sqap_vla_ros.contracts import NS_PER_S, Observation, unreadable
 from sqap_vla_ros.control.image_gate import ImageGate, ImageGateConfig
 from sqap_vla_ros.nodes.bags.bag import Bag, BagMessage
-from sqap_vla_ros.nodes.bags.pairing import MAX_WAITING, ImagePairing, Pair
+from sqap_vla_ros.nodes.bags.pairing import MAX_WAITING, NO_CAMERA_INFO, ImagePairing, Pair
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.nodes.bags.store import BagError
 from sqap_vla_ros.nodes.images import compressed_to_rgb, to_rgb
@@ -274,7 +274,7 @@ class BagObservations:
             yield observed
 
     def _observe(self, pair: Pair[_Arrival]) -> ReplayFrame:
-        if pair.problem:
+        if pair.problem and (self._posed or pair.kind != NO_CAMERA_INFO):  # without a pose nothing is projected
             return self._failed(pair, pair.problem, pair.kind)
         arrival, frame = pair.arrival, Frame(pair.image, pair.camera_info, pair.stamp_ns, 0.0)
         if not arrival.instruction:

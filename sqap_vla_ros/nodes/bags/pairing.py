@@ -12,6 +12,8 @@ from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.time_sync import ImageInfoSync
 from sqap_vla_ros.nodes.messages import time_ns
 
+NO_CAMERA_INFO = "no camera_info of its stamp"  # kind of an image that has none
+LARGEST_NEAREST_S = 1.0
 MAX_WAITING = 8  # images held back until their camera_info or their transforms are read
 _MAX_INFOS = 64
 Arrival = TypeVar("Arrival")
@@ -101,7 +103,7 @@ class ImagePairing(Generic[Arrival]):
 
     def _pop(self, stamp_ns: int, camera_info: Any, problem: str) -> None:
         arrival, image = self._waiting.pop(stamp_ns)
-        kind = "no camera_info of its stamp" if problem else ""
+        kind = NO_CAMERA_INFO if problem else ""
         self._done_ns = stamp_ns if self._done_ns is None else max(self._done_ns, stamp_ns)
         self.ready.append(Pair(arrival, image, stamp_ns, camera_info, problem, kind))
 
@@ -112,8 +114,12 @@ class ImagePairing(Generic[Arrival]):
         nearest_ns = self._nearest(stamp_ns)
         if nearest_ns is None:
             return "no camera_info was recorded with this image"
-        offset_ms = (nearest_ns - stamp_ns) / 1e6
+        offset_s = (nearest_ns - stamp_ns) / NS_PER_S
+        within_s = max(0.001, 2.0 * abs(offset_s))
+        remedy = f"nearest:{within_s:.3g} it would serve"
+        if within_s > LARGEST_NEAREST_S:
+            remedy = "and a calibration file it is not needed"
         return (
-            f"no camera_info has this image's stamp, the nearest is {offset_ms:+.3f} ms away: with --camera-info "
-            f"nearest:{max(0.001, 2e-3 * abs(offset_ms)):.3g} it would serve"
+            f"no camera_info has this image's stamp, the nearest is {1e3 * offset_s:+.3f} ms away: with --camera-info "
+            f"{remedy}"
         )

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
 from sqap_vla_ros.robot.calibration_file import read_camera_info
 from sqap_vla_ros.robot.conventions import pose_matrix
+from sqap_vla_ros.yaml_files import read_yaml
 
 Segments = tuple[tuple[float, str], ...]
 StaticTransform = tuple[str, str, NDArray[np.float64]]
@@ -65,13 +65,13 @@ class ReplaySpec:
 
 def read_segments(path: Path) -> Segments:
     """Read a YAML list of {from_s: seconds since the bag's start, instruction: text}. Raises ValueError."""
+    entries = read_yaml(path)
     try:
-        entries = yaml.safe_load(path.read_text())
         segments = tuple((float(entry["from_s"]), str(entry["instruction"]).strip()) for entry in entries)
         if not all(math.isfinite(start_s) for start_s, _ in segments):
             raise ValueError("from_s must be finite")
         return segments
-    except (yaml.YAMLError, TypeError, KeyError, ValueError, RecursionError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} must be a YAML list of {{from_s: seconds, instruction: text}}: {error!r}") from error
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
-import yaml
 from rosbags.rosbag1 import Reader as Ros1Reader
 from rosbags.rosbag2 import Reader as Ros2Reader
 
+from sqap_vla_ros.yaml_files import read_yaml
+
 _STORES = (".mcap", ".db3")
 _ROS1_MAGIC = b"#ROSBAG V2.0"
+_MCAP_MAGIC = b"\x89MCAP0\r\n"
 _LFS = b"version https://git-lfs.github.com/spec/"
 _FORMS = "a rosbag2 folder, a file in one (.mcap, .db3), or a ROS 1 .bag file"
 
@@ -87,6 +90,9 @@ def _open_ros1(path: Path) -> Ros1Reader:
 
 
 def _open_ros2(files: list[Path], path: Path) -> list[Ros2Reader]:
+    for store in files if path.is_file() else _stores_in(path):
+        if store.suffix == ".mcap" and (problem := _mcap_problem(store)) is not None:
+            raise BagError(f"{store} {problem}")
     readers: list[Ros2Reader] = []
     try:
         for file in files:
@@ -98,6 +104,26 @@ def _open_ros2(files: list[Path], path: Path) -> list[Ros2Reader]:
             reader.close()
         raise unreadable(path, error) from error
     return readers
+
+
+def _mcap_problem(path: Path) -> str | None:
+    """Say what an MCAP file is instead of a ROS 2 recording, None where its beginning is that of one."""
+    with path.open("rb") as file:
+        began = file.read(2**12)
+    if began[: len(_MCAP_MAGIC)] != _MCAP_MAGIC[: len(began)]:
+        if began.startswith((b"\x89MCAP0\n", b"\x89MCAP0\r\r\n")):
+            return "was copied as text, which changed its line ends: copy it again as binary (git: `*.mcap -text`)"
+        return f"is no MCAP file, which begins with {_MCAP_MAGIC!r}: give {_FORMS}"
+    try:  # magic, then the header record: its kind, its length, and its profile as length and text
+        (length,) = struct.unpack_from("<I", began, len(_MCAP_MAGIC) + 9)
+        profile = began[len(_MCAP_MAGIC) + 13 :][:length].decode()
+    except (struct.error, UnicodeDecodeError):
+        return None  # damaged: the reader says how
+    if profile == "ros1":
+        return "is a ROS 1 recording in an MCAP file: give the .bag file that it was converted from"
+    if profile != "ros2":
+        return f"is no ROS 2 recording: its MCAP profile is {profile[:40]!r}, 'ros2' is needed"
+    return None
 
 
 def _stores_in(folder: Path) -> list[Path]:
@@ -113,7 +139,7 @@ def _stores_in(folder: Path) -> list[Path]:
 def _listed_in(folder: Path) -> set[str]:
     """Return the names of the files that the metadata.yaml of a folder lists; none where it has no readable one."""
     try:
-        metadata = yaml.safe_load((folder / "metadata.yaml").read_text())
+        metadata = read_yaml(folder / "metadata.yaml")
         return {Path(name).name for name in metadata["rosbag2_bagfile_information"]["relative_file_paths"]}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return set()

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sqap_vla_ros.resources import share_path
+from sqap_vla_ros.yaml_files import read_yaml
 
 FOLDER = "config/robots"
 
@@ -43,10 +42,7 @@ def read_robot(robot: str) -> RobotFile:
         path = share_path(f"{FOLDER}/{robot}.yaml")
     elif path.suffix not in (".yaml", ".yml") or not path.is_file():
         raise FileNotFoundError(f"robot:={robot}: there is no such file, and the robots that ship are {robot_names()}")
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+    content = read_yaml(path)
     try:
         parameters = content["/**"]["ros__parameters"]
         arguments = content.get("/launch", {"ros__parameters": {}})["ros__parameters"]

@@ -167,7 +167,8 @@ class TransformTree:
     ) -> None:
         """Store the pose of `child` in `parent`. Raises ValueError when it is invalid or older than the whole cache."""
         parent, child = parent.removeprefix("/"), child.removeprefix("/")
-        norm = math.sqrt(sum(c * c for c in rotation)) or math.nan  # a null quaternion is no rotation
+        norm = math.hypot(*rotation)  # does not overflow
+        norm = norm if norm > 1e-6 else math.nan  # a null quaternion is no rotation
         x, y, z, w = (c / norm for c in rotation)
         link = _Link(parent, translation, (x, y, z, w))
         if fault := _fault(child, link):

@@ -137,6 +137,16 @@ def test_another_replay_is_not_overwritten(bag, replayed):
         replay_recipe(bag, ReplaySpec(stride=2), WORKER, replayed / "fp32", show=False)
 
 
+def test_a_policy_that_does_not_load_leaves_nothing_in_the_way(bag, tmp_path, capfd):
+    missing, there = (WorkerConfig("", factory=f"replay_doubles:{name}", warmup=0) for name in ("missing", "plain"))
+    with pytest.raises(ReplayError, match="FileNotFoundError: no checkpoint here"):
+        replay_recipe(bag, SPEC, missing, tmp_path / "r", show=False)
+    assert "Traceback" not in capfd.readouterr().err
+    assert len(replay_recipe(bag, SPEC, there, tmp_path / "r", show=False).records) == 6
+    with pytest.raises(ReplayError, match="another bag, or with other options"):
+        replay_recipe(bag, SPEC, missing, tmp_path / "r", show=False)
+
+
 def test_non_finite_and_failing_predictions_are_counted_not_hidden(bag, tmp_path):
     config = WorkerConfig("", factory="replay_doubles:unreliable", warmup=0)
     run = replay_recipe(bag, SPEC, config, tmp_path / "r", show=False)
@@ -179,6 +189,8 @@ def test_a_lost_process_has_its_bag_redone(bag, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--recipes", "fp23"], "no recipe named 'fp23'"),
+        (["--urdf", "/dev/zero"], "larger than 16 MiB: not a URDF"),
+        (["--urdf", str(TABLETOP_BAG / "tabletop.mcap")], "no text file"),
         (["--jobs", "0"], "--jobs: must be at least 1, got 0"),
         (["--stride", "0"], "--stride: must be at least 1, got 0"),
         (["--static-transform", "a", "b", *["1", "2", "three", "0", "0", "0", "1"]], "needs seven numbers"),
@@ -200,6 +212,12 @@ def test_segments_file(bag, tmp_path, capsys):
 def test_a_bag_that_cannot_be_read_is_an_exit_status(tmp_path, capsys):
     assert cli.main(["replay", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]) == 1
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_missing_checkpoint_is_told_before_any_work(bag, tmp_path, capsys):
+    assert cli.main(["replay", str(bag), "--checkpoint", "nothing", "--out", str(tmp_path / "out")]) in (1, 2)
+    assert "checkpoint nothing does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_joint_states_and_urdf_from_the_command_line(tmp_path):

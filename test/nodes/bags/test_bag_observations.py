@@ -89,6 +89,17 @@ def test_unsynchronised_camera_info(tmp_path):
     assert source.counters.problems == {"no camera_info of its stamp": 12}
 
 
+def test_camera_info_is_not_needed_where_there_is_no_pose_to_project(tmp_path):
+    frames, source = read(write_bag(tmp_path / "bag", tf=False, frames=12, info_offset_ns=3_000_000))
+    assert source.counters.observed == len(frames) == 12
+    assert {frame.note for frame in frames} == {"the bag has no transforms: the gripper cannot be projected"}
+
+
+def test_no_remedy_is_named_that_the_option_refuses(tmp_path):
+    frames, _ = read(write_bag(tmp_path / "bag", frames=1, info_offset_ns=600_000_000))
+    assert frames[0].problem.endswith("+600.000 ms away: with --camera-info and a calibration file it is not needed")
+
+
 def test_the_nearest_camera_info_or_a_given_one_serves_where_stamps_never_match(tmp_path):
     path = write_bag(tmp_path / "bag", frames=12, info_offset_ns=3_000_000)
     frames, source = read(path, camera_info_nearest_s=0.01)

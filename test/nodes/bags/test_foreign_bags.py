@@ -30,8 +30,8 @@ def assert_reference(path, **options):
     np.testing.assert_allclose(pixels(path, **options), [tool_pixel(0.1 * n) for n in range(5)], atol=1e-6)
 
 
-def copy(source, target, *, plugin=StoragePlugin.MCAP, rename=None, extra=None):
-    """The same messages, with types called as `rename` says and with what `extra(writer, typestore)` adds."""
+def copy(source, target, *, plugin=StoragePlugin.MCAP, rename=None, topics=None, extra=None):
+    """The same messages, with types called as `rename` says, topics as `topics` does, and what `extra` adds."""
     typestore = get_typestore(Stores.ROS2_KILTED)
     with Bag(source) as bag, Writer(target, version=9, storage_plugin=plugin) as writer:
         if extra is not None:
@@ -41,7 +41,7 @@ def copy(source, target, *, plugin=StoragePlugin.MCAP, rename=None, extra=None):
             name = (rename or (lambda kind: kind))(topic.type)
             definition, _ = typestore.generate_msgdef(topic.type, ros_version=2)
             connections[topic.name] = writer.add_connection(
-                topic.name, name, typestore=typestore, msgdef=definition, rihs01=NO_HASH
+                (topics or {}).get(topic.name, topic.name), name, typestore=typestore, msgdef=definition, rihs01=NO_HASH
             )
         for topic, time_ns, data in bag.serialized(list(bag.topics)):
             writer.write(connections[topic], time_ns, data)
@@ -93,6 +93,11 @@ def test_a_topic_that_is_not_used_makes_no_bag_unreadable(good, tmp_path, plugin
         writer.add_connection("/strange", "no_such_msgs/msg/Thing", typestore=typestore, msgdef="", rihs01=NO_HASH)
 
     assert_reference(copy(good, tmp_path / "events", plugin=plugin, extra=service_event))
+
+
+@pytest.mark.parametrize("name", ["tf", "/robot/tf"])
+def test_transforms_on_a_topic_of_another_name(good, tmp_path, name):
+    assert_reference(copy(good, tmp_path / "moved", topics={"/tf": name}))
 
 
 def test_frames_with_a_leading_slash(tmp_path, monkeypatch):
@@ -183,3 +188,21 @@ def test_repairs_are_offered_where_they_help(good, tmp_path):
     alone.write_bytes(store.read_bytes()[:-200])
     with pytest.raises(BagError, match=r"cut\.mcap cannot be read: .*`mcap recover` on cut\.mcap$"):
         Bag(alone)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (b"ros2", b"ros1", "is a ROS 1 recording in an MCAP file: give the .bag file that it was converted from"),
+        (b"ros2", b"logs", "is no ROS 2 recording: its MCAP profile is 'logs', 'ros2' is needed"),
+        (b"MCAP0\r\n", b"MCAP0\n", "was copied as text, which changed its line ends: copy it again as binary"),
+        (b"\x89MCAP0", b"<!DOCTY", "is no MCAP file, which begins with"),
+    ],
+)
+def test_an_mcap_file_that_is_no_recording_of_ros2_says_what_it_is(good, tmp_path, old, new, said):
+    (store,) = good.glob("*.mcap")
+    other = tmp_path / "other.mcap"
+    other.write_bytes(store.read_bytes().replace(old, new, 1))
+    with pytest.raises(BagError, match=re.escape(f"{other} {said}")) as error:
+        Bag(other)
+    assert "recover" not in str(error.value)

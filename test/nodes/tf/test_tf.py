@@ -169,12 +169,28 @@ def test_failures_say_why(target, source, at_ns, exception, text):
     assert text in why
 
 
-@pytest.mark.parametrize("bad", [[math.nan, 0, 0, 0, 0, 0, 1], [math.inf, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0]])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [math.nan, 0, 0, 0, 0, 0, 1],
+        [math.inf, 0, 0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, math.inf, 1],
+        [0, 0, 0, 1e-320, 0, 0, 1e-320],
+    ],
+)
 def test_an_invalid_transform_is_ignored(bad):
     buffer = standin_buffer.Buffer()
     buffer.set_transform(transform("base", "tool", 1_000, moved(1)), "test")
     buffer.set_transform(transform("base", "tool", 2_000, bad), "test")
     assert stamp_ns(buffer.lookup_transform("base", "tool", Time())) == 1_000
+
+
+def test_a_rotation_whose_square_overflows_is_a_rotation():
+    buffer = standin_buffer.Buffer()
+    for ns, turned in ((1_000, [0, 0, 0, 1]), (3_000, [0, 0, 0, 1e308])):
+        buffer.set_transform(transform("base", "tool", ns, [0, 0, 0, *turned]), "test")
+    assert buffer.lookup_transform("base", "tool", Time(nanoseconds=2_000)).transform.rotation.w == 1.0
 
 
 def test_old_transforms_are_forgotten():
