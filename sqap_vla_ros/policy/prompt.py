@@ -5,7 +5,8 @@ The Llama-2 tokenizer is not part of the CogACT repository; it is given as a fol
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -31,10 +32,9 @@ class PromptTokenizer:
     def __init__(self, config: PromptConfig, vocabulary: int, name: str, data: bytes) -> None:
         self.config = config
         self.file = (name, data)
-        try:
+        self._vocabulary = vocabulary
+        with _one_error(f"{name} is not a tokenizer that can be read"):
             self._encode, size = _sentencepiece(data) if name.endswith(".model") else _tokenizers(data)
-        except Exception as error:  # both libraries raise bare Exception or RuntimeError on foreign files
-            raise ValueError(f"{name} is not a tokenizer that can be read: {error}") from error
         if size > vocabulary:
             raise ValueError(f"{name} makes {size} ids but the model embeds only {vocabulary}: it is another model's")
 
@@ -60,13 +60,28 @@ class PromptTokenizer:
             raise ValueError(problem)
         words = instruction.strip()
         text = self.config.template.replace("{instruction}", words.lower()).rstrip()
-        ids = [self.config.bos, *self._encode(text), *self.config.suffix]
+        with _one_error(f"{self.file[0]} cannot encode {words[:40]!r}"):
+            encoded = self._encode(text)
+        if not all(0 <= token < self._vocabulary for token in encoded):
+            raise ValueError(f"{self.file[0]} makes ids above the {self._vocabulary} that the model embeds")
+        ids = [self.config.bos, *encoded, *self.config.suffix]
         if len(ids) > self.config.max_tokens:
             raise ValueError(
                 f"the instruction is too long: {len(ids)} tokens, at most {self.config.max_tokens} fit "
                 f"(it begins {words[:40]!r})"
             )
         return ids
+
+
+@contextlib.contextmanager
+def _one_error(what: str) -> Iterator[None]:
+    """Turn whatever the libraries raise into a ValueError: RuntimeError, bare Exception, and panics, which are none."""
+    try:
+        yield
+    except BaseException as error:
+        if not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
+            raise
+        raise ValueError(f"{what}: {error}") from error
 
 
 def _tokenizers(data: bytes) -> tuple[Encode, int]:

@@ -162,10 +162,14 @@ class Bag:
 
     def _raw(self, topics: Collection[str]) -> Iterator[tuple[Connection, int, bytes]]:
         """Yield (connection, recorded time, bytes) of these topics, in the type that their summary names."""
+
+        def is_wanted(connection: Connection) -> bool:
+            summary = self._topics.get(connection.topic) if connection.topic in topics else None
+            return summary is not None and type_name(connection.msgtype) == summary.type
+
         wanted: dict[int, list[Connection]] = {}
         for reader, connection in self._connections:
-            summary = self._topics.get(connection.topic)
-            if connection.topic in topics and summary is not None and type_name(connection.msgtype) == summary.type:
+            if is_wanted(connection):
                 wanted.setdefault(id(reader), []).append(connection)
         streams = [reader.messages(wanted[id(reader)]) for reader in self._readers if id(reader) in wanted]
         merged = heapq.merge(*streams, key=lambda entry: entry[1])
@@ -176,7 +180,8 @@ class Bag:
                 return
             except Exception as error:
                 raise unreadable(self.path, error) from error
-            yield entry
+            if is_wanted(entry[0]):  # readers know connections by numbers, which two of a damaged bag may share
+                yield entry
 
     def _message(self, raw: bytes, connection: Connection) -> Any:
         if self._decoder is not None:
