@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sqap_vla_ros.robot.hand_eye.pairs import Array
+from sqap_vla_ros.robot.hand_eye.pairs import Array, extent
 
 FORMS = "tag:DICTIONARY:ID or charuco:DICTIONARY:COLUMNSxROWS:SQUARE:MARKER"
 _EXAMPLES = "tag:apriltag_36h11:7, charuco:5x5_100:7x5:0.030:0.022"
+ONE_TAG_PX = 3.0  # between the middles of squares in and around one tag, which OpenCV 4.6 gives each
 _LEAST_CORNERS = 6  # of a ChArUco board
 
 
@@ -50,11 +51,18 @@ class Tag(Board):
         if numbers is None:
             return None
         mine = [c for c, n in zip(corners, np.ravel(numbers), strict=True) if n == self._number]
-        if len(mine) != 1:
+        middles = [_crossing(np.asarray(corners, dtype=np.float64).reshape(4, 2)) for corners in mine]
+        if not middles or extent(np.stack(middles)) > ONE_TAG_PX:
             return None
-        a, b, c, d = np.asarray(mine[0], dtype=np.float64).reshape(4, 2)
-        along, _ = np.linalg.solve(np.stack([c - a, b - d], axis=1), b - a)
-        return np.asarray(a + along * (c - a))
+        largest = max(range(len(mine)), key=lambda k: cv2.contourArea(np.asarray(mine[k]).reshape(4, 1, 2)))
+        return middles[largest]
+
+
+def _crossing(corners: Array) -> Array:
+    """Return where the diagonals of a quadrangle [4, 2] cross."""
+    a, b, c, d = corners
+    along, _ = np.linalg.solve(np.stack([c - a, b - d], axis=1), b - a)
+    return np.asarray(a + along * (c - a))
 
 
 class Charuco(Board):

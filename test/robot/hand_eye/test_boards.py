@@ -24,6 +24,11 @@ def test_another_tag_and_a_mirrored_one_are_not_taken_for_it():
     assert read_board("tag:apriltag_36h11:7").middle(np.ascontiguousarray(image[:, ::-1])) is None
 
 
+def test_a_tag_that_is_there_twice_is_not_taken():
+    image = gray(picture(tool_poses(1)[0]))
+    assert read_board("tag:apriltag_36h11:7").middle(np.hstack([image, image])) is None
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_the_middle_of_a_charuco_board_half_of_which_is_hidden(legacy):
     dictionary = cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_5X5_100)
