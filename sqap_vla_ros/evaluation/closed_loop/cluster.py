@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sqap_vla_ros.evaluation.closed_loop.episode_worker import EpisodeWorker, Message
 from sqap_vla_ros.evaluation.closed_loop.study import Assignment, ClosedLoopError, Method
+from sqap_vla_ros.processes import signals_raise
 
 _TRIES = 3
 _worker: EpisodeWorker | None = None  # of a Ray process, which runs one task after the other
@@ -33,21 +34,22 @@ def ray_messages(
     variables["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=False, include_dashboard=False)
     try:
-        task = ray.remote(max_retries=_TRIES - 1)(run_group)
-        teacher = _anywhere(reference)
-        pending = {
-            task.remote(Assignment(_anywhere(assignment.method), (group,)), teacher): assignment.method.name
-            for assignment in assignments
-            for group in assignment.groups
-        }
-        while pending and (stop_at is None or time.monotonic() < stop_at):
-            done, _ = ray.wait(list(pending), num_returns=1, timeout=0.5)
-            for reply in done:
-                name = pending.pop(reply)
-                try:
-                    yield from ray.get(reply)
-                except ray.exceptions.RayError as error:
-                    yield "problem", name, f"its worker was lost {_TRIES} times: {error}"
+        with signals_raise():  # `ray.init` has put another handler of SIGTERM in place of the command's
+            task = ray.remote(max_retries=_TRIES - 1)(run_group)
+            teacher = _anywhere(reference)
+            pending = {
+                task.remote(Assignment(_anywhere(assignment.method), (group,)), teacher): assignment.method.name
+                for assignment in assignments
+                for group in assignment.groups
+            }
+            while pending and (stop_at is None or time.monotonic() < stop_at):
+                done, _ = ray.wait(list(pending), num_returns=1, timeout=0.5)
+                for reply in done:
+                    name = pending.pop(reply)
+                    try:
+                        yield from ray.get(reply)
+                    except ray.exceptions.RayError as error:
+                        yield "problem", name, f"its worker was lost {_TRIES} times: {error}"
     finally:
         ray.shutdown()
 

@@ -26,7 +26,7 @@ from sqap_vla_ros.evaluation.replay.metrics import summarise
 from sqap_vla_ros.evaluation.replay.run import RUN, RecipeRun, ReplayError, replay_recipe
 from sqap_vla_ros.evaluation.replay.tables import write_frames_csv
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
-from sqap_vla_ros.processes import worker_pool
+from sqap_vla_ros.processes import signals_raise, worker_pool
 from sqap_vla_ros.serving.worker import WorkerConfig
 from sqap_vla_ros.shipped import SHIPPED
 
@@ -219,19 +219,20 @@ def _over_ray(jobs: Sequence[ReplayJob], address: str) -> list[JobResult]:
     environment = {"env_vars": {"PYTHONPATH": paths}}
     ray.init(address=address, runtime_env=environment, log_to_driver=False, include_dashboard=False)
     try:
-        task = ray.remote(max_retries=_TRIES - 1)(_attempt)
-        pending = {task.remote(_absolute(job)): number for number, job in enumerate(jobs)}
-        results: dict[int, JobResult] = {}
-        with tqdm(total=len(jobs), desc="bags", unit="bag") as bar:
-            while pending:
-                (done,), _ = ray.wait(list(pending), num_returns=1)
-                number = pending.pop(done)
-                try:
-                    results[number] = dataclasses.replace(ray.get(done), job=jobs[number])
-                except ray.exceptions.RayError as error:
-                    results[number] = JobResult(jobs[number], [], f"{jobs[number].bag}: {error}")
-                bar.update()
-        return [results[number] for number in range(len(jobs))]
+        with signals_raise():  # `ray.init` has put another handler of SIGTERM in place of the command's
+            task = ray.remote(max_retries=_TRIES - 1)(_attempt)
+            pending = {task.remote(_absolute(job)): number for number, job in enumerate(jobs)}
+            results: dict[int, JobResult] = {}
+            with tqdm(total=len(jobs), desc="bags", unit="bag") as bar:
+                while pending:
+                    (done,), _ = ray.wait(list(pending), num_returns=1)
+                    number = pending.pop(done)
+                    try:
+                        results[number] = dataclasses.replace(ray.get(done), job=jobs[number])
+                    except ray.exceptions.RayError as error:
+                        results[number] = JobResult(jobs[number], [], f"{jobs[number].bag}: {error}")
+                    bar.update()
+            return [results[number] for number in range(len(jobs))]
     finally:
         ray.shutdown()
 
