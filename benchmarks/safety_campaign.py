@@ -108,7 +108,9 @@ def inflict(cell: Cell, fault: Fault, rng: np.random.Generator) -> list[Violatio
     shows_ns: int | None = None
     for _ in range(round(float(rng.uniform(*fault.lasts_s)) / TICK_S)):
         due = due and executive.mission is not None and executive.enabled and not names(cell, fault, lines)
-        if shows_ns is None and fault.shows(cell, begin_ns):
+        if fault.unseen and re.search(fault.unseen, cell.told()):
+            shows_ns = None
+        elif shows_ns is None and fault.shows(cell, begin_ns):
             shows_ns = cell.steady_ns
         if due and shows_ns is not None and cell.steady_ns - shows_ns > fault.named_s * NS_PER_S:
             found.append(Violation("not named", f"{fault.name}: {cell.told()[:200]!r}", cell.steady_ns / NS_PER_S))

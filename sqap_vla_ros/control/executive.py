@@ -239,6 +239,8 @@ class Executive:
 
     def obstacle(self) -> str | None:
         """Return the problem with which nothing may move, not even a chunk that is just arriving, or None."""
+        if self._pending_hold is not None:  # it would hold what is accepted now
+            return self._pending_hold.why
         return next((text for source, text in self._problems.items() if source in HOLD_AT_ONCE), None)
 
     def wants_prediction(self, now_ns: int) -> bool:

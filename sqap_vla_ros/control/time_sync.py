@@ -71,11 +71,12 @@ class ImageInfoSync:
         self._paired_ns: int | None = None
         self._newest_image_ns: int | None = None
         self._unpaired_since_s: float | None = None  # arrival of the first image since the newest pair
+        self._image_s: float | None = None  # arrival of the newest image
 
     def add_image(self, image: Any) -> None:
         """Take an image: any message with a header."""
         self.counters.images += 1
-        now_s = time.monotonic()
+        self._image_s = now_s = time.monotonic()
         stamp_ns = _stamp_ns(image)
         if self._is_late(stamp_ns) or stamp_ns in self._images:
             self.counters.images_late += 1
@@ -107,6 +108,10 @@ class ImageInfoSync:
         """Give up images that waited longer than `patience_s`. now_s: steady clock (`time.monotonic`)."""
         while self._images and now_s - next(iter(self._images.values()))[1] > self._patience_s:
             self._give_up_oldest()
+
+    def silent_s(self, now_s: float) -> float:
+        """Return the time (s) since an image came, with or without its camera_info; 0 before the first."""
+        return 0.0 if self._image_s is None else now_s - self._image_s
 
     def problem(self, now_s: float) -> str | None:
         """Return why images come but no pairs, for a person; None while they meet. now_s: steady clock."""

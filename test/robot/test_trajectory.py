@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.robot.conventions import compose_delta, pose_distance, pose_matrix
-from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, hold
+from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, hold, interrupted, under_way
 
 STAMP_NS = 1_763_000_000_123_456_789
 ANCHOR = pose_matrix([0.45, -0.1, 0.3], Rotation.from_euler("xyz", [3.0, 0.2, -0.4]).as_quat())
@@ -290,3 +290,26 @@ def test_a_ramp_from_rest_has_no_long_steps():
         steps_s = np.diff(ramp.times_ns, prepend=ramp.anchor_ns)[inside] / 1e9
         assert steps_s.max() <= 0.12 + 1e-9
         assert (np.linalg.norm(ramp.segment_velocities()[1], axis=1)[inside] * steps_s).max() < 0.45
+
+
+@settings(deadline=None, max_examples=40)
+@given(left_s=st.floats(-0.1, 3.4), pause_s=st.floats(0.001, 0.3), takes_over_s=st.floats(0.3, 2.0))
+def test_paths_that_were_interrupted_stand_and_go_on_with_all_that_is_left(left_s, pause_s, takes_over_s):
+    first = anchor_chunk(chunk(), ANCHOR, STAMP_NS, 0.2)
+    second = blend(first, anchor_chunk(chunk(1), ANCHOR, STAMP_NS, 0.2), STAMP_NS + seconds(takes_over_s), 0.2)
+    left_ns, pause_ns = STAMP_NS + seconds(left_s), seconds(pause_s)
+    before, after = [first, second], interrupted([first, second], STAMP_NS + seconds(left_s), pause_ns)
+    for at_s in np.linspace(-0.2, 4.0, 200):
+        at_ns = STAMP_NS + seconds(at_s)
+        then_ns = at_ns if at_ns <= left_ns else max(left_ns, at_ns - pause_ns)
+        was, now = under_way(before, then_ns).sample(then_ns)[0], under_way(after, at_ns).sample(at_ns)[0]
+        np.testing.assert_allclose(now, was, atol=1e-6)
+
+
+def test_a_clock_that_was_set_back_takes_the_path_with_it():
+    path = anchor_chunk(chunk(), ANCHOR, STAMP_NS, 0.2)
+    after = interrupted([path], STAMP_NS + seconds(1.0), -seconds(0.05))
+    for at_s in (0.95, 1.2, 3.0):
+        at_ns = STAMP_NS + seconds(at_s)
+        now, was = under_way(after, at_ns).sample(at_ns)[0], path.sample(at_ns + seconds(0.05))[0]
+        np.testing.assert_allclose(now, was, atol=1e-9)

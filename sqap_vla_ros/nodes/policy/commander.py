@@ -123,7 +123,7 @@ class Commander:
                 self._log.warning(f"starting anew: {astray or 'the arm was moved from where it was told to rest'}")
             self.motion.clear()
         twist = self._inputs.observer.measured_twist()
-        goes_on = moving or self.motion.current is not None
+        goes_on = self.motion.current is not None
         start = tool if goes_on else self._rest(tool, twist, now_ns, dry_run=dry_run, left=left)
         safe = self.motion.plan(chunk, view.base_from_tool, start, now_ns, twist)
         trajectory = safe.trajectory

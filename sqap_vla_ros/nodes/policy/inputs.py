@@ -179,10 +179,13 @@ class Inputs:
     def _image_problem(self, now_s: float) -> dict[Input, str]:
         """Return what is wrong with the stream of images and camera_info.
 
-        Images that are refused are no reason to keep silent about a stream that stopped meanwhile.
+        Images that are refused, or lack their camera_info, are no reason to keep silent about a stream that stopped.
         """
         if (unpaired := self.sync.problem(now_s)) is not None:
-            return {Input.CAMERA_INFO: f"{unpaired} ({self.image_topic}, {self.info_topic})"}
+            found = {Input.CAMERA_INFO: f"{unpaired} ({self.image_topic}, {self.info_topic})"}
+            if (silent_s := self.sync.silent_s(now_s)) >= (limit_s := self.gate.config.timeout_s):
+                found[Input.IMAGE] = f"no new image for {silent_s:.1f} s (limit {limit_s:g} s) on {self.image_topic}"
+            return found
         silence = self.gate.silence(now_s, self._expected_since_s)
         steady_ns = round(now_s * NS_PER_S)
         refused = self._refusals.newest(steady_ns) if silence is not None else self._refusals.problem(steady_ns)

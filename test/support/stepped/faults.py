@@ -25,6 +25,7 @@ class Fault:
     begin: turns switches; what it turned is turned back at the end. lasts_s: drawn between the two.
     named: pattern of this fault alone that status, problems or log have within named_s of when it shows, if it lasts
     as long and the node works on a mission all the while; "" where a fault of this kind need not be named.
+    unseen: pattern of what the node says while it cannot see the fault, for the time to begin anew.
     modes: the output modes that it can happen in. shows: whether it can be noticed yet, by the steady time of its
     begin; at once by default.
     """
@@ -36,6 +37,7 @@ class Fault:
     named_s: float = 0.0
     modes: Sequence[str] = MODES
     shows: Shows = lambda cell, begin_ns: True
+    unseen: str = ""
 
 
 def asked(cell: Cell, begin_ns: int) -> bool:
@@ -255,6 +257,7 @@ NO_IMAGE, NO_TRANSFORM = r"no new image for", r"no transform base_link <- tool0|
 TWO_TF = r"the tool jumped by .* second publisher|a glitch, or two publishers|alternates between two"
 LEAPT = r"joint_states: joint\d leapt from .* second publisher"
 WILD = r"chunk rejected: (step|linear|angular)|is absurd|unusable chunks in a row"
+NOTHING_STARTS = r"still coming to rest|where it was told to rest"  # so that no chunk is looked into
 FAULTS = (
     Fault("image silent", switch(image_silent=True), (0.1, 1.1), NO_IMAGE, 0.6),
     Fault("camera_info silent", switch(info_silent=True), (0.1, 1.1), NO_INFO, 0.9),
@@ -298,7 +301,15 @@ FAULTS = (
         shows=asked,
     ),
     Fault("chunk wild once", once(chunk_with(wild_chunk), "chunk_edit"), (0.1, 0.3)),
-    Fault("chunks wild", always(chunk_with(impossible_chunk), "chunk_edit"), (0.3, 1.5), WILD, 0.4, shows=asked),
+    Fault(
+        "chunks wild",
+        always(chunk_with(impossible_chunk), "chunk_edit"),
+        (0.3, 1.5),
+        WILD,
+        0.4,
+        shows=asked,
+        unseen=NOTHING_STARTS,
+    ),
     Fault("prediction fails once", once(chunk_with(lambda *_: "out of memory"), "chunk_edit"), (0.1, 0.3)),
     Fault("predictions late", switch(latency_s=0.7), (0.3, 1.2)),
     Fault("policy hangs", hangs, (1.5, 1.8), "a prediction took longer than", 1.1, shows=asked),

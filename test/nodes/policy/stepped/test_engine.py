@@ -246,6 +246,23 @@ def test_after_the_executor_stood_still_nothing_starts_where_the_arm_was_before(
             assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
 
 
+def test_a_chunk_that_comes_with_the_hold_of_a_stall_starts_nothing():
+    """The transforms come first after the stall, then the chunk, and only then the timer."""
+    with Cell("pose", seed=1, parameters=QUICK) as cell:
+        cell.switches.latency_s = 0.2
+        moving(cell, 0.48)
+        cell.switches.stalled = True
+        cell.run(1.0)
+        cell.switches.stalled = False
+        cell._publish_state()
+        cell.loop.inputs.measure_tool()
+        cell.loop.turn()
+        assert not cell.loop.executive.moving
+        cell.run(1.0)
+        assert cell.loop.executive.moving
+        assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+
+
 def test_another_arms_description_makes_no_jump_of_the_joints():
     """Its inverse kinematics puts the tool where TF has it with joints that are elsewhere.
 

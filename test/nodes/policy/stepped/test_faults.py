@@ -404,6 +404,18 @@ def test_images_without_a_stamp_are_named():
         assert cell.commands == []
 
 
+def test_images_that_stop_while_camera_info_is_missing_are_named_too():
+    with Cell("pose", seed=9, parameters=QUICK | {"image_timeout_s": 0.4}) as cell:
+        moving(cell)
+        cell.switches.info_silent = True
+        cell.run(0.7)
+        assert "no new image" not in cell.told()  # they come, and nobody can use them
+        cell.switches.info_silent, cell.switches.image_silent = False, True
+        cell.run(0.5)
+        assert "no camera_info has the stamp of the newest image" in cell.told()
+        assert "no new image for 0." in cell.told()
+
+
 def test_images_that_stop_after_some_without_a_stamp_are_named_too():
     with Cell("pose", seed=9, parameters=QUICK | {"image_timeout_s": 0.4}) as cell:
         moving(cell)
