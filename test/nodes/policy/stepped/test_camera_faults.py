@@ -1,0 +1,140 @@
+"""Named faults of the camera against the engine in stepped time: nothing is predicted from it, and it is named."""
+
+import numpy as np
+import pytest
+from stepped.command_checks import CommandChecks
+from stepped.simulated_cell import Cell
+
+from sqap_vla_ros.contracts import NS_PER_S
+
+QUICK = {"ensemble_chunks": 1, "ramp_s": 0.3}
+
+
+def moving(cell: Cell, seconds: float = 1.5) -> Cell:
+    cell.run(0.2)
+    cell.instruct("pick")
+    assert cell.enable().success
+    cell.run(seconds)
+    assert cell.commands
+    return cell
+
+
+def violations(cell: Cell) -> list:
+    return CommandChecks(cell, cell.loop.commander.motion.limits).judge()
+
+
+def told(cell: Cell) -> str:
+    """Every reason that the status gave, and the log."""
+    return "\n".join([*(reason for *_, reason in cell.statuses), *(text for _, text in cell.node.log.lines)])
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (np.zeros_like, "the image is black"),
+        (lambda image: image[:1, :1].copy(), "pixels: nothing can be seen"),
+        (lambda image: np.repeat(image, 2, axis=0), "the camera changed during the mission"),
+    ],
+)
+def test_images_that_show_nothing_or_another_camera_are_named(edit, words):
+    with Cell("pose", seed=9, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
+        moving(cell)
+        cell.switches.image_edit = edit
+        cell.run(2.0)
+        assert words in told(cell)
+        assert not cell.loop.executive.moving
+        assert violations(cell) == []
+
+
+def test_a_camera_with_another_focal_length_ends_the_motion():
+    with Cell("pose", seed=9, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
+        moving(cell)
+        cell.switches.focal *= 1.5
+        cell.run(1.5)
+        assert "from a focal length of 30.0 pixels to a focal length of 45.0" in told(cell)
+        assert not cell.loop.executive.moving
+        assert violations(cell) == []
+
+
+def test_a_normalised_camera_matrix_moves_nothing():
+    with Cell("pose", seed=9, parameters=QUICK) as cell:
+        cell.switches.focal = 0.5
+        cell.run(0.2)
+        cell.loop.inputs.observer.needs_projection = True  # as a policy with a token selection does
+        cell.instruct("pick")
+        cell.enable()
+        cell.run(1.0)
+        assert "fx and fy must be in pixels" in cell.told()
+        assert cell.commands == []
+
+
+def test_large_images_that_are_lost_while_camera_info_comes_are_named_with_the_remedy():
+    with Cell("pose", seed=9, parameters=QUICK) as cell:
+        moving(cell)
+        cell.switches.image_silent = True
+        cell.run(1.5)
+        assert "on /image" in cell.told()
+        assert "fastdds" not in cell.told()
+        cell.run(1.0)
+        assert "on /image, but /camera_info comes: large images are lost" in cell.told()
+        assert "start with config/fastdds_shm.xml" in cell.told()
+
+
+@pytest.mark.parametrize("stamp", [0, 3600, -3600])
+def test_one_image_with_a_wrong_stamp_neither_holds_nor_blinds(stamp):
+    with Cell("pose", seed=9, parameters=QUICK) as cell:
+        moving(cell)
+        cell.switches.image_stamp = stamp and cell.clock.ros_ns + stamp * NS_PER_S
+        cell.run(0.1)
+        cell.switches.image_stamp = None
+        cell.run(1.0)
+        assert cell.loop.executive.moving
+        assert cell.loop.executive.counters.holds == 0
+        assert cell.loop.executive.state()[1] == ""
+
+
+@pytest.mark.parametrize("ahead_s", [0.5, 3600.0])
+def test_images_from_the_future_are_named_whether_they_are_taken_in_or_not(ahead_s):
+    with Cell("pose", seed=9, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
+        moving(cell)
+        cell.switches.image_age_s = -ahead_s
+        cell.run(2.0)
+        assert f"stamped {ahead_s:.2f} s in the future (limit 0.1 s): synchronise the clocks" in told(cell)
+        assert not cell.loop.executive.moving
+
+
+def test_images_without_a_stamp_are_named():
+    with Cell("pose", seed=9, parameters=QUICK) as cell:
+        cell.switches.image_stamp = 0
+        cell.run(0.2)
+        cell.instruct("pick")
+        cell.enable()
+        cell.run(1.0)
+        assert "images are stamped zero: the driver must set header.stamp (/image)" in told(cell)
+        assert cell.commands == []
+
+
+def test_images_that_stop_while_camera_info_is_missing_are_named_too():
+    with Cell("pose", seed=9, parameters=QUICK | {"image_timeout_s": 0.4}) as cell:
+        moving(cell)
+        cell.switches.info_silent = True
+        cell.run(0.7)
+        assert "no new image" not in cell.told()  # they come, and nobody can use them
+        cell.switches.info_silent, cell.switches.image_silent = False, True
+        cell.run(0.5)
+        assert "no camera_info has the stamp of the newest image" in cell.told()
+        assert "no new image for 0." in cell.told()
+
+
+def test_images_that_stop_after_some_without_a_stamp_are_named_too():
+    with Cell("pose", seed=9, parameters=QUICK | {"image_timeout_s": 0.4}) as cell:
+        moving(cell)
+        cell.switches.image_stamp = 0
+        cell.run(0.3)
+        cell.switches.image_silent = True
+        cell.run(0.3)
+        assert "images are stamped zero" in cell.told()
+        assert "no new image for 0." in cell.told()
+        cell.run(1.0)
+        assert "images are stamped zero" not in cell.told()  # what is said is what is so now
+        assert "no new image for 1." in cell.told()
