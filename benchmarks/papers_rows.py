@@ -253,6 +253,7 @@ SEARCHED = (
     Entry("w4a16_awq", "AWQ W4A16", "w4a16_awq"),
     bits(2, 16, "AWQ, groups of 64", equalization="awq", **GROUPS),
 )
+ROUNDED = tuple(entry for entry in MAIN if entry.name in ("rtn_w4a4", "w4a4_smoothquant", "w4a4", "sqap"))  # four bits
 SECTIONS = (
     Section("main", "Table 1: methods", MAIN, deviations=3),
     Section("main_va", "Table 2: methods", MAIN, VA),
@@ -321,7 +322,7 @@ SECTIONS = (
             bits(2, 8, "rotated, GPTQ", **ROTATED),
         ),
     ),
-    Section("row_bits", "QVLA: bits by row", ROW_BITS, episodes=40),
+    Section("row_bits", "QVLA: bits by row", ROW_BITS, episodes=40, deviations=3),
     Section("row_bits_va", "QVLA: bits by row", ROW_BITS, VA, episodes=40),
     Section("weights_activations", "QVLA's Table 1: weights and activations", WEIGHTS_ACTIVATIONS, deviations=3),
     Section("weights", "QVLA's Table 2: weights alone", WEIGHTS, deviations=3),

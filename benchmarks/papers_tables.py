@@ -28,6 +28,8 @@ from papers_rows import (
     LAYER,
     MAIN,
     RATIOS,
+    ROUNDED,
+    ROW_BITS,
     SECTIONS,
     SELECTOR_WORDS,
     VM,
@@ -166,7 +168,8 @@ def _pictures(store: Store) -> None:
     if any(curves.values()):
         title = f"W4A4, tokens dropped before layer {LAYER} of 4, visual matching"
         sweep_figure(OUT / "ratio_sweep.png", curves, title, "share of visual tokens dropped", across)
-    for name, entries in (("deviation", MAIN[1:]), ("deviation_bits", (*WEIGHTS_ACTIVATIONS[1:], *WEIGHTS[1:]))):
+    by_bits = (*ROUNDED, *ROW_BITS[1:], *WEIGHTS_ACTIVATIONS[1:], *WEIGHTS[1:])
+    for name, entries in (("deviation", MAIN[1:]), ("deviation_bits", by_bits)):
         deviations = {e.words: [d for d in store.deviations(e.name) if d["suite"] == VM] for e in entries}
         deviations = {words: episodes for words, episodes in deviations.items() if episodes}
         if deviations:

@@ -67,6 +67,7 @@ RECIPES = (
     "qvla_w4a8",
     "qvla_w4a4",
     "qvla_w3a8",
+    "qvla_w3a8_vision",
     "qvla_w2.5a8",
     "qvla_w8a16",
     "qvla_w4a16",

@@ -66,7 +66,7 @@ class Variant:
     def keeps_parts(self) -> bool:
         """Return whether everything beside the decoder is bf16."""
         spec = self.recipe.quantization
-        return spec is None or not spec.parts
+        return spec is None or not spec.part_bits
 
 
 RECIPES = (
@@ -90,6 +90,8 @@ VARIANTS = {
     **{name: Variant(name) for name in RECIPES},
     "coverage_w4a8_head8": Variant("coverage_w4a8", parts=EVERY_PART),
     "qvla_w3a8_head8": Variant("qvla_w3a8", parts=EVERY_PART),
+    "qvla_w3a8_vision": Variant("qvla_w3a8_vision"),
+    "qvla_w3a8_vision_head8": Variant("qvla_w3a8_vision", parts=EVERY_PART[1:]),
 }
 MEMORY = ["bf16", "w4a4", "sqap_qvla", "coverage_w4a8", "coverage_w4a8_full", "qvla_w3a8_head8"]
 # linear -> shares of its rows at 2 and 4 bits, the rest at 8: by average, as QVLA chose them for the shipped policy
@@ -113,6 +115,7 @@ ROW_SHARES = {
         "down_proj": (0.374, 0.626),
     },
 }
+VISION_ROW_SHARES = {4.0: (0.163, 0.749)}  # likewise, of all rows of the vision towers
 # the ids of "pick up the can" under the published prompt and tokenizer: 20 of text after BOS, S = 277
 PROMPT = [
     1,
@@ -140,7 +143,9 @@ PROMPT = [
 
 
 def full_name(linear: str) -> str:
-    """Return a decoder linear's path: "decoder.layers.0.self_attn.q_proj" of "decoder.layers.0.q_proj"."""
+    """Return a linear's path: "decoder.layers.0.self_attn.q_proj" of "decoder.layers.0.q_proj"; others are paths."""
+    if not linear.startswith("decoder."):
+        return linear
     layer, _, name = linear.rpartition(".")
     (holder,) = (group.holder for group in COGACT.groups if name in group.names)
     return f"{layer}.{holder}.{name}"
@@ -153,7 +158,7 @@ def shuffled(counts: Mapping[int, int]) -> torch.Tensor:
 
 
 def row_counts(recipe: Recipe, model: CogACT) -> dict[str, dict[int, int]]:
-    """Return how many rows of each decoder linear have which width; empty for a recipe without mixed widths."""
+    """Return how many rows of each linear have which width; empty for a recipe without mixed widths."""
     rows = None if recipe.quantization is None else recipe.quantization.row_bits
     if rows is None:
         return {}
@@ -163,6 +168,11 @@ def row_counts(recipe: Recipe, model: CogACT) -> dict[str, dict[int, int]]:
             outputs = COGACT.linear(layer, name).out_features
             low, middle = round(two * outputs), round(four * outputs)
             counts[f"decoder.layers.{index}.{name}"] = {2: low, 4: middle, 8: outputs - low - middle}
+    for group in COGACT.parts["vision"].groups(model) if rows.vision is not None else ():
+        for path in group:
+            outputs = model.get_submodule(path).out_features
+            low, middle = (round(share * outputs) for share in VISION_ROW_SHARES[rows.vision])
+            counts[path] = {2: low, 4: middle, 8: outputs - low - middle}
     return counts
 
 

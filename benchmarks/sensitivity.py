@@ -32,7 +32,8 @@ from sqap_vla_ros.compression.sensitivity.allocation import Linear
 from sqap_vla_ros.compression.sensitivity.backward import FloatDecoder, layer_moments, make_cotangents, make_references
 from sqap_vla_ros.compression.sensitivity.measured import action_deviation, held_out_errors, spearman
 from sqap_vla_ros.compression.sensitivity.objectives import OBJECTIVES, FrozenHead, Reference
-from sqap_vla_ros.compression.sensitivity.plan import TurnedLayers, rounding_changes, rounding_hessian
+from sqap_vla_ros.compression.sensitivity.plan import TurnedLayers
+from sqap_vla_ros.compression.sensitivity.rounding import rounding_changes, rounding_hessian
 from sqap_vla_ros.compression.sensitivity.scores import METRICS, RowScores
 from sqap_vla_ros.contracts import TRAINED_POLICY, ActionChunk
 from sqap_vla_ros.evaluation.action_metrics import chunk_distance
@@ -124,7 +125,9 @@ def score(observations: int, metrics: Sequence[str]) -> Scored:
         inputs = [each.hidden[index] for each in fitted]
         moments, cotangents = layer_moments(layers[index], inputs, cotangents, decoder.rotary, final=final)
         for name, found in moments.items():
-            changes[index, name] = rounding_changes(layers[index], name, rounding_hessian(found, scheme), scheme)
+            changes[index, name] = rounding_changes(
+                COGACT.linear(layers[index], name).weight.data, rounding_hessian(found, scheme), scheme
+            )
     scores: dict[str, dict[Linear, RowScores]] = {}
     for key in metrics:
         metric = METRICS[key]

@@ -123,8 +123,8 @@ def bops(
             f"decoder.{linear}", quantization.mean_weight_bits(linear), quantization.bits(linear)[1]
         )
     for name, (part, linears) in _linears_of_parts(work).items():
-        if part in quantization.parts:
-            bits = quantization.parts[part]
+        if part in quantization.part_bits:
+            bits = quantization.part_bits[part]
             if definition is Definition.PAPER:
                 share = max(bits, PART_ACTIVATION_BITS) / FULL_BITS
             else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sqap_vla_ros.compression.layer_work import NO_PLAN, OnProgress, rotary_of
 from sqap_vla_ros.compression.layers import LinearReport, compress_layer
@@ -37,28 +37,33 @@ class CompressedLayer:
     outputs: list[Tensor] | None
 
 
-class _DecoderReached(Exception):
-    """Ends a prediction at the decoder, whose input was all that was wanted."""
+class _Reached(Exception):
+    """Ends a prediction at a module whose input was all that was wanted."""
 
 
 def decoder_inputs(policy: CogACTPolicy, observations: Sequence[Observation]) -> list[Tensor]:
     """Return the decoder's input for each observation, [1, S, D] float32, from towers, projector and embeddings."""
+    return [tensor.float() for tensor in _inputs_of(policy, policy.model.decoder, observations)]
+
+
+def _inputs_of(policy: CogACTPolicy, module: nn.Module, observations: Sequence[Observation]) -> list[Tensor]:
+    """Return what a module of the policy is given for each observation."""
     captured: list[Tensor] = []
 
     def stop(_: object, arguments: tuple[Tensor, ...]) -> None:
         captured.append(arguments[0])
-        raise _DecoderReached
+        raise _Reached
 
-    handle = policy.model.decoder.register_forward_pre_hook(stop)
+    handle = module.register_forward_pre_hook(stop)
     try:
         for observation in observations:
             try:
                 policy.predict(observation)
-            except _DecoderReached:
+            except _Reached:
                 continue
     finally:
         handle.remove()
-    return [tensor.float().clone() for tensor in captured]  # cloned: out of inference mode
+    return [tensor.clone() for tensor in captured]  # cloned: out of inference mode
 
 
 def require_calibration(recipe: Recipe, observations: Sequence[Observation] | None) -> None:
@@ -130,7 +135,9 @@ def compress(
     decoder = policy.model.decoder
     require_loadable(recipe, len(decoder.layers))
     hidden, reports = prepare_stream(policy, spec, observations)
-    plan = make_plan(policy, spec, hidden, progress=progress)
+    plan = make_plan(policy, spec, hidden, observations, progress=progress)
+    towers, hidden = quantize_towers(policy, spec, hidden, observations, plan)
+    reports += towers
     for layer in compress_layers(decoder, spec, hidden, plan=plan, progress=progress):
         reports += layer.linears
         if finished is not None:
@@ -146,7 +153,7 @@ def prepare_stream(
     Returns the first layer's calibration inputs, and a report for every linear that was quantised.
     """
     spec.rotation_scheme.turn_stream_ends(policy.model.decoder, policy.model.projector)
-    reports = quantize_parts(policy.model, spec, BEFORE_DECODER)
+    reports = [] if spec.vision_by_row else quantize_parts(policy.model, spec, BEFORE_DECODER)
     return (decoder_inputs(policy, observations) if observations else None), reports
 
 
@@ -154,6 +161,7 @@ def make_plan(
     policy: CogACTPolicy,
     spec: QuantizationSpec,
     hidden: list[Tensor] | None,
+    observations: Sequence[Observation] = (),
     *,
     hessians: MutableMapping[tuple[int, str], Tensor] | None = None,
     mapped: bool = False,
@@ -164,7 +172,25 @@ def make_plan(
         return None
     from sqap_vla_ros.compression.sensitivity.plan import plan_rows
 
-    return plan_rows(policy, spec, hidden or [], hessians=hessians, mapped=mapped, progress=progress)
+    images = _inputs_of(policy, policy.model.vision, observations) if spec.vision_by_row else []
+    return plan_rows(policy, spec, hidden or [], images, hessians=hessians, mapped=mapped, progress=progress)
+
+
+def quantize_towers(
+    policy: CogACTPolicy,
+    spec: QuantizationSpec,
+    hidden: list[Tensor] | None,
+    observations: Sequence[Observation],
+    plan: RowPlan | None,
+) -> tuple[list[LinearReport], list[Tensor] | None]:
+    """Quantise what comes before the decoder where that had to wait for the plan.
+
+    Returns a report for every linear, and the first layer's calibration inputs as they then are.
+    """
+    if not spec.vision_by_row or plan is None:
+        return [], hidden
+    reports = quantize_parts(policy.model, spec, BEFORE_DECODER, plan.vision)
+    return reports, decoder_inputs(policy, observations)
 
 
 def compress_layers(

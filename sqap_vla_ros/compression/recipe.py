@@ -73,6 +73,8 @@ class RowBits:
     ties: `none`; `layout` for rows that need no permutation where the order of rows matters; `linear` for one width a
         linear.
     zero_share: at most this share of rows may take 0 bits.
+    vision: bits a weight of the vision towers, whose rows then take widths too, within this average of their own; None
+        leaves the towers to `parts`. Their activations take 8 bits.
     """
 
     ALWAYS_STORED: ClassVar = (
@@ -94,6 +96,7 @@ class RowBits:
     by_parameters: bool = True
     ties: str = "none"
     zero_share: float = 0.0
+    vision: float | None = None
 
     def __post_init__(self) -> None:
         from sqap_vla_ros.compression.sensitivity.allocation import ALLOCATIONS, TIES, AllocationError
@@ -107,7 +110,7 @@ class RowBits:
         if self.probes < 1:
             raise RecipeError(f"{owner}.probes must be at least 1, got {self.probes}")
         try:
-            _ = self.limits
+            _ = self.limits, self.vision_limits
         except AllocationError as error:
             raise RecipeError(f"{owner}: {error}") from error
 
@@ -117,6 +120,14 @@ class RowBits:
         from sqap_vla_ros.compression.sensitivity.allocation import Budget
 
         return Budget(self.average, self.by_parameters, tuple(self.widths), self.zero_share)
+
+    @property
+    def vision_limits(self) -> Budget | None:
+        """Return the budget of the vision towers' rows, which are never zero; None where they take no widths."""
+        from sqap_vla_ros.compression.sensitivity.allocation import Budget
+
+        widths = tuple(width for width in self.widths if width)
+        return None if self.vision is None else Budget(self.vision, self.by_parameters, widths)
 
 
 @dataclass(frozen=True)
@@ -191,6 +202,10 @@ class QuantizationSpec:
         for part, bits in self.parts.items():
             _choice(owner, "parts", part, COGACT.parts)
             _choice(f"{owner}.parts", part, bits, PART_BITS)
+        if self.vision_by_row and "vision" in self.parts:
+            raise RecipeError(
+                f"{owner}: row_bits.vision and parts.vision both say how the towers are quantised; keep one"
+            )
         _choice(owner, "weight_bits", self.weight_bits, WEIGHT_BITS)
         _choice(owner, "activation_bits", self.activation_bits, EXECUTIONS)
         _choice(owner, "rounding", self.rounding, ROUNDINGS)
@@ -239,6 +254,18 @@ class QuantizationSpec:
     def looks_at_the_action(self) -> bool:
         """Return whether the policy's action decides about widths or rounding."""
         return self.row_bits is not None or self.hessian == "weighted"
+
+    @property
+    def vision_by_row(self) -> bool:
+        """Return whether the rows of the vision towers take widths."""
+        return self.row_bits is not None and self.row_bits.vision is not None
+
+    @property
+    def part_bits(self) -> Mapping[str, float]:
+        """Return the bits a weight of every part beside the decoder that is quantised."""
+        if self.row_bits is None or self.row_bits.vision is None:
+            return self.parts
+        return {"vision": self.row_bits.vision, **self.parts}
 
     def mean_weight_bits(self, linear: str) -> float:
         """Return the width of a linear's weights, on average where rows differ."""

@@ -10,6 +10,7 @@ much the action depends on a row. This module only rounds, stores and multiplies
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -110,6 +111,12 @@ class PackedMixedWeight:
             torch.empty(counts[16], columns, dtype=torch.bfloat16, device=device),
             columns,
         )
+
+    @classmethod
+    def with_counts(cls, counts: Mapping[int, int], columns: int) -> PackedMixedWeight:
+        """Make room on the meta device for rows of which only the number of each width is known."""
+        widths = [torch.full((count,), bits, dtype=torch.uint8) for bits, count in counts.items()]
+        return cls.empty(torch.cat(widths), columns)
 
     @classmethod
     def of(cls, weight: MixedWeight) -> PackedMixedWeight:

@@ -26,6 +26,7 @@ from sqap_vla_ros.compression.compress import (
     compress_layers,
     make_plan,
     prepare_stream,
+    quantize_towers,
     require_calibration,
     require_loadable,
 )
@@ -154,16 +155,22 @@ def _compress(
     if recipe.quantization is not None:
         spec = recipe.quantization
         hidden, beside = prepare_stream(policy, spec, observations)
-        plan = work.plan(
-            lambda hessians: make_plan(policy, spec, hidden, hessians=hessians, mapped=mapped_layers, progress=progress)
-        )
+
+        def make(hessians: MutableMapping[Linear, torch.Tensor]) -> RowPlan | None:
+            return make_plan(
+                policy, spec, hidden, observations, hessians=hessians, mapped=mapped_layers, progress=progress
+            )
+
+        plan = work.plan(make)
+        towers, inputs = quantize_towers(policy, spec, hidden, observations, plan)
+        beside += towers
         start = work.finished_layers(calibrated=bool(observations), depth=len(decoder.layers))
-        if start and hidden is not None:
-            hidden = work.read_hidden(start)
+        if start and inputs is not None:
+            inputs = work.read_hidden(start)
         for layer in compress_layers(
             decoder,
             spec,
-            hidden,
+            inputs,
             start=start,
             plan=plan,
             progress=progress,

@@ -14,7 +14,7 @@ from sqap_vla_ros.compression.recipe import QuantizationSpec
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.cogact import CogACT
 from sqap_vla_ros.policy.config import PolicyConfig
-from sqap_vla_ros.quantization.mixed import INTEGER_WIDTHS, PackedMixedWeight
+from sqap_vla_ros.quantization.mixed import PackedMixedWeight
 from sqap_vla_ros.quantization.packing import PackedWeight, packed_columns
 
 
@@ -45,7 +45,7 @@ def quantize_structure(
     row_counts: full name of a linear with rows of mixed widths -> how many rows have which.
     """
     decoder = model.decoder
-    part_structure(model, spec)
+    part_structure(model, spec, row_counts)
     spec.rotation_scheme.replace_norm(decoder)
     for index, layer in enumerate(decoder.layers):
         for group in COGACT.groups:
@@ -67,14 +67,7 @@ def _empty_weight(
     bits = spec.bits(name)[0]
     rows, columns = linear.out_features, linear.in_features
     if counts is not None:
-        packed = sum(counts.get(width, 0) * packed_columns(columns, width) for width in INTEGER_WIDTHS)
-        return PackedMixedWeight(
-            torch.empty(packed, dtype=torch.uint8, device="meta"),
-            torch.empty(rows, 1, device="meta"),
-            torch.empty(rows, dtype=torch.uint8, device="meta"),
-            torch.empty(counts.get(16, 0), columns, dtype=torch.bfloat16, device="meta"),
-            columns,
-        )
+        return PackedMixedWeight.with_counts(counts, columns)
     group = group_size(spec, columns)
     scale = torch.empty(rows, columns // group if group else 1, device="meta")
     values = torch.empty(rows, packed_columns(columns, bits), dtype=torch.uint8, device="meta")

@@ -253,7 +253,7 @@ def load_compressed(
     spec = header.recipe.quantization
     if spec is not None:
         quantize_structure(model, spec, header.clips, header.row_counts)
-    for layer, names in layer_names(file.names, () if spec is None else spec.parts):
+    for layer, names in layer_names(file.names, () if spec is None else spec.part_bits):
         tensors = {name: file.tensor(name) for name in names}
         for name, tensor in tensors.items():
             put(model, name, tensor if device == "cpu" else tensor.to(device))

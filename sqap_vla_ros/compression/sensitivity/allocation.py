@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sqap_vla_ros.quantization.mixed import WIDTHS
 
-Linear = tuple[int, str]  # decoder layer, linear
+Linear = tuple[int, str]  # decoder layer, linear; VISION and the path of a linear of the vision towers
+VISION = -1
 Scores = Mapping[Linear, Mapping[int, Tensor]]  # linear -> bits -> [N] damage of every row
 UNZEROABLE = ("q_proj", "k_proj")  # a head whose scores are all equal saturates: sums of row scores do not see it
 

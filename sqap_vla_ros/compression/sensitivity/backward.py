@@ -116,8 +116,26 @@ def layer_moments(
     deltas: changes of weights whose effect is wanted in `LinearMoments.change`.
     Returns the moments by linear, and the cotangents [1, S, D] at the layer's inputs.
     """
-    deltas = deltas or {}
     linears = {name: COGACT.linear(layer, name) for name in COGACT.linears}
+
+    def run(x: Tensor) -> Tensor:
+        output: Tensor = layer(x, position_embeddings=rotary(x))
+        return output
+
+    return block_moments(linears, run, hidden, cotangents, final=final, deltas=deltas)
+
+
+def block_moments(
+    linears: Mapping[str, nn.Linear],
+    run: Callable[[Tensor], Tensor],
+    hidden: Sequence[Tensor],
+    cotangents: Sequence[Sequence[Tensor]],
+    *,
+    final: bool = False,
+    deltas: Deltas | None = None,
+) -> tuple[dict[str, LinearMoments], list[list[Tensor]]]:
+    """Gather the moments of the linears of any block, see `layer_moments`. run: inputs [1, S, D] -> outputs."""
+    deltas = deltas or {}
     moments = {
         name: LinearMoments(
             Hessian(linear.in_features),
@@ -135,7 +153,7 @@ def layer_moments(
         with ExitStack() as stack, torch.enable_grad():
             for name, linear in linears.items():
                 stack.callback(linear.register_forward_hook(_keep(seen, name)).remove)
-            output = layer(leaf, position_embeddings=rotary(leaf))
+            output = run(leaf)
         output = output[:, -1:] if final else output
         tokens = {
             name: x.detach()[:, -1:] if final and name not in EVERY_TOKEN else x.detach()

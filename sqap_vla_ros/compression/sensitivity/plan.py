@@ -11,29 +11,27 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
-import torch
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sqap_vla_ros.compression.layer_work import LayerPlan, OnProgress, rotary_of
 from sqap_vla_ros.compression.recipe import QuantizationSpec, RecipeError
-from sqap_vla_ros.compression.sensitivity.allocation import AllocationError, Linear, allocate
+from sqap_vla_ros.compression.sensitivity.allocation import VISION, AllocationError, Linear, allocate
 from sqap_vla_ros.compression.sensitivity.backward import (
     FloatDecoder,
-    LinearMoments,
     layer_moments,
     make_cotangents,
     make_references,
 )
 from sqap_vla_ros.compression.sensitivity.measured import harmful_zeros
 from sqap_vla_ros.compression.sensitivity.objectives import OBJECTIVES, FrozenHead
+from sqap_vla_ros.compression.sensitivity.rounding import rounding_changes, rounding_hessian
 from sqap_vla_ros.compression.sensitivity.scores import METRICS, RowScores
+from sqap_vla_ros.compression.sensitivity.towers import score_towers
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.checkpoints.load import release
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.decoder import Decoder
-from sqap_vla_ros.quantization.gptq import blended_hessian
-from sqap_vla_ros.quantization.mixed import quantize_mixed
 
 WEIGHTED_PROBES = 4  # random directions an observation, where only Hessians are weighted
 
@@ -89,6 +87,11 @@ class RowPlan:
         """Return the part of one decoder layer."""
         return LayerPlan(*(_of_layer(every, index) for every in (self.bits, self.hessians, self.damage)))
 
+    @property
+    def vision(self) -> LayerPlan:
+        """Return the part of the vision towers, by the paths of their linears."""
+        return self.layer(VISION)
+
 
 def _of_layer(every: Mapping[Linear, Any], index: int) -> dict[str, Any]:
     return {linear[1]: every[linear] for linear in every if linear[0] == index}
@@ -98,16 +101,18 @@ def plan_rows(
     policy: CogACTPolicy,
     spec: QuantizationSpec,
     hidden: Sequence[Tensor],
+    images: Sequence[Tensor] = (),
     *,
     hessians: MutableMapping[Linear, Tensor] | None = None,
     mapped: bool = False,
     progress: OnProgress | None = None,
 ) -> RowPlan:
-    """Score every row of the decoder at every width, and choose.
+    """Score every row of the decoder, and of the vision towers where the recipe has them, at every width, and choose.
 
     policy: not quantised; the ends of its residual stream turned as the recipe says. Nothing in it is changed.
     hidden: the decoder's inputs [1, S, D] float32, one per calibration observation. Each needs its inputs of all layers
         in memory: 145 MB for the published geometry.
+    images: where the vision towers' rows take widths, what the towers are given, [1, 3, H, W] uint8 per observation.
     mapped: the decoder's layers are mapped from a file.
     hessians: where the weighted Hessians go, 0.9 GB a layer of the published geometry; None keeps them in memory.
     Raises RecipeError where too few rows may be zero to keep to the average.
@@ -141,7 +146,9 @@ def plan_rows(
                 hessians[index, name] = hessian
         if rows is None:
             continue
-        deltas = {name: rounding_changes(layer, name, found[name], spec) for name in COGACT.linears}
+        deltas = {
+            name: rounding_changes(COGACT.linear(layer, name).weight.data, found[name], spec) for name in COGACT.linears
+        }
         judged_moments, to_judge = layer_moments(
             layer, [each.hidden[index] for each in judged], to_judge, decoder.rotary, final=final, deltas=deltas
         )
@@ -170,32 +177,12 @@ def plan_rows(
         if not harmful:
             break
         never_zero |= harmful
+    if rows.vision_limits is not None:
+        towers = score_towers(policy, spec, metric, (images[::2], to_fit), (images[1::2], to_judge), hessians)
+        scores |= towers.scores
+        ties = "linear" if rows.ties == "linear" else "none"
+        bits |= allocate(towers.scores, towers.columns, rows.vision_limits, method=rows.method, ties=ties, head_width=1)
     damage = {
         linear: {width: float(each.sum()) for width, each in by_width.items()} for linear, by_width in scores.items()
     }
     return RowPlan(bits, hessians, damage, scores)
-
-
-def rounding_hessian(moments: LinearMoments, spec: QuantizationSpec) -> Tensor:
-    """Return the second moment [K, K] that a linear is rounded on."""
-    if spec.hessian == "weighted":
-        return blended_hessian(moments.weighted.sum, moments.plain.sum)
-    return moments.plain.matrix
-
-
-def rounding_changes(layer: LlamaDecoderLayer, name: str, hessian: Tensor, spec: QuantizationSpec) -> dict[int, Tensor]:
-    """Round a linear's rows at every width and return the changes, bits -> [N, K]."""
-    assert spec.row_bits is not None
-    weight = COGACT.linear(layer, name).weight.data
-    made = {}
-    for width in spec.row_bits.widths:
-        if width < 16:
-            every = torch.full((len(weight),), width)
-            rounded = quantize_mixed(
-                weight,
-                every,
-                hessian=hessian if spec.rounding_scheme.needs_hessian else None,
-                clip_search=spec.weight_clip,
-            )
-            made[width] = rounded.dequantize() - weight
-    return made

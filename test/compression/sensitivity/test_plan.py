@@ -1,6 +1,7 @@
 """Recipes with rows of mixed widths, from the plan to a policy in memory and in a file."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from sqap_vla_ros.quantization.mixed import MixedLinear, MixedWeightOnlyLinear
 OBSERVATIONS = synthetic_observations(4)
 HELD_OUT = synthetic_observations(1, seed=7)[0]
 ROWS = RowBits(3.0, probes=1)
+ROWS_AND_TOWERS = dataclasses.replace(ROWS, vision=4.0)
 QUICK = Recipe("quick", quantization=QuantizationSpec(activation_bits=8, rotation="hadamard", row_bits=ROWS))
 
 
@@ -81,11 +83,34 @@ def test_a_file_predicts_what_compression_in_memory_predicts(tmp_path, activatio
     assert loaded.info.parameters == in_memory.info.parameters
 
 
+def test_the_vision_towers_take_widths_by_row_too(tmp_path):
+    spec = QuantizationSpec(activation_bits=8, row_bits=ROWS_AND_TOWERS, parts={"projector": 8})
+    recipe, out = Recipe("towers", quantization=spec), tmp_path / "policy.safetensors"
+    in_memory = micro_policy()
+    reports = {report.name: report for report in compress(in_memory, recipe, OBSERVATIONS)}
+    towers = [report for name, report in reports.items() if name.startswith("vision.")]
+    assert len(towers) == 36
+    assert "projector.0" in reports
+    weights, bits = 0, 0.0
+    for report in towers:
+        linear = in_memory.model.get_submodule(report.name)
+        assert isinstance(linear, MixedLinear)
+        assert report.stored_bytes == linear.stored_bytes
+        weights += linear.in_features * linear.out_features
+        bits += linear.in_features * linear.out_features * report.weight_bits
+    assert 3.9 < bits / weights <= 4.0
+    compress_to_file(micro_policy(), recipe, OBSERVATIONS, out)
+    loaded = load_policy(str(out), "bf16")
+    prepare_inference(in_memory.model)
+    fuse_parts(in_memory.model)
+    np.testing.assert_allclose(loaded.predict(HELD_OUT).normalized, in_memory.predict(HELD_OUT).normalized, atol=1e-5)
+
+
 class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("rows", [ROWS, None], ids=["rows", "uniform"])
+@pytest.mark.parametrize("rows", [ROWS_AND_TOWERS, None], ids=["rows", "uniform"])
 def test_an_interruption_keeps_the_plan(rows, tmp_path, monkeypatch):
     """Widths and weighted Hessians both: the file is what an uninterrupted run writes."""
     spec = QuantizationSpec(activation_bits=8, rounding="gptq", hessian="weighted", row_bits=rows)
@@ -128,6 +153,8 @@ def test_weighted_hessians_serve_uniform_recipes_too(tmp_path):
         ("row_bits: {average: 4, probes: 0}", r"row_bits\.probes must be at least 1, got 0"),
         ("row_bits: {mean: 4}", r"row_bits: unknown 'mean'; known: average"),
         ("row_bits: {average: 4}\n  equalization: awq\n  activation_bits: 16", r"cannot be combined with equalization"),
+        ("row_bits: {average: 4, vision: 1}", r"an average of 1 bits cannot be met with widths 2, 4, 8"),
+        ("row_bits: {average: 4, vision: 4}\n  parts: {vision: 8}", r"row_bits\.vision and parts\.vision both say"),
         ("hessian: weighted", r"hessian: weighted needs rounding: gptq, got 'nearest'"),
         ("hessian: diagonal", r"hessian must be one of plain, weighted, got 'diagonal'"),
     ],

@@ -1,0 +1,35 @@
+"""The rounding whose damage is scored."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sqap_vla_ros.compression.recipe import QuantizationSpec
+from sqap_vla_ros.compression.sensitivity.backward import LinearMoments
+from sqap_vla_ros.quantization.gptq import blended_hessian
+from sqap_vla_ros.quantization.mixed import quantize_mixed
+
+
+def rounding_hessian(moments: LinearMoments, spec: QuantizationSpec) -> Tensor:
+    """Return the second moment [K, K] that a linear is rounded on."""
+    if spec.hessian == "weighted":
+        return blended_hessian(moments.weighted.sum, moments.plain.sum)
+    return moments.plain.matrix
+
+
+def rounding_changes(weight: Tensor, hessian: Tensor, spec: QuantizationSpec) -> dict[int, Tensor]:
+    """Round the rows of a weight [N, K] at every width and return the changes, bits -> [N, K]."""
+    assert spec.row_bits is not None
+    made = {}
+    for width in spec.row_bits.widths:
+        if width < 16:
+            every = torch.full((len(weight),), width)
+            rounded = quantize_mixed(
+                weight,
+                every,
+                hessian=hessian if spec.rounding_scheme.needs_hessian else None,
+                clip_search=spec.weight_clip,
+            )
+            made[width] = rounded.dequantize() - weight
+    return made
