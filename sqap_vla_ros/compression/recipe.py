@@ -73,8 +73,7 @@ class RowBits:
     ties: `none`; `layout` for rows that need no permutation where the order of rows matters; `linear` for one width a
         linear.
     zero_share: at most this share of rows may take 0 bits.
-    vision: bits a weight of the vision towers, whose rows then take widths too, within this average of their own; None
-        leaves the towers to `parts`. Their activations take 8 bits.
+    vision: average of the vision towers' rows, which then take widths too; None leaves the towers to `parts`.
     """
 
     ALWAYS_STORED: ClassVar = (
@@ -124,10 +123,8 @@ class RowBits:
     @property
     def vision_limits(self) -> Budget | None:
         """Return the budget of the vision towers' rows, which are never zero; None where they take no widths."""
-        from sqap_vla_ros.compression.sensitivity.allocation import Budget
-
         widths = tuple(width for width in self.widths if width)
-        return None if self.vision is None else Budget(self.vision, self.by_parameters, widths)
+        return None if self.vision is None else dataclasses.replace(self.limits, average=self.vision, widths=widths)
 
 
 @dataclass(frozen=True)
@@ -263,9 +260,8 @@ class QuantizationSpec:
     @property
     def part_bits(self) -> Mapping[str, float]:
         """Return the bits a weight of every part beside the decoder that is quantised."""
-        if self.row_bits is None or self.row_bits.vision is None:
-            return self.parts
-        return {"vision": self.row_bits.vision, **self.parts}
+        vision = None if self.row_bits is None else self.row_bits.vision
+        return self.parts if vision is None else {"vision": vision, **self.parts}
 
     def mean_weight_bits(self, linear: str) -> float:
         """Return the width of a linear's weights, on average where rows differ."""
