@@ -144,14 +144,18 @@ class CommandChecks:
         standing = not start.velocity.any() or float(np.abs(start.velocity).max()) < SEAM_RAD_S
         off_arm = float(np.abs(start.position - command.joints).max())
         near = standing and off_arm <= NEAR_RAD and command.speed <= STANDING
-        if before is not None and not near:
+        since_ns = before[0].sent_ns if before is not None else 0
+        if any(since_ns < at_ns <= command.sent_ns for at_ns in self._cell.relocated_ns):
+            if off_arm > NEAR_RAD:
+                self._wrong("start", command, f"the arm was moved, and would leap by {off_arm:.3f} rad")
+        elif before is None and not near:
+            self._wrong("start", command, f"the first command starts {off_arm:.3f} rad from the arm")
+        elif before is not None and not near:
             was = _then(before, command, command.ros_ns)
             step = float(np.abs(start.position - was.position).max())
             jerk = float(np.abs(start.velocity - was.velocity).max())
             if step > SEAM_RAD or jerk > SEAM_RAD_S:
                 self._wrong("start", command, f"the setpoint steps by {step:.3f} rad and {jerk:.2f} rad/s")
-        elif before is None and not near:
-            self._wrong("start", command, f"the first command starts {off_arm:.3f} rad from the arm")
         tool = self._arm.forward(start.position)
         if (away := pose_distance(tool, command.arm)[0]) > START_M:
             self._wrong("start", command, f"{away:.3f} m from the arm")

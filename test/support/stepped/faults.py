@@ -226,6 +226,19 @@ def slips(cell: Cell, rng: np.random.Generator) -> None:
     cell.switches = replace(cell.switches, tf_edit=slipping)
 
 
+def moved_at_rest(cell: Cell, rng: np.random.Generator) -> None:
+    """Another controller moves the resting arm, and is switched off again."""
+    cell.enable(False)
+    cell.run(1.2)
+    by = np.zeros(7)
+    by[rng.integers(7, size=2)] = rng.uniform(-0.3, 0.3, size=2)
+    if rng.integers(2):  # the tool stays where it is, and only turns
+        by = rng.uniform(0.15, 0.28) * np.eye(7)[6]
+    cell.relocate(np.clip(cell.joints + by, cell.kinematics.lower + 0.05, cell.kinematics.upper - 0.05))
+    cell.run(0.5)
+    cell.enable()
+
+
 def storm(cell: Cell, rng: np.random.Generator) -> None:
     """People and nodes that want everything at once."""
     goals = cell.node.action.goals
@@ -319,5 +332,6 @@ FAULTS = (
     Fault("another robot_description", other_arm, (0.1, 0.3), "robot_description", 0.1, JOINT),
     Fault("executor stands still", switch(stalled=True), (0.05, 1.0), "executor stands still", 0.54, shows=watched),
     Fault("executor pauses", switch(stalled=True), (0.04, 0.24)),
+    Fault("arm moved at rest", moved_at_rest, (1.0, 1.5), modes=JOINT),
     Fault("storm of requests", storm, (0.1, 0.3)),
 )

@@ -109,6 +109,7 @@ class Cell:
         self.joint_speed = 0.0
         self.setpoints: list[tuple[int, np.ndarray]] = []  # (steady ns, joints), of output mode joint
         self.refusals: list[tuple[int, str]] = []  # of the trajectory controller
+        self.relocated_ns: list[int] = []
         self.stopped_ns: list[int] = []  # when the node was disabled, for whatever reason
         self.enabled_ns: list[int] = []
         self.stalls: list[tuple[int, int]] = []
@@ -169,6 +170,7 @@ class Cell:
     def relocate(self, joints: np.ndarray) -> None:
         """Put the arm somewhere at once, as another controller does that is then switched off again."""
         self._path = None
+        self.relocated_ns.append(self.steady_ns)
         self.joints, self.target = joints.copy(), joints.copy()
         self.tool = self.kinematics.forward(joints)
         self.tool_target = self.tool.copy()
