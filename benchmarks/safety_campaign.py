@@ -34,7 +34,7 @@ from stepped.command_checks import CommandChecks, Violation  # noqa: E402
 from stepped.faults import FAULTS, MODES, TICK_S, Fault  # noqa: E402
 from stepped.simulated_cell import Cell  # noqa: E402
 
-from sqap_vla_ros.contracts import NS_PER_S  # noqa: E402
+from sqap_vla_ros.contracts import JOINS, NS_PER_S  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "safety_campaign.json"
 PARAMETERS = {
@@ -60,6 +60,7 @@ def sequence(seed: int) -> dict[str, Any]:
     chosen = [possible[int(i)] for i in rng.integers(len(possible), size=int(rng.integers(1, 4)))]
     parameters = {**PARAMETERS, "replan": str(rng.choice(["continuous", "horizon"])), "ensemble_chunks": 1}
     parameters["max_open_loop_s"] = float(rng.choice([1.5, 3.0]))
+    parameters["chunk_join"] = str(rng.choice(JOINS))
     cell = Cell(mode, seed, lag_s=float(rng.uniform(0.02, 0.12)), parameters=parameters)
     cell.switches = replace(cell.switches, latency_s=float(rng.uniform(0.05, 0.25)))
     how, stop = STOPS[int(rng.integers(len(STOPS)))]
