@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")  # in the data of a scan, where FF 00 stands for the byte FF
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
@@ -137,6 +136,8 @@ def _with_more_data(data: bytes) -> bytes | None:
 
 
 def _same_picture(one: bytes, other: bytes) -> bool:
+    from PIL import Image
+
     try:
         first, second = (np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in (one, other))
     except (OSError, SyntaxError, ValueError):

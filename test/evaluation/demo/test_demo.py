@@ -334,5 +334,7 @@ def test_the_whole_demo(tmp_path, capsys):
 
 @pytest.mark.ros
 def test_a_policy_that_cannot_be_loaded_is_said(tmp_path):
-    with pytest.raises(demo.DemoFailed, match=r"ended by itself: policy_node|could not be enabled.*nowhere"):
-        command.run(arguments(tmp_path, checkpoint="/nowhere/at/all", duration=3.0))
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"not a checkpoint")
+    with pytest.raises(demo.DemoFailed, match=r"ended by itself: policy_node|could not be enabled.*broken"):
+        command.run(arguments(tmp_path, checkpoint=str(broken), duration=3.0))
