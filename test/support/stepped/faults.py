@@ -60,8 +60,8 @@ def left_behind(cell: Cell, begin_ns: int) -> bool:
 
 
 def watched(cell: Cell, begin_ns: int) -> bool:
-    """Return whether the watchdog has to act when the executor stands still."""
-    return cell.watchdog.armed
+    """Return whether the watchdog has something to hold when the executor stands still."""
+    return cell.watchdog.armed and cell.loop.commander.commanded
 
 
 def switch(**values: Any) -> Begin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,10 @@ class JointSink(Sink):
         for _ in range(MAX_SLOWINGS + 1):
             arrays = arm.joint_trajectory(trajectory, start.position, start.velocity, start.acceleration)
             verdict = self._limits.check_joints(arrays, arm)
+            whole = preceded_by(under_way, arrays, trajectory.anchor_ns - HEAD_NS)
             if verdict.decision is Decision.ACCEPT:
-                whole = preceded_by(under_way, arrays, trajectory.anchor_ns - HEAD_NS)
+                verdict = replace(self._limits.check_joints(whole, arm), segment_scales=None)  # the seam, too
+            if verdict.decision is Decision.ACCEPT:
                 self._begin_gripper(arm, trajectory.anchor_ns)
                 self._send(whole, arm)
                 self._held = None

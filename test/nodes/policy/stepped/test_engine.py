@@ -77,6 +77,15 @@ def test_an_arm_that_was_moved_while_it_rested_starts_where_it_stands(joint, by_
         assert np.abs(np.array(first.message.points[0].positions) - first.joints).max() <= 0.1
 
 
+def test_the_seam_between_two_motions_keeps_the_limits_of_the_joints():
+    """Each of the two does; what is sent, the end of the first with the second, has to as well."""
+    hurried = QUICK | {"blend_s": 0.02, "execution_horizon": 1, "chunk_join": "path", "max_open_loop_s": 0.4}
+    for seed, lag_s in ((2, 0.06), (3, 0.14), (5, 0.14)):
+        with Cell("joint", seed=seed, lag_s=lag_s, parameters=hurried) as cell:
+            moving(cell, 3.0)
+            assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+
+
 def test_a_clock_that_was_set_in_motion_stops_it_where_it_was():
     with Cell("pose", seed=1, parameters=QUICK) as cell:
         moving(cell)
