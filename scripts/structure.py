@@ -25,6 +25,7 @@ MOST_FILES = 13  # of a folder, its __init__.py aside
 
 _BASE = ("contracts", "resources")
 _ROS = ("nodes.messages", "nodes.images", "nodes.parameter_table", "nodes.tf")
+_CHECK = (*_BASE, *_ROS, "robot", "control", "nodes.policy")
 _MODEL = ("policy", "quantization", "pruning", "compression")
 _FILM = ("policy.preprocessing", "pruning.overlay", "compression.load", "shipped")  # the film's tokens
 _DOORS = ("shipped", "policies")  # to a policy
@@ -76,27 +77,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "nodes.policy.reports.views": (*_BASE, *_ROS, "policy.preprocessing", "pruning.overlay"),
     "nodes.simulator": (*_BASE, *_ROS, "robot", "simulation"),
     "nodes.stand_in": (*_BASE, *_ROS, "robot", "simulation.joint_path", "nodes.launch"),
-    "nodes.check": (
-        *_BASE,
-        *_ROS,
-        "robot",
-        "control",
-        "serving",
-        "nodes.policy",
-        "nodes.launch",
-        "nodes.check.hand_eye",
-    ),
-    "nodes.check.hand_eye": (
-        *_BASE,
-        *_ROS,
-        "robot",
-        "control",
-        "nodes.policy",
-        "nodes.bags",
-        "nodes.check",
-        "policy.preprocessing",
-        "pruning.overlay",
-    ),
+    "nodes.check": (*_CHECK, "serving", "nodes.launch", "nodes.check.hand_eye"),
+    "nodes.check.hand_eye": (*_CHECK, "nodes.bags", "nodes.check", "policy.preprocessing", "pruning.overlay"),
     "nodes.check.picture": (*_BASE, *_ROS, "nodes.policy", "policy.preprocessing", "pruning.overlay"),
     "nodes.operate": (*_BASE, *_ROS, "nodes.launch"),
     "nodes.bags": (*_BASE, *_ROS, "yaml_files", "robot", "control", "nodes.policy.observer"),

@@ -61,6 +61,8 @@ class TowerConfig:
             _positive(self, "depth")
         else:
             raise ValueError(f"TowerConfig.depth must be at least 2 (the penultimate block is read), got {self.depth}")
+        if not 0 <= self.registers <= _MOST_TOKENS:
+            raise ValueError(f"TowerConfig.registers must lie between 0 and {_MOST_TOKENS}, got {self.registers}")
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,8 @@ class DiffusionConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "steps", "train_steps")
+        if not abs(self.guidance) <= _LARGEST:
+            raise ValueError(f"DiffusionConfig.guidance is too large, got {self.guidance}")
         if self.sampler not in ("ddim", "ddpm"):
             raise ValueError(f"DiffusionConfig.sampler must be 'ddim' or 'ddpm', got {self.sampler!r}")
         if self.sampler == "ddim" and (self.steps < 2 or self.stride is None):

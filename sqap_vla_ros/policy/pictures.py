@@ -45,6 +45,8 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         raise PictureError(f"{path} is too large for a camera image: {error}") from error
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
+    except MemoryError as error:
+        raise PictureError(f"{path} asks for more memory than there is: is it damaged?") from error
     except (OSError, SyntaxError) as error:
         raise PictureError(f"{path} is damaged: {error}") from error
 

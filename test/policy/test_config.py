@@ -12,6 +12,7 @@ from sqap_vla_ros.policy.config import (
     MICRO,
     ActionHeadConfig,
     DecoderConfig,
+    DiffusionConfig,
     PolicyConfig,
     TowerConfig,
     VisionConfig,
@@ -40,6 +41,8 @@ def test_unknown_name_lists_the_choices():
     [
         (lambda: TowerConfig(64, 1, 4, 256), "depth must be at least 2 .* got 1"),
         (lambda: TowerConfig(66, 4, 4, 256), "width must be a multiple of heads, got 66 and 4"),
+        (lambda: TowerConfig(64, 4, 4, 256, registers=-1), "registers must lie between 0 and .* got -1"),
+        (lambda: DiffusionConfig(guidance=10**40), "guidance is too large, got 1000"),
         (lambda: VisionConfig(MICRO.vision.dino, MICRO.vision.siglip, image_size=225), "multiple of patch_size"),
         (lambda: DecoderConfig(12, 2, 4, 32, 50), "even head size, got 12 / 4"),
         (lambda: ActionHeadConfig(96, 0, 4), "depth must be positive, got 0"),

@@ -40,6 +40,17 @@ def test_a_picture_larger_than_any_camera_is_refused_by_its_header(tmp_path):
         read_picture(tmp_path / "huge.png")
 
 
+def test_a_picture_that_asks_for_too_much_memory_is_refused(tmp_path, monkeypatch):
+    Image.new("RGB", (4, 4)).save(tmp_path / "greedy.png")
+
+    def greedy(picture):
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", greedy)
+    with pytest.raises(PictureError, match=r"greedy\.png asks for more memory than there is"):
+        read_picture(tmp_path / "greedy.png")
+
+
 def test_a_damaged_or_foreign_file_is_refused(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
     whole = (tmp_path / "a.jpg").read_bytes()

@@ -41,6 +41,8 @@ def open_one_file(path: Path) -> Contents:
     try:
         config = PolicyConfig.from_dict(json.loads(metadata["config"]))
         datasets = json.loads(metadata["statistics"])
+        if not isinstance(datasets, dict):
+            raise ValueError(f"statistics must be a mapping of data sets, got {type(datasets).__name__}")
         tokenizer = None
         if "tokenizer" in metadata:
             tokenizer = metadata["tokenizer_name"], base64.b64decode(metadata["tokenizer"], validate=True)

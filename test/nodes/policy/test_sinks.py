@@ -25,6 +25,25 @@ from sqap_vla_ros.robot.trajectory import anchor_chunk
 LATEST_NS = 100 * NS_PER_S
 
 
+class Publisher:
+    def __init__(self):
+        self.sent = []
+
+    def publish(self, message):
+        self.sent.append(message)
+
+
+def joint_sink(**limits: object) -> tuple[JointSink, ArmKinematics, Publisher]:
+    arm = ArmKinematics.from_urdf(share_path("config/robots/tabletop_arm.urdf").read_text(), "base_link", "tool0")
+    publisher = Publisher()
+    node = SimpleNamespace(create_lifecycle_publisher=lambda *_: publisher)
+    return (
+        JointSink(node, SinkParts(SimpleNamespace(kinematics=arm), SafetyLimits(**limits), "base_link")),
+        arm,
+        publisher,
+    )
+
+
 def pose(xyz=(0.0, 0.0, 0.0), rotvec=(0.0, 0.0, 0.0)):
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_rotvec(rotvec).as_matrix()
@@ -73,10 +92,7 @@ def test_it_is_bounded_and_keeps_its_direction(far_m):
 @pytest.mark.parametrize(("off", "refused"), [(0.05, False), (0.15, True), (1.0, True)])
 def test_a_trajectory_that_starts_away_from_the_measured_joints_is_not_sent(off, refused):
     """The tool is where TF has it, but a redundant arm may stand there with other joints than joint_states say."""
-    arm = ArmKinematics.from_urdf(share_path("config/robots/tabletop_arm.urdf").read_text(), "base_link", "tool0")
-    publisher = Publisher()
-    node = SimpleNamespace(create_lifecycle_publisher=lambda *_: publisher)
-    sink = JointSink(node, SinkParts(SimpleNamespace(kinematics=arm), SafetyLimits(), "base_link"))
+    sink, arm, publisher = joint_sink()
     q = np.array([0.0, -0.35, 0.0, -2.3, 0.0, 2.0, 0.785])
     wanted = anchor_chunk(np.tile([0.005, 0, 0, 0, 0, 0, 1.0], (8, 1)), arm.forward(q), 0, 0.2)
     measured = q + off * np.eye(7)[6]  # the last joint turns the tool about its axis
@@ -89,26 +105,8 @@ def test_a_trajectory_that_starts_away_from_the_measured_joints_is_not_sent(off,
         assert len(publisher.sent) == 1
 
 
-class Publisher:
-    def __init__(self):
-        self.sent = []
-
-    def publish(self, message):
-        self.sent.append(message)
-
-
 def test_what_is_slowed_down_for_the_joints_is_judged_again():
-    arm = ArmKinematics.from_urdf(share_path("config/robots/tabletop_arm.urdf").read_text(), "base_link", "tool0")
-    publisher = Publisher()
-    node = SimpleNamespace(create_lifecycle_publisher=lambda *_: publisher)
-    sink = JointSink(
-        node,
-        SinkParts(
-            SimpleNamespace(kinematics=arm),
-            SafetyLimits(max_joint_velocity=np.inf, joint_margin=0.0, workspace_min_m=(-1.0, -1.0, 0.0)),
-            "base_link",
-        ),
-    )
+    sink, arm, publisher = joint_sink(max_joint_velocity=np.inf, joint_margin=0.0, workspace_min_m=(-1.0, -1.0, 0.0))
     rng = np.random.default_rng(0)
     slowed = refused = 0
     for _ in range(120):  # near a singular wrist, where joints go fast
@@ -139,11 +137,7 @@ def test_what_is_slowed_down_for_the_joints_is_judged_again():
 )
 def test_a_joint_may_be_left_behind_as_far_as_the_tool_may(max_start_rad, behind_rad, starts):
     """A wrist that is held by a drawer's handle in motion: what follows leaves from the command, or none ever would."""
-    arm = ArmKinematics.from_urdf(share_path("config/robots/tabletop_arm.urdf").read_text(), "base_link", "tool0")
-    publisher = Publisher()
-    node = SimpleNamespace(create_lifecycle_publisher=lambda *_: publisher)
-    limits = SafetyLimits(max_start_rad=max_start_rad)
-    sink = JointSink(node, SinkParts(SimpleNamespace(kinematics=arm), limits, "base_link"))
+    sink, arm, publisher = joint_sink(max_start_rad=max_start_rad)
     q = np.array([0.0, -0.5, 0.0, -2.2, 0.0, 1.7, 0.8])
     first = anchor_chunk(np.zeros((4, 7)), arm.forward(q), 0, 0.2)
     sink.start(first, Measured(first.anchor, q), LATEST_NS)
@@ -162,10 +156,7 @@ def test_a_joint_may_be_left_behind_as_far_as_the_tool_may(max_start_rad, behind
 
 @pytest.mark.parametrize(("moved_rad", "sent"), [(0.05, True), (0.3, False)])
 def test_a_hold_does_not_fetch_back_an_arm_that_was_moved_while_it_rested(moved_rad, sent):
-    arm = ArmKinematics.from_urdf(share_path("config/robots/tabletop_arm.urdf").read_text(), "base_link", "tool0")
-    publisher = Publisher()
-    node = SimpleNamespace(create_lifecycle_publisher=lambda *_: publisher)
-    sink = JointSink(node, SinkParts(SimpleNamespace(kinematics=arm), SafetyLimits(), "base_link"))
+    sink, arm, publisher = joint_sink()
     q = np.array([0.0, -0.5, 0.0, -2.2, 0.0, 1.7, 0.8])
     sink.start(anchor_chunk(np.zeros((4, 7)), arm.forward(q), 0, 0.2), Measured(arm.forward(q), q), LATEST_NS)
     before = len(publisher.sent)
@@ -176,9 +167,7 @@ def test_a_hold_does_not_fetch_back_an_arm_that_was_moved_while_it_rested(moved_
 
 
 def test_from_rest_the_joints_start_where_they_are_measured():
-    arm = ArmKinematics.from_urdf(share_path("config/robots/tabletop_arm.urdf").read_text(), "base_link", "tool0")
-    node = SimpleNamespace(create_lifecycle_publisher=lambda *_: Publisher())
-    sink = JointSink(node, SinkParts(SimpleNamespace(kinematics=arm), SafetyLimits(), "base_link"))
+    sink, arm, _ = joint_sink()
     q = np.array([0.0, -0.5, 0.0, -2.2, 0.0, 1.7, 0.8])
     elsewhere = anchor_chunk(np.zeros((4, 7)), arm.forward(q + 0.5 * np.eye(7)[0]), 0, 0.2)
     with pytest.raises(KinematicsError, match="joint_states have it at"):

@@ -16,7 +16,7 @@ from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.checkpoints.contents import CheckpointError
 from sqap_vla_ros.policy.checkpoints.inspect import describe
 from sqap_vla_ros.policy.checkpoints.load import load_checkpoint, open_checkpoint, sha256_of
-from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
+from sqap_vla_ros.policy.checkpoints.one_file import FORMAT, save_checkpoint
 from sqap_vla_ros.policy.checkpoints.published import save_published
 from sqap_vla_ros.policy.checkpoints.published_names import head_config
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
@@ -182,6 +182,15 @@ def test_foreign_content_is_refused_and_never_executed(folder, tmp_path, capsys)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="not a full-precision CogACT checkpoint: its format is None"):
         open_checkpoint(tmp_path / "other.safetensors")
+
+
+def test_statistics_that_are_no_mapping_are_a_damaged_header(tmp_path):
+    from safetensors.torch import save_file
+
+    header = {"format": FORMAT, "config": json.dumps(MICRO.to_dict()), "statistics": "7"}
+    save_file({"a": torch.zeros(1)}, tmp_path / "one.safetensors", header)
+    with pytest.raises(CheckpointError, match="damaged header: statistics must be a mapping of data sets, got int"):
+        open_checkpoint(tmp_path / "one.safetensors")
 
 
 def test_wrong_folders_are_named(folder, tmp_path):

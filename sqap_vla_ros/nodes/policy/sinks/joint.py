@@ -73,14 +73,14 @@ class JointSink(Sink):
         arm = self._monitor.kinematics
         if arm is None or measured.joints is None:
             raise KinematicsError("the arm's joints are not known")
-        under_way = self._under_way(trajectory, measured, measured.joints, arm)
+        under_way = self._under_way(trajectory, measured.joints, arm)
         start = under_way.state(trajectory.anchor_ns)
         self._check_start(start.position, measured.joints, arm, START_SHARE * self._limits.max_start_rad)
         for _ in range(MAX_SLOWINGS + 1):
             arrays = arm.joint_trajectory(trajectory, start.position, start.velocity, start.acceleration)
             verdict = self._limits.check_joints(arrays, arm)
-            whole = preceded_by(under_way, arrays, trajectory.anchor_ns - HEAD_NS)
             if verdict.decision is Decision.ACCEPT:
+                whole = preceded_by(under_way, arrays, trajectory.anchor_ns - HEAD_NS)
                 verdict = replace(self._limits.check_joints(whole, arm), segment_scales=None)  # the seam, too
             if verdict.decision is Decision.ACCEPT:
                 self._begin_gripper(arm, trajectory.anchor_ns)
@@ -150,10 +150,12 @@ class JointSink(Sink):
         return self._sent_arm.forward(self._sent.state(at_ns).position)
 
     def left_rest(self, now_ns: int, measured: Measured) -> bool:
-        if self._sent is None or measured.joints is None or self._sent_arm is not self._monitor.kinematics:
+        return measured.joints is not None and self._joints_left_rest(now_ns, measured.joints)
+
+    def _joints_left_rest(self, now_ns: int, joints: NDArray[np.float64]) -> bool:
+        if self._sent is None or self._sent_arm is not self._monitor.kinematics or now_ns < self._sent.end_ns:
             return False
-        away = np.abs(self._sent.state(now_ns).position - measured.joints)
-        return now_ns >= self._sent.end_ns and bool(np.max(away) > MAX_START_AWAY_AT_REST)
+        return bool(np.max(np.abs(self._sent.positions[-1] - joints)) > MAX_START_AWAY_AT_REST)
 
     def carry(self, gripper: GripperJointPath) -> None:
         self._gripper = gripper
@@ -192,17 +194,18 @@ class JointSink(Sink):
             )
 
     def _under_way(
-        self, trajectory: PoseTrajectory, measured: Measured, joints: NDArray[np.float64], arm: ArmKinematics
+        self, trajectory: PoseTrajectory, measured: NDArray[np.float64], arm: ArmKinematics
     ) -> JointTrajectoryArrays:
         """Return the joint path that the next motion leaves: what was sent last, or rest where the motion begins.
 
         Not from the measured joints: these lag behind, and the first segment, a few hundredths of a second long, would
         make up for the lag at once. But an arm that was moved while it rested would leap back.
         """
-        if self._sent is not None and self._sent_arm is arm and not self.left_rest(trajectory.anchor_ns, measured):
+        left_rest = self._joints_left_rest(trajectory.anchor_ns, measured)
+        if self._sent is not None and self._sent_arm is arm and not left_rest:
             tool = arm.forward(self._sent.state(trajectory.anchor_ns).position)
             if same_place(tool, trajectory.anchor):
                 return self._sent
-        at_rest = arm.inverse(trajectory.anchor, joints)
-        self._check_start(at_rest, joints, arm, MAX_START_AWAY_AT_REST)
+        at_rest = arm.inverse(trajectory.anchor, measured)
+        self._check_start(at_rest, measured, arm, MAX_START_AWAY_AT_REST)
         return standing(arm.joint_names, at_rest, trajectory.anchor_ns - HEAD_NS, HEAD_NS)

@@ -2,30 +2,10 @@
 
 import numpy as np
 import pytest
-from stepped.command_checks import CommandChecks
+from stepped.running import QUICK, moving, told, violations
 from stepped.simulated_cell import Cell
 
 from sqap_vla_ros.contracts import NS_PER_S
-
-QUICK = {"ensemble_chunks": 1, "ramp_s": 0.3}
-
-
-def moving(cell: Cell, seconds: float = 1.5) -> Cell:
-    cell.run(0.2)
-    cell.instruct("pick")
-    assert cell.enable().success
-    cell.run(seconds)
-    assert cell.commands
-    return cell
-
-
-def violations(cell: Cell) -> list:
-    return CommandChecks(cell, cell.loop.commander.motion.limits).judge()
-
-
-def told(cell: Cell) -> str:
-    """Every reason that the status gave, and the log."""
-    return "\n".join([*(reason for *_, reason in cell.statuses), *(text for _, text in cell.node.log.lines)])
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,17 @@
 """The engine of policy_node in stepped time, without a middleware: faults of a certain order and moment of events."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from std_msgs.msg import String
-from stepped.command_checks import CommandChecks
+from stepped.running import QUICK, moving, violations
 from stepped.simulated_cell import Cell
 
 from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.control.executive import State
 from sqap_vla_ros.nodes import messages
 
-QUICK = {"ensemble_chunks": 1, "ramp_s": 0.3}
 PRESSING = {
     "max_lead_m": 0.3,
     "max_lead_rad": 1.0,
@@ -20,13 +21,16 @@ PRESSING = {
 }
 
 
-def moving(cell: Cell, seconds: float = 1.0) -> Cell:
-    cell.run(0.2)
-    cell.instruct("pick")
-    assert cell.enable().success
-    cell.run(seconds)
-    assert cell.commands
-    return cell
+def slipping(slip_m: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Return an edit of TF that slips by 0.01 m a sample until it is that far off."""
+    slipped = np.zeros(3)
+
+    def edit(pose: np.ndarray) -> np.ndarray:
+        slipped[1] = min(slipped[1] + 0.01, slip_m)
+        pose[:3, 3] += slipped
+        return pose
+
+    return edit
 
 
 def positions(cell: Cell) -> np.ndarray:
@@ -37,7 +41,7 @@ def positions(cell: Cell) -> np.ndarray:
 def test_a_clock_that_was_set_while_nothing_moved_does_not_move_the_next_hold(jump_s):
     """The moment that was left is of the motion of that time: a later hold is of a later motion."""
     with Cell("pose", seed=1, parameters=QUICK) as cell:
-        moving(cell)
+        moving(cell, 1.0)
         cell.enable(False)
         cell.run(0.7)
         cell.clock.set_ros(jump_s)
@@ -64,7 +68,7 @@ def test_a_clock_that_was_set_while_nothing_moved_does_not_move_the_next_hold(ju
 def test_an_arm_that_was_moved_while_it_rested_starts_where_it_stands(joint, by_rad, parameters):
     """However far a command may lead a moving arm: from rest it would be a leap."""
     with Cell("joint", seed=2, parameters=QUICK | parameters) as cell:
-        moving(cell)
+        moving(cell, 1.0)
         cell.enable(False)
         cell.run(1.5)
         cell.relocate(cell.joints + by_rad * np.eye(7)[joint])
@@ -83,12 +87,12 @@ def test_the_seam_between_two_motions_keeps_the_limits_of_the_joints():
     for seed, lag_s in ((2, 0.06), (3, 0.14), (5, 0.14)):
         with Cell("joint", seed=seed, lag_s=lag_s, parameters=hurried) as cell:
             moving(cell, 3.0)
-            assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+            assert violations(cell) == []
 
 
 def test_a_clock_that_was_set_in_motion_stops_it_where_it_was():
     with Cell("pose", seed=1, parameters=QUICK) as cell:
-        moving(cell)
+        moving(cell, 1.0)
         before = len(cell.commands)
         cell.switches.image_silent = True
         cell.clock.set_ros(-30.0)
@@ -102,12 +106,12 @@ def test_a_clock_that_was_set_in_motion_stops_it_where_it_was():
 @pytest.mark.parametrize("mode", ["joint", "pose"])
 def test_a_clock_that_was_set_by_little_makes_no_leap(mode, jump_s):
     with Cell(mode, seed=3, parameters=QUICK) as cell:
-        moving(cell)
+        moving(cell, 1.0)
         cell.clock.set_ros(jump_s)
         cell.run(0.1)
         assert "clock jumped by" in cell.told()
         cell.run(1.0)
-        assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+        assert violations(cell) == []
 
 
 def test_nothing_starts_where_the_tool_was_believed_while_its_transform_leaps_away():
@@ -126,7 +130,7 @@ def test_nothing_starts_where_the_tool_was_believed_while_its_transform_leaps_aw
             cell.run(0.6)
             cell.switches.tf_edit = None
             cell.run(0.6)
-            assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+            assert violations(cell) == []
 
 
 @pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
@@ -135,14 +139,7 @@ def test_a_transform_that_slips_and_stays_moves_no_command_in_one_step(mode, sli
     """It slips slower than a tool can move, so that each sample is believed."""
     with Cell(mode, seed=2, parameters=QUICK) as cell:
         moving(cell, 0.8)
-        slipped = np.zeros(3)
-
-        def slipping(pose: np.ndarray) -> np.ndarray:
-            slipped[1] = min(slipped[1] + 0.01, slip_m)
-            pose[:3, 3] += slipped
-            return pose
-
-        cell.switches.tf_edit = slipping
+        cell.switches.tf_edit = slipping(slip_m)
         cell.run(13.0)  # the way back is slow
         if mode == "pose":
             steps = np.linalg.norm(np.diff(positions(cell), axis=0), axis=1)
@@ -151,7 +148,7 @@ def test_a_transform_that_slips_and_stays_moves_no_command_in_one_step(mode, sli
         elif mode == "joint":
             joints = np.array([q for _, q in cell.setpoints])
             assert np.abs(np.diff(joints, axis=0)).max() <= 0.015
-        assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+        assert violations(cell) == []
         said = "\n".join(text for _, text in cell.node.log.lines)
         assert (mode == "pose") == ("is the tool's transform right?" in said)
         assert (mode == "pose" and returns) == ("its command goes back to it first" in said)
@@ -164,14 +161,7 @@ def test_a_transform_that_slips_at_rest_moves_no_command_in_one_step(slip_m, set
         moving(cell, 0.8)
         cell.enable(False)
         cell.run(1.0)
-        slipped = np.zeros(3)
-
-        def slipping(pose: np.ndarray) -> np.ndarray:
-            slipped[1] = min(slipped[1] + 0.01, slip_m)
-            pose[:3, 3] += slipped
-            return pose
-
-        cell.switches.tf_edit = slipping
+        cell.switches.tf_edit = slipping(slip_m)
         cell.run(1.0)
         cell.clock.set_ros(set_s)
         sent = len(cell.commands)
@@ -198,7 +188,7 @@ def test_an_arm_that_never_quite_arrives_starts_with_a_lead_of_nothing():
             moving(cell, 0.8)
             cell.enable(False)
             cell.run(1.0)
-        assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+        assert violations(cell) == []
 
 
 @pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
@@ -252,7 +242,7 @@ def test_after_the_executor_stood_still_nothing_starts_where_the_arm_was_before(
             cell.run(stall_s)
             cell.switches.stalled = False
             cell.run(0.5)
-            assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+            assert violations(cell) == []
 
 
 def test_a_chunk_that_comes_with_the_hold_of_a_stall_starts_nothing():
@@ -269,7 +259,7 @@ def test_a_chunk_that_comes_with_the_hold_of_a_stall_starts_nothing():
         assert not cell.loop.executive.moving
         cell.run(1.0)
         assert cell.loop.executive.moving
-        assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+        assert violations(cell) == []
 
 
 def test_another_arms_description_makes_no_jump_of_the_joints():
@@ -282,7 +272,7 @@ def test_another_arms_description_makes_no_jump_of_the_joints():
         moving(cell, 0.5)
         cell.publish("robot_description", String(data=cell.urdf.replace("0.316", "0.416")))
         cell.run(0.6)
-        assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+        assert violations(cell) == []
         assert "contradict each other" in cell.told()
 
 
@@ -296,7 +286,7 @@ def test_an_arm_that_was_blocked_and_comes_after_is_not_called_back(mode):
             cell.run(0.9 + 0.02 * seed)
             cell.switches.blocked = False
             cell.run(0.6)
-            assert CommandChecks(cell, cell.loop.commander.motion.limits).judge() == []
+            assert violations(cell) == []
 
 
 @pytest.mark.parametrize(

@@ -6,35 +6,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from std_msgs.msg import String
-from stepped.command_checks import CommandChecks
+from stepped.running import QUICK, moving, told, violations
 from stepped.simulated_cell import Cell
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.nodes import messages
 
-QUICK = {"ensemble_chunks": 1, "ramp_s": 0.3}
 STEP_M = 0.4 * 0.02 * 1.03  # max_linear_velocity for a period of the commands
 MODES = ("joint", "pose", "twist")
 LAMP = '<joint name="lamp_joint" type="fixed"><parent link="base_link"/><child link="lamp"/></joint>'
-
-
-def moving(cell: Cell, seconds: float = 1.5) -> Cell:
-    cell.run(0.2)
-    cell.instruct("pick")
-    assert cell.enable().success
-    cell.run(seconds)
-    assert cell.commands
-    return cell
-
-
-def violations(cell: Cell) -> list:
-    return CommandChecks(cell, cell.loop.commander.motion.limits).judge()
-
-
-def told(cell: Cell) -> str:
-    """Every reason that the status gave, and the log."""
-    return "\n".join([*(reason for *_, reason in cell.statuses), *(text for _, text in cell.node.log.lines)])
 
 
 def at_rest(cell: Cell, seconds: float = 1.0) -> bool:
