@@ -108,7 +108,9 @@ def _in_process(target: str, first: int, within: float) -> dict[str, Any]:
     """Run one block; a crash is a finding, and the block ends there."""
     began = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, __file__, target, "--cases", str(first), "--within", str(within)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+    )  # native parsers quote the damaged bytes
     try:
         shown, errors = process.communicate(timeout=HANGS_S)
     except subprocess.TimeoutExpired:

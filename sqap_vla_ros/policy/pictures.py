@@ -32,12 +32,12 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
             if picture.width * picture.height > MOST_PIXELS:
                 size = f"{picture.width}x{picture.height}"
                 raise PictureError(f"{path} has {size} pixels, at most {MOST_PIXELS} are read")
+            if picture.format in ("JPEG", "MPO") and jpeg.is_cut(path.read_bytes()):
+                raise PictureError(f"{path} is damaged: what the jpeg holds ends before the picture does")
             try:
                 upright = ImageOps.exif_transpose(picture)
             except TypeError as error:  # a rotation that is no number
                 raise PictureError(f"{path} has damaged EXIF data: {error}") from error
-            if picture.format in ("JPEG", "MPO") and jpeg.is_cut(path.read_bytes()):
-                raise PictureError(f"{path} is damaged: what the jpeg holds ends before the picture does")
             return _eight_bits(path, upright)
     except UnidentifiedImageError as error:
         raise PictureError(f"{path} is not a picture: cannot identify image file") from error

@@ -176,7 +176,7 @@ def _lying(rng: Random, data: bytes) -> bytes:
         value = mutable.index(b"=", at) + 1
         width = max(0, min(at + size - value, 16))
         if rng.random() < 0.2:
-            mutable[at - 4 : at] = struct.pack("<I", rng.choice((0, 1, size + 1, 2**16, *LARGE[:2])))
+            mutable[at - 4 : at] = struct.pack("<I", rng.choice((0, 1, (size + 1) % 2**32, 2**16, *LARGE[:2])))
         elif width:
             number = rng.choice((0, 1, 2, 255, 2**16, 2**31, *LARGE)) % (1 << (8 * width))
             mutable[value : value + width] = number.to_bytes(width, "little")
