@@ -25,7 +25,7 @@ On a GPU every variant has all its layers and a process of its own: eager bf16 a
 others captured as a CUDA graph, with the peak of the memory PyTorch holds. Each variant's result is written as soon as
 it is there. No result of that is here: it has not been run on a GPU yet.
 
-What made the difference on the CPU: products of our own (backends/x86) in place of oneDNN's, whose weights stay packed;
+What made the difference on the CPU: products of our own (backends/cpu) in place of oneDNN's, whose weights stay packed;
 one pass that finds a token's range, applies the norm and rounds; bias, GELU, scales and residual applied where a
 product is written; gate, up and the SiLU between them in one call; reordered weights in what stays bf16.
 """

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sqap_vla_ros.quantization.backends.x86.activations import NORM_BITS, normalise_tokens
-from sqap_vla_ros.quantization.backends.x86.attention import attention
-from sqap_vla_ros.quantization.backends.x86.product import Gelu, TileProduct
+from sqap_vla_ros.quantization.backends.cpu.activations import NORM_BITS, normalise_tokens
+from sqap_vla_ros.quantization.backends.cpu.attention import attention
+from sqap_vla_ros.quantization.backends.cpu.product import Gelu, TileProduct
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, IntegerLinear
 
 

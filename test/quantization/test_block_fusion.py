@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from sqap_vla_ros.quantization.backends.cpu import library
+from sqap_vla_ros.quantization.backends.cpu.product import VnniProduct
 from sqap_vla_ros.quantization.backends.table import BACKENDS
-from sqap_vla_ros.quantization.backends.x86 import library
-from sqap_vla_ros.quantization.backends.x86.product import VnniProduct
 from sqap_vla_ros.quantization.block_fusion import BlockParts, fuse_block
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight

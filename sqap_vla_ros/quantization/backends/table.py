@@ -8,12 +8,18 @@ from dataclasses import dataclass
 import torch
 
 from sqap_vla_ros.quantization.backends import compiled, onednn, reference
+from sqap_vla_ros.quantization.backends.cpu import activations, library
+from sqap_vla_ros.quantization.backends.cpu.product import (
+    AmxProduct,
+    Avx2Product,
+    AvxVnniProduct,
+    TileProduct,
+    VnniProduct,
+)
 from sqap_vla_ros.quantization.backends.onednn import OneDnnProduct
 from sqap_vla_ros.quantization.backends.product import BackendError, IntegerProduct
 from sqap_vla_ros.quantization.backends.reference import ReferenceProduct
 from sqap_vla_ros.quantization.backends.triton import entry as triton
-from sqap_vla_ros.quantization.backends.x86 import activations, library
-from sqap_vla_ros.quantization.backends.x86.product import AmxProduct, TileProduct, VnniProduct
 from sqap_vla_ros.quantization.quantizers import TokenQuantizer
 
 
@@ -23,7 +29,7 @@ def _compiled_quantizer() -> TokenQuantizer:
     return compiled.quantize_tokens
 
 
-def _x86(product: type[TileProduct]) -> Backend:
+def _cpu(product: type[TileProduct]) -> Backend:
     unit = product.unit
     return Backend(
         unit.name,
@@ -59,10 +65,12 @@ class Backend:
 FALLBACK = Backend("reference", ReferenceProduct, reference.unsupported, keeps_packed=True)
 BACKENDS: tuple[Backend, ...] = (
     Backend("triton", triton.product, triton.unsupported, triton.token_quantizer, token_quantizer_from=0),
-    _x86(AmxProduct),
-    _x86(VnniProduct),
+    _cpu(AmxProduct),
+    _cpu(VnniProduct),
+    _cpu(AvxVnniProduct),
     # narrower layers do not repay the compilation
     Backend("onednn", OneDnnProduct, onednn.unsupported, token_quantizer_from=1024),
+    _cpu(Avx2Product),
     FALLBACK,
 )
 

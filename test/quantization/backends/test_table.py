@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from sqap_vla_ros.quantization.backends import compiled, table
+from sqap_vla_ros.quantization.backends.cpu import library
 from sqap_vla_ros.quantization.backends.product import BackendError, SeparateProducts, split_rows
 from sqap_vla_ros.quantization.backends.table import BACKENDS, FALLBACK, Backend, find_backend
-from sqap_vla_ros.quantization.backends.x86 import library
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_weight
@@ -98,7 +98,7 @@ def test_errors_say_what_is_possible(monkeypatch):
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_cpu_backends_refuse_other_devices(device):
-    for name in ("amx", "vnni", "onednn"):
+    for name in ("amx", "vnni", "avx_vnni", "onednn", "avx2"):
         with pytest.raises(BackendError, match=f"{name} cannot run here: it runs on the CPU, and the weights are on"):
             find_backend(name, torch.device(device))
 

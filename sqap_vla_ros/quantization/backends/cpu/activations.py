@@ -1,4 +1,4 @@
-"""The token quantiser of the backends `amx` and `vnni`."""
+"""The token quantiser of the CPU's backends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import functools
 import torch
 from torch import Tensor
 
-from sqap_vla_ros.quantization.backends.x86.library import Unit, address, kernels
+from sqap_vla_ros.quantization.backends.cpu.library import address, kernels
+from sqap_vla_ros.quantization.backends.cpu.units import Unit
 from sqap_vla_ros.quantization.quantizers import TokenQuantizer, clip_ratio, largest, quantize_activation
 
 NORM_BITS = 8  # that `normalise_tokens` rounds to

@@ -4,10 +4,10 @@ from backend_cases import integers_of, some_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sqap_vla_ros.quantization.backends.cpu import library
+from sqap_vla_ros.quantization.backends.cpu.activations import quantize_tokens, token_quantizer
+from sqap_vla_ros.quantization.backends.cpu.product import MOST_INPUTS, PanelLayout
 from sqap_vla_ros.quantization.backends.reference import ReferenceProduct
-from sqap_vla_ros.quantization.backends.x86 import library
-from sqap_vla_ros.quantization.backends.x86.activations import quantize_tokens, token_quantizer
-from sqap_vla_ros.quantization.backends.x86.product import MOST_INPUTS, PanelLayout
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
 from sqap_vla_ros.quantization.packing import PackedWeight
 from sqap_vla_ros.quantization.quantizers import quantize_activation, quantize_weight

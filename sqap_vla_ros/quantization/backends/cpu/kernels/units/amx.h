@@ -4,7 +4,13 @@
 
 namespace {
 
-constexpr uint8_t kShift = 0;  // added to activations
+constexpr uint8_t kShift = 0;        // added to activations
+constexpr int64_t kTileRows = 16;    // rows of activations in a tile
+constexpr int64_t kTogether = 4;     // inputs of a channel that lie side by side
+constexpr int64_t kPairedRows = 1;   // rows that alternate in a tile
+
+// Where 16 accumulators of a row are: sums [2][2][16][16] of two tiles of rows and the halves of a panel.
+int64_t sums_at(int64_t row, int64_t half) { return ((row / 16) * 2 + half) * 256 + (row % 16) * 16; }
 
 // The compiler does not know what tile instructions read: values written before must be in memory.
 void written() { asm volatile("" ::: "memory"); }
@@ -17,7 +23,7 @@ void begin_multiplying() {
   } config;
   for (int i = 0; i < 8; ++i) {
     config.row_bytes[i] = kDepth;
-    config.rows[i] = kRows;
+    config.rows[i] = kTileRows;
   }
   asm volatile("" ::"r"(&config) : "memory");
   _tile_loadconfig(&config);
@@ -68,7 +74,7 @@ void multiply_tiles(const int8_t* upper, const int8_t* lower, const int8_t* weig
 void multiply(const int8_t* upper, const int8_t* lower, const int8_t* weights, int32_t* sums, int64_t rows,
               int64_t steps, const int32_t* start) {
   written();
-  if (rows > kRows)
+  if (rows > kTileRows)
     multiply_tiles<true>(upper, lower, weights, sums, steps, start);
   else
     multiply_tiles<false>(upper, lower, weights, sums, steps, start);

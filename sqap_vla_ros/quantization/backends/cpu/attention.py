@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sqap_vla_ros.quantization.backends.x86.library import Unit, address, kernels
+from sqap_vla_ros.quantization.backends.cpu.library import address, kernels
+from sqap_vla_ros.quantization.backends.cpu.units import Unit
 
 
 def attention(

@@ -1,9 +1,9 @@
-// Kernels of the backends amx and vnni: the quantiser of activations (AVX-512), which activations.py calls, and the
-// integer product, which product.py calls. The innermost product is in amx.h and vnni.h; all else is common.
+// Kernels of the CPU's backends: the quantiser of activations, which activations.py calls, and the integer product, which
+// product.py calls. The innermost product of each unit is in units/; all else is common (attention is for AVX-512 alone).
 //
-// The product is int8 activations times weights of 8, 4 or 2 bits. A tile holds 16 rows of 64 bytes. A panel is 32 output
-// channels, two tiles wide. The depth is worked off in blocks of eight tiles: then a panel's weights (16 KiB) and a row
-// block's activations (16 KiB) stay in the first-level cache.
+// The product is int8 activations times weights of 8, 4 or 2 bits. A tile of depth is 64 inputs. A panel is 32 output
+// channels, two weight tiles of 16 wide. The depth is worked off in blocks of eight tiles: then a panel's weights (16 KiB)
+// and a row block's activations (12 or 16 KiB) stay in the first-level cache.
 // Panels are taken in groups, so that a depth block of all activations is used several times while it is in the
 // second-level cache; weights come from memory once, prefetched a block ahead.
 //
@@ -18,7 +18,11 @@
 // Slower when tried: depth blocks of 4, 6, 12 or 16 tiles, unpacking the next block between the multiplications,
 // streaming loads, prefetching past the second-level cache.
 
+#ifdef __aarch64__
+#include <arm_neon.h>
+#else
 #include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
@@ -34,30 +38,36 @@
 
 namespace {
 
-constexpr int64_t kRows = 16;            // of a tile
-constexpr int64_t kDepth = 64;           // int8 values in a tile's row
-constexpr int64_t kTile = 1024;          // bytes
-constexpr int64_t kPanel = 32;           // output channels
-constexpr int64_t kUnit = 512;           // bytes of a panel in a tile of depth, at two bits; 4 and 8 bits take 2 and 4
-constexpr int64_t kSteps = 8;            // tiles of a depth block
-constexpr int64_t kGroup = 8;            // panels that share a depth block of activations
-constexpr int64_t kStripe = 256;         // output channels that are written together
-constexpr int64_t kAccumulators = 1024;  // int32 values of a row block (32 rows) times a panel
+constexpr int64_t kDepth = 64;    // inputs in a tile
+constexpr int64_t kTile = 1024;   // bytes of a weight tile, 16 channels
+constexpr int64_t kPanel = 32;    // output channels
+constexpr int64_t kUnit = 512;    // bytes of a panel in a tile of depth, at two bits; 4 and 8 bits take 2 and 4
+constexpr int64_t kSteps = 8;     // tiles of a depth block
+constexpr int64_t kGroup = 8;     // panels that share a depth block of activations
+constexpr int64_t kStripe = 256;  // output channels that are written together
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
+#include "lanes.h"
+
 #include "rows.h"
 #include "stripes.h"
 
-#ifdef __AMX_INT8__
-#include "amx.h"
+#if defined(__aarch64__)
+#include "units/arm.h"
+#elif defined(__AMX_INT8__)
+#include "units/amx.h"
 #else
-#include "vnni.h"
+#include "units/broadcast.h"
 #endif
 
 namespace {
+
+constexpr int64_t kRowTile = kTileRows * kDepth;  // bytes of a tile of activations
+constexpr int64_t kRows = 2 * kTileRows;          // of a row block
+constexpr int64_t kAccumulators = kRows * kPanel;
 
 // Memory of a thread, kept for the next call.
 template <int kWhich>
@@ -74,20 +84,24 @@ int8_t* scratch(int64_t bytes) {
   return held.get();
 }
 
-// Rows of activations [rows, inputs] -> one row of tiles [depth / 64][16][64], shifted; zeros where there is nothing.
+// Rows of activations [rows, inputs] -> one row of tiles [depth / 64][rows of a tile][64], shifted; zeros where there is
+// nothing. Where rows are paired, eight inputs of one are followed by eight of the other.
 void pack_rows(const int8_t* values, int8_t* tiles, int64_t rows, int64_t inputs) {
-  const int64_t whole = inputs / kDepth, rest = inputs % kDepth;
-  const __mmask64 mask = (uint64_t{1} << rest) - 1;
-  const __m512i shift = _mm512_set1_epi8(static_cast<char>(kShift));
-  const auto put = [&](int8_t* to, __m512i bytes) { _mm512_store_si512(to, _mm512_xor_si512(bytes, shift)); };
-  for (int64_t row = 0; row < kRows; ++row) {
-    const int8_t* from = values + row * inputs;
-    int8_t* to = tiles + row * kDepth;
-    const bool there = row < rows;
-    for (int64_t t = 0; t < whole; ++t, to += kTile)
-      put(to, there ? _mm512_loadu_si512(from + t * kDepth) : _mm512_setzero_si512());
-    if (rest) put(to, _mm512_maskz_loadu_epi8(there ? mask : 0, from + whole * kDepth));
-  }
+  for (int64_t row = 0; row < kTileRows; ++row)
+    for (int64_t k = 0; k < inputs; k += kDepth) {
+      uint8_t bytes[kDepth] = {};
+      const int8_t* from = values + row * inputs + k;
+      if (row < rows && inputs - k >= kDepth)
+        std::memcpy(bytes, from, kDepth);
+      else if (row < rows)
+        std::memcpy(bytes, from, inputs - k);
+      for (uint8_t& byte : bytes) byte ^= kShift;
+      int8_t* to = tiles + k / kDepth * kRowTile + row / kPairedRows * kPairedRows * kDepth;
+      if (kPairedRows == 1)
+        std::memcpy(to, bytes, kDepth);
+      else
+        for (int64_t i = 0; i < kDepth; i += 8) std::memcpy(to + kPairedRows * i + row % kPairedRows * 8, bytes + i, 8);
+    }
 }
 
 // Weights are read once in a product: with small pages, looking up where they are takes a good part of the time.
@@ -100,29 +114,34 @@ void ask_for_huge_pages(uint8_t* memory, int64_t bytes) {
 #endif
 }
 
+// Calls `unpack` for all places of eight bytes of `size`; the compiler takes several at a time.
+template <typename Unpack>
+void by_words(const uint8_t* packed, int8_t* tiles, int64_t size, const Unpack& unpack) {
+  for (int64_t i = 0; i < size; i += 8) {
+    uint64_t word;
+    std::memcpy(&word, packed + i, 8);
+    unpack(word, [&](int64_t tile_at, uint64_t values) { std::memcpy(tiles + tile_at + i, &values, 8); });
+  }
+}
+
 void unpack_two_bits(const uint8_t* packed, int8_t* tiles, int64_t steps) {
-  const __m512i top = _mm512_set1_epi8(static_cast<char>(0xc0)), one = _mm512_set1_epi8(0x20);
-  const auto quarter = [&](__m512i four, int8_t* to) {
-    _mm512_store_si512(to, _mm512_or_si512(_mm512_and_si512(four, top), one));
-  };
+  constexpr uint64_t kTop = 0xc0c0c0c0c0c0c0c0, kOne = 0x2020202020202020;
   for (int64_t i = 0; i < steps; ++i, packed += kUnit, tiles += 2 * kTile)
-    for (int64_t row = 0; row < kUnit; row += kDepth) {
-      const __m512i four = _mm512_loadu_si512(packed + row);
-      quarter(_mm512_slli_epi16(four, 6), tiles + row);
-      quarter(_mm512_slli_epi16(four, 4), tiles + kUnit + row);
-      quarter(_mm512_slli_epi16(four, 2), tiles + kTile + row);
-      quarter(four, tiles + kTile + kUnit + row);
-    }
+    by_words(packed, tiles, kUnit, [](uint64_t four, const auto& put) {
+      put(0, ((four << 6) & kTop) | kOne);
+      put(kUnit, ((four << 4) & kTop) | kOne);
+      put(kTile, ((four << 2) & kTop) | kOne);
+      put(kTile + kUnit, (four & kTop) | kOne);
+    });
 }
 
 void unpack_four_bits(const uint8_t* packed, int8_t* tiles, int64_t steps) {
-  const __m512i high = _mm512_set1_epi8(static_cast<char>(0xf0));
+  constexpr uint64_t kHigh = 0xf0f0f0f0f0f0f0f0;
   for (int64_t i = 0; i < steps; ++i, packed += kTile, tiles += 2 * kTile)
-    for (int64_t row = 0; row < kTile; row += kDepth) {
-      const __m512i both = _mm512_loadu_si512(packed + row);
-      _mm512_store_si512(tiles + row, _mm512_and_si512(_mm512_slli_epi16(both, 4), high));
-      _mm512_store_si512(tiles + kTile + row, _mm512_and_si512(both, high));
-    }
+    by_words(packed, tiles, kTile, [](uint64_t both, const auto& put) {
+      put(0, (both << 4) & kHigh);
+      put(kTile, both & kHigh);
+    });
 }
 
 // Prepared weights of a linear; product.py fills it in. starts: [panels + 1] units before a panel in a tile of depth.
@@ -157,13 +176,15 @@ struct Weights {
   // A row of accumulators times their channels' scales, rounded. Unpacked values are 16 or 32 times what they stand for.
   template <typename T>
   Values scaled(const int32_t* sums, int64_t row, int64_t panel) const {
-    const __m128i shift = _mm_cvtsi32_si128(units(panel) == 4 ? 0 : units(panel) == 2 ? 4 : 5);
-    const auto of = [&](int64_t half) {
-      const __m512i sum = _mm512_load_si512(sums + ((row / 16) * 2 + half) * 256 + (row % 16) * 16);
-      const __m512 factors = _mm512_loadu_ps(scale + panel * kPanel + half * 16);
-      return rounded<T>(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sra_epi32(sum, shift)), factors));
-    };
-    return {of(0), of(1)};
+    const int shift = units(panel) == 4 ? 0 : units(panel) == 2 ? 4 : 5;
+    Values y;
+    for (int64_t i = 0; i < kParts; ++i) {
+      Ints sum;
+      std::memcpy(&sum, sums + sums_at(row, i * kLanes / 16) + i * kLanes % 16, sizeof sum);
+      const Floats factors = load(scale + panel * kPanel + i * kLanes, kLanes);
+      y.part[i] = rounded<T>(__builtin_convertvector(sum >> shift, Floats) * factors);
+    }
+    return y;
   }
 };
 
@@ -173,7 +194,7 @@ struct Turn {
 };
 
 // Activations times one or two factors, a stripe of outputs at a time.
-// activations: [rows / 16][depth][16][64], shifted. wide: panels of a stripe.
+// activations: [tiles][depth][rows of a tile][64], see pack_rows. wide: panels of a stripe.
 struct Multiplication {
   const Weights* factors[2];
   int64_t count;
@@ -195,7 +216,7 @@ struct Multiplication {
   // Multiplies a group of panels. channels: [count, rows, 256] results before the rows' scales.
   template <typename T>
   void run(const Turn* turns, int64_t size, T* channels) const {
-    const int64_t blocks = ceil_div(rows, 2 * kRows);
+    const int64_t blocks = ceil_div(rows, kRows);
     int32_t* sums = reinterpret_cast<int32_t*>(scratch<1>(kGroup * blocks * kAccumulators * 4));
     int8_t* unpacked = scratch<2>(2 * kTile * kSteps);
     for (int64_t d = 0; d < depth; d += kSteps) {
@@ -215,11 +236,11 @@ struct Multiplication {
         const int32_t* begin = d ? nullptr : factor.first + panel * kPanel;
         for (int64_t b = 0; b < blocks; ++b) {
           for (int64_t line = b * lines / blocks; line < (b + 1) * lines / blocks; ++line)
-            _mm_prefetch(reinterpret_cast<const char*>(next) + line * 64, _MM_HINT_T1);
+            __builtin_prefetch(next + line * 64, 0, 2);
           int32_t* sum = sums + (turn * blocks + b) * kAccumulators;
-          const int8_t* upper = activations + (2 * b * depth + d) * kTile;
-          const int64_t row = b * 2 * kRows, there = std::min(2 * kRows, rows - row);
-          multiply(upper, upper + depth * kTile, multiplied, sum, there, steps, begin);
+          const int8_t* upper = activations + (2 * b * depth + d) * kRowTile;
+          const int64_t row = b * kRows, there = std::min(kRows, rows - row);
+          multiply(upper, upper + depth * kRowTile, multiplied, sum, there, steps, begin);
           if (d + kSteps < depth) continue;
           T* to = channels + (f * rows + row) * kStripe + place * kPanel;
           for (int64_t i = 0; i < there; ++i) store(to + i * kStripe, factor.scaled<T>(sum, i, panel));
@@ -234,10 +255,10 @@ template <typename T>
 void product(const Weights& weights, const Weights* up, const Finish<T>* finish, const int8_t* values,
              const T* row_scale, T* out, int64_t rows) {
   const int64_t outputs = weights.outputs, inputs = weights.inputs, count = up ? 2 : 1;
-  const int64_t depth = ceil_div(inputs, kDepth), across = ceil_div(outputs, kPanel), tiles = ceil_div(rows, kRows);
+  const int64_t depth = ceil_div(inputs, kDepth), across = ceil_div(outputs, kPanel), tiles = ceil_div(rows, kTileRows);
   const bool sorted = weights.places || (up && up->places);
   const Output<T> output{finish, row_scale, out, outputs, up != nullptr};
-  int8_t* activations = scratch<0>(tiles * depth * kTile);
+  int8_t* activations = scratch<0>(tiles * depth * kRowTile);
 #pragma omp parallel
   {
     constexpr int64_t kMost = kStripe / kPanel;
@@ -246,7 +267,7 @@ void product(const Weights& weights, const Weights* up, const Finish<T>* finish,
     T* channels = reinterpret_cast<T*>(scratch<3>(count * rows * kStripe * sizeof(T)));
 #pragma omp for
     for (int64_t i = 0; i < tiles; ++i)
-      pack_rows(values + i * kRows * inputs, activations + i * depth * kTile, rows - i * kRows, inputs);
+      pack_rows(values + i * kTileRows * inputs, activations + i * depth * kRowTile, rows - i * kTileRows, inputs);
     begin_multiplying();
 #pragma omp for schedule(dynamic)
     for (int64_t stripe = 0; stripe < ceil_div(across, wide); ++stripe) {
@@ -266,7 +287,9 @@ void product(const Weights& weights, const Weights* up, const Finish<T>* finish,
 
 }  // namespace
 
+#ifdef __AVX512F__
 #include "attention.h"
+#endif
 
 extern "C" {
 
@@ -285,10 +308,11 @@ void quantize_tokens(const uint16_t* x, int8_t* values, uint16_t* scale, int64_t
 // weight [outputs, inputs] -> packed [depth blocks][panels][steps][units][512], zeros at the edges, and what the
 // accumulators begin at, [panels * 32].
 // channels: [panels * 32] the row of `weight` in every place, -1 for none. starts: [panels + 1], see Weights.
-// Byte i of a panel's tile holds position i (row i / 64, channel i % 64 / 4, input i % 4) of both 16-channel tiles.
+// Byte i of a panel's tile holds position i of both 16-channel tiles: kTogether inputs of each channel, then the next ones.
 void pack_weight(const int8_t* weight, uint8_t* packed, const int64_t* starts, const int32_t* channels, int32_t* first,
                  int64_t panels, int64_t inputs) {
   const int64_t depth = ceil_div(inputs, kDepth);
+  const auto channel_of = [](int64_t i) { return i % (16 * kTogether) / kTogether; };
   const Weights made{packed, starts, first};
   ask_for_huge_pages(packed, starts[panels] * depth * kUnit);
 #pragma omp parallel for
@@ -297,7 +321,8 @@ void pack_weight(const int8_t* weight, uint8_t* packed, const int64_t* starts, c
       const int64_t d = t / kSteps * kSteps, steps = std::min(kSteps, depth - d), units = starts[p + 1] - starts[p];
       uint8_t* tile = packed + (d * starts[panels] + starts[p] * steps + (t - d) * units) * kUnit;
       const auto at = [&](int64_t half, int64_t i) {
-        const int64_t n = channels[p * kPanel + half * 16 + i % 64 / 4], k = t * kDepth + i / 64 * 4 + i % 4;
+        const int64_t n = channels[p * kPanel + half * 16 + channel_of(i)];
+        const int64_t k = t * kDepth + i / (16 * kTogether) * kTogether + i % kTogether;
         return static_cast<uint8_t>(n >= 0 && k < inputs ? weight[n * inputs + k] : 0);
       };
       const auto two_bits = [&](int64_t half, int64_t i) { return (at(half, i) >> 1) & 3; };  // of 2 c + 1
@@ -313,7 +338,7 @@ void pack_weight(const int8_t* weight, uint8_t* packed, const int64_t* starts, c
         }
       }
       const int8_t* tiles = made.tiles_of(tile, p, scratch<2>(2 * kTile * kSteps), 1);
-      for (int64_t i = 0; i < 2 * kTile; ++i) first[p * kPanel + i / kTile * 16 + i % 64 / 4] -= kShift * tiles[i];
+      for (int64_t i = 0; i < 2 * kTile; ++i) first[p * kPanel + i / kTile * 16 + channel_of(i)] -= kShift * tiles[i];
     }
 }
 
@@ -350,8 +375,13 @@ void gated_float32(const Weights* gate, const Weights* up, const int8_t* values,
 }
 
 // Whether `attention` can run on this CPU.
+#ifdef __AVX512F__
 int has_attention() { return __builtin_cpu_supports("avx512bf16"); }
+#else
+int has_attention() { return 0; }
+#endif
 
+#ifdef __AVX512F__
 // softmax(query key^T / sqrt(size) + bias) value, [batch * tokens, heads * size] each; rows of the inputs are `stride`
 // apart. bias: [batch, tokens] or null.
 void attention(const uint16_t* query, const uint16_t* key, const uint16_t* value, const float* bias, uint16_t* out,
@@ -363,6 +393,7 @@ void attention(const uint16_t* query, const uint16_t* key, const uint16_t* value
            causal, bias ? bias + row : nullptr);
   }
 }
+#endif
 
 // A product and what follows it, see Finish. Weights are in order.
 void finished_bfloat16(const Weights* weights, const uint16_t* bias, const uint16_t* factor, const uint16_t* residual,

@@ -1,4 +1,4 @@
-"""The integer product of the backends `amx` and `vnni`."""
+"""The integer product of the CPU's backends, one class for each unit of a processor."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from sqap_vla_ros.quantization.backends.cpu.library import address, kernels
+from sqap_vla_ros.quantization.backends.cpu.units import AMX, AVX2, AVX_VNNI, VNNI, Unit
 from sqap_vla_ros.quantization.backends.product import IntegerProduct, gated_apart, rows_by_width
-from sqap_vla_ros.quantization.backends.x86.library import AMX, VNNI, Unit, address, kernels
 
 CHANNELS_OF_A_PANEL, CHANNELS_OF_A_STRIPE = 32, 256
 BYTES_OF_A_UNIT = 512  # of a panel's two-bit weights in a tile of depth, which is 64 inputs
@@ -167,3 +168,15 @@ class VnniProduct(TileProduct):
     """Backend `vnni`."""
 
     unit = VNNI
+
+
+class AvxVnniProduct(TileProduct):
+    """Backend `avx_vnni`."""
+
+    unit = AVX_VNNI
+
+
+class Avx2Product(TileProduct):
+    """Backend `avx2`."""
+
+    unit = AVX2

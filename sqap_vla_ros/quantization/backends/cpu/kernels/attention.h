@@ -10,7 +10,6 @@
 namespace {
 
 constexpr int64_t kQueries = 6;
-constexpr int64_t kLanes = 16;
 
 // out [6][...] = a [6][pairs] times b, whose pairs of 16 columns lie at block * block_stride + pair * pair_stride.
 template <int kBlocks>
@@ -72,9 +71,9 @@ float softmax_row(float* s, uint16_t* p, int64_t keys, int64_t width, float fact
   for (int64_t i = 0; i < width; i += kLanes) {
     const __mmask16 mask = keys - i >= kLanes ? 0xffff : keys > i ? (1 << (keys - i)) - 1 : 0;
     const __m512 power = exponential(_mm512_sub_ps(_mm512_loadu_ps(s + i), max));
-    const __m512 kept = _mm512_maskz_mov_ps(mask, power);
-    sum = _mm512_add_ps(sum, kept);
-    store(p + i, 0xffff, rounded<uint16_t>(kept));
+    const __m512 seen = _mm512_maskz_mov_ps(mask, power);
+    sum = _mm512_add_ps(sum, seen);
+    store(p + i, rounded<uint16_t>(seen), kLanes);
   }
   return _mm512_reduce_add_ps(sum);
 }
@@ -125,9 +124,8 @@ BFLOAT16_UNIT void attend(const uint16_t* query, const uint16_t* key, const uint
     product_of_pairs(weighing, values, columns, kLanes, columns * kLanes, seen * kLanes / 2, scores, wide);
     for (int64_t r = 0; r < std::min(kQueries, tokens - first); ++r)
       for (int64_t c = 0; c < size; c += kLanes) {
-        const __mmask16 mask = size - c >= kLanes ? 0xffff : (1 << (size - c)) - 1;
         const __m512 y = _mm512_div_ps(_mm512_loadu_ps(scores + r * wide + c), _mm512_set1_ps(sums[r]));
-        store(out + (first + r) * out_stride + c, mask, rounded<uint16_t>(y));
+        store(out + (first + r) * out_stride + c, rounded<uint16_t>(y), size - c);
       }
   }
 }

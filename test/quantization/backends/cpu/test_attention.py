@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sqap_vla_ros.quantization.backends.x86.attention import attention
-from sqap_vla_ros.quantization.backends.x86.library import kernels
+from sqap_vla_ros.quantization.backends.cpu.attention import attention
+from sqap_vla_ros.quantization.backends.cpu.library import kernels
 
 
 def exact(query, key, value, heads, causal, bias):
@@ -26,7 +26,7 @@ def exact(query, key, value, heads, causal, bias):
 def test_attention_is_its_definition(product, batch, heads, tokens, size, causal, with_bias, own_kernel, monkeypatch):
     library = kernels(product.unit)
     if own_kernel and not library.has_attention():
-        pytest.skip("the CPU has no AVX512-BF16")
+        pytest.skip("there is a kernel for AVX512-BF16 alone")
     if not own_kernel:
         monkeypatch.setattr(library, "has_attention", lambda: 0)
     generator = torch.Generator().manual_seed(tokens)

@@ -1,0 +1,54 @@
+"""The kernels of a unit as a loaded library."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import subprocess
+
+import torch
+from torch import Tensor
+
+from sqap_vla_ros.quantization.backends.cpu.compiling import compiled, failure
+from sqap_vla_ros.quantization.backends.cpu.units import AMX, Unit, missing
+
+
+def unsupported(unit: Unit, device: torch.device) -> str:
+    """Return why the kernels cannot run on weights on `device`; empty when they can."""
+    if device.type != "cpu":
+        return f"it runs on the CPU, and the weights are on {device}"
+    return cpu_unsupported(unit)
+
+
+@functools.cache
+def cpu_unsupported(unit: Unit) -> str:
+    """Return why this CPU cannot run the kernels; empty when it can.
+
+    Where they were not installed, the first call ever compiles them in seconds.
+    """
+    if reason := missing(unit):
+        return reason
+    if unit is AMX and not torch.cpu._init_amx():
+        return "the system does not grant AMX"
+    try:
+        _library(unit)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return failure(error)
+    return ""
+
+
+def kernels(unit: Unit) -> ctypes.CDLL:
+    """Return a unit's library, set to use as many threads as torch does."""
+    library = _library(unit)
+    library.use_threads(torch.get_num_threads())
+    return library
+
+
+def address(tensor: Tensor) -> ctypes.c_void_p:
+    """Return where a tensor's data begins, as a kernel's argument."""
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+@functools.cache
+def _library(unit: Unit) -> ctypes.CDLL:
+    return ctypes.CDLL(str(compiled(unit)))
