@@ -4,8 +4,9 @@ The engine is the real one with a stand-in for ROS; around it a simulated arm, i
 test/support/stepped. A sequence enables the node, lets it move, inflicts one to three faults at random times, stops it
 in one of several ways, and then judges every command that was sent (command_checks.py): finite; within the limits of
 joints and tool at the peak of the controller's cubic; started where the command was, or at rest where the arm stood;
-nothing after a stop but coming to rest. Every fault that lasts is named by the node within a stated time, and every
-goal gets its result once. Raw result: benchmarks/results/safety_campaign.json.
+no further ahead of a blocked arm than the tracking check allows; nothing after a stop but coming to rest. Every fault
+that lasts is named by the node within a stated time, and every goal gets its result once. Raw result:
+benchmarks/results/safety_campaign.json.
 
     python benchmarks/safety_campaign.py [--sequences 10000] [--first 0] [--jobs 2]
 """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NS_PER_S = 1_000_000_000
 MOST_PIXELS = 2**26  # of an image: a header of a few bytes must not reserve gigabytes
 TRAINED_POLICY = "tabletop"  # name of the trained policy that ships, see shipped.py
-JOINS = ("path", "clock")  # ways to enter a late chunk, see robot/joining.py
+JOINS = ("path", "clock")  # ways to enter a late chunk, the default first, see robot/joining.py
 CROPS = ("none", "deployment")  # see policy/preprocessing.py
 STEP_S = (1e-3, 10.0)  # shortest and longest time between two actions of a chunk
 ACTION_DIM = 7  # dx dy dz, droll dpitch dyaw, gripper

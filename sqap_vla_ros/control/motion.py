@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from sqap_vla_ros.contracts import ACTION_DIM, NS_PER_S, ActionChunk, step_problem
+from sqap_vla_ros.contracts import ACTION_DIM, JOINS, NS_PER_S, ActionChunk, step_problem
 from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.ensemble import ALPHA, AdaptiveEnsemble
-from sqap_vla_ros.robot.joining import entered, joining_ns
+from sqap_vla_ros.robot.joining import Reach, entered, joining_ns
 from sqap_vla_ros.robot.safety import Decision, SafetyLimits
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, hold, interrupted
 
@@ -37,7 +37,7 @@ class MotionConfig:
     """Settings of the execution of chunks; the parameters of the same names in config/policy.yaml explain them."""
 
     execution_horizon: int = 0
-    chunk_join: str = "clock"
+    chunk_join: str = JOINS[0]
     max_open_loop_s: float = 4.0
     blend_s: float = 0.2
     ramp_s: float = 1.0
@@ -107,19 +107,20 @@ class Motion:
         anchor = self.anchor(base_from_tool, chunk.stamp_ns)
         # What is to be done by a certain time has to be commanded earlier by what the arm lags behind.
         fresh = anchor_chunk(deltas, anchor, chunk.stamp_ns - self.lag_ns, chunk.dt_s)
-        fresh = self._enter(replace(fresh, stamp_ns=chunk.stamp_ns), start_ns)
+        fresh = self._enter(replace(fresh, stamp_ns=chunk.stamp_ns), measured, start_ns)
         try:
             return self._checked(fresh, measured, measured_twist, start_ns)
         except UnsafeChunk:
             self._ensemble.reset()  # what is not executed must not colour what comes next
             raise
 
-    def _enter(self, fresh: PoseTrajectory, start_ns: int) -> PoseTrajectory:
+    def _enter(self, fresh: PoseTrajectory, measured: NDArray[np.float64], start_ns: int) -> PoseTrajectory:
         """Return the chunk with its times moved to what the arm did since the image.
 
         While the arm stood still (before the first chunk, after a hold, once a motion had ended) nothing of the chunk
         was executed, so nothing of it is past: its times move on by as long. With `chunk_join: path` the chunk is
-        entered where the arm was told to be by now, see robot/joining.py.
+        entered where the arm was told to be by now, see robot/joining.py: later than by the clock only within
+        max_lead_* of the measured pose [4, 4], which together with `anchor` bounds the push of a blocked arm.
         """
         shown_ns = fresh.anchor_ns  # of the commanded motion
         executed_ns = self._executed_ns(shown_ns, start_ns)
@@ -134,6 +135,7 @@ class Motion:
             gripper_at_image=self._gripper_told(shown_ns, default=gripper_told),
             gripper_told=gripper_told,
             substeps=SUBSTEPS,
+            reach=Reach(measured, self.config.max_lead_m, self.config.max_lead_rad),
         )
         return entered(fresh, entry_ns, start_ns)
 

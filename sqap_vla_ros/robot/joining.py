@@ -4,6 +4,10 @@ A chunk is about the moment of its image, and takes effect when it has been comp
 chunk before, or stood still. Entered by the clock (the actions whose time is past are dropped), the new chunk makes the
 arm leap wherever the two chunks disagree in path or phase, and where the arm stood still. Entered by pose, the arm goes
 on from where it is; the clock only decides between passages of a path that comes back to the same place.
+
+The pose is the commanded one. An arm that is blocked stays behind it, and a chunk that was begun within a bounded
+distance of the arm, entered where the command is by now, would give up that bound: each chunk would go on from the end
+of the one before, and push further. `Reach` keeps it.
 """
 
 from __future__ import annotations
@@ -30,6 +34,21 @@ class JoinWeights:
     gripper_m: float = 0.05
 
 
+@dataclass(frozen=True)
+class Reach:
+    """Poses that a command may skip to: no further than `max_m` and `max_rad` from the measured pose [4, 4]."""
+
+    measured: NDArray[np.float64]
+    max_m: float
+    max_rad: float
+
+    def holds(self, poses: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return [N] whether each of the poses [N, 4, 4] lies within reach."""
+        away_m = np.linalg.norm(poses[:, :3, 3] - self.measured[:3, 3], axis=1)
+        away_rad = Rotation.from_matrix(poses[:, :3, :3] @ self.measured[:3, :3].T).magnitude()
+        return (away_m <= self.max_m) & (away_rad <= self.max_rad)
+
+
 def joining_ns(
     chunk: PoseTrajectory,
     told: NDArray[np.float64],
@@ -39,6 +58,7 @@ def joining_ns(
     gripper_told: float,
     substeps: int = 1,
     weights: JoinWeights | None = None,
+    reach: Reach | None = None,
 ) -> int:
     """Return the time of the chunk's own clock at which it continues the commanded motion.
 
@@ -49,7 +69,10 @@ def joining_ns(
     chunk: anchored at the pose commanded when the image was taken. told: [4, 4] pose commanded now.
     executed_ns: how long the arm has executed actions since the image; 0 where it stood still.
     gripper_at_image, gripper_told: opening commanded then and now (0 closed, 1 open).
-    substeps: also look at this many equal parts of each action, for commands that are not bound to whole actions.
+    substeps: more than 1 looks at this many equal parts of each action, and at executed_ns itself, for commands that
+        are not bound to whole actions.
+    reach: beyond it the chunk is entered no later than at `executed_ns`, so that it leads a blocked arm no further than
+        by the clock. None: the chunk may be entered anywhere, for an arm that cannot stay behind.
     """
     if substeps < 1:
         raise ValueError(f"substeps must be at least 1, got {substeps}")
@@ -57,16 +80,19 @@ def joining_ns(
     knots_ns = np.concatenate([np.array([chunk.anchor_ns], dtype=np.int64), chunk.times_ns])  # [T + 1]
     parts = np.arange(substeps) / substeps
     times_ns = (knots_ns[:-1, None] + np.rint(np.diff(knots_ns)[:, None] * parts).astype(np.int64)).reshape(-1)
+    if substeps > 1 and executed_ns < chunk.end_ns - chunk.anchor_ns:  # where chunks agree there is nothing to correct
+        times_ns = np.union1d(times_ns, chunk.anchor_ns + executed_ns)
     poses, _ = chunk.sample_many(times_ns)
-    before = np.searchsorted(chunk.times_ns, times_ns, side="right")  # actions that are over at each time
-    openings = np.concatenate([[gripper_at_image], chunk.gripper])[before]
-    if substeps > 1:  # in the middle of an action its own opening is in effect
-        openings = np.where(np.tile(parts > 0, len(chunk)), np.repeat(chunk.gripper, substeps), openings)
+    # Between two actions the one before is in effect, in the middle of an action its own.
+    openings = chunk.gripper[np.searchsorted(chunk.times_ns, times_ns, side="left")]
+    openings[0] = gripper_at_image
     step_ns = (chunk.end_ns - chunk.anchor_ns) / len(chunk)
     cost = np.linalg.norm(poses[:, :3, 3] - told[:3, 3], axis=1)
     cost += weights.rotation_m_per_rad * Rotation.from_matrix(poses[:, :3, :3] @ told[:3, :3].T).magnitude()
     cost += weights.step_m * np.abs(times_ns - chunk.anchor_ns - executed_ns) / step_ns
     cost += weights.gripper_m * (np.abs(openings - gripper_told) > 0.5)
+    if reach is not None:
+        cost[(times_ns - chunk.anchor_ns > executed_ns) & ~reach.holds(poses)] = np.inf
     return int(times_ns[np.argmin(cost)])
 
 

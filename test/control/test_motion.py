@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
+from sqap_vla_ros.contracts import JOINS, NS_PER_S, ActionChunk
 from sqap_vla_ros.control.motion import COMMAND_LEAD_NS, MalformedChunk, Motion, MotionConfig, UnsafeChunk
 from sqap_vla_ros.robot.safety import SafetyLimits
 from sqap_vla_ros.robot.trajectory import anchor_chunk
@@ -102,7 +102,7 @@ def test_what_the_arm_executed_since_the_image_is_dropped_and_no_more():
 
 
 def test_past_actions_are_dropped_not_shifted_while_the_arm_moves():
-    planner = under_way(motion(blend_s=0.0))
+    planner = under_way(motion(blend_s=0.0, chunk_join="clock"))
     now_ns = at(1.02)  # five actions of the chunk are past
     plan = planner.plan(chunk(stamp_ns=at(0.5)), pose(0.425), pose(0.451), now_ns)
     assert plan.trajectory.times_ns[0] == at(1.1)
@@ -153,15 +153,16 @@ def test_a_seam_between_disagreeing_chunks_has_no_jump():
     assert steps_m.max() < 1e-3  # the chunks are 7 mm apart here, and the gap is closed over the whole seam
 
 
-def test_agreeing_chunks_leave_no_trace_at_the_seam():
-    planner = under_way(motion())
+@pytest.mark.parametrize("join", JOINS)
+def test_agreeing_chunks_leave_no_trace_at_the_seam(join):
+    planner = under_way(motion(chunk_join=join))
     later = planner.plan(chunk(stamp_ns=at(0.5)), pose(0.4 + 0.025), pose(0.4 + 0.03), at(0.6)).trajectory
     for t in (0.62, 0.7, 0.8, 1.2):
         assert later.sample(at(t))[0][0, 3] == pytest.approx(0.4 + 0.05 * t, abs=1e-6)
 
 
 def test_a_chunk_that_is_all_past_is_refused():
-    planner = motion()
+    planner = motion(chunk_join="clock")
     planner.commit(anchor_chunk(np.repeat(chunk().deltas, 2, axis=0), pose(), STAMP_NS, DT_S))
     with pytest.raises(UnsafeChunk, match=r"every action is past: .* ends 1.60 s after its image and came 1.7"):
         planner.plan(chunk(), pose(), pose(0.485), at(1.7))
@@ -174,6 +175,7 @@ def test_only_the_execution_horizon_is_executed_and_checked():
     trajectory = planner.plan(leaving, pose(), pose(), at(0.05)).trajectory
     assert trajectory.end_ns == at(0.05 + LEAD_S + 0.4)
     np.testing.assert_allclose(trajectory.poses[-1, :3, 3], [0.4, 0.2, 0.3], atol=1e-9)
+    planner = motion(fast, execution_horizon=4, chunk_join="clock")
     with pytest.raises(UnsafeChunk, match=r"every action is past: .* ends 0.40 s"):
         under_way(planner).plan(chunk(stamp_ns=at(1.0)), pose(0.45), pose(0.47), at(1.45))
 
@@ -261,12 +263,13 @@ def lagging(planner, lag_s: float, seconds: float, blocked_at: float = np.inf) -
     return commanded[-1] - 0.4
 
 
-def test_an_arm_that_lags_loses_nothing_of_the_motion():
+@pytest.mark.parametrize("join", JOINS)
+def test_an_arm_that_lags_loses_nothing_of_the_motion(join):
     asked_m = 0.1 * 3.0
-    told = lagging(motion(max_lead_m=0.05, ramp_s=0.02), 0.1, 3.0)
+    told = lagging(motion(max_lead_m=0.05, ramp_s=0.02, chunk_join=join), 0.1, 3.0)
     assert told == pytest.approx(asked_m, abs=0.015)
     # Composed onto the measured tool, every chunk takes back what the arm lags behind.
-    assert lagging(motion(max_lead_m=0.0, ramp_s=0.02), 0.1, 3.0) < 0.8 * asked_m
+    assert lagging(motion(max_lead_m=0.0, ramp_s=0.02, chunk_join=join), 0.1, 3.0) < 0.8 * asked_m
 
 
 def test_the_lag_of_the_arm_is_measured_and_made_up_for():
@@ -290,9 +293,11 @@ def test_the_lag_of_the_arm_is_measured_and_made_up_for():
     assert known.tracking_error(shown, at(1.0)) is None
 
 
-def test_an_arm_that_is_blocked_is_not_pushed_ever_further():
+@pytest.mark.parametrize("join", JOINS)
+def test_an_arm_that_is_blocked_is_not_pushed_ever_further(join):
     """Chunks that ask for more of the same lead no further than max_lead_m and what they ask for themselves."""
-    reach_m = [lagging(motion(max_lead_m=lead, ramp_s=0.02), 0.0, 3.0, blocked_at=0.45) for lead in (0.0, 0.03)]
+    blocked = [motion(max_lead_m=lead, ramp_s=0.02, chunk_join=join) for lead in (0.0, 0.03)]
+    reach_m = [lagging(planner, 0.0, 3.0, blocked_at=0.45) for planner in blocked]
     one_chunk_m = 0.1 * 0.26  # of the last, from its image on
     assert reach_m[0] <= 0.05 + one_chunk_m + 1e-6
     assert reach_m[1] <= 0.05 + 0.03 + one_chunk_m + 1e-6

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqap_vla_ros.robot.conventions import compose_delta
-from sqap_vla_ros.robot.joining import JoinWeights, entered, joining_ns
+from sqap_vla_ros.robot.joining import JoinWeights, Reach, entered, joining_ns
 from sqap_vla_ros.robot.trajectory import anchor_chunk
 
 
@@ -29,7 +29,7 @@ def at(x_m, y_m=0.0):
 STEP_NS = 200_000_000
 
 
-def join(chunk, told, executed=0, then=1.0, now=1.0, weights=None, substeps=1):
+def join(chunk, told, executed=0, then=1.0, now=1.0, weights=None, substeps=1, reach=None):
     """The action at which the chunk is entered."""
     entry_ns = joining_ns(
         chunk,
@@ -39,6 +39,7 @@ def join(chunk, told, executed=0, then=1.0, now=1.0, weights=None, substeps=1):
         gripper_told=now,
         substeps=substeps,
         weights=weights,
+        reach=reach,
     )
     return (entry_ns - chunk.anchor_ns) / STEP_NS
 
@@ -94,6 +95,31 @@ def test_the_weights_are_metres():
     weights = JoinWeights(step_m=0.02)  # dearer than the place: the clock alone
     assert join(chunk, at(0.03), executed=7, weights=weights) == 7
     assert join(chunk, at(0.03), executed=7) == 3
+
+
+@pytest.mark.parametrize(
+    ("measured_m", "action"),
+    [
+        (0.08, 8),  # the arm is where it was told to be
+        (0.06, 8),  # or not far behind
+        (0.02, 5),  # further behind: as far ahead of it as is allowed
+        (-0.02, 2),  # so far behind that only the clock is left
+    ],
+)
+def test_an_arm_that_is_left_behind_is_led_by_no_more_than_by_the_clock_or_the_reach(measured_m, action):
+    chunk = chunk_of(straight())
+    reach = Reach(at(measured_m), max_m=0.03 + 1e-9, max_rad=0.3)
+    assert join(chunk, at(0.08), executed=2, reach=reach) == action
+    assert join(chunk, at(0.08), executed=2) == 8
+    assert join(chunk, at(0.0), executed=2, reach=reach) == 0  # back is never too far
+
+
+def test_the_reach_has_an_angle_too():
+    deltas = np.zeros((16, 7))
+    deltas[:, 5], deltas[:, 6] = 0.1, 1.0
+    told = compose_delta(np.eye(4), np.array([0, 0, 0, 0, 0, 0.9, 0]))
+    for max_rad, action in ((0.91, 9), (0.51, 5), (0.01, 2)):
+        assert join(chunk_of(deltas), told, executed=2, reach=Reach(np.eye(4), 0.03, max_rad)) == action
 
 
 def test_brute_force():

@@ -343,8 +343,8 @@ _COMMANDS = (
     Parameter.of(
         MotionConfig,
         "chunk_join",
-        "How to enter a chunk that was computed while the arm moved. clock: after the actions whose time has passed; "
-        "path: at the action that begins nearest to the arm, for policies that are late by several actions.",
+        "How to enter a chunk that was computed while the arm moved. path: at the action that begins nearest to where "
+        "the arm was told to be; clock: after the actions whose time has passed.",
         choices=JOINS,
     ),
     Parameter.of(

@@ -23,6 +23,8 @@ STANDING = 0.15  # rad/s or m/s
 START_M = 0.35  # between any command's start and the arm; a blocked arm is left behind by max_tracking_m and a stop
 REST_S, RETURN_M_S, RETURN_RAD_S = 0.7, 0.06, 0.25  # after a stop: at rest, or on the slow way back to a blocked arm
 STOPPING_M, STOPPING_RAD = 0.12, 0.6  # that the command may still move on after a stop
+# Lead of the command over a blocked arm beyond max_tracking_*, until that is found and the command is at rest.
+PUSHED_M, PUSHED_RAD = 0.08, 0.3
 LONGEST_S = 0.05  # of a stream's path by which a sample may lead on from the one before, however long ago that was
 BEYOND = 1.03  # times a limit: samples of 20 ms, and rounding
 WORKSPACE_M = BETWEEN_POINTS_M + 1e-3  # outside the workspace: an arc of joints, and the tolerance of their solution
@@ -51,7 +53,21 @@ class CommandChecks:
         """Everything that is wrong with what was sent."""
         by_mode: dict[str, Callable[[], None]] = {"joint": self._joints, "pose": self._poses, "twist": self._twists}
         by_mode[self._cell.mode]()
+        self._pushes()
         return self.found
+
+    def _pushes(self) -> None:
+        """A blocked arm is led no further than max_tracking_* and a stop, or than it was when it came to be blocked."""
+        config = self._cell.loop.commander.motion.config
+        before_ns, most_m, most_rad = -NS_PER_S, 0.0, 0.0
+        for at_ns, lead_m, lead_rad in self._cell.leads:
+            if at_ns - before_ns > TICK_NS:
+                most_m = max(config.max_tracking_m + PUSHED_M, lead_m)
+                most_rad = max(config.max_tracking_rad + PUSHED_RAD, lead_rad)
+            before_ns = at_ns
+            if lead_m > most_m or lead_rad > most_rad:
+                text = f"the command leads a blocked arm by {lead_m:.3f} m and {lead_rad:.2f} rad"
+                self.found.append(Violation("push", text, at_ns / NS_PER_S))
 
     def _wrong(self, what: str, command: SentCommand, text: str) -> None:
         self.found.append(Violation(what, text, command.sent_ns / NS_PER_S))

@@ -56,7 +56,7 @@ def moved_on(cell: Cell, begin_ns: int) -> bool:
 
 def left_behind(cell: Cell, begin_ns: int) -> bool:
     """Return whether a motion under way has left the arm behind by more than max_tracking_m."""
-    return cell.loop.executive.moving and cell.left_behind_m() > 0.12
+    return cell.loop.executive.moving and cell.left_behind()[0] > 0.12
 
 
 def watched(cell: Cell, begin_ns: int) -> bool:
@@ -168,6 +168,17 @@ def impossible_chunk(deltas: np.ndarray, rng: np.random.Generator) -> None:
     """Motions that no arm can make."""
     deltas[:, :3] *= float(rng.choice([30.0, 1e6, 1e300]))
     deltas[:, 3:6] += rng.normal(size=3) * float(rng.choice([0.0, 0.3, 3.0]))
+
+
+def blocked_and_pushed(cell: Cell, rng: np.random.Generator) -> None:
+    """The arm stands against something, and every chunk asks for more of the same."""
+    way = rng.normal(size=3)
+    push = np.concatenate([way / np.linalg.norm(way) * rng.uniform(0.002, 0.025), rng.uniform(-0.06, 0.06, 3)])
+
+    def pushing(chunk: ActionChunk) -> ActionChunk:
+        return replace(chunk, deltas=np.column_stack([np.tile(push, (len(chunk.deltas), 1)), chunk.deltas[:, 6:]]))
+
+    cell.switches = replace(cell.switches, blocked=True, chunk_edit=pushing)
 
 
 def hangs(cell: Cell, rng: np.random.Generator) -> None:
@@ -304,6 +315,7 @@ FAULTS = (
     Fault("positions missing", always(short_joints, "joints_edit"), (0.1, 1.1), "7 names and 6 positions", 0.2, JOINT),
     Fault("two joint_states publishers", second_joints, (0.1, 1.1), LEAPT, 0.3, JOINT),
     Fault("arm blocked", switch(blocked=True), (0.1, 1.5), "tracking error", 0.3, shows=left_behind),
+    Fault("arm blocked and pushed", blocked_and_pushed, (0.5, 2.0), "tracking error", 0.3, shows=left_behind),
     Fault("chunk not finite once", once(chunk_with(nan_chunk), "chunk_edit"), (0.1, 0.3)),
     Fault(
         "chunks not finite",

@@ -20,7 +20,7 @@ from sqap_vla_ros.contracts import NS_PER_S, ActionChunk, Observation
 from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.images import rgb_to_message
 from sqap_vla_ros.resources import share_path
-from sqap_vla_ros.robot.conventions import rotation_from_rotvec
+from sqap_vla_ros.robot.conventions import pose_distance, rotation_from_rotvec
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 from sqap_vla_ros.simulation.joint_path import JointPath, TrajectoryRejectedError, accept_trajectory
 from stepped.node_double import HORIZON, SteppedClock, WorkerDouble, engine
@@ -115,6 +115,7 @@ class Cell:
         self.stalls: list[tuple[int, int]] = []
         self.asked_ns: list[int] = []  # steady times at which the policy was handed an observation
         self.way: list[tuple[int, np.ndarray]] = []  # (steady ns, where the tool was)
+        self.leads: list[tuple[int, float, float]] = []  # (steady ns, m, rad) of the command, while the arm was blocked
         self._path: JointPath | None = None
         self._path_offset_ns = 0  # the controller's clock runs on when ROS time jumps
         self._twist: tuple[np.ndarray, int] | None = None
@@ -189,8 +190,8 @@ class Cell:
         """Everything that the node says is wrong now."""
         return "; ".join([self.loop.executive.state()[1], *self.loop.executive.problems().values()])
 
-    def left_behind_m(self) -> float:
-        """Distance between the tool and where it was told to be by now.
+    def left_behind(self) -> tuple[float, float]:
+        """Distance (m, rad) between the tool and where it was told to be by now.
 
         Twists tell no place: what counts is the path that they are made from. Added up, they lead further, for each
         corrects what a blocked arm has not done of those before.
@@ -199,7 +200,7 @@ class Cell:
             told = self.loop.commander.sink.commanded_tool(self.clock.ros_ns)
         else:
             told = self.kinematics.forward(self.target) if self.mode == "joint" else self.tool_target
-        return 0.0 if told is None else float(np.linalg.norm(told[:3, 3] - self.tool[:3, 3]))
+        return (0.0, 0.0) if told is None else pose_distance(told, self.tool)
 
     def moves_again(self, stopped_ns: int, at_ns: int) -> bool:
         """Whether the node was enabled between a stop and a later moment."""
@@ -235,6 +236,8 @@ class Cell:
             return
         self._stalled_ns = 0
         self.way.append((self.steady_ns, self.tool[:3, 3].copy()))
+        if self.switches.blocked:
+            self.leads.append((self.steady_ns, *self.left_behind()))
         self._publish_state()
         if self.steady_ns % IMAGE_NS == 0:
             self._publish_image()

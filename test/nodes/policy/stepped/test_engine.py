@@ -1,6 +1,7 @@
 """The engine of policy_node in stepped time, without a middleware: faults of a certain order and moment of events."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from std_msgs.msg import String
 from stepped.running import QUICK, moving, violations
 from stepped.simulated_cell import Cell
 
+from sqap_vla_ros.contracts import ActionChunk
 from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.control.executive import State
 from sqap_vla_ros.nodes import messages
@@ -31,6 +33,10 @@ def slipping(slip_m: float) -> Callable[[np.ndarray], np.ndarray]:
         return pose
 
     return edit
+
+
+def with_an_open_hand(chunk: ActionChunk) -> ActionChunk:
+    return replace(chunk, deltas=np.column_stack([chunk.deltas[:, :6], np.ones(len(chunk.deltas))]))
 
 
 def positions(cell: Cell) -> np.ndarray:
@@ -223,6 +229,7 @@ def test_a_stream_of_poses_goes_on_while_the_next_motion_has_not_begun(latency_s
 def test_a_stream_of_twists_has_no_pause_where_a_motion_follows_another(latency_s):
     with Cell("twist", seed=2, parameters=QUICK) as cell:
         cell.switches.latency_s = latency_s
+        cell.switches.chunk_edit = with_an_open_hand  # that it opens or closes anew is a reason to turn back
         moving(cell, 3.0)
         linear = [c.message.twist.linear for c in cell.commands]
         speeds = np.linalg.norm([[v.x, v.y, v.z] for v in linear], axis=1)

@@ -1,10 +1,12 @@
 """A slice of benchmarks/safety_campaign.py: no sequence of faults makes the node send what it must not send."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Duration
+from stepped import faults
 from trajectory_msgs.msg import JointTrajectoryPoint
 
 from benchmarks import safety_campaign
@@ -59,3 +61,18 @@ def test_the_checks_see_a_jerk_that_breaks_no_other_limit():
         found = {v.what for v in safety_campaign.CommandChecks(cell, limits).judge()}
         assert "joint jerk" in found
         assert "joint acceleration" not in found
+
+
+def test_the_checks_see_an_arm_that_is_pushed_too_far():
+    wide = {"max_tracking_m": 0.3, "max_tracking_rad": 2.0, "ensemble_chunks": 1}
+    with safety_campaign.Cell("pose", 1, parameters=wide) as cell:
+        cell.run(0.2)
+        cell.instruct("pick")
+        cell.enable()
+        cell.run(0.5)
+        faults.blocked_and_pushed(cell, np.random.default_rng(1))
+        cell.run(1.5)
+        motion = cell.loop.commander.motion
+        assert safety_campaign.CommandChecks(cell, motion.limits).judge() == []
+        motion.config = replace(motion.config, max_tracking_m=0.02)
+        assert {v.what for v in safety_campaign.CommandChecks(cell, motion.limits).judge()} == {"push"}
