@@ -13,6 +13,9 @@ from sqap_vla_ros.quantization.backends.cpu.product import (
     AmxProduct,
     Avx2Product,
     AvxVnniProduct,
+    DotprodProduct,
+    I8mmProduct,
+    NeonProduct,
     TileProduct,
     VnniProduct,
 )
@@ -71,6 +74,9 @@ BACKENDS: tuple[Backend, ...] = (
     # narrower layers do not repay the compilation
     Backend("onednn", OneDnnProduct, onednn.unsupported, token_quantizer_from=1024),
     _cpu(Avx2Product),
+    _cpu(I8mmProduct),
+    _cpu(DotprodProduct),
+    _cpu(NeonProduct),
     FALLBACK,
 )
 

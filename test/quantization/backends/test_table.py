@@ -98,7 +98,7 @@ def test_errors_say_what_is_possible(monkeypatch):
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_cpu_backends_refuse_other_devices(device):
-    for name in ("amx", "vnni", "avx_vnni", "onednn", "avx2"):
+    for name in ("amx", "vnni", "avx_vnni", "onednn", "avx2", "i8mm", "dotprod", "neon"):
         with pytest.raises(BackendError, match=f"{name} cannot run here: it runs on the CPU, and the weights are on"):
             find_backend(name, torch.device(device))
 

@@ -19,19 +19,20 @@ import sys
 import tempfile
 from pathlib import Path
 
+import sqap_vla_ros
 from sqap_vla_ros.quantization.backends.cpu.units import UNITS, Unit
 
-FOLDER = Path(__file__).parent
-SOURCE = FOLDER / "kernels" / "kernels.cpp"
-INSTALLED = FOLDER / "built"
+SOURCE = Path(__file__).parent / "kernels" / "kernels.cpp"
+# Folders for installed libraries: beside this file, or in the installed half that a checkout sees of the package.
+INSTALLED = tuple(Path(path, *__name__.split(".")[1:-1], "built") for path in sqap_vla_ros.__path__)
 COMPILERS = ("c++", "g++", "clang++")
 COMMON = ("-std=c++17", "-O3", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC")
 _LOGGER = logging.getLogger(__name__)
 
 
-def command(compiler: str, unit: Unit, made: Path) -> list[str]:
+def command(compiler: str, unit: Unit, made: Path, source: Path = SOURCE) -> list[str]:
     """Return the command that compiles a unit's library to `made`."""
-    return [compiler, *COMMON, *unit.flags, str(SOURCE), "-o", str(made)]
+    return [compiler, *COMMON, *unit.flags, str(source), "-o", str(made)]
 
 
 def library_name(unit: Unit) -> str:
@@ -47,8 +48,9 @@ def compiled(unit: Unit) -> Path:
     Raises OSError without a compiler or room, and CalledProcessError when compiling fails.
     """
     name = library_name(unit)
-    if (installed := INSTALLED / name).exists():
-        return installed
+    for installed in INSTALLED:
+        if (installed / name).exists():
+            return installed / name
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sqap_vla_ros"
     if not (cache / name).exists():
         _LOGGER.warning("compiling the kernels for %s into %s; later starts find them there", unit.described, cache)
@@ -81,11 +83,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, required=True)
     folder = parser.parse_args().to
-    for unit in UNITS:
-        if unit.architecture != platform.machine():
-            continue
+    units = [unit for unit in UNITS if unit.architecture == platform.machine()]
+    for path in folder.glob("*.so"):
+        if path.name not in map(library_name, units):  # of older sources
+            path.unlink()
+    for unit in units:
         try:
-            compile_into(folder, unit)
+            if not (folder / library_name(unit)).exists():
+                compile_into(folder, unit)
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"kernels for {unit.described} are left out: {failure(error)}", file=sys.stderr)
 

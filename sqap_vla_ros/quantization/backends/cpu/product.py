@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sqap_vla_ros.quantization.backends.cpu.library import address, kernels
-from sqap_vla_ros.quantization.backends.cpu.units import AMX, AVX2, AVX_VNNI, VNNI, Unit
+from sqap_vla_ros.quantization.backends.cpu.units import AMX, AVX2, AVX_VNNI, DOTPROD, I8MM, NEON, VNNI, Unit
 from sqap_vla_ros.quantization.backends.product import IntegerProduct, gated_apart, rows_by_width
 
 CHANNELS_OF_A_PANEL, CHANNELS_OF_A_STRIPE = 32, 256
@@ -180,3 +180,21 @@ class Avx2Product(TileProduct):
     """Backend `avx2`."""
 
     unit = AVX2
+
+
+class I8mmProduct(TileProduct):
+    """Backend `i8mm`."""
+
+    unit = I8MM
+
+
+class DotprodProduct(TileProduct):
+    """Backend `dotprod`."""
+
+    unit = DOTPROD
+
+
+class NeonProduct(TileProduct):
+    """Backend `neon`."""
+
+    unit = NEON

@@ -45,7 +45,10 @@ AMX = _unit(
 VNNI = _unit("vnni", "x86_64", "AVX512-VNNI", "avx512f avx512bw avx512vl avx512_vnni", f"{_AVX512} -mavx512vnni")
 AVX_VNNI = _unit("avx_vnni", "x86_64", "AVX-VNNI", "avx2 fma avx_vnni", "-mavx2 -mfma -mavxvnni")
 AVX2 = _unit("avx2", "x86_64", "AVX2", "avx2 fma", "-mavx2 -mfma")
-UNITS = (AMX, VNNI, AVX_VNNI, AVX2)
+I8MM = _unit("i8mm", "aarch64", "i8mm", "asimddp i8mm", "-march=armv8.2-a+dotprod+i8mm")
+DOTPROD = _unit("dotprod", "aarch64", "dot product instructions", "asimddp", "-march=armv8.2-a+dotprod")
+NEON = _unit("neon", "aarch64", "Advanced SIMD", "asimd", "-march=armv8-a")
+UNITS = (AMX, VNNI, AVX_VNNI, AVX2, I8MM, DOTPROD, NEON)
 
 
 @functools.cache

@@ -25,7 +25,7 @@ def uncached():
 def on_a_cpu_with(monkeypatch, uncached, tmp_path):
     """Pretend to be on a CPU with some units, without compiled kernels."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiling, "INSTALLED", tmp_path / "installed")
+    monkeypatch.setattr(compiling, "INSTALLED", (tmp_path / "none", tmp_path / "installed"))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
 
@@ -82,12 +82,14 @@ def test_libraries_are_installed_or_compiled_once(monkeypatch, on_a_cpu_with, tm
     assert "compiling the kernels for AVX2 into" in caplog.text
     assert compiling.compiled(AVX2) == made
     assert len(calls) == 1
-    monkeypatch.setattr("sys.argv", ["compiling", "--to", str(compiling.INSTALLED)])
+    installed = compiling.INSTALLED[1]
+    installed.mkdir()
+    (installed / "avx2_kernels_of_older_sources.so").touch()
+    monkeypatch.setattr("sys.argv", ["compiling", "--to", str(installed)])
     compiling.main()
-    assert compiling.compiled(AVX2) == compiling.INSTALLED / made.name
-    assert {path.name.split("_kernels_")[0] for path in compiling.INSTALLED.iterdir()} == {
-        unit.name for unit in UNITS if unit.architecture == "x86_64"
-    }
+    assert compiling.compiled(AVX2) == installed / made.name
+    here = {compiling.library_name(unit) for unit in UNITS if unit.architecture == "x86_64"}
+    assert {path.name for path in installed.iterdir()} == here
 
 
 def test_a_failed_compilation_says_why_and_leaves_nothing(monkeypatch, on_a_cpu_with, tmp_path):
