@@ -19,12 +19,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import sqap_vla_ros
 from sqap_vla_ros.quantization.backends.cpu.units import UNITS, Unit
 
 SOURCE = Path(__file__).parent / "kernels" / "kernels.cpp"
-# Folders for installed libraries: beside this file, or in the installed half that a checkout sees of the package.
-INSTALLED = tuple(Path(path, *__name__.split(".")[1:-1], "built") for path in sqap_vla_ros.__path__)
+INSTALLED = "sqap_vla_ros/quantization/backends/cpu/built"  # beside this file, or in the installed half of a checkout
 COMPILERS = ("c++", "g++", "clang++")
 COMMON = ("-std=c++17", "-O3", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC")
 _LOGGER = logging.getLogger(__name__)
@@ -48,9 +46,9 @@ def compiled(unit: Unit) -> Path:
     Raises OSError without a compiler or room, and CalledProcessError when compiling fails.
     """
     name = library_name(unit)
-    for installed in INSTALLED:
-        if (installed / name).exists():
-            return installed / name
+    for installed in (Path(path, INSTALLED, name) for path in sys.path):
+        if installed.exists():
+            return installed
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sqap_vla_ros"
     if not (cache / name).exists():
         _LOGGER.warning("compiling the kernels for %s into %s; later starts find them there", unit.described, cache)

@@ -25,7 +25,7 @@ def uncached():
 def on_a_cpu_with(monkeypatch, uncached, tmp_path):
     """Pretend to be on a CPU with some units, without compiled kernels."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiling, "INSTALLED", (tmp_path / "none", tmp_path / "installed"))
+    monkeypatch.setattr("sys.path", [str(tmp_path)])  # nothing installed
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
 
@@ -82,8 +82,8 @@ def test_libraries_are_installed_or_compiled_once(monkeypatch, on_a_cpu_with, tm
     assert "compiling the kernels for AVX2 into" in caplog.text
     assert compiling.compiled(AVX2) == made
     assert len(calls) == 1
-    installed = compiling.INSTALLED[1]
-    installed.mkdir()
+    installed = tmp_path / compiling.INSTALLED
+    installed.mkdir(parents=True)
     (installed / "avx2_kernels_of_older_sources.so").touch()
     monkeypatch.setattr("sys.argv", ["compiling", "--to", str(installed)])
     compiling.main()
