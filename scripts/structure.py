@@ -28,6 +28,7 @@ _ROS = ("nodes.messages", "nodes.images", "nodes.parameter_table", "nodes.tf")
 _CHECK = (*_BASE, *_ROS, "robot", "control", "nodes.policy")
 _MODEL = ("policy", "quantization", "pruning", "compression")
 _FILM = ("policy.preprocessing", "pruning.overlay", "compression.load", "shipped")  # the film's tokens
+_WHOLE = ("policy.checkpoints.writing",)  # files that appear whole or not at all
 _DOORS = ("shipped", "policies")  # to a policy
 _STUDY = ("processes", "evaluation.action_metrics")
 RULES: dict[str, tuple[str, ...]] = {
@@ -83,12 +84,13 @@ RULES: dict[str, tuple[str, ...]] = {
     "nodes.operate": (*_BASE, *_ROS, "nodes.launch"),
     "nodes.bags": (*_BASE, *_ROS, "yaml_files", "robot", "control", "nodes.policy.observer"),
     "evaluation.closed_loop": (*_BASE, *_STUDY, *_MODEL, *_DOORS, "serving.frames", "robot", "simulation"),
-    "evaluation.replay": (*_BASE, *_STUDY, *_MODEL, "shipped", "robot", "serving", "nodes"),
-    "evaluation.demo": (*_BASE, *_FILM, "robot", "simulation", "nodes"),
+    "evaluation.replay": (*_BASE, *_STUDY, *_MODEL, "evaluation.films", "shipped", "robot", "serving", "nodes"),
+    "evaluation.demo": (*_BASE, *_FILM, *_WHOLE, "evaluation.films", "robot", "simulation", "nodes"),
     "evaluation": _BASE,
+    "evaluation.films": (*_BASE, *_WHOLE),
     "evaluation.selectors": (*_BASE, *_MODEL),
     "commands": (*_BASE, *_MODEL, "shipped", "robot", "simulation", "serving", "nodes", "evaluation", "training"),
-    "cli": (*_BASE, "processes", "commands"),
+    "cli": (*_BASE, *_WHOLE, "processes", "commands"),
 }
 
 # Libraries that only some rooms may import, at the top of a file or inside a function. A pattern is compared with as

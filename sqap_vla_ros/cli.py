@@ -5,7 +5,6 @@ import nothing heavy at their top, so that `sqap-vla --help` answers at once.
 """
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -47,12 +46,6 @@ COMMANDS = (
     bops,
 )
 
-_DISK = {
-    errno.ENOSPC: "the disk is full: free some space or choose another place",
-    errno.EDQUOT: "the disk's quota is used up: free some space or choose another place",
-    errno.EROFS: "the disk is read-only: choose another place",
-}
-
 
 def build_parser() -> CommandParser:
     """Return the parser with every sub-command."""
@@ -89,15 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         if args.traceback:
             raise
-        print(f"sqap-vla: error: {_sentence(error)}", file=sys.stderr)
+        from sqap_vla_ros.policy.checkpoints.writing import described
+
+        print(f"sqap-vla: error: {described(error, resumes=args.resumes)}", file=sys.stderr)
         return 2
-
-
-def _sentence(error: Exception) -> str:
-    """Return what went wrong; where the disk is at fault, with what helps."""
-    if not isinstance(error, OSError) or (remedy := _DISK.get(error.errno or 0)) is None:
-        return str(error)
-    return f"{remedy} (it was to hold {error.filename})" if error.filename else remedy
 
 
 if __name__ == "__main__":

@@ -127,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
     units = _reachable_units(args)
     if not args.resume and (args.out / METHODS).exists():
         raise ValueError(f"{args.out} holds results: choose another --out, or leave out --no-resume to continue them")
+    if args.ray and args.jobs > 1:
+        print("note: --jobs is ignored: --ray distributes the episodes", file=sys.stderr)
     problems = run_units(
         units, args.out, reference=units[0].method, jobs=args.jobs, lockstep=args.lockstep, ray_address=args.ray
     )

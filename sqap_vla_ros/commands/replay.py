@@ -173,6 +173,20 @@ def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
     )
 
 
+def ignored_options(args: argparse.Namespace) -> list[str]:
+    """Return a sentence for each given option that another one makes useless."""
+    fixed = args.camera_info and not args.camera_info.startswith("nearest")
+    cases = (
+        (args.urdf and args.pose_topic, "--urdf", "--pose-topic gives the tool's pose"),
+        (args.joint_topic and args.pose_topic, "--joint-topic", "--pose-topic gives the tool's pose"),
+        (args.joint_topic and not args.urdf, "--joint-topic", "it needs --urdf"),
+        (fixed and args.camera_info_topic, "--camera-info-topic", "--camera-info names a file"),
+        (args.jobs > 1 and args.ray, "--jobs", "--ray distributes the bags"),
+        (args.jobs > 1 and not args.ray and len(args.bags) == 1, "--jobs", "there is one bag"),
+    )
+    return [f"{option} is ignored: {reason}" for given, option, reason in cases if given]
+
+
 def run(args: argparse.Namespace) -> int:
     """Replay the bags and print the comparison; 1 where one of them failed."""
     from sqap_vla_ros.evaluation.replay.jobs import run_jobs
@@ -181,6 +195,8 @@ def run(args: argparse.Namespace) -> int:
 
     jobs = jobs_of(args)
     require_device(args.device)
+    for note in ignored_options(args):
+        print(f"note: {note}", file=sys.stderr)
     results = run_jobs(jobs, processes=args.jobs, ray_address=args.ray)
     for result in results:
         if result.error:

@@ -20,6 +20,11 @@ OPEN_FROM = 0.5  # openings from here on count as open
 
 # Seconds between the actions of each dataset the published checkpoints were evaluated on (5 Hz and 3 Hz control).
 CONTROL_PERIOD_S = {"bridge_orig": 0.2, "fractal20220817_data": 1.0 / 3.0}
+# Channels, what they are, their unit, the most that one action can mean, and the unit that is taken for it.
+_PLAUSIBLE = (
+    (slice(0, 3), "a translation", "metres", 1.0, "millimetres"),
+    (slice(3, GRIPPER), "a rotation", "radians", 2.0 * np.pi, "degrees"),
+)
 _BOUNDS, _RANGE = ("q01", "q99"), ("min", "max")
 
 
@@ -121,7 +126,25 @@ def statistics_notes(key: str, entry: Mapping[str, Any]) -> list[str]:
             f"statistics of {key!r} {said}: scaled, a gripper that closes would never read as closed, so the gripper "
             "is taken as it is, 0 closed and 1 open, as the published mask says"
         )
-    return notes
+    return notes + _implausible_units(key, action)
+
+
+def _implausible_units(key: str, action: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for steps too long for metres, and one for steps too wide for radians."""
+    try:
+        bounds = [np.asarray(action[name], dtype=np.float64) for name in (_BOUNDS if "q99" in action else _RANGE)]
+        largest = np.abs(np.stack(bounds)).max(axis=0)
+    except (KeyError, TypeError, ValueError):
+        return []  # refused where they are used
+    if largest.shape != (ACTION_DIM,):
+        return []
+    return [
+        f"statistics of {key!r} reach {largest[channels].max():g} in {what} of one action, where {unit} are expected "
+        f"and {most:g} is beyond any arm: are they {mistaken}? Convert q01 and q99 (or min and max) in "
+        "dataset_statistics.json, or the arm is commanded far too large motions"
+        for channels, what, unit, most, mistaken in _PLAUSIBLE
+        if largest[channels].max() > most
+    ]
 
 
 def _number(value: object) -> float | None:

@@ -1,6 +1,7 @@
 """A full or read-only disk: one sentence, and nothing half-written stays."""
 
 import errno
+import re
 import resource
 from contextlib import contextmanager
 from unittest.mock import MagicMock
@@ -10,8 +11,9 @@ import pytest
 import torch.multiprocessing as mp
 
 from sqap_vla_ros import cli
+from sqap_vla_ros.evaluation.films import mp4_writer
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
-from sqap_vla_ros.policy.checkpoints.writing import WriteError, check_folder, write_text
+from sqap_vla_ros.policy.checkpoints.writing import WriteError, check_folder, described, write_text
 from sqap_vla_ros.policy.micro.policy import micro_policy
 
 
@@ -60,6 +62,35 @@ def test_a_file_keeps_what_it_had(tmp_path):
         write_text(path, "new" * 1000)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_film_that_does_not_fit_is_removed(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+
+    def write():
+        with mp4_writer(tmp_path / "film.mp4", 10.0) as append:
+            for _ in range(5):
+                append(picture)
+
+    with full_disk(1000), pytest.raises(WriteError, match=r"film\.mp4 cannot be written [^\n]*$"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+    write()
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space .*; the same command then goes on from"),
+        (WriteError("x cannot be written"), "x cannot be written; the same command then goes on from here"),
+        (OSError(errno.EROFS, "Read-only"), "the disk is read-only: choose another place$"),
+        (ValueError("wrong"), "^wrong$"),
+    ],
+)
+def test_a_command_that_resumes_says_so_where_the_disk_was_full(error, sentence):
+    assert re.search(sentence, described(error, resumes=True))
+    assert "goes on" not in described(error)
 
 
 def test_a_recording_that_does_not_fit_is_removed(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sqap_vla_ros.policy.actions import ActionStatistics
+from sqap_vla_ros.policy.actions import ActionStatistics, statistics_notes
 
 MASK = np.array([True] * 6 + [False])
 
@@ -82,3 +82,16 @@ def test_bad_statistics_are_named(changes, message):
     values = {"q01": -np.ones(7), "q99": np.ones(7), "mask": MASK, "dt_s": 0.2}
     with pytest.raises(ValueError, match=message):
         ActionStatistics(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("channel", "largest", "said"), [(2, 250.0, "millimetres"), (4, 45.0, "degrees"), (0, 0.9, ""), (5, -6.2, "")]
+)
+def test_statistics_in_other_units_are_said_with_their_value(channel, largest, said):
+    action = {"q01": [-0.05] * 7, "q99": [0.05] * 6 + [1.0], "mask": [True] * 6 + [False]}
+    action["q01" if largest < 0 else "q99"][channel] = largest
+    notes = statistics_notes("mine", {"action": action})
+    assert len(notes) == bool(said)
+    for note in notes:
+        assert f"reach {largest:g} in" in note
+        assert f"are they {said}? Convert q01 and q99" in note

@@ -6,16 +6,16 @@ import bisect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import imageio.v2 as imageio
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from sqap_vla_ros.contracts import NS_PER_S, TokenSelection
+from sqap_vla_ros.evaluation.films import mp4_writer
 from sqap_vla_ros.nodes.recorder.recording import RecordedChunk, RecordedImage, Recording
+from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.policy.preprocessing import ImageTransform
 from sqap_vla_ros.pruning.overlay import draw_overlay
 
@@ -58,29 +58,30 @@ class Film:
     def write(self, path: Path, *, show: bool = True) -> None:
         """Write an MP4 at the camera's own rate, and beside it a small animated WebP for web pages.
 
-        show: a progress bar.
+        show: a progress bar. Raises WriteError where one of them cannot be written whole.
         """
         rate_hz = _rate_hz(self.recording)
         previews: list[Image.Image] = []
-        writer: Any  # of the ffmpeg plugin, which imageio's own type does not describe
         every = max(1, round(rate_hz / PREVIEW_RATE_HZ))
-        with imageio.get_writer(path, fps=rate_hz, macro_block_size=2, quality=8) as writer:
+        with mp4_writer(path, rate_hz, quality=8) as append:
             for index, picture in enumerate(self._pictures(show)):
                 height, width = (size - size % 2 for size in picture.shape[:2])  # H.264 takes even sizes only
-                writer.append_data(picture[:height, :width])
+                append(picture[:height, :width])
                 if index % every == 0 and len(previews) < PREVIEW_SECONDS * rate_hz / every:
                     size = (PREVIEW_WIDTH, round(PREVIEW_WIDTH * height / width))
                     previews.append(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
         duration_ms = round(1e3 * every / rate_hz)
-        previews[0].save(
-            path.with_suffix(".webp"),
-            save_all=True,
-            append_images=previews[1:],
-            duration=duration_ms,
-            loop=0,
-            quality=50,
-            method=5,
-        )
+        with written_aside(path.with_suffix(".webp")) as partial:
+            previews[0].save(
+                partial,
+                format="webp",
+                save_all=True,
+                append_images=previews[1:],
+                duration=duration_ms,
+                loop=0,
+                quality=50,
+                method=5,
+            )
 
     def _pictures(self, show: bool) -> Iterator[NDArray[np.uint8]]:
         for image in tqdm(self.recording.images, desc="film", unit="frame", disable=not show, leave=False):

@@ -15,6 +15,7 @@ from PIL import Image
 from sqap_vla_ros.evaluation.demo.figures import run_figure
 from sqap_vla_ros.evaluation.demo.film import Film
 from sqap_vla_ros.nodes.recorder.recording import RecordedImage
+from sqap_vla_ros.policy.checkpoints.writing import write_text, written_aside
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -28,11 +29,12 @@ def write_report(film: Film, folder: Path) -> dict[str, Any]:
     """Write report.html, report.png and report.json into `folder`; return the summary."""
     recording = film.recording
     summary = recording.summary()
-    (folder / "report.json").write_text(json.dumps(summary, indent=1))
+    write_text(folder / "report.json", json.dumps(summary, indent=1))
     figure = run_figure(film)
-    figure.savefig(folder / "report.png", dpi=110)
+    with written_aside(folder / "report.png") as partial:
+        figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)
-    (folder / "report.html").write_text(_page(film, summary, (folder / "report.png").read_bytes()))
+    write_text(folder / "report.html", _page(film, summary, (folder / "report.png").read_bytes()))
     return summary
 
 

@@ -61,8 +61,10 @@ def run_demo(options: DemoOptions) -> None:
     from sqap_vla_ros.evaluation.demo.film import Film
     from sqap_vla_ros.evaluation.demo.report import summary_text, write_report
     from sqap_vla_ros.evaluation.demo.selections import selections_of_all_images
+    from sqap_vla_ros.policy.checkpoints.writing import check_folder
 
     _prepare_environment()
+    check_folder(options.out)
     options.out.mkdir(parents=True, exist_ok=True)
     recording = _record(options)
     if not recording.images:

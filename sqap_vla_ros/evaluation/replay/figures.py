@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import imageio.v2 as imageio
 import matplotlib
 
 matplotlib.use("Agg")  # no display on a robot
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sqap_vla_ros.contracts import NS_PER_S, Reason
+from sqap_vla_ros.evaluation.films import mp4_writer
 from sqap_vla_ros.evaluation.replay.metrics import episodes_of, frame_errors, worst_frames
 from sqap_vla_ros.evaluation.replay.run import FrameRecord, RecipeRun, frames_again
 from sqap_vla_ros.nodes.bags.observations import ReplayFrame
@@ -88,7 +88,7 @@ def write_video(path: Path, bag_path: Path, spec: ReplaySpec, run: RecipeRun, *,
     gaps_s = np.diff([record.stamp_ns for record in by_index.values()]) / NS_PER_S
     rate_hz = float(np.clip(1.0 / np.median(gaps_s[gaps_s > 0]), 1.0, 30.0)) if (gaps_s > 0).any() else 10.0
     size: tuple[int, ...] | None = None
-    with imageio.get_writer(path, format="FFMPEG", fps=rate_hz, macro_block_size=2) as file:  # type: ignore[call-overload]
+    with mp4_writer(path, rate_hz) as append:
         frames = frames_again(bag_path, spec, set(by_index))
         for frame in tqdm(frames, desc="overlay video".rjust(16), total=len(by_index), unit="frame", disable=not show):
             if frame.observation is None:
@@ -98,7 +98,7 @@ def write_video(path: Path, bag_path: Path, spec: ReplaySpec, run: RecipeRun, *,
             picture = _even(_shrink(overlay_of(frame, record, run, caption=caption), _VIDEO_WIDTH))
             size = size or picture.shape
             if picture.shape == size:  # a bag whose image size changes goes on in the first size
-                file.append_data(picture)  # type: ignore[attr-defined]
+                append(picture)
     return True
 
 

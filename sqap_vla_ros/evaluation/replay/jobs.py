@@ -26,6 +26,7 @@ from sqap_vla_ros.evaluation.replay.metrics import summarise
 from sqap_vla_ros.evaluation.replay.run import RUN, RecipeRun, ReplayError, replay_recipe
 from sqap_vla_ros.evaluation.replay.tables import write_frames_csv
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
+from sqap_vla_ros.policy.checkpoints.writing import described
 from sqap_vla_ros.processes import signals_raise, worker_pool
 from sqap_vla_ros.serving.worker import WorkerConfig
 from sqap_vla_ros.shipped import SHIPPED
@@ -184,7 +185,7 @@ def _attempt(job: ReplayJob, *, show: bool = False) -> JobResult:
     try:
         return run_job(job, show=show)
     except (ValueError, OSError) as error:
-        text = str(error)
+        text = described(error, resumes=True)
         return JobResult(job, [], text if str(job.bag) in text else f"{job.bag}: {text}", traceback.format_exc())
 
 

@@ -113,6 +113,8 @@ class BagObservations:
             self.pose = bag.choose(spec.pose_topic, POSE_TYPES, "the tool's pose", "--pose-topic")
         elif spec.urdf:
             self.joints = bag.choose(spec.joint_topic, JOINT_TYPES, "joint states", "--joint-topic")
+            if self.joints is None:
+                raise BagError(f"{bag.path} has no topic of type {JOINT_TYPES[0]}, which --urdf needs: leave it out")
         if spec.instruction_topic or not (spec.instruction or spec.segments):
             # Strings are used for much (robot_description, ...): one that is called as the node's topic is meant.
             named = [t.name for t in bag.of_type(*TEXT_TYPES) if t.name.rpartition("/")[2] == "instruction"]

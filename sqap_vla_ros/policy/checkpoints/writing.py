@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,9 +11,30 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space or choose another place",
+    errno.EDQUOT: "the disk's quota is used up: free some space or choose another place",
+    errno.EROFS: "the disk is read-only: choose another place",
+}
+
 
 class WriteError(OSError):
     """A file that could not be written whole; nothing of it is left."""
+
+
+def described(error: Exception, *, resumes: bool = False) -> str:
+    """Return what went wrong; where the disk is at fault, with what helps.
+
+    resumes: the same command goes on with what it has written.
+    """
+    remedy = _REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
+    if remedy is not None and isinstance(error, OSError) and error.filename:
+        remedy = f"{remedy} (it was to hold {error.filename})"
+    read_only = isinstance(error, OSError) and error.errno == errno.EROFS
+    again = "; the same command then goes on from here" if resumes and not read_only else ""
+    if remedy is None:
+        return f"{error}{again if isinstance(error, WriteError) else ''}"
+    return f"{remedy}{again}"
 
 
 def check_free(path: Path, *, overwrite: bool = False) -> None:
@@ -61,7 +83,9 @@ def written_aside(path: Path) -> Iterator[Path]:
             raise FileExistsError(f"{path} exists: nothing is overwritten")
         partial.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise WriteError(f"{path} cannot be written ({error}): is the disk full?") from error
+        read_only = isinstance(error, OSError) and error.errno == errno.EROFS
+        remedy = "choose another place" if read_only else "is the disk full?"
+        raise WriteError(f"{path} cannot be written ({error}): {remedy}") from error
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)
