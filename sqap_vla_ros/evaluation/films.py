@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from imageio_ffmpeg import write_frames
+from imageio_ffmpeg import write_frames  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from sqap_vla_ros.policy.checkpoints.writing import written_aside

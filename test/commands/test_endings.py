@@ -15,7 +15,7 @@ RUN = "import sys; from sqap_vla_ros.cli import main; sys.exit(main(sys.argv[1:]
 EVALUATE = ("evaluate", "--checkpoint", "micro", "--recipes", "fp32", "--families", "pick", "--episodes", "200")
 REPLAY = ("replay", "--recipes", "fp32", "--threads", "1", "--no-video", "--jobs", "2")
 TRAIN = ("train", "--scale", "0.001", "--quiet")
-COMPRESS = ("compress", "--checkpoint", "tabletop", "--recipe", "sqap")
+COMPRESS = ("compress", "--checkpoint", "tabletop", "--recipe", "sqap", "--calibration", str(TABLETOP_BAG))
 
 
 def members(group: int) -> dict[int, str]:
