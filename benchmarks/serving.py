@@ -48,7 +48,7 @@ HANDSHAKE = (
 )
 SERVER = """
 import asyncio, sys
-from sqap_vla_ros.serving.server.action_space import ActionSpace
+from sqap_vla_ros.robot.interchange.action_space import ActionSpace
 from sqap_vla_ros.serving.server.engine import Engine
 from sqap_vla_ros.serving.server.episode import ChunkUse
 from sqap_vla_ros.serving.server.observations import ObservationReader

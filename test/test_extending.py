@@ -17,7 +17,7 @@ from sqap_vla_ros.nodes.policy.parameters import PARAMETERS
 from sqap_vla_ros.policy.architecture import ARCHITECTURES
 from sqap_vla_ros.pruning.registry import SELECTORS, make_selector
 from sqap_vla_ros.quantization.backends.reference import ReferenceProduct
-from sqap_vla_ros.serving.server.action_space import ACTION_SPACES
+from sqap_vla_ros.robot.interchange.action_space import ACTION_SPACES
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 PACKAGE = ROOT / "sqap_vla_ros"
@@ -73,7 +73,7 @@ def test_the_selector_runs(monkeypatch):
 
 
 def test_the_action_space_runs(monkeypatch):
-    monkeypatch.setattr("sqap_vla_ros.serving.server.action_space.ACTION_SPACES", dict(ACTION_SPACES))
+    monkeypatch.setattr("sqap_vla_ros.robot.interchange.action_space.ACTION_SPACES", dict(ACTION_SPACES))
     module = run("An action space")
     actions = module.ACTION_SPACES["my_arm"].actions(np.array([[0.02, 0, 0, 0, 0, 0.1, 1.0]]))
     np.testing.assert_allclose(actions, [[1, 0, 0, 0, 0, 1, 0]], atol=1e-12)

@@ -31,7 +31,7 @@ from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.serving import defaults
 
 if TYPE_CHECKING:
-    from sqap_vla_ros.serving.server.observations import FixedCamera
+    from sqap_vla_ros.robot.interchange.fixed_camera import FixedCamera
     from sqap_vla_ros.serving.server.protocols import Service
     from sqap_vla_ros.serving.server.server import ServerConfig
     from sqap_vla_ros.serving.worker import WorkerConfig
@@ -162,7 +162,7 @@ async def _serve(args: argparse.Namespace, worker: WorkerConfig, config: ServerC
 
 def make_service(args: argparse.Namespace, worker: WorkerConfig) -> Service:
     """Return the service that the options describe. Raises ValueError for options that do not fit."""
-    from sqap_vla_ros.serving.server.action_space import ACTION_SPACES
+    from sqap_vla_ros.robot.interchange.action_space import ACTION_SPACES
     from sqap_vla_ros.serving.server.engine import Engine
     from sqap_vla_ros.serving.server.episode import ChunkUse
     from sqap_vla_ros.serving.server.observations import ObservationReader
@@ -189,7 +189,7 @@ def _camera(args: argparse.Namespace) -> FixedCamera | None:
     if args.simulator_camera is not None:
         if args.camera_info is not None or args.camera_pose is not None:
             raise UsageError("--simulator-camera replaces --camera-info and --camera-pose: give it alone")
-        from sqap_vla_ros.serving.server.simulator_camera import read_simulator_camera
+        from sqap_vla_ros.robot.interchange.simulator_camera import read_simulator_camera
 
         return read_simulator_camera(args.simulator_camera, mirrored=args.mirrored)
     if args.camera_info is None and args.camera_pose is None:
@@ -199,7 +199,7 @@ def _camera(args: argparse.Namespace) -> FixedCamera | None:
     from sqap_vla_ros.robot.calibration_file import read_camera_info
     from sqap_vla_ros.robot.camera import CameraModel
     from sqap_vla_ros.robot.conventions import invert_pose, pose_matrix
-    from sqap_vla_ros.serving.server.observations import FixedCamera
+    from sqap_vla_ros.robot.interchange.fixed_camera import FixedCamera
 
     base_from_optical = pose_matrix(args.camera_pose[:3], args.camera_pose[3:])
     model = CameraModel.from_camera_info(read_camera_info(args.camera_info))

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from sqap_vla_ros import __version__
+from sqap_vla_ros.robot.interchange.action_space import ActionSpace
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.events import PredictFailed, Ready
 from sqap_vla_ros.serving.frames import NATIVE_PATH, split_request
-from sqap_vla_ros.serving.server.action_space import ActionSpace
 from sqap_vla_ros.serving.server.engine import Engine, PredictionError
 from sqap_vla_ros.serving.server.episode import ChunkUse, Episode
 from sqap_vla_ros.serving.server.observations import BadObservation, ObservationReader

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sqap_vla_ros.robot.camera import CameraModel
-from sqap_vla_ros.serving.server.observations import BadObservation, FixedCamera, ObservationReader
+from sqap_vla_ros.robot.interchange.fixed_camera import FixedCamera
+from sqap_vla_ros.serving.server.observations import BadObservation, ObservationReader
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
 C, S = np.cos(0.25), np.sin(0.25)

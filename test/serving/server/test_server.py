@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from workers.served import Served
 
-from sqap_vla_ros.serving.server.action_space import ACTION_SPACES
+from sqap_vla_ros.robot.interchange.action_space import ACTION_SPACES
 from sqap_vla_ros.serving.server.episode import ChunkUse
 from sqap_vla_ros.serving.server.packing import pack, unpack
 from sqap_vla_ros.serving.server.protocols import OpenPi

@@ -5,7 +5,7 @@ import contextlib
 import threading
 from typing import Any
 
-from sqap_vla_ros.serving.server.action_space import ActionSpace
+from sqap_vla_ros.robot.interchange.action_space import ActionSpace
 from sqap_vla_ros.serving.server.engine import Engine, EngineError
 from sqap_vla_ros.serving.server.episode import ChunkUse
 from sqap_vla_ros.serving.server.observations import ObservationReader

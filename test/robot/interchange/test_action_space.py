@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sqap_vla_ros.serving.server.action_space import ACTION_SPACES, ActionSpace
+from sqap_vla_ros.robot.interchange.action_space import ACTION_SPACES, ActionSpace
 
 DELTAS = np.array([[0.01, -0.02, 0.005, 0.0, 0.0, 0.1, 1.0], [0.0, 0.0, 0.0, 0.2, 0.0, 0.0, 0.0]])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sqap_vla_ros.robot.conventions import pose_matrix
-from sqap_vla_ros.serving.server.simulator_camera import read_simulator_camera, simulator_camera
+from sqap_vla_ros.robot.interchange.simulator_camera import read_simulator_camera, simulator_camera
 
 # A metre above the origin, looking straight down with x to the right: MuJoCo's camera without a rotation.
 DOWN = {

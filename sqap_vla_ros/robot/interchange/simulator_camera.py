@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from sqap_vla_ros.robot.camera import CameraModel
 from sqap_vla_ros.robot.conventions import invert_pose
-from sqap_vla_ros.serving.server.observations import FixedCamera
+from sqap_vla_ros.robot.interchange.fixed_camera import FixedCamera
 
 _OPTICAL_FROM_MUJOCO = np.diag(
     [1.0, -1.0, -1.0]

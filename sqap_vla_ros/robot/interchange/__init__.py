@@ -1,0 +1,1 @@
+"""Actions, states and cameras in the forms that other software states them in."""
