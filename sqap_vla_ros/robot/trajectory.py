@@ -253,9 +253,15 @@ def blend(old: PoseTrajectory, new: PoseTrajectory, now_ns: int, blend_s: float)
     blend_ns = max(round(blend_s * NS_PER_S), 1)
     knots = min(round(BLEND_KNOTS_PER_STEP * blend_ns / step_ns), MAX_BLEND_KNOTS)
     window_ns = start_ns + np.linspace(0, blend_ns, knots + 1)[1:].astype(np.int64)
+    shortest_ns = blend_ns / max(2 * knots, 1)
+    # The step that comes next may be due at once: joints that have a speed cannot take on another one in no time. What
+    # is commanded so soon is the old path in any case.
+    at_once = remaining.times_ns - start_ns < min(shortest_ns, step_ns / (2 * BLEND_KNOTS_PER_STEP))
+    at_once[-1] = False
+    steps_ns = remaining.times_ns[~at_once]
     # A knot next to a step that exists would make a segment too short to have a meaningful velocity.
-    near_a_step = np.abs(window_ns[:, None] - remaining.times_ns[None]).min(axis=1) < blend_ns / max(2 * knots, 1)
-    times_ns = np.union1d(window_ns[~near_a_step], remaining.times_ns)
+    near_a_step = np.abs(window_ns[:, None] - steps_ns[None]).min(axis=1) < shortest_ns
+    times_ns = np.union1d(window_ns[~near_a_step], steps_ns)
     times_ns = _halve_gaps(times_ns, start_ns, start_ns + blend_ns, step_ns / BLEND_KNOTS_PER_STEP)
     knots_ns = np.concatenate([np.array([start_ns], dtype=np.int64), times_ns])
     old_poses, _ = old.sample_many(knots_ns)

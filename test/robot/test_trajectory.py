@@ -217,6 +217,18 @@ def test_however_short_the_blend_the_command_does_not_jump(blend_s):
     assert fastest == pytest.approx(0.05 / 0.05, rel=0.01)  # the next step is due in 0.05 s
 
 
+@pytest.mark.parametrize("due_s", [1e-9, 0.001, 0.02])
+def test_a_step_that_is_due_at_once_is_left_out_of_a_blend(due_s):
+    """There the old path is still commanded. A step that is the only one left stays."""
+    new = anchor_chunk(chunk(2), ANCHOR, STAMP_NS, 0.2)
+    now_ns = STAMP_NS + seconds(0.6 - due_s)
+    joined = blend(hold(ANCHOR, 1.0, now_ns), new, now_ns, 0.4)
+    assert joined.times_ns[0] - now_ns >= seconds(0.05)
+    assert joined.end_ns == new.end_ns
+    last_ns = new.end_ns - seconds(due_s)
+    assert blend(hold(ANCHOR, 1.0, last_ns), new, last_ns, 0.4).times_ns.tolist()[0] == new.end_ns
+
+
 def test_no_blend_time_means_the_new_trajectory_at_once():
     new = anchor_chunk(chunk(2), ANCHOR, STAMP_NS, 0.2)
     joined = blend(hold(np.eye(4), 1.0, STAMP_NS), new, STAMP_NS + seconds(0.3), 0.0)

@@ -29,6 +29,7 @@ from sqap_vla_ros.robot.safety import Decision
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 MAX_SLOWINGS = 5
+LEAST_SLOWING = 1.03  # smaller steps would not get there: what happens at the start hardly changes by them
 # A controller draws the way to a first point that lies in its future from the measured arm, which lags: a message
 # begins so far in the past, on the motion under way, that it has begun when it arrives.
 HEAD_NS = 30_000_000
@@ -95,7 +96,7 @@ class JointSink(Sink):
             # a motion that starts at speed needs more than the first guess; and a redundant arm's slower motion is not
             # quite the same one
             if verdict.segment_scales is None:
-                slower = trajectory.slowed(verdict.time_scale)
+                slower = trajectory.slowed(max(verdict.time_scale, LEAST_SLOWING))
             else:
                 slower = trajectory.stretched(arrays.times_ns, verdict.segment_scales)
             slowed = slower.until(latest_ns)

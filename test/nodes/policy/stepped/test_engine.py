@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from std_msgs.msg import String
-from stepped.running import QUICK, moving, violations
+from stepped.running import QUICK, moving, told, violations
 from stepped.simulated_cell import Cell
 
 from sqap_vla_ros.contracts import ActionChunk
@@ -94,6 +94,15 @@ def test_the_seam_between_two_motions_keeps_the_limits_of_the_joints():
         with Cell("joint", seed=seed, lag_s=lag_s, parameters=hurried) as cell:
             moving(cell, 3.0)
             assert violations(cell) == []
+
+
+@pytest.mark.parametrize(("join", "latency_s"), [("clock", 0.07), ("path", 0.11)])
+def test_no_motion_is_refused_because_its_first_action_is_nearly_over(join, latency_s):
+    """The joints have a speed, and would have to take on another one in the milliseconds that are left of it."""
+    with Cell("joint", seed=1, parameters=QUICK | {"chunk_join": join}) as cell:
+        cell.switches.latency_s = latency_s
+        moving(cell, 2.0)
+        assert "chunk rejected: step 0" not in told(cell)
 
 
 def test_a_clock_that_was_set_in_motion_stops_it_where_it_was():
