@@ -71,7 +71,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "training": (*_BASE, "processes", "policy", "simulation"),
     "nodes": (*_BASE, "robot", "jpeg"),
     "nodes.tf": _BASE,
-    "nodes.launch": (*_BASE, "yaml_files"),
+    "nodes.launch": (*_BASE, "processes", "yaml_files"),
     "nodes.launch.table": (*_BASE, "nodes", "simulation.vocabulary"),  # names the modules to start
     "nodes.recorder": (*_BASE, *_ROS, "robot"),
     "nodes.policy": (*_BASE, *_ROS, "robot", "control", "serving"),
@@ -112,8 +112,8 @@ LIBRARIES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("mujoco", "gymnasium"), ("simulation", "nodes.simulator")),
 )
 
-# Files that import a module by a name that they are given: message types, a policy's factory.
-DYNAMIC = ("nodes.bags.conversion", "serving.worker_process")
+# Files that import a module by a name that they are given: message types, the node to run, a policy's factory.
+DYNAMIC = ("nodes.bags.conversion", "processes", "serving.worker_process")
 
 _MODULE_NAME = re.compile(rf"(?<![\w./]){PACKAGE}(\.\w+)+")
 _BY_NAME = {"import_module": "name", "find_spec": "name", "resolve_name": "name", "run_module": "mod_name"}

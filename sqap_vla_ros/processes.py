@@ -6,15 +6,18 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import runpy
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+ORPHAN_GRACE_S = 15.0  # a node holds the arm and ends its worker first
 
 
 class Terminated(SystemExit):
@@ -48,12 +51,38 @@ def signals_raise() -> Iterator[None]:
 def end_with_parent() -> None:
     """End this process when the one that started it through `multiprocessing` is gone, even if that was killed."""
     parent = multiprocessing.parent_process()
-    if parent is None:
-        return
+    if parent is not None:
+        _when_closed(parent.sentinel, lambda: os._exit(1))
+
+
+def command_tied_to_parent(module: str, arguments: Sequence[str]) -> list[str]:
+    """Return the command that runs `module` as `python -m` does, and ends it when its parent is gone.
+
+    Start it with `stdin=subprocess.PIPE` and a session of its own: the pipe closes when the parent ends, even if that
+    was killed. The module then receives SIGTERM, and after ORPHAN_GRACE_S its whole session SIGKILL.
+    """
+    return [sys.executable, "-m", __name__, module, *arguments]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the module `argv[0]` with the arguments that follow; the child's side of `command_tied_to_parent`."""
+
+    def end() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(ORPHAN_GRACE_S)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    _when_closed(sys.stdin.fileno(), end)
+    sys.argv[1:] = argv[1:]
+    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+
+
+def _when_closed(lifeline: int, then: Callable[[], None]) -> None:
+    """Call `then` in a thread once the other end of the pipe `lifeline`, a file descriptor, is closed."""
 
     def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+        multiprocessing.connection.wait([lifeline])
+        then()
 
     threading.Thread(target=watch, name="end_with_parent", daemon=True).start()
 
@@ -96,3 +125,7 @@ def _processor_times() -> tuple[int, int]:
     except (OSError, ValueError):
         return 0, 0
     return ticks[3] + ticks[4], sum(ticks)  # idle and waiting for a disk
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ import yaml
 from sqap_vla_ros.nodes.launch import bringup as bringup_module
 from sqap_vla_ros.nodes.launch.bringup import NodeProcesses, main, run, show_arguments
 from sqap_vla_ros.nodes.launch.table import BRINGUPS, Bringup, NodeEntry, dds_environment, resolve
+from sqap_vla_ros.processes import command_tied_to_parent
 from sqap_vla_ros.resources import share_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -286,10 +288,62 @@ def test_a_deaf_node_is_killed_with_its_children(stand_in, tmp_path):
         wait_for(Path(f"{stand_in.seen}.up"))
         codes = nodes.stop()
     assert codes == {"deaf": -signal.SIGKILL}
-    pid = int(stand_in.seen.read_text())
-    deadline = time.monotonic() + 10
+    wait_until_ended(int(stand_in.seen.read_text()))  # the child of the killed node
+
+
+PARENT = """
+import sys, time
+from dataclasses import replace
+from sqap_vla_ros.nodes.launch.bringup import NodeProcesses
+from sqap_vla_ros.nodes.launch.table import BRINGUPS
+entry = replace(BRINGUPS["policy"].nodes[0], module="orphan")
+with NodeProcesses(replace(BRINGUPS["policy"], nodes=(entry,)), {}) as nodes:
+    print(nodes.processes["policy_node"].pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_nodes_end_when_their_parent_is_killed(monkeypatch, tmp_path):
+    """As on SIGTERM, so that policy_node holds the arm."""
+    (tmp_path / "orphan.py").write_text(PROLOGUE + OBEDIENT + SLEEP)
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        wait_for(tmp_path / "seen.up")
+        assert alive(pid)
+        parent.kill()
+    wait_until_ended(pid)
+    assert (tmp_path / "seen").read_text() == "SIGTERM "
+
+
+def test_a_deaf_node_is_killed_some_time_after_its_parent(monkeypatch, tmp_path):
+    (tmp_path / "orphan.py").write_text(PROLOGUE + DEAF + SLEEP)
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    tied = "from sqap_vla_ros import processes\nprocesses.ORPHAN_GRACE_S = 0.1\nprocesses.main(['orphan'])\n"
+    with subprocess.Popen([sys.executable, "-c", tied], stdin=subprocess.PIPE, start_new_session=True) as node:
+        wait_for(tmp_path / "seen.up")
+        assert node.poll() is None
+        node.stdin.close()
+        assert node.wait(20) == -signal.SIGKILL
+
+
+def test_the_node_runs_as_if_nothing_tied_it_to_its_parent(tmp_path, monkeypatch):
+    (tmp_path / "shows.py").write_text("import sys\nprint(__name__, sys.argv)\nsys.exit(3)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    arguments, pipe = ["--ros-args", "-p", "a:=1"], subprocess.PIPE
+    with subprocess.Popen(command_tied_to_parent("shows", arguments), stdin=pipe, stdout=pipe, stderr=pipe) as node:
+        assert node.stdout.read().decode() == f"__main__ {[str(tmp_path / 'shows.py'), *arguments]}\n"
+        assert node.stderr.read() == b""
+        assert node.wait(20) == 3
+
+
+def wait_until_ended(pid: int) -> None:
+    deadline = time.monotonic() + 20
     while alive(pid):
-        assert time.monotonic() < deadline, "the child of the killed node still runs"
+        assert time.monotonic() < deadline, f"process {pid} still runs"
         time.sleep(0.02)
 
 

@@ -15,6 +15,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from sqap_vla_ros.nodes.launch.table import BRINGUPS, Bringup, NodeCommand, dds_environment, resolve
+from sqap_vla_ros.processes import command_tied_to_parent
 
 # A node that is told to stop commands the arm to hold and ends its worker first.
 STOP_TIMEOUT_S = 10.0
@@ -24,11 +25,14 @@ POLL_S = 0.05
 
 def command_line(command: NodeCommand) -> list[str]:
     """Return the command of a node under this Python: its console script may be in another environment's bin."""
-    return [sys.executable, "-m", command.module, *command.ros_arguments()]
+    return command_tied_to_parent(command.module, command.ros_arguments())
 
 
 class NodeProcesses:
-    """The nodes of a bring-up as child processes. Leaving the `with` block stops them."""
+    """The nodes of a bring-up as child processes.
+
+    Leaving the `with` block stops them. They end by themselves when this process is killed.
+    """
 
     def __init__(self, bringup: Bringup, given: Mapping[str, str], *, environment: Mapping[str, str] | None = None):
         """Start the nodes with the given arguments (see `resolve`, which raises on bad ones).
@@ -43,7 +47,7 @@ class NodeProcesses:
             for command in commands:
                 # A session of its own: Ctrl-C in the terminal reaches the nodes once, through `stop`.
                 self.processes[command.executable] = subprocess.Popen(
-                    command_line(command), env=merged, start_new_session=True
+                    command_line(command), stdin=subprocess.PIPE, env=merged, start_new_session=True
                 )
         except BaseException:
             self.stop()
@@ -72,6 +76,9 @@ class NodeProcesses:
         for process in self._running():
             os.killpg(process.pid, signal.SIGKILL)  # with the children it has not ended
             process.wait()
+        for process in self.processes.values():
+            assert process.stdin is not None
+            process.stdin.close()
         return self.ended()
 
     def _running(self) -> list[subprocess.Popen[bytes]]:
