@@ -27,7 +27,9 @@ FINGER_M = 0.0045  # that a finger moves in a step
 GAIN = 1.5  # command per error: settles with hardly an overshoot
 
 FINGER_DEPTH_M = 0.036  # from an object's top to where the fingertips grasp it: longer ones meet the palm
-LOWEST_M = 0.008  # of the tool above the floor
+PALM_M = 0.04  # from the tool up to the palm, which is a broad bar along the closing fingers
+PALM_HALF_M = (0.1, 0.035)  # along the fingers and across
+LOWEST_M = 0.014  # of the tool above the floor: where the fingertips touch it
 HOVER_M = 0.07
 CLEAR_M = 0.04  # between what is carried and the rim of the basket
 ALIGNED_M, ALIGNED_RAD = 0.01, 0.1
@@ -80,9 +82,9 @@ class Thing:
 
 @dataclass(frozen=True)
 class Tool:
-    """The hand. position, speed: [3], speed in metres a step; rotation: [3, 3], z towards the floor, fingers along y.
+    """The hand. position, speed: [3], speed in metres a step; rotation: [3, 3], z towards the floor, fingers along x.
 
-    turning: [3] radians a step. finger_m: of one finger from the middle; opening: its speed in metres a step.
+    turning: [3] radians a step. finger_m: of one finger from the middle.
     """
 
     position: Array
@@ -94,7 +96,7 @@ class Tool:
     @property
     def closing_rad(self) -> float:
         """Return the direction along which the fingers close."""
-        return float(np.arctan2(self.rotation[1, 1], self.rotation[0, 1]))
+        return float(np.arctan2(self.rotation[1, 0], self.rotation[0, 0]))
 
     @property
     def tilt(self) -> Array:
@@ -104,13 +106,17 @@ class Tool:
 
 @dataclass(frozen=True)
 class Scene:
-    """The state that an expert acts on. held: the target is between both fingers; inside: it lies in the basket."""
+    """The state that an expert acts on. held: the target is between both fingers; inside: it lies in the basket.
+
+    others: everything else that the hand may meet.
+    """
 
     tool: Tool
     target: Thing
     basket: Thing
     held: bool
     inside: bool
+    others: tuple[Thing, ...] = ()
 
 
 HOME_CLOSING_RAD = -np.pi / 2  # of LIBERO's first pose: the hand may turn by a quarter from there
@@ -130,31 +136,55 @@ def expert(scene: Scene) -> Array:
         goal = tool.position[:2] + basket.centre[:2] - target.centre[:2]
         low = target.bottom_m < basket.top_m + CLEAR_M / 2
         return _command(tool, (*(tool.position[:2] if low else goal), carry), CLOSED)
-    return _grasp(tool, target)
+    if target.bottom_m > basket.top_m - 0.02 and above_basket < 0.08:  # it leaves the fingers: do not follow it
+        return _command(tool, tool.position, OPEN)
+    return _grasp(tool, target, scene.others)
 
 
-def _grasp(tool: Tool, target: Thing) -> Array:
+def _grasp(tool: Tool, target: Thing, others: tuple[Thing, ...]) -> Array:
     angle, period, width = target.grasp()
     turn = _nearest(angle, period) - _near_home(tool.closing_rad)
-    height = max(target.top_m - FINGER_DEPTH_M, target.bottom_m + LOWEST_M, LOWEST_M)
-    apart = float(np.linalg.norm(tool.position[:2] - target.centre[:2]))
+    height = max(target.top_m - FINGER_DEPTH_M, LOWEST_M)
+    spot = target.centre[:2] + _off_centre(target, others, height)
+    apart = float(np.linalg.norm(tool.position[:2] - spot))
     at_height = tool.position[2] < height + 0.008
     aligned = apart < ALIGNED_M and abs(turn) < ALIGNED_RAD
     missed = tool.finger_m < min(0.2 * width, 0.006)  # closed on nothing
     if aligned and at_height and not missed:
-        return _command(tool, (*target.centre[:2], height), CLOSED, turn)
+        return _command(tool, (*spot, height), CLOSED, turn)
     safe = target.top_m + HOVER_M
     if missed and at_height:
         return _command(tool, (*tool.position[:2], safe), OPEN)
     roughly = apart < 0.03 and abs(turn) < 0.2
     low = tool.position[2] < target.top_m + 0.5 * HOVER_M
     if roughly and (aligned or not low) and tool.finger_m > min(0.8 * FINGER_OPEN_M, width / 2 + 0.004):
-        return _command(tool, (*target.centre[:2], height if aligned else safe - 0.03), OPEN, turn)
-    if low and not (roughly and at_height):  # up first: a hand beside the object would push it over
+        return _command(tool, (*spot, height if aligned else safe - 0.03), OPEN, turn)
+    if low and roughly:
+        return _command(tool, (*spot, tool.position[2]), OPEN, turn)
+    if low:  # up first: a hand beside the object would push it over
         return _command(tool, (*tool.position[:2], safe + 0.02), OPEN)
-    if roughly:
-        return _command(tool, (*target.centre[:2], tool.position[2]), OPEN, turn)
-    return _command(tool, (*target.centre[:2], safe), OPEN, turn)
+    return _command(tool, (*spot, safe), OPEN, turn)
+
+
+def _off_centre(target: Thing, others: tuple[Thing, ...], height: float) -> Array:
+    """Return how far from the middle of a long object to grasp it, so that the palm clears taller things beside it."""
+    angle, period, _ = target.grasp()
+    if period != np.pi:
+        return np.zeros(2)
+    fingers, along = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+    first, second = (axis for axis in range(3) if axis != target.upright_axis)
+    size = target.high - target.low
+    room = max(max(size[first], size[second]) / 2 - 0.012, 0.0)
+    shift = 0.0
+    for other in others:
+        gap = other.centre[:2] - target.centre[:2]
+        radius = float(np.sort(other.high - other.low)[1]) / 2
+        if other.top_m < height + PALM_M or abs(gap @ fingers) > PALM_HALF_M[0] + radius:
+            continue
+        lacking = PALM_HALF_M[1] + radius - abs(float(gap @ along))
+        if lacking > 0.0:
+            shift -= lacking * float(np.sign(gap @ along))
+    return float(np.clip(shift, -room, room)) * along
 
 
 def _near_home(angle: float) -> float:
@@ -196,15 +226,20 @@ def _next(scene: Scene, command: Array, gripped_m: float) -> Scene:
     turning = SPEED_KEPT * tool.turning + SPEED_GAINED * command[3:6]
     closing = command[6] < 0.5
     finger = tool.finger_m + (-FINGER_M if closing else FINGER_M)
-    around = bool(np.linalg.norm(tool.position[:2] - target.centre[:2]) < ALIGNED_M + 0.005) and (
-        target.bottom_m - 0.01 < tool.position[2] < target.top_m
-    )
+    spot = target.centre[:2] + _off_centre(target, scene.others, float(tool.position[2]))
+    near = bool(np.linalg.norm(tool.position[:2] - spot) < ALIGNED_M + 0.005)
+    around = near and target.bottom_m - 0.01 < tool.position[2] < target.top_m
     held = (scene.held and (closing or finger <= gripped_m + 2 * FINGER_M)) or (
         closing and around and finger <= gripped_m
     )
     finger = float(np.clip(finger, gripped_m if held and closing else 0.001, FINGER_OPEN_M))
     moved = replace(
-        tool, position=tool.position + speed, speed=speed, turning=turning, rotation=_turned(tool, turning), finger_m=finger
+        tool,
+        position=tool.position + speed,
+        speed=speed,
+        turning=turning,
+        rotation=_turned(tool, turning),
+        finger_m=finger,
     )
     inside = scene.inside
     if held:
@@ -212,7 +247,7 @@ def _next(scene: Scene, command: Array, gripped_m: float) -> Scene:
     elif scene.held:  # it falls
         inside = bool(np.linalg.norm(target.centre[:2] - basket.centre[:2]) < 0.06)
         target = target.moved(np.array([0.0, 0.0, 0.01 - target.bottom_m]))
-    return Scene(moved, target, basket, held, inside)
+    return Scene(moved, target, basket, held, inside, scene.others)
 
 
 def _turned(tool: Tool, by: Array) -> Array:

@@ -167,7 +167,9 @@ class World:
 
     def scene(self, name: str) -> Scene:
         """Return the state for the expert that was asked for an object."""
-        return Scene(self.tool(), self.thing(name), self.thing(self.basket), name in self.held(), self.inside(name))
+        basket = self.thing(self.basket)
+        others = tuple(self.thing(other) for other in self.objects if other != name)
+        return Scene(self.tool(), self.thing(name), basket, name in self.held(), self.inside(name), others)
 
     def _geoms_below(self, body: int) -> list[int]:
         model = self.sim.model

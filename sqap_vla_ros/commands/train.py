@@ -1,4 +1,4 @@
-"""`sqap-vla train`: train the shipped policy from nothing, in the embedded simulator."""
+"""`sqap-vla train`: train the shipped policy from nothing, or the same network on demonstrations of another world."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sqap_vla_ros.commands.options import add_command, add_device, add_seed, integer, number, require_device
+from sqap_vla_ros.commands.options import (
+    UsageError,
+    add_command,
+    add_device,
+    add_seed,
+    integer,
+    number,
+    require_device,
+)
 
 
 def register(subparsers: Any) -> None:
@@ -17,16 +25,23 @@ def register(subparsers: Any) -> None:
         run,
         summary="train the small tabletop policy from nothing",
         description="Collect demonstrations in the embedded simulator, imitate them, correct the policy where it "
-        "strays, and imitate again. Interrupted, it goes on where it was; the result is OUT/policy.safetensors.",
+        "strays, and imitate again; or imitate the DEMONSTRATIONS of another world. Interrupted, it goes on where it "
+        "was; the result is OUT/policy.safetensors.",
         resumes=True,
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for demonstrations (10 GB) and checkpoints")
+    parser.add_argument(
+        "--demonstrations", type=Path, help="folder of shards from another world, instead of the simulator's"
+    )
     add_seed(parser, "of scenes, weights and noise; 0 is the shipped policy's")
     parser.add_argument("--jobs", type=integer(1), default=2, help="processes, one for each core")
     add_device(parser, "where the weights are trained")
     parser.add_argument("--compile", action="store_true", help="compile the decoder's layers (needs a C++ compiler)")
     parser.add_argument(
-        "--scale", type=number(0.0, 100.0, above=True), default=1.0, help="share of the demonstrations and steps"
+        "--scale",
+        type=number(0.0, 100.0, above=True),
+        default=1.0,
+        help="share of the steps, and of the simulator's demonstrations",
     )
     parser.add_argument(
         "--no-attention-supervision", action="store_true", help="train the control that is not told where to look"
@@ -35,23 +50,31 @@ def register(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run or continue the pipeline."""
+    """Run or continue the training that was asked for."""
     require_device(args.device)
     import shutil
 
     from sqap_vla_ros.policy.checkpoints.writing import written_aside
     from sqap_vla_ros.training import pipeline
 
-    config = pipeline.SHIPPED if args.seed == 0 else pipeline.SHIPPED.seeded(args.seed)
-    if args.scale != 1.0:
-        config = config.scaled(args.scale)
-    if args.no_attention_supervision:
-        config = config.without_attention()
-    result = pipeline.run_pipeline(
-        args.out, config, jobs=args.jobs, device=args.device, compiled=args.compile, show=not args.quiet
-    )
+    how = {"jobs": args.jobs, "device": args.device, "compiled": args.compile, "show": not args.quiet}
     final = args.out / "policy.safetensors"
+    if args.demonstrations is None:
+        config = pipeline.SHIPPED if args.seed == 0 else pipeline.SHIPPED.seeded(args.seed)
+        if args.scale != 1.0:
+            config = config.scaled(args.scale)
+        if args.no_attention_supervision:
+            config = config.without_attention()
+        result = pipeline.run_pipeline(args.out, config, **how)
+        trial = f"sqap-vla demo --checkpoint {final}"
+    else:
+        training = pipeline.recorded_training(args.scale, args.seed, attention=not args.no_attention_supervision)
+        try:
+            result = pipeline.train_on_recorded(args.out, args.demonstrations, training, **how)
+        except ValueError as error:
+            raise UsageError(f"--demonstrations: {error}") from error
+        trial = f"sqap-vla serve --checkpoint {final}"
     with written_aside(final) as partial:
         shutil.copyfile(result, partial)
-    print(f"{final}\ntry it: sqap-vla demo --checkpoint {final}")
+    print(f"{final}\ntry it: {trial}")
     return 0

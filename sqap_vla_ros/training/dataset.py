@@ -1,15 +1,13 @@
-"""Shards of demonstrations as batches for training. Images stay on disk until they are drawn."""
+"""Shards of the embedded simulator as batches for training. Images stay on disk until they are drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.prompt import PromptTokenizer
@@ -18,10 +16,12 @@ from sqap_vla_ros.simulation.experts import MAX_MOVE_M, MAX_TURN_RAD
 from sqap_vla_ros.simulation.scene import COLOURS, SHAPES, ObjectKind
 from sqap_vla_ros.simulation.tasks import Task, every_instruction
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
+from sqap_vla_ros.training.batch import Batch, ReadOuts
 from sqap_vla_ros.training.collection import COVER
 from sqap_vla_ros.training.labels import FAMILIES
 from sqap_vla_ros.training.packed import PackedPrompts, common_prefix
 
+DATASET = "tabletop"
 _COLOURS, _SHAPES = tuple(COLOURS), tuple(SHAPES)
 _NAMES_TARGET = np.array([f not in (TaskFamily.OPEN_DRAWER, TaskFamily.CLOSE_DRAWER) for f in FAMILIES])
 _MOVE_NEAR = FAMILIES.index(TaskFamily.MOVE_NEAR)
@@ -53,51 +53,11 @@ def tabletop_statistics() -> ActionStatistics:
     return ActionStatistics(-bound, bound, np.array([True] * 6 + [False]), dt_s=CONTROL_DT_S)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A batch of B pictures with K instructions each.
+class TabletopDemonstrations:
+    """All frames of some shards of the embedded simulator; `batches` draws from them."""
 
-    image: [B, 3, size, size] uint8. chunk: [B, K, 16, 7] normalised. words: [B, K, 5] class numbers of family, the
-    target's colour and shape, the reference's (the last class: not named). segments: [B, N, SEGMENTS] in 0 … 1.
-    look: [B, K, 3, N] where three heads should look (target, hand, goal), each summing to one; looked: [B, K, 3] 1
-    where there is something to see. pose, posed: [B, K, POSE] numbers and which of them are known. place, placed:
-    [B, N, 5] where the thing is that a patch shows (xyz, cos and sin of twice its yaw), and a weight for each number.
-    """
-
-    image: Tensor
-    prompts: PackedPrompts
-    chunk: Tensor
-    words: Tensor
-    segments: Tensor
-    look: Tensor
-    looked: Tensor
-    pose: Tensor
-    posed: Tensor
-    place: Tensor
-    placed: Tensor
-
-    def to(self, device: str) -> Batch:
-        """Return the batch on another device."""
-        moved = {name: getattr(self, name).to(device) for name in self.__dataclass_fields__ if name != "prompts"}
-        prompts = self.prompts
-        moved["prompts"] = PackedPrompts(prompts.prefix.to(device), prompts.own.to(device), prompts.lengths.to(device))
-        return Batch(**moved)
-
-    @staticmethod
-    def joined(parts: Sequence[Batch]) -> Batch:
-        """Join batches of the same prefix and padding."""
-        names = [name for name in Batch.__dataclass_fields__ if name != "prompts"]
-        together = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-        prompts = PackedPrompts(
-            parts[0].prompts.prefix,
-            torch.cat([part.prompts.own for part in parts]),
-            torch.cat([part.prompts.lengths for part in parts]),
-        )
-        return Batch(prompts=prompts, **together)
-
-
-class Demonstrations:
-    """All frames of some shards; `batches` draws from them."""
+    dataset = DATASET
+    read_outs = ReadOuts(WORDS, SEGMENTS, PLACE, POSE, attention=True)
 
     def __init__(self, shards: Sequence[Path], tokenize: PromptTokenizer) -> None:
         if not shards:
@@ -109,7 +69,8 @@ class Demonstrations:
             np.concatenate([np.load(path / f"{name}.npy") for path in shards])
             for name in ("cover", "asked", "kinds", "objects", "scene", "chunk")
         )
-        self._chunk = tabletop_statistics().normalize(chunks).astype(np.float32)
+        self.statistics = tabletop_statistics()
+        self._chunk = self.statistics.normalize(chunks).astype(np.float32)
         self._kind_words = self._kinds_of_asked()
         self._tokenize_all(tokenize)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sqap_vla_ros.policy.cogact import CogACT
 from sqap_vla_ros.policy.sampling.diffusion import Sampler
-from sqap_vla_ros.training.dataset import PLACE, POSE, SEGMENTS, WORDS, Batch
+from sqap_vla_ros.training.batch import Batch, ReadOuts
 from sqap_vla_ros.training.packed import Block, PackedOutput, packed_forward
 
 
@@ -40,14 +40,18 @@ class LossWeights:
 
 
 class Supervision(nn.Module):
-    """The read-outs of the auxiliary losses."""
+    """The read-outs of the auxiliary losses that the data have labels for."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, sizes: ReadOuts) -> None:
         super().__init__()
-        self.words = nn.Linear(width, sum(WORDS))
-        self.segments = nn.Linear(width, SEGMENTS)
-        self.pose = nn.Linear(width, POSE)
-        self.place = nn.Linear(width, PLACE)
+        self.sizes = sizes
+        outputs = {
+            "words": sum(sizes.words),
+            "segments": sizes.segments,
+            "pose": sizes.pose,
+            "place": sizes.place,
+        }
+        self.read = nn.ModuleDict({name: nn.Linear(width, size) for name, size in outputs.items() if size})
 
 
 def losses(
@@ -59,28 +63,31 @@ def losses(
     weights: LossWeights,
     block_function: Block | None = None,
 ) -> dict[str, Tensor]:
-    """Return each unweighted loss by name. image: the batch's, or augmented; block_function: as in `packed_forward`."""
+    """Return each unweighted loss by name, those that the data have labels for.
+
+    image: the batch's, or augmented; block_function: as in `packed_forward`.
+    """
     out = packed_forward(model, image, batch.prompts, block_function)
-    return {
-        "diffusion": diffusion_loss(model, sampler, out.cognition, batch.chunk, weights),
-        "words": _words(supervision.words(out.words).float(), batch.words),
-        "segments": F.binary_cross_entropy_with_logits(supervision.segments(out.visual).float(), batch.segments),
-        "place": _squared(supervision.place(out.visual), batch.place, batch.placed),
-        "pose": _squared(supervision.pose(out.cognition), batch.pose, batch.posed),
-        "attention": _attention(out, batch),
-    }
+    read, sizes = supervision.read, supervision.sizes
+    found = {"diffusion": diffusion_loss(model, sampler, out.cognition, batch.chunk, weights)}
+    if "words" in read:
+        found["words"] = _words(read["words"](out.words).float(), batch.words, sizes.words)
+    if "segments" in read:
+        logits = read["segments"](out.visual).float()
+        found["segments"] = F.binary_cross_entropy_with_logits(logits, batch.segments)
+    if "place" in read:
+        found["place"] = _squared(read["place"](out.visual), batch.place, batch.placed)
+    if "pose" in read:
+        found["pose"] = _squared(read["pose"](out.cognition), batch.pose, batch.posed)
+    if sizes.attention:
+        found["attention"] = _attention(out, batch)
+    return found
 
 
 def total(parts: dict[str, Tensor], weights: LossWeights) -> Tensor:
     """Return the weighted sum."""
-    return (
-        parts["diffusion"]
-        + weights.words * parts["words"]
-        + weights.segments * parts["segments"]
-        + weights.place * parts["place"]
-        + weights.pose * parts["pose"]
-        + weights.attention * parts["attention"]
-    )
+    auxiliary = [getattr(weights, name) * part for name, part in parts.items() if name != "diffusion"]
+    return torch.stack([parts["diffusion"], *auxiliary]).sum()
 
 
 def diffusion_loss(model: CogACT, sampler: Sampler, cognition: Tensor, chunk: Tensor, weights: LossWeights) -> Tensor:
@@ -102,8 +109,8 @@ def _squared(found: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
     return ((found.float() - wanted).square() * weight).sum() / weight.sum().clamp(min=1.0)
 
 
-def _words(logits: Tensor, words: Tensor) -> Tensor:
-    parts = logits.split(WORDS, dim=-1)
+def _words(logits: Tensor, words: Tensor, classes: tuple[int, ...]) -> Tensor:
+    parts = logits.split(classes, dim=-1)
     return torch.stack(
         [F.cross_entropy(part.flatten(0, 1), words[..., i].flatten()) for i, part in enumerate(parts)]
     ).sum()

@@ -17,10 +17,12 @@ import torch.multiprocessing as mp
 from sqap_vla_ros.policy.checkpoints.writing import WriteError
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.processes import end_with_parent
+from sqap_vla_ros.training.batch import Demonstrations
 from sqap_vla_ros.training.collection import CollectionConfig, collect_shards
 from sqap_vla_ros.training.corrections import correction_shard
-from sqap_vla_ros.training.dataset import Demonstrations
+from sqap_vla_ros.training.dataset import TabletopDemonstrations
 from sqap_vla_ros.training.objective import LossWeights
+from sqap_vla_ros.training.recorded import RecordedDemonstrations, action_statistics
 from sqap_vla_ros.training.train import STATE, TrainingConfig, train
 
 # Large tensors come and go with every operation: kept and on large pages they cost a CPU less.
@@ -88,6 +90,48 @@ SHIPPED = PipelineConfig(
 )
 
 
+RECORDED = TrainingConfig(steps=20000)  # for demonstrations that another world's script recorded
+
+Loader = Callable[[Sequence[Path]], Demonstrations]
+
+
+def tabletop(folders: Sequence[Path]) -> Demonstrations:
+    """Return the demonstrations of the embedded simulator in some folders."""
+    return TabletopDemonstrations(shards_in(folders), micro_tokenizer())
+
+
+def recorded(folders: Sequence[Path]) -> Demonstrations:
+    """Return the demonstrations that another world's script recorded in one folder."""
+    (folder,) = folders
+    return RecordedDemonstrations(folder, shards_in(folders), micro_tokenizer())
+
+
+def recorded_training(scale: float, seed: int, *, attention: bool) -> TrainingConfig:
+    """Return the settings for recorded demonstrations, with steps times `scale`, at least one."""
+    loss = LossWeights() if attention else LossWeights(attention=0.0)
+    return dataclasses.replace(RECORDED, steps=max(1, round(RECORDED.steps * scale)), seed=seed, loss=loss)
+
+
+def train_on_recorded(
+    out: Path,
+    folder: Path,
+    training: TrainingConfig,
+    *,
+    jobs: int = 2,
+    device: str = "cpu",
+    compiled: bool = False,
+    show: bool = True,
+) -> Path:
+    """Imitate the shards in `folder`, or go on with that, and return the checkpoint."""
+    shards = shards_in([folder])
+    if not shards:
+        raise ValueError(f"{folder} holds no finished shards of demonstrations: collect some first")
+    action_statistics(folder, shards)  # written once, before several processes read it
+    stage = out / "imitation"
+    _train(stage, training, folder, [], None, jobs, device, compiled, show, load=recorded)
+    return stage / "policy.safetensors"
+
+
 def run_pipeline(
     out: Path, config: PipelineConfig, *, jobs: int = 2, device: str = "cpu", compiled: bool = False, show: bool = True
 ) -> Path:
@@ -122,6 +166,7 @@ def _train(
     device: str,
     compiled: bool,
     show: bool,
+    load: Loader = tabletop,
 ) -> None:
     if (stage / "done").is_file():
         return
@@ -131,7 +176,7 @@ def _train(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = (jobs, port, stage, training, expert, corrections, start, device, show)
+    arguments = (jobs, port, stage, training, expert, corrections, start, device, show, load)
     processes = mp.spawn(_worker, arguments, nprocs=jobs, join=False)
     try:
         while not processes.join():
@@ -157,6 +202,7 @@ def _worker(
     start: Path | None,
     device: str,
     show: bool,
+    load: Loader,
 ) -> None:
     """Train in one process, on one thread: two threads on tensors this small would wait for each other."""
     end_with_parent()
@@ -165,14 +211,13 @@ def _worker(
     if jobs > 1:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         dist.init_process_group("gloo", rank=rank, world_size=jobs)
-    tokenize = micro_tokenizer()
     try:
         train(
-            Demonstrations(shards_in([expert]), tokenize),
+            load([expert]),
             stage,
             training,
             start=start,
-            corrections=None if not corrections else Demonstrations(shards_in(corrections), tokenize),
+            corrections=load(corrections) if corrections else None,
             device=device,
             show=show,
         )

@@ -23,11 +23,10 @@ from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import TABLETOP, PolicyConfig
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.policy.sampling.diffusion import Sampler
-from sqap_vla_ros.training.dataset import Batch, Demonstrations, tabletop_statistics
+from sqap_vla_ros.training.batch import Batch, Demonstrations, ReadOuts
 from sqap_vla_ros.training.objective import LossWeights, Supervision, losses, total
 from sqap_vla_ros.training.packed import decoder_block
 
-DATASET = "tabletop"
 STATE = "state.pt"  # in the folder of a training
 _SAVE_EVERY = 250  # steps
 _AVERAGE_EVERY = 4
@@ -88,11 +87,6 @@ def new_model(config: PolicyConfig = TABLETOP, seed: int = 0) -> CogACT:
     return model
 
 
-def as_policy(model: CogACT, name: str = DATASET) -> CogACTPolicy:
-    """Return the model as a policy with the tabletop's statistics and tokenizer."""
-    return CogACTPolicy(model, micro_tokenizer(), {DATASET: tabletop_statistics()}, provenance=Provenance(name))
-
-
 def augment(image: Tensor) -> Tensor:
     """Vary brightness, contrast and colour as lamps and cameras do; [B, 3, H, W] uint8 becomes float."""
     batch = len(image)
@@ -120,7 +114,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(1000 * config.seed + rank)
-    learner = Learner(config, device)
+    learner = Learner(config, demonstrations.read_outs, device, name=demonstrations.dataset)
     step = learner.restore(out / STATE)
     if step == 0 and start is not None:
         learner.restore(start, weights_only=True)
@@ -151,20 +145,20 @@ def train(
                 log.flush()
             if rank == 0 and (step % _SAVE_EVERY == 0 or step == config.steps):
                 learner.save(out / STATE, step)
-                export(learner.model, learner.averaged, out / "policy.safetensors")
+                export(learner.model, learner.averaged, demonstrations, out / "policy.safetensors")
     return out / "policy.safetensors"
 
 
 class Learner:
     """The model in training: weights in bfloat16 for the passes, in float32 for the optimiser and the average."""
 
-    def __init__(self, config: TrainingConfig, device: str) -> None:
+    def __init__(self, config: TrainingConfig, read_outs: ReadOuts, device: str, name: str = TABLETOP.name) -> None:
         self.config, self.device = config, device
-        self.model = new_model(seed=config.seed).to(device).train()
+        self.model = new_model(TABLETOP.replace(name=name), config.seed).to(device).train()
         width = self.model.config.decoder.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.supervision = Supervision(width).to(device)
+            self.supervision = Supervision(width, read_outs).to(device)
         self._parameters: list[Tensor] = [*self.model.parameters(), *self.supervision.parameters()]
         self._masters: list[Tensor] = [nn.Parameter(p.detach().clone().float()) for p in self._parameters]
         self.averaged: list[Tensor] = [p.detach().clone() for p in self._masters]
@@ -236,10 +230,13 @@ class Learner:
         return int(state["step"])
 
 
-def export(model: CogACT, averaged: Sequence[Tensor], path: Path) -> None:
+def export(model: CogACT, averaged: Sequence[Tensor], demonstrations: Demonstrations, path: Path) -> None:
     """Write the averaged weights (the first of `averaged`, in the model's order) as a checkpoint in bfloat16."""
     copy = CogACT(model.config)
     with torch.no_grad():
         for parameter, value in zip(copy.parameters(), averaged, strict=False):
             parameter.copy_(value)
-    save_checkpoint(as_policy(copy.to(torch.bfloat16)), path)
+    name = demonstrations.dataset
+    statistics = {name: demonstrations.statistics}
+    policy = CogACTPolicy(copy.to(torch.bfloat16), micro_tokenizer(), statistics, provenance=Provenance(name))
+    save_checkpoint(policy, path)

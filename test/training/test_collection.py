@@ -9,7 +9,7 @@ from sqap_vla_ros.simulation.experts import expert, plan_actions
 from sqap_vla_ros.simulation.gl import RenderingUnavailableError
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 from sqap_vla_ros.training.collection import COVER, LABELS, CollectionConfig, collect_shards, expert_shard
-from sqap_vla_ros.training.dataset import Demonstrations, tabletop_statistics
+from sqap_vla_ros.training.dataset import TabletopDemonstrations, tabletop_statistics
 from sqap_vla_ros.training.labels import FAMILIES, Asked, draw_tasks, expert_chunk, sensible_tasks
 
 SMALL = CollectionConfig(shards=1, frames=14)
@@ -137,7 +137,7 @@ def test_patches_cover_what_the_picture_shows(shard):
 def test_a_batch_says_what_the_shard_holds(shard):
     path, values = shard
     tokenize = micro_tokenizer()
-    data = Demonstrations([path], tokenize)
+    data = TabletopDemonstrations([path], tokenize)
     batch = data.batch(np.array([3, 0]))
     np.testing.assert_array_equal(batch.image[1].permute(1, 2, 0), values["image"][0])
     physical = tabletop_statistics().unnormalize(batch.chunk[0].numpy())
@@ -170,4 +170,4 @@ def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="must be positive, got 0"):
         CollectionConfig(shards=0)
     with pytest.raises(ValueError, match="no shards"):
-        Demonstrations([], micro_tokenizer())
+        TabletopDemonstrations([], micro_tokenizer())

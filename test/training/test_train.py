@@ -10,13 +10,13 @@ import torch
 from sqap_vla_ros.policy.checkpoints.load import load_checkpoint
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.training.collection import COVER, IMAGE
-from sqap_vla_ros.training.dataset import Demonstrations
+from sqap_vla_ros.training.dataset import TabletopDemonstrations
 from sqap_vla_ros.training.pipeline import SHIPPED, shards_in
 from sqap_vla_ros.training.train import STATE, Learner, TrainingConfig, new_model, train
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Demonstrations:
+def data(tmp_path_factory) -> TabletopDemonstrations:
     """Four made-up frames, two instructions each."""
     folder = tmp_path_factory.mktemp("made_up") / "shard0000"
     folder.mkdir()
@@ -40,14 +40,14 @@ def data(tmp_path_factory) -> Demonstrations:
     }
     for name, value in values.items():
         np.save(folder / f"{name}.npy", value)
-    return Demonstrations([folder], micro_tokenizer())
+    return TabletopDemonstrations([folder], micro_tokenizer())
 
 
 SHORT = TrainingConfig(steps=4, batch=2, rate=1e-3)
 
 
 def test_losses_fall_on_a_batch_that_is_repeated(data):
-    learner = Learner(dataclasses.replace(SHORT, steps=40, warmup=0.2), "cpu")
+    learner = Learner(dataclasses.replace(SHORT, steps=40, warmup=0.2), data.read_outs, "cpu")
     torch.manual_seed(0)
     batch = data.batch(np.array([0, 1]))
     history = [learner.learn([batch], step) for step in range(30)]
@@ -63,11 +63,11 @@ def test_an_interrupted_learner_goes_on_where_it_was(data, tmp_path):
         torch.manual_seed(number)
         learner.learn([batch], number)
 
-    whole = Learner(SHORT, "cpu")
+    whole = Learner(SHORT, data.read_outs, "cpu")
     step(whole, 0)
     whole.save(tmp_path / STATE, 1)
     step(whole, 1)
-    resumed = Learner(SHORT, "cpu")
+    resumed = Learner(SHORT, data.read_outs, "cpu")
     assert resumed.restore(tmp_path / STATE) == 1
     step(resumed, 1)
     for one, other in zip(whole.averaged, resumed.averaged, strict=True):

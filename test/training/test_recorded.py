@@ -1,0 +1,138 @@
+"""Demonstrations from another world: labels that are there are learned, those that are not are left out."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sqap_vla_ros.policy.checkpoints.load import load_checkpoint
+from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
+from sqap_vla_ros.training.batch import ReadOuts
+from sqap_vla_ros.training.pipeline import recorded_training, shards_in
+from sqap_vla_ros.training.recorded import DESCRIPTION, STATISTICS, RecordedDemonstrations, action_statistics
+from sqap_vla_ros.training.train import Learner, TrainingConfig, train
+
+FRAMES, LABELS = 3, 2
+THINGS = ("milk", "butter", "basket", "hand")
+DESCRIBED = {
+    "name": "kitchen",
+    "dt_s": 0.05,
+    "instructions": ["pick up the milk", "pick up the butter"],
+    "things": THINGS,
+    "tool": "hand",
+    "asked": [[0, 2], [1, -1]],
+}
+
+
+def written(folder, *, labels=True, **changed):
+    """Write one shard and its description; return the folder."""
+    rng = np.random.default_rng(0)
+    shard = folder / "shard0000"
+    shard.mkdir(parents=True)
+    chunk = rng.uniform(-0.05, 0.05, (FRAMES, LABELS, 16, 7)).astype(np.float32)
+    chunk[..., 6] = rng.integers(0, 2, chunk.shape[:-1])
+    values = {
+        "image": rng.integers(0, 256, (FRAMES, 224, 224, 3), dtype=np.uint8),
+        "instruction": np.array([[0, 1], [1, 0], [0, 0]], np.int16),
+        "chunk": chunk,
+    }
+    if labels:
+        values["cover"] = rng.integers(1, 256, (FRAMES, 256, len(THINGS)), dtype=np.uint8)
+        values["places"] = rng.normal(size=(FRAMES, len(THINGS), 3)).astype(np.float32)
+        values["places"][0, 1] = np.nan  # the butter is not there
+        values["state"] = rng.normal(size=(FRAMES, 2)).astype(np.float32)
+    values.update(changed)
+    for name, value in values.items():
+        np.save(shard / f"{name}.npy", value)
+    described = DESCRIBED if labels else {name: DESCRIBED[name] for name in ("name", "dt_s", "instructions")}
+    (folder / DESCRIPTION).write_text(json.dumps(described))
+    return folder
+
+
+def read(folder) -> RecordedDemonstrations:
+    return RecordedDemonstrations(folder, shards_in([folder]), micro_tokenizer())
+
+
+def test_a_batch_says_what_the_shard_says(tmp_path):
+    data = read(written(tmp_path))
+    chunk = np.load(tmp_path / "shard0000" / "chunk.npy")
+    assert data.read_outs == ReadOuts((2,), segments=4, place=3, pose=11, attention=True)
+    batch = data.batch(np.array([0, 1]))
+    physical = data.statistics.unnormalize(batch.chunk.numpy())
+    inside = (chunk[:2] >= data.statistics.q01) & (chunk[:2] <= data.statistics.q99)
+    np.testing.assert_allclose(physical[inside], chunk[:2][inside], atol=1e-6)
+    assert batch.words[:, :, 0].tolist() == [[0, 1], [1, 0]]
+    assert batch.looked[0].tolist() == [[1, 1, 1], [1, 1, 0]]  # the butter is brought nowhere
+    # target, hand and goal of "pick up the butter" in the first frame: the butter's place and the goal are not known
+    assert batch.posed[0, 1].tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1]
+    assert torch.isfinite(batch.pose).all()
+    tokenize = micro_tokenizer()
+    for label, words in enumerate(DESCRIBED["instructions"]):
+        length = int(batch.prompts.lengths[0, label])
+        ids = [*batch.prompts.prefix.tolist(), *batch.prompts.own[0, label, :length].tolist()]
+        assert ids == tokenize(words)
+
+
+def test_losses_are_those_that_have_labels(tmp_path):
+    config = TrainingConfig(steps=1, batch=2)
+    every, none = read(written(tmp_path / "labelled")), read(written(tmp_path / "plain", labels=False))
+    for data, names in (
+        (every, {"diffusion", "words", "segments", "place", "pose", "attention"}),
+        (none, {"diffusion", "words"}),
+    ):
+        values = Learner(config, data.read_outs, "cpu").learn([data.batch(np.array([0, 1]))], 0)
+        assert set(values) == names
+        assert np.isfinite(list(values.values())).all()
+
+
+def test_training_writes_a_policy_under_the_name_of_the_data(tmp_path):
+    path = train(read(written(tmp_path / "data")), tmp_path, TrainingConfig(steps=1, batch=2), show=False)
+    policy = load_checkpoint(path)
+    assert path.stat().st_size <= 15e6
+    assert policy.model.config.name == "kitchen"
+    assert policy.statistics["kitchen"].dt_s == 0.05
+
+
+def test_more_shards_do_not_change_the_scale_of_a_training_that_goes_on(tmp_path):
+    folder = written(tmp_path)
+    before = action_statistics(folder, shards_in([folder]))
+    np.save(folder / "shard0000" / "chunk.npy", np.ones((FRAMES, LABELS, 16, 7), np.float32))
+    assert action_statistics(folder, shards_in([folder])).q99.tolist() == before.q99.tolist()
+    assert not before.mask[6]
+    assert json.loads((folder / STATISTICS).read_text())["kitchen"]["dt_s"] == 0.05
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"chunk": np.zeros((FRAMES, LABELS, 8, 7), np.float32)}, r"chunk has the shape \(3, 2, 8, 7\)"),
+        ({"image": np.zeros((FRAMES, 64, 64, 3), np.uint8)}, r"images are \(64, 64, 3\) of uint8"),
+        ({"instruction": np.full((FRAMES, LABELS), 2)}, "instructions must be numbers below 2"),
+        ({"cover": np.zeros((FRAMES, 256, 2), np.uint8)}, r"cover has the shape \(3, 256, 2\)"),
+        ({"chunk": np.full((FRAMES, LABELS, 16, 7), np.nan, np.float32)}, "must be finite"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, changed, message):
+    with pytest.raises(ValueError, match=message):
+        read(written(tmp_path, **changed))
+
+
+def test_a_folder_without_a_description_or_with_a_wrong_one_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no finished shards"):
+        read(tmp_path)
+    folder = written(tmp_path / "data")
+    (folder / DESCRIPTION).write_text(json.dumps({**DESCRIBED, "asked": [[0, 9], [1, 2]]}))
+    with pytest.raises(ValueError, match="must name `things`"):
+        read(folder)
+    (folder / DESCRIPTION).write_text("[]")
+    with pytest.raises(ValueError, match="does not describe demonstrations"):
+        read(folder)
+    (folder / DESCRIPTION).unlink()
+    with pytest.raises(ValueError, match=r"holds no dataset\.json"):
+        read(folder)
+
+
+def test_settings_scale():
+    assert recorded_training(1e-6, 3, attention=False).steps == 1
+    assert recorded_training(1.0, 0, attention=True).loss.attention > 0
