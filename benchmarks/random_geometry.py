@@ -197,7 +197,9 @@ def file_gib(recipe: Recipe) -> dict[str, float]:
     return {**sizes, "all": sum(sizes.values())}
 
 
-def fill(model: CogACT, counts: Mapping[str, Mapping[int, int]] = {}) -> Iterator[str]:
+def fill(
+    model: CogACT, counts: Mapping[str, Mapping[int, int]] = {}, head_dtype: torch.dtype = torch.float32
+) -> Iterator[str]:
     """Random weights of plausible size, module by module; yields after each so that it can be handed to its backend.
 
     counts: see `row_counts`.
@@ -230,7 +232,7 @@ def fill(model: CogACT, counts: Mapping[str, Mapping[int, int]] = {}) -> Iterato
             elif tensor.dim() == 1:
                 values = torch.zeros(tensor.shape)
             else:
-                dtype = torch.float32 if name.startswith("action_head") else torch.bfloat16
+                dtype = head_dtype if name.startswith("action_head") else torch.bfloat16
                 spread = tensor[0].numel() ** -0.5
                 values = repeated((tile * spread).to(dtype), tensor.numel()).view(tensor.shape)
             if values.dtype == torch.float32 and not name.startswith("action_head") and leaf != "weight_scale":
@@ -258,14 +260,16 @@ def build(variant: Variant, distinct: int, device: str = "cpu", beside: CogACT |
         for layer in model.decoder.modules():
             if isinstance(layer, QuantizedLinear):
                 layer.activation.clip = 0.9  # what calibration finds; 1.0 would skip an operation
-    for name in fill(model, row_counts(recipe, model)):
+    # a compressed file holds the head as it is used; the public code's is float32
+    head_dtype = getattr(torch, load_recipe("w4a4").head_dtype) if variant.prepared else torch.float32
+    for name in fill(model, row_counts(recipe, model), head_dtype):
         module = model.get_submodule(name)
         if isinstance(module, IntegerLinear) and device == "cpu":
             use_backend(module)
             give_back_freed_memory()
     model.to(device)
     if variant.prepared:
-        model.action_head.to(getattr(torch, load_recipe("w4a4").head_dtype))
+        model.action_head.to(head_dtype)
         prepare_inference(model)
         reorder_weights(model)
         fuse_parts(model)

@@ -47,6 +47,13 @@ float rounded_to(float x) {
   std::exit(1);
 }
 
+// Room for `size` values that begins with a line of the cache, as PyTorch's does.
+template <typename T>
+T* aligned(std::vector<T>& memory, size_t size) {
+  memory.resize(size + 64 / sizeof(T));
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~uintptr_t{63});
+}
+
 // A random matrix and the order of its rows, as product.py makes it: sorted by width in every stripe.
 struct Matrix {
   int64_t outputs, inputs;
@@ -87,12 +94,11 @@ struct Matrix {
       stripes.push_back(static_cast<int64_t>(starts.size()) - 1);
     }
     const int64_t panels = static_cast<int64_t>(starts.size()) - 1;
-    memory.resize(starts[panels] * ceil_div(inputs, kDepth) * kUnit + 64);
-    auto* packed = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~uintptr_t{63});
-    first.resize(channels.size());
-    pack_weight(values.data(), packed, starts.data(), channels.data(), first.data(), panels, inputs);
+    uint8_t* packed = aligned(memory, starts[panels] * ceil_div(inputs, kDepth) * kUnit);
+    int32_t* begun = aligned(first, channels.size());
+    pack_weight(values.data(), packed, starts.data(), channels.data(), begun, panels, inputs);
     for (int32_t n : channels) scales.push_back(n < 0 ? 0.0f : scale[n]);
-    weights = {packed, starts.data(), first.data(), scales.data(), mixed ? places.data() : nullptr,
+    weights = {packed, starts.data(), begun, scales.data(), mixed ? places.data() : nullptr,
                mixed ? stripes.data() : nullptr, outputs, inputs, panels};
   }
 

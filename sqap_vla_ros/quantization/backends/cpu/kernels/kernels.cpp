@@ -2,8 +2,8 @@
 // product.py calls. The innermost product of each unit is in units/; all else is common (attention is for AVX-512 alone).
 //
 // The product is int8 activations times weights of 8, 4 or 2 bits. A tile of depth is 64 inputs. A panel is 32 output
-// channels, two weight tiles of 16 wide. The depth is worked off in blocks of eight tiles: then a panel's weights (16 KiB)
-// and a row block's activations (12 or 16 KiB) stay in the first-level cache.
+// channels, two weight tiles of 16 wide. The depth is worked off in blocks of up to eight tiles: then a panel's weights
+// (16 KiB) and a row block's activations (12 or 16 KiB) stay in the first-level cache.
 // Panels are taken in groups, so that a depth block of all activations is used several times while it is in the
 // second-level cache; weights come from memory once, prefetched a block ahead.
 //
@@ -15,8 +15,8 @@
 // of its byte is 16 times the value in int8, so unpacking is one shift and two masks; the sums are shifted back.
 // Two bits c stand for 2 c + 1, one of -3 -1 1 3: at the top of a byte, with the next bit set, they are 32 times that.
 //
-// Slower when tried: depth blocks of 4, 6, 12 or 16 tiles, unpacking the next block between the multiplications,
-// streaming loads, prefetching past the second-level cache.
+// Slower when tried, or no faster: depth blocks of 4, 6, 9, 12 or 16 tiles, twelve rows at once, unpacking the next block
+// between the multiplications, streaming loads, prefetching past the second-level cache.
 
 #ifdef __aarch64__
 #include <arm_neon.h>
@@ -42,11 +42,21 @@ constexpr int64_t kDepth = 64;    // inputs in a tile
 constexpr int64_t kTile = 1024;   // bytes of a weight tile, 16 channels
 constexpr int64_t kPanel = 32;    // output channels
 constexpr int64_t kUnit = 512;    // bytes of a panel in a tile of depth, at two bits; 4 and 8 bits take 2 and 4
-constexpr int64_t kSteps = 8;     // tiles of a depth block
+constexpr int64_t kSteps = 8;     // tiles of a depth block at most
 constexpr int64_t kGroup = 8;     // panels that share a depth block of activations
 constexpr int64_t kStripe = 256;  // output channels that are written together
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// What is divided into parts of about equal size, none of them larger than `most` where there are enough.
+struct Parts {
+  int64_t all, count;
+
+  int64_t begin(int64_t part) const { return part * all / count; }
+  int64_t size(int64_t part) const { return begin(part + 1) - begin(part); }
+};
+
+Parts depth_blocks(int64_t tiles) { return {tiles, ceil_div(tiles, kSteps)}; }
 
 }  // namespace
 
@@ -194,21 +204,23 @@ struct Turn {
 };
 
 // Activations times one or two factors, a stripe of outputs at a time.
-// activations: [tiles][depth][rows of a tile][64], see pack_rows. wide: panels of a stripe.
+// activations: [tiles][depth][rows of a tile][64], see pack_rows. stripes: the panels of each.
 struct Multiplication {
   const Weights* factors[2];
   int64_t count;
   const int8_t* activations;
-  int64_t rows, depth, wide;
+  int64_t rows, depth;
+  Parts stripes;
 
   // Lists a stripe's panels, those of two factors by turns, and returns how many they are.
   int64_t list(int64_t stripe, Turn* turns) const {
     int64_t all = 0;
-    for (int64_t place = 0; place < wide; ++place)
+    for (int64_t place = 0; place < kStripe / kPanel; ++place)
       for (int64_t f = 0; f < count; ++f) {
-        const int64_t* stripes = factors[f]->stripes;
-        const int64_t panel = (stripes ? stripes[stripe] : stripe * wide) + place;
-        if (panel < (stripes ? stripes[stripe + 1] : factors[f]->panels)) turns[all++] = {f, panel, place};
+        const int64_t* sorted = factors[f]->stripes;
+        const int64_t panel = (sorted ? sorted[stripe] : stripes.begin(stripe)) + place;
+        const int64_t end = sorted ? sorted[stripe + 1] : std::min(stripes.begin(stripe + 1), factors[f]->panels);
+        if (panel < end) turns[all++] = {f, panel, place};
       }
     return all;
   }
@@ -219,16 +231,17 @@ struct Multiplication {
     const int64_t blocks = ceil_div(rows, kRows);
     int32_t* sums = reinterpret_cast<int32_t*>(scratch<1>(kGroup * blocks * kAccumulators * 4));
     int8_t* unpacked = scratch<2>(2 * kTile * kSteps);
-    for (int64_t d = 0; d < depth; d += kSteps) {
-      const int64_t steps = std::min(kSteps, depth - d);
+    const Parts parts = depth_blocks(depth);
+    for (int64_t part = 0; part < parts.count; ++part) {
+      const int64_t d = parts.begin(part), steps = parts.size(part);
       for (int64_t turn = 0; turn < size; ++turn) {
         const auto [f, panel, place] = turns[turn];
         const Weights& factor = *factors[f];
         // the next block: at the end of a group, that of its first panel further down
         const bool last = turn + 1 == size;
         const Turn& next_turn = turns[last ? 0 : turn + 1];
-        const int64_t next_d = last ? d + kSteps : d;
-        const int64_t next_steps = std::max<int64_t>(std::min(kSteps, depth - next_d), 0);
+        const int64_t next_d = last ? d + steps : d;
+        const int64_t next_steps = !last ? steps : part + 1 < parts.count ? parts.size(part + 1) : 0;
         const Weights& next_factor = *factors[next_turn.factor];
         const uint8_t* next = next_factor.block(next_d, next_turn.panel, next_steps);
         const int64_t lines = next_steps * next_factor.units(next_turn.panel) * kUnit / 64;
@@ -241,7 +254,7 @@ struct Multiplication {
           const int8_t* upper = activations + (2 * b * depth + d) * kRowTile;
           const int64_t row = b * kRows, there = std::min(kRows, rows - row);
           multiply(upper, upper + depth * kRowTile, multiplied, sum, there, steps, begin);
-          if (d + kSteps < depth) continue;
+          if (part + 1 < parts.count) continue;
           T* to = channels + (f * rows + row) * kStripe + place * kPanel;
           for (int64_t i = 0; i < there; ++i) store(to + i * kStripe, factor.scaled<T>(sum, i, panel));
         }
@@ -262,20 +275,23 @@ void product(const Weights& weights, const Weights* up, const Finish<T>* finish,
 #pragma omp parallel
   {
     constexpr int64_t kMost = kStripe / kPanel;
-    const int64_t wide = sorted ? kMost : std::clamp<int64_t>(across / (2 * omp_get_num_threads()), 1, kMost);
-    const Multiplication multiplication{{&weights, up}, count, activations, rows, depth, wide};
+    // panels in order: as much for each thread, in two stripes or more
+    const int64_t threads = omp_get_num_threads(), enough = std::max(ceil_div(across, kMost), 2 * threads);
+    const Parts in_order{across, std::min(ceil_div(enough, threads) * threads, across)};
+    const Parts stripes = sorted ? Parts{ceil_div(across, kMost) * kMost, ceil_div(across, kMost)} : in_order;
+    const Multiplication multiplication{{&weights, up}, count, activations, rows, depth, stripes};
     T* channels = reinterpret_cast<T*>(scratch<3>(count * rows * kStripe * sizeof(T)));
 #pragma omp for
     for (int64_t i = 0; i < tiles; ++i)
       pack_rows(values + i * kTileRows * inputs, activations + i * depth * kRowTile, rows - i * kTileRows, inputs);
     begin_multiplying();
 #pragma omp for schedule(dynamic)
-    for (int64_t stripe = 0; stripe < ceil_div(across, wide); ++stripe) {
+    for (int64_t stripe = 0; stripe < stripes.count; ++stripe) {
       Turn turns[2 * kMost];
       const int64_t all = multiplication.list(stripe, turns);
       for (int64_t start = 0; start < all; start += kGroup)
         multiplication.run(turns + start, std::min(kGroup, all - start), channels);
-      const int64_t begin = stripe * wide * kPanel, end = std::min(begin + wide * kPanel, outputs);
+      const int64_t begin = stripes.begin(stripe) * kPanel, end = std::min(stripes.begin(stripe + 1) * kPanel, outputs);
       const auto results = [&](const Weights& factor, int64_t f) {
         return Stripe<T>{channels + f * rows * kStripe, factor.places ? factor.places + begin : nullptr};
       };
@@ -317,8 +333,10 @@ void pack_weight(const int8_t* weight, uint8_t* packed, const int64_t* starts, c
   ask_for_huge_pages(packed, starts[panels] * depth * kUnit);
 #pragma omp parallel for
   for (int64_t p = 0; p < panels; ++p)
-    for (int64_t t = 0; t < depth; ++t) {
-      const int64_t d = t / kSteps * kSteps, steps = std::min(kSteps, depth - d), units = starts[p + 1] - starts[p];
+    for (int64_t t = 0, part = 0; t < depth; ++t) {
+      const Parts parts = depth_blocks(depth);
+      if (t == parts.begin(part + 1)) ++part;
+      const int64_t d = parts.begin(part), steps = parts.size(part), units = starts[p + 1] - starts[p];
       uint8_t* tile = packed + (d * starts[panels] + starts[p] * steps + (t - d) * units) * kUnit;
       const auto at = [&](int64_t half, int64_t i) {
         const int64_t n = channels[p * kPanel + half * 16 + channel_of(i)];

@@ -32,8 +32,19 @@ float to_float(uint16_t bfloat16) {
 
 Floats spread(float x) { return x - Floats{}; }
 Floats magnitude(Floats x) { return (Floats)((Words)x & 0x7fffffffu); }
-Floats larger(Floats x, Floats y) { return x > y ? x : y; }   // y where one is not a number
-Floats smaller(Floats x, Floats y) { return x < y ? x : y; }  // y where one is not a number
+Words larger(Words x, Words y) { return x > y ? x : y; }
+
+// x between low and high, low where it is not a number.
+Floats clipped(Floats x, Floats low, Floats high) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(_mm512_max_ps(x, low), high);
+#elif defined(__AVX2__)
+  return _mm256_min_ps(_mm256_max_ps(x, low), high);
+#else
+  x = x > low ? x : low;
+  return x < high ? x : high;
+#endif
+}
 
 float sum_of(Floats x) {
   float sum = 0;
@@ -41,16 +52,10 @@ float sum_of(Floats x) {
   return sum;
 }
 
-float largest_of(Floats x) {
-  float largest = x[0];
+uint32_t largest_of(Words x) {
+  uint32_t largest = x[0];
   for (int64_t i = 1; i < kLanes; ++i) largest = std::max(largest, x[i]);
   return largest;
-}
-
-bool any_of(Ints mask) {
-  int32_t any = 0;
-  for (int64_t i = 0; i < kLanes; ++i) any |= mask[i];
-  return any != 0;
 }
 
 // float32 -> the same rounded to bfloat16 (nearest, ties to even), as float32.
@@ -68,11 +73,7 @@ Floats rounded(Floats x) {
 Floats widened(Halves bfloat16) { return (Floats)(__builtin_convertvector(bfloat16, Words) << 16); }
 Halves narrowed(Floats y) { return __builtin_convertvector((Words)y >> 16, Halves); }
 
-// |x| < 2^22, to the nearest integer, ties to even.
-Bytes to_bytes(Floats x) {
-  constexpr float kHalfTheRange = 12582912.0f;  // 1.5 * 2^23: its last place is 1
-  return __builtin_convertvector((Ints)(x + kHalfTheRange) - (Ints)spread(kHalfTheRange), Bytes);
-}
+constexpr float kOnesPlace = 12582912.0f;  // 1.5 * 2^23: in a sum with it, the last place of a float is 1
 
 // `count` values of a row from or to memory; zeros beyond. Values that are stored are rounded already.
 #ifdef __AVX512F__
@@ -116,12 +117,14 @@ Floats kept(Floats x, int64_t count) {
 }
 #endif
 
-// `count` bytes to memory.
-void store(int8_t* to, Bytes y, int64_t count) {
-  if (count >= kLanes)
-    std::memcpy(to, &y, sizeof y);
-  else
-    std::memcpy(to, &y, count);
+// |x| <= 127, to the nearest integers, ties to even, and to memory.
+void store_integers(int8_t* to, Floats x, int64_t count) {
+  const Ints integers = (Ints)(x + kOnesPlace) - (Ints)spread(kOnesPlace);
+#ifdef __AVX512F__
+  _mm512_mask_cvtepi32_storeu_epi8(to, lanes(count), (__m512i)integers);
+#else
+  store_as(to, __builtin_convertvector(integers, Bytes), count);
+#endif
 }
 
 // x * y + z in one rounding.
@@ -142,7 +145,7 @@ Floats exponential(Floats x) {
 #else
   x = x < -88.0f ? spread(-88.0f) : x > 89.0f ? spread(89.0f) : x;  // beyond: zero, infinity; not a number stays
   const Floats power = x * 1.44269504f;
-  const Floats whole = (power + 12582912.0f) - 12582912.0f;
+  const Floats whole = (power + kOnesPlace) - kOnesPlace;
 #endif
   const Floats t = (power - whole) * 0.693147181f;  // |t| <= 0.35
   Floats sum = spread(1.0f / 720);
@@ -154,18 +157,18 @@ Floats exponential(Floats x) {
 #endif
 }
 
-// GELU with the error function (Abramowitz and Stegun 7.1.26, within 1.5e-7), or with its approximation by tanh.
-Floats gelu(Floats x, bool by_tanh) {
+// GELU with the error function (Abramowitz and Stegun 7.1.28, within 3e-7), or with its approximation by tanh.
+__attribute__((always_inline)) inline Floats gelu(Floats x, bool by_tanh) {
   if (by_tanh) {
     const Floats inner = fused(x * x, spread(0.044715f), spread(1.0f));
     return x / (exponential(x * inner * (-2 * 0.7978845608f)) + 1.0f);
   }
   const Floats z = magnitude(x) * 0.7071067812f;
-  const Floats t = 1.0f / fused(z, spread(0.3275911f), spread(1.0f));
-  Floats sum = spread(1.061405429f);
-  for (const float factor : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f})
-    sum = fused(sum, t, spread(factor));
-  const Floats half = sum * t * exponential(-(z * z)) * 0.5f;  // of the normal distribution, beyond |x|
+  Floats root = spread(0.0000430638f);  // the sixteenth root of 1 / (1 - erf z)
+  for (const float factor : {0.0002765672f, 0.0001520143f, 0.0092705272f, 0.0422820123f, 0.0705230784f, 1.0f})
+    root = fused(root, z, spread(factor));
+  for (int i = 0; i < 4; ++i) root = root * root;
+  const Floats half = 0.5f / root;  // of the normal distribution, beyond |x|
   return x * (x < 0.0f ? half : 1.0f - half);
 }
 

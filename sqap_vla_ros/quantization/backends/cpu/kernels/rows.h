@@ -7,17 +7,18 @@ namespace {
 // Quantises one row and returns its scale, see quantize_activation in quantizers.py. rms_eps < 0: no norm.
 uint16_t quantize_row(const uint16_t* x, int8_t* values, int64_t inputs, int top, float ratio, float rms_eps) {
   constexpr float kTiny = 1e-12f;
-  Floats largest{}, squares{};
-  Ints nan{};
+  Floats squares{};
+  Words largest{};  // in the order of integers, in which what is not a number comes last
   for (int64_t k = 0; k < inputs; k += kLanes) {
     const Floats v = load(x + k, inputs - k);
-    largest = larger(magnitude(v), largest);
-    nan |= v != v;
+    largest = larger((Words)magnitude(v), largest);
     if (rms_eps >= 0) squares = fused(v, v, squares);
   }
-  const float step = (any_of(nan) ? NAN : largest_of(largest)) * ratio;
+  uint32_t bits = largest_of(largest);
+  float step;
+  std::memcpy(&step, &bits, sizeof bits);
+  step *= ratio;
   float inverse = 1.0f / (step < kTiny ? kTiny : step);
-  uint32_t bits;
   std::memcpy(&bits, &inverse, sizeof bits);
   inverse = to_float(static_cast<uint16_t>(bits >> 16));
   float scale = 1.0f / inverse;
@@ -25,7 +26,7 @@ uint16_t quantize_row(const uint16_t* x, int8_t* values, int64_t inputs, int top
   const Floats factor = spread(inverse), high = spread(top), low = spread(-top);
   for (int64_t k = 0; k < inputs; k += kLanes) {
     const Floats v = load(x + k, inputs - k) * factor;
-    store(values + k, to_bytes(smaller(larger(v, low), high)), inputs - k);
+    store_integers(values + k, clipped(v, low, high), inputs - k);
   }
   return narrowed(to_bfloat16(spread(scale)))[0];
 }

@@ -75,7 +75,7 @@ struct Finish {
     if (bias) y = rounded<T>(y + load(bias + column, left));
     if (gelu) y = rounded<T>(::gelu(y, gelu == 2));
     if (factor) y = rounded<T>(y * load(factor + column, left));
-    if (residual) y = y + load(residual + row * outputs + column, left);
+    if (residual) y = rounded<T>(y + load(residual + row * outputs + column, left));
     return y;
   }
 };
@@ -97,8 +97,7 @@ struct Output {
         if (column >= end) return;
         y = y * scale;
         if (gated) y = y / (exponential(-y) + 1.0f) * (other * scale);
-        if (finish) y = (*finish)(y, row, column, outputs);
-        store(out + row * outputs + column, rounded<T>(y), end - column);
+        store(out + row * outputs + column, finish ? (*finish)(y, row, column, outputs) : rounded<T>(y), end - column);
       };
       for (int64_t column = begin; column < end; column += 32) {
         const Values y = stripe.at(row, column - begin), other = gated ? up.at(row, column - begin) : y;
