@@ -25,6 +25,7 @@ HOSTILE = [
     (("predict", *IMAGE, "--seed", "-1"), "--seed: must be at least 0, got -1"),
     (("bops", "--text-tokens", "0"), "--text-tokens: must be at least 1, got 0"),
     (("train", "--out", "x", "--scale", "0"), "--scale: must be above 0, got 0"),
+    (("train", "--out", "x", "--demonstrations", "nowhere"), "--demonstrations: nowhere holds no finished shards"),
     (("demo", "--task", "juggle"), "--task: invalid choice: 'juggle'"),
     (("record-demo", "x", "--jpeg-quality", "101"), "--jpeg-quality: must be at most 100, got 101"),
     (("no-such-command",), "invalid choice: 'no-such-command'"),
