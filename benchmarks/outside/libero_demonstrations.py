@@ -4,15 +4,19 @@ Runs in LIBERO's own environment, which libero.sh makes:
 
     python benchmarks/outside/libero_demonstrations.py check   --out expert.json        success by LIBERO's own test
     python benchmarks/outside/libero_demonstrations.py collect --out demonstrations     shards; goes on where it was
+    python benchmarks/outside/libero_demonstrations.py collect --out corrections --policy ws://localhost:8000/vla-eval
 
 `check` uses LIBERO's initial states. `collect` never does: it draws from the environment's own placement sampler with
 other seeds, and in every other episode the objects trade places. What is executed is disturbed; the labels are the
-expert's next commands, for up to four of the objects in the picture. The format: docs/training.md.
+expert's next commands, for up to four of the objects in the picture. With `--policy` the policy that `sqap-vla serve`
+serves acts, and the expert labels the states that it gets itself into (Ross et al., "DAgger", 2011). The format of the
+shards: docs/training.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import functools
 import json
 import os
@@ -49,14 +53,18 @@ MOST_STEPS = 280
 FIRST_SEED = 1_000_000
 
 KEPT = 14  # frames of an episode, on average
+POLICY_KEPT = 0.7  # share of the policy's decisions
 NOISE = (0.0, 0.15, 0.3)  # of a full command, drawn for each episode
 SHOVE, SHOVE_STEPS = 0.02, (3, 8)  # chance in a step of a random motion, and how long it lasts
 FLIP, FLIP_STEPS = 0.01, (1, 6)  # the same of a wrong gripper command
 CHANGE_OF_MIND = 0.2  # share of episodes in which another object is asked for midway
 
 
-def collect(out: Path, shards: int, frames: int, jobs: int, seed: int) -> None:
-    """Write the shards that are missing in `out`; each appears whole or not at all."""
+def collect(out: Path, shards: int, frames: int, jobs: int, seed: int, policy: str, horizon: int) -> None:
+    """Write the shards that are missing in `out`; each appears whole or not at all.
+
+    policy: address of the policy that acts, empty for the expert; horizon: actions that it uses of each chunk.
+    """
     out.mkdir(parents=True, exist_ok=True)
     description = {
         "name": SUITE,
@@ -69,17 +77,17 @@ def collect(out: Path, shards: int, frames: int, jobs: int, seed: int) -> None:
     (out / "dataset.json").write_text(json.dumps(description, indent=1) + "\n")
     missing = [n for n in range(shards) if not (out / f"shard{n:04d}").is_dir()]
     with ProcessPoolExecutor(jobs) as pool:
-        futures = [pool.submit(write_shard, out, n, frames, seed) for n in missing]
+        futures = [pool.submit(write_shard, out, n, frames, seed, policy, horizon) for n in missing]
         for future in tqdm(as_completed(futures), total=shards, initial=shards - len(missing), unit="shard"):
             future.result()
 
 
-def write_shard(out: Path, number: int, frames: int, seed: int) -> None:
+def write_shard(out: Path, number: int, frames: int, seed: int, policy: str, horizon: int) -> None:
     """Write one shard, of the task number % 10."""
     partial = out / f"shard{number:04d}.partial{os.getpid()}"
     partial.mkdir()
     try:
-        values, episodes = shard(number, frames, seed)
+        values, episodes = asyncio.run(shard(number, frames, seed, policy, horizon))
         for name, value in values.items():
             np.save(partial / f"{name}.npy", value)
         (partial / "episodes.json").write_text(json.dumps(episodes) + "\n")
@@ -88,9 +96,11 @@ def write_shard(out: Path, number: int, frames: int, seed: int) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def shard(number: int, frames: int, seed: int) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
+async def shard(
+    number: int, frames: int, seed: int, policy: str, horizon: int
+) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
     """Return the frames of a shard, and what became of its episodes."""
-    rng = np.random.default_rng((FIRST_SEED, seed, number))
+    rng = np.random.default_rng((FIRST_SEED, seed, number, int(bool(policy))))
     suite = suite_of(SUITE)
     found: list[dict[str, NDArray[Any]]] = []
     episodes = []
@@ -98,9 +108,42 @@ def shard(number: int, frames: int, seed: int) -> tuple[dict[str, NDArray[Any]],
         while len(found) < frames:
             permuted = len(episodes) % 2 == 1
             world.begin_anew(rng, permuted=permuted)
-            done, steps = disturbed_episode(world, rng, found)
+            if policy:
+                done, steps = await episode_of_the_policy(world, rng, found, policy, horizon)
+            else:
+                done, steps = disturbed_episode(world, rng, found)
             episodes.append({"target": class_of(world.target), "permuted": permuted, "done": done, "steps": steps})
     return {name: np.stack([frame[name] for frame in found[:frames]]) for name in found[0]}, episodes
+
+
+async def episode_of_the_policy(
+    world: World, rng: np.random.Generator, found: list[dict[str, NDArray[Any]]], url: str, horizon: int
+) -> tuple[bool, int]:
+    """Let the policy act, and append what it sees, with the expert's labels, to `found`."""
+    from vla_eval.connection import Connection
+
+    name = class_of(world.target)
+    task = {"name": instruction_for(name), "suite": SUITE, "task_id": 0, "episode_idx": 0}
+    noise = rng.choice((0.0, 0.1))
+    first = int(rng.integers(horizon))  # actions made by the expert, so that any phase of the motion is decided in
+    for _ in range(first):
+        world.step(expert(world.scene(world.target)))
+    async with Connection(url) as connection:
+        await connection.start_episode({"task": task})
+        done, step = False, 0
+        while step < MOST_STEPS and not done:
+            if step % horizon == 0:  # the server looks at the picture when its chunk is used up
+                picture = world.picture()
+                if rng.random() < POLICY_KEPT:
+                    found.append(frame(world, world.target, rng, picture))
+            seen = {"images": {"agentview": picture}, "task_description": task["name"]}
+            action = np.asarray((await connection.act(seen))["actions"], np.float64)
+            command = np.array([*action[:3] * 0.05, *action[3:6] * 0.5, 0.0 if action[6] > 0 else 1.0])
+            command[:3] += 0.05 * rng.normal(0.0, noise, 3)
+            done = world.step(command)
+            step += 1
+        await connection.end_episode({"metrics": {"success": done}, "steps": step, "elapsed_sec": 0.0})
+    return done, step
 
 
 def disturbed_episode(world: World, rng: np.random.Generator, found: list[dict[str, NDArray[Any]]]) -> tuple[bool, int]:
@@ -142,7 +185,9 @@ def _push(rng: np.random.Generator) -> Array:
     return push
 
 
-def frame(world: World, asked: str, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+def frame(
+    world: World, asked: str, rng: np.random.Generator, picture: NDArray[np.uint8] | None = None
+) -> dict[str, NDArray[Any]]:
     """Return the present picture, the expert's next commands for several objects, and what the simulator knows."""
     others = [] if world.held() else [name for name in world.objects if name != asked and not world.inside(name)]
     chosen = [asked, *rng.permutation(others)[: LABELS - 1].tolist()]
@@ -159,9 +204,9 @@ def frame(world: World, asked: str, rng: np.random.Generator) -> dict[str, NDArr
     tool = world.tool()
     closing = tool.closing_rad
     places[THINGS.index("hand")] = tool.position
-    picture = Image.fromarray(world.picture()).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    shown = Image.fromarray(world.picture() if picture is None else picture)
     return {
-        "image": np.asarray(picture),
+        "image": np.asarray(shown.resize((SIZE, SIZE), Image.Resampling.BICUBIC)),
         "instruction": np.array([CLASSES.index(class_of(name)) for name in chosen], np.int16),
         "chunk": np.stack([plans[name] for name in chosen]),
         "cover": cover,
@@ -216,12 +261,14 @@ def main() -> None:
     collecting.add_argument("--shards", type=int, default=80)
     collecting.add_argument("--frames", type=int, default=512, help="of a shard")
     collecting.add_argument("--seed", type=int, default=0)
+    collecting.add_argument("--policy", default="", metavar="URL", help="let the policy served there act")
+    collecting.add_argument("--horizon", type=int, default=8, help="the server's --execution-horizon")
     for one in (checking, collecting):
         one.add_argument("--out", type=Path, required=True)
         one.add_argument("--jobs", type=int, default=1, help="processes; each takes 1 to 2 GB")
     args = parser.parse_args()
     if args.command == "collect":
-        collect(args.out, args.shards, args.frames, args.jobs, args.seed)
+        collect(args.out, args.shards, args.frames, args.jobs, args.seed, args.policy, args.horizon)
         return
     with ProcessPoolExecutor(args.jobs) as pool:
         work = [pool.submit(check, task, args.episodes) for task in range(len(CLASSES))]

@@ -31,7 +31,14 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for demonstrations (10 GB) and checkpoints")
     parser.add_argument(
-        "--demonstrations", type=Path, help="folder of shards from another world, instead of the simulator's"
+        "--demonstrations",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="shards from another world, instead of the simulator's; the first folder describes them all",
+    )
+    parser.add_argument(
+        "--start", type=Path, help="OUT of an earlier training on demonstrations, whose weights this one begins with"
     )
     add_seed(parser, "of scenes, weights and noise; 0 is the shipped policy's")
     parser.add_argument("--jobs", type=integer(1), default=2, help="processes, one for each core")
@@ -60,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     how = {"jobs": args.jobs, "device": args.device, "compiled": args.compile, "show": not args.quiet}
     final = args.out / "policy.safetensors"
     if args.demonstrations is None:
+        if args.start is not None:
+            raise UsageError("--start goes with --demonstrations: the simulator's stages start from each other")
         config = pipeline.SHIPPED if args.seed == 0 else pipeline.SHIPPED.seeded(args.seed)
         if args.scale != 1.0:
             config = config.scaled(args.scale)
@@ -68,9 +77,11 @@ def run(args: argparse.Namespace) -> int:
         result = pipeline.run_pipeline(args.out, config, **how)
         trial = f"sqap-vla demo --checkpoint {final}"
     else:
-        training = pipeline.recorded_training(args.scale, args.seed, attention=not args.no_attention_supervision)
+        training = pipeline.recorded_training(
+            args.scale, args.seed, attention=not args.no_attention_supervision, again=args.start is not None
+        )
         try:
-            result = pipeline.train_on_recorded(args.out, args.demonstrations, training, **how)
+            result = pipeline.train_on_recorded(args.out, args.demonstrations, training, start=args.start, **how)
         except ValueError as error:
             raise UsageError(f"--demonstrations: {error}") from error
         trial = f"sqap-vla serve --checkpoint {final}"

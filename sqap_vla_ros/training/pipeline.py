@@ -90,8 +90,11 @@ SHIPPED = PipelineConfig(
 )
 
 
-RECORDED = TrainingConfig(steps=20000)  # for demonstrations that another world's script recorded
+# For demonstrations that another world's script recorded, from nothing and from an earlier training's weights.
+RECORDED = TrainingConfig(steps=20000)
+RECORDED_AGAIN = TrainingConfig(steps=8000, rate=8e-4)
 
+IMITATION = "imitation"  # folder of the first stage
 Loader = Callable[[Sequence[Path]], Demonstrations]
 
 
@@ -101,34 +104,42 @@ def tabletop(folders: Sequence[Path]) -> Demonstrations:
 
 
 def recorded(folders: Sequence[Path]) -> Demonstrations:
-    """Return the demonstrations that another world's script recorded in one folder."""
-    (folder,) = folders
-    return RecordedDemonstrations(folder, shards_in(folders), micro_tokenizer())
+    """Return the demonstrations that another world's script recorded; the first folder describes them all."""
+    return RecordedDemonstrations(folders[0], shards_in(folders), micro_tokenizer())
 
 
-def recorded_training(scale: float, seed: int, *, attention: bool) -> TrainingConfig:
+def recorded_training(scale: float, seed: int, *, attention: bool, again: bool = False) -> TrainingConfig:
     """Return the settings for recorded demonstrations, with steps times `scale`, at least one."""
     loss = LossWeights() if attention else LossWeights(attention=0.0)
-    return dataclasses.replace(RECORDED, steps=max(1, round(RECORDED.steps * scale)), seed=seed, loss=loss)
+    base = RECORDED_AGAIN if again else RECORDED
+    return dataclasses.replace(base, steps=max(1, round(base.steps * scale)), seed=seed, loss=loss)
 
 
 def train_on_recorded(
     out: Path,
-    folder: Path,
+    folders: Sequence[Path],
     training: TrainingConfig,
     *,
+    start: Path | None = None,
     jobs: int = 2,
     device: str = "cpu",
     compiled: bool = False,
     show: bool = True,
 ) -> Path:
-    """Imitate the shards in `folder`, or go on with that, and return the checkpoint."""
-    shards = shards_in([folder])
-    if not shards:
-        raise ValueError(f"{folder} holds no finished shards of demonstrations: collect some first")
-    action_statistics(folder, shards)  # written once, before several processes read it
-    stage = out / "imitation"
-    _train(stage, training, folder, [], None, jobs, device, compiled, show, load=recorded)
+    """Imitate the shards in `folders`, or go on with that, and return the checkpoint.
+
+    folders: the first one's description and scale of the actions count for all. start: the `out` of a training whose
+        weights this one begins with.
+    """
+    for folder in folders:
+        if not shards_in([folder]):
+            raise ValueError(f"{folder} holds no finished shards of demonstrations: collect some first")
+    state = None if start is None else start / IMITATION / STATE
+    if state is not None and not state.is_file():
+        raise ValueError(f"{state} is missing: {start} is no folder of a training on demonstrations")
+    action_statistics(folders[0], shards_in(folders[:1]))  # written once, before several processes read it
+    stage = out / IMITATION
+    _train(stage, training, folders, [], state, jobs, device, compiled, show, load=recorded)
     return stage / "policy.safetensors"
 
 
@@ -142,8 +153,8 @@ def run_pipeline(
     """
     expert = out / "expert"
     collect_shards(expert, config.collection, jobs=jobs, show=show)
-    stage = out / "imitation"
-    _train(stage, config.imitation, expert, [], None, jobs, device, compiled, show)
+    stage = out / IMITATION
+    _train(stage, config.imitation, [expert], [], None, jobs, device, compiled, show)
     corrections: list[Path] = []
     for number, one in enumerate(config.rounds):
         corrections.append(out / f"corrections{number}")
@@ -152,14 +163,14 @@ def run_pipeline(
         collection = dataclasses.replace(config.collection, shards=one.shards, seed=config.collection.seed + number)
         collect_shards(corrections[-1], collection, jobs=jobs, make=make, show=show)
         before, stage = stage, out / f"round{number}"
-        _train(stage, one.training, expert, corrections, before / STATE, jobs, device, compiled, show)
+        _train(stage, one.training, [expert], corrections, before / STATE, jobs, device, compiled, show)
     return stage / "policy.safetensors"
 
 
 def _train(
     stage: Path,
     training: TrainingConfig,
-    expert: Path,
+    expert: Sequence[Path],
     corrections: Sequence[Path],
     start: Path | None,
     jobs: int,
@@ -197,7 +208,7 @@ def _worker(
     port: int,
     stage: Path,
     training: TrainingConfig,
-    expert: Path,
+    expert: Sequence[Path],
     corrections: Sequence[Path],
     start: Path | None,
     device: str,
@@ -213,7 +224,7 @@ def _worker(
         dist.init_process_group("gloo", rank=rank, world_size=jobs)
     try:
         train(
-            load([expert]),
+            load(expert),
             stage,
             training,
             start=start,

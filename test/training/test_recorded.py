@@ -9,7 +9,7 @@ import torch
 from sqap_vla_ros.policy.checkpoints.load import load_checkpoint
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.training.batch import ReadOuts
-from sqap_vla_ros.training.pipeline import recorded_training, shards_in
+from sqap_vla_ros.training.pipeline import recorded, recorded_training, shards_in, train_on_recorded
 from sqap_vla_ros.training.recorded import DESCRIPTION, STATISTICS, RecordedDemonstrations, action_statistics
 from sqap_vla_ros.training.train import Learner, TrainingConfig, train
 
@@ -135,4 +135,15 @@ def test_a_folder_without_a_description_or_with_a_wrong_one_is_refused(tmp_path)
 
 def test_settings_scale():
     assert recorded_training(1e-6, 3, attention=False).steps == 1
-    assert recorded_training(1.0, 0, attention=True).loss.attention > 0
+    whole, again = (recorded_training(1.0, 0, attention=True, again=again) for again in (False, True))
+    assert whole.loss.attention > 0
+    assert (again.steps, again.rate) < (whole.steps, whole.rate)
+
+
+def test_a_second_training_needs_a_first_and_takes_shards_of_several_folders(tmp_path):
+    one, two = written(tmp_path / "one"), written(tmp_path / "two")
+    assert len(recorded([one, two])) == 2 * FRAMES
+    with pytest.raises(ValueError, match=r"state\.pt is missing"):
+        train_on_recorded(tmp_path / "out", [one, two], recorded_training(1e-6, 0, attention=True), start=two)
+    with pytest.raises(ValueError, match="nothing holds no finished shards"):
+        train_on_recorded(tmp_path / "out", [one, tmp_path / "nothing"], recorded_training(1e-6, 0, attention=True))
