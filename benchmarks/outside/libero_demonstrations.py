@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from libero_expert import Array, expert, plan
+from libero_expert import MAX_MOVE_M, MAX_TURN_RAD, Array, expert, plan
 from libero_world import World, class_of, instruction_for, suite_of
 from numpy.typing import NDArray
 from PIL import Image
@@ -52,9 +52,10 @@ LABELS = 4  # instructions a picture
 MOST_STEPS = 280
 FIRST_SEED = 1_000_000
 
-KEPT = 14  # frames of an episode, on average
+KEPT = 0.11  # share of the steps whose picture is kept: some 14 of an episode
 POLICY_KEPT = 0.7  # share of the policy's decisions
-NOISE = (0.0, 0.15, 0.3)  # of a full command, drawn for each episode
+NOISE = (0.0, 0.15, 0.3)  # standard deviation as a share of FULL, drawn for each episode
+FULL = (MAX_MOVE_M, MAX_MOVE_M, MAX_MOVE_M, 0.1, 0.1, 0.25)  # of a command: metres, radians
 SHOVE, SHOVE_STEPS = 0.02, (3, 8)  # chance in a step of a random motion, and how long it lasts
 FLIP, FLIP_STEPS = 0.01, (1, 6)  # the same of a wrong gripper command
 CHANGE_OF_MIND = 0.2  # share of episodes in which another object is asked for midway
@@ -138,8 +139,8 @@ async def episode_of_the_policy(
                     found.append(frame(world, world.target, rng, picture))
             seen = {"images": {"agentview": picture}, "task_description": task["name"]}
             action = np.asarray((await connection.act(seen))["actions"], np.float64)
-            command = np.array([*action[:3] * 0.05, *action[3:6] * 0.5, 0.0 if action[6] > 0 else 1.0])
-            command[:3] += 0.05 * rng.normal(0.0, noise, 3)
+            command = np.array([*action[:3] * MAX_MOVE_M, *action[3:6] * MAX_TURN_RAD, float(action[6] <= 0)])
+            command[:3] += MAX_MOVE_M * rng.normal(0.0, noise, 3)
             done = world.step(command)
             step += 1
         await connection.end_episode({"metrics": {"success": done}, "steps": step, "elapsed_sec": 0.0})
@@ -158,14 +159,14 @@ def disturbed_episode(world: World, rng: np.random.Generator, found: list[dict[s
     for step in range(MOST_STEPS):
         if step == switch and not world.held():
             asked = str(rng.choice([name for name in world.objects if not world.inside(name)]))
-        if rng.random() < KEPT / 130:
+        if rng.random() < KEPT:
             found.append(frame(world, asked, rng))
         command = expert(world.scene(asked))
         if shoved == 0 and rng.random() < SHOVE:
             shoved, push = int(rng.integers(*SHOVE_STEPS)), _push(rng)
         if flipped == 0 and rng.random() < FLIP:
             flipped = int(rng.integers(*FLIP_STEPS))
-        command[:6] += rng.normal(0.0, noise, 6) * (0.05, 0.05, 0.05, 0.1, 0.1, 0.25)
+        command[:6] += rng.normal(0.0, noise, 6) * FULL
         if shoved:
             command[:6] = push
             shoved -= 1
@@ -181,7 +182,7 @@ def disturbed_episode(world: World, rng: np.random.Generator, found: list[dict[s
 
 def _push(rng: np.random.Generator) -> Array:
     direction = rng.normal(size=3) * (1.0, 1.0, 0.6)
-    push: Array = np.append(0.05 * direction / np.linalg.norm(direction), (0.0, 0.0, rng.normal(0.0, 0.15)))
+    push: Array = np.append(MAX_MOVE_M * direction / np.linalg.norm(direction), (0.0, 0.0, rng.normal(0.0, 0.15)))
     return push
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 SIZE = 256  # of vla-eval's pictures
 SETTLING = 10  # steps, as vla-eval's
-_FLOOR_SPOTS = 0.02  # metres within which an object is put around the place of another
+_SPREAD_M = 0.02  # within which an object is put around the place of another
 _PATCHES, _SEGMENTED = 16, 128
 
 sys.stdin = io.StringIO("n\n")  # LIBERO asks once where its files are to be
@@ -84,7 +84,6 @@ class World:
         ]
         self._finger = [model.get_joint_qpos_addr(name) for name in gripper.joints]
         self._site = model.site_name2id(gripper.important_sites["grip_site"])
-        self.last = (np.zeros(3), np.eye(3))
         self._speed, self._turning = np.zeros(3), np.zeros(3)
 
     def __enter__(self) -> World:
@@ -109,7 +108,7 @@ class World:
             joints = [self.env.env.objects_dict[name].joints[-1] for name in self.objects]
             poses = [self.sim.data.get_joint_qpos(joint).copy() for joint in joints]
             for joint, own, other in zip(joints, poses, rng.permutation(len(poses)), strict=True):
-                own[:2] = poses[other][:2] + rng.uniform(-_FLOOR_SPOTS, _FLOOR_SPOTS, 2)
+                own[:2] = poses[other][:2] + rng.uniform(-_SPREAD_M, _SPREAD_M, 2)
                 self.sim.data.set_joint_qpos(joint, own)
             self.sim.forward()
         self._settle()
