@@ -238,7 +238,7 @@ def fill(
             if values.dtype == torch.float32 and not name.startswith("action_head") and leaf != "weight_scale":
                 values = values.bfloat16()
             put(model, full, values)
-        if isinstance(module, PackedLinear):
+        if isinstance(module, PackedLinear | nn.Linear):
             yield name
 
 
@@ -266,7 +266,7 @@ def build(variant: Variant, distinct: int, device: str = "cpu", beside: CogACT |
         module = model.get_submodule(name)
         if isinstance(module, IntegerLinear) and device == "cpu":
             use_backend(module)
-            give_back_freed_memory()
+        give_back_freed_memory()
     model.to(device)
     if variant.prepared:
         model.action_head.to(head_dtype)
