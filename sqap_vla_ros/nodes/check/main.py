@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.camera:
         return check_hand_eye(args)
+    if args.bag or args.board or args.clicks:
+        raise ValueError("--bag, --board and --clicks are for --camera: add it, or leave them out")
     with standing_in(read_arguments(args.arguments)) as (node, values):
         snapshot = Collector(node, values).collect(args.listen or LISTEN_S)
     if not args.without_policy:

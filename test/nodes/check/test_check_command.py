@@ -109,6 +109,8 @@ def test_sections_of_parameter_files_for_the_node_hold(rig, capsys, tmp_path):
         (("colour:=red",), "no argument colour"),
         (("params_file:=/no/such.yaml",), "no such file"),
         (("gripper_closed:=0.04",), "gripper_closed and gripper_open must differ"),
+        (("--bag", "recording"), "are for --camera"),
+        (("--clicks", "clicks.csv"), "are for --camera"),
     ],
 )
 def test_wrong_arguments_are_told(arguments, text, capsys):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CameraInfo, JointState
+from sqap_vla_ros.msg import PolicyStatus
 from std_msgs.msg import String
 from std_srvs.srv import SetBool
 
@@ -43,6 +44,7 @@ class StandInCell:
         self.refusals: list[str] = []
         self.accepted = 0
         self.diagnostics: DiagnosticArray | None = None  # the newest
+        self.status = PolicyStatus()  # the newest
         self._ticks = 0
 
     def __enter__(self) -> StandInCell:
@@ -115,6 +117,9 @@ class StandInCell:
                     self.arm.drive(twist, messages.time_ns(message.header.stamp), TIMEOUT_S)
                 case "/diagnostics":
                     self.diagnostics = message
+                    return
+                case "~/status":
+                    self.status = message
                     return
                 case _:
                     return

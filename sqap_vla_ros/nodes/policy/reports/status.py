@@ -147,4 +147,5 @@ class Reporter:
         message.gripper_state = int(health.gripper.state)
         message.gripper = health.gripper.text
         message.gripper_position = math.nan if health.gripper.position is None else health.gripper.position
+        message.orientation_residual_rad = list(health.residual_rad or ())
         self._status.publish(message)

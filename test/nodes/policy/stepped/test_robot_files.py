@@ -71,7 +71,7 @@ def test_a_tenth_of_the_speed_is_a_tenth_of_the_speed(real_data):
 
 
 @pytest.mark.parametrize("name", ["so101", "ur5e"])
-def test_the_diagnostics_say_what_five_joints_leave_of_an_orientation(name, real_data):
+def test_status_and_diagnostics_say_what_five_joints_leave_of_an_orientation(name, real_data):
     urdf = real_data(f"robots/{URDFS[name]}.urdf").read_text()
     robot = read_robot(name)
     with StandInCell(robot, urdf, np.array([0.0, 0.0, 0.0, 0.01, 0.01, 0.0, 1.0])) as cell:
@@ -82,9 +82,11 @@ def test_the_diagnostics_say_what_five_joints_leave_of_an_orientation(name, real
         found = {pair.key: pair.value for pair in entry.values}.get(RESIDUAL)
         if name == "ur5e":  # it meets every pose
             assert found is None
+            assert list(cell.status.orientation_residual_rad) == []
             return
         turns = np.array([float(value) for value in found.removesuffix(" degrees").split(", ")])
         allowed = np.degrees(robot.parameters["orientation_residual_rad"])
         assert (turns <= allowed).all()
+        assert np.degrees(cell.status.orientation_residual_rad) == pytest.approx(turns, abs=0.06)
         # Whichever way the wrist points, one of the two turns asked for is beyond five joints.
         assert turns[:2].max() > 1.0
