@@ -203,7 +203,8 @@ class GripperCommandAction(ActionGripper):
         return goal
 
     def _read_result(self, result: Any) -> GripperMeasurement:
-        return GripperMeasurement(_finite(result.position), result.stalled, result.reached_goal)
+        position = _finite(result.position * self._config.answer_scale)
+        return GripperMeasurement(position, result.stalled, result.reached_goal)
 
     def _read_feedback(self, feedback: Any) -> GripperMeasurement:
         return self._read_result(feedback)

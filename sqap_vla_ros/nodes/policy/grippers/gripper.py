@@ -22,6 +22,7 @@ class GripperConfig:
 
     closed, opened: positions that are commanded; unit: 'm' or 'rad'. max_effort: N or Nm, 0 leaves it to the gripper.
     joint: its joint's name, where the kind needs it or where its position is to be watched. action: name of its server.
+    answer_scale: what the positions in an action's answers are multiplied by to have those that are commanded.
     travel_s: time between open and closed for a gripper in the arm's trajectory. timeout_s: a gripper that is neither
     there nor stalled by then is late. open_above, close_below: see GripperHysteresis.
     """
@@ -32,6 +33,7 @@ class GripperConfig:
     max_effort: float = 0.0
     joint: str = ""
     action: str = "gripper_cmd"
+    answer_scale: float = 1.0
     travel_s: float = 0.6
     timeout_s: float = 5.0
     open_above: float = OPEN_ABOVE

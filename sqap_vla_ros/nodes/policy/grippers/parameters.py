@@ -57,6 +57,14 @@ GRIPPER = (
     ),
     Parameter.of(
         GripperConfig,
+        "gripper_answer_scale",
+        "The positions in the answers of action control_msgs/GripperCommand times this are those that are commanded: "
+        "0.5 for a Franka hand, which is sent the way of one finger and answers with the width between both.",
+        field="answer_scale",
+        above=0.0,
+    ),
+    Parameter.of(
+        GripperConfig,
         "gripper_travel_s",
         "Time between open and closed in the arm's trajectory, gripper_output 'joint_trajectory'. The joint's peak "
         "speed is 1.5 times the way over this time.",

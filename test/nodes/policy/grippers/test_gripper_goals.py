@@ -66,11 +66,11 @@ class Client:
 class Cell:
     """A gripper of the kind under test, and its client's other end."""
 
-    def __init__(self, kind):
+    def __init__(self, kind, config=CONFIG):
         self.now_s = 100.0
         self._node = SimpleNamespace(get_namespace=lambda: "/left")
         joints = SimpleNamespace(gripper=None)
-        self.gripper = kind(self._node, GripperParts(CONFIG, SimpleNamespace(), joints))
+        self.gripper = kind(self._node, GripperParts(config, SimpleNamespace(), joints))
         self.client = self._node.client
         self.ticks = 0
 
@@ -275,6 +275,19 @@ def test_a_position_that_is_not_finite_is_unknown(cell):
     cell.sent[0].end(position=float("nan"), reached_goal=True)
     report = cell.gripper.report()
     assert (report.state, report.position) == (GripperState.REACHED, None)
+
+
+def test_answers_in_another_measure_are_brought_back_to_what_is_commanded(monkeypatch):
+    # A Franka hand is sent the way of one finger, 0 to 0.04 m, and answers with the width between both.
+    monkeypatch.setattr(actions, "ActionClient", Client)
+    franka = Cell(actions.GripperCommandAction, GripperConfig(closed=0.0, opened=0.04, answer_scale=0.5))
+    franka.want(1.0)
+    assert franka.positions == [0.04]
+    franka.sent[0].decide()
+    franka.sent[0].feedback(position=0.06, effort=0.0, stalled=False, reached_goal=False)
+    assert franka.says() == (GripperState.MOVING, "opening at 0.03 m")
+    franka.sent[0].end(position=0.08, reached_goal=True)
+    assert franka.says() == (GripperState.REACHED, "open at 0.04 m")
 
 
 def test_an_opening_that_is_not_finite_is_refused_and_sends_nothing(cell):
