@@ -30,6 +30,7 @@ _MODEL = ("policy", "quantization", "pruning", "compression")
 _FILM = ("policy.preprocessing", "pruning.overlay", "compression.load", "shipped")  # the film's tokens
 _WHOLE = ("policy.checkpoints.writing",)  # files that appear whole or not at all
 _DOORS = ("shipped", "policies")  # to a policy
+_SUBJECTS = ("robot", "simulation", "serving", "nodes", "recordings", "training")
 _STUDY = ("processes", "evaluation.action_metrics")
 RULES: dict[str, tuple[str, ...]] = {
     "__init__": ("policies", "contracts"),
@@ -69,6 +70,8 @@ RULES: dict[str, tuple[str, ...]] = {
     ),
     "serving.server": (*_BASE, "serving", "robot"),
     "training": (*_BASE, "processes", "policy", "simulation"),
+    "films": (*_BASE, *_WHOLE),
+    "recordings": (*_BASE, *_WHOLE, "robot", "films"),
     "nodes": (*_BASE, "robot", "jpeg"),
     "nodes.tf": _BASE,
     "nodes.launch": (*_BASE, "processes", "yaml_files"),
@@ -82,14 +85,13 @@ RULES: dict[str, tuple[str, ...]] = {
     "nodes.check.hand_eye": (*_CHECK, "nodes.bags", "nodes.check", "policy.preprocessing", "pruning.overlay"),
     "nodes.check.picture": (*_BASE, *_ROS, "nodes.policy", "policy.preprocessing", "pruning.overlay"),
     "nodes.operate": (*_BASE, *_ROS, "nodes.launch"),
-    "nodes.bags": (*_BASE, *_ROS, "yaml_files", "robot", "control", "nodes.policy.observer"),
+    "nodes.bags": (*_BASE, *_ROS, "yaml_files", "robot", "control", "nodes.policy.observer", "recordings.frames"),
     "evaluation.closed_loop": (*_BASE, *_STUDY, *_MODEL, *_DOORS, "serving.frames", "robot", "simulation"),
-    "evaluation.replay": (*_BASE, *_STUDY, *_MODEL, "evaluation.films", "shipped", "robot", "serving", "nodes"),
-    "evaluation.demo": (*_BASE, *_FILM, *_WHOLE, "evaluation.films", "robot", "simulation", "nodes"),
+    "evaluation.replay": (*_BASE, *_STUDY, *_MODEL, "films", "shipped", "robot", "serving", "nodes", "recordings"),
+    "evaluation.demo": (*_BASE, *_FILM, *_WHOLE, "films", "robot", "simulation", "nodes", "recordings"),
     "evaluation": _BASE,
-    "evaluation.films": (*_BASE, *_WHOLE),
     "evaluation.selectors": (*_BASE, *_MODEL),
-    "commands": (*_BASE, *_MODEL, "shipped", "robot", "simulation", "serving", "nodes", "evaluation", "training"),
+    "commands": (*_BASE, *_MODEL, *_SUBJECTS, "shipped", "evaluation"),
     "cli": (*_BASE, *_WHOLE, "processes", "commands"),
 }
 

@@ -49,14 +49,15 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the file to write, policy.safetensors")
     parser.add_argument(
         "--calibration",
-        help="folder of images with instructions.txt, a rosbag, `simulator` or `synthetic` (`simulator:64`: that many, "
-        "whatever --observations says); needed by recipes that look at data",
+        help="folder of images with instructions.txt, a rosbag, a LeRobot dataset, `simulator` or `synthetic` "
+        "(`simulator:64`: that many, whatever --observations says); needed by recipes that look at data",
     )
     parser.add_argument("--observations", type=integer(1), default=16, help="calibration observations to use")
     parser.add_argument(
-        "--instruction", type=instruction, help="what the robot was told, for bags without a topic for it"
+        "--instruction", type=instruction, help="what the robot was told, for recordings that do not say it"
     )
     parser.add_argument("--image-topic", help="which images of a bag, where it has several")
+    parser.add_argument("--image-key", help="which camera of a LeRobot dataset, where it has several")
     add_unnorm_key(parser)
     add_checkpoint_settings(parser)
     add_sampling(parser)
@@ -195,7 +196,9 @@ def _report(
 def _observations(args: argparse.Namespace) -> tuple[list[Observation], list[Observation]]:
     """Return observations for calibration (none where none were named), and others held out for the report."""
     from sqap_vla_ros.compression.calibration import SYNTHETIC, hold_out, load_observations, synthetic_observations
-    from sqap_vla_ros.nodes.bags.observations import sample_observations
+    from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
+    from sqap_vla_ros.recordings.lerobot.layout import is_dataset
+    from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
     from sqap_vla_ros.shipped import CALIBRATION_SOURCES, SIMULATOR
     from sqap_vla_ros.simulation.observations import HELD_OUT_SEED, expert_observations
 
@@ -208,7 +211,11 @@ def _observations(args: argparse.Namespace) -> tuple[list[Observation], list[Obs
         return found, synthetic_observations(_HELD_OUT, seed=1)
     path = Path(args.calibration).expanduser()
     wanted = args.observations + (_HELD_OUT if args.report else 0)
-    if path.is_file() or (path / "metadata.yaml").is_file():
+    if is_dataset(path):
+        found = DatasetFrames(path, DatasetSpec(args.image_key, instruction=args.instruction or "")).sample(wanted)
+    elif path.is_file() or (path / "metadata.yaml").is_file():
+        from sqap_vla_ros.nodes.bags.observations import sample_observations
+
         found = sample_observations(path, wanted, image_topic=args.image_topic, instruction=args.instruction or "")
     else:
         found = load_observations(args.calibration, wanted, CALIBRATION_SOURCES)

@@ -14,9 +14,11 @@ from sqap_vla_ros.contracts import CROPS, STEP_S, TRAINED_POLICY, unreadable
 
 if TYPE_CHECKING:
     from sqap_vla_ros.policy.settings import CheckpointSettings
+    from sqap_vla_ros.robot.interchange.fixed_camera import FixedCamera
 
 CHECKPOINT_HELP = f"`{TRAINED_POLICY}`, `micro` (random weights), a CogACT folder, or a .safetensors file"
 RECIPE_HELP = "how the policy is compressed: a name of config/recipes or a YAML file"
+STATE_HELP = "what follows the position in the state: axis_angle, rpy, quat_wxyz or quat_xyzw"
 DEFAULT_RECIPES = "fp32,w4a4,sqap"  # the first is the reference
 _LARGEST_SEED = 2**32 - 1
 
@@ -335,3 +337,39 @@ def gripper_pixel(given: Sequence[float] | None, width: int, height: int) -> tup
     if not (-0.5 <= u < width - 0.5 and -0.5 <= v < height - 0.5):
         raise UsageError(f"--gripper-pixel {u:g} {v:g} lies outside the image, which has {width} x {height} pixels")
     return u, v
+
+
+def add_fixed_camera(group: Any) -> None:
+    """Add the options that say where a camera is that does not move; `--camera-info` is the command's own."""
+    group.add_argument(
+        "--camera-pose",
+        type=float,
+        nargs=7,
+        metavar=("X", "Y", "Z", "QX", "QY", "QZ", "QW"),
+        help="the camera's optical frame in the base frame; needs --camera-info",
+    )
+    group.add_argument(
+        "--simulator-camera", type=Path, help="instead of the two: pose and field of view of MuJoCo's camera as JSON"
+    )
+    group.add_argument("--mirrored", action="store_true", help="images are mirrored left to right")
+
+
+def fixed_camera(args: argparse.Namespace, camera_info: Path | None) -> FixedCamera | None:
+    """Return the camera of the options, None where there is none. Raises ValueError."""
+    from sqap_vla_ros.robot.calibration_file import read_camera_info
+    from sqap_vla_ros.robot.camera import CameraModel
+    from sqap_vla_ros.robot.conventions import invert_pose, pose_matrix
+    from sqap_vla_ros.robot.interchange.fixed_camera import FixedCamera
+    from sqap_vla_ros.robot.interchange.simulator_camera import read_simulator_camera
+
+    if args.simulator_camera is not None:
+        if camera_info is not None or args.camera_pose is not None:
+            raise UsageError("--simulator-camera replaces --camera-info and --camera-pose: give it alone")
+        return read_simulator_camera(args.simulator_camera, mirrored=args.mirrored)
+    if camera_info is None and args.camera_pose is None:
+        return None
+    if camera_info is None or args.camera_pose is None:
+        raise UsageError("--camera-info and --camera-pose belong together: give both")
+    base_from_optical = pose_matrix(args.camera_pose[:3], args.camera_pose[3:])
+    model = CameraModel.from_camera_info(read_camera_info(camera_info))
+    return FixedCamera(model, invert_pose(base_from_optical), args.mirrored)

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqap_vla_ros.commands.options import (
+    STATE_HELP,
     UsageError,
     add_checkpoint,
     add_checkpoint_settings,
     add_command,
     add_device,
+    add_fixed_camera,
     add_recipes,
     add_sampling,
     add_seed,
     add_threads,
     add_unnorm_key,
+    fixed_camera,
     instruction,
     integer,
     number,
@@ -29,20 +32,25 @@ from sqap_vla_ros.commands.options import (
 if TYPE_CHECKING:
     from sqap_vla_ros.evaluation.replay.jobs import ReplayJob
     from sqap_vla_ros.nodes.bags.spec import ReplaySpec
+    from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
 
+_MOST_EPISODES = 10**6
 _LARGEST_URDF = 2**24  # bytes
 _DESCRIPTION = """\
 Replay recordings through a policy, offline and deterministically, and report what each recipe does to latency,
-memory, kept tokens and actions. Reads rosbag2 (MCAP, SQLite) and ROS 1 bags. An interrupted replay goes on where it
-stopped."""
+memory, kept tokens and actions. Reads rosbag2 (MCAP, SQLite), ROS 1 bags and LeRobot datasets. An interrupted replay
+goes on where it stopped."""
+
+
+_RECORDING = "rosbag2 folder, ROS 1 .bag file, or folder of a LeRobot dataset"
 
 
 def register(subparsers: Any) -> None:
     """Add the `replay` sub-command."""
     parser = add_command(
-        subparsers, "replay", run, summary="measure recipes on recorded bags", description=_DESCRIPTION, resumes=True
+        subparsers, "replay", run, summary="measure recipes on recordings", description=_DESCRIPTION, resumes=True
     )
-    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 folder or ROS 1 .bag file")
+    parser.add_argument("bags", nargs="+", type=Path, metavar="RECORDING", help=_RECORDING)
     parser.add_argument("--out", type=Path, default=Path("out/replay"), help="folder for the reports")
     policy = parser.add_argument_group("policy")
     add_checkpoint(policy, "micro")
@@ -72,6 +80,14 @@ def register(subparsers: Any) -> None:
     topics.add_argument("--instruction-topic", help="String")
     topics.add_argument("--instruction", type=instruction, help="what to do, where the bag has no such topic")
     topics.add_argument("--segments", type=Path, help="YAML list of {from_s: seconds, instruction: text}")
+    dataset = parser.add_argument_group("LeRobot datasets (their features are found by name)")
+    dataset.add_argument("--image-key", help="which camera, where there are several")
+    dataset.add_argument("--state-key", help="the tool's pose: x, y, z and rotation first; none: do not use it")
+    dataset.add_argument("--state", help=f"{STATE_HELP}; else from the names of its elements")
+    dataset.add_argument("--action-key", help="the recorded actions; none: do not compare with them")
+    dataset.add_argument("--action-space", default="metric", help="what recorded actions mean, as in `serve`")
+    dataset.add_argument("--episodes", type=_episodes, default=(), metavar="LIST", help="such as 0,4,10-19; else all")
+    add_fixed_camera(dataset)
     frames = parser.add_argument_group("frames")
     frames.add_argument("--base-frame", default="base_link", help="frame that actions are expressed in")
     frames.add_argument("--tool-frame", default="tool0", help="frame that actions move")
@@ -94,7 +110,7 @@ def register(subparsers: Any) -> None:
 
 
 def spec_of(args: argparse.Namespace) -> ReplaySpec:
-    """Return the options about topics and frames. Raises ValueError."""
+    """Return the options about topics and frames of bags. Raises ValueError."""
     from sqap_vla_ros.nodes.bags.spec import (
         ReplaySpec,
         parse_static_transform,
@@ -124,6 +140,33 @@ def spec_of(args: argparse.Namespace) -> ReplaySpec:
     )
 
 
+def dataset_spec_of(args: argparse.Namespace) -> DatasetSpec:
+    """Return the options about datasets. Raises ValueError."""
+    from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
+
+    return DatasetSpec(
+        *(args.image_key, args.state_key, args.action_key, args.state, args.action_space),
+        camera=fixed_camera(args, Path(args.camera_info) if args.camera_info else None),
+        instruction=args.instruction or "",
+        episodes=args.episodes,
+        stride=args.stride,
+    )
+
+
+def _episodes(text: str) -> tuple[int, ...]:
+    """Read `0,4,10-19`."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        is_range = first.isdecimal() and (last.isdecimal() or not dash)
+        if not is_range or int(last or first) - int(first) > _MOST_EPISODES:
+            raise argparse.ArgumentTypeError(f"expected episodes such as 0,4,10-19, got {text!r}")
+        found += range(int(first), int(last or first) + 1)
+    if not found or len(found) != len(set(found)):
+        raise argparse.ArgumentTypeError(f"each episode must be named once, got {text!r}")
+    return tuple(found)
+
+
 def _robot_description(path: Path) -> str:
     with path.open("rb") as file:
         text = file.read(_LARGEST_URDF + 1)
@@ -149,6 +192,7 @@ def _nearest_s(text: str) -> float:
 def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
     """Return one job a bag, each with its own folder under --out. Raises ValueError."""
     from sqap_vla_ros.evaluation.replay.jobs import make_jobs
+    from sqap_vla_ros.recordings.lerobot.layout import is_dataset
     from sqap_vla_ros.serving.worker import WorkerConfig
 
     require_policy(args.checkpoint)
@@ -165,7 +209,7 @@ def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
     return make_jobs(
         args.bags,
         args.out,
-        spec_of(args),
+        [dataset_spec_of(args) if is_dataset(path.expanduser()) else spec_of(args) for path in args.bags],
         args.recipes,
         worker,
         control_rate_hz=args.control_rate,

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqap_vla_ros.commands.options import (
+    STATE_HELP,
     UsageError,
     add_checkpoint,
     add_checkpoint_settings,
     add_command,
     add_device,
+    add_fixed_camera,
     add_recipe,
     add_sampling,
     add_seed,
     add_threads,
     add_unnorm_key,
+    fixed_camera,
     integer,
     number,
     require_device,
@@ -31,7 +34,6 @@ from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.serving import defaults
 
 if TYPE_CHECKING:
-    from sqap_vla_ros.robot.interchange.fixed_camera import FixedCamera
     from sqap_vla_ros.serving.server.protocols import Service
     from sqap_vla_ros.serving.server.server import ServerConfig
     from sqap_vla_ros.serving.worker import WorkerConfig
@@ -76,20 +78,8 @@ def register(subparsers: Any) -> None:
     images = parser.add_argument_group("images, and the ring of the token selection")
     images.add_argument("--image-key", default="", help="which picture the policy sees, where several are sent")
     images.add_argument("--camera-info", type=Path, help="calibration as YAML or JSON: projects the tool of the state")
-    images.add_argument(
-        "--camera-pose",
-        type=float,
-        nargs=7,
-        metavar=("X", "Y", "Z", "QX", "QY", "QZ", "QW"),
-        help="the camera's optical frame in the base frame; needs --camera-info",
-    )
-    images.add_argument(
-        "--simulator-camera", type=Path, help="instead of the two: pose and field of view of MuJoCo's camera as JSON"
-    )
-    images.add_argument(
-        "--state", default="axis_angle", help="what follows the position in the state: axis_angle, quat_wxyz, quat_xyzw"
-    )
-    images.add_argument("--mirrored", action="store_true", help="clients send the image mirrored left to right")
+    add_fixed_camera(images)
+    images.add_argument("--state", default="axis_angle", help=STATE_HELP)
     network = parser.add_argument_group("network")
     network.add_argument("--host", default=defaults.HOST, help="address to listen on")
     network.add_argument(
@@ -179,28 +169,7 @@ def make_service(args: argparse.Namespace, worker: WorkerConfig) -> Service:
     )
     return Service(
         engine,
-        ObservationReader(args.image_key, _camera(args), args.state),
+        ObservationReader(args.image_key, fixed_camera(args, args.camera_info), args.state),
         ACTION_SPACES[args.action_space],
         ChunkUse(args.execution_horizon, args.ensemble, args.seed),
     )
-
-
-def _camera(args: argparse.Namespace) -> FixedCamera | None:
-    if args.simulator_camera is not None:
-        if args.camera_info is not None or args.camera_pose is not None:
-            raise UsageError("--simulator-camera replaces --camera-info and --camera-pose: give it alone")
-        from sqap_vla_ros.robot.interchange.simulator_camera import read_simulator_camera
-
-        return read_simulator_camera(args.simulator_camera, mirrored=args.mirrored)
-    if args.camera_info is None and args.camera_pose is None:
-        return None
-    if args.camera_info is None or args.camera_pose is None:
-        raise UsageError("--camera-info and --camera-pose belong together: give both")
-    from sqap_vla_ros.robot.calibration_file import read_camera_info
-    from sqap_vla_ros.robot.camera import CameraModel
-    from sqap_vla_ros.robot.conventions import invert_pose, pose_matrix
-    from sqap_vla_ros.robot.interchange.fixed_camera import FixedCamera
-
-    base_from_optical = pose_matrix(args.camera_pose[:3], args.camera_pose[3:])
-    model = CameraModel.from_camera_info(read_camera_info(args.camera_info))
-    return FixedCamera(model, invert_pose(base_from_optical), args.mirrored)

@@ -11,7 +11,7 @@ import pytest
 import torch.multiprocessing as mp
 
 from sqap_vla_ros import cli
-from sqap_vla_ros.evaluation.films import mp4_writer
+from sqap_vla_ros.films import mp4_writer
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.checkpoints.writing import WriteError, check_folder, described, write_text
 from sqap_vla_ros.policy.micro.policy import micro_policy

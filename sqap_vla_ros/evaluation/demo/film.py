@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sqap_vla_ros.contracts import NS_PER_S, TokenSelection
-from sqap_vla_ros.evaluation.films import mp4_writer
+from sqap_vla_ros.films import mp4_writer
 from sqap_vla_ros.nodes.recorder.recording import RecordedChunk, RecordedImage, Recording
 from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.policy.preprocessing import ImageTransform

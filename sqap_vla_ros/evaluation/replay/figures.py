@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import matplotlib
@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sqap_vla_ros.contracts import NS_PER_S, Reason
-from sqap_vla_ros.evaluation.films import mp4_writer
 from sqap_vla_ros.evaluation.replay.metrics import episodes_of, frame_errors, worst_frames
 from sqap_vla_ros.evaluation.replay.run import FrameRecord, RecipeRun, frames_again
-from sqap_vla_ros.nodes.bags.observations import ReplayFrame
-from sqap_vla_ros.nodes.bags.spec import ReplaySpec
+from sqap_vla_ros.films import mp4_writer
 from sqap_vla_ros.policy.preprocessing import ImageTransform
 from sqap_vla_ros.pruning.overlay import COLOURS, draw_overlay
+from sqap_vla_ros.recordings.frames import ReplayFrame
 from sqap_vla_ros.robot.trajectory import anchor_chunk
+
+if TYPE_CHECKING:
+    from sqap_vla_ros.evaluation.replay.sources import RecordingSpec
 
 _STAGE_COLOURS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
 _VIDEO_WIDTH = 640
@@ -60,7 +62,7 @@ def overlay_of(frame: ReplayFrame, record: FrameRecord, run: RecipeRun, *, capti
 
 
 def worst_pictures(
-    bag_path: Path, spec: ReplaySpec, runs: Sequence[RecipeRun], count: int
+    bag_path: Path, spec: RecordingSpec, runs: Sequence[RecipeRun], count: int
 ) -> list[tuple[str, int, float, NDArray[np.uint8]]]:
     """Return (recipe, frame, distance, overlay) of each recipe's `count` frames farthest from the first recipe's."""
     wanted = [(run, index, error) for run in runs[1:] for index, error in worst_frames(run, runs[0], count)]
@@ -80,7 +82,7 @@ def worst_pictures(
     ]
 
 
-def write_video(path: Path, bag_path: Path, spec: ReplaySpec, run: RecipeRun, *, show: bool = True) -> bool:
+def write_video(path: Path, bag_path: Path, spec: RecordingSpec, run: RecipeRun, *, show: bool = True) -> bool:
     """Write the overlay of every predicted frame at the recording's pace; return False for fewer than two frames."""
     by_index = {record.index: record for record in run.records if record.selection is not None}
     if len(by_index) < 2:

@@ -17,7 +17,7 @@ from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -25,11 +25,13 @@ from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.evaluation.replay.metrics import summarise
 from sqap_vla_ros.evaluation.replay.run import RUN, RecipeRun, ReplayError, replay_recipe
 from sqap_vla_ros.evaluation.replay.tables import write_frames_csv
-from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.policy.checkpoints.writing import described
 from sqap_vla_ros.processes import signals_raise, worker_pool
 from sqap_vla_ros.serving.worker import WorkerConfig
 from sqap_vla_ros.shipped import SHIPPED
+
+if TYPE_CHECKING:
+    from sqap_vla_ros.evaluation.replay.sources import RecordingSpec
 
 _TRIES = 3  # a bag whose process died is tried so often
 
@@ -43,7 +45,7 @@ class ReplayJob:
     """
 
     bag: Path
-    spec: ReplaySpec
+    spec: RecordingSpec
     recipes: tuple[str, ...]
     worker: WorkerConfig
     out: Path
@@ -74,14 +76,16 @@ class JobResult:
 def make_jobs(
     bags: Sequence[Path],
     out: Path,
-    spec: ReplaySpec,
+    specs: Sequence[RecordingSpec],
     recipes: Sequence[str],
     worker: WorkerConfig,
     *,
     control_rate_hz: float,
     video: bool = True,
 ) -> list[ReplayJob]:
-    """Return one job a bag. Several bags get a folder each under `out`, named after them.
+    """Return one job a recording, read as its specification says.
+
+    Several recordings get a folder each under `out`, named after them.
 
     Raises ValueError for a recipe that cannot be read, before any work, and for bags of the same name.
     """
@@ -93,12 +97,12 @@ def make_jobs(
     folders = [out] if len(names) == 1 else [out / name for name in names]
     return [
         ReplayJob(bag, spec, tuple(recipes), worker, folder, control_rate_hz, video=video)
-        for bag, folder in zip(bags, folders, strict=True)
+        for bag, spec, folder in zip(bags, specs, folders, strict=True)
     ]
 
 
 def run_job(job: ReplayJob, *, show: bool = True) -> JobResult:
-    """Replay one bag and write its report. Raises BagError or ReplayError."""
+    """Replay one bag and write its report. Raises BagError, DatasetError or ReplayError."""
     from sqap_vla_ros.evaluation.replay.report import write_report  # plotting takes a second to import
 
     runs: list[RecipeRun] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ def summarise(run: RecipeRun, reference: RecipeRun, *, control_rate_hz: float) -
         "ring": ring_coverage(run.records),
         "action_difference": action_difference(run.records, reference.records),
         "recorded_motion": against_recording(run.records),
+        "recorded_actions": against_actions(run.records),
         "seams": seams(run.records),
         "jerk_m_s3": _quantiles(jerk(record) for record in predicted),
         "inputs": dict(run.counters),
@@ -126,7 +127,41 @@ def _end_difference(ours: FrameRecord, theirs: FrameRecord) -> tuple[float, floa
 
 
 def against_recording(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
-    """Compare where the chunk would have put the tool with where it went; None where the bag has no poses.
+    """Compare where the chunk would have put the tool with where it went; None where no poses were recorded.
+
+    See `_against_path`.
+    """
+    return _against_path(records, lambda record: record.pose)
+
+
+def against_actions(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
+    """Compare the chunk with the recorded actions, both composed; None where no actions were recorded.
+
+    See `_against_path`. gripper_disagreement: share of actions where one opens and the other closes.
+    """
+    found = _against_path(records, lambda record: record.commanded)
+    if found is None:
+        return None
+    disagreements: list[NDArray[np.bool_]] = []
+    for episode in episodes_of(records):
+        known = [record for record in episode if record.opening is not None]
+        stamps_ns = np.array([record.stamp_ns for record in known])
+        opened = np.array([record.opening for record in known]) >= OPEN_FROM
+        for record in known:
+            if record.deltas is None:
+                continue
+            # Action i is carried out from its predecessor's due time on, as the recorded one was from its image's.
+            begins_ns = record.stamp_ns + np.arange(len(record.deltas)) * round(record.dt_s * NS_PER_S)
+            inside = begins_ns <= stamps_ns[-1]
+            then = np.searchsorted(stamps_ns, begins_ns[inside] + 1_000_000, side="right") - 1  # 1 ms: stamps round
+            disagreements.append((record.deltas[inside, GRIPPER] >= OPEN_FROM) != opened[then])
+    return {**found, "gripper_disagreement": float(np.concatenate(disagreements).mean()) if disagreements else None}
+
+
+def _against_path(
+    records: Sequence[FrameRecord], pose_of: Callable[[FrameRecord], NDArray[np.float64] | None]
+) -> dict[str, Any] | None:
+    """Compare chunks that start at each frame's pose with the path of these poses; None for fewer than two of them.
 
     by_step_mm, by_step_deg: [T] means over frames, for every action whose due time lies within the recorded episode.
     still_mm: the same for a policy that never moves, the yardstick a useful policy has to beat. first_mm, mean_mm,
@@ -136,20 +171,19 @@ def against_recording(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
     errors_deg: list[NDArray[np.float64]] = []
     still_mm: list[NDArray[np.float64]] = []
     for episode in episodes_of(records):
-        posed = [record for record in episode if record.pose is not None]
+        posed = [(record, pose) for record in episode if (pose := pose_of(record)) is not None]
         if len(posed) < 2:
             continue
         recorded = _recorded_path(posed)
-        for record in posed:
+        for record, pose in posed:
             if record.deltas is None:
                 continue
-            assert record.pose is not None
-            planned = anchor_chunk(record.deltas, record.pose, record.stamp_ns, record.dt_s)
+            planned = anchor_chunk(record.deltas, pose, record.stamp_ns, record.dt_s)
             inside = planned.times_ns <= recorded.times_ns[-1]
             truth, _ = recorded.sample_many(planned.times_ns[inside])
             mm, deg, still = (np.full(len(planned), np.nan) for _ in range(3))
             mm[inside] = 1e3 * np.linalg.norm(planned.poses[inside, :3, 3] - truth[:, :3, 3], axis=1)
-            still[inside] = 1e3 * np.linalg.norm(record.pose[:3, 3] - truth[:, :3, 3], axis=1)
+            still[inside] = 1e3 * np.linalg.norm(pose[:3, 3] - truth[:, :3, 3], axis=1)
             relative = np.swapaxes(planned.poses[inside, :3, :3], 1, 2) @ truth[:, :3, :3]
             if inside.any():
                 deg[inside] = np.degrees(Rotation.from_matrix(relative).magnitude())
@@ -228,9 +262,9 @@ def _paired(records: Iterable[FrameRecord], reference: Iterable[FrameRecord]) ->
     return [(ours, by_index[ours.index]) for ours in records if ours.deltas is not None and ours.index in by_index]
 
 
-def _recorded_path(posed: Sequence[FrameRecord]) -> PoseTrajectory:
-    poses = np.stack([record.pose for record in posed if record.pose is not None])
-    times_ns = np.array([record.stamp_ns for record in posed], dtype=np.int64)
+def _recorded_path(posed: Sequence[tuple[FrameRecord, NDArray[np.float64]]]) -> PoseTrajectory:
+    poses = np.stack([pose for _, pose in posed])
+    times_ns = np.array([record.stamp_ns for record, _ in posed], dtype=np.int64)
     zero = np.zeros(len(posed) - 1)
     return PoseTrajectory(times_ns[1:], poses[1:], zero, poses[0], int(times_ns[0]), int(times_ns[0]))
 

@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import imageio.v3 as iio
 import matplotlib.pyplot as plt
@@ -28,8 +28,10 @@ from sqap_vla_ros.evaluation.replay.figures import (
 )
 from sqap_vla_ros.evaluation.replay.run import RecipeRun
 from sqap_vla_ros.evaluation.replay.tables import GROUPS, busy_warning, write_frames_csv, write_recipes_csv
-from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.policy.checkpoints.writing import write_text
+
+if TYPE_CHECKING:
+    from sqap_vla_ros.evaluation.replay.sources import RecordingSpec
 
 OPEN_LOOP = (
     "Open loop: the recorded camera went on whatever the policy would have done. The differences below say what "
@@ -49,7 +51,7 @@ VIDEO = "overlay.mp4"
 def write_report(
     out: Path,
     bag_path: Path,
-    spec: ReplaySpec,
+    spec: RecordingSpec,
     runs: Sequence[RecipeRun],
     summaries: Sequence[dict[str, Any]],
     sources: dict[str, str],
@@ -204,7 +206,7 @@ def _inputs_table(sources: dict[str, str], summary: dict[str, Any], max_age_s: f
     hidden = summary["ring"]["not_in_view"]
     facts = {
         **sources,
-        "images": f"{inputs['images']} in the bag, {inputs['used']} used, {inputs['observed']} observed",
+        "images": f"{inputs['images']} in the recording, {inputs['used']} used, {inputs['observed']} observed",
         "images without camera_info": inputs["without_camera_info"],
         "images recorded too late": f"{inputs['stale']} (more than {max_age_s:g} s after their stamp)",
         "images that could not be observed": _counts(inputs["problems"]) or "none",

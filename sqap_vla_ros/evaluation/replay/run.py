@@ -1,4 +1,4 @@
-"""The replay of a bag through a policy, frame by frame and without timing, one recipe after the other.
+"""The replay of a recording through a policy, frame by frame and without timing, one recipe after the other.
 
 Each recipe runs in the live node's own worker process, so that what is measured (memory, latency) and what is predicted
 are the live node's. Every frame is written as soon as it is predicted: an interrupted replay goes on where it stopped.
@@ -15,20 +15,22 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sqap_vla_ros.contracts import ActionChunk, PolicyInfo, Reason, TokenSelection
-from sqap_vla_ros.nodes.bags.bag import Bag
-from sqap_vla_ros.nodes.bags.observations import BagObservations, ReplayFrame
-from sqap_vla_ros.nodes.bags.spec import ReplaySpec
+from sqap_vla_ros.evaluation.replay.sources import open_recording
 from sqap_vla_ros.policy.checkpoints.writing import write_text
 from sqap_vla_ros.processes import busy_share
+from sqap_vla_ros.recordings.frames import Recording, ReplayFrame
 from sqap_vla_ros.serving.events import Event, LoadFailed, Lost, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig
+
+if TYPE_CHECKING:
+    from sqap_vla_ros.evaluation.replay.sources import RecordingSpec
 
 FRAMES, RUN = "frames.jsonl", "run.json"
 
@@ -39,10 +41,10 @@ class ReplayError(ValueError):
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """The answer of one recipe to one frame of the bag; one line of `frames.jsonl`.
+    """The answer of one recipe to one frame of the recording; one line of `frames.jsonl`.
 
     deltas, normalized: [T, 7], None where there was no observation or the prediction failed (`problem` says why).
-    pose: [4, 4] base_from_tool, None where the bag has none. kept: tokens by reason. policy_ms: the whole prediction.
+    pose: [4, 4] base_from_tool, None where there is none. kept: tokens by reason. policy_ms: the whole prediction.
     The rest is as in `ReplayFrame`, `ActionChunk` and `TokenSelection`.
     """
 
@@ -61,6 +63,8 @@ class FrameRecord:
     policy_ms: float = 0.0
     timings_ms: dict[str, float] = dataclasses.field(default_factory=dict)
     selection: TokenSelection | None = None
+    commanded: NDArray[np.float64] | None = None
+    opening: float | None = None
 
     @property
     def kept(self) -> dict[str, int]:
@@ -72,7 +76,7 @@ class FrameRecord:
 
     def to_json(self) -> str:
         values: dict[str, Any] = {name: value for name, value in vars(self).items() if value is not None}
-        for name, digits in (("pose", 7), ("deltas", 7), ("normalized", 6)):
+        for name, digits in (("pose", 7), ("commanded", 7), ("deltas", 7), ("normalized", 6)):
             if name in values:
                 values[name] = np.round(values[name], digits).tolist()
         if self.selection is not None:
@@ -91,7 +95,7 @@ class FrameRecord:
         for name in ("instruction", "note", "problem"):
             values[name] = sys.intern(values.get(name, ""))
         values["timings_ms"] = {sys.intern(stage): ms for stage, ms in values["timings_ms"].items()}
-        for name in ("pose", "deltas", "normalized"):
+        for name in ("pose", "commanded", "deltas", "normalized"):
             if name in values:
                 values[name] = np.asarray(values[name], dtype=np.float64)
         if "pixel" in values:
@@ -112,7 +116,7 @@ class FrameRecord:
 
 @dataclass(frozen=True)
 class RecipeRun:
-    """One recipe's pass over the bag. peak_memory_mb: resident, of the worker process.
+    """One recipe's pass over the recording. peak_memory_mb: resident, of the worker process.
 
     counters: of the images, and `machine_busy`, the share of processor time that others used when it began.
     """
@@ -125,16 +129,15 @@ class RecipeRun:
 
 
 def replay_recipe(
-    bag_path: Path, spec: ReplaySpec, worker: WorkerConfig, folder: Path, *, show: bool = True
+    path: Path, spec: RecordingSpec, worker: WorkerConfig, folder: Path, *, show: bool = True
 ) -> RecipeRun:
-    """Predict every observation of the bag; continues what `folder` already holds of the very same replay.
+    """Predict every observation of the recording; continues what `folder` already holds of the very same replay.
 
-    Raises BagError, ReplayError (policy does not load, worker lost, the folder is another replay's).
+    Raises BagError or DatasetError, ReplayError (policy does not load, worker lost, the folder is another replay's).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with Bag(bag_path) as bag:
-        source = BagObservations(bag, spec)
-        identity = _identity(bag, spec, worker)
+    with open_recording(path, spec) as source:
+        identity = _identity(source, spec, worker)
         done, complete = _resume(folder, identity)
         if complete:
             return load_run(folder, worker.recipe)
@@ -149,7 +152,7 @@ def replay_recipe(
             finished = {record.index for record in records}
             del done, records
             with (folder / FRAMES).open("a") as file:
-                total = -(-source.image.count // spec.stride)
+                total = -(-source.total // spec.stride)
                 bar = tqdm(source, desc=f"{worker.recipe:>16}", total=total, unit="frame", disable=not show)
                 for frame in bar:
                     if frame.index in finished:
@@ -185,13 +188,13 @@ def load_run(folder: Path, recipe: str) -> RecipeRun:
     return RecipeRun(recipe, info, records, summary["peak_memory_mb"], summary["counters"])
 
 
-def frames_again(bag_path: Path, spec: ReplaySpec, wanted: set[int]) -> Iterator[ReplayFrame]:
+def frames_again(path: Path, spec: RecordingSpec, wanted: set[int]) -> Iterator[ReplayFrame]:
     """Yield the frames with these indices once more, for pictures."""
     if not wanted:
         return
     last = max(wanted)
-    with Bag(bag_path) as bag:
-        for frame in BagObservations(bag, spec):
+    with open_recording(path, spec) as frames:
+        for frame in frames:
             if frame.index in wanted:
                 yield frame
             if frame.index >= last:
@@ -212,7 +215,11 @@ class _Policy:
 
     def predict(self, frame: ReplayFrame) -> FrameRecord:
         """Predict on a frame. Raises ReplayError when the process is lost."""
-        seen = FrameRecord(frame.index, frame.stamp_ns, frame.age_s, frame.new_episode, frame.problem, frame.note)
+        seen = FrameRecord(
+            *(frame.index, frame.stamp_ns, frame.age_s, frame.new_episode, frame.problem, frame.note),
+            commanded=frame.commanded,
+            opening=frame.opening,
+        )
         observation = frame.observation
         if observation is None:
             return seen
@@ -262,10 +269,9 @@ def _predicted(seen: FrameRecord, chunk: ActionChunk, policy_s: float) -> FrameR
     )
 
 
-def _identity(bag: Bag, spec: ReplaySpec, worker: WorkerConfig) -> str:
+def _identity(source: Recording, spec: RecordingSpec, worker: WorkerConfig) -> str:
     """Return a digest of what must be the same for a replay to be continued."""
-    topics = sorted((topic.name, topic.type, topic.count) for topic in bag.topics.values())
-    content = [str(bag.path.resolve()), bag.start_ns, bag.duration_s, topics, repr(spec), repr(worker)]
+    content = [*source.identity, repr(spec), repr(worker)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -281,7 +287,7 @@ def _resume(folder: Path, identity: str) -> tuple[list[FrameRecord], bool]:
         return [], False
     if summary["identity"] != identity:
         raise ReplayError(
-            f"{folder} holds the replay of another bag, or with other options: choose another --out, or delete it"
+            f"{folder} holds the replay of another recording, or with other options: choose another --out, or delete it"
         )
     if summary["complete"] or not frames.exists():
         return [], summary["complete"]

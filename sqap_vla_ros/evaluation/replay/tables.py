@@ -88,6 +88,12 @@ GROUPS: dict[str, tuple[Measure, ...]] = {
         Measure("recorded_mean_mm", "over all actions, mean, mm", ("recorded_motion", "mean_mm")),
         Measure("still_mean_mm", "the same if the tool never moved, mm", ("recorded_motion", "still_mean_mm")),
     ),
+    "Actions against the recorded actions": (
+        Measure("commands_first_mm", "after the first action, mean, mm", ("recorded_actions", "first_mm")),
+        Measure("commands_mean_mm", "over all actions, mean, mm", ("recorded_actions", "mean_mm")),
+        Measure("commands_still_mm", "the same if no action moved, mm", ("recorded_actions", "still_mean_mm")),
+        Measure("commands_gripper", "gripper disagrees", ("recorded_actions", "gripper_disagreement"), share=True),
+    ),
     "Smoothness": (
         Measure("seam_mm", "jump between chunks, mean, mm", ("seams", "translation_mm", "mean")),
         Measure("seam_deg", "jump between chunks, mean, degrees", ("seams", "rotation_deg", "mean")),

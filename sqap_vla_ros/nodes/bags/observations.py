@@ -8,12 +8,11 @@ pose the observation has none, and what needs it is not measured.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo
 
 from sqap_vla_ros.contracts import NS_PER_S, Observation, unreadable
@@ -26,7 +25,7 @@ from sqap_vla_ros.nodes.images import compressed_to_rgb, to_rgb
 from sqap_vla_ros.nodes.messages import pose_from_message, time_ns, transform_message
 from sqap_vla_ros.nodes.policy.observer import Frame, ObservationProblem, Observer, TransformMissing
 from sqap_vla_ros.nodes.tf.api import Buffer
-from sqap_vla_ros.robot.camera import CameraModel
+from sqap_vla_ros.recordings.frames import ReplayCounters, ReplayFrame
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -35,48 +34,6 @@ TF_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
 POSE_TYPES = ("geometry_msgs/msg/PoseStamped",)
 JOINT_TYPES = ("sensor_msgs/msg/JointState",)
 TEXT_TYPES = ("std_msgs/msg/String",)
-
-
-@dataclass(frozen=True)
-class ReplayFrame:
-    """One image of the bag. observation is None where `problem` says why there is none.
-
-    index: of the image within its topic. age_s: how long after its stamp it was recorded. note: why the gripper is not
-    in view (empty when it is). camera, optical_from_base: the geometry, None where unknown. new_episode: stamps went
-    back before this image, or its instruction changed: the policy forgets what it kept.
-    """
-
-    index: int
-    stamp_ns: int
-    age_s: float
-    observation: Observation | None
-    problem: str = ""
-    note: str = ""
-    camera: CameraModel | None = None
-    optical_from_base: NDArray[np.float64] | None = None
-    new_episode: bool = False
-
-
-@dataclass
-class ReplayCounters:
-    """Counts of images. used: after the stride; observed: handed out; stale: recorded too long after the stamp.
-
-    problems: kind -> images that could not be observed; reasons: kind -> the first of them in full.
-    """
-
-    images: int = 0
-    used: int = 0
-    observed: int = 0
-    stale: int = 0
-    paired: int = 0
-    restarts: int = 0
-    problems: dict[str, int] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def without_camera_info(self) -> int:
-        """Used images whose camera_info is not in the bag: all of them where the topic is missing."""
-        return self.used - self.paired
 
 
 @dataclass(frozen=True)
@@ -141,6 +98,19 @@ class BagObservations:
         )
         self._observer.needs_projection = self._calibrated
         self._begin()
+
+    @property
+    def path(self) -> Path:
+        return self.bag.path
+
+    @property
+    def total(self) -> int:
+        return self.image.count
+
+    @property
+    def identity(self) -> list[object]:
+        topics = sorted((topic.name, topic.type, topic.count) for topic in self.bag.topics.values())
+        return [str(self.path.resolve()), self.bag.start_ns, self.bag.duration_s, topics]
 
     @property
     def sources(self) -> dict[str, str]:
@@ -303,8 +273,7 @@ class BagObservations:
         )
 
     def _failed(self, pair: Pair[_Arrival], problem: str, kind: str) -> ReplayFrame:
-        self.counters.problems[kind] = self.counters.problems.get(kind, 0) + 1
-        self.counters.reasons.setdefault(kind, problem)
+        self.counters.count_problem(kind, problem)
         return ReplayFrame(pair.arrival.index, pair.stamp_ns, pair.arrival.age_s(pair.stamp_ns), None, problem)
 
 

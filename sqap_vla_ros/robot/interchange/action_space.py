@@ -48,6 +48,16 @@ class ActionSpace:
         out[:, 6] = self.closed + opening * (self.opened - self.closed)
         return out
 
+    def deltas(self, actions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the package's deltas [T, 7] for a client's actions [T, 7]: what `actions` does, backwards."""
+        out = np.array(actions, dtype=np.float64)
+        out[:, :3] *= self.metres * self.gain
+        out[:, 3:6] *= self.radians * self.gain
+        if self.rotation == "axis_angle":
+            out[:, 3:6] = Rotation.from_rotvec(out[:, 3:6]).as_euler("xyz")
+        out[:, 6] = np.clip((out[:, 6] - self.closed) / (self.opened - self.closed), 0.0, 1.0)
+        return out
+
     def spec(self) -> dict[str, Any]:
         """Return the action specification of vla-eval's hello."""
         reach = None if self.limit is None else [-self.limit, self.limit]

@@ -13,6 +13,7 @@ STATES: Mapping[str, tuple[int, Callable[[NDArray[np.float64]], Rotation]]] = {
     "axis_angle": (3, Rotation.from_rotvec),  # LIBERO, in vla-eval's form and in openpi's
     "quat_wxyz": (4, lambda quat: Rotation.from_quat(quat[[1, 2, 3, 0]])),  # SimplerEnv in vla-eval's form
     "quat_xyzw": (4, Rotation.from_quat),
+    "rpy": (3, lambda angles: Rotation.from_euler("xyz", angles)),  # extrinsic, as in robot/conventions.py
 }
 FARTHEST_M = 100.0  # of a tool from its base: beyond it the state is in other units or not the tool's
 LARGEST_ROTATION = 10.0  # rad

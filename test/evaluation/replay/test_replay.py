@@ -133,7 +133,7 @@ def test_a_policy_with_a_memory_resumes_at_the_episodes_start(tmp_path):
 
 
 def test_another_replay_is_not_overwritten(bag, replayed):
-    with pytest.raises(ReplayError, match="another bag, or with other options"):
+    with pytest.raises(ReplayError, match="another recording, or with other options"):
         replay_recipe(bag, ReplaySpec(stride=2), WORKER, replayed / "fp32", show=False)
 
 
@@ -143,7 +143,7 @@ def test_a_policy_that_does_not_load_leaves_nothing_in_the_way(bag, tmp_path, ca
         replay_recipe(bag, SPEC, missing, tmp_path / "r", show=False)
     assert "Traceback" not in capfd.readouterr().err
     assert len(replay_recipe(bag, SPEC, there, tmp_path / "r", show=False).records) == 6
-    with pytest.raises(ReplayError, match="another bag, or with other options"):
+    with pytest.raises(ReplayError, match="another recording, or with other options"):
         replay_recipe(bag, SPEC, missing, tmp_path / "r", show=False)
 
 

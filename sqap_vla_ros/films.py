@@ -16,11 +16,15 @@ from sqap_vla_ros.policy.checkpoints.writing import written_aside
 
 
 @contextmanager
-def mp4_writer(path: Path, rate_hz: float, quality: float = 5.0) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
+def mp4_writer(
+    path: Path, rate_hz: float, quality: float = 5.0, *, between_key_frames: int | None = None
+) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
     """Provide a function that appends a picture [H, W, 3] (uint8 RGB, even sides) to a film.
 
-    quality: 0 (smallest) to 10 (best). Raises WriteError where the film cannot be written whole.
+    quality: 0 (smallest) to 10 (best). between_key_frames: None leaves it to the encoder.
+    Raises WriteError where the film cannot be written whole.
     """
+    spacing = [] if between_key_frames is None else ["-g", str(between_key_frames)]
     with written_aside(path) as partial:
         encoder: Any = None
 
@@ -35,7 +39,7 @@ def mp4_writer(path: Path, rate_hz: float, quality: float = 5.0) -> Iterator[Cal
                     quality=quality,
                     macro_block_size=2,
                     ffmpeg_log_level="quiet",  # its words about a full disk would stand beside ours
-                    output_params=["-f", "mp4"],
+                    output_params=[*spacing, "-f", "mp4"],
                 )
                 encoder.send(None)
             encoder.send(np.ascontiguousarray(picture))

@@ -1,0 +1,1 @@
+"""Recordings as a policy reads them: what every kind of recording gives, and LeRobot datasets."""

@@ -1,0 +1,196 @@
+"""The frames of a LeRobot dataset, as a policy would have observed them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sqap_vla_ros.contracts import NS_PER_S, Observation, unreadable
+from sqap_vla_ros.recordings.frames import ReplayCounters, ReplayFrame
+from sqap_vla_ros.recordings.lerobot.layout import DatasetError, Episode, Feature, read_layout, read_table
+from sqap_vla_ros.recordings.lerobot.pictures import pictures
+from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec, choose
+from sqap_vla_ros.robot.conventions import compose_delta
+from sqap_vla_ros.robot.interchange.action_space import ACTION_SPACES
+from sqap_vla_ros.robot.interchange.tool_state import tool_pose
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_GAP_NS = 10 * NS_PER_S  # between episodes: they have no common clock
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The numbers of an episode. states: [n, S], actions: [n, 7] in the package's convention; None where not read."""
+
+    stamps_ns: list[int]
+    tasks: list[int]
+    states: NDArray[np.float64] | None
+    actions: NDArray[np.float64] | None
+
+
+class DatasetFrames:
+    """The frames of a dataset in order; memory does not grow with its length. See `recordings.frames.Recording`.
+
+    Raises DatasetError when made, where features are missing or ambiguous, with what there is to choose from.
+    """
+
+    def __init__(self, root: Path, spec: DatasetSpec) -> None:
+        self.spec = spec
+        self.layout = read_layout(root)
+        self.choice = choose(self.layout, spec)
+        self.episodes = self._episodes()
+        self.counters = ReplayCounters()
+        self._table: tuple[Path, pa.Table] | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.layout.root
+
+    @property
+    def total(self) -> int:
+        return sum(episode.length for episode in self.episodes)
+
+    @property
+    def identity(self) -> list[object]:
+        features = sorted(map(str, self.layout.features.values()))
+        return [str(self.path.resolve()), self.layout.fps, self.total, features]
+
+    @property
+    def sources(self) -> dict[str, str]:
+        choice, camera = self.choice, self.spec.camera
+        pose = f"{choice.state.key}, as {choice.form}" if choice.state else f"none: {choice.no_pose}"
+        action = f"{choice.action}, as {self.spec.action_space}" if choice.action else f"none: {choice.no_action}"
+        return {
+            "dataset": f"LeRobot {self.layout.version}, {len(self.episodes)} episodes, {self.layout.fps:g} Hz",
+            "image": str(choice.image),
+            "camera_info": "given, the same for every image" if camera else "none: no gripper pixel, no ring",
+            "tool pose": pose,
+            "recorded actions": action,
+            "instruction": "given" if self.spec.instruction else "the task of each frame",
+        }
+
+    def __iter__(self) -> Iterator[ReplayFrame]:
+        for order, episode in enumerate(self.episodes):
+            yield from self._frames(order, episode, list(range(0, episode.length, self.spec.stride)))
+
+    def sample(self, wanted: int) -> list[Observation]:
+        """Return up to `wanted` observations spread evenly over the dataset; only their pictures are decoded."""
+        starts = np.cumsum([0, *(episode.length for episode in self.episodes)])
+        chosen = np.unique(np.linspace(0, self.total - 1, min(wanted, self.total)).astype(int))
+        found = []
+        for order, episode in enumerate(self.episodes):
+            mine = [int(at - starts[order]) for at in chosen if starts[order] <= at < starts[order + 1]]
+            found += [frame.observation for frame in self._frames(order, episode, mine) if frame.observation]
+        if not found:
+            raise DatasetError(f"{self.path} gave no observation: {'; '.join(self.counters.reasons.values())}")
+        return found
+
+    def _episodes(self) -> tuple[Episode, ...]:
+        if not self.spec.episodes:
+            return self.layout.episodes
+        known = {episode.index: episode for episode in self.layout.episodes}
+        if missing := [index for index in self.spec.episodes if index not in known]:
+            raise DatasetError(f"{self.path} has no episode {missing[0]}; it has {min(known)} to {max(known)}")
+        return tuple(known[index] for index in self.spec.episodes)
+
+    def _frames(self, order: int, episode: Episode, wanted: list[int]) -> Iterator[ReplayFrame]:
+        """Yield frames of an episode, counted from 0 within it."""
+        if not wanted:
+            return
+        self.counters.images += episode.length
+        rows = self._rows(order, episode)
+        commanded = None if rows.actions is None else _composed(rows.actions)
+        before = ""
+        found = pictures(episode, self.choice.image, wanted, self.layout.fps)
+        for number, image in zip(wanted, found, strict=True):
+            self.counters.used += 1
+            self.counters.paired += self.spec.camera is not None
+            frame = self._observe(episode, rows, number, image)
+            if (observation := frame.observation) is not None:
+                frame = replace(frame, new_episode=observation.instruction != before)
+                before = observation.instruction
+                self.counters.observed += 1
+            if commanded is not None and rows.actions is not None:
+                frame = replace(frame, commanded=commanded[number], opening=float(rows.actions[number, 6]))
+            yield frame
+
+    def _observe(self, episode: Episode, rows: _Rows, number: int, image: NDArray[np.uint8]) -> ReplayFrame:
+        stamp_ns = rows.stamps_ns[number]
+        frame = ReplayFrame(episode.first + number, stamp_ns, 0.0, None)
+        task = self.layout.tasks.get(rows.tasks[number], episode.tasks[0] if episode.tasks else "")
+        instruction = self.spec.instruction or task.strip()
+        if problem := unreadable(instruction):
+            self.counters.count_problem("no instruction", problem)
+            return replace(frame, problem=problem)
+        pose, pixel, note = None, None, f"no pose of the tool: {self.choice.no_pose}"
+        if rows.states is not None:
+            try:
+                pose = tool_pose(rows.states[number], self.choice.form)
+            except ValueError as error:
+                self.counters.count_problem("unusable input", str(error))
+                return replace(frame, problem=str(error))
+            note, camera = "no camera was given: the gripper cannot be projected", self.spec.camera
+            if camera is not None:
+                pixel = camera.pixel(pose, *image.shape[:2])
+                note = "" if pixel else "the tool is not in view"
+                if image.shape[:2] == (camera.model.height, camera.model.width) and not camera.mirrored:
+                    frame = replace(frame, camera=camera.model, optical_from_base=camera.optical_from_base)
+        observation = Observation(image, stamp_ns, instruction, pixel, pose)
+        return replace(frame, observation=observation, note=note)
+
+    def _rows(self, order: int, episode: Episode) -> _Rows:
+        """Read an episode's numbers. Raises DatasetError where rows are missing."""
+        keys = [feature.key for feature in (self.choice.state, self.choice.action) if feature]
+        columns = ["index", "timestamp", "task_index", *keys]
+        if self._table is None or self._table[0] != episode.data:
+            table = read_table(episode.data, columns)
+            if absent := [name for name in columns if name not in table.column_names]:
+                raise DatasetError(f"{episode.data} has no column {absent[0]}")
+            self._table = episode.data, table
+        table = self._table[1]
+        index = np.asarray(table["index"])
+        mine = np.flatnonzero((index >= episode.first) & (index < episode.first + episode.length))
+        if len(mine) != episode.length:
+            raise DatasetError(f"{episode.data} has {len(mine)} rows of episode {episode.index}, not {episode.length}")
+        rows = table.take(mine)
+        since_s = np.asarray(rows["timestamp"], dtype=np.float64).ravel()
+        start_ns = NS_PER_S + self._start_ns(order)
+        states = self._numbers(rows, self.choice.state)
+        actions = self._numbers(rows, self.choice.action)
+        return _Rows(
+            [start_ns + round(second * NS_PER_S) for second in since_s],
+            [int(task) for task in np.asarray(rows["task_index"]).ravel()],
+            states,
+            None if actions is None else ACTION_SPACES[self.spec.action_space].deltas(actions),
+        )
+
+    def _start_ns(self, order: int) -> int:
+        """Return the time at which an episode begins in the replay, one after the other with pauses between them."""
+        before = self.episodes[:order]
+        return sum(round(each.length / self.layout.fps * NS_PER_S) + _GAP_NS for each in before)
+
+    def _numbers(self, rows: pa.Table, feature: Feature | None) -> NDArray[np.float64] | None:
+        if feature is None:
+            return None
+        try:
+            values = np.array(rows[feature.key].to_pylist(), dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DatasetError(f"{self.path}: {feature.key} is not {feature}: {error}") from error
+        if values.shape != (rows.num_rows, *feature.shape) or not np.isfinite(values).all():
+            raise DatasetError(f"{self.path}: {feature.key} must be {feature.shape} finite numbers a frame")
+        return values
+
+
+def _composed(actions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return [n, 4, 4]: the actions before each frame, composed from the identity."""
+    poses = [np.eye(4)]
+    for action in actions[:-1]:
+        poses.append(compose_delta(poses[-1], action))
+    return np.stack(poses)

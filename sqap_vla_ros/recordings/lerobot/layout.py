@@ -1,0 +1,210 @@
+"""The files of a LeRobot dataset: features, episodes, and the place of each episode's rows and films.
+
+Version 3.0 keeps many episodes in a file (`data/chunk-000/file-000.parquet`, `videos/KEY/chunk-000/file-000.mp4`) and a
+table of episodes that says where each lies; version 2.1 has a file for each episode. Both become an `Episode` here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+INFO = "meta/info.json"
+VERSIONS = ("v3.0", "v2.1", "v2.0")
+_LARGEST_JSON = 2**26  # bytes
+_FPS = (0.01, 1000.0)
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be used; the message names it and says what to change."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column. dtype: "video", "image", or that of numbers. names: of its elements, where the dataset says."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @property
+    def is_picture(self) -> bool:
+        """True for the pictures of a camera, in films or in the table."""
+        return self.dtype in ("video", "image")
+
+    def __str__(self) -> str:
+        names = f": {', '.join(self.names)}" if self.names and not self.is_picture else ""
+        return f"{self.key} [{self.dtype} {'x'.join(map(str, self.shape))}{names}]"
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode. first: index of its first frame in the dataset. data: the parquet file with its rows.
+
+    tasks: its instructions. films: key -> (file, seconds at which the episode begins in it).
+    """
+
+    index: int
+    first: int
+    length: int
+    tasks: tuple[str, ...]
+    data: Path
+    films: Mapping[str, tuple[Path, float]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A dataset's description. tasks: task_index -> instruction."""
+
+    root: Path
+    version: str
+    fps: float
+    features: Mapping[str, Feature]
+    tasks: Mapping[int, str]
+    episodes: tuple[Episode, ...]
+
+
+def is_dataset(path: Path) -> bool:
+    """Return True for the folder of a LeRobot dataset."""
+    return (path / INFO).is_file()
+
+
+def read_layout(root: Path) -> Layout:
+    """Read a dataset's description; no rows and no pictures. Raises DatasetError."""
+    root = root.expanduser()
+    if not is_dataset(root):
+        raise DatasetError(f"{root} is no LeRobot dataset: it has no {INFO}")
+    info = _read_json(root / INFO)
+    version = str(info.get("codebase_version", "none"))
+    if version not in VERSIONS:
+        raise DatasetError(
+            f"{root} has LeRobot's format {version}; {', '.join(VERSIONS)} are read: convert it with lerobot's own "
+            "scripts"
+        )
+    try:
+        fps = float(info["fps"])
+        features = {str(key): _feature(str(key), value) for key, value in info["features"].items()}
+        if not _FPS[0] <= fps <= _FPS[1]:
+            raise ValueError(f"fps must lie between {_FPS[0]:g} and {_FPS[1]:g}, got {fps}")
+        find = _episodes_v3 if version == "v3.0" else _episodes_v2
+        tasks, episodes = find(root, info, [key for key, one in features.items() if one.dtype == "video"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"{root}: the description is damaged: {type(error).__name__}: {error}") from error
+    if not episodes:
+        raise DatasetError(f"{root} has no episodes")
+    return Layout(root, version, fps, features, tasks, tuple(episodes))
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a parquet file whole. Raises DatasetError, also where pyarrow is not installed."""
+    parquet = require_parquet()
+    import pyarrow as pa
+
+    try:
+        with path.open("rb") as file:
+            return parquet.read_table(file, columns=columns)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} is missing: was the dataset copied whole?") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{path} cannot be read: {str(error).splitlines()[0][:200]}") from error
+
+
+def require_parquet() -> Any:
+    """Return `pyarrow.parquet`. Raises DatasetError with what to install."""
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DatasetError("LeRobot datasets need pyarrow: pip install 'sqap-vla-ros[lerobot]'") from error
+    return parquet
+
+
+def _feature(key: str, raw: Mapping[str, Any]) -> Feature:
+    names = raw.get("names") or ()
+    if isinstance(names, Mapping):  # {"motors": ["x", "y", ...]}
+        names = [name for part in names.values() for name in (part if isinstance(part, list) else [part])]
+    return Feature(key, str(raw["dtype"]), tuple(int(n) for n in raw["shape"]), tuple(map(str, names)))
+
+
+def _episodes_v3(root: Path, info: Mapping[str, Any], films: list[str]) -> tuple[dict[int, str], list[Episode]]:
+    tasks = {}
+    table = read_table(root / "meta/tasks.parquet")
+    text = next(name for name in table.column_names if name != "task_index")  # pandas' index: task, or unnamed
+    for row in table.select(["task_index", text]).to_pylist():
+        tasks[int(row["task_index"])] = str(row[text])
+    data = str(info.get("data_path") or "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet")
+    video = str(info.get("video_path") or "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4")
+    columns = ["episode_index", "tasks", "length", "dataset_from_index", "data/chunk_index", "data/file_index"]
+    columns += [f"videos/{key}/{part}" for key in films for part in ("chunk_index", "file_index", "from_timestamp")]
+    episodes = []
+    for path in sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet")):
+        for row in read_table(path, columns).to_pylist():
+            place = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
+            found = {}
+            for key in films:
+                at = f"videos/{key}/"
+                film = {"chunk_index": row[f"{at}chunk_index"], "file_index": row[f"{at}file_index"]}
+                found[key] = _inside(root, video, video_key=key, **film), float(row[f"{at}from_timestamp"])
+            told = tuple(map(str, row["tasks"]))
+            first, length = int(row["dataset_from_index"]), int(row["length"])
+            episodes.append(
+                Episode(int(row["episode_index"]), first, length, told, _inside(root, data, **place), found)
+            )
+    return tasks, sorted(episodes, key=lambda episode: episode.index)
+
+
+def _episodes_v2(root: Path, info: Mapping[str, Any], films: list[str]) -> tuple[dict[int, str], list[Episode]]:
+    tasks = {int(row["task_index"]): str(row["task"]) for row in _read_json_lines(root / "meta/tasks.jsonl")}
+    data, video = str(info["data_path"]), str(info.get("video_path") or "")
+    episodes, first = [], 0
+    for row in _read_json_lines(root / "meta/episodes.jsonl"):
+        index, length = int(row["episode_index"]), int(row["length"])
+        place = {"episode_index": index, "episode_chunk": index // int(info["chunks_size"])}
+        found = {key: (_inside(root, video, video_key=key, **place), 0.0) for key in films}
+        told = tuple(map(str, row["tasks"]))
+        episodes.append(Episode(index, first, length, told, _inside(root, data, **place), found))
+        first += length
+    return tasks, episodes
+
+
+def _inside(root: Path, template: str, **values: Any) -> Path:
+    """Return the file that a template of the dataset names. Raises DatasetError where it lies elsewhere."""
+    path = root / template.format(**values)
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise DatasetError(f"{root / INFO} names a file outside of the dataset: {template}")
+    return path
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    values = _parsed(path, _text(path))
+    if not isinstance(values, dict):
+        raise DatasetError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def _read_json_lines(path: Path) -> list[dict[str, Any]]:
+    return [_parsed(path, line) for line in _text(path).splitlines() if line.strip()]
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise DatasetError(f"{path} is larger than {_LARGEST_JSON >> 20} MiB: not a description")
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from error
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} is no JSON: {error}") from error

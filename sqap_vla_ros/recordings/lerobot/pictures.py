@@ -1,0 +1,106 @@
+"""Pictures of an episode: frames of a film, or encoded pictures in the table."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from imageio_ffmpeg import read_frames  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from sqap_vla_ros.contracts import MOST_PIXELS
+from sqap_vla_ros.recordings.lerobot.layout import DatasetError, Episode, Feature, require_parquet
+
+_LONGEST_SKIP = 64  # frames that are decoded and dropped rather than sought anew
+_BATCH = 16  # rows with pictures in memory at a time
+
+
+def pictures(episode: Episode, feature: Feature, wanted: Sequence[int], fps: float) -> Iterator[NDArray[np.uint8]]:
+    """Yield the frames `wanted` (ascending, counted within the episode) as [H, W, 3] uint8 RGB. Raises DatasetError."""
+    if feature.dtype == "image":
+        yield from _from_table(episode, feature.key, wanted)
+        return
+    film, start_s = episode.films[feature.key]
+    for run in _runs(wanted):
+        yield from _from_film(film, start_s, run, fps)
+
+
+def _runs(wanted: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Split frames where so many lie between two of them that seeking is quicker than decoding."""
+    begin = 0
+    for position in range(1, len(wanted) + 1):
+        if position == len(wanted) or wanted[position] - wanted[position - 1] > _LONGEST_SKIP:
+            yield wanted[begin:position]
+            begin = position
+
+
+def _from_film(film: Path, start_s: float, wanted: Sequence[int], fps: float) -> Iterator[NDArray[np.uint8]]:
+    if not film.is_file():
+        raise DatasetError(f"{film} is missing: was the dataset copied whole?")
+    # Half a frame early, so that rounding of time stamps drops no frame and takes none twice.
+    seek_s = max(0.0, start_s + (wanted[0] - 0.5) / fps)
+    passed_on = ["-fps_mode", "passthrough"]  # every frame once, whatever its stamp
+    left = list(wanted)
+    try:
+        with closing(read_frames(film, input_params=["-ss", f"{seek_s:.6f}"], output_params=passed_on)) as frames:
+            width, height = next(frames)["size"]
+            if width * height > MOST_PIXELS:
+                raise DatasetError(f"{film} has frames of {width}x{height}, at most {MOST_PIXELS} pixels are read")
+            for number, frame in enumerate(frames, wanted[0]):
+                if number == left[0]:
+                    left.pop(0)
+                    yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
+                if not left:
+                    return
+    except (OSError, RuntimeError, KeyError, StopIteration) as error:
+        text = next((line for line in reversed(str(error).splitlines()) if line.strip(" =")), "no frames")
+        raise DatasetError(f"{film} cannot be decoded: {text[:200]}") from error
+    raise DatasetError(f"{film} ends before frame {left[0]} of its episode: was the dataset copied whole?")
+
+
+def _from_table(episode: Episode, key: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    """Read the rows of an episode in batches: a table with pictures may be larger than the memory."""
+    parquet = require_parquet()
+    left = {episode.first + number for number in wanted}
+    with parquet.ParquetFile(episode.data) as table:
+        for batch in table.iter_batches(_BATCH, row_groups=_groups(table, episode), columns=[key, "index"]):
+            for index, cell in zip(batch["index"].to_pylist(), batch[key], strict=True):
+                if index in left:
+                    left.remove(index)
+                    yield _decoded(cell.as_py(), episode, index)
+            if not left:
+                return
+    raise DatasetError(f"{episode.data} lacks frame {min(left)} of episode {episode.index}")
+
+
+def _groups(table: object, episode: Episode) -> list[int]:
+    """Return the row groups that may hold rows of an episode, by the statistics of `index`."""
+    metadata = table.metadata  # type: ignore[attr-defined]
+    found = []
+    for group in range(metadata.num_row_groups):
+        columns = (metadata.row_group(group).column(i) for i in range(metadata.num_columns))
+        known = next((c.statistics for c in columns if c.path_in_schema == "index"), None)
+        past = episode.first + episode.length
+        if known is None or not known.has_min_max or (known.min < past and known.max >= episode.first):
+            found.append(group)
+    return found
+
+
+def _decoded(cell: object, episode: Episode, index: int) -> NDArray[np.uint8]:
+    from PIL import Image, UnidentifiedImageError
+
+    data = cell.get("bytes") if isinstance(cell, dict) else None
+    if not data:
+        raise DatasetError(f"{episode.data} holds no picture at frame {index}: embed the images in the table")
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise DatasetError(
+                    f"{episode.data}, frame {index}: {picture.width}x{picture.height} are too many pixels"
+                )
+            return np.asarray(picture.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{episode.data}, frame {index}: the picture is damaged: {error}") from error

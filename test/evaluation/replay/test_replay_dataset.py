@@ -1,0 +1,53 @@
+"""A LeRobot dataset through the same replay as a bag."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pyarrow", reason="LeRobot datasets need pyarrow")
+
+from tiny_datasets.factory import LENGTHS, TASKS, write_dataset
+
+from sqap_vla_ros import cli
+from sqap_vla_ros.evaluation.replay.metrics import against_actions
+from sqap_vla_ros.evaluation.replay.run import load_run
+
+
+@pytest.fixture(scope="module")
+def replayed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("replayed")
+    dataset, out = write_dataset(folder / "tiny"), folder / "out"
+    options = ["--recipes", "fp32", "--threads", "1", "--no-video", "--out", str(out)]
+    assert cli.main(["replay", str(dataset), *options]) == 0
+    return out
+
+
+def test_the_report_says_what_was_read(replayed):
+    report = json.loads((replayed / "report.json").read_text())
+    assert report["sources"]["dataset"] == "LeRobot v3.0, 2 episodes, 5 Hz"
+    assert report["sources"]["tool pose"] == "observation.state, as quat_xyzw"
+    assert report["recipes"][0]["inputs"]["observed"] == sum(LENGTHS)
+    assert report["recipes"][0]["recorded_motion"]["still_mm"][0] == pytest.approx(10.0, abs=1e-3)
+    assert report["recipes"][0]["recorded_actions"]["still_mm"][0] == pytest.approx(10.0, abs=1e-3)
+
+
+def test_chunks_of_the_recorded_actions_have_no_error(replayed):
+    """What was recorded, predicted, gives zeros; a gripper that never closes is wrong from frame 3 on."""
+    run = load_run(replayed / "fp32", "fp32")
+    assert [record.instruction for record in run.records] == [TASKS[0]] * LENGTHS[0] + [TASKS[1]] * LENGTHS[1]
+    perfect = []
+    for record in run.records:
+        at = record.index - (LENGTHS[0] if record.index >= LENGTHS[0] else 0)
+        deltas = np.zeros((4, 7))
+        deltas[:, 0] = 0.01
+        deltas[:, 6] = [float(at + step < 3) for step in range(4)]
+        perfect.append(dataclasses.replace(record, deltas=deltas, dt_s=0.2))
+    found = against_actions(perfect)
+    assert found["mean_mm"] == pytest.approx(0.0, abs=1e-3)
+    assert found["gripper_disagreement"] == 0.0
+    opened = [
+        dataclasses.replace(r, deltas=np.concatenate([r.deltas[:, :6], np.ones((4, 1))], axis=1)) for r in perfect
+    ]
+    assert against_actions(opened)["gripper_disagreement"] > 0.5
