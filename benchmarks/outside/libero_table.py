@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -175,6 +176,7 @@ def main() -> None:
     parser.add_argument("--max-tasks", type=int, help="for a trial")
     parser.add_argument("--max-steps", type=int, help="for a trial")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends too
     args.out = args.out.resolve()
     venv = Path(os.environ.get("LIBERO_VENV", "out/libero/venv")).resolve()
     if not (venv / "bin" / "vla-eval").is_file():
