@@ -73,7 +73,7 @@ def test_a_state_may_turn_the_tool_in_several_forms(form, turned):
 def test_a_quaternion_that_is_none_is_refused_and_an_unknown_form_too():
     with pytest.raises(BadObservation, match=r"quaternion .* must have norm 1"):
         read(state=np.zeros(8), reader=ObservationReader(state="quat_wxyz"))
-    with pytest.raises(ValueError, match="one of axis_angle, quat_wxyz, quat_xyzw, got 'euler'"):
+    with pytest.raises(ValueError, match="one of axis_angle, quat_wxyz, quat_xyzw, rpy, got 'euler'"):
         ObservationReader(state="euler")
 
 
