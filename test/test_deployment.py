@@ -186,6 +186,8 @@ def test_the_service_lets_the_node_come_to_rest():
     assert service["KillMode"] == "mixed"
     assert float(service["TimeoutStopSec"]) >= STOP_TIMEOUT_S + TERMINATE_TIMEOUT_S
     assert "policy.launch.py" in service["ExecStart"]
+    assert service["Restart"] == "always"  # launch ends with status 0 after the death of a node
+    assert int(unit["Unit"]["StartLimitBurst"]) > 0
     variables = set(re.findall(r"\$([A-Z_]+)", service["ExecStart"]))
     explained = (ROOT / "docs" / "deployment.md").read_text()
     assert [name for name in variables if f"\n{name}=" not in explained] == []

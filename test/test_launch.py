@@ -14,7 +14,9 @@ import yaml
 
 from sqap_vla_ros.nodes.launch import bringup as bringup_module
 from sqap_vla_ros.nodes.launch.bringup import NodeProcesses, main, run, show_arguments
-from sqap_vla_ros.nodes.launch.table import BRINGUPS, Bringup, NodeEntry, dds_environment, resolve
+from sqap_vla_ros.nodes.launch.robots import read_robot, robot_names
+from sqap_vla_ros.nodes.launch.table import BRINGUPS, Argument, Bringup, NodeEntry, dds_environment, resolve
+from sqap_vla_ros.nodes.policy import parameters
 from sqap_vla_ros.processes import command_tied_to_parent
 from sqap_vla_ros.resources import share_path
 
@@ -125,6 +127,36 @@ def test_a_robot_file_sets_parameters_and_topics_and_arguments_have_the_last_wor
     topics = dict(command.remappings)
     assert (topics["joint_trajectory"], topics["image"]) == ("/arm/joint_trajectory", "/cam/image")
     assert policy(robot=str(file), params_file=str(own)).params_files == (file, own)
+
+
+def sample(argument: Argument) -> str:
+    """A value that is not the default."""
+    if argument.choices:
+        return next(choice for choice in reversed(argument.choices) if choice not in ("", argument.default))
+    return {int: "3", float: "0.25"}.get(argument.kind, "/given")
+
+
+@pytest.mark.parametrize("robot", robot_names())
+def test_every_argument_reaches_the_node_beside_every_robot_file(robot):
+    file = read_robot(robot)
+    table = {parameter.name: parameter for parameter in parameters.PARAMETERS}
+    assert [table[name].problem(value) for name, value in file.parameters.items()] == [None] * len(file.parameters)
+    alone = policy(robot=robot)
+    assert alone.params_files[-1] == file.path
+    assert file.arguments.items() <= {**alone.parameters, **dict(alone.remappings)}.items()
+    (node,) = BRINGUPS["policy"].nodes
+    for argument in BRINGUPS["policy"].arguments:
+        if argument.name in ("robot", "params_file"):
+            continue
+        text = sample(argument)
+        command = policy(robot=robot, **{argument.name: text})
+        if argument.name in ("namespace", "log_level"):
+            assert getattr(command, argument.name) == text
+        elif argument.name in node.topics:
+            assert dict(command.remappings)[argument.name] == text
+        else:
+            assert command.parameters[argument.name] == argument.parse(text)
+        assert command.params_files == alone.params_files
 
 
 @pytest.mark.parametrize(
