@@ -49,7 +49,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
-        told = default is not None and default is not False and default not in ("", [], argparse.SUPPRESS)
+        told = default is not None and default is not False and default not in ("", [], (), argparse.SUPPRESS)
         if not told or action.required or not action.option_strings:
             return action.help
         if isinstance(default, bool):

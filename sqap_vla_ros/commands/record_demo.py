@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from sqap_vla_ros.commands.options import add_command, add_seed, integer
-from sqap_vla_ros.evaluation.demo.record_lerobot import CAMERA_FILE, record_dataset
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 _DESCRIPTION = """\
@@ -23,6 +22,8 @@ def _bag(args: argparse.Namespace) -> list[bool]:
 
 
 def _dataset(args: argparse.Namespace) -> list[bool]:
+    from sqap_vla_ros.evaluation.demo.record_lerobot import record_dataset
+
     return record_dataset(args.out, **_scene(args))
 
 
@@ -48,6 +49,8 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the recording; 0 when it is complete."""
+    from sqap_vla_ros.evaluation.demo.record_lerobot import CAMERA_FILE
+
     outcomes = _FORMATS[args.format](args)
     size_mb = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file()) / 1e6
     print(f"{args.out}: {len(outcomes)} episodes, the expert succeeded in {sum(outcomes)}, {size_mb:.1f} MB")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqap_vla_ros.contracts import TRAINED_POLICY
+from sqap_vla_ros.nodes.launch.params_files import check_params_file
 from sqap_vla_ros.nodes.launch.robots import FOLDER, RobotFile, read_robot
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.simulation.vocabulary import TaskFamily, VariationName
@@ -337,13 +338,16 @@ def resolve(bringup: Bringup, given: Mapping[str, str]) -> list[NodeCommand]:
 
 
 def _params_files(node: NodeEntry, text: str, robot: RobotFile | None) -> tuple[Path, ...]:
+    shipped = share_path(node.shipped_params)
     files = [] if robot is None else [robot.path]
-    if not text:
-        return share_path(node.shipped_params), *files
-    path = Path(text).expanduser().resolve()
-    if not path.is_file():
-        raise FileNotFoundError(f"{node.params_file}:={text}: there is no such file ({path})")
-    return *files, path
+    if text:
+        path = Path(text).expanduser().resolve()
+        if not path.is_file():
+            raise FileNotFoundError(f"{node.params_file}:={text}: there is no such file ({path})")
+        files.append(path)
+    for path in files:
+        check_params_file(path, node.executable, shipped)
+    return tuple(files) if text else (shipped, *files)
 
 
 def dds_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from sqap_vla_ros.nodes.policy import parameters
 from sqap_vla_ros.processes import command_tied_to_parent
 from sqap_vla_ros.resources import share_path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 (OUTPUT_MODE,) = (argument for argument in BRINGUPS["policy"].arguments if argument.name == "output_mode")
 MODES = ", ".join(filter(None, OUTPUT_MODE.choices))
 
