@@ -74,6 +74,8 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the chunk."""
     require_device(args.device)
+    import numpy as np
+
     from sqap_vla_ros.compression.files.kept import KeptPolicies, default_folder
     from sqap_vla_ros.compression.load import load_policy
     from sqap_vla_ros.contracts import Observation
@@ -98,6 +100,8 @@ def run(args: argparse.Namespace) -> None:
             )
         note_ignored_recipe(args.recipe, policy.info.recipe)
         chunk = policy.predict(observation, seed=args.seed)
+    if not np.isfinite(chunk.deltas).all():
+        raise ValueError(f"{args.checkpoint} predicts actions that are not finite: weights or statistics are damaged")
     print(json.dumps(chunk_to_dict(chunk), indent=2) if args.json else chunk_table(chunk))
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -76,6 +77,17 @@ def test_bad_requests_are_one_sentence(picture, capsys, extra, message):
     error = capsys.readouterr().err
     assert error.startswith("sqap-vla: error: ")
     assert message in error
+
+
+def test_damaged_weights_give_no_chunk(picture, tmp_path, capsys):
+    policy = micro_policy()
+    with torch.no_grad():
+        next(policy.model.parameters()).fill_(float("nan"))
+    save_checkpoint(policy, tmp_path / "damaged.safetensors")
+    assert predict(picture, "--checkpoint", str(tmp_path / "damaged.safetensors")) == 2
+    said = capsys.readouterr()
+    assert "predicts actions that are not finite" in said.err
+    assert not said.out
 
 
 def test_not_a_picture(tmp_path, capsys):

@@ -39,6 +39,12 @@ class Unreliable(Double):
         return chunk
 
 
+class Broken(Double):
+    def answer(self, chunk):
+        chunk.deltas[:] = np.nan
+        return chunk
+
+
 class Dying(Double):
     def answer(self, chunk):
         if self.seen == 3:
@@ -75,6 +81,10 @@ def counting():
 
 def unreliable():
     return Unreliable()
+
+
+def broken():
+    return Broken()
 
 
 def dying():

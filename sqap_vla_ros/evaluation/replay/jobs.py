@@ -87,10 +87,13 @@ def make_jobs(
 
     Several recordings get a folder each under `out`, named after them.
 
-    Raises ValueError for a recipe that cannot be read, before any work, and for bags of the same name.
+    Raises ValueError for a recipe that cannot be read, before any work, and for bags or recipes of the same name.
     """
     for name in recipes:
         load_recipe(name)
+    called = [recipe_folder(name) for name in recipes]
+    if twice := sorted({name for name in called if called.count(name) > 1}):
+        raise ValueError(f"--recipes: several are called {', '.join(twice)}: name each once, and rename a file")
     names = [bag.expanduser().resolve().stem for bag in bags]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"several bags are called {', '.join(twice)}: rename them or replay them into different --out")
@@ -101,6 +104,11 @@ def make_jobs(
     ]
 
 
+def recipe_folder(recipe: str) -> str:
+    """Return the name of a recipe's folder in a replay: the recipe's, or that of its file."""
+    return Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
+
+
 def run_job(job: ReplayJob, *, show: bool = True) -> JobResult:
     """Replay one bag and write its report. Raises BagError, DatasetError or ReplayError."""
     from sqap_vla_ros.evaluation.replay.report import write_report  # plotting takes a second to import
@@ -108,16 +116,20 @@ def run_job(job: ReplayJob, *, show: bool = True) -> JobResult:
     runs: list[RecipeRun] = []
     for recipe in job.recipes:
         worker = dataclasses.replace(job.worker, recipe=recipe)
-        runs.append(replay_recipe(job.bag, job.spec, worker, job.out / recipe, show=show))
+        runs.append(replay_recipe(job.bag, job.spec, worker, job.out / recipe_folder(recipe), show=show))
         if not any(record.instruction for record in runs[0].records):
             write_frames_csv(job.out / "frames.csv", runs)
             raise ReplayError(_nothing_observed(job, runs[0]))
+        if all(record.deltas is None for record in runs[-1].records):
+            write_frames_csv(job.out / "frames.csv", runs)
+            problem, count = Counter(one.problem for one in runs[-1].records if one.instruction).most_common(1)[0]
+            raise ReplayError(f"recipe {recipe}: none of its images gave a prediction ({count} of them: {problem})")
     summaries = [
         summarise(run, runs[0], control_rate_hz=job.control_rate_hz)
         | {"compression": compression_of(dataclasses.replace(job.worker, recipe=run.recipe))}
         for run in runs
     ]
-    sources = json.loads((job.out / job.recipes[0] / RUN).read_text())["sources"]
+    sources = json.loads((job.out / recipe_folder(job.recipes[0]) / RUN).read_text())["sources"]
     write_report(
         job.out,
         job.bag,

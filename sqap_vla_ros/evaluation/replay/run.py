@@ -252,7 +252,8 @@ class _Policy:
             for event in self._worker.events():
                 if isinstance(event, (LoadFailed, Lost)):
                     self._worker.close()
-                    raise ReplayError(f"recipe {self._config.recipe}: {event.text}; run it again to go on from here")
+                    remedy = "; run it again to go on from here" if isinstance(event, Lost) else ""
+                    raise ReplayError(f"recipe {self._config.recipe}: {event.text}{remedy}")
                 if isinstance(event, kinds):
                     return event
 

@@ -20,7 +20,7 @@ from sqap_vla_ros import cli
 from sqap_vla_ros.commands.replay import jobs_of
 from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.evaluation.replay import jobs as replay_jobs
-from sqap_vla_ros.evaluation.replay.jobs import ReplayJob, run_jobs
+from sqap_vla_ros.evaluation.replay.jobs import ReplayJob, make_jobs, run_job, run_jobs
 from sqap_vla_ros.evaluation.replay.run import FRAMES, RUN, ReplayError, load_run, replay_recipe
 from sqap_vla_ros.nodes.bags.bag import Bag
 from sqap_vla_ros.nodes.bags.observations import BagObservations
@@ -167,6 +167,28 @@ def test_a_lost_worker_loses_nothing_that_was_done(bag, tmp_path):
 
 def job(bag, out, **changes):
     return ReplayJob(bag, SPEC, ("fp32",), WORKER, out, video=False, **changes)
+
+
+def test_a_recipe_from_a_file_is_replayed_into_the_folder_and_nowhere_else(bag, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("description: nothing changed\n")
+    (first,) = make_jobs(
+        [bag], tmp_path / "out", [SPEC], ["fp32", str(recipe)], WORKER, control_rate_hz=5.0, video=False
+    )
+    assert [summary["frames"] for summary in run_job(first, show=False).summaries] == [6, 6]
+    assert (tmp_path / "out" / "mine" / FRAMES).is_file()
+    (tmp_path / "fp32.yaml").write_text("description: another\n")
+    with pytest.raises(ValueError, match="several are called fp32"):
+        make_jobs([bag], tmp_path, [SPEC], ["fp32", str(tmp_path / "fp32.yaml")], WORKER, control_rate_hz=5.0)
+
+
+def test_a_policy_without_one_finite_action_is_no_replay(bag, tmp_path):
+    worker = WorkerConfig("", factory="replay_doubles:broken", warmup=0)
+    broken = ReplayJob(bag, SPEC, ("fp32",), worker, tmp_path / "out", video=False)
+    with pytest.raises(
+        ReplayError, match=r"recipe fp32: none of its images gave a prediction \(6 of them: .* not finite"
+    ):
+        run_job(broken, show=False)
 
 
 def test_many_bags_one_of_them_broken(bag, tmp_path):
