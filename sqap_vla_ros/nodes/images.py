@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import io
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ _ENCODINGS: dict[str, _Encoding] = {
     "yuv422_yuy2": _Encoding("u1", 2, cv2.COLOR_YUV2RGB_YUY2),
     "yuyv": _Encoding("u1", 2, cv2.COLOR_YUV2RGB_YUY2),
 }
+_NOT_COLOUR = re.compile(r"(16|32|64)[usf]c\d")  # OpenCV's types: depth in millimetres or metres, or anything else
 SUPPORTED_ENCODINGS = tuple(sorted(_ENCODINGS))
 
 
@@ -106,7 +108,8 @@ def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
     Its format is 'jpeg', 'png' or image_transport's '<encoding>; <codec> compressed <stored encoding>'.
     """
     original, _, codec = message.format.lower().rpartition(";")
-    if "compresseddepth" in codec.replace(" ", ""):
+    original = original.strip()
+    if "compresseddepth" in codec.replace(" ", "") or _NOT_COLOUR.match(original):
         raise ImageError(f"compressed image format '{message.format}' is a depth image: a colour image is needed")
     what = f"compressed image of format '{message.format}'"
     data = np.frombuffer(message.data, np.uint8)
@@ -126,7 +129,6 @@ def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
         raise ImageError(f"{what}: its pixels are {decoded.dtype}, where 8 or 16 bits are needed")
     if check is _jpeg_damage and jpeg.is_cut(raw, decoded):
         raise ImageError(f"{what}: the jpeg lost data: what it holds ends before the picture does")
-    original = original.strip()
     if decoded.ndim == 2 or decoded.shape[2] == 1:
         mosaic = original.startswith("bayer_") and original in _ENCODINGS
         code = _ENCODINGS[original].to_rgb if mosaic else cv2.COLOR_GRAY2RGB

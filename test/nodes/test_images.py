@@ -201,9 +201,12 @@ def test_undecodable_data_is_refused(data):
         compressed_to_rgb(CompressedImage(format="jpeg", data=array.array("B", data)))
 
 
-def test_depth_is_refused(picture):
+@pytest.mark.parametrize(
+    "form", ["16UC1; compressedDepth png", "16UC1; png compressed ", "32FC1; tiff compressed", "16SC1;png compressed"]
+)
+def test_depth_is_refused(form, picture):
     with pytest.raises(ImageError, match="depth image: a colour image is needed"):
-        compressed_to_rgb(compressed(".png", picture[..., 0], "16UC1; compressedDepth png"))
+        compressed_to_rgb(compressed(".png", picture[..., 0].astype(np.uint16), form))
 
 
 def test_message_round_trip(picture):

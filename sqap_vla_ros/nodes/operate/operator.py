@@ -23,6 +23,7 @@ from sqap_vla_ros.nodes.launch.table import dds_environment
 
 ANSWER_S = 10.0  # within which a node that runs is found and answers
 ASK_AGAIN_S = 0.5
+DISCOVERY_S = 0.5  # for a second node of the same name to be found
 LOADING = "not active yet"  # in the answer of a node that has not loaded its policy
 QUIET_S = 2.0  # a line is printed at least this often while the node is watched
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -59,7 +60,8 @@ class Operator:
         self._context.try_shutdown()
 
     def instruct(self, text: str) -> None:
-        """Give the node a task in words. Raises ConnectionError where no node hears it."""
+        """Give the node a task in words. Raises ConnectionError where no node hears it, or several."""
+        self._require_one_node()
         topic = f"{self._name.rpartition('/')[0]}/instruction"
         publisher = self._node.create_publisher(String, topic, LATCHED)
         self._wait(lambda: publisher.get_subscription_count() > 0, f"nobody listens to {topic}")
@@ -71,6 +73,8 @@ class Operator:
 
         A node that still loads its policy is asked again until it has.
         """
+        if on:
+            self._require_one_node()
         done, answer = self._call(SetBool, "enable", SetBool.Request(data=on))
         if not done and LOADING in answer:
             self._say("waiting: the node still loads its policy")
@@ -99,6 +103,17 @@ class Operator:
                     said, said_s = state, time.monotonic()
                     self._say(line(status))
             self._executor.spin_once(timeout_sec=0.1)
+
+    def _require_one_node(self) -> None:
+        """Refuse to start an arm where several nodes have the name: any of them could answer."""
+        topic = f"{self._name}/status"
+        self._wait(lambda: self._node.count_publishers(topic) > 0, f"there is no {topic}")
+        self._spin(DISCOVERY_S)
+        if (count := self._node.count_publishers(topic)) > 1:
+            raise ConnectionError(
+                f"{count} nodes are called {self._name}, and whichever answered first would move: give each robot a "
+                "ROS_DOMAIN_ID or a namespace of its own"
+            )
 
     def _on_status(self, message: PolicyStatus) -> None:
         self._newest = message

@@ -14,7 +14,7 @@ from sqap_vla_ros.nodes.operate import operator
 
 
 class PolicyNodeDouble(NodeBeside):
-    """Loads its policy for a second, and refuses any reset. asked: what it did."""
+    """Loads its policy for three seconds, and refuses any reset. asked: what it did."""
 
     def create(self) -> None:
         self.asked: list[str] = []
@@ -33,7 +33,7 @@ class PolicyNodeDouble(NodeBeside):
         self.asked.append(message.data)
 
     def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        response.success = not request.data or time.monotonic() - self._created_s > 1.0
+        response.success = not request.data or time.monotonic() - self._created_s > 3.0
         response.message = "" if response.success else "the node is not active yet: the policy is being loaded"
         if response.success:
             self.asked.append("enable" if request.data else "disable")
@@ -85,10 +85,18 @@ def test_a_refusal_is_the_exit_status(policy_node, run, capsys):
 def test_a_node_that_does_not_run_is_named(monkeypatch, capsys):
     monkeypatch.setattr(operator, "ANSWER_S", 0.2)
     assert cli.main(["operate", "start", "pick up the cube"]) == 2
-    assert "nobody listens to /instruction: does the node run, with the same ROS_DOMAIN_ID" in capsys.readouterr().err
+    assert "there is no /policy_node/status: does the node run, with the same ROS_DOMAIN_ID" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["start"], ["stop", "pick up the cube"]])
 def test_only_a_start_has_an_instruction(arguments, capsys):
     assert cli.main(["operate", *arguments]) == 2
     assert "only `start` has an instruction" in capsys.readouterr().err
+
+
+def test_where_two_nodes_have_the_name_none_is_started(run, policy_node, capsys):
+    policy_node.node.create_publisher(PolicyStatus, "/cell/policy_node/status", LATCHED)
+    assert run("start", "pick up the can") != 0
+    assert "2 nodes are called /cell/policy_node" in capsys.readouterr().err
+    assert not policy_node.asked
+    assert run("stop") == 0  # stopping is right, whoever hears it
