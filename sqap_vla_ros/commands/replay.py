@@ -118,6 +118,11 @@ def spec_of(args: argparse.Namespace) -> ReplaySpec:
         read_segments,
     )
 
+    if args.simulator_camera:
+        raise UsageError(
+            f"--simulator-camera {args.simulator_camera}: a bag brings its camera in camera_info and TF; the option is "
+            "for LeRobot datasets"
+        )
     kind, _, seconds = args.camera_info.partition(":")
     nearest = kind == "nearest"
     fixed = args.camera_info and not nearest

@@ -69,7 +69,7 @@ def play(arm: ArmKinematics, lag_s: float, *, desired: bool, edit=lambda message
     commander = ArmCommander(
         world, max_joint_velocity_rad_s=2.0, twist_timeout_s=0.2, interpolate_from_desired_state=desired
     )
-    motion = Motion(MotionConfig(ensemble_chunks=1, ramp_s=0.3), LIMITS)
+    motion = Motion(MotionConfig(ensemble_chunks=1, ramp_s=0.3, chunk_join="clock"), LIMITS)
     sent = []
     publisher = SimpleNamespace(publish=sent.append)
     sink = JointSink(
