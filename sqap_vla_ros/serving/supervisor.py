@@ -87,8 +87,12 @@ class WorkerSupervisor:
             return []
         self._end_if_hung(self._worker, now_s)
         events = self._worker.events()
-        for event in events:
+        for position, event in enumerate(events):
             if isinstance(event, Ready):
+                if self.info is not None and event.info != self.info:  # a server can have been replaced meanwhile
+                    why = f"another policy answers now: {event.info}, it was {self.info}; configure again to accept it"
+                    self._schedule_restart(self._worker, why, now_s)
+                    return events[:position]
                 self.info = event.info
                 self._problem = self._deadline = None
                 self._loading = False

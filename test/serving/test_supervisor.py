@@ -40,9 +40,9 @@ class FakeWorker:
     def discard(self) -> None:
         self.discarded = True
 
-    def becomes_ready(self) -> None:
+    def becomes_ready(self, info: str = "the policy") -> None:
         self.ready = True
-        self.queue.append(Ready(info=object(), warm_latency_s=0.1))
+        self.queue.append(Ready(info=info, warm_latency_s=0.1))
 
 
 @pytest.fixture
@@ -87,6 +87,21 @@ def test_a_dead_worker_is_discarded_and_replaced_after_growing_pauses(supervisor
         pauses.append(now_s - died_s)
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
     assert supervisor.restarts == 7
+
+
+def test_another_policy_after_a_restart_is_not_taken(supervisor, made):
+    made[-1].becomes_ready()
+    made[-1].queue.append(Lost("the server went away"))
+    supervisor.poll(0.0)
+    supervisor.poll(2.0)
+    made[-1].becomes_ready("another")
+    assert supervisor.poll(3.0) == []
+    assert "another policy answers now: another, it was the policy" in supervisor.problem
+    assert made[-1].discarded
+    supervisor.poll(30.0)
+    made[-1].becomes_ready()
+    assert len(supervisor.poll(31.0)) == 1
+    assert supervisor.problem is None
 
 
 def test_a_prediction_in_between_makes_the_pause_short_again(supervisor, made):
