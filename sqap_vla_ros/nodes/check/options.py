@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 LISTEN_S, LISTEN_CAMERA_S = 3.0, 60.0
 SUMMARY = "look at everything around the policy node before the first motion"
@@ -16,7 +17,7 @@ DESCRIPTION = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add arguments and options."""
+    """Add arguments and options, in any order."""
     parser.add_argument("arguments", nargs="*", metavar="name:=value", help="arguments of policy.launch.py")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument(
@@ -58,6 +59,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="without --board and --clicks: where the pictures to click in are written",
     )
+    _collect_arguments(parser)
+
+
+def _collect_arguments(parser: argparse.ArgumentParser) -> None:
+    """Let arguments stand between options too.
+
+    argparse takes the first group of positional arguments only, and its parse_intermixed_args knows no sub-commands.
+    """
+    parse = parser.parse_known_args
+
+    def parse_known_args(args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        found, rest = parse(args, namespace)
+        found.arguments = [*found.arguments, *(word for word in rest if not word.startswith("-"))]
+        return found, [word for word in rest if word.startswith("-")]
+
+    parser.parse_known_args = parse_known_args  # type: ignore[assignment,method-assign]
 
 
 def _seconds(text: str) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import rclpy
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
@@ -36,8 +37,11 @@ def standing_in(given: Mapping[str, str]) -> Iterator[tuple[Node, dict[str, Any]
     (command,) = resolve(BRINGUPS["policy"], given)
     os.environ.update(dds_environment(os.environ))
     context = rclpy.Context()
-    # Ctrl-C is Python's KeyboardInterrupt here: there is nothing to bring to rest.
-    rclpy.init(args=command.ros_arguments(), context=context, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        # Ctrl-C is Python's KeyboardInterrupt here: there is nothing to bring to rest.
+        rclpy.init(args=command.ros_arguments(), context=context, signal_handler_options=SignalHandlerOptions.NO)
+    except _rclpy.RCLError as error:
+        raise ValueError(_refusal(str(error))) from error
     node = None
     try:
         # The name of the node that it stands in for, so that sections of parameter files with that name hold here too.
@@ -50,3 +54,10 @@ def standing_in(given: Mapping[str, str]) -> Iterator[tuple[Node, dict[str, Any]
         if node is not None:
             node.destroy_node()
         context.try_shutdown()
+
+
+def _refusal(text: str) -> str:
+    """Return what rcl says about a parameter file, a topic or a namespace, without the places in its own source."""
+    said = text.partition(", at /")[0].removeprefix("failed to initialize rcl: ").strip()
+    remedy = " (a list of numbers needs a decimal point in each: 2.0, not 2)" if "of same type" in said else ""
+    return f"ROS refuses an argument: {' '.join(said.split())}{remedy}"

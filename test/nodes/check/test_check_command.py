@@ -1,5 +1,6 @@
 """The check over DDS, against the simulator: go, and no-go where somebody else commands."""
 
+import argparse
 import json
 
 import cv2
@@ -8,7 +9,9 @@ from rclpy.node import Node
 from simulator_rig import Rig
 from trajectory_msgs.msg import JointTrajectory
 
+from sqap_vla_ros.cli import build_parser
 from sqap_vla_ros.nodes.check.main import main
+from sqap_vla_ros.nodes.check.options import add_options
 
 ATTEMPTS = 5  # on a computer so busy that the streams have gaps, a no-go is right
 
@@ -116,3 +119,47 @@ def test_sections_of_parameter_files_for_the_node_hold(rig, capsys, tmp_path):
 def test_wrong_arguments_are_told(arguments, text, capsys):
     assert main(arguments) == 2
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("section", "text"),
+    [
+        ("other:\n  ros__parameters: {x: [0, 1.0]}\n", "2.0, not 2"),
+        ("other: {x: 3}\n", "Cannot have a value before ros__parameters"),
+    ],
+)
+def test_a_file_that_ros_cannot_read_is_told_in_a_sentence(section, text, capsys, tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text(f"{section}policy_node:\n  ros__parameters: {{threads: 2}}\n")
+    assert main([f"params_file:={file}"]) == 2
+    said = capsys.readouterr().err
+    assert text in said
+    assert str(file) in said
+    assert said.count("\n") == 1
+
+
+def test_a_topic_that_ros_refuses_is_told(capsys):
+    assert main(["image:=/a-b"]) == 2
+    assert "image:=/a-b" in capsys.readouterr().err
+
+
+MIXED = ("--json", "robot:=ur5e", "--without-policy", "joint_states:=/x", "--listen", "1", "image:=/y")
+
+
+@pytest.mark.parametrize("parse", [lambda: build_parser().parse_args(["check", *MIXED]), lambda: alone(MIXED)])
+def test_arguments_may_stand_between_options(parse):
+    found = parse()
+    assert found.arguments == ["robot:=ur5e", "joint_states:=/x", "image:=/y"]
+    assert (found.json, found.without_policy, found.listen) == (True, True, 1.0)
+
+
+def test_an_unknown_option_is_still_refused(capsys):
+    with pytest.raises(SystemExit):
+        alone(["robot:=ur5e", "--jsom", "image:=/y"])
+    assert "unrecognized arguments: --jsom" in capsys.readouterr().err
+
+
+def alone(words):
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return parser.parse_args(words)
