@@ -6,6 +6,7 @@ seconds, the watchdog's included. Of a large one only the links between root, ba
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable
 from xml.etree import ElementTree
@@ -109,3 +110,16 @@ def arm_only(urdf: str, frames: Iterable[str]) -> str:
     arm = ElementTree.Element("robot", robot.attrib)
     arm.extend([*(link for link in robot.iterfind("link") if link.get("name") in links), *joints])
     return ElementTree.tostring(arm, encoding="unicode")
+
+
+def joint_limits(urdf: str, name: str) -> tuple[float, float] | None:
+    """Return a joint's lower and upper limit (m or rad); None where the URDF has no such joint, or no usable limits."""
+    try:
+        robot = ElementTree.fromstring(urdf)
+        limits = [joint.find("limit") for joint in robot.iterfind("joint") if joint.get("name") == name]
+        if not limits or limits[0] is None:
+            return None
+        low, high = float(limits[0].get("lower", "0")), float(limits[0].get("upper", "0"))
+    except (ElementTree.ParseError, ValueError):
+        return None
+    return (low, high) if -math.inf < low < high < math.inf else None

@@ -127,7 +127,7 @@ class Collector:
             subscribers=subscribers,
             kinds={name: tuple(kinds) for name, kinds in graph.get_topic_names_and_types()},
             controllers={name: self._parameters_of(name, executor) for name in controllers},
-            actions=tuple(name for name, _ in get_action_names_and_types(graph)),
+            actions={name: tuple(kinds) for name, kinds in get_action_names_and_types(graph)},
             gripper_action=action_name(graph, self._values["gripper_action"]),
             safety_stop=self._safety_stop.reason(time.monotonic()),
         )

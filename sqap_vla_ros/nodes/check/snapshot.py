@@ -70,7 +70,7 @@ class Snapshot:
     tools: poses of the tool as TF had them while listening. buffer: transforms.
     publishers, subscribers: topic -> endpoints as rclpy describes them. kinds: topic of the graph -> types.
     controllers: node that listens to the arm's commands -> its parameters; None where it does not tell.
-    actions: action servers of the graph. safety_stop: why nothing may move, None when nothing speaks against it.
+    actions: action of the graph -> types. safety_stop: why nothing may move, None when nothing speaks against it.
     trial: None where it was not asked for.
     """
 
@@ -93,7 +93,7 @@ class Snapshot:
     subscribers: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     controllers: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
-    actions: tuple[str, ...] = ()
+    actions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gripper_action: str = ""
     safety_stop: str | None = None
     trial: PolicyTrial | None = None

@@ -72,12 +72,25 @@ def controller(**parameters):
     return {"controllers": {"/controller": {"joints": list(arm().joint_names)} | parameters}}
 
 
+def gripper_server(output, kind):
+    return {
+        "values": values(gripper_output=output),
+        "gripper_action": "/gripper_cmd",
+        "actions": {"/gripper_cmd": (f"control_msgs/action/{kind}",)},
+    }
+
+
 def outside():
     joints = JOINTS.copy()
     joints[1] = arm().upper[1] + 0.2
     return {"joint_states": joint_states(ARM, joints)}
 
 
+FINGER = URDF.replace(
+    "</robot>",
+    '<link name="finger_link"/><joint name="finger" type="prismatic"><parent link="tool0"/><child link="finger_link"/>'
+    '<axis xyz="0 1 0"/><limit lower="0.0" upper="0.04" effort="10" velocity="0.1"/></joint></robot>',
+)
 TWO_NORMALISED = [0.9, 0.0, 0.5, 0.0, 0.9, 0.5, 0.0, 0.0, 1.0]
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 
@@ -116,6 +129,7 @@ FAULTS: dict[str, tuple] = {
     "black image": ("image", "black", {"images": images(CAMERA, np.zeros((120, 160, 3), np.uint8))}),
     "no transform to the camera": ("transforms", "camera_optical_frame", {"buffer": transforms(camera=False)}),
     "wrong tool_frame": ("transforms", "flange", {"values": values(tool_frame="flange")}),
+    "TF half a second late": ("clocks", "tf: images wait 483 ms", {"tools": tools([moved(0)] * 180, behind_s=0.5)}),
     "stale TF": ("transforms", "stale", {"tools": tools([moved(0)] * 180, behind_s=2.0)}),
     "two publishers of TF": ("transforms", "jumped", {"tools": tools([moved(0.3 * (i % 2)) for i in range(180)])}),
     "no robot_description": ("robot_description", "no robot_description", {"description": None}),
@@ -155,6 +169,11 @@ FAULTS: dict[str, tuple] = {
         "no action server",
         {"values": values(gripper_output="gripper_command"), "gripper_action": "/gripper_cmd"},
     ),
+    "gripper server of another type": (
+        "gripper",
+        "but /gripper_cmd is control_msgs/action/ParallelGripperCommand",
+        gripper_server("gripper_command", "ParallelGripperCommand"),
+    ),
     "stop is set": ("safety_stop", "safety_stop is set", {"safety_stop": "safety_stop is set by /button"}),
     "policy does not load": ("policy", "no such file", {"trial": PolicyTrial("no such file /models/cogact")}),
     "policy is too slow": ("latency", "over before it comes", {"trial": trial(3.5)}),
@@ -188,6 +207,9 @@ def test_a_planted_fault_is_found(fault):
         ("controller", controller(interpolate_from_desired_state=False)),
         ("latency", {"trial": trial(1.7)}),
         ("kinematics", {"buffer": transforms(base_from_tool=moved(0.01))}),
+        ("gripper", {"values": values(gripper_open=85.0)}),
+        ("gripper", {"values": values(gripper_open=85.0, gripper_unit="rad")}),
+        ("gripper", {"values": values(gripper_closed=-0.3, gripper_joint="finger"), "description": FINGER}),
     ],
 )
 def test_what_is_only_unwise_is_a_warning(check, fields):
@@ -198,6 +220,29 @@ def test_what_is_only_unwise_is_a_warning(check, fields):
 
 def test_the_policy_node_itself_may_command():
     assert failures(healthy(**publishers(joint_trajectory=endpoint("policy_node", TRAJECTORY)))) == set()
+
+
+@pytest.mark.parametrize("behind_s", [0.001, 0.2])
+def test_transforms_that_come_within_the_nodes_patience_are_a_go(behind_s):
+    assert failures(healthy(tools=tools([moved(0)] * 180, behind_s=behind_s))) == set()
+
+
+@pytest.mark.parametrize(
+    ("output", "kind"),
+    [("gripper_command", "GripperCommand"), ("parallel_gripper_command", "ParallelGripperCommand")],
+)
+def test_a_gripper_server_is_judged_by_its_type(output, kind):
+    right = [row.finding for row in examine(healthy(**gripper_server(output, kind)), CHECKS) if row.check == "gripper"]
+    assert [finding.level for finding in right] == [Level.OK]
+    other = next(name for name in ("gripper_command", "parallel_gripper_command") if name != output)
+    wrong = [row.finding for row in examine(healthy(**gripper_server(other, kind)), CHECKS) if row.check == "gripper"]
+    assert [finding.remedy for finding in wrong] == [f"gripper_output:={output}"]
+
+
+def test_gripper_positions_at_the_ends_of_its_joint_pass():
+    ends = {"values": values(gripper_closed=0.0, gripper_open=0.0404, gripper_joint="finger"), "description": FINGER}
+    levels = {row.finding.level for row in examine(healthy(**ends), CHECKS) if row.check == "gripper"}
+    assert levels == {Level.OK}
 
 
 def test_every_check_ends_without_anything():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sqap_vla_ros.control.description import joint_limits
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Snapshot
 from sqap_vla_ros.nodes.policy.grippers.table import GRIPPER_SINKS
 from sqap_vla_ros.nodes.policy.publishers import node_name
 
+PLAUSIBLE = {"m": 0.5, "rad": 2.0 * math.pi}  # the furthest position of a gripper whose joint nobody describes
+SLACK_SHARE = 0.02  # of a joint's range: drivers and URDFs round its ends
 CONTINUES = ("interpolate_from_desired_state", "open_loop_control")  # since Jazzy, and before
 
 
@@ -90,18 +94,47 @@ def _controller_problems(snapshot: Snapshot, name: str, parameters: Mapping[str,
 
 
 def check_gripper(snapshot: Snapshot) -> Iterator[Finding]:
-    """Look for what the gripper is commanded with."""
+    """Look for what the gripper is commanded with, and whether it can go where it is sent."""
     kind = GRIPPER_SINKS[snapshot.values["gripper_output"]]
     output = f"gripper_output {snapshot.values['gripper_output']}"
-    if kind.ACTION and snapshot.gripper_action not in snapshot.actions:
-        there = f"action servers: {', '.join(sorted(snapshot.actions))}" if snapshot.actions else "there is none"
-        yield fail(
-            f"{output}: no action server {snapshot.gripper_action}",
-            f"start the gripper's driver, or give gripper_action:=… ({there})",
-        )
-    elif kind.ACTION:
-        yield ok(f"{output}: {snapshot.gripper_action}")
+    if kind.ACTION:
+        yield _action(snapshot, output, kind.ACTION)
     elif kind.TOPIC:
         yield ok(f"{output}: by topic, see listeners")
     else:
         yield ok(f"{output}: joint {snapshot.values['gripper_joint']} of the arm's controller")
+    yield from _out_of_reach(snapshot)
+
+
+def _action(snapshot: Snapshot, output: str, kind: str) -> Finding:
+    """Compare the gripper's action server with the action that is called."""
+    name = snapshot.gripper_action
+    found = snapshot.actions.get(name, ())
+    if kind in found:
+        return ok(f"{output}: {name}")
+    if found:
+        fitting = [key for key, sink in GRIPPER_SINKS.items() if sink.ACTION in found]
+        remedy = (
+            f"gripper_output:={fitting[0]}" if fitting else "no gripper_output calls it: name another gripper_action"
+        )
+        return fail(f"{output} calls {kind}, but {name} is {', '.join(found)}", remedy)
+    there = f"action servers: {', '.join(sorted(snapshot.actions))}" if snapshot.actions else "there is none"
+    return fail(
+        f"{output}: no action server {name}", f"start the gripper's driver, or give gripper_action:=… ({there})"
+    )
+
+
+def _out_of_reach(snapshot: Snapshot) -> Iterator[Finding]:
+    """Compare the gripper's two positions with its joint's limits, or with what a gripper of its unit can reach."""
+    values = snapshot.values
+    joint, unit = values["gripper_joint"], values["gripper_unit"]
+    limits = joint_limits(snapshot.description, joint) if snapshot.description and joint else None
+    low, high = limits or (-PLAUSIBLE[unit], PLAUSIBLE[unit])
+    slack = SLACK_SHARE * (high - low)
+    whose = f"the limits of {joint} in the URDF" if limits else f"what a gripper in {unit} reaches"
+    for name in ("gripper_closed", "gripper_open"):
+        if not low - slack <= values[name] <= high + slack:
+            yield warning(
+                f"{name} is {values[name]:g} {unit}, outside {whose} ({low:.4g} to {high:.4g})",
+                f"give {name} in metres or radians as the gripper's driver counts it, and gripper_unit with it",
+            )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.image_gate import ImageGate
 from sqap_vla_ros.control.joint_monitor import FUTURE_S
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
@@ -18,7 +19,7 @@ IRREGULAR = 3.0  # times the median period that a gap may last before it is wort
 
 
 def check_clocks(snapshot: Snapshot) -> Iterator[Finding]:
-    """Compare each stream's stamps with ROS time at their arrival."""
+    """Compare each stream's stamps with ROS time at their arrival, and those of TF with the images' as well."""
     if snapshot.simulated_time and snapshot.now_ns == 0:
         yield fail("use_sim_time is set, but no /clock was received", "start the simulation, or use_sim_time:=false")
         return
@@ -32,6 +33,38 @@ def check_clocks(snapshot: Snapshot) -> Iterator[Finding]:
             yield skipped(f"{name}: nothing came")
             continue
         yield _clock(name, arrivals, oldest[name], ahead[name])
+    yield _tf_delay(snapshot)
+
+
+def _tf_delay(snapshot: Snapshot) -> Finding:
+    """Compare how long images wait for the tool's transform at their stamps with how long the node lets them wait."""
+    images, tools = snapshot.arrivals.get(snapshot.topics["image"], ()), snapshot.tools
+    if not images or not tools:
+        return skipped("tf: needs images and the tool's pose")
+    if tools[-1][0].stamp_ns == 0:
+        return ok("tf: the tool's transform is static")
+    limit_s = snapshot.values["tf_timeout_s"]
+    reached_ns = np.maximum.accumulate([sample.stamp_ns for sample, _ in tools])
+    waits_s = []
+    for image in images:
+        first = int(np.searchsorted(reached_ns, image.stamp_ns))
+        covered = first < len(tools)
+        wait_s = ((tools[first][1] if covered else snapshot.now_ns) - image.now_ns) / NS_PER_S
+        # Of an image that still waits nothing is known yet; of one before TF was first heard, nothing at all.
+        if image.now_ns >= tools[0][1] and (covered or wait_s > limit_s):
+            waits_s.append(max(0.0, wait_s))
+    if not waits_s:
+        return skipped("tf: no image came after the tool's first transform")
+    middle_s, newest_ns = float(np.median(waits_s)), max(image.stamp_ns for image in images)
+    text = f"tf: images wait {1e3 * middle_s:.0f} ms for the tool's transform at their stamps"
+    if middle_s > limit_s:
+        behind_s = (newest_ns - int(reached_ns[-1])) / NS_PER_S
+        return fail(
+            f"{text}, which ends {1e3 * behind_s:.0f} ms before the newest image; tf_timeout_s is {limit_s:g} s: "
+            "nothing would be predicted",
+            "synchronise the clocks (chrony, PTP), have /tf published sooner and more often, or lengthen tf_timeout_s",
+        )
+    return ok(f"{text}, at most {1e3 * max(waits_s):.0f} ms of {1e3 * limit_s:.0f} ms")
 
 
 def _clock(name: str, arrivals: tuple[Arrival, ...], oldest_s: float, ahead_s: float) -> Finding:

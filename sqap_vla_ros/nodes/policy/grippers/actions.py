@@ -65,7 +65,6 @@ class _Goal:
 class ActionGripper(GripperSink):
     """A gripper behind an action; subclasses say which, and how its messages are read."""
 
-    ACTION = True
     ACTION_TYPE: ClassVar[Any]
 
     def __init__(self, node: Any, parts: GripperParts) -> None:
@@ -195,6 +194,7 @@ class GripperCommandAction(ActionGripper):
     """control_msgs/action/GripperCommand: a position and the largest effort."""
 
     SUMMARY = "action control_msgs/GripperCommand, as of gripper_controllers and of many drivers."
+    ACTION = "control_msgs/action/GripperCommand"
     ACTION_TYPE = GripperCommandType
 
     def _goal_message(self, position: float) -> Any:
@@ -215,6 +215,7 @@ class ParallelGripperCommandAction(ActionGripper):
 
     SUMMARY = "action control_msgs/ParallelGripperCommand, as of parallel_gripper_controller."
     NEEDS_JOINT = True
+    ACTION = "control_msgs/action/ParallelGripperCommand"
     ACTION_TYPE = ParallelGripperCommandType
 
     def _goal_message(self, position: float) -> Any:

@@ -63,14 +63,14 @@ class GripperSink(ABC):
     SUMMARY: a sentence for the documentation of the parameter gripper_output.
     NEEDS_JOINT: the parameter gripper_joint must name its joint.
     TOPIC, MESSAGE: name and type of the topic that it commands on, where it has one of its own.
-    ACTION: it is commanded through the action server `GripperConfig.action`.
+    ACTION: ROS name of the action's type, where it is commanded through the server `GripperConfig.action`.
     IN_TRAJECTORY: its joint is in the arm's messages, so that the arm's sink must carry it.
     """
 
     SUMMARY: ClassVar[str]
     TOPIC: ClassVar[str] = ""
     MESSAGE: ClassVar[type | None] = None
-    ACTION: ClassVar[bool] = False
+    ACTION: ClassVar[str] = ""
     NEEDS_JOINT: ClassVar[bool] = False
     IN_TRAJECTORY: ClassVar[bool] = False
 
