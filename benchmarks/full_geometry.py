@@ -9,8 +9,8 @@ what trained ones do. Three measurements:
   long, can add a GiB;
 * time: bf16 and integer policies side by side in one process, predictions taking turns, so that a busy machine slows
   all of them. All at full size do not fit into 24 GB, so `--distinct` decoder layers hold weights of their own and are
-  passed through several times (8 layers are 3.2 GB in bf16, far more than any cache), and variants share what is the
-  same in them. `--distinct 32` undoes the first.
+  passed through several times (4 layers are 1.6 GB in bf16, far more than any cache; with 8 all variants need 23 GB),
+  and variants share what is the same in them. `--distinct 32` undoes the first.
 
 `bf16` is the policy as the public code runs it: action head in float32, torch's own linears. The others are as
 `load_policy` makes them; `bf16_prepared` tells what that alone gives, and `bf16_pruned` adds SQAP's pruning. The rest
@@ -18,7 +18,7 @@ are recipes by their names. Rows of mixed widths take 2, 4 or 8 bits in the shar
 policy (`ROW_SHARES`). With one thread the clock is CPU time, which other processes hardly change; with more it is the
 wall clock. Raw results go to results/full_geometry_BACKEND_N_threads.json.
 
-    python benchmarks/full_geometry.py [--rounds 5] [--threads N] [--distinct 8] [--variants bf16 sqap ...]
+    python benchmarks/full_geometry.py [--rounds 5] [--threads N] [--distinct 4] [--variants bf16 sqap ...]
     python benchmarks/full_geometry.py --device cuda [--rounds 20]
 
 On a GPU every variant has all its layers and a process of its own: eager bf16 as the public code runs it, and the
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--distinct", type=int, default=8, choices=range(1, 33), metavar="1..32")
+    parser.add_argument("--distinct", type=int, default=4, choices=range(1, 33), metavar="1..32")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, help="to be timed")
     parser.add_argument("--memory", nargs="*", default=MEMORY, choices=VARIANTS, help="peaks to measure")
     parser.add_argument("--sizes", action="store_true", help="count the sizes of files, and nothing else")
@@ -252,7 +252,10 @@ def main() -> None:
     if args.device == "cuda":
         run_cuda(child, args.out or RESULTS / "full_geometry_cuda.json", args.variants)
         return
-    memory = {variant: child(f"memory:{variant}") for variant in args.memory}
+    memory = {}
+    for variant in args.memory:
+        memory[variant] = child(f"memory:{variant}")
+        print(f"peak memory of {variant}: {memory[variant]['peak_rss_gib']:.2f} GiB", file=sys.stderr, flush=True)
     load_before = os.getloadavg()[0]
     timings = child("time")
     table = summary(timings)

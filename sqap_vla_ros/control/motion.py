@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from sqap_vla_ros.contracts import ACTION_DIM, JOINS, NS_PER_S, ActionChunk, step_problem
 from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.ensemble import ALPHA, AdaptiveEnsemble
+from sqap_vla_ros.robot.gripper.hysteresis import CLOSE_BELOW, OPEN_ABOVE
 from sqap_vla_ros.robot.joining import Reach, entered, joining_ns
 from sqap_vla_ros.robot.safety import Decision, SafetyLimits
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, hold, interrupted
@@ -48,6 +49,8 @@ class MotionConfig:
     max_lead_rad: float = 0.3
     max_tracking_m: float = 0.1
     max_tracking_rad: float = 0.6
+    gripper_open_above: float = OPEN_ABOVE
+    gripper_close_below: float = CLOSE_BELOW
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,7 @@ class Motion:
             executed_ns=executed_ns,
             gripper_at_image=self._gripper_told(shown_ns, default=gripper_told),
             gripper_told=gripper_told,
+            undecided=(self.config.gripper_close_below, self.config.gripper_open_above),
             substeps=SUBSTEPS,
             reach=Reach(measured, self.config.max_lead_m, self.config.max_lead_rad),
         )

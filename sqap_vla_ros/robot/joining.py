@@ -56,6 +56,7 @@ def joining_ns(
     executed_ns: int,
     gripper_at_image: float,
     gripper_told: float,
+    undecided: tuple[float, float] = (0.5, 0.5),
     substeps: int = 1,
     weights: JoinWeights | None = None,
     reach: Reach | None = None,
@@ -64,11 +65,13 @@ def joining_ns(
 
     Of all times at which an action begins it is the one that minimises
 
-        |p(t) - p(told)| + w_r * angle(R(t), R(told)) + w_s * |t - executed_ns| in steps + w_g * [gripper differs]
+        |p(t) - p(told)| + w_r * angle(R(t), R(told)) + w_s * |t - executed_ns| in steps + w_g * [gripper opposed]
 
     chunk: anchored at the pose commanded when the image was taken. told: [4, 4] pose commanded now.
     executed_ns: how long the arm has executed actions since the image; 0 where it stood still.
     gripper_at_image, gripper_told: opening commanded then and now (0 closed, 1 open).
+    undecided: openings from the first to the second leave the gripper as it is, see GripperHysteresis. A policy that
+        hovers there opposes nothing, and must not send the arm back to where it hovered otherwise.
     substeps: more than 1 looks at this many equal parts of each action, and at executed_ns itself, for commands that
         are not bound to whole actions.
     reach: beyond it the chunk is entered no later than at `executed_ns`, so that it leads a blocked arm no further than
@@ -90,10 +93,17 @@ def joining_ns(
     cost = np.linalg.norm(poses[:, :3, 3] - told[:3, 3], axis=1)
     cost += weights.rotation_m_per_rad * Rotation.from_matrix(poses[:, :3, :3] @ told[:3, :3].T).magnitude()
     cost += weights.step_m * np.abs(times_ns - chunk.anchor_ns - executed_ns) / step_ns
-    cost += weights.gripper_m * (np.abs(openings - gripper_told) > 0.5)
+    cost += weights.gripper_m * (_decisions(openings, undecided) * _decisions(np.array([gripper_told]), undecided) < 0)
     if reach is not None:
         cost[(times_ns - chunk.anchor_ns > executed_ns) & ~reach.holds(poses)] = np.inf
     return int(times_ns[np.argmin(cost)])
+
+
+def _decisions(openings: NDArray[np.float64], undecided: tuple[float, float]) -> NDArray[np.int64]:
+    """Return [N] what a gripper does at each of the openings [N] in turn: 1 opens, -1 closes, 0 not decided so far."""
+    decided = (openings > undecided[1]).astype(np.int64) - (openings < undecided[0])
+    last = np.maximum.accumulate(np.where(decided != 0, np.arange(len(decided)), 0))
+    return decided[last]
 
 
 def entered(chunk: PoseTrajectory, at_ns: int, start_ns: int) -> PoseTrajectory:

@@ -29,7 +29,7 @@ def at(x_m, y_m=0.0):
 STEP_NS = 200_000_000
 
 
-def join(chunk, told, executed=0, then=1.0, now=1.0, weights=None, substeps=1, reach=None):
+def join(chunk, told, executed=0, then=1.0, now=1.0, weights=None, substeps=1, reach=None, undecided=(0.5, 0.5)):
     """The action at which the chunk is entered."""
     entry_ns = joining_ns(
         chunk,
@@ -40,6 +40,7 @@ def join(chunk, told, executed=0, then=1.0, now=1.0, weights=None, substeps=1, r
         substeps=substeps,
         weights=weights,
         reach=reach,
+        undecided=undecided,
     )
     return (entry_ns - chunk.anchor_ns) / STEP_NS
 
@@ -173,3 +174,21 @@ def test_a_chunk_cannot_be_entered_outside_of_itself(at_ns):
 def test_substeps_must_make_sense():
     with pytest.raises(ValueError, match="substeps must be at least 1, got 0"):
         join(chunk_of(straight()), np.eye(4), substeps=0)
+
+
+@pytest.mark.parametrize("hovering", [0.41, 0.45, 0.55])
+def test_a_gripper_that_hovers_does_not_send_the_arm_back(hovering):
+    """The gripper stays closed at such openings, so nothing about them is a reason to go back to a closed action."""
+    deltas = straight(0.004)
+    deltas[:, 6] = hovering
+    chunk, told = chunk_of(deltas), at(0.004 * 6)
+    assert join(chunk, told, executed=6, then=0.0, now=0.0, undecided=(0.4, 0.6)) == 6
+    deltas[:, 6] = 0.95
+    assert join(chunk_of(deltas), told, executed=6, then=0.0, now=0.0, undecided=(0.4, 0.6)) == 0
+
+
+def test_a_hovering_opening_keeps_what_the_chunk_decided_before():
+    """Told to be open, the arm is not yet where the chunk closes, though openings hover after that."""
+    deltas = straight(0.004)
+    deltas[2, 6], deltas[3:, 6] = 0.05, 0.5
+    assert join(chunk_of(deltas), at(0.004 * 3), executed=3, now=1.0, undecided=(0.4, 0.6)) == 2

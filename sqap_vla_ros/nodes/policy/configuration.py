@@ -100,7 +100,8 @@ def executive_config(values: Mapping[str, Any], *, simulated_time: bool = False)
 
 def motion_config(values: Mapping[str, Any]) -> MotionConfig:
     """Return the configuration of the execution of chunks."""
-    return configured(MotionConfig, PARAMETERS, values)
+    others = {name: values[name] for name in ("gripper_open_above", "gripper_close_below")}
+    return configured(MotionConfig, PARAMETERS, values, **others)
 
 
 def safety_limits(values: Mapping[str, Any]) -> SafetyLimits:

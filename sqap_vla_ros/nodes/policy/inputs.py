@@ -6,7 +6,6 @@ Callbacks store and return. Nothing here decides: `problems` says what is wrong,
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,7 +27,14 @@ from sqap_vla_ros.control.time_sync import ImageInfoSync
 from sqap_vla_ros.control.tool_monitor import ToolMonitor, ToolMonitorConfig, ToolSample
 from sqap_vla_ros.nodes import images, messages
 from sqap_vla_ros.nodes.policy import configuration
-from sqap_vla_ros.nodes.policy.observer import Frame, ObservationProblem, Observer, TransformMissing, View
+from sqap_vla_ros.nodes.policy.observer import (
+    Frame,
+    ObservationProblem,
+    Observer,
+    TransformMissing,
+    View,
+    WaitingFrames,
+)
 from sqap_vla_ros.nodes.policy.publishers import HearAll, Listener, Mismatch
 from sqap_vla_ros.nodes.policy.sinks.sink import Measured
 from sqap_vla_ros.nodes.tf.api import Buffer, TransformListener
@@ -42,7 +48,6 @@ RETRY_S = 0.002  # between looks whether the transforms of an image have come; a
 TF_AGE_S = 0.5  # the tool's transform may be older by tf_timeout_s
 TOGETHER_NS = 100_000_000  # stamps of joint_states and TF that are compared
 MANY_INFOS = 20  # camera_infos without an image between them
-WAITING_IMAGES = 8  # images that may wait for their transforms at the same time
 
 
 class Inputs:
@@ -77,7 +82,7 @@ class Inputs:
         if values["robot_description"]:
             self._descriptions.submit(values["robot_description"])
         self.superseded = 0
-        self._waiting: deque[Frame] = deque(maxlen=WAITING_IMAGES)
+        self._waiting = WaitingFrames(self._tf_timeout_s)
         self._observation_problem: dict[Input, str] = {}  # why the newest image could not be used
         self._late: str | None = None  # how the newest image was too old, or in the future, when it came
         self._tool_missing: str | None = None  # why the tool's newest pose is not known
@@ -282,10 +287,7 @@ class Inputs:
         if self.gate.arrive(stamp_ns, now_s) is not Order.NEW:
             return
         self._late = self.gate.age(stamp_ns, self._now_ns())
-        while self._waiting and now_s - self._waiting[0].arrived_s > self._tf_timeout_s:
-            self._waiting.popleft()
-            self.superseded += 1
-        self._waiting.append(Frame(image, camera_info, stamp_ns, now_s))
+        self.superseded += self._waiting.add(Frame(image, camera_info, stamp_ns, now_s))
         self._turn()
 
     def _on_joint_states(self, message: JointState) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,31 @@ class Frame:
     @property
     def frame_id(self) -> str:
         return str(self.image.header.frame_id).removeprefix("/")  # ROS 1 drivers write it, tf2 refuses it
+
+
+class WaitingFrames(deque[Frame]):
+    """Images that wait for their transforms, oldest first: never more than `PARTS + 2`, over the whole time of waiting.
+
+    A camera may bring more than can be kept until a late transform comes. Kept is the newest, and of the others one
+    in each of `PARTS` parts of that time, so that there is always one whose transforms come next.
+    """
+
+    PARTS = 8
+
+    def __init__(self, longest_s: float) -> None:
+        """longest_s: an image that waited longer is given up when the next one comes."""
+        super().__init__()
+        self._longest_s = longest_s
+
+    def add(self, frame: Frame) -> int:
+        """Add the newest image. Return how many were given up for it."""
+        before = len(self)
+        while self and frame.arrived_s - self[0].arrived_s > self._longest_s:
+            self.popleft()
+        if len(self) > 1 and self[-1].arrived_s - self[-2].arrived_s < self._longest_s / self.PARTS:
+            self.pop()
+        self.append(frame)
+        return before + 1 - len(self)
 
 
 @dataclass(frozen=True)
