@@ -30,7 +30,7 @@ from sqap_vla_ros.commands.options import (
     require_policy,
     worker_settings,
 )
-from sqap_vla_ros.contracts import TRAINED_POLICY
+from sqap_vla_ros.contracts import STEP_S, TRAINED_POLICY
 from sqap_vla_ros.serving import defaults
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sqap_vla_ros.serving.server.server import ServerConfig
     from sqap_vla_ros.serving.worker import WorkerConfig
 
+_log = logging.getLogger(__name__)
 _DESCRIPTION = """\
 Serve a policy on one port: websockets for vla-eval (ws://host:port/vla-eval), openpi (/openpi), both (/), and this
 package's own RemotePolicy (/native), and over HTTP GET /health, /healthz, /config and CogACT's POST /act. Listens on
@@ -65,12 +66,18 @@ def register(subparsers: Any) -> None:
     )
     add_threads(policy)
     add_seed(policy, "seed of the diffusion noise, the same for every prediction")
-    actions = parser.add_argument_group("actions, for clients that take one at a time")
+    actions = parser.add_argument_group("actions (the last two for clients that take one at a time)")
     actions.add_argument(
         "--action-space", default="metric", help="what actions mean: metric, simpler, libero or libero_displacement"
     )
     actions.add_argument(
-        "--execution-horizon", type=integer(1), default=defaults.HORIZON, help="actions used of each chunk"
+        "--control-hz",
+        type=number(1.0 / STEP_S[1], 1.0 / STEP_S[0]),
+        metavar="HZ",
+        help="rate at which the client acts, if not the policy's: chunks are resampled to it",
+    )
+    actions.add_argument(
+        "--execution-horizon", type=integer(1), default=defaults.HORIZON, help="client's actions used of each chunk"
     )
     actions.add_argument(
         "--ensemble", default=defaults.ENSEMBLE, help="none, by_time, or original (needs a horizon of 1)"
@@ -135,12 +142,14 @@ async def _serve(args: argparse.Namespace, worker: WorkerConfig, config: ServerC
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, stopped.set)
     engine, stopping = loop.create_task(service.engine.run()), loop.create_task(stopped.wait())
+    notes = loop.create_task(_log_notes(service))
     try:
         async with listening(service, config) as port:
             print(f"listening on ws://{config.host}:{port}", flush=True)
             await asyncio.wait((engine, stopping), return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
+        notes.cancel()
         engine.cancel()
         try:
             await engine
@@ -148,6 +157,11 @@ async def _serve(args: argparse.Namespace, worker: WorkerConfig, config: ServerC
             pass
         except EngineError as error:
             raise UsageError(f"the policy cannot be loaded: {error}") from error
+
+
+async def _log_notes(service: Service) -> None:
+    for note in service.chunk_use.notes(await service.engine.loaded()):
+        _log.info(note)
 
 
 def make_service(args: argparse.Namespace, worker: WorkerConfig) -> Service:
@@ -171,5 +185,5 @@ def make_service(args: argparse.Namespace, worker: WorkerConfig) -> Service:
         engine,
         ObservationReader(args.image_key, fixed_camera(args, args.camera_info), args.state),
         ACTION_SPACES[args.action_space],
-        ChunkUse(args.execution_horizon, args.ensemble, args.seed),
+        ChunkUse(args.execution_horizon, args.ensemble, args.seed, args.control_hz),
     )

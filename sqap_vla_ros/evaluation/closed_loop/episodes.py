@@ -20,12 +20,14 @@ from sqap_vla_ros.policy.sampling import continuing
 from sqap_vla_ros.policy.sampling.continuing import Commitment, overlap_weights
 from sqap_vla_ros.robot.conventions import compose_delta
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
+from sqap_vla_ros.robot.interchange.action_rate import is_rate_of, resample_chunk
 from sqap_vla_ros.robot.joining import joining_ns
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
 from sqap_vla_ros.simulation.environment import CONTROL_DT_S, CONTROL_NS, MAX_DELTA_M, TabletopEnv
 from sqap_vla_ros.simulation.layout import VARIATIONS, sample_layout
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
+CONTROL_HZ = 1.0 / CONTROL_DT_S
 CHUNKS_PER_EPISODE = 1000  # noise seeds of one episode: seed * CHUNKS_PER_EPISODE + number of the chunk
 
 
@@ -33,7 +35,7 @@ CHUNKS_PER_EPISODE = 1000  # noise seeds of one episode: seed * CHUNKS_PER_EPISO
 class Execution:
     """The way in which chunks become motion.
 
-    horizon: actions executed between two images, 1 to 16.
+    horizon: the simulator's actions executed between two images, 1 to 16.
     ensemble: `none`; `by_time` averages chunks about the same moment (robot/ensemble.py); `original` as published: one
         action a call, so it needs horizon 1.
     latency_s: 0: the world waits for the policy. Otherwise it goes on: a chunk takes effect so long after its image was
@@ -159,23 +161,30 @@ class EpisodeRun:
         return self._commitment
 
     def act(self, chunk: ActionChunk, inference_ms: float = 0.0) -> None:
-        """Let the world go on until the next image is due, or the episode is over."""
-        if abs(chunk.dt_s - CONTROL_DT_S) > 1e-6:
-            raise ValueError(f"the policy acts every {chunk.dt_s} s, the simulator every {CONTROL_DT_S} s")
+        """Let the world go on until the next image is due, or the episode is over.
+
+        Chunks at another rate than the simulator's are resampled; a continuation of them is refused with ValueError,
+        for what it commits to are the simulator's actions.
+        """
+        if self._commitment is not None and not is_rate_of(CONTROL_HZ, chunk.dt_s):
+            raise ValueError(
+                f"continuation {self._execution.continuation!r} needs a policy that acts every {CONTROL_DT_S} s as the "
+                f"simulator does, got {chunk.dt_s} s"
+            )
         self.chunks += 1
         self.inference_ms += inference_ms
         if not np.isfinite(chunk.deltas).all():
             self.reason = "invalid action"
             return
-        deltas = chunk.deltas
+        deltas = resample_chunk(chunk.deltas, chunk.dt_s, CONTROL_HZ)
         if self._ensemble is not None:
-            deltas = self._ensemble.update(deltas, chunk.stamp_ns, chunk.dt_s)
+            deltas = self._ensemble.update(deltas, chunk.stamp_ns, CONTROL_DT_S)
         if self._execution.delay_steps == 0:
             for action in deltas[: self._execution.horizon]:
                 if not self._step(action):
                     return
             return
-        motion = anchor_chunk(deltas, self._anchor, chunk.stamp_ns, chunk.dt_s)
+        motion = anchor_chunk(deltas, self._anchor, chunk.stamp_ns, CONTROL_DT_S)
         for passed in range(self._execution.horizon):
             if passed == self._execution.delay_steps:
                 self._enter(motion, deltas)

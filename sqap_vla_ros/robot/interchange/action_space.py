@@ -37,15 +37,27 @@ class ActionSpace:
 
     def actions(self, deltas: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the client's actions [T, 7] for a chunk's deltas [T, 7]."""
+        out = self._scaled(deltas)
+        if self.limit is not None:
+            out[:, :6] = np.clip(out[:, :6], -self.limit, self.limit)
+        opening = out[:, 6] if self.opened_at is None else np.where(out[:, 6] >= self.opened_at, 1.0, 0.0)
+        out[:, 6] = self.closed + opening * (self.opened - self.closed)
+        return out
+
+    def excess(self, deltas: NDArray[np.float64]) -> float:
+        """Return the largest component of motion of a chunk's deltas [T, 7] over `limit`: above 1 `actions` clips it.
+
+        0 without a limit.
+        """
+        return 0.0 if self.limit is None else float(np.abs(self._scaled(deltas)[:, :6]).max()) / self.limit
+
+    def _scaled(self, deltas: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return deltas [T, 7] with the motion in the client's units, not yet clipped; the opening as it is."""
         out = np.array(deltas, dtype=np.float64)
         out[:, :3] /= self.metres * self.gain
         if self.rotation == "axis_angle":
             out[:, 3:6] = Rotation.from_euler("xyz", out[:, 3:6]).as_rotvec()
         out[:, 3:6] /= self.radians * self.gain
-        if self.limit is not None:
-            out[:, :6] = np.clip(out[:, :6], -self.limit, self.limit)
-        opening = out[:, 6] if self.opened_at is None else np.where(out[:, 6] >= self.opened_at, 1.0, 0.0)
-        out[:, 6] = self.closed + opening * (self.opened - self.closed)
         return out
 
     def deltas(self, actions: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -111,8 +111,8 @@ class HttpConnection(ServerConnection):
                 query.get("state"),
                 0,
             )
-            action = await Episode(service.engine, service.chunk_use).action(observation)
-            self._finish(_response(HTTPStatus.OK, json.dumps(service.actions.actions(action[None])[0].tolist())))
+            action = await Episode(service.engine, service.chunk_use, service.actions).action(observation)
+            self._finish(_response(HTTPStatus.OK, json.dumps(action.tolist())))
         except (PackingError, BadObservation) as error:
             self._finish(_error(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)))
         except PredictionError as error:

@@ -53,7 +53,7 @@ class VlaEval:
         """greeted: the hello was sent before the client's, so that it needs no answer."""
         self._service = service
         self._greeted = greeted
-        self._episode = Episode(service.engine, service.chunk_use)
+        self._episode = Episode(service.engine, service.chunk_use, service.actions)
 
     async def greeting(self) -> None:
         return None
@@ -89,7 +89,7 @@ class VlaEval:
             raise BadObservation("images must be a map from camera names to pictures")
         state = payload.get("states", payload.get("state"))
         observation = self._service.reader.read(images, payload.get("task_description"), state, time.time_ns())
-        action = self._service.actions.actions((await self._episode.action(observation))[None])[0]
+        action = await self._episode.action(observation)
         return _vla_eval_message("action", {"actions": action.astype(np.float32)}, number)
 
 
@@ -98,7 +98,7 @@ class OpenPi:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._episode = Episode(service.engine, service.chunk_use)
+        self._episode = Episode(service.engine, service.chunk_use, service.actions)
         self._previous_ms: float | None = None
 
     async def greeting(self) -> bytes:
@@ -121,15 +121,13 @@ class OpenPi:
             if not reader.image_key:
                 reader = replace(reader, image_key="image")
             observation = reader.read(images, message.get("prompt"), message.get("observation/state"), time.time_ns())
-            result = await self._episode.chunk(observation)
+            actions, policy_s = await self._episode.chunk(observation)
         except (PackingError, BadObservation, PredictionError) as error:
             return str(error)
-        timing = {"infer_ms": result.policy_s * 1e3}
+        timing = {"infer_ms": policy_s * 1e3}
         if self._previous_ms is not None:
             timing["prev_total_ms"] = self._previous_ms
-        answer = pack(
-            {"actions": self._service.actions.actions(result.chunk.deltas), "server_timing": timing}, keys=bytes
-        )
+        answer = pack({"actions": actions, "server_timing": timing}, keys=bytes)
         self._previous_ms = (time.perf_counter() - begin) * 1e3
         return answer
 
@@ -208,7 +206,8 @@ def metadata(service: Service) -> dict[str, Any]:
     info = service.engine.info
     about: dict[str, Any] = {"server": f"sqap-vla-ros {__version__}", "policy": "" if info is None else info.checkpoint}
     if info is not None:
-        about |= {"recipe": info.recipe, "horizon": info.horizon, "dt_s": info.dt_s}
+        use = service.chunk_use
+        about |= {"recipe": info.recipe, "horizon": use.length(info), "dt_s": use.step_s(info.dt_s)}
     return about
 
 

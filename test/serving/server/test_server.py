@@ -175,6 +175,17 @@ def test_openpi_gets_metadata_then_chunks_and_errors_as_text(served, path):
         assert unpack(socket.recv(TIMEOUT_S))["actions"].shape == (16, 7)
 
 
+def test_a_client_at_another_rate_is_told_it_and_gets_chunks_of_it():
+    with Served(chunk_use=ChunkUse(control_hz=20.0)) as served, connect(served.url + "/openpi") as socket:
+        assert wait_until(lambda: get(served, "/health")[0] == 200)
+        about = json.loads(get(served, "/config")[1])
+        assert (about["horizon"], about["dt_s"]) == (32, 0.05)  # of 16 actions at 10 Hz
+        socket.recv(TIMEOUT_S)
+        socket.send(pack({"observation/image": IMAGE, "prompt": "pick"}, keys=bytes))
+        actions = unpack(socket.recv(TIMEOUT_S))["actions"]
+        np.testing.assert_allclose(actions, np.tile([0.001, 0, 0, 0, 0, 0, 1], (32, 1)), atol=1e-12)
+
+
 def test_on_the_root_the_first_frame_is_vla_evals_hello(served):
     client = VlaEval(served, "/")
     assert client.receive()["type"] == "hello"
