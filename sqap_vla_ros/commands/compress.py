@@ -21,6 +21,7 @@ from sqap_vla_ros.commands.options import (
     progress_bar,
     use_threads,
 )
+from sqap_vla_ros.commands.recordings.bags import add_bag_frames, add_bag_topics, bag_spec
 
 if TYPE_CHECKING:
     from sqap_vla_ros.compression.files.estimate import Estimate
@@ -56,8 +57,9 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--instruction", type=instruction, help="what the robot was told, for recordings that do not say it"
     )
-    parser.add_argument("--image-topic", help="which images of a bag, where it has several")
     parser.add_argument("--image-key", help="which camera of a LeRobot dataset, where it has several")
+    add_bag_topics(parser.add_argument_group("topics of a bag (the only one of its type is found by itself)"))
+    add_bag_frames(parser.add_argument_group("frames of a bag"))
     add_unnorm_key(parser)
     add_checkpoint_settings(parser)
     add_sampling(parser)
@@ -195,13 +197,22 @@ def _report(
 
 def _observations(args: argparse.Namespace) -> tuple[list[Observation], list[Observation]]:
     """Return observations for calibration (none where none were named), and others held out for the report."""
-    from sqap_vla_ros.compression.calibration import SYNTHETIC, hold_out, load_observations, synthetic_observations
+    from sqap_vla_ros.compression.calibration import (
+        MOST_OBSERVATIONS,
+        SYNTHETIC,
+        hold_out,
+        load_observations,
+        synthetic_observations,
+    )
+    from sqap_vla_ros.nodes.bags.store import is_recording
     from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
     from sqap_vla_ros.recordings.lerobot.layout import is_dataset
     from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
     from sqap_vla_ros.shipped import CALIBRATION_SOURCES, SIMULATOR
     from sqap_vla_ros.simulation.observations import HELD_OUT_SEED, expert_observations
 
+    if args.observations > MOST_OBSERVATIONS:
+        raise UsageError(f"--observations: must be at most {MOST_OBSERVATIONS}, got {args.observations}")
     source = (args.calibration or "").partition(":")[0]
     if source == SIMULATOR:
         held_out = expert_observations(_HELD_OUT, seed=HELD_OUT_SEED) if args.report else []
@@ -213,10 +224,10 @@ def _observations(args: argparse.Namespace) -> tuple[list[Observation], list[Obs
     wanted = args.observations + (_HELD_OUT if args.report else 0)
     if is_dataset(path):
         found = DatasetFrames(path, DatasetSpec(args.image_key, instruction=args.instruction or "")).sample(wanted)
-    elif path.is_file() or (path / "metadata.yaml").is_file():
+    elif is_recording(path):
         from sqap_vla_ros.nodes.bags.observations import sample_observations
 
-        found = sample_observations(path, wanted, image_topic=args.image_topic, instruction=args.instruction or "")
+        found = sample_observations(path, wanted, bag_spec(args))
     else:
         found = load_observations(args.calibration, wanted, CALIBRATION_SOURCES)
     return hold_out(found, _HELD_OUT) if args.report else (found[: args.observations], [])

@@ -28,6 +28,7 @@ from sqap_vla_ros.commands.options import (
     require_policy,
     worker_settings,
 )
+from sqap_vla_ros.commands.recordings.bags import add_bag_frames, add_bag_topics, bag_spec
 
 if TYPE_CHECKING:
     from sqap_vla_ros.evaluation.replay.jobs import ReplayJob
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
 
 _MOST_EPISODES = 10**6
-_LARGEST_URDF = 2**24  # bytes
 _DESCRIPTION = """\
 Replay recordings through a policy, offline and deterministically, and report what each recipe does to latency,
 memory, kept tokens and actions. Reads rosbag2 (MCAP, SQLite), ROS 1 bags and LeRobot datasets. An interrupted replay
@@ -65,21 +65,8 @@ def register(subparsers: Any) -> None:
     add_threads(policy)
     add_seed(policy, "seed of the diffusion noise, the same for every frame")
     topics = parser.add_argument_group("topics (the only one of its type is found by itself)")
-    topics.add_argument("--image-topic", help="Image or CompressedImage")
-    topics.add_argument("--camera-info-topic", help="CameraInfo; the one beside the image unless given")
-    topics.add_argument(
-        "--camera-info",
-        default="",
-        metavar="FILE|nearest:S",
-        help="a calibration file for every image, or `nearest:0.02`: the nearest camera_info within so many seconds",
-    )
-    topics.add_argument("--rectified", action="store_true", help="the image topic is rectified")
-    topics.add_argument("--pose-topic", help="PoseStamped of the tool in the base frame, instead of TF")
-    topics.add_argument("--joint-topic", help="JointState, with --urdf, instead of TF")
-    topics.add_argument("--urdf", type=Path, help="robot description for --joint-topic")
-    topics.add_argument("--instruction-topic", help="String")
+    add_bag_topics(topics)
     topics.add_argument("--instruction", type=instruction, help="what to do, where the bag has no such topic")
-    topics.add_argument("--segments", type=Path, help="YAML list of {from_s: seconds, instruction: text}")
     dataset = parser.add_argument_group("LeRobot datasets (their features are found by name)")
     dataset.add_argument("--image-key", help="which camera, where there are several")
     dataset.add_argument("--state-key", help="the tool's pose: x, y, z and rotation first; none: do not use it")
@@ -89,16 +76,7 @@ def register(subparsers: Any) -> None:
     dataset.add_argument("--episodes", type=_episodes, default=(), metavar="LIST", help="such as 0,4,10-19; else all")
     add_fixed_camera(dataset)
     frames = parser.add_argument_group("frames")
-    frames.add_argument("--base-frame", default="base_link", help="frame that actions are expressed in")
-    frames.add_argument("--tool-frame", default="tool0", help="frame that actions move")
-    frames.add_argument(
-        "--static-transform",
-        nargs=9,
-        action="append",
-        default=[],
-        metavar=("PARENT", "CHILD", "X", "Y", "Z", "QX", "QY", "QZ", "QW"),
-        help="a transform the bag lacks, such as the camera's mounting; may be repeated",
-    )
+    add_bag_frames(frames)
     how = parser.add_argument_group("how")
     how.add_argument("--stride", type=integer(1), default=1, help="use every n-th image")
     how.add_argument(
@@ -111,38 +89,12 @@ def register(subparsers: Any) -> None:
 
 def spec_of(args: argparse.Namespace) -> ReplaySpec:
     """Return the options about topics and frames of bags. Raises ValueError."""
-    from sqap_vla_ros.nodes.bags.spec import (
-        ReplaySpec,
-        parse_static_transform,
-        read_camera_info_message,
-        read_segments,
-    )
-
     if args.simulator_camera:
         raise UsageError(
             f"--simulator-camera {args.simulator_camera}: a bag brings its camera in camera_info and TF; the option is "
             "for LeRobot datasets"
         )
-    kind, _, seconds = args.camera_info.partition(":")
-    nearest = kind == "nearest"
-    fixed = args.camera_info and not nearest
-    return ReplaySpec(
-        base_frame=args.base_frame.removeprefix("/"),
-        tool_frame=args.tool_frame.removeprefix("/"),
-        image_topic=args.image_topic,
-        camera_info_topic=args.camera_info_topic,
-        instruction_topic=args.instruction_topic,
-        pose_topic=args.pose_topic,
-        joint_topic=args.joint_topic,
-        urdf=_robot_description(args.urdf) if args.urdf else "",
-        instruction=args.instruction or "",
-        segments=read_segments(args.segments) if args.segments else (),
-        static_transforms=tuple(map(parse_static_transform, args.static_transform)),
-        camera_info=read_camera_info_message(Path(args.camera_info)) if fixed else None,
-        camera_info_nearest_s=_nearest_s(seconds) if nearest else 0.0,
-        rectified=args.rectified,
-        stride=args.stride,
-    )
+    return bag_spec(args, stride=args.stride)
 
 
 def dataset_spec_of(args: argparse.Namespace) -> DatasetSpec:
@@ -170,28 +122,6 @@ def _episodes(text: str) -> tuple[int, ...]:
     if not found or len(found) != len(set(found)):
         raise argparse.ArgumentTypeError(f"each episode must be named once, got {text!r}")
     return tuple(found)
-
-
-def _robot_description(path: Path) -> str:
-    with path.open("rb") as file:
-        text = file.read(_LARGEST_URDF + 1)
-    if not text.strip():
-        raise UsageError(f"--urdf {path}: empty")
-    if len(text) > _LARGEST_URDF:
-        raise UsageError(f"--urdf {path}: larger than {_LARGEST_URDF >> 20} MiB: not a URDF")
-    try:
-        return text.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--urdf {path}: no text file: {error}") from error
-
-
-def _nearest_s(text: str) -> float:
-    from sqap_vla_ros.nodes.bags.pairing import LARGEST_NEAREST_S
-
-    try:
-        return number(0.0, LARGEST_NEAREST_S, above=True)(text)
-    except argparse.ArgumentTypeError as error:
-        raise UsageError(f"--camera-info nearest: {error}") from error
 
 
 def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:

@@ -18,6 +18,7 @@ from sqap_vla_ros.policy.pictures import PictureError, read_picture
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 INSTRUCTIONS_FILE = "instructions.txt"
 SYNTHETIC = "synthetic"
+MOST_OBSERVATIONS = 4096  # held in memory at once: 0.6 GB of pictures of 224 pixels
 _INSTRUCTIONS = (
     "pick up the red can",
     "put the blue cube on the green plate",
@@ -107,6 +108,8 @@ def load_observations(source: str, limit: int, sources: Mapping[str, Observation
     if colon and kind in sources:
         if not number.isdecimal():
             raise CalibrationError(f"{source!r}: a whole number of observations is expected after {kind}:")
+        if len(number) > len(str(MOST_OBSERVATIONS)) or int(number) > MOST_OBSERVATIONS:
+            raise CalibrationError(f"{source[:40]!r}: at most {MOST_OBSERVATIONS} observations")
         limit = int(number)
     if limit < 1:
         raise CalibrationError(f"at least one calibration observation is needed, got a limit of {limit}")

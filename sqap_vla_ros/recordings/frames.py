@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -63,6 +63,29 @@ class ReplayCounters:
         """Count an image that could not be observed."""
         self.problems[kind] = self.problems.get(kind, 0) + 1
         self.reasons.setdefault(kind, text)
+
+
+# What helps, by a word of the reason: the first that occurs counts.
+_REMEDIES = {
+    "extrapolation": "the frames are known, at other times: compare the clocks that stamp images and transforms, and "
+    "record /tf for as long as the images",
+    "no transform": "name the frames with --base-frame and --tool-frame, or give --static-transform, --pose-topic "
+    "or --joint-topic with --urdf",
+    "no instruction": "give --instruction or --segments",
+    "depth image": "name a colour image with --image-topic",
+    "encoding": "name a colour image with --image-topic",
+}
+
+
+def nothing_observed(used: int, problems: Mapping[str, int], reasons: Mapping[str, str]) -> str:
+    """Say why no image of a recording could be observed, by the commonest reason, and what helps."""
+    if not used:
+        return "it has no images to observe"
+    kind, count = max(problems.items(), key=lambda item: item[1])
+    problem = reasons.get(kind, kind)
+    remedy = next((remedy for word, remedy in _REMEDIES.items() if word in f"{kind}: {problem}"), "")
+    said = f"none of its {used} images could be observed ({count} of them: {problem})"
+    return f"{said}; {remedy}" if remedy else said
 
 
 class Recording(Protocol):

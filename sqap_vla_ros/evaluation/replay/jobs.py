@@ -27,6 +27,7 @@ from sqap_vla_ros.evaluation.replay.run import RUN, RecipeRun, ReplayError, repl
 from sqap_vla_ros.evaluation.replay.tables import write_frames_csv
 from sqap_vla_ros.policy.checkpoints.writing import described
 from sqap_vla_ros.processes import signals_raise, worker_pool
+from sqap_vla_ros.recordings.frames import nothing_observed
 from sqap_vla_ros.serving.worker import WorkerConfig
 from sqap_vla_ros.shipped import SHIPPED
 
@@ -119,7 +120,9 @@ def run_job(job: ReplayJob, *, show: bool = True) -> JobResult:
         runs.append(replay_recipe(job.bag, job.spec, worker, job.out / recipe_folder(recipe), show=show))
         if not any(record.instruction for record in runs[0].records):
             write_frames_csv(job.out / "frames.csv", runs)
-            raise ReplayError(_nothing_observed(job, runs[0]))
+            counted = runs[0].counters
+            said = nothing_observed(counted["used"], counted["problems"], counted.get("reasons", {}))
+            raise ReplayError(f"{said}; every image has a line in {job.out / 'frames.csv'}")
         if all(record.deltas is None for record in runs[-1].records):
             write_frames_csv(job.out / "frames.csv", runs)
             problem, count = Counter(one.problem for one in runs[-1].records if one.instruction).most_common(1)[0]
@@ -143,24 +146,6 @@ def run_job(job: ReplayJob, *, show: bool = True) -> JobResult:
         show=show,
     )
     return JobResult(job, summaries)
-
-
-def _nothing_observed(job: ReplayJob, run: RecipeRun) -> str:
-    """Say why no image of the bag could be observed, by the commonest reason, and what helps."""
-    if not run.records:
-        return "the bag has no images to observe"
-    kind, count = Counter(run.counters["problems"]).most_common(1)[0]
-    problem = run.counters.get("reasons", {}).get(kind, kind)
-    remedies = {
-        "no transform": "name the frames with --base-frame and --tool-frame, or give --static-transform, --pose-topic "
-        "or --joint-topic with --urdf",
-        "no instruction": "give --instruction or --segments",
-        "depth image": "name a colour image with --image-topic",
-        "encoding": "name a colour image with --image-topic",
-    }
-    remedy = next((remedy for word, remedy in remedies.items() if word in f"{kind}: {problem}"), "")
-    said = f"none of its {len(run.records)} images could be observed ({count} of them: {problem})"
-    return f"{said}; {remedy + '; ' if remedy else ''}every image has a line in {job.out / 'frames.csv'}"
 
 
 def compression_of(worker: WorkerConfig) -> dict[str, str]:

@@ -8,7 +8,7 @@ pose the observation has none, and what needs it is not measured.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sqap_vla_ros.nodes.images import compressed_to_rgb, to_rgb
 from sqap_vla_ros.nodes.messages import pose_from_message, time_ns, transform_message
 from sqap_vla_ros.nodes.policy.observer import Frame, ObservationProblem, Observer, TransformMissing
 from sqap_vla_ros.nodes.tf.api import Buffer
-from sqap_vla_ros.recordings.frames import ReplayCounters, ReplayFrame
+from sqap_vla_ros.recordings.frames import ReplayCounters, ReplayFrame, nothing_observed
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -277,16 +277,19 @@ class BagObservations:
         return ReplayFrame(pair.arrival.index, pair.stamp_ns, pair.arrival.age_s(pair.stamp_ns), None, problem)
 
 
-def sample_observations(
-    path: Path, wanted: int, *, image_topic: str | None = None, instruction: str = ""
-) -> list[Observation]:
-    """Return up to `wanted` observations spread over a recording. Raises BagError where it has none."""
+def sample_observations(path: Path, wanted: int, spec: ReplaySpec) -> list[Observation]:
+    """Return up to `wanted` observations spread over a recording that is read as `spec` says, its stride aside.
+
+    Raises BagError where it has none, with the commonest reason.
+    """
     with Bag(path) as bag:
-        topic = bag.choose(image_topic, IMAGE_TYPES, "the image", "--image-topic")
-        stride = 1 if topic is None else max(1, topic.count // wanted)
-        frames = BagObservations(bag, ReplaySpec(image_topic=image_topic, instruction=instruction, stride=stride))
+        total = BagObservations(bag, spec).total
+        frames = BagObservations(bag, replace(spec, stride=max(1, total // wanted)))
         found = [frame.observation for frame in frames if frame.observation is not None]
         if not found:
-            problems = ", ".join(f"{count} times: {why}" for why, count in frames.counters.problems.items())
-            raise BagError(f"{path} gave no observation to calibrate on ({problems or 'it has no images'})")
-    return found[:wanted]
+            counted = frames.counters
+            said = nothing_observed(counted.used, counted.problems, counted.reasons)
+            raise BagError(f"{path} gave no observation to calibrate on: {said}")
+    if len(found) <= wanted:
+        return found
+    return [found[round(place)] for place in np.linspace(0, len(found) - 1, wanted)]

@@ -77,12 +77,22 @@ def read_segments(path: Path) -> Segments:
 
 def parse_static_transform(fields: Sequence[str]) -> StaticTransform:
     """Read parent, child and seven numbers (translation in metres, quaternion x y z w). Raises ValueError."""
-    parent, child, *texts = fields
+    parent, child = (require_frame("--static-transform", name) for name in fields[:2])
+    if parent == child:
+        raise ValueError(f"--static-transform {parent} {child}: parent and child must be two frames")
     try:
-        numbers = [float(text) for text in texts]
+        numbers = [float(text) for text in fields[2:]]
         return parent, child, pose_matrix(numbers[:3], numbers[3:])
     except ValueError as error:
         raise ValueError(f"--static-transform {parent} {child}: needs seven numbers: {error}") from error
+
+
+def require_frame(option: str, text: str) -> str:
+    """Return the name of a frame without ROS 1's leading slash. Raises ValueError where it can name none."""
+    name = text.removeprefix("/")
+    if not name or not name.isprintable() or name != name.strip():
+        raise ValueError(f"{option}: {text!r} is no name of a frame")
+    return name
 
 
 def read_camera_info_message(path: Path) -> CameraInfo:

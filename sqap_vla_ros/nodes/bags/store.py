@@ -40,6 +40,14 @@ def bag_path(path: str | Path) -> Path:
     return given
 
 
+def is_recording(path: Path) -> bool:
+    """Return whether a path that exists is a file, or a folder that holds a bag or bags, readable or not."""
+    return path.is_file() or (
+        path.is_dir()
+        and any(child.name == "metadata.yaml" or child.suffix in (*_STORES, ".bag") for child in path.iterdir())
+    )
+
+
 def open_readers(path: Path) -> list[Ros1Reader] | list[Ros2Reader]:
     """Open what `bag_path` returned. Raises BagError with the tool that repairs it, where one does."""
     for file in [path] if path.is_file() else _stores_in(path):

@@ -1,0 +1,1 @@
+"""Options about recordings, shared by the sub-commands that read them."""
