@@ -8,6 +8,8 @@ from typing import Any
 
 from sqap_vla_ros.commands.options import add_command, add_recipe, integer
 
+_MOST_TOKENS = 2**20
+
 
 def register(subparsers: Any) -> None:
     """Add the `bops` sub-command."""
@@ -16,7 +18,9 @@ def register(subparsers: Any) -> None:
     )
     add_recipe(parser, "sqap")
     parser.add_argument("--model", default="cogact-base", help="geometry: micro or cogact-{small,base,large}")
-    parser.add_argument("--text-tokens", type=integer(1), help="tokens that are not image (default: those of a prompt)")
+    parser.add_argument(
+        "--text-tokens", type=integer(1, _MOST_TOKENS), help="tokens that are not image (default: those of a prompt)"
+    )
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 

@@ -19,6 +19,7 @@ from sqap_vla_ros.commands.options import (
     instruction,
     integer,
     progress_bar,
+    readable_config,
     use_threads,
 )
 from sqap_vla_ros.commands.recordings.bags import add_bag_frames, add_bag_topics, bag_spec
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from sqap_vla_ros.compression.files.storage import Header
     from sqap_vla_ros.compression.recipe import Recipe
     from sqap_vla_ros.contracts import Observation
-    from sqap_vla_ros.policy.config import PolicyConfig
-    from sqap_vla_ros.policy.settings import CheckpointSettings
 
 _HELD_OUT = 8  # observations that the report compares on
 
@@ -88,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         check_folder(args.report)
     settings = checkpoint_settings(args)
-    config = _readable_config(args.checkpoint, settings)
+    config = readable_config(args.checkpoint, settings)
+    if config is None:
+        raise UsageError(f"--checkpoint {args.checkpoint} is compressed already: name the one that it was made from")
     require_loadable(recipe, config.decoder.depth)
     # the report predicts with the whole policy first; without it, and with layers to quantise, they stay in the file
     lies_in_a_file = checkpoint_path(args.checkpoint, SHIPPED) is not None
@@ -125,24 +126,6 @@ def run(args: argparse.Namespace) -> int:
     if before is not None:
         _report(args.report, args.out, recipe, before, held_out)
     return 0
-
-
-def _readable_config(checkpoint: str, settings: CheckpointSettings) -> PolicyConfig:
-    """Return the geometry of a checkpoint whose headers show that it can be loaded. Raises ValueError."""
-    from sqap_vla_ros.compression.files.storage import is_compressed
-    from sqap_vla_ros.compression.load import checkpoint_path
-    from sqap_vla_ros.policy.checkpoints.load import open_checkpoint, read_header
-    from sqap_vla_ros.policy.config import named_config
-    from sqap_vla_ros.shipped import SHIPPED
-
-    path = checkpoint_path(checkpoint, SHIPPED)
-    if path is None:
-        return named_config(checkpoint)
-    if is_compressed(path):
-        raise UsageError(f"--checkpoint {path} is compressed already: name the checkpoint that it was made from")
-    contents = open_checkpoint(path, ema=settings.ema)
-    read_header(contents, unnorm_key=settings.unnorm_key, dt_s=settings.dt_s, tokenizer=settings.tokenizer)
-    return contents.config
 
 
 def _print_plan(args: argparse.Namespace, recipe: Recipe, observations: int, needs: Estimate) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqap_vla_ros.contracts import CROPS, STEP_S, TRAINED_POLICY, unreadable
+from sqap_vla_ros.serving.defaults import MOST_THREADS
 
 if TYPE_CHECKING:
+    from sqap_vla_ros.policy.config import PolicyConfig
     from sqap_vla_ros.policy.settings import CheckpointSettings
     from sqap_vla_ros.robot.interchange.fixed_camera import FixedCamera
 
@@ -235,7 +238,9 @@ def add_sampling(parser: Any) -> None:
 
 def add_threads(parser: Any) -> None:
     """Add --threads; commands that load the policy themselves call `use_threads`."""
-    parser.add_argument("--threads", type=integer(0), default=0, help="torch threads; 0 leaves torch's default")
+    parser.add_argument(
+        "--threads", type=integer(0, MOST_THREADS), default=0, help="torch threads; 0 leaves torch's default"
+    )
 
 
 def use_threads(count: int) -> None:
@@ -273,20 +278,57 @@ def worker_settings(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def require_policy(checkpoint: str, *recipes: str) -> None:
+def require_policy(checkpoint: str, *recipes: str, settings: CheckpointSettings | None = None) -> None:
     """Raise FileNotFoundError or RecipeError for a checkpoint or a recipe that is not there, before processes start.
 
-    The address of a server counts as there.
+    A server's address counts as there where its name resolves. settings: with them, a checkpoint that is not compressed
+    must be loadable by its headers too.
     """
     from sqap_vla_ros.compression.load import checkpoint_path
     from sqap_vla_ros.compression.recipe import load_recipe
     from sqap_vla_ros.serving.frames import is_remote
     from sqap_vla_ros.shipped import SHIPPED
 
-    if not is_remote(checkpoint):
+    if is_remote(checkpoint):
+        require_server(checkpoint)
+    elif settings is None:
         checkpoint_path(checkpoint, SHIPPED)
+    else:
+        readable_config(checkpoint, settings)
     for recipe in recipes:
         load_recipe(recipe)
+
+
+def require_server(address: str) -> None:
+    """Raise UsageError for --checkpoint ws://... that is no address or whose host nobody knows."""
+    from sqap_vla_ros.serving.frames import host_and_port
+
+    try:
+        host, port = host_and_port(address)
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"--checkpoint {address}: {error}") from error
+
+
+def readable_config(checkpoint: str, settings: CheckpointSettings) -> PolicyConfig | None:
+    """Return the geometry of a checkpoint whose headers show that it can be loaded; None for a compressed file.
+
+    Raises ValueError and FileNotFoundError.
+    """
+    from sqap_vla_ros.compression.files.storage import is_compressed
+    from sqap_vla_ros.compression.load import checkpoint_path
+    from sqap_vla_ros.policy.checkpoints.load import open_checkpoint, read_header
+    from sqap_vla_ros.policy.config import named_config
+    from sqap_vla_ros.shipped import SHIPPED
+
+    path = checkpoint_path(checkpoint, SHIPPED)
+    if path is None:
+        return named_config(checkpoint)
+    if is_compressed(path):
+        return None
+    contents = open_checkpoint(path, ema=settings.ema)
+    read_header(contents, unnorm_key=settings.unnorm_key, dt_s=settings.dt_s, tokenizer=settings.tokenizer)
+    return contents.config
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from sqap_vla_ros.commands.options import (
     note_ignored_recipe,
     progress_bar,
     require_device,
+    require_server,
     use_threads,
 )
 
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
     from sqap_vla_ros.serving.frames import is_remote
     from sqap_vla_ros.shipped import SHIPPED
 
+    if is_remote(args.checkpoint):
+        require_server(args.checkpoint)
     image = read_picture(args.image)
     observation = Observation(image, stamp_ns=0, instruction=args.instruction, gripper_pixel=_gripper(args, image))
     if is_remote(args.checkpoint):

@@ -20,6 +20,7 @@ from sqap_vla_ros.commands.options import (
     add_seed,
     add_threads,
     add_unnorm_key,
+    checkpoint_settings,
     fixed_camera,
     instruction,
     integer,
@@ -130,7 +131,7 @@ def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
     from sqap_vla_ros.recordings.lerobot.layout import is_dataset
     from sqap_vla_ros.serving.worker import WorkerConfig
 
-    require_policy(args.checkpoint)
+    require_policy(args.checkpoint, settings=checkpoint_settings(args))
     path = Path(args.checkpoint).expanduser()
     worker = WorkerConfig(
         str(path.resolve()) if path.exists() else args.checkpoint,

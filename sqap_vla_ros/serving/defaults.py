@@ -2,6 +2,7 @@
 
 HOST = "127.0.0.1"
 PORT = 8000
+MOST_THREADS = 1024  # of a policy; OpenMP ends the process where it cannot make as many as it is asked for
 MOST_CLIENTS = 50  # at a time
 HORIZON = 8  # actions executed of each chunk
 ENSEMBLE = "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import urllib.parse
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,18 @@ _LENGTH = struct.Struct("<I")
 def is_remote(checkpoint: str) -> bool:
     """Return whether the name of a checkpoint is a server's address."""
     return checkpoint.startswith(SCHEMES)
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return what a server's address names; the scheme's port where it names none. Raises ValueError."""
+    try:
+        parts = urllib.parse.urlsplit(address)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"no address of a server (ws://HOST:PORT): {error}") from error
+    if not parts.hostname or port == 0 or not address.isprintable() or " " in address:
+        raise ValueError("no address of a server: ws://HOST:PORT is needed")
+    return parts.hostname, port or (443 if parts.scheme == "wss" else 80)
 
 
 def join_request(request: PredictRequest, image: NDArray[np.uint8]) -> bytes:

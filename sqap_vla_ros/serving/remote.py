@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import struct
@@ -18,8 +19,10 @@ from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S
 from sqap_vla_ros.serving.events import PredictFailed, PredictRequest, Ready, Result
-from sqap_vla_ros.serving.frames import NATIVE_PATH, SCHEMES, TOKEN_VARIABLE, is_remote, join_request
+from sqap_vla_ros.serving.frames import NATIVE_PATH, SCHEMES, TOKEN_VARIABLE, host_and_port, is_remote, join_request
 from sqap_vla_ros.serving.validation import chunk_problem, info_problem
+
+_LOG = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
@@ -54,6 +57,10 @@ class RemotePolicy:
         """
         if not is_remote(address):
             raise ValueError(f"a server's address begins with {' or '.join(SCHEMES)}, got {address!r}")
+        try:
+            host_and_port(address)
+        except ValueError as error:
+            raise ValueError(f"{address}: {error}") from error
         self._address = address.rstrip("/") + NATIVE_PATH
         self._timeout_s = timeout_s
         self._token = os.environ.get(TOKEN_VARIABLE, "")
@@ -146,7 +153,7 @@ class RemotePolicy:
 
     def _connect(self, deadline_s: float) -> None:
         """Connect until the deadline. Raises RemoteError."""
-        problem = "it was not tried"
+        problem, said = "it was not tried", False
         for pause_s in _pauses():
             if time.monotonic() >= deadline_s:
                 raise RemoteError(f"{self._address} cannot be reached in time: {problem}")
@@ -160,6 +167,10 @@ class RemotePolicy:
                     raise RemoteError(f"{self._address} refuses: {problem}") from error
             except (OSError, WebSocketException, wire.WireError) as error:
                 problem = str(error) or type(error).__name__
+            if self._info is None and not said:
+                said = True
+                left_s = deadline_s - time.monotonic()
+                _LOG.warning("waiting up to %.0f s for the server at %s: %s", left_s, self._address, problem)
             time.sleep(min(pause_s, max(deadline_s - time.monotonic(), 0.0)))
 
     def _open(self, deadline_s: float) -> ClientConnection:

@@ -156,3 +156,16 @@ def test_predictions_are_waited_for_no_longer_than_allowed():
         with pytest.raises(RemoteError, match="its policy is still being loaded"):
             RemotePolicy(served.url, load_timeout_s=0.5)
         assert time.monotonic() - begin < 5.0
+
+
+def test_waiting_for_a_server_is_said_once(caplog):
+    with pytest.raises(RemoteError, match="cannot be reached in time"):
+        RemotePolicy("ws://127.0.0.1:9", load_timeout_s=0.5)
+    (said,) = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
+    assert "for the server at ws://127.0.0.1:9/native: " in said
+
+
+@pytest.mark.parametrize("address", ["ws://", "ws://:8000", "ws://a:99999", "ws://a:0", "ws://a b:1", "ws://[::1"])
+def test_what_is_no_address_is_not_waited_for(address):
+    with pytest.raises(ValueError, match="no address of a server"):
+        RemotePolicy(address)

@@ -17,7 +17,7 @@ from sqap_vla_ros.nodes.policy.safety_parameters import SAFETY
 from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.robot.arm.inverse import InverseConfig
 from sqap_vla_ros.robot.camera_contract import CameraContract
-from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S
+from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, MOST_THREADS, PREDICTION_TIMEOUT_S
 from sqap_vla_ros.serving.worker import WorkerConfig
 
 # The only parameter that may change after configure, and only while the node is disabled.
@@ -92,7 +92,13 @@ _WHAT_RUNS = (
         "consecutive chunks do not differ by their noise.",
         minimum=0,
     ),
-    Parameter.of(WorkerConfig, "threads", "CPU threads of the policy; 0 leaves the choice to torch.", minimum=0),
+    Parameter.of(
+        WorkerConfig,
+        "threads",
+        "CPU threads of the policy; 0 leaves the choice to torch.",
+        minimum=0,
+        maximum=MOST_THREADS,
+    ),
     Parameter(
         "load_timeout_s",
         LOAD_TIMEOUT_S,

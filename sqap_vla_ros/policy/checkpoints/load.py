@@ -120,7 +120,7 @@ def open_checkpoint(path: str | Path, config: PolicyConfig | None = None, *, ema
 def assemble(contents: Contents, *, device: str, dtype: torch.dtype, mapped_layers: bool = False) -> CogACT:
     """Build the model without memory and fill it tensor by tensor.
 
-    Raises CheckpointError for a missing tensor or a wrong shape.
+    Raises CheckpointError for a missing tensor, a wrong shape, numbers of another kind, NaN and infinity.
     """
     require_whole(contents)
     with torch.device("meta"):
@@ -136,11 +136,21 @@ def assemble(contents: Contents, *, device: str, dtype: torch.dtype, mapped_laye
                     f"{contents.path}: {contents.stored_name(name)!r} has shape {list(stored.shape)}, the "
                     f"{contents.config.name} geometry needs {list(expected.shape)}"
                 )
+            if stored.layout != torch.strided or not stored.is_floating_point():
+                raise CheckpointError(
+                    f"{contents.path}: {contents.stored_name(name)!r} holds {_kind(stored)} numbers, not plain "
+                    "floating-point ones: a file that another tool quantised or packed; name the one it was made from"
+                )
             if mapped_layers and name.startswith("decoder.layers."):
                 _replace_parameter(model, name, stored)
                 continue
             target = torch.float32 if name.startswith("action_head.") else dtype
             tensor = stored.to(device=device, dtype=target, copy=True)
+            if not torch.stack(torch.aminmax(tensor)).isfinite().all():
+                raise CheckpointError(
+                    f"{contents.path}: {contents.stored_name(name)!r} holds values that are not finite in "
+                    f"{_kind(tensor)}: the file is damaged, or the policy needs a wider --dtype"
+                )
             _replace_parameter(model, name, tensor)
             release(stored)
             bar.update(tensor.numel())
@@ -166,6 +176,12 @@ def _tokenizer(contents: Contents, path: str | Path | None) -> PromptTokenizer:
             "checkpoint's folder, or name it (`sqap-vla convert --tokenizer`)"
         )
     return PromptTokenizer(prompt, vocabulary, *contents.tokenizer)
+
+
+def _kind(tensor: Tensor) -> str:
+    """Return the type of a tensor's numbers, and their layout where it is not the plain one, in PyTorch's words."""
+    words = (tensor.dtype,) if tensor.layout == torch.strided else (tensor.layout, tensor.dtype)
+    return " ".join(str(word).removeprefix("torch.") for word in words)
 
 
 def _replace_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:

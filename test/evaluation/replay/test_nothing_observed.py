@@ -7,6 +7,8 @@ import pytest
 from bag_factory import write_bag
 
 from sqap_vla_ros import cli
+from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
+from sqap_vla_ros.policy.micro.policy import micro_policy
 
 
 def depth(stamp_ns, number):
@@ -83,3 +85,13 @@ def test_the_nearest_camera_info_on_the_command_line(tmp_path, capsys):
     assert "--camera-info nearest: needs a number, got 'soon'" in capsys.readouterr().err
     assert cli.main([*command, "--camera-info", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_said_before_the_bag_is_read(tmp_path, capsys):
+    command = ["replay", str(tmp_path / "no_bag"), "--out", str(tmp_path / "out")]
+    save_checkpoint(micro_policy(), tmp_path / "mine.safetensors")
+    assert cli.main([*command, "--checkpoint", str(tmp_path / "mine.safetensors"), "--unnorm-key", "zzz"]) == 2
+    error = capsys.readouterr().err
+    assert "zzz" in error
+    assert "Error:" not in error
+    assert "again" not in error

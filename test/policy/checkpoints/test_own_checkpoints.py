@@ -287,3 +287,34 @@ def test_inspect_fails_where_tensors_are_missing_and_counts_what_is_there(tmp_pa
     edit(folder, lambda s: s["model"]["projector"].update({"projector.0.bias": torch.zeros(3)}))
     assert main(["inspect", str(folder)]) == 1
     assert "tensors of another shape: 1 of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weight: weight.to(torch.int8), "holds int8 numbers, not plain floating-point ones"),
+        (lambda weight: weight.to(torch.int64), "holds int64 numbers"),
+        (lambda weight: weight > 0, "holds bool numbers"),
+        (lambda weight: weight.to(torch.complex64), "holds complex64 numbers"),
+        (lambda weight: weight.to_sparse(), "holds sparse_coo float32 numbers"),
+        (lambda weight: weight.fill_(float("nan")), "holds values that are not finite in float32"),
+        (lambda weight: weight.index_fill_(0, torch.tensor([1]), float("-inf")), "not finite in float32"),
+    ],
+    ids=["int8", "int64", "bool", "complex", "sparse", "nan", "inf"],
+)
+def test_weights_that_are_no_finite_floats_are_refused_by_name(tmp_path, groups, small_sizes, change, said):
+    name = next(name for name, weight in groups["projector"].items() if weight.dim() == 2)
+    spoilt = {**groups, "projector": {**groups["projector"], name: change(groups["projector"][name].clone())}}
+    folder = write(tmp_path / "spoilt", spoilt)
+    with pytest.raises(CheckpointError, match=said) as error:
+        load_checkpoint(folder)
+    assert name in str(error.value)
+
+
+def test_weights_beyond_half_precision_are_refused_for_it_alone(tmp_path, groups, small_sizes):
+    name = next(name for name, weight in groups["projector"].items() if weight.dim() == 2)
+    large = {**groups["projector"], name: groups["projector"][name].clone().fill_(1e5)}
+    folder = write(tmp_path / "large", {**groups, "projector": large})
+    load_checkpoint(folder)
+    with pytest.raises(CheckpointError, match="not finite in float16"):
+        load_checkpoint(folder, dtype=torch.float16)
