@@ -49,7 +49,8 @@ class BagMessage:
 class Bag:
     """An open recording; use it in a `with`.
 
-    path: a rosbag2 folder, a file in one or by itself, or a ROS 1 `.bag`. Raises BagError.
+    path: a rosbag2 folder, a file in one or by itself, or a ROS 1 `.bag`. foreign: topics that are not serialised as
+    ROS does it, with the name of the format; they are not read. Raises BagError.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -57,12 +58,9 @@ class Bag:
         self._readers = open_readers(self.path)
         self._is_open = True
         self._decoder = Ros1Decoder() if isinstance(self._readers[0], Ros1Reader) else None
-        self._connections = [
-            (reader, connection)
-            for reader in self._readers
-            for connection in reader.connections
-            if _is_known(connection)
-        ]
+        recorded = [(reader, connection) for reader in self._readers for connection in reader.connections]
+        self._connections = [(reader, connection) for reader, connection in recorded if _format(connection) == "cdr"]
+        self.foreign = {str(found.topic): _format(found) for _, found in recorded if _format(found) != "cdr"}
         try:
             self._require_sound()
         except BagError:
@@ -201,6 +199,6 @@ class Bag:
         return summaries
 
 
-def _is_known(connection: Connection) -> bool:
-    """Return whether the messages are serialised as ROS does it; rosbag2 allows others."""
-    return getattr(connection.ext, "serialization_format", "cdr") == "cdr"
+def _format(connection: Connection) -> str:
+    """Return how messages are serialised: "cdr" as ROS does it; rosbag2 and MCAP allow others."""
+    return str(getattr(connection.ext, "serialization_format", "cdr"))

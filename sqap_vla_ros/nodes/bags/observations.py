@@ -60,7 +60,11 @@ class BagObservations:
         image = bag.choose(spec.image_topic, IMAGE_TYPES, "the image", "--image-topic")
         if image is None:
             listing = "\n  ".join(map(str, bag.topics.values())) or "nothing at all"
-            raise BagError(f"{bag.path} has no topic of type {' or '.join(IMAGE_TYPES)}; it has:\n  {listing}")
+            said = f"{bag.path} has no topic of type {' or '.join(IMAGE_TYPES)}; it has:\n  {listing}"
+            if bag.foreign:
+                said += f"\n  and {len(bag.foreign)} topics that are no ROS messages but "
+                said += ", ".join(sorted(set(bag.foreign.values())))
+            raise BagError(said)
         self.image = image
         self.camera_info = None if spec.camera_info is not None else self._camera_info_topic()
         self._calibrated = self.camera_info is not None or spec.camera_info is not None

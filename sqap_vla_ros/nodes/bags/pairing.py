@@ -49,6 +49,12 @@ class ImagePairing(Generic[Arrival]):
     def add_image(self, arrival: Arrival, image: Any) -> None:
         """Take an image; its answer appears in `ready`, perhaps later."""
         stamp_ns = time_ns(image.header.stamp)
+        if stamp_ns == 0:
+            problem = (
+                "its stamp is zero: the camera's driver leaves header.stamp empty, so no transform can be found for it"
+            )
+            self.ready.append(Pair(arrival, image, stamp_ns, None, problem, "stamp zero"))
+            return
         if self._fixed is not None:
             self.ready.append(Pair(arrival, image, stamp_ns, self._fixed))
             return
@@ -116,10 +122,7 @@ class ImagePairing(Generic[Arrival]):
             return "no camera_info was recorded with this image"
         offset_s = (nearest_ns - stamp_ns) / NS_PER_S
         within_s = max(0.001, 2.0 * abs(offset_s))
-        remedy = f"nearest:{within_s:.3g} it would serve"
+        remedy = f"with --camera-info nearest:{within_s:.3g} it would serve"
         if within_s > LARGEST_NEAREST_S:
-            remedy = "and a calibration file it is not needed"
-        return (
-            f"no camera_info has this image's stamp, the nearest is {1e3 * offset_s:+.3f} ms away: with --camera-info "
-            f"{remedy}"
-        )
+            remedy = "give a calibration file as --camera-info"
+        return f"no camera_info has this image's stamp, the nearest is {1e3 * offset_s:+.3f} ms away: {remedy}"

@@ -13,6 +13,7 @@ from sqap_vla_ros.yaml_files import read_yaml
 _STORES = (".mcap", ".db3")
 _ROS1_MAGIC = b"#ROSBAG V2.0"
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
+_SQLITE_MAGIC = b"SQLite format 3\0"
 _LFS = b"version https://git-lfs.github.com/spec/"
 _FORMS = "a rosbag2 folder, a file in one (.mcap, .db3), or a ROS 1 .bag file"
 
@@ -73,7 +74,22 @@ def unreadable(path: Path, error: BaseException) -> BagError:
     """Return the error of a recording that breaks off or is damaged, with the tool that repairs it."""
     if isinstance(error, BagError):
         return error
+    text = " ".join((str(error) or type(error).__name__).split()).rstrip(".")
     stores = [path] if path.is_file() else sorted(child for child in path.iterdir() if child.suffix in _STORES)
+    if path.is_dir() and "files are missing" in text:
+        return BagError(
+            f"{path} cannot be read: {text}. Bring back what its metadata.yaml lists, or read the files that are there "
+            f"after `ros2 bag reindex {path}`"
+        )
+    if path.is_dir() and any(word in text.replace(str(path), "").lower() for word in ("metadata", "yaml")):
+        return BagError(
+            f"{path} cannot be read: {text[:200]}. Its metadata.yaml is damaged: make it anew with "
+            f"`ros2 bag reindex {path}`"
+        )
+    if "Unsupported chunk compression" in text:
+        return BagError(f"{path} cannot be read: {text}: rosbag2 writes zstd, lz4 or none")
+    if other := next((store for store in stores if store.suffix == ".db3" and not _is_cut(store, text)), None):
+        return BagError(f"{other} is no database of rosbag2: {text}")
     if path.is_file() and path.suffix == ".bag":
         repair = f"`rosbag reindex {path}`"
     elif any(store.suffix == ".mcap" for store in stores):
@@ -81,8 +97,19 @@ def unreadable(path: Path, error: BaseException) -> BagError:
         repair = f"`mcap recover` on {names}" + ("" if path.is_file() else f", then `ros2 bag reindex {path}`")
     else:
         repair = f"`sqlite3 {stores[0].name if stores else 'FILE.db3'} .recover`"
-    text = str(error) or type(error).__name__
-    return BagError(f"{path} cannot be read: {text.rstrip('.')}. If the recording was cut off, try {repair}")
+    return BagError(f"{path} cannot be read: {text}. If the recording was cut off, try {repair}")
+
+
+def _is_cut(database: Path, reason: str) -> bool:
+    """Return whether a database may have been one of rosbag2: SQLite's, with its tables or shorter than it says."""
+    with database.open("rb") as file:
+        header = file.read(100)
+    if not header.startswith(_SQLITE_MAGIC[: len(header)]):
+        return False
+    if "missing tables" not in reason or len(header) < 32:
+        return True
+    (page,), (pages,) = struct.unpack_from(">H", header, 16), struct.unpack_from(">I", header, 28)
+    return database.stat().st_size < (65536 if page == 1 else int(page)) * int(pages)
 
 
 def _open_ros1(path: Path) -> Ros1Reader:

@@ -147,9 +147,10 @@ def assemble(contents: Contents, *, device: str, dtype: torch.dtype, mapped_laye
             target = torch.float32 if name.startswith("action_head.") else dtype
             tensor = stored.to(device=device, dtype=target, copy=True)
             if not torch.stack(torch.aminmax(tensor)).isfinite().all():
+                narrower = target == torch.float16 and stored.dtype != target
                 raise CheckpointError(
                     f"{contents.path}: {contents.stored_name(name)!r} holds values that are not finite in "
-                    f"{_kind(tensor)}: the file is damaged, or the policy needs a wider --dtype"
+                    f"{_kind(tensor)}: the file is damaged{', or needs --dtype bfloat16' if narrower else ''}"
                 )
             _replace_parameter(model, name, tensor)
             release(stored)

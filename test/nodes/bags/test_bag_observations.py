@@ -97,7 +97,7 @@ def test_camera_info_is_not_needed_where_there_is_no_pose_to_project(tmp_path):
 
 def test_no_remedy_is_named_that_the_option_refuses(tmp_path):
     frames, _ = read(write_bag(tmp_path / "bag", frames=1, info_offset_ns=600_000_000))
-    assert frames[0].problem.endswith("+600.000 ms away: with --camera-info and a calibration file it is not needed")
+    assert frames[0].problem.endswith("+600.000 ms away: give a calibration file as --camera-info")
 
 
 def test_the_nearest_camera_info_or_a_given_one_serves_where_stamps_never_match(tmp_path):
@@ -213,3 +213,12 @@ def test_ros1_bag_of_a_real_robot(real_data):
     u, v = frames[0].observation.gripper_pixel
     assert 400 < u < 325.13 + 430.33 * 0.2
     assert 320 < v < 240.86 + 430.16 * 0.2
+
+
+@pytest.mark.parametrize("given", [{}, {"camera_info": bag_factory.camera_info(0)}])
+def test_images_without_a_stamp_are_said(tmp_path, monkeypatch, given):
+    image = bag_factory.image
+    monkeypatch.setattr(bag_factory, "image", lambda stamp_ns, number: image(0, number))
+    frames, source = read(write_bag(tmp_path / "bag", frames=3), **given)
+    assert source.counters.problems == {"stamp zero": 3}
+    assert all("leaves header.stamp empty" in frame.problem for frame in frames)

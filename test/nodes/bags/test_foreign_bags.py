@@ -1,7 +1,9 @@
 """Recordings as other programs and older robots write them: each opens and gives the same pixel, or says why not."""
 
+import contextlib
 import re
 import shutil
+import sqlite3
 
 import bag_factory
 import numpy as np
@@ -176,7 +178,7 @@ def test_a_file_that_only_looks_like_a_bag(tmp_path):
 
 
 def test_repairs_are_offered_where_they_help(good, tmp_path):
-    database = copy(good, tmp_path / "db", plugin=StoragePlugin.SQLITE3)
+    database = copy(good, tmp_path / "yaml_metadata", plugin=StoragePlugin.SQLITE3)
     (store,) = database.glob("*.db3")
     store.write_bytes(store.read_bytes()[:300])
     with pytest.raises(BagError) as error:
@@ -188,6 +190,45 @@ def test_repairs_are_offered_where_they_help(good, tmp_path):
     alone.write_bytes(store.read_bytes()[:-200])
     with pytest.raises(BagError, match=r"cut\.mcap cannot be read: .*`mcap recover` on cut\.mcap$"):
         Bag(alone)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ("", "Its metadata.yaml is damaged: make it anew with `ros2 bag reindex"),
+        ("a: b: c\n  - [", "Its metadata.yaml is damaged"),
+        (None, "Bring back what its metadata.yaml lists, or read the files that are there after `ros2 bag reindex"),
+    ],
+)
+def test_damaged_metadata_needs_no_recovery_of_the_recording(good, tmp_path, metadata, said):
+    bag = tmp_path / "bag"
+    shutil.copytree(good, bag)
+    text = (bag / "metadata.yaml").read_text()
+    (store,) = bag.glob("*.mcap")
+    (bag / "metadata.yaml").write_text(text.replace(store.name, "gone.mcap") if metadata is None else metadata)
+    with pytest.raises(BagError, match=re.escape(said)) as error:
+        Bag(bag)
+    assert "recover" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_database_that_is_no_bag_is_not_to_be_recovered(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db3")) as database:
+        database.execute("create table notes (text)")
+        database.commit()
+    (tmp_path / "random.db3").write_bytes(b"\x07" * 5000)
+    for name in ("other.db3", "random.db3"):
+        with pytest.raises(BagError, match=f"{name} is no database of rosbag2: ") as error:
+            Bag(tmp_path / name)
+        assert "recover" not in str(error.value)
+
+
+def test_topics_that_are_no_ros_messages_are_told(good, tmp_path):
+    (store,) = good.glob("*.mcap")
+    other = tmp_path / "other.mcap"
+    other.write_bytes(store.read_bytes().replace(b"\x03\0\0\0cdr", b"\x03\0\0\0xml"))
+    with Bag(other) as bag, pytest.raises(BagError, match="topics that are no ROS messages but xml"):
+        BagObservations(bag, ReplaySpec())
 
 
 @pytest.mark.parametrize(
