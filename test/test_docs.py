@@ -8,7 +8,7 @@ import pytest
 from places import ROOT
 
 OPTION_FILES = [
-    *(ROOT / "sqap_vla_ros" / "commands").glob("*.py"),
+    *(ROOT / "sqap_vla_ros" / "commands").rglob("*.py"),
     ROOT / "sqap_vla_ros" / "nodes" / "check" / "options.py",
 ]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def unreadable(path: Path, error: BaseException) -> BagError:
             f"{path} cannot be read: {text}. Bring back what its metadata.yaml lists, or read the files that are there "
             f"after `ros2 bag reindex {path}`"
         )
-    if path.is_dir() and any(word in text.replace(str(path), "").lower() for word in ("metadata", "yaml")):
+    unnamed = functools.reduce(lambda left, file: left.replace(str(file), ""), [*stores, path], text)
+    if path.is_dir() and any(word in unnamed.lower() for word in ("metadata", "yaml")):
         return BagError(
             f"{path} cannot be read: {text[:200]}. Its metadata.yaml is damaged: make it anew with "
             f"`ros2 bag reindex {path}`"
