@@ -147,19 +147,23 @@ def _print_plan(args: argparse.Namespace, recipe: Recipe, observations: int, nee
 
 
 def _print_widths(header: Header) -> None:
-    from sqap_vla_ros.compression.bits import linear_widths, width_summary
+    from sqap_vla_ros.compression.bits import linear_widths, part_widths, width_summary
 
     widths = width_summary(linear_widths(header.report, header.config), header.recipe, header.config)
     if widths:
         shares = ", ".join(f"{share:.1%} ({name.replace('_', ' ')})" for name, share in widths["bops"].items())
         weight, row = widths["average_bits_per_parameter"], widths["average_bits_per_channel"]
         print(f"{weight:.2f} bits a weight, {row:.2f} a row; operations of the uncompressed policy: {shares}")
+    for part, found in part_widths(header.report).items():
+        means = found.to_dict()
+        weight, row = means["average_bits_per_parameter"], means["average_bits_per_channel"]
+        print(f"{part.replace('_', ' ')}: {weight:.2f} bits a weight, {row:.2f} a row")
 
 
 def _report(
     folder: Path, out: Path, recipe: Recipe, before: tuple[object, dict[str, int]], held_out: list[Observation]
 ) -> None:
-    from sqap_vla_ros.compression.bits import linear_widths, width_summary
+    from sqap_vla_ros.compression.bits import linear_widths, part_widths, width_summary
     from sqap_vla_ros.compression.files.storage import CompressedFile, load_compressed
     from sqap_vla_ros.compression.report import Probe, module_bytes, probe, summarize, write_report
 
@@ -171,6 +175,7 @@ def _report(
     now = probe(policy, held_out)
     summary = summarize(was, now, {"before": sizes, "after": module_bytes(policy, report)}, report)
     summary |= width_summary(widths, recipe, header.config)
+    summary["parts"] = {part: found.to_dict() for part, found in part_widths(report).items()}
     write_report(folder, was, now, summary, f"{out.name}: {recipe.name}, {recipe.description}", widths)
     error = summary["held_out"]["rms_action_error"]
     print(

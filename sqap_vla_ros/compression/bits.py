@@ -1,7 +1,8 @@
-"""Widths of a compressed decoder and what they cost: numbers and a picture, from the report in a compressed file."""
+"""Widths of a compressed policy and what they cost: numbers and a picture, from the report in a compressed file."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class LinearWidths:
     @property
     def mean(self) -> float:
         """Return the mean width of the rows."""
-        return sum(bits * count for bits, count in self.rows.items()) / sum(self.rows.values())
+        return _mean(self.rows)
 
 
 def linear_widths(report: Sequence[Mapping[str, Any]], config: PolicyConfig) -> list[LinearWidths]:
@@ -92,8 +93,52 @@ def width_summary(linears: Sequence[LinearWidths], recipe: Recipe, config: Polic
     }
 
 
-def draw_widths(path: Path, linears: Sequence[LinearWidths], title: str) -> None:
-    """Draw mean width and share of widths, and sensitivity by layer and module (QVLA, Figure 1) where it is known."""
+@dataclass(frozen=True)
+class PartWidths:
+    """The widths of a part's quantised linears: the vision towers, the projector or the action head.
+
+    rows, weights: bits -> how many rows or weights have them. stored_bytes: as packed, scales included.
+    """
+
+    rows: Mapping[int, int]
+    weights: Mapping[int, int]
+    stored_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return averages, rows and size in plain containers."""
+        return {
+            "average_bits_per_parameter": _mean(self.weights),
+            "average_bits_per_channel": _mean(self.rows),
+            "rows": {str(bits): self.rows[bits] for bits in sorted(self.rows)},
+            "bytes": {"at_16_bits": sum(self.weights.values()) * FULL_BITS // 8, "stored": self.stored_bytes},
+        }
+
+
+def part_widths(report: Sequence[Mapping[str, Any]]) -> dict[str, PartWidths]:
+    """Return the widths of each quantised part beside the decoder; of files that older versions wrote, none."""
+    rows: dict[str, Counter[int]] = {}
+    weights: dict[str, Counter[int]] = {}
+    stored: Counter[str] = Counter()
+    for linear in report:
+        if "shape" not in linear:
+            continue
+        part, (count, columns) = linear["name"].split(".")[0], linear["shape"]
+        for bits, many in linear.get("row_counts", {linear["weight_bits"]: count}).items():
+            rows.setdefault(part, Counter())[int(bits)] += many
+            weights.setdefault(part, Counter())[int(bits)] += many * columns
+        stored[part] += linear["stored_bytes"]
+    return {part: PartWidths(rows[part], weights[part], stored[part]) for part in rows}
+
+
+def _mean(counts: Mapping[int, int]) -> float:
+    return sum(bits * many for bits, many in counts.items()) / sum(counts.values())
+
+
+def draw_widths(path: Path, linears: Sequence[LinearWidths], title: str, parts: Mapping[str, PartWidths]) -> None:
+    """Draw mean width and share of widths, and sensitivity by layer and module (QVLA, Figure 1) where it is known.
+
+    parts: what else is quantised; its shares are drawn below those of the decoder's modules.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -109,7 +154,7 @@ def draw_widths(path: Path, linears: Sequence[LinearWidths], title: str) -> None
     figure.suptitle(title)
     means = np.array([[at[layer, name].mean for name in COGACT.linears] for layer in layers])
     _grid(figure, axes[0], means, layers, "mean bits of the rows", annotate=len(layers) <= 8)
-    _shares(axes[1], linears)
+    _shares(axes[1], linears, parts)
     if compared is not None:
         damage = np.array([[at[layer, name].damage[compared] for name in COGACT.linears] for layer in layers])
         words = f"sensitivity: all rows of a linear at {compared} bits"
@@ -147,14 +192,17 @@ def _grid(figure: Any, axis: Any, values: Any, layers: Sequence[int], title: str
             axis.text(col, row, f"{values[row, col]:.1f}", ha="center", va="center", color=colour, fontsize="small")
 
 
-def _shares(axis: Any, linears: Sequence[LinearWidths]) -> None:
-    widths = sorted({bits for each in linears for bits in each.rows})
-    names = COGACT.linears
-    left = np.zeros(len(names))
-    totals = np.array([sum(sum(e.rows.values()) for e in linears if e.name == name) for name in names])
+def _shares(axis: Any, linears: Sequence[LinearWidths], parts: Mapping[str, PartWidths]) -> None:
+    bars: dict[str, Counter[int]] = {name: Counter() for name in COGACT.linears}
+    for each in linears:
+        bars[each.name].update(each.rows)
+    bars |= {part: Counter(widths.rows) for part, widths in parts.items()}
+    words = [name.removesuffix("_proj").replace("_", " ") for name in bars]
+    widths = sorted({bits for counts in bars.values() for bits in counts})
+    left = np.zeros(len(bars))
     for bits in widths:
-        share = np.array([sum(e.rows.get(bits, 0) for e in linears if e.name == name) for name in names]) / totals
-        axis.barh([name.removesuffix("_proj") for name in names], share, left=left, color=_COLOURS[bits], label=bits)
+        share = np.array([counts[bits] / counts.total() for counts in bars.values()])
+        axis.barh(words, share, left=left, color=_COLOURS[bits], label=bits)
         left += share
     axis.invert_yaxis()
     axis.set(title="share of the rows by width", xlim=(0, 1))

@@ -37,6 +37,7 @@ class LinearReport:
     the calibration inputs, everything in the layer quantised (the same number for all linears of a layer; None without
     calibration). weight_bits: the rows' mean where their widths differ, and row_counts then says how many rows have
     which. damage: bits -> expected squared change of the action with all rows at that width, where it was scored.
+    shape: output and input channels, of what is not in the decoder.
     """
 
     name: str
@@ -48,11 +49,12 @@ class LinearReport:
     stored_bytes: int
     row_counts: dict[str, int] | None = None
     damage: dict[str, float] | None = None
+    shape: tuple[int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers, as stored in a compressed file."""
         content = dataclasses.asdict(self)
-        return {k: v for k, v in content.items() if k not in ("row_counts", "damage") or v is not None}
+        return {k: v for k, v in content.items() if k not in ("row_counts", "damage", "shape") or v is not None}
 
 
 def build_group(

@@ -38,6 +38,7 @@ def quantize_parts(
 
     def rounded(path: str, linear: nn.Linear, bits: float) -> PackedWeight | PackedMixedWeight:
         weight = linear.weight.detach().float()
+        shape = (linear.out_features, linear.in_features)
         if path in plan.bits:
             widths, hessian = plan.bits[path], plan.hessians.get(path)
             by_row = quantize_mixed(weight, widths, hessian=hessian, clip_search=spec.weight_clip)
@@ -45,13 +46,14 @@ def quantize_parts(
             counts = {str(width): int((widths == width).sum()) for width in widths.unique().tolist()}
             damage = {str(width): value for width, value in plan.damage[path].items()}
             mean, stored = float(widths.float().mean()), rows.packed.numel() + 2 * rows.wide.numel() + 5 * len(widths)
-            reports.append(LinearReport(path, mean, PART_ACTIVATION_BITS, 1.0, error, None, stored, counts, damage))
+            made = LinearReport(path, mean, PART_ACTIVATION_BITS, 1.0, error, None, stored, counts, damage, shape)
+            reports.append(made)
             return rows
         found = quantize_weight(weight, int(bits), clip_search=spec.weight_clip)
         error = relative_error(found.dequantize(), weight)
         packed = PackedWeight.of(found)
         stored = packed.packed.numel() + 4 * packed.scale.numel()
-        reports.append(LinearReport(path, int(bits), PART_ACTIVATION_BITS, 1.0, error, None, stored))
+        reports.append(LinearReport(path, int(bits), PART_ACTIVATION_BITS, 1.0, error, None, stored, shape=shape))
         return packed
 
     _replace(model, spec, names, rounded)

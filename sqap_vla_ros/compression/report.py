@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sqap_vla_ros.compression.bits import LinearWidths, draw_widths
+from sqap_vla_ros.compression.bits import LinearWidths, draw_widths, part_widths
 from sqap_vla_ros.contracts import Observation, Reason, SelectedTokens, SelectionContext
 from sqap_vla_ros.policy.checkpoints.writing import write_text, written_aside
 from sqap_vla_ros.policy.cogact import CogACTPolicy
@@ -152,7 +152,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.json", json.dumps(summary, indent=1) + "\n")
     if widths:
-        draw_widths(folder / "bits.png", widths, title)
+        draw_widths(folder / "bits.png", widths, title, part_widths(summary["linears"]))
     import matplotlib
 
     matplotlib.use("agg")

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sqap_vla_ros.compression.bits import draw_widths, linear_widths, width_summary
+from sqap_vla_ros.compression.bits import draw_widths, linear_widths, part_widths, width_summary
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.config import MICRO
@@ -36,6 +36,25 @@ def test_averages_by_weight_and_by_row_and_sizes_by_module():
     assert all(0 < share < 1 for share in summary["bops"].values())
 
 
+TOWERS = [
+    {"name": "vision.dino.blocks.0.mlp", "weight_bits": 3.0, "stored_bytes": 7, "shape": [4, 10]}
+    | {"row_counts": {"2": 2, "4": 2}},
+    {"name": "vision.siglip.blocks.0.mlp", "weight_bits": 8, "stored_bytes": 5, "shape": [4, 30]},
+    {"name": "projector.fc1", "weight_bits": 8, "stored_bytes": 9, "shape": [6, 10]},
+]
+
+
+def test_averages_of_the_parts_beside_the_decoder():
+    parts = part_widths(report() + TOWERS)
+    assert list(parts) == ["vision", "projector"]
+    vision = parts["vision"].to_dict()
+    assert vision["rows"] == {"2": 2, "4": 2, "8": 4}
+    assert vision["average_bits_per_channel"] == pytest.approx((2 * 2 + 2 * 4 + 4 * 8) / 8)
+    assert vision["average_bits_per_parameter"] == pytest.approx((20 * 2 + 20 * 4 + 120 * 8) / 160)
+    assert vision["bytes"] == {"at_16_bits": 320, "stored": 12}
+    assert parts["projector"].to_dict()["average_bits_per_parameter"] == 8
+
+
 def test_nothing_quantised_says_nothing():
     assert width_summary([], load_recipe("bf16"), CONFIG) == {}
 
@@ -52,7 +71,7 @@ def test_the_picture_has_sensitivities_where_they_are_known(scored, tmp_path, mo
     more = {"row_counts": lambda _, name: {"2": 100, "8": 28 if name != "gate_proj" else 252}}
     if scored:
         more["damage"] = lambda layer, _: {"2": 1.0, "4": 0.1 / (1 + layer), "8": 0.001}
-    draw_widths(tmp_path / "bits.png", linear_widths(report(**more), CONFIG), "title")
+    draw_widths(tmp_path / "bits.png", linear_widths(report(**more), CONFIG), "title", part_widths(TOWERS))
     titles = [axes.get_title() for axes in drawn[0].axes if axes.get_title()]
     assert titles[:2] == ["mean bits of the rows", "share of the rows by width"]
     assert ("sensitivity: all rows of a linear at 4 bits" in titles) == scored
