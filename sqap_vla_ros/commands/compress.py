@@ -153,7 +153,7 @@ def _print_widths(header: Header) -> None:
     if widths:
         shares = ", ".join(f"{share:.1%} ({name.replace('_', ' ')})" for name, share in widths["bops"].items())
         weight, row = widths["average_bits_per_parameter"], widths["average_bits_per_channel"]
-        print(f"{weight:.2f} bits a weight, {row:.2f} a row; operations of the uncompressed policy: {shares}")
+        print(f"decoder: {weight:.2f} bits a weight, {row:.2f} a row; operations of the uncompressed policy: {shares}")
     for part, found in part_widths(header.report).items():
         means = found.to_dict()
         weight, row = means["average_bits_per_parameter"], means["average_bits_per_channel"]
