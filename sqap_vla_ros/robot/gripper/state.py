@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqap_vla_ros.robot.gripper.hysteresis import GripperCommand
 
 ARRIVED_SHARE = 0.05  # of the way between open and closed: no further from the commanded position is there
+BEYOND_SHARE = 0.5  # of it: a position further than this beyond both is in another unit, or of another joint
 
 
 class GripperState(enum.IntEnum):
@@ -17,7 +18,7 @@ class GripperState(enum.IntEnum):
     MOVING = 1
     REACHED = 2
     HOLDING = 3  # it closed on an object
-    STALLED = 4  # it stopped before it was open, or nobody knows where
+    STALLED = 4  # it stopped before it was open, or nobody knows where; or where it cannot be
     LATE = 5  # neither there nor stalled after its time
     FAILED = 6  # absent, refused, or ended without getting there
 
@@ -44,6 +45,12 @@ class GripperRange:
         """Return whether a measured position is where the command leads."""
         return abs(position - self.target(command)) <= ARRIVED_SHARE * abs(self.opened - self.closed)
 
+    def holds(self, position: float) -> bool:
+        """Return whether a gripper with these two positions can be at this one, with half the way to spare."""
+        low, high = sorted((self.closed, self.opened))
+        spare = BEYOND_SHARE * (high - low)
+        return low - spare <= position <= high + spare
+
 
 @dataclass(frozen=True)
 class GripperMeasurement:
@@ -58,6 +65,7 @@ def judge(command: GripperCommand, measured: GripperMeasurement, span: GripperRa
     """Return what became of a command, None while it is under way.
 
     Closing that ends well before the closed position holds an object, whichever of the two flags says that it ended.
+    A position that this gripper cannot have says nothing about an object.
     """
     if not (measured.stalled or measured.reached):
         return None
@@ -65,6 +73,8 @@ def judge(command: GripperCommand, measured: GripperMeasurement, span: GripperRa
         return GripperState.REACHED if measured.reached else GripperState.STALLED
     if span.arrived(command, measured.position):
         return GripperState.REACHED
+    if not span.holds(measured.position):
+        return GripperState.STALLED
     if command == "close":
         return GripperState.HOLDING
     return GripperState.REACHED if measured.reached else GripperState.STALLED

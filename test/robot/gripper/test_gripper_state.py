@@ -33,6 +33,11 @@ SO101 = GripperRange(-0.17, 1.75, "rad")
         (ROBOTIQ, "open", 0.3, True, False, GripperState.STALLED),
         (SO101, "close", 0.4, True, False, GripperState.HOLDING),
         (SO101, "close", -0.16, True, False, GripperState.REACHED),
+        (ROBOTIQ, "close", 17.0, True, False, GripperState.STALLED),  # degrees: no account of an object
+        (ROBOTIQ, "open", 45.0, False, True, GripperState.STALLED),
+        (FRANKA, "close", 40.0, True, False, GripperState.STALLED),  # millimetres
+        (FRANKA, "open", 0.08, False, True, GripperState.STALLED),  # the width of both fingers
+        (SO101, "close", -0.2, True, False, GripperState.REACHED),  # a bit beyond is still its range
     ],
 )
 def test_each_account_is_judged(span, command, position, stalled, reached, state):

@@ -34,6 +34,7 @@ ANSWER_S = 2.0  # a server that has not accepted or rejected a goal by then is a
 CANCEL_S = 0.5  # a goal that has not ended by then, although it was cancelled, is replaced all the same
 DISCOVERY_S = 3.0  # within which a server that runs is found
 RETRY_S = 1.0  # between two goals while the gripper's server rejects them
+LOOK_S = 0.5  # between two looks at which servers are there
 
 _ENDS = {
     GoalStatus.STATUS_ABORTED: "its server aborted the goal",
@@ -48,6 +49,7 @@ class _Goal:
     command: GripperCommand
     sent_s: float
     handle: Any = None  # once it was accepted
+    servers: frozenset[bytes] = frozenset()  # that were there when it was accepted
     cancelled_s: float | None = None  # when this node asked for its end
     measured: GripperMeasurement | None = None  # as the gripper last said
     ended: bool = False
@@ -70,10 +72,12 @@ class ActionGripper(GripperSink):
     def __init__(self, node: Any, parts: GripperParts) -> None:
         super().__init__(node, parts)
         self._client = ActionClient(node, self.ACTION_TYPE, parts.config.action)
-        self._name = f"action server {action_name(node, parts.config.action)}"
+        action = action_name(node, parts.config.action)
+        self._name = f"action server {action}"
+        self._status_topic = f"{action}/_action/status"
         self._wanted: GripperCommand | None = None  # decided, and not yet sent
         self._goal: _Goal | None = None  # the newest one
-        self._retry_s = -math.inf
+        self._retry_s = self._looked_s = -math.inf
         self._created_s = time.monotonic()
 
     @classmethod
@@ -94,11 +98,8 @@ class ActionGripper(GripperSink):
 
     def update(self, opening: float) -> None:
         super().update(opening)
-        goal, now_s = self._goal, time.monotonic()
-        if goal is not None and goal.unanswered and now_s - goal.sent_s > ANSWER_S:
-            self._give_up(goal, f"{self._name} did not answer within {ANSWER_S:g} s")
-        if goal is not None and goal.running and not self._client.server_is_ready():
-            self._give_up(goal, f"{self._name} went away")
+        now_s = time.monotonic()
+        self._watch_goal(now_s)
         if self._wanted is not None and now_s >= self._retry_s and self._may_send(self._wanted, now_s):
             self._send_goal(self._wanted, now_s)
 
@@ -107,7 +108,9 @@ class ActionGripper(GripperSink):
         self._wanted = None
 
     def report(self) -> GripperReport:
-        goal, now_s = self._goal, time.monotonic()
+        now_s = time.monotonic()
+        self._watch_goal(now_s)
+        goal = self._goal
         needed = self._wanted is not None or (goal is not None and not goal.ended)
         if goal is None and now_s - self._created_s > DISCOVERY_S:
             needed = True
@@ -123,7 +126,7 @@ class ActionGripper(GripperSink):
         if self._wanted is not None:
             return say(self._wanted, GripperState.MOVING)
         state = None if measured is None else judge(goal.command, measured, self._span)
-        if state is None and now_s - goal.sent_s > self._config.timeout_s:
+        if state is None and self._late(goal, now_s):
             state = GripperState.LATE
         return say(goal.command, state or GripperState.MOVING)
 
@@ -133,6 +136,36 @@ class ActionGripper(GripperSink):
     def _send(self, command: GripperCommand) -> None:
         self._wanted, self._retry_s = command, -math.inf
 
+    def _watch_goal(self, now_s: float) -> None:
+        """End a goal of which nothing is to be heard any more; also while the arm stands, though nothing is sent then.
+
+        A driver that was killed counts as there until DDS misses it, about 20 s. One that was started again meanwhile
+        is there, and knows nothing of the goal.
+        """
+        goal = self._goal
+        if goal is None or goal.ended:
+            return
+        if goal.unanswered:
+            if now_s - goal.sent_s > ANSWER_S:
+                self._give_up(goal, f"{self._name} did not answer within {ANSWER_S:g} s")
+        elif not self._client.server_is_ready():
+            self._give_up(goal, f"{self._name} went away")
+        elif now_s - self._looked_s >= LOOK_S:
+            self._looked_s = now_s
+            if self._servers() - goal.servers:
+                self._give_up(goal, f"{self._name} was started again")
+
+    def _servers(self) -> frozenset[bytes]:
+        """Return the servers that are there, by what each publishes its goals' states with."""
+        found = self._node.get_publishers_info_by_topic(self._status_topic)
+        return frozenset(bytes(endpoint.endpoint_gid) for endpoint in found)
+
+    def _late(self, goal: _Goal, now_s: float) -> bool:
+        """Return whether a goal is neither there nor stalled although its time is over."""
+        measured = goal.measured
+        ended = measured is not None and (measured.stalled or measured.reached)
+        return not ended and now_s - goal.sent_s > self._config.timeout_s
+
     def _may_send(self, wanted: GripperCommand, now_s: float) -> bool:
         """Return whether a goal may go out now; make room for it where one is under way."""
         goal = self._goal
@@ -140,8 +173,10 @@ class ActionGripper(GripperSink):
             return False
         if goal is not None and goal.running:
             if goal.cancelled_s is None:
-                if goal.command == wanted:  # it does that already
-                    self._wanted = None
+                if goal.command == wanted:
+                    if self._late(goal, now_s):  # nothing says that it is still under way
+                        return bool(self._client.server_is_ready())
+                    self._wanted = None  # it does that already
                     return False
                 goal.cancelled_s = now_s
                 goal.handle.cancel_goal_async()
@@ -164,7 +199,7 @@ class ActionGripper(GripperSink):
         if not handle.accepted:
             self._give_up(goal, f"{self._name} rejected the goal")
             return
-        goal.handle = handle
+        goal.handle, goal.servers = handle, self._servers()
         handle.get_result_async().add_done_callback(partial(self._on_result, goal))
 
     def _on_feedback(self, goal: _Goal, message: Any) -> None:

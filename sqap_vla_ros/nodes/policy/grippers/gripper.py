@@ -10,7 +10,14 @@ from typing import Any, ClassVar
 from sqap_vla_ros.control.joint_monitor import JointMonitor
 from sqap_vla_ros.nodes.policy.sinks.sink import Sink
 from sqap_vla_ros.robot.gripper.hysteresis import CLOSE_BELOW, OPEN_ABOVE, GripperCommand, GripperHysteresis
-from sqap_vla_ros.robot.gripper.state import GripperMeasurement, GripperRange, GripperReport, GripperState, judge
+from sqap_vla_ros.robot.gripper.state import (
+    FAULTS,
+    GripperMeasurement,
+    GripperRange,
+    GripperReport,
+    GripperState,
+    judge,
+)
 
 STANDS_S = 0.4  # a gripper whose position did not change for this long stands
 STANDS_SHARE = 0.01  # of the way between open and closed: a smaller change is noise
@@ -163,4 +170,6 @@ def described(
         GripperState.LATE: f"{doing} to {target} for {passed_s:.0f} s{at}: neither there nor stalled",
         GripperState.FAILED: f"did not {command}{at}",
     }[state]
+    if state in FAULTS and position is not None and not span.holds(position):
+        text += f"; that is far from {span.closed:g} to {span.opened:g} {span.unit}: does its driver use another unit?"
     return GripperReport(state, text, position)

@@ -68,11 +68,16 @@ class Cell:
 
     def __init__(self, kind, config=CONFIG):
         self.now_s = 100.0
-        self._node = SimpleNamespace(get_namespace=lambda: "/left")
+        self.servers = [b"first"]
+        self._node = SimpleNamespace(get_namespace=lambda: "/left", get_publishers_info_by_topic=self._publishers)
         joints = SimpleNamespace(gripper=None)
         self.gripper = kind(self._node, GripperParts(config, SimpleNamespace(), joints))
         self.client = self._node.client
         self.ticks = 0
+
+    def _publishers(self, topic):
+        assert topic.endswith("/gripper_cmd/_action/status")
+        return [SimpleNamespace(endpoint_gid=list(gid)) for gid in self.servers]
 
     def want(self, opening, seconds=0.02):
         """Let the policy ask for an opening for this long, at 50 Hz."""
@@ -251,6 +256,60 @@ def test_a_server_that_goes_away_is_named_and_told_again_when_it_is_back(cell):
     cell.client.ready = True
     cell.want(0.0, seconds=actions.RETRY_S)
     assert cell.positions == [CLOSED, CLOSED]
+
+
+def test_a_server_that_was_started_again_is_told_again(cell):
+    """DDS counts a driver that was killed as there for a while, and the new one knows nothing of the goal."""
+    cell.want(0.0)
+    cell.sent[0].decide()
+    cell.want(0.0, seconds=1.0)
+    cell.servers = [b"first", b"second"]
+    cell.want(0.0, seconds=actions.LOOK_S + 0.1)
+    assert cell.says() == (
+        GripperState.FAILED,
+        "did not close: action server /hand/gripper_cmd was started again",
+    )
+    cell.want(0.0, seconds=actions.RETRY_S)
+    assert cell.positions == [CLOSED, CLOSED]
+    cell.sent[1].decide()
+    cell.want(0.0, seconds=3.0)
+    cell.servers = [b"second"]  # the first one's lease ended
+    cell.want(0.0, seconds=3.0)
+    assert len(cell.sent) == 2
+
+
+def test_a_server_that_goes_away_while_the_arm_stands_is_named_and_sent_nothing(cell):
+    cell.want(0.0)
+    cell.sent[0].decide()
+    cell.client.ready = False
+    assert cell.says() == (GripperState.FAILED, "no action server /hand/gripper_cmd: does the gripper's driver run?")
+    cell.client.ready = True
+    cell.now_s += 10.0
+    assert cell.says() == (GripperState.FAILED, "did not close: action server /hand/gripper_cmd went away")
+    assert len(cell.sent) == 1
+    cell.want(0.0)  # it moves again
+    assert cell.positions == [CLOSED, CLOSED]
+
+
+def test_a_new_task_does_not_trust_a_goal_whose_time_is_over(cell):
+    cell.want(0.0)
+    cell.sent[0].decide()
+    cell.want(0.0, seconds=CONFIG.timeout_s + 0.1)
+    cell.gripper.reset()
+    cell.want(0.0, seconds=1.0)
+    assert cell.positions == [CLOSED, CLOSED]
+    assert not cell.sent[0].cancelled
+
+
+def test_a_position_in_another_unit_is_no_object(cell):
+    cell.want(0.0)
+    cell.sent[0].decide()
+    cell.sent[0].end(position=17.0, stalled=True)
+    assert cell.says() == (
+        GripperState.STALLED,
+        "stalled at 17 rad while closing to -0.1 rad; that is far from -0.1 to 0.8 rad: does its driver use another "
+        "unit?",
+    )
 
 
 @pytest.mark.parametrize(
