@@ -24,7 +24,7 @@ from sqap_vla_ros.commands import (
     tokens,
     train,
 )
-from sqap_vla_ros.commands.options import CommandParser
+from sqap_vla_ros.commands.options import CommandParser, option_naming
 from sqap_vla_ros.commands.robot import check, operate
 from sqap_vla_ros.processes import Terminated, signals_raise
 
@@ -62,7 +62,7 @@ def build_parser() -> CommandParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; the exit status is 2 for bad input, 130 for Ctrl-C, 143 for SIGTERM and 129 for SIGHUP."""
-    args = argparse.Namespace(traceback=False, resumes=False)
+    args = argparse.Namespace(traceback=False, resumes=False, parser=None)
     try:
         args = build_parser().parse_args(argv)
         with signals_raise():
@@ -84,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         from sqap_vla_ros.policy.checkpoints.writing import described
 
-        print(f"sqap-vla: error: {described(error, resumes=args.resumes)}", file=sys.stderr)
+        named = option_naming(args, getattr(error, "filename", None))
+        print(f"sqap-vla: error: {named}{described(error, resumes=args.resumes)}", file=sys.stderr)
         return 2
 
 

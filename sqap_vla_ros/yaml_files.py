@@ -27,7 +27,7 @@ def read_yaml(path: Path, *, first_of_several: bool = False) -> Any:
         value = next(iter(yaml.safe_load_all(text)), None) if first_of_several else yaml.safe_load(text)
     except Exception as error:  # values that do not fit their tag (`!!bool maybe`) make the parser raise anything
         reason = str(error) if isinstance(error, yaml.YAMLError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} is not valid YAML: {reason}") from error
+        raise ValueError(f"{path} is not valid YAML: {' '.join(reason.split())}") from error
     if (problem := _problem(value)) is not None:
         raise ValueError(f"{path} {problem}")
     return value

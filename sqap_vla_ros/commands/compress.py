@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from sqap_vla_ros.commands.options import (
     readable_config,
     use_threads,
 )
-from sqap_vla_ros.commands.recordings.bags import add_bag_frames, add_bag_topics, bag_spec
+from sqap_vla_ros.commands.recordings.bags import add_bag_frames, add_bag_topics, bag_spec, ignored_bag_options
 
 if TYPE_CHECKING:
     from sqap_vla_ros.compression.files.estimate import Estimate
@@ -90,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
     config = readable_config(args.checkpoint, settings)
     if config is None:
         raise UsageError(f"--checkpoint {args.checkpoint} is compressed already: name the one that it was made from")
+    for note in ignored_bag_options(args):
+        print(f"note: {note}", file=sys.stderr)
     require_loadable(recipe, config.decoder.depth)
     # the report predicts with the whole policy first; without it, and with layers to quantise, they stay in the file
     lies_in_a_file = checkpoint_path(args.checkpoint, SHIPPED) is not None

@@ -123,7 +123,9 @@ def run(args: argparse.Namespace) -> int:
     from sqap_vla_ros.evaluation.closed_loop.report import print_summary, write_report
     from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
     from sqap_vla_ros.evaluation.closed_loop.study import METHODS, Store
+    from sqap_vla_ros.policy.checkpoints.writing import check_folder
 
+    check_folder(args.out)
     units = _reachable_units(args)
     if not args.resume and (args.out / METHODS).exists():
         raise ValueError(f"{args.out} holds results: choose another --out, or leave out --no-resume to continue them")

@@ -25,7 +25,7 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what the headers say; 1 where the checkpoint is not whole."""
     from sqap_vla_ros.compression.load import checkpoint_path
-    from sqap_vla_ros.policy.checkpoints.inspect import MISSHAPEN, MISSING
+    from sqap_vla_ros.policy.checkpoints.inspect import MISSHAPEN, MISSING, NOT_FLOATS, UNUSABLE
     from sqap_vla_ros.shipped import SHIPPED
 
     path = checkpoint_path(args.checkpoint, SHIPPED)
@@ -37,9 +37,10 @@ def run(args: argparse.Namespace) -> int:
         for name, value in facts.items():
             lines = value if name == "notes" else [", ".join(map(str, value)) if isinstance(value, list) else value]
             print("\n".join(f"{label:<{width}}  {line}" for label, line in zip_longest([name], lines, fillvalue="")))
-    broken = [name for name in (MISSING, MISSHAPEN) if name in facts]
+    broken = [name for name in (MISSING, MISSHAPEN, NOT_FLOATS, UNUSABLE) if name in facts]
     for name in broken:
-        print(f"error: {name}: {facts[name]}; the file is incomplete or of another model", file=sys.stderr)
+        verdict = "" if name == UNUSABLE else "; the file is incomplete or of another model"
+        print(f"error: {name}: {facts[name]}{verdict}", file=sys.stderr)
     return 1 if broken else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,10 @@ class CommandParser(argparse.ArgumentParser):
         raise UsageError(f"{message} (`{self.prog} --help` lists the options)")
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if "" in arg_strings and (
+            action.type is Path or action.dest == "checkpoint"
+        ):  # Path("") is the folder one is in
+            raise argparse.ArgumentError(action, "needs a name, got ''")
         value = super()._get_values(action, arg_strings)  # type: ignore[misc]
         if value == [] and action.nargs is None:  # `--option=--`, of which argparse drops the value
             raise argparse.ArgumentError(action, "expected one argument")
@@ -82,8 +87,16 @@ def add_command(
         formatter_class=HelpFormatter,
     )
     parser.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    parser.set_defaults(run=run, resumes=resumes)
+    parser.set_defaults(run=run, resumes=resumes, parser=parser)
     return parser
+
+
+def option_naming(args: argparse.Namespace, file: object) -> str:
+    """Return the option, and a space, that was given the name of a file; "" where none or several were."""
+    actions = () if args.parser is None or not file else args.parser._actions
+    values = vars(args)
+    found = [a.option_strings[-1] for a in actions if a.option_strings and str(values.get(a.dest)) == str(file)]
+    return f"{found[0]} " if len(found) == 1 else ""
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
@@ -158,7 +171,7 @@ def instruction(text: str) -> str:
 def device_name(text: str) -> str:
     """Read `cpu`, `cuda` or `cuda:N`; whether CUDA is there is checked by `require_device`."""
     kind, colon, index = text.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
+    if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and re.fullmatch(r"[0-9]{1,4}", index))):
         raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text!r}")
     return text
 
@@ -322,13 +335,16 @@ def readable_config(checkpoint: str, settings: CheckpointSettings) -> PolicyConf
     from sqap_vla_ros.shipped import SHIPPED
 
     path = checkpoint_path(checkpoint, SHIPPED)
-    if path is None:
-        return named_config(checkpoint)
-    if is_compressed(path):
+    if path is not None and is_compressed(path):
         return None
-    contents = open_checkpoint(path, ema=settings.ema)
-    read_header(contents, unnorm_key=settings.unnorm_key, dt_s=settings.dt_s, tokenizer=settings.tokenizer)
-    return contents.config
+    if path is None:
+        config = named_config(checkpoint)
+    else:
+        contents = open_checkpoint(path, ema=settings.ema)
+        read_header(contents, unnorm_key=settings.unnorm_key, dt_s=settings.dt_s, tokenizer=settings.tokenizer)
+        config = contents.config
+    settings.sampling(config.diffusion)
+    return config
 
 
 @contextlib.contextmanager
@@ -368,7 +384,9 @@ def add_picture(parser: Any) -> None:
 
 def add_gripper_pixel(parser: Any) -> None:
     """Add --gripper-pixel; check it with `gripper_pixel`."""
-    parser.add_argument("--gripper-pixel", type=float, nargs=2, metavar=("U", "V"), help="gripper in the image, pixels")
+    parser.add_argument(
+        "--gripper-pixel", type=number(-math.inf), nargs=2, metavar=("U", "V"), help="gripper in the image, pixels"
+    )
 
 
 def gripper_pixel(given: Sequence[float] | None, width: int, height: int) -> tuple[float, float] | None:
@@ -385,7 +403,7 @@ def add_fixed_camera(group: Any) -> None:
     """Add the options that say where a camera is that does not move; `--camera-info` is the command's own."""
     group.add_argument(
         "--camera-pose",
-        type=float,
+        type=number(-math.inf),
         nargs=7,
         metavar=("X", "Y", "Z", "QX", "QY", "QZ", "QW"),
         help="the camera's optical frame in the base frame; needs --camera-info",

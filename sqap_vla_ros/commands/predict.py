@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from sqap_vla_ros.commands.options import (
     gripper_pixel,
     instruction,
     note_ignored_recipe,
+    number,
     progress_bar,
     require_device,
     require_server,
@@ -63,7 +65,7 @@ def register(subparsers: Any) -> None:
     add_gripper_pixel(place)
     place.add_argument(
         "--gripper-point",
-        type=float,
+        type=number(-math.inf),
         nargs=3,
         metavar=("X", "Y", "Z"),
         help="gripper in the camera's optical frame, metres; needs --camera-info",

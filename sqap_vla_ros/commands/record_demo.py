@@ -50,7 +50,9 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the recording; 0 when it is complete."""
     from sqap_vla_ros.evaluation.demo.record_lerobot import CAMERA_FILE
+    from sqap_vla_ros.policy.checkpoints.writing import check_folder
 
+    check_folder(args.out)
     outcomes = _FORMATS[args.format](args)
     size_mb = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file()) / 1e6
     print(f"{args.out}: {len(outcomes)} episodes, the expert succeeded in {sum(outcomes)}, {size_mb:.1f} MB")

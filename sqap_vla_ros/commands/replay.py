@@ -29,7 +29,7 @@ from sqap_vla_ros.commands.options import (
     require_policy,
     worker_settings,
 )
-from sqap_vla_ros.commands.recordings.bags import add_bag_frames, add_bag_topics, bag_spec
+from sqap_vla_ros.commands.recordings.bags import add_bag_frames, add_bag_topics, bag_spec, ignored_bag_options
 
 if TYPE_CHECKING:
     from sqap_vla_ros.evaluation.replay.jobs import ReplayJob
@@ -155,16 +155,12 @@ def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
 
 def ignored_options(args: argparse.Namespace) -> list[str]:
     """Return a sentence for each given option that another one makes useless."""
-    fixed = args.camera_info and not args.camera_info.startswith("nearest")
     cases = (
-        (args.urdf and args.pose_topic, "--urdf", "--pose-topic gives the tool's pose"),
-        (args.joint_topic and args.pose_topic, "--joint-topic", "--pose-topic gives the tool's pose"),
-        (args.joint_topic and not args.urdf, "--joint-topic", "it needs --urdf"),
-        (fixed and args.camera_info_topic, "--camera-info-topic", "--camera-info names a file"),
         (args.jobs > 1 and args.ray, "--jobs", "--ray distributes the bags"),
         (args.jobs > 1 and not args.ray and len(args.bags) == 1, "--jobs", "there is one bag"),
     )
-    return [f"{option} is ignored: {reason}" for given, option, reason in cases if given]
+    jobs = [f"{option} is ignored: {reason}" for given, option, reason in cases if given]
+    return [*ignored_bag_options(args), *jobs]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -172,7 +168,9 @@ def run(args: argparse.Namespace) -> int:
     from sqap_vla_ros.evaluation.replay.jobs import run_jobs
     from sqap_vla_ros.evaluation.replay.report import OPEN_LOOP
     from sqap_vla_ros.evaluation.replay.tables import print_table
+    from sqap_vla_ros.policy.checkpoints.writing import check_folder
 
+    check_folder(args.out)
     jobs = jobs_of(args)
     require_device(args.device)
     for note in ignored_options(args):

@@ -61,9 +61,10 @@ def run(args: argparse.Namespace) -> int:
     require_device(args.device)
     import shutil
 
-    from sqap_vla_ros.policy.checkpoints.writing import written_aside
+    from sqap_vla_ros.policy.checkpoints.writing import check_folder, written_aside
     from sqap_vla_ros.training import pipeline
 
+    check_folder(args.out)
     how = {"jobs": args.jobs, "device": args.device, "compiled": args.compile, "show": not args.quiet}
     final = args.out / "policy.safetensors"
     if args.demonstrations is None:

@@ -6,6 +6,7 @@ scaled, and no channel is a gripper.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sqap_vla_ros.contracts import ACTION_DIM
+from sqap_vla_ros.contracts import ACTION_DIM, step_problem
 
 GRIPPER = 6
 OPEN_FROM = 0.5  # openings from here on count as open
@@ -41,16 +42,18 @@ class ActionStatistics:
     dt_s: float
 
     def __post_init__(self) -> None:
-        channels = self.mask.size
-        for name in ("q01", "q99", "mask"):
-            if getattr(self, name).shape != (channels,) or not channels:
-                raise ValueError(f"action statistics: {name} must have {channels} values, got {getattr(self, name)}")
+        shapes = {name: getattr(self, name).shape for name in ("q01", "q99", "mask")}
+        usual = Counter(shapes.values()).most_common(1)[0][0]
+        for name, shape in shapes.items():
+            if shape != usual or len(shape) != 1 or not shape[0]:
+                wanted = f"{usual[0]} values" if len(usual) == 1 and usual[0] else "one value for each channel"
+                raise ValueError(f"action statistics: {name} must have {wanted}, got {getattr(self, name)}")
         if not (np.isfinite(self.q01).all() and np.isfinite(self.q99).all()):
             raise ValueError(f"action statistics must be finite, got q01={self.q01}, q99={self.q99}")
         if (self.q99 < self.q01)[self.mask].any():
             raise ValueError(f"action statistics: q99 is below q01: q01={self.q01}, q99={self.q99}")
-        if not self.dt_s > 0:
-            raise ValueError(f"action statistics: dt_s must be positive, got {self.dt_s}")
+        if problem := step_problem("dataset", self.dt_s):
+            raise ValueError(problem)
 
     @classmethod
     def from_dataset(cls, key: str, entry: Mapping[str, Any], dt_s: float | None = None) -> ActionStatistics:
@@ -66,11 +69,12 @@ class ActionStatistics:
             action = entry["action"]
             names = _BOUNDS if any(name in action for name in _BOUNDS) else _RANGE
             q01, q99 = (np.asarray(action[name], dtype=np.float64) for name in names)
-            mask = np.asarray(action.get("mask", [True] * q01.size), dtype=bool)
+            given = action.get("mask", [True] * q01.size)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"dataset statistics of {key!r} lack action q01/q99 (or min/max) of {ACTION_DIM} numbers"
             ) from error
+        mask = _mask(key, given)
         if mask.shape == (ACTION_DIM,):
             mask[GRIPPER] = False
         period = _number(dt_s) or _number(entry.get("dt_s")) or CONTROL_PERIOD_S.get(key)
@@ -116,28 +120,31 @@ def statistics_notes(key: str, entry: Mapping[str, Any]) -> list[str]:
         notes.append(f"statistics of {key!r} have no q01/q99: actions are scaled to min/max, as trained with bounds")
     bounds = action.get("q01", action.get("min"))
     mask = action.get("mask")
-    if (
-        isinstance(bounds, list)
-        and len(bounds) == ACTION_DIM
-        and (mask is None or (isinstance(mask, list) and all(mask)))
-    ):
-        said = "have no mask" if mask is None else "have a mask that is all true"
+    scaled = mask is None or (isinstance(mask, list) and len(mask) == ACTION_DIM and bool(mask[GRIPPER]))
+    if isinstance(bounds, list) and len(bounds) == ACTION_DIM and scaled:
+        said = "have no mask" if mask is None else "have a mask that is true for the gripper"
         notes.append(
             f"statistics of {key!r} {said}: scaled, a gripper that closes would never read as closed, so the gripper "
             "is taken as it is, 0 closed and 1 open, as the published mask says"
         )
-    return notes + _implausible_units(key, action)
+    return notes + _implausible_bounds(key, action)
 
 
-def _implausible_units(key: str, action: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for steps too long for metres, and one for steps too wide for radians."""
+def _implausible_bounds(key: str, action: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for steps too long for metres, for steps too wide for radians, and for no motion at all."""
     try:
-        bounds = [np.asarray(action[name], dtype=np.float64) for name in (_BOUNDS if "q99" in action else _RANGE)]
-        largest = np.abs(np.stack(bounds)).max(axis=0)
+        ends = np.stack(
+            [np.asarray(action[name], dtype=np.float64) for name in (_BOUNDS if "q99" in action else _RANGE)]
+        )
     except (KeyError, TypeError, ValueError):
         return []  # refused where they are used
-    if largest.shape != (ACTION_DIM,):
+    if ends.shape != (2, ACTION_DIM):
         return []
+    if (ends[0] == ends[1])[:GRIPPER].all():
+        return [
+            f"statistics of {key!r} have the same q01 and q99 (or min and max) everywhere: every action is the same"
+        ]
+    largest = np.abs(ends).max(axis=0)
     return [
         f"statistics of {key!r} reach {largest[channels].max():g} in {what} of one action, where {unit} are expected "
         f"and {most:g} is beyond any arm: are they {mistaken}? Convert q01 and q99 (or min and max) in "
@@ -147,6 +154,15 @@ def _implausible_units(key: str, action: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _mask(key: str, values: Any) -> NDArray[np.bool_]:
+    """Return true and false, or 1 and 0, as booleans. Raises ValueError for anything else, "false" too."""
+    if not isinstance(values, list) or not all(isinstance(value, (bool, int)) and value in (0, 1) for value in values):
+        raise ValueError(
+            f"dataset statistics of {key!r}: mask must be a list of true and false, got {str(values)[:80]}"
+        )
+    return np.asarray(values, dtype=bool)
+
+
 def _number(value: object) -> float | None:
-    """Return a positive number as it is, None for anything else."""
-    return float(value) if isinstance(value, (int, float)) and value else None
+    """Return a number as it is, None for zero and anything else."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value else None

@@ -144,13 +144,7 @@ class CogACTPolicy:
         self.tokenize = tokenize
         self.statistics = dict(statistics)
         self.unnorm_key = choose_dataset(self.statistics, unnorm_key)
-        channels = model.config.head.channels
-        given = self.statistics[self.unnorm_key].mask.size
-        if given != channels:
-            raise ValueError(
-                f"the action statistics of {self.unnorm_key!r} have {given} values, the action head has {channels} "
-                "channels: these are another robot's statistics"
-            )
+        require_channels(self.unnorm_key, self.statistics[self.unnorm_key], model.config.head.channels)
         self.transform = ImageTransform(model.config.vision.image_size, crop)
         self.provenance = provenance
         self.sampler = Sampler(model.config.diffusion)
@@ -331,8 +325,19 @@ def choose_dataset(statistics: Mapping[str, ActionStatistics], key: str | None) 
         return next(iter(statistics))
     if key is None or key not in statistics:
         asked = "no unnorm_key was given" if key is None else f"unnorm_key {key!r} is not among them"
-        raise ValueError(f"the checkpoint has statistics for {', '.join(sorted(statistics))}; {asked}: choose one")
+        names = ", ".join(sorted(statistics))
+        raise ValueError(f"the checkpoint has statistics for {names}; {asked}: choose one of them (--unnorm-key)")
     return key
+
+
+def require_channels(key: str, statistics: ActionStatistics, channels: int) -> None:
+    """Raise ValueError where a dataset's statistics are not those of an action head of so many channels."""
+    given = statistics.mask.size
+    if given != channels:
+        raise ValueError(
+            f"the action statistics of {key!r} have {given} values, the action head has {channels} channels: these are "
+            "another robot's statistics"
+        )
 
 
 class _Stopwatch:

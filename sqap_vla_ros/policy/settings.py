@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqap_vla_ros.policy.cogact import CogACTPolicy
+from sqap_vla_ros.policy.config import DiffusionConfig
 from sqap_vla_ros.policy.preprocessing import ImageTransform
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 
@@ -42,10 +43,17 @@ class CheckpointSettings:
             policy.statistics[key] = dataclasses.replace(policy.statistics[key], dt_s=self.dt_s)
         if self.crop is not None:
             policy.transform = ImageTransform(model.config.vision.image_size, self.crop)
+        diffusion = self.sampling(policy.diffusion)
+        if diffusion != policy.diffusion:
+            model.config = model.config.replace(diffusion=diffusion)  # stored with the policy
+            policy.diffusion = diffusion
+
+    def sampling(self, stored: DiffusionConfig) -> DiffusionConfig:
+        """Return the sampler as these settings change it. Raises ValueError for steps that it cannot take."""
         changes: dict[str, object] = {} if self.guidance is None else {"guidance": self.guidance}
         if self.ddim_steps is not None:
             changes |= {"sampler": "ddim", "steps": self.ddim_steps}
-        if changes:
-            diffusion = dataclasses.replace(policy.diffusion, **changes)  # type: ignore[arg-type]
-            model.config = model.config.replace(diffusion=diffusion)  # stored with the policy
-            policy.diffusion = diffusion
+        try:
+            return dataclasses.replace(stored, **changes)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise ValueError(str(error).replace("DiffusionConfig.steps", "ddim_steps (--ddim-steps)")) from error

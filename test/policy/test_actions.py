@@ -75,7 +75,7 @@ def test_published_statistics_file():
         ({"q01": np.zeros(6)}, "q01 must have 7 values"),
         ({"q99": np.full(7, np.inf)}, "must be finite"),
         ({"q01": np.ones(7), "q99": np.zeros(7)}, "q99 is below q01"),
-        ({"dt_s": 0.0}, "dt_s must be positive, got 0.0"),
+        ({"dt_s": 0.0}, "time step must lie between 0.001 and 10 s, got 0.0"),
     ],
 )
 def test_bad_statistics_are_named(changes, message):

@@ -1,3 +1,5 @@
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -65,3 +67,27 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path):
         read_picture(tmp_path / "b.png")
     with pytest.raises(FileNotFoundError):
         read_picture(tmp_path / "c.png")
+
+
+def test_floating_point_colours_are_black_to_white(tmp_path):
+    colours = np.dstack([RAMP / 65535.0, 1.0 - RAMP / 65535.0, np.full(RAMP.shape, 0.25)]).astype(np.float32)
+    cv2.imwrite(str(tmp_path / "a.tiff"), colours[..., ::-1])
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tiff"), np.rint(255.0 * colours))
+
+
+def test_pixels_of_unknown_meaning_are_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 255, np.int32)).save(tmp_path / "whole.tiff")
+    with pytest.raises(PictureError, match=r"whole\.tiff has whole numbers of 32 bits"):
+        read_picture(tmp_path / "whole.tiff")
+    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "nan.tiff")
+    with pytest.raises(PictureError, match=r"nan\.tiff has pixels that are not finite numbers"):
+        read_picture(tmp_path / "nan.tiff")
+
+
+def test_what_is_no_file_of_pixels_is_refused_at_once(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "drawing.eps")
+    with pytest.raises(PictureError, match=r"drawing\.eps is a drawing \(EPS\)"):
+        read_picture(tmp_path / "drawing.eps")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(PictureError, match=r"pipe\.png is no file"):
+        read_picture(tmp_path / "pipe.png")

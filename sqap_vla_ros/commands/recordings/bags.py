@@ -78,6 +78,18 @@ def bag_spec(args: argparse.Namespace, *, stride: int = 1) -> ReplaySpec:
     )
 
 
+def ignored_bag_options(args: argparse.Namespace) -> list[str]:
+    """Return a sentence for each option about bags that another one makes useless."""
+    fixed = args.camera_info and not args.camera_info.startswith("nearest")
+    cases = (
+        (args.urdf and args.pose_topic, "--urdf", "--pose-topic gives the tool's pose"),
+        (args.joint_topic and args.pose_topic, "--joint-topic", "--pose-topic gives the tool's pose"),
+        (args.joint_topic and not args.urdf, "--joint-topic", "it needs --urdf"),
+        (fixed and args.camera_info_topic, "--camera-info-topic", "--camera-info names a file"),
+    )
+    return [f"{option} is ignored: {reason}" for given, option, reason in cases if given]
+
+
 def _robot_description(path: Path) -> str:
     with path.open("rb") as file:
         text = file.read(_LARGEST_URDF + 1)
@@ -94,6 +106,8 @@ def _robot_description(path: Path) -> str:
 def _nearest_s(text: str) -> float:
     from sqap_vla_ros.nodes.bags.pairing import LARGEST_NEAREST_S
 
+    if not text:
+        raise UsageError("--camera-info nearest: needs a number of seconds, such as nearest:0.02")
     try:
         return number(0.0, LARGEST_NEAREST_S, above=True)(text)
     except argparse.ArgumentTypeError as error:

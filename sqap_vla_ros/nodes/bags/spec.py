@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
+from sqap_vla_ros.contracts import unreadable
 from sqap_vla_ros.robot.calibration_file import read_camera_info
 from sqap_vla_ros.robot.conventions import pose_matrix
 from sqap_vla_ros.yaml_files import read_yaml
@@ -60,19 +61,23 @@ class ReplaySpec:
         if self.camera_info_nearest_s < 0:
             raise ValueError(f"camera_info_nearest_s must not be negative, got {self.camera_info_nearest_s}")
         if [start for start, _ in self.segments] != sorted(start for start, _ in self.segments):
-            raise ValueError(f"segments must be in order of time, got {self.segments}")
+            starts = ", ".join(f"{start:g}" for start, _ in self.segments)
+            raise ValueError(f"segments must be in order of time, got from_s {starts}")
 
 
 def read_segments(path: Path) -> Segments:
     """Read a YAML list of {from_s: seconds since the bag's start, instruction: text}. Raises ValueError."""
     entries = read_yaml(path)
-    try:
-        segments = tuple((float(entry["from_s"]), str(entry["instruction"]).strip()) for entry in entries)
-        if not all(math.isfinite(start_s) for start_s, _ in segments):
-            raise ValueError("from_s must be finite")
-        return segments
-    except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} must be a YAML list of {{from_s: seconds, instruction: text}}: {error!r}") from error
+    for entry in entries if isinstance(entries, list) and entries else [entries]:
+        start_s, text = (entry.get("from_s"), entry.get("instruction")) if isinstance(entry, dict) else (None, None)
+        is_time = isinstance(start_s, (int, float)) and not isinstance(start_s, bool) and math.isfinite(start_s)
+        if not is_time or not isinstance(text, str):
+            raise ValueError(
+                f"{path} must be a YAML list of {{from_s: seconds, instruction: text}}, got {str(entry)[:80]}"
+            )
+        if problem := unreadable(text):
+            raise ValueError(f"{path}: {problem}")
+    return tuple((float(entry["from_s"]), entry["instruction"].strip()) for entry in entries)
 
 
 def parse_static_transform(fields: Sequence[str]) -> StaticTransform:

@@ -36,6 +36,8 @@ def file_problem(path: Path) -> str | None:
     """Say what makes a file unreadable as a checkpoint, judged by its first bytes; None where they look right."""
     with path.open("rb") as file:
         start = file.read(512)
+    if not start:
+        return f"{path} is empty: copy or download it again"
     if start.startswith(_LFS):
         return f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository"
     if start.startswith(_OLD_PICKLE):
@@ -46,6 +48,12 @@ def file_problem(path: Path) -> str | None:
     if start.lstrip()[:1] == b"<" or (path.suffix == ".safetensors" and start[:1] == b"{"):
         return f"{path} is a web page or another text, not the file itself: download it again"
     return None
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether a file begins as a zip archive does, whole or not."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 def tensors_problem(path: Path, names: Iterable[str]) -> str:

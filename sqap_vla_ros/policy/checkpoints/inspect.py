@@ -7,18 +7,24 @@ from typing import Any
 
 import torch
 
-from sqap_vla_ros.policy.actions import statistics_notes
+from sqap_vla_ros.contracts import STEP_S
+from sqap_vla_ros.policy.actions import CONTROL_PERIOD_S, ActionStatistics, statistics_notes
 from sqap_vla_ros.policy.checkpoints.contents import Contents
-from sqap_vla_ros.policy.cogact import CogACT
+from sqap_vla_ros.policy.cogact import CogACT, require_channels
+from sqap_vla_ros.policy.prompt import PromptTokenizer
 
-MISSING = "missing tensors"  # a fact only where the checkpoint cannot be loaded
+# Facts only where the checkpoint cannot be loaded.
+MISSING = "missing tensors"
 MISSHAPEN = "tensors of another shape"
+NOT_FLOATS = "tensors that are not floating-point"
+UNUSABLE = "unusable"
 
 
 def describe(contents: Contents) -> dict[str, Any]:
     """Return the facts in reading order. Counts and sizes are those of the file's tensors that the policy uses.
 
-    `MISSING` and `MISSHAPEN` are among them only where the file is incomplete or of another model.
+    `MISSING`, `MISSHAPEN` and `NOT_FLOATS` are among them only where the file is incomplete or of another model,
+    `UNUSABLE` only where statistics or tokenizer are damaged.
     """
     config = contents.config
     with torch.device("meta"):
@@ -29,7 +35,12 @@ def describe(contents: Contents) -> dict[str, Any]:
     for name, tensor in stored.items():
         parts[name.partition(".")[0]] += tensor.numel()
     rows, columns = config.vision.grid
-    notes = [note for key, entry in contents.datasets.items() for note in statistics_notes(key, entry)]
+    notes = [
+        f"the control period of {key!r} is not stated: give it as dt_s (--dt)"
+        for key, entry in contents.datasets.items()
+        if isinstance(entry, dict) and not entry.get("dt_s") and key not in CONTROL_PERIOD_S
+    ]
+    notes += [note for key, entry in contents.datasets.items() for note in statistics_notes(key, entry)]
     facts: dict[str, Any] = {
         "file": str(contents.path),
         "format": contents.format,
@@ -47,9 +58,39 @@ def describe(contents: Contents) -> dict[str, Any]:
         "tokenizer": "none: name one" if contents.tokenizer is None else contents.tokenizer[0],
     }
     missing = [name for name in wanted if name not in stored]
-    for fact, names in ((MISSING, missing), (MISSHAPEN, misshapen)):
+    not_floats = [name for name, tensor in stored.items() if not tensor.is_floating_point()]
+    for fact, names in ((MISSING, missing), (MISSHAPEN, misshapen), (NOT_FLOATS, not_floats)):
         if names:
             facts[fact] = f"{len(names)} of {len(wanted)}, the first is {contents.stored_name(names[0])!r}"
+    problems = _statistics_problems(contents)
+    if len(problems) == len(contents.datasets):
+        facts[UNUSABLE] = problems[0] if problems else "there are no dataset statistics"
+    else:
+        notes = [*problems, *notes]
+    if (problem := _tokenizer_problem(contents)) is not None:
+        facts[UNUSABLE] = "; ".join(filter(None, [facts.get(UNUSABLE), problem]))
     if notes := [*contents.notes, *notes[:3], *([f"{len(notes) - 3} more"] if len(notes) > 3 else [])]:
         facts["notes"] = notes
     return facts
+
+
+def _statistics_problems(contents: Contents) -> list[str]:
+    """Return a sentence for each dataset that cannot be used. A control period that is not stated can be given."""
+    problems = []
+    for key, entry in contents.datasets.items():
+        try:
+            lacks_period = isinstance(entry, dict) and not entry.get("dt_s")
+            statistics = ActionStatistics.from_dataset(key, entry, STEP_S[1] if lacks_period else None)
+            require_channels(key, statistics, contents.config.head.channels)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _tokenizer_problem(contents: Contents) -> str | None:
+    try:
+        if contents.tokenizer is not None:
+            PromptTokenizer(contents.config.prompt, contents.config.decoder.vocabulary, *contents.tokenizer)
+    except ValueError as error:
+        return str(error)
+    return None

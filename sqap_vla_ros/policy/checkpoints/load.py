@@ -23,7 +23,7 @@ from sqap_vla_ros.policy.actions import ActionStatistics, statistics_notes
 from sqap_vla_ros.policy.checkpoints.contents import CheckpointError, Contents
 from sqap_vla_ros.policy.checkpoints.one_file import open_one_file
 from sqap_vla_ros.policy.checkpoints.published import open_published
-from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance, choose_dataset
+from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance, choose_dataset, require_channels
 from sqap_vla_ros.policy.config import PolicyConfig
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 
@@ -88,7 +88,9 @@ def read_header(
     """
     require_whole(contents)
     key = choose_dataset(contents.datasets, unnorm_key)
-    return key, ActionStatistics.from_dataset(key, contents.datasets[key], dt_s), _tokenizer(contents, tokenizer)
+    statistics = ActionStatistics.from_dataset(key, contents.datasets[key], dt_s)
+    require_channels(key, statistics, contents.config.head.channels)
+    return key, statistics, _tokenizer(contents, tokenizer)
 
 
 def require_whole(contents: Contents) -> None:
@@ -174,7 +176,7 @@ def _tokenizer(contents: Contents, path: str | Path | None) -> PromptTokenizer:
     if contents.tokenizer is None:
         raise CheckpointError(
             f"no tokenizer came with {contents.path}: put Llama-2's {' or '.join(PromptTokenizer.FILES)} into the "
-            "checkpoint's folder, or name it (`sqap-vla convert --tokenizer`)"
+            "checkpoint's folder, or name it as tokenizer (--tokenizer)"
         )
     return PromptTokenizer(prompt, vocabulary, *contents.tokenizer)
 

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from sqap_vla_ros.policy.checkpoints.contents import CheckpointError, Contents
-from sqap_vla_ros.policy.checkpoints.foreign import file_problem, location_problem, tensors_problem
+from sqap_vla_ros.policy.checkpoints.foreign import (
+    file_problem,
+    is_archive,
+    location_problem,
+    tensors_problem,
+)
 from sqap_vla_ros.policy.checkpoints.published_names import (
     AVERAGED_HEAD,
     GROUPS,
@@ -94,6 +99,8 @@ def open_published(path: Path, config: PolicyConfig | None, *, ema: bool = False
             '{"my_data": {"action": {...}}} around them'
         )
     beside = [file for name in PromptTokenizer.FILES if (file := folder / name).is_file()]
+    if beside and (problem := file_problem(beside[0])):
+        raise CheckpointError(problem)
     return Contents(
         path=weights,
         format="published CogACT",
@@ -143,6 +150,8 @@ def _published_files(path: Path) -> tuple[Path, Path]:
             beside = " (config.json and dataset_statistics.json must lie beside it or one folder up)"
             raise CheckpointError(location_problem(path) + (beside if path.suffix == ".pt" else ""))
         return folder or path.parent.parent, path
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is neither a file nor a folder: give a CogACT folder or a file")
     found = sorted((path / "checkpoints").glob("*.pt")) or sorted(path.glob("*.pt"))
     if len(found) == 1:
         return path, found[0]
@@ -183,7 +192,8 @@ def _read_groups(weights: Path) -> Groups:
     except PermissionError:
         raise
     except Exception as error:  # damaged bytes make the unpickler raise anything
-        raise CheckpointError(f"{weights} is truncated or not a PyTorch file ({error}): copy it again") from error
+        reason = error if is_archive(weights) else "torch.save writes a zip archive, which this is not"
+        raise CheckpointError(f"{weights} is truncated or not a PyTorch file ({reason}): copy it again") from error
     model = stored.get("model", stored) if isinstance(stored, dict) else stored
     if isinstance(model, dict) and not any(isinstance(part, dict) for part in model.values()):
         model = _regrouped(weights, model)
@@ -195,7 +205,7 @@ def _read_groups(weights: Path) -> Groups:
     return {
         name: _without_wrapper(weights, name, model[name])
         for name in (*GROUPS, AVERAGED_HEAD)
-        if isinstance(model.get(name), dict)
+        if isinstance(model.get(name), dict) and (model[name] or name != AVERAGED_HEAD)
     }
 
 
@@ -224,8 +234,10 @@ def _without_wrapper(weights: Path, group: str, part: dict[Any, Any]) -> dict[st
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: a published CogACT folder has it beside checkpoints/")
+    if problem := file_problem(path):
+        raise CheckpointError(problem)
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows begin a file with a mark
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,9 +32,11 @@ def described(error: Exception, *, resumes: bool = False) -> str:
         remedy = f"{remedy} (it was to hold {error.filename})"
     read_only = isinstance(error, OSError) and error.errno == errno.EROFS
     again = "; the same command then goes on from here" if resumes and not read_only else ""
-    if remedy is None:
-        return f"{error}{again if isinstance(error, WriteError) else ''}"
-    return f"{remedy}{again}"
+    if remedy is not None:
+        return f"{remedy}{again}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    return f"{error}{again if isinstance(error, WriteError) else ''}"
 
 
 def check_free(path: Path, *, overwrite: bool = False) -> None:
@@ -59,8 +61,10 @@ def check_folder(folder: Path) -> None:
 
 
 def _require_writable(folder: Path, wanted: Path) -> None:
-    if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
-        raise PermissionError(f"folder {folder} is not writable: choose another place for {wanted.name}")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # permissions alone do not tell of /proc, quotas and network disks
+    except OSError as error:
+        raise PermissionError(f"folder {folder} is not writable: choose another place for {wanted.name}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -83,3 +83,22 @@ def test_nesting_without_end_is_refused(tmp_path):
     for read in (read_camera_info, read_segments):
         with pytest.raises(ValueError, match=r"a\.yaml"):
             read(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- 1\n- 2", "got 1"),
+        ("[]", r"got \[\]"),
+        ("- {from_s: 0, instruction: null}", "got {'from_s': 0, 'instruction': None}"),
+        ("- {from_s: 0, instruction: [1]}", "must be a YAML list"),
+        ("- {from_s: .nan, instruction: a}", "must be a YAML list"),
+        ("- {from_s: 0, instruction: ' '}", "the instruction is empty|has no visible"),
+        ("a: b: c\n  - [", "is not valid YAML: [^\n]*$"),
+    ],
+)
+def test_segments_that_say_nothing_are_refused_in_one_line(tmp_path, text, said):
+    (tmp_path / "segments.yaml").write_text(text)
+    with pytest.raises(ValueError, match=said) as error:
+        read_segments(tmp_path / "segments.yaml")
+    assert "Error" not in str(error.value)

@@ -155,7 +155,9 @@ def test_truncated_files_are_named(folder, tmp_path, keep):
     for path, opened in ((weights_of(folder), folder), (tmp_path / "micro.safetensors",) * 2):
         data = path.read_bytes()
         path.write_bytes(data[: int(keep if keep > 1 else keep * len(data))])
-        with pytest.raises(CheckpointError, match=f"{path.name}.* (truncated|more than tensors|not a whole)"):
+        with pytest.raises(
+            CheckpointError, match=f"{path.name}.* ?(truncated|more than tensors|not a whole|is empty: copy)"
+        ):
             open_checkpoint(opened, MICRO)
 
 
