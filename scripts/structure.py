@@ -74,7 +74,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "recordings": (*_BASE, *_WHOLE, "robot", "films"),
     "nodes": (*_BASE, "robot", "jpeg"),
     "nodes.tf": _BASE,
-    "nodes.launch": (*_BASE, "processes", "yaml_files"),
+    "nodes.launch": (*_BASE, "processes", "yaml_files", "nodes.parameter_table"),
     "nodes.launch.table": (*_BASE, "nodes", "simulation.vocabulary"),  # names the modules to start
     "nodes.recorder": (*_BASE, *_ROS, "robot"),
     "nodes.policy": (*_BASE, *_ROS, "robot", "control", "serving"),

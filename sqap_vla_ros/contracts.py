@@ -180,6 +180,11 @@ class PolicyInfo:
     stateful: bool = False
     crop: str = "none"
 
+    @property
+    def looks_at_gripper(self) -> bool:
+        """True when tokens are selected, which may depend on the gripper's pixel."""
+        return self.selector not in ("", "none")
+
 
 class Policy(Protocol):
     """Predicts an action chunk from an observation. Deterministic for a given observation and seed."""

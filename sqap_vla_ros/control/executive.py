@@ -27,6 +27,7 @@ from sqap_vla_ros.robot.holding import HoldReason
 
 TRACKING_MEMORY_S = 10.0
 STOPPING_NS = 300_000_000  # a motion is brought to rest in less
+REJECTED = "chunk rejected: "  # begins the reason of a chunk that is not executed
 
 
 class State(enum.IntEnum):
@@ -285,7 +286,7 @@ class Executive:
     def rejected(self, why: str, *, malformed: bool, latency_s: float) -> None:
         """Note that a chunk was not executed. malformed: non-finite or misshapen, in a row a fault of the model."""
         self.counters.chunks_rejected += 1
-        self.report(Input.CHUNK, f"chunk rejected: {why}")
+        self.report(Input.CHUNK, f"{REJECTED}{why}")
         if not malformed:
             self._predicted(latency_s)
             self._malformed = 0

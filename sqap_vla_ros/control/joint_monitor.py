@@ -16,6 +16,7 @@ from sqap_vla_ros.robot.kinematics import ArmKinematics
 FUTURE_S = 0.1  # a stamp may lie so far ahead, by clocks that differ
 FASTEST = 5.0  # rad/s or m/s of a joint whose URDF states no limit
 HASTE, SLACK = 2.0, 0.05  # times the limit, and rad or m on top, that a measured joint may move: noise and late stamps
+MOST_NAMES = 8  # in a sentence
 CONFIRMATIONS = 5  # samples in a row that agree with each other and not with those before: the arm was moved
 
 
@@ -45,6 +46,7 @@ class JointMonitor:
         self._timeout_s = timeout_s
         self._description_problem = "no robot_description was received yet: publish the URDF or set the parameter"
         self._message_problem: str | None = None
+        self._others: dict[str, None] = {}  # joints of messages that have none of the arm's, in order
         self._joints: dict[str, _Joint] = {}
         self._refusals = Refusals()
         self._heard_ns: int | None = None  # when the last message with the arm's joints came
@@ -62,6 +64,7 @@ class JointMonitor:
         """Forget all values: time jumped, or the chain is another one."""
         self._joints.clear()
         self.gripper = None
+        self._others = {}
         self._refusals.clear()
         self._message_problem = None
         self._heard_ns = None
@@ -92,6 +95,8 @@ class JointMonitor:
             self.gripper = position if math.isfinite(position) else self.gripper
         arm = self.kinematics
         if arm is None or not set(arm.joint_names) & set(names):
+            if len(self._others) <= MOST_NAMES:
+                self._others |= dict.fromkeys(names)
             return
         self._heard_ns = now_ns
         self._message_problem = self._malformed(arm, names, positions, stamp_ns, now_ns)
@@ -112,7 +117,8 @@ class JointMonitor:
         if self._message_problem is not None and not (silent and self._joints):
             return self._message_problem
         if not self._joints:
-            return "no joint_states of the arm were received yet"
+            come = f"; those that come are of {_listed(list(self._others))}" if self._others else ""
+            return f"no joint_states of the arm ({_listed(arm.joint_names)}) were received yet{come}"
         if missing := [name for name in arm.joint_names if name not in self._joints]:
             return f"joint_states lack {', '.join(missing)}; they have {', '.join(self._joints)}"
         refused = None if silent else self._refusals.problem(now_ns)
@@ -174,3 +180,7 @@ class JointMonitor:
 def _reachable(arm: ArmKinematics, index: int, moved: float, passed_ns: int) -> bool:
     fastest = min(float(arm.velocity_limit[index]), FASTEST)
     return abs(moved) <= SLACK + HASTE * fastest * passed_ns / NS_PER_S
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMES]) + (", …" if len(names) > MOST_NAMES else "")

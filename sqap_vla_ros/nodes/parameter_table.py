@@ -7,12 +7,15 @@ A default stands in one place. A parameter that fills a field of a configuration
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+EVERY_NODE: Mapping[str, bool] = {"use_sim_time": False, "start_type_description_service": True}  # declared by rclpy
+_QOS = "qos_overrides"
 Value = bool | int | float | str | list[float]
 Config = TypeVar("Config")
 
@@ -83,9 +86,13 @@ def configured(config: type[Config], table: Iterable[Parameter], values: Mapping
 
 
 def declare(node: Any, table: Iterable[Parameter], *, read_only: bool = False) -> None:
-    """Declare every parameter on a rclpy node, with its description and range. read_only: none may change later."""
+    """Declare every parameter on a rclpy node, with its description and range; warn of those that it does not have.
+
+    read_only: none may change later.
+    """
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
+    table = tuple(table)
     for p in table:
         descriptor = ParameterDescriptor(name=p.name, description=p.description, read_only=read_only)
         if p.choices:
@@ -99,6 +106,19 @@ def declare(node: Any, table: Iterable[Parameter], *, read_only: bool = False) -
             highest = 2**31 - 1 if p.maximum is None else int(p.maximum)
             descriptor.integer_range = [IntegerRange(from_value=int(p.minimum), to_value=highest)]
         node.declare_parameter(p.name, p.default, descriptor)
+    # Private to rclpy, which has no other way to tell; without it nothing is compared.
+    given: Iterable[str] = getattr(node, "_parameter_overrides", ())
+    known = [p.name for p in table]
+    if found := [text for name in given if (text := unknown(name, known)) is not None]:
+        node.get_logger().warning("; ".join(found))
+
+
+def unknown(name: str, known: Collection[str]) -> str | None:
+    """Return that a name is none of these parameters, nor one that every node has; None where it is one."""
+    if name in known or name in EVERY_NODE or name.partition(".")[0] == _QOS:
+        return None
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"there is no parameter {name}" + (f", did you mean {near[0]}?" if near else "")
 
 
 def problems(table: Iterable[Parameter], values: Mapping[str, Any]) -> list[str]:

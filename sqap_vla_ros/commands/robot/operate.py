@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 from sqap_vla_ros.commands.options import UsageError, add_command
+
+if TYPE_CHECKING:
+    from sqap_vla_ros.nodes.operate.operator import Operator
 
 TRIGGERS = {"stop": "stop", "reset": "reset_fault"}  # what is typed -> the node's service
 DESCRIPTION = """Instruct, enable, stop and watch a running policy_node, as `ros2 topic` and `ros2 service` do:
 
-  status               print what it does until Ctrl-C
-  start "pick up …"    give it this instruction, enable it and print what it does; Ctrl-C disables it: the arm holds
+  status               print what it does until Ctrl-C; with --once a single line
+  start "pick up …"    print what it commands, give it this instruction, enable it and print what it does; Ctrl-C
+                       disables it: the arm holds
   disable              end the task; the arm holds
   stop                 latch a stop
   reset                clear a latched stop or fault"""
@@ -28,6 +33,7 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("what", choices=("status", "start", "disable", *TRIGGERS), help="see above")
     parser.add_argument("instruction", nargs="?", help="of `start`: the task in words")
+    parser.add_argument("--once", action="store_true", help="of `status`: print one line and end")
     parser.add_argument("--node", default="/policy_node", help="the policy node's name, with its namespace")
 
 
@@ -35,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     """Do it; 1 where the node refuses."""
     if (args.instruction is None) == (args.what == "start"):
         raise UsageError('only `start` has an instruction: sqap-vla operate start "pick up the cube"')
+    if args.once and args.what != "status":
+        raise UsageError("--once is for `status`: leave it out")
     from sqap_vla_ros.nodes.operate.operator import Operator
 
     with Operator(args.node, lambda text: print(text, flush=True)) as operator:
@@ -42,7 +50,11 @@ def run(args: argparse.Namespace) -> int:
             return 0 if operator.trigger(TRIGGERS[args.what]) else 1
         if args.what == "disable":
             return 0 if operator.enable(False) else 1
+        if args.once:
+            operator.tell()
+            return 0
         if args.what == "start":
+            operator.describe()
             operator.instruct(args.instruction)
             if not operator.enable(True):
                 return 1
@@ -50,6 +62,15 @@ def run(args: argparse.Namespace) -> int:
             operator.watch()
         except BaseException:
             if args.what == "start":
-                operator.enable(False)
+                _disable(operator)
             raise
     return 0
+
+
+def _disable(operator: Operator) -> None:
+    """End the task; say so where that is cut short."""
+    try:
+        operator.enable(False)
+    except BaseException:
+        print("the node was NOT disabled, and may move on: sqap-vla operate disable", file=sys.stderr, flush=True)
+        raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rcl_interfaces.srv import GetParameters, ListParameters
@@ -19,6 +19,7 @@ from std_msgs.msg import String
 from sqap_vla_ros.control.image_gate import ImageGate
 from sqap_vla_ros.control.tool_monitor import ToolSample
 from sqap_vla_ros.nodes.check.snapshot import Arrival, CommandTopic, Snapshot
+from sqap_vla_ros.nodes.check.transform_watch import TransformWatch
 from sqap_vla_ros.nodes.messages import time_ns
 from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.grippers.actions import action_name
@@ -62,9 +63,10 @@ class Collector:
         self._arrivals: dict[str, list[Arrival]] = {}
         self._images: list[Any] = []
         self._infos: list[Any] = []
-        self._joint_states: list[tuple[Any, int]] = []
+        self._joint_states: list[tuple[Any, Arrival]] = []
         self._tools: list[tuple[ToolSample, int]] = []
         self._description: str | None = values["robot_description"] or None
+        self._descriptions: dict[bytes, str] = {}  # by publisher
         compressed = values["image_transport"] == "compressed"
         listeners = self._inputs.listeners()
         image, info, joints, description = listeners[:4]
@@ -76,13 +78,14 @@ class Collector:
         }
         for listener, kind, keep in (
             (image, CompressedImage if compressed else Image, self._keep_image),
-            (info, CameraInfo, self._infos.append),
+            (info, CameraInfo, self._keep_info),
             (joints, JointState, self._keep_joints),
         ):
             self._record(listener, kind, keep)
         HearAll(node, String, "robot_description", self._keep_description)
         self._buffer = Buffer()
         self._listener = TransformListener(self._buffer, node, spin_thread=False)
+        self._transforms = TransformWatch(node)
         gate = ImageGate(configuration.image_gate_config(values))
         self._observer = make_observer(values, self._buffer, gate, (image.topic, info.topic))
         node.create_timer(TOOL_PERIOD_S, self._measure_tool, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -120,6 +123,8 @@ class Collector:
             joint_states=tuple(self._joint_states),
             tools=tuple(self._tools),
             description=self._description,
+            descriptions=dict(self._descriptions),
+            frames=self._transforms.frames(),
             publishers={
                 topic: tuple(p for p in graph.get_publishers_info_by_topic(topic) if p.node_name != NAMELESS)
                 for topic in heard | commanded
@@ -135,25 +140,27 @@ class Collector:
         executor.shutdown()
         return snapshot
 
-    def _record(self, listener: Listener, kind: type, keep: Any) -> None:
-        arrivals = self._arrivals.setdefault(listener.topic, [])
-
+    def _record(self, listener: Listener, kind: type, keep: Callable[[Any, Arrival], None]) -> None:
         def on_message(message: Any) -> None:
-            arrivals.append(Arrival(time_ns(message.header.stamp), self._now_ns(), time.monotonic()))
-            keep(message)
+            keep(message, Arrival(time_ns(message.header.stamp), self._now_ns(), time.monotonic()))
 
         assert listener.qos is not None
         self._node.create_subscription(kind, listener.topic, on_message, listener.qos)
 
-    def _keep_image(self, message: Any) -> None:
+    def _keep_image(self, message: Any, arrival: Arrival) -> None:
+        self._arrivals.setdefault(self._topics["image"], []).append(arrival)
         self._images.append(message)
         del self._images[:-KEPT]
 
-    def _keep_joints(self, message: JointState) -> None:
-        self._joint_states.append((message, self._now_ns()))
+    def _keep_info(self, message: CameraInfo, arrival: Arrival) -> None:
+        self._arrivals.setdefault(self._topics["camera_info"], []).append(arrival)
+        self._infos.append(message)
 
-    def _keep_description(self, message: String, _publisher: bytes) -> None:
-        self._description = message.data
+    def _keep_joints(self, message: JointState, arrival: Arrival) -> None:
+        self._joint_states.append((message, arrival))
+
+    def _keep_description(self, message: String, publisher: bytes) -> None:
+        self._description = self._descriptions[publisher] = message.data
 
     def _measure_tool(self) -> None:
         try:

@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
             observation = Observation(
                 observation.image, observation.stamp_ns, "check", observation.gripper_pixel, observation.base_from_tool
             )
-        snapshot = dataclasses.replace(snapshot, trial=try_policy(snapshot.values, observation))
+        trial = try_policy(snapshot.values, observation, wait_s=args.wait, say=_say)
+        snapshot = dataclasses.replace(snapshot, trial=trial)
     rows, shown = examine(snapshot, CHECKS), ""
     if (drawn := picture.draw(snapshot)) is not None:
         try:
@@ -58,6 +59,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         report.print(Console())
     return 0 if report.go else 1
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 LISTEN_S, LISTEN_CAMERA_S = 3.0, 60.0
+FARTHEST_M = 10.0  # of a point of a tool from its frame
 SUMMARY = "look at everything around the policy node before the first motion"
 DESCRIPTION = (
     "Look at everything that the policy node depends on, before the first motion: clocks, rates, QoS, camera, "
@@ -30,6 +31,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--picture", type=Path, default=Path("check.png"), help="where the gripper's pixel is drawn into an image"
     )
     parser.add_argument("--without-policy", action="store_true", help="do not load the policy")
+    parser.add_argument(
+        "--wait",
+        type=_load_seconds,
+        metavar="S",
+        help="seconds for the policy to load; unless given load_timeout_s, and half a minute for that of a server",
+    )
     camera = parser.add_argument_group("hand-eye (of --camera)")
     camera.add_argument(
         "--camera", action="store_true", help="compare the projected tool with where it is seen; nothing is moved"
@@ -43,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     camera.add_argument(
         "--point",
-        type=float,
+        type=_coordinate,
         nargs=3,
         default=(0.0, 0.0, 0.0),
         metavar=("X", "Y", "Z"),
@@ -78,10 +85,22 @@ def _collect_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
+    return _within(text, 0.5, 600.0, "seconds")
+
+
+def _load_seconds(text: str) -> float:
+    return _within(text, 0.5, 86_400.0, "seconds")
+
+
+def _coordinate(text: str) -> float:
+    return _within(text, -FARTHEST_M, FARTHEST_M, "metres")
+
+
+def _within(text: str, low: float, high: float, unit: str) -> float:
     try:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"needs a number, got {text!r}") from None
-    if not 0.5 <= value <= 600.0:
-        raise argparse.ArgumentTypeError(f"must be 0.5 to 600 seconds, got {text}")
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"must be {low:g} to {high:g} {unit}, got {text}")
     return value

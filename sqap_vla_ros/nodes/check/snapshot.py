@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,6 +14,7 @@ from sqap_vla_ros.contracts import NS_PER_S, ActionChunk, PolicyInfo
 from sqap_vla_ros.control.description import read_description
 from sqap_vla_ros.control.image_gate import ImageGate
 from sqap_vla_ros.control.tool_monitor import ToolSample
+from sqap_vla_ros.nodes.check.transform_watch import Frames
 from sqap_vla_ros.nodes.messages import time_ns
 from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.inputs import make_observer
@@ -18,6 +22,9 @@ from sqap_vla_ros.nodes.policy.observer import Frame, ObservationProblem, Observ
 from sqap_vla_ros.nodes.policy.publishers import Listener
 from sqap_vla_ros.nodes.tf.api import Buffer
 from sqap_vla_ros.robot.kinematics import ArmKinematics
+
+NO_FRAMES = Frames({}, {}, {})
+_STDERR = 2  # of the process
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,10 @@ class Snapshot:
     values: parameters of policy_node. node: its fully qualified name. topics: resolved names of `image`, `camera_info`,
         `joint_states`, `robot_description`.
     now_ns: ROS time at the end of listening; listened_s: for how long.
-    arrivals: resolved topic -> messages in order. images, infos, joint_states: messages, the newest last; joint states
-        with the ROS time of their arrival.
+    arrivals: resolved topic of images and camera_infos -> messages in order. images, infos, joint_states: messages, the
+        newest last; joint states with their arrival.
+    descriptions: publisher of robot_description -> its newest text, b"" where the middleware does not tell it apart.
+    frames: the tree of frames, and who says what of them.
     tools: poses of the tool as TF had them while listening. buffer: transforms.
     publishers, subscribers: topic -> endpoints as rclpy describes them. kinds: topic of the graph -> types.
     controllers: node that listens to the arm's commands -> its parameters; None where it does not tell.
@@ -86,9 +95,11 @@ class Snapshot:
     arrivals: Mapping[str, tuple[Arrival, ...]] = field(default_factory=dict)
     images: tuple[Any, ...] = ()
     infos: tuple[Any, ...] = ()
-    joint_states: tuple[tuple[Any, int], ...] = ()
+    joint_states: tuple[tuple[Any, Arrival], ...] = ()
     tools: tuple[tuple[ToolSample, int], ...] = ()
     description: str | None = None
+    descriptions: Mapping[bytes, str] = field(default_factory=dict)
+    frames: Frames = NO_FRAMES
     publishers: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     subscribers: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -97,6 +108,20 @@ class Snapshot:
     gripper_action: str = ""
     safety_stop: str | None = None
     trial: PolicyTrial | None = None
+
+    @property
+    def protects_gripper(self) -> bool:
+        """True unless the policy is known to select no tokens around the gripper's pixel."""
+        info = None if self.trial is None else self.trial.info
+        return info is None or info.looks_at_gripper
+
+    @cached_property
+    def arm_joint_states(self) -> tuple[tuple[Any, Arrival], ...]:
+        """The joint states with joints of the arm, others being passed over by the node; all, where there are none."""
+        if isinstance(self.arm, str):
+            return self.joint_states
+        names = set(self.arm.joint_names)
+        return tuple(pair for pair in self.joint_states if names & set(pair[0].name)) or self.joint_states
 
     @cached_property
     def frame(self) -> Frame | None:
@@ -118,7 +143,9 @@ class Snapshot:
     def observer(self) -> Observer:
         """The policy node's observer, over these transforms."""
         gate = ImageGate(configuration.image_gate_config(self.values))
-        return make_observer(self.values, self.buffer, gate, (self.topics["image"], self.topics["camera_info"]))
+        observer = make_observer(self.values, self.buffer, gate, (self.topics["image"], self.topics["camera_info"]))
+        observer.needs_projection = self.protects_gripper
+        return observer
 
     @cached_property
     def view(self) -> View | ObservationProblem | None:
@@ -136,4 +163,20 @@ class Snapshot:
         if not self.description:
             return f"no robot_description was received on {self.topics['robot_description']}"
         config = configuration.inverse_config(self.values)
-        return read_description(self.description, self.values["base_frame"], self.values["tool_frame"], config)
+        frames = self.values["base_frame"], self.values["tool_frame"]
+        with _quiet():  # the parser of URDFs writes of its own about what `arm` says
+            return read_description(self.description, *frames, config)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Throw away what libraries below Python write to standard error."""
+    sys.stderr.flush()
+    kept = os.dup(_STDERR)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), _STDERR)
+        yield
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)

@@ -6,7 +6,6 @@ from sqap_vla_ros.nodes.check.checks.arm import (
     check_description,
     check_joint_states,
     check_kinematics,
-    check_transforms,
     check_workspace,
 )
 from sqap_vla_ros.nodes.check.checks.camera import check_camera_info, check_gripper_pixel, check_image
@@ -18,6 +17,7 @@ from sqap_vla_ros.nodes.check.checks.commands import (
 )
 from sqap_vla_ros.nodes.check.checks.policy import check_latency, check_worker
 from sqap_vla_ros.nodes.check.checks.streams import check_clocks, check_qos, check_rates, check_safety_stop
+from sqap_vla_ros.nodes.check.checks.transforms import check_transforms
 from sqap_vla_ros.nodes.check.finding import Check
 
 CHECKS = (

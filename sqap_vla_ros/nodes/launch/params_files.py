@@ -6,17 +6,15 @@ types, the earlier one can win. A misspelt `speed_scale`, or a limit in quotes, 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sqap_vla_ros.nodes.parameter_table import EVERY_NODE, unknown
 from sqap_vla_ros.yaml_files import read_yaml
 
 _KEY = "ros__parameters"
-_EVERY_NODE = ("use_sim_time", "start_type_description_service")  # declared by rclpy
-_QOS = "qos_overrides"
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # a number in ROS, a text in YAML 1.1
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list of numbers"}
 
@@ -27,7 +25,8 @@ def check_params_file(path: Path, node: str, shipped: Path) -> None:
     Raises ValueError naming the file and every parameter that the node does not have or whose value is of another type,
     and where no section is for this node.
     """
-    ((_, known),) = _sections(read_yaml(shipped))
+    ((_, own),) = _sections(read_yaml(shipped))
+    known = {**EVERY_NODE, **own}
     found, sections = [], 0
     for name, given in _sections(read_yaml(path)):
         if name.rpartition("/")[2] in ("**", "*", node):
@@ -52,11 +51,8 @@ def _sections(content: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[Any
 
 
 def _problem(name: str, value: Any, known: Mapping[str, Any]) -> str | None:
-    if name in _EVERY_NODE or name.partition(".")[0] == _QOS:
-        return None
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        return f"there is no parameter {name}" + (f", did you mean {near[0]}?" if near else "")
+        return unknown(name, known)
     kind = type(known[name])
     if kind is list:
         if not isinstance(value, list):

@@ -46,9 +46,19 @@ def read_robot(robot: str) -> RobotFile:
     try:
         parameters = content["/**"]["ros__parameters"]
         arguments = content.get("/launch", {"ros__parameters": {}})["ros__parameters"]
-        return RobotFile(path, dict(parameters), {name: str(value) for name, value in arguments.items()})
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        texts = {str(name): _text(path, str(name), value) for name, value in arguments.items()}
+        return RobotFile(path, {str(name): value for name, value in parameters.items()}, texts)
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no robot file: it needs the section '/**' with 'ros__parameters', and may have '/launch' with "
             f"'ros__parameters' ({type(error).__name__}: {error})"
         ) from error
+
+
+def _text(path: Path, name: str, value: Any) -> str:
+    """Return a launch argument as it is typed. Raises ValueError for what cannot be typed."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float, str)):
+        return str(value)
+    raise ValueError(f"{path}: {name} of '/launch' must be text, a number, true or false, got {value!r}")

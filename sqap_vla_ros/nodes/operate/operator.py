@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import rclpy
+from rcl_interfaces.srv import GetParameters
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
+from rclpy.node import Node, NodeNameNonExistentError
+from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
@@ -27,6 +32,15 @@ DISCOVERY_S = 0.5  # for a second node of the same name to be found
 LOADING = "not active yet"  # in the answer of a node that has not loaded its policy
 QUIET_S = 2.0  # a line is printed at least this often while the node is watched
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Messages that an arm or a gripper obeys; the node publishes them on no topic of its own name.
+COMMANDS = (
+    "trajectory_msgs/msg/JointTrajectory",
+    "geometry_msgs/msg/PoseStamped",
+    "geometry_msgs/msg/TwistStamped",
+    "std_msgs/msg/Float64MultiArray",
+)
+TOLD = ("output_mode", "base_frame", "tool_frame", "gripper_output", "speed_scale", "checkpoint", "recipe")
 STATES = {
     getattr(PolicyStatus, name): name for name in ("DISABLED", "WAITING", "RUNNING", "HOLDING", "STOPPED", "FAULT")
 }
@@ -59,6 +73,21 @@ class Operator:
         self._node.destroy_node()
         self._context.try_shutdown()
 
+    def describe(self) -> None:
+        """Say which node this is, what it commands and whether that moves anything. Raises ConnectionError."""
+        self._require_one_node()
+        request = GetParameters.Request(names=[*TOLD, "dry_run"])
+        answer = self._ask(GetParameters, "get_parameters", request)
+        values = dict(zip(request.names, map(parameter_value_to_python, answer.values), strict=False))
+        self._say(f"{self._name}: " + ", ".join(f"{name} {values[name]}" for name in TOLD if name in values))
+        for topic in self._commanded():
+            heard = self._node.get_subscriptions_info_by_topic(topic)
+            names = ", ".join(sorted({f"{end.node_namespace.rstrip('/')}/{end.node_name}" for end in heard}))
+            self._say(f"commands go to {topic}, heard by {names or 'nobody'}")
+        self._say(
+            "dry_run is on: nothing is commanded" if values.get("dry_run") else "dry_run is off: the arm will move"
+        )
+
     def instruct(self, text: str) -> None:
         """Give the node a task in words. Raises ConnectionError where no node hears it, or several."""
         self._require_one_node()
@@ -90,19 +119,28 @@ class Operator:
         self._say(f"{service}: {answer}")
         return done
 
+    def tell(self) -> None:
+        """Say once what the node does. Raises ConnectionError."""
+        self._wait(lambda: self._newest is not None, f"there is no {self._name}/status")
+        assert self._newest is not None
+        self._say(line(self._newest))
+
     def watch(self, seconds: float | None = None) -> None:
         """Say what the node does, whenever that changes and every two seconds. seconds: None until interrupted."""
         self._wait(lambda: self._newest is not None, f"there is no {self._name}/status")
+        if (count := self._node.count_publishers(f"{self._name}/status")) > 1:
+            self._say(f"{count} nodes are called {self._name}: these lines are of all of them")
         end_s = None if seconds is None else time.monotonic() + seconds
         said, said_s = None, 0.0
         while end_s is None or time.monotonic() < end_s:
             status = self._newest
             if status is not None:
-                state = (status.state, re.sub(r"[\d.]+", "", status.reason))  # not for every digit of an age
+                # Not for every digit of an age or of a position.
+                state = (status.state, status.gripper_state, re.sub(r"[\d.]+", "", status.reason))
                 if state != said or time.monotonic() - said_s >= QUIET_S:
                     said, said_s = state, time.monotonic()
                     self._say(line(status))
-            self._executor.spin_once(timeout_sec=0.1)
+            self._spin_once()
 
     def _require_one_node(self) -> None:
         """Refuse to start an arm where several nodes have the name: any of them could answer."""
@@ -121,10 +159,28 @@ class Operator:
     def _spin(self, seconds: float) -> None:
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
+            self._spin_once()
+
+    def _spin_once(self) -> None:
+        with signals_wait():
             self._executor.spin_once(timeout_sec=0.1)
+
+    def _commanded(self) -> list[str]:
+        """Return the topics that the node commands on."""
+        namespace, _, name = self._name.rpartition("/")
+        with contextlib.suppress(NodeNameNonExistentError):
+            published = self._node.get_publisher_names_and_types_by_node(name, namespace or "/")
+            own = f"{self._name}/"
+            return [topic for topic, kinds in published if not topic.startswith(own) and {*kinds} & {*COMMANDS}]
+        return []
 
     def _call(self, kind: Any, service: str, request: Any) -> tuple[bool, str]:
         """Return whether the node did it, and its answer in words."""
+        response = self._ask(kind, service, request)
+        return response.success, f"{'done' if response.success else 'refused'}; {response.message}".rstrip("; ")
+
+    def _ask(self, kind: Any, service: str, request: Any) -> Any:
+        """Return the node's answer. Raises ConnectionError."""
         client = self._node.create_client(kind, f"{self._name}/{service}")
         self._wait(client.service_is_ready, f"there is no service {self._name}/{service}")
         # An answer is lost where the server has not discovered this client yet. Every request here may be repeated.
@@ -139,8 +195,7 @@ class Operator:
             return any(answer.done() for answer in answers)
 
         self._wait(answered, f"{self._name}/{service} does not answer")
-        response = next(answer.result() for answer in answers if answer.done())
-        return response.success, f"{'done' if response.success else 'refused'}; {response.message}".rstrip("; ")
+        return next(answer.result() for answer in answers if answer.done())
 
     def _wait(self, condition: Callable[[], bool], problem: str) -> None:
         end_s = time.monotonic() + ANSWER_S
@@ -150,12 +205,36 @@ class Operator:
                     f"{problem}: does the node run, with the same ROS_DOMAIN_ID (here "
                     f"{os.environ.get('ROS_DOMAIN_ID', '0')})? --node names another one"
                 )
-            self._executor.spin_once(timeout_sec=0.1)
+            self._spin_once()
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Deliver signals at the end of the block.
+
+    One that raises while an executor takes a message leaves the callback group occupied for good: no answer would be
+    heard any more, of the service that ends the task least of all.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's business
+        return
+    caught: list[int] = []
+    previous = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not None}
+    try:
+        for number in previous:
+            signal.signal(number, lambda number, _frame: caught.append(number))
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for number in caught:
+            signal.raise_signal(number)
 
 
 def line(status: PolicyStatus) -> str:
     """Return a status as one line."""
     state = STATES.get(status.state, str(status.state))
     dry = " (dry run)" if status.dry_run else ""
-    chunks = f"[chunks {status.chunks_published}, rejected {status.chunks_rejected}]"
+    gripper = f"; gripper: {status.gripper}" if status.gripper_state != PolicyStatus.GRIPPER_UNKNOWN else ""
+    chunks = f"[chunks {status.chunks_published}, rejected {status.chunks_rejected}{gripper}]"
     return " ".join(filter(None, (time.strftime("%H:%M:%S"), f"{state}{dry}", chunks, status.reason)))

@@ -22,7 +22,7 @@ from rclpy.duration import Duration
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
 from sqap_vla_ros.control.clock_monitor import SIMULATED_JUMP_S, ClockMonitor, read_clocks
 from sqap_vla_ros.control.conditions import REFUSES_ENABLE, Hold, Input
-from sqap_vla_ros.control.executive import Executive, State
+from sqap_vla_ros.control.executive import REJECTED, Executive, State
 from sqap_vla_ros.control.mission import Mission
 from sqap_vla_ros.control.motion import MalformedChunk, UnsafeChunk
 from sqap_vla_ros.control.watchdog import Watchdog
@@ -326,7 +326,7 @@ class ControlLoop:
                 self._log.info(event.text)
             elif isinstance(event, Ready):
                 self._log.info(f"policy ready, {event.warm_latency_s * 1e3:.0f} ms a prediction: {event.info}")
-                self.inputs.observer.needs_projection = event.info.selector not in ("", "none")
+                self.inputs.observer.needs_projection = event.info.looks_at_gripper
                 self.reporter.publish_model_info(event.info)
             elif isinstance(event, (Lost, LoadFailed)):
                 self.load_failure = event.text
@@ -407,7 +407,7 @@ class ControlLoop:
             self._planned = flight.mission
             self.commander.new_task()
         if (obstacle := self.executive.obstacle()) is not None:
-            self._reject(obstacle, flight, malformed=False)
+            self._reject(obstacle.removeprefix(REJECTED), flight, malformed=False)
             return
         try:
             safe, end_ns = self.commander.execute(
@@ -423,7 +423,7 @@ class ControlLoop:
         self.executive.accepted(chunk.stamp_ns, end_ns, chunk.dt_s, latency_s, published_s)
 
     def _reject(self, why: str, flight: InFlight, *, malformed: bool) -> None:
-        self._log.warning(f"chunk rejected: {why}", throttle_duration_sec=1.0)
+        self._log.warning(f"{REJECTED}{why}", throttle_duration_sec=1.0)
         latency_s = (self.now_ns() - flight.view.frame.stamp_ns) / NS_PER_S
         self.executive.rejected(why, malformed=malformed, latency_s=latency_s)
 

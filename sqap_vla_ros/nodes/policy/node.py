@@ -30,6 +30,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
+from sqap_vla_ros.nodes.parameter_table import unknown
 from sqap_vla_ros.nodes.policy import configuration, parameters
 from sqap_vla_ros.nodes.policy.control_loop import ControlLoop
 from sqap_vla_ros.nodes.policy.safety_stop import SafetyStop
@@ -140,6 +141,14 @@ class PolicyNode(LifecycleNodeMixin, Node):
             self.executor.spin_once(timeout_sec=SPIN_S)
         else:
             self._interrupted.wait(SPIN_S)
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """Do as rclpy does, but name a parameter that there is not."""
+        for parameter in parameter_list:
+            problem = unknown(parameter.name, [p.name for p in parameters.PARAMETERS])
+            if problem is not None and not self.has_parameter(parameter.name):
+                return SetParametersResult(successful=False, reason=problem)
+        return super().set_parameters_atomically(parameter_list)
 
     def _on_set_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         """Refuse what is wrong, and what would not take effect before the next configure."""

@@ -1,60 +1,24 @@
-"""Checks of the arm: transforms, joint states, the URDF, and whether the three agree."""
+"""Checks of the arm: joint states, the URDF, the workspace, and whether they agree with TF."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
+from rclpy.qos import DurabilityPolicy
 
 from sqap_vla_ros.control.arm_watch import AGREE_M, AGREE_RAD
 from sqap_vla_ros.control.joint_monitor import JointMonitor
-from sqap_vla_ros.control.tool_monitor import ToolMonitor, ToolMonitorConfig
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Snapshot
-from sqap_vla_ros.nodes.messages import time_ns
 from sqap_vla_ros.nodes.policy import configuration
-from sqap_vla_ros.nodes.policy.inputs import TF_AGE_S
 from sqap_vla_ros.nodes.policy.observer import ObservationProblem
+from sqap_vla_ros.nodes.policy.publishers import node_name
 from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.kinematics import KinematicsError
 
 CLOSE_M, CLOSE_RAD = 0.005, 0.02  # of two descriptions of one arm that stands
-
-
-def check_transforms(snapshot: Snapshot) -> Iterator[Finding]:
-    """Look up the tool and the camera, and judge the tool's pose as the node does."""
-    base, tool = snapshot.values["base_frame"], snapshot.values["tool_frame"]
-    try:
-        snapshot.observer.measured_tool()
-    except ObservationProblem as error:
-        yield fail(str(error), f"start robot_state_publisher, and correct base_frame:={base} or tool_frame:={tool}")
-    else:
-        monitor = ToolMonitor(ToolMonitorConfig(max_age_s=TF_AGE_S + snapshot.values["tf_timeout_s"]))
-        jumps = None
-        for sample, now_ns in snapshot.tools:
-            monitor.update(sample)
-            jumps = jumps or monitor.problem(now_ns)
-        if (problem := jumps or monitor.problem(snapshot.now_ns)) is not None:
-            yield fail(problem, "look at the publishers of /tf and at their clocks (ros2 topic info -v /tf)")
-        else:
-            yield ok(f"{base} to {tool} is known and fresh")
-    if (frame := snapshot.frame) is None:
-        yield skipped("camera: there is no image with camera_info")
-        return
-    try:
-        if snapshot.tools:
-            snapshot.observer.transform(base, tool, frame.stamp_ns)
-        if frame.frame_id:
-            snapshot.observer.transform(frame.frame_id, base, frame.stamp_ns)
-    except ObservationProblem as error:
-        yield fail(
-            str(error),
-            f"publish {base} to {frame.frame_id} on /tf_static (hand-eye calibration), and lengthen tf_timeout_s where "
-            "/tf comes late",
-        )
-        return
-    yield ok(f"{base} to {frame.frame_id or 'an image without frame_id'} is known at the image's stamp")
 
 
 def check_joint_states(snapshot: Snapshot) -> Iterator[Finding]:
@@ -77,8 +41,8 @@ def _monitor(snapshot: Snapshot) -> JointMonitor:
     monitor = JointMonitor(snapshot.values["joint_states_timeout_s"], snapshot.values["gripper_joint"])
     if not isinstance(snapshot.arm, str):
         monitor.adopt(snapshot.arm)
-    for message, now_ns in snapshot.joint_states:
-        monitor.update(message.name, message.position, time_ns(message.header.stamp), now_ns)
+    for message, arrival in snapshot.joint_states:
+        monitor.update(message.name, message.position, arrival.stamp_ns, arrival.now_ns)
     return monitor
 
 
@@ -88,8 +52,15 @@ def check_description(snapshot: Snapshot) -> Iterator[Finding]:
     if isinstance(arm, str):
         needed = SINKS[snapshot.values["output_mode"]].NEEDS_JOINTS
         finding = fail if needed else warning
-        yield finding(f"robot_description: {arm}", "publish the drivers' URDF (robot_state_publisher), and correct it")
+        yield finding(f"robot_description: {arm}", _description_remedy(snapshot, arm))
         return
+    if len(texts := set(snapshot.descriptions.values())) > 1:
+        topic = snapshot.topics["robot_description"]
+        names = sorted(node_name(publisher) for publisher in snapshot.publishers.get(topic, ()))
+        yield fail(
+            f"{len(texts)} different descriptions came on {topic}, from {', '.join(names)}",
+            "end all publishers but the one of this arm: whichever is heard last counts",
+        )
     yield ok(f"{len(arm.joint_names)} joints between {snapshot.values['base_frame']} and {arm.tool_frame}")
     if unlimited := [n for n, v in zip(arm.joint_names, arm.velocity_limit, strict=True) if not np.isfinite(v)]:
         yield warning(
@@ -107,6 +78,21 @@ def check_description(snapshot: Snapshot) -> Iterator[Finding]:
         yield fail(f"outside its limits: {', '.join(outside)}", "move the arm, or use the URDF of this arm")
 
 
+def _description_remedy(snapshot: Snapshot, problem: str) -> str:
+    if snapshot.description:
+        if "joint_posture" in problem:
+            return "correct joint_posture in the robot file: a value for each joint, or [0.0] for the middle"
+        return "publish the URDF of this arm (robot_state_publisher), and correct base_frame and tool_frame"
+    publishers = snapshot.publishers.get(snapshot.topics["robot_description"], ())
+    volatile = [p for p in publishers if p.qos_profile.durability == DurabilityPolicy.VOLATILE]
+    if volatile:
+        return (
+            f"{', '.join(sorted(map(node_name, volatile)))} publishes it volatile, so that nobody hears later what was "
+            "said before: make it transient local (latched), as robot_state_publisher does"
+        )
+    return "publish the URDF of this arm (robot_state_publisher), or name its topic as robot_description:=…"
+
+
 def check_kinematics(snapshot: Snapshot) -> Iterator[Finding]:
     """Compare forward kinematics of joint_states with TF at the same stamps."""
     arm = snapshot.arm
@@ -115,10 +101,10 @@ def check_kinematics(snapshot: Snapshot) -> Iterator[Finding]:
         return
     apart = []
     base, tool = snapshot.values["base_frame"], snapshot.values["tool_frame"]
-    for message, _ in snapshot.joint_states[-100:]:
+    for message, arrival in snapshot.arm_joint_states[-100:]:
         try:
             joints = arm.configuration(message.name, message.position)
-            pose = snapshot.observer.transform(base, tool, time_ns(message.header.stamp))
+            pose = snapshot.observer.transform(base, tool, arrival.stamp_ns)
         except (KinematicsError, ObservationProblem):
             continue
         apart.append(pose_distance(pose, arm.forward(joints)))

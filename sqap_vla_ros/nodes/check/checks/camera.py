@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.control.image_gate import ImageGate
 from sqap_vla_ros.control.time_sync import ImageInfoSync
+from sqap_vla_ros.nodes.check.checks.intrinsics import doubts, fields_of_view, whole_camera
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Snapshot
 from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.observer import ObservationProblem, View
+from sqap_vla_ros.robot.camera import CameraModel, project_tool
+from sqap_vla_ros.robot.conventions import invert_pose
+
+Pose = NDArray[np.float64]  # [4, 4]
+BESIDE = 0.5  # of the image's size that the tool may be outside of it before the first motion
+# A frame of a camera's body looks along x, with y to the left and z up; an optical one along z, with x to the right.
+OPTICAL_FROM_BODY = np.array([[0.0, -1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
 
 
 def _ignore(_image: Any, _info: Any) -> None:
@@ -45,25 +54,23 @@ def check_camera_info(snapshot: Snapshot) -> Iterator[Finding]:
             yield skipped(f"the {view.source.value} is at fault")
         return
     assert isinstance(view, View)
-    camera = view.camera
+    camera, judged = view.camera, _judged(snapshot)
     if camera is None:
-        yield fail("the camera is not calibrated", "calibrate the camera (camera_calibration)")
+        yield judged("the camera is not calibrated", "calibrate the camera (camera_calibration)")
         return
-    across, down = (
-        np.degrees(2.0 * np.arctan2(side / 2.0, f))
-        for side, f in ((camera.width, camera.matrix[0, 0]), (camera.height, camera.matrix[1, 1]))
-    )
-    yield ok(f"{camera.width}x{camera.height}, field of view {across:.0f} x {down:.0f} degrees, as the image")
-    cx, cy = camera.matrix[0, 2] / camera.width, camera.matrix[1, 2] / camera.height
-    if not (0.25 < cx < 0.75 and 0.25 < cy < 0.75):
-        yield warning(
-            f"its principal point lies at {cx:.0%} and {cy:.0%} of the image",
-            "was the image cropped or resized? Then roi, binning or the matrix must say so",
-        )
+    across, down = fields_of_view(camera)
+    size = f"{camera.width}x{camera.height}, field of view {across:.0f} x {down:.0f} degrees"
+    confirmed = any(snapshot.values["training_camera"])  # another statement of the same, which the observer compared
+    found = [] if confirmed else doubts(_whole(snapshot, view))
+    if not any(doubt.serious for doubt in found):
+        yield ok(f"{size}, as the image")
+    for doubt in found:
+        remedy = f"{doubt.remedy}. If it is right, say so in training_camera"
+        yield (judged if doubt.serious else warning)(doubt.text, remedy)
     names = {str(message.header.frame_id) for message in (view.frame.image, view.frame.camera_info)}
     if len(names) > 1:
         yield warning(f"image and camera_info name different frames: {', '.join(sorted(names))}", "see the driver")
-    if not any(snapshot.values["training_camera"]):
+    if not confirmed:
         yield warning(
             "training_camera is unknown, so that nobody compares this camera with the one of the training",
             "set it for a policy of your own data: width, height, fx, fy, cx, cy",
@@ -93,13 +100,41 @@ def check_image(snapshot: Snapshot) -> Iterator[Finding]:
 def check_gripper_pixel(snapshot: Snapshot) -> Iterator[Finding]:
     """Project the tool into the image."""
     view = snapshot.view
-    if not isinstance(view, View):
+    if not isinstance(view, View) or view.camera is None or view.optical_from_base is None:
         yield skipped("needs an image with camera_info and transforms")
     elif view.tool.pixel is None:
-        yield warning(
-            f"the tool is {view.tool.reason}",
+        near = _nearly_seen(view.camera, view.optical_from_base @ view.base_from_tool)
+        yield (warning if near else _judged(snapshot))(
+            f"the tool is {view.tool.reason}{_explanation(view.camera, view.optical_from_base, view.base_from_tool)}",
             "no tokens are protected around it: turn the camera, correct its place in TF, or move the arm into view",
         )
     else:
         u, v = view.tool.pixel
         yield ok(f"{snapshot.values['tool_frame']} at ({u:.0f}, {v:.0f}): look whether the picture has it there")
+
+
+def _judged(snapshot: Snapshot) -> Callable[[str, str], Finding]:
+    """Return the severity of a wrong place of the tool in the image: without tokens around it nothing depends on it."""
+    return fail if snapshot.protects_gripper else warning
+
+
+def _whole(snapshot: Snapshot, view: View) -> CameraModel:
+    return whole_camera(view.frame.camera_info, rectified=snapshot.values["image_rectified"])
+
+
+def _nearly_seen(camera: CameraModel, optical_from_tool: Pose) -> bool:
+    """Return whether the tool is at most BESIDE of the image's size outside of it, as that of a parked arm may be."""
+    u, v = camera.project(optical_from_tool[None, :3, 3]).pixels[0]
+    return bool(
+        -BESIDE * camera.width <= u <= (1.0 + BESIDE) * camera.width
+        and -BESIDE * camera.height <= v <= (1.0 + BESIDE) * camera.height
+    )
+
+
+def _explanation(camera: CameraModel, optical_from_base: Pose, base_from_tool: Pose) -> str:
+    """Return the common mistake with which the tool would be in the image; "" where there is none."""
+    if project_tool(camera, invert_pose(optical_from_base), base_from_tool).pixel is not None:
+        return "; with the camera's transform the other way round it would be in the image"
+    if project_tool(camera, OPTICAL_FROM_BODY @ optical_from_base, base_from_tool).pixel is not None:
+        return "; in a frame that looks along x instead of z it would be in the image: is the frame an optical one?"
+    return ""

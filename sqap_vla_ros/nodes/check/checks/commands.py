@@ -6,11 +6,14 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rclpy.qos import QoSCompatibility, qos_check_compatible
+
 from sqap_vla_ros.control.description import joint_limits
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Snapshot
 from sqap_vla_ros.nodes.policy.grippers.table import GRIPPER_SINKS
 from sqap_vla_ros.nodes.policy.publishers import node_name
+from sqap_vla_ros.nodes.policy.sinks.sink import COMMAND_QOS
 
 PLAUSIBLE = {"m": 0.5, "rad": 2.0 * math.pi}  # the furthest position of a gripper whose joint nobody describes
 SLACK_SHARE = 0.02  # of a joint's range: drivers and URDFs round its ends
@@ -37,9 +40,17 @@ def check_listeners(snapshot: Snapshot) -> Iterator[Finding]:
     """Look who obeys the commands."""
     for command in snapshot.commands:
         subscribers = snapshot.subscribers.get(command.topic, ())
-        fitting = [node_name(endpoint) for endpoint in subscribers if endpoint.topic_type == command.kind]
+        typed = [endpoint for endpoint in subscribers if endpoint.topic_type == command.kind]
+        deaf = {node_name(endpoint): why for endpoint in typed if (why := _deaf(endpoint)) is not None}
+        fitting = sorted(node_name(endpoint) for endpoint in typed if _deaf(endpoint) is None)
+        for name, why in deaf.items():
+            yield (warning if fitting else fail)(
+                f"{name} listens to {command.topic}, but hears no command: {why}",
+                "give its subscription the default QoS: volatile, without deadline, liveliness or lifespan of its own",
+            )
         if fitting:
-            yield ok(f"{command.topic}: {', '.join(sorted(fitting))}")
+            yield ok(f"{command.topic}: {', '.join(fitting)}")
+        if typed:
             continue
         if subscribers:
             kinds = ", ".join(sorted({endpoint.topic_type for endpoint in subscribers}))
@@ -49,6 +60,12 @@ def check_listeners(snapshot: Snapshot) -> Iterator[Finding]:
         others = sorted(t for t, kinds in snapshot.kinds.items() if command.kind in kinds and t != command.topic)
         there = f"topics of its type: {', '.join(others)}" if others else "there is no topic of its type"
         yield fail(text, f"activate the controller, or name its topic ({there})")
+
+
+def _deaf(subscriber: Any) -> str | None:
+    """Return which policy keeps a subscriber from hearing our commands, or None."""
+    compatible, why = qos_check_compatible(COMMAND_QOS, subscriber.qos_profile)
+    return " ".join(str(why).removeprefix("ERROR: ").split()) if compatible == QoSCompatibility.ERROR else None
 
 
 def check_controller(snapshot: Snapshot) -> Iterator[Finding]:

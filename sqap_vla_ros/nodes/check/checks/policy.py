@@ -8,6 +8,7 @@ import numpy as np
 
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Snapshot
+from sqap_vla_ros.serving.frames import is_remote
 
 
 def check_worker(snapshot: Snapshot) -> Iterator[Finding]:
@@ -16,15 +17,19 @@ def check_worker(snapshot: Snapshot) -> Iterator[Finding]:
     if trial is None:
         yield skipped("not asked for")
     elif trial.failure is not None or trial.info is None:
-        yield fail(
-            f"the policy does not work: {trial.failure}", "correct checkpoint, recipe, device, unnorm_key or tokenizer"
-        )
+        yield fail(f"the policy does not work: {trial.failure}", _remedy(snapshot.values["checkpoint"]))
     else:
         info = trial.info
         yield ok(
             f"{info.checkpoint}, recipe {info.recipe}, {info.parameters / 1e6:.1f} M parameters, unnorm_key "
             f"{info.unnorm_key or 'none'}, on {snapshot.values['device']}, loaded in {trial.loaded_s:.0f} s"
         )
+
+
+def _remedy(checkpoint: str) -> str:
+    if is_remote(checkpoint):
+        return "start `sqap-vla serve` there, correct the address, or let it load its policy first (--wait)"
+    return "correct checkpoint, recipe, device, unnorm_key or tokenizer"
 
 
 def check_latency(snapshot: Snapshot) -> Iterator[Finding]:

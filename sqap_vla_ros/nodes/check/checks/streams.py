@@ -12,9 +12,9 @@ from sqap_vla_ros.control.joint_monitor import FUTURE_S
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Arrival, Snapshot
 from sqap_vla_ros.nodes.policy import configuration
-from sqap_vla_ros.nodes.policy.publishers import unheard
+from sqap_vla_ros.nodes.policy.publishers import node_name, unheard
 
-STREAMS = ("image", "camera_info", "joint_states")
+CAMERA = ("image", "camera_info")
 IRREGULAR = 3.0  # times the median period that a gap may last before it is worth a word
 
 
@@ -27,8 +27,10 @@ def check_clocks(snapshot: Snapshot) -> Iterator[Finding]:
     oldest = {"image": gate.config.max_age_s, "camera_info": gate.config.max_age_s}
     oldest["joint_states"] = snapshot.values["joint_states_timeout_s"]
     ahead = {"image": gate.config.max_future_s, "camera_info": gate.config.max_future_s, "joint_states": FUTURE_S}
-    for name in STREAMS:
+    for name in (*CAMERA, "joint_states"):
         arrivals = snapshot.arrivals.get(snapshot.topics[name], ())
+        if name == "joint_states":
+            arrivals = tuple(arrival for _, arrival in snapshot.arm_joint_states)
         if not arrivals:
             yield skipped(f"{name}: nothing came")
             continue
@@ -87,35 +89,57 @@ def _clock(name: str, arrivals: tuple[Arrival, ...], oldest_s: float, ahead_s: f
 
 def check_rates(snapshot: Snapshot) -> Iterator[Finding]:
     """Count what comes, and look for gaps and for stamps that repeat or go back."""
-    longest_s = {
-        "image": snapshot.values["image_timeout_s"],
-        "camera_info": snapshot.values["image_timeout_s"],
-        "joint_states": snapshot.values["joint_states_timeout_s"],
-    }
-    for name in STREAMS:
+    for name in CAMERA:
         topic = snapshot.topics[name]
         arrivals = snapshot.arrivals.get(topic, ())
-        if len(arrivals) < 2:
-            yield _silent(snapshot, name, topic, len(arrivals))
-            continue
-        gaps_s = np.diff([arrival.at_s for arrival in arrivals])
-        steps_ns = np.diff([arrival.stamp_ns for arrival in arrivals])
-        text = f"{topic}: {1.0 / max(float(gaps_s.mean()), 1e-9):.1f} Hz, longest gap {1e3 * gaps_s.max():.0f} ms"
-        if gaps_s.max() > longest_s[name]:
-            yield fail(f"{text}; {longest_s[name]:g} s are allowed", "look at the driver's load and at the network")
-        elif (steps_ns <= 0).mean() > 0.2:
-            yield fail(
-                f"{text}; {(steps_ns <= 0).mean():.0%} of its stamps repeat or go back",
-                "one driver alone may publish here, and must stamp each measurement once",
-            )
-        elif gaps_s.max() > max(IRREGULAR * float(np.median(gaps_s)), 0.1):
-            yield warning(f"{text}, uneven", "look at the driver's load and at the network")
-        else:
-            yield ok(text)
+        yield _rate(snapshot, name, topic, arrivals, snapshot.values["image_timeout_s"])
+    topic = snapshot.topics["joint_states"]
+    for text, arrivals in _joint_streams(snapshot, topic):
+        yield _rate(snapshot, "joint_states", text, arrivals, snapshot.values["joint_states_timeout_s"])
 
 
-def _silent(snapshot: Snapshot, name: str, topic: str, count: int) -> Finding:
-    text = f"{topic}: {count or 'no'} message{'' if count == 1 else 's'} within {snapshot.listened_s:.0f} s"
+def _joint_streams(snapshot: Snapshot, topic: str) -> list[tuple[str, tuple[Arrival, ...]]]:
+    """Return the messages of each joint of the arm, joints that come together counted once.
+
+    Arm and gripper may have publishers of their own, with the same stamps.
+    """
+    pairs = snapshot.arm_joint_states
+    arm = () if isinstance(snapshot.arm, str) else snapshot.arm.joint_names
+    seen = list(dict.fromkeys(name for message, _ in pairs for name in message.name))
+    names = [name for name in seen if name in arm] or seen
+    together: dict[tuple[int, ...], list[str]] = {}
+    for name in names:
+        together.setdefault(tuple(i for i, (message, _) in enumerate(pairs) if name in message.name), []).append(name)
+    if len(together) <= 1:
+        return [(topic, tuple(arrival for _, arrival in pairs))]
+    return [
+        (f"{topic} ({', '.join(joints)})", tuple(pairs[index][1] for index in indices))
+        for indices, joints in together.items()
+    ]
+
+
+def _rate(snapshot: Snapshot, name: str, text: str, arrivals: tuple[Arrival, ...], longest_s: float) -> Finding:
+    """Judge one stream. text: its topic, and what of it."""
+    if len(arrivals) < 2:
+        return _silent(snapshot, name, text, len(arrivals))
+    gaps_s = np.diff([arrival.at_s for arrival in arrivals])
+    steps_ns = np.diff([arrival.stamp_ns for arrival in arrivals])
+    text = f"{text}: {1.0 / max(float(gaps_s.mean()), 1e-9):.1f} Hz, longest gap {1e3 * gaps_s.max():.0f} ms"
+    if gaps_s.max() > longest_s:
+        return fail(f"{text}; {longest_s:g} s are allowed", "look at the driver's load and at the network")
+    if (steps_ns <= 0).mean() > 0.2:
+        return fail(
+            f"{text}; {(steps_ns <= 0).mean():.0%} of its stamps repeat or go back",
+            "one driver alone may publish here, and must stamp each measurement once",
+        )
+    if gaps_s.max() > max(IRREGULAR * float(np.median(gaps_s)), 0.1):
+        return warning(f"{text}, uneven", "look at the driver's load and at the network")
+    return ok(text)
+
+
+def _silent(snapshot: Snapshot, name: str, text: str, count: int) -> Finding:
+    topic = snapshot.topics[name]
+    text = f"{text}: {count or 'no'} message{'' if count == 1 else 's'} within {snapshot.listened_s:.0f} s"
     listener = next(listener for listener in snapshot.listeners if listener.topic == topic)
     if snapshot.publishers.get(topic):
         remedy = "it has a publisher: see qos; large images need config/fastdds_shm.xml on both sides"
@@ -134,6 +158,10 @@ def check_qos(snapshot: Snapshot) -> Iterator[Finding]:
             count += 1
             if (problem := unheard(publisher, listener)) is not None:
                 yield fail(problem, "change the publisher's QoS or type, or the parameter that is named")
+        if listener.topic in (snapshot.topics[name] for name in CAMERA):
+            names = sorted(map(node_name, snapshot.publishers.get(listener.topic, ())))
+            if len(names) > 1:
+                yield warning(f"{listener.topic} has {len(names)} publishers: {', '.join(names)}", "end all but one")
     if count == 0:
         yield fail("nothing that the node listens to has a publisher", "start the drivers, in this ROS_DOMAIN_ID")
     else:

@@ -46,6 +46,8 @@ def read_clicks(path: Path) -> dict[int, Array]:
             if not np.isfinite(pixel).all():
                 raise ValueError(f"u and v must be finite, got {u}, {v}")
             found[int(Decimal(str(stamp)) * NS_PER_S)] = pixel
+    except OSError as error:
+        raise OSError(f"{path} cannot be read as clicks ({error.strerror}): {_FORM}") from error
     except (ValueError, KeyError, TypeError, InvalidOperation, OverflowError, csv.Error, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as clicks ({type(error).__name__}: {error}): {_FORM}") from error
     return found

@@ -177,7 +177,7 @@ def _board_missing(surveyor: Surveyor, board: Board, name: str) -> Finding:
 def _view(args: argparse.Namespace, values: Mapping[str, Any], sight: Sight, rows: list[Row]) -> PolicyView:
     if args.without_policy:
         return assumed_view()
-    view = loaded_view(values, sight)
+    view = loaded_view(values, sight, wait_s=args.wait)
     if isinstance(view, PolicyView):
         return view
     rows.append(

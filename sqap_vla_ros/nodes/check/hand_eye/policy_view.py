@@ -52,16 +52,18 @@ def assumed_view() -> PolicyView:
     return PolicyView(ImageTransform(), ASSUMED_GRID, ASSUMED_RADIUS, "")
 
 
-def loaded_view(values: Mapping[str, Any], sight: Sight, factory: str = "") -> PolicyView | str:
+def loaded_view(
+    values: Mapping[str, Any], sight: Sight, factory: str = "", *, wait_s: float | None = None
+) -> PolicyView | str:
     """Load the policy and let it predict once, with the tool in the middle of the image; return its view, or a failure.
 
     The ring is measured in the tokens that come back, so it is right for compressed checkpoints, which hold a recipe of
-    their own, and for servers. factory: as in WorkerConfig.
+    their own, and for servers. factory, wait_s: as in `try_policy`.
     """
     height, width = sight.image.shape[:2]
     middle = (0.5 * (width - 1), 0.5 * (height - 1))
     observation = Observation(sight.image, sight.stamp_ns, "check", middle, sight.base_from_tool)
-    trial = try_policy(values, observation, factory, predictions=1)
+    trial = try_policy(values, observation, factory, predictions=1, wait_s=wait_s)
     if trial.info is None or trial.chunk is None:
         return trial.failure or "it answered nothing"
     selection, radius = trial.chunk.selection, None
