@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
         if args.what == "start":
             operator.describe()
             operator.instruct(args.instruction)
-            if not operator.enable(True):
-                return 1
         try:
+            if args.what == "start" and not operator.enable(True):
+                return 1
             operator.watch()
         except BaseException:
             if args.what == "start":

@@ -16,7 +16,8 @@ import rclpy
 from rcl_interfaces.srv import GetParameters
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node, NodeNameNonExistentError
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
+from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
@@ -168,7 +169,7 @@ class Operator:
     def _commanded(self) -> list[str]:
         """Return the topics that the node commands on."""
         namespace, _, name = self._name.rpartition("/")
-        with contextlib.suppress(NodeNameNonExistentError):
+        with contextlib.suppress(_rclpy.NodeNameNonExistentError):
             published = self._node.get_publisher_names_and_types_by_node(name, namespace or "/")
             own = f"{self._name}/"
             return [topic for topic, kinds in published if not topic.startswith(own) and {*kinds} & {*COMMANDS}]
@@ -227,8 +228,8 @@ def signals_wait() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        for number in caught:
-            signal.raise_signal(number)
+        for one in caught:
+            signal.raise_signal(one)
 
 
 def line(status: PolicyStatus) -> str:

@@ -1,0 +1,107 @@
+"""Remembers of /tf and /tf_static what a buffer does not tell: who says what of a static frame, and bad rotations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.node import Node
+from tf2_msgs.msg import TFMessage
+
+from sqap_vla_ros.nodes.policy.inputs import TF_QOS, TF_STATIC_QOS
+from sqap_vla_ros.nodes.policy.publishers import node_name
+from sqap_vla_ros.robot.conventions import pose_matrix
+
+TOLERANCE = 0.01  # of a squared norm, as tf2 has it: it ignores a transform that is further off
+UNKNOWN = "a publisher without a name"
+
+
+@dataclass(frozen=True)
+class StaticClaim:
+    """What one publisher says of a static frame. parent_from_frame: [4, 4]."""
+
+    publisher: str
+    parent: str
+    parent_from_frame: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The tree of frames. parents: frame -> its parent. statics: frame -> the newest claim of each publisher.
+
+    norms: frame -> norm of its newest quaternion, where that is not 1.
+    """
+
+    parents: Mapping[str, str]
+    statics: Mapping[str, tuple[StaticClaim, ...]]
+    norms: Mapping[str, float]
+
+    def between(self, *ends: str) -> set[str]:
+        """Return the frames whose place in their parents decides how these frames lie to each other."""
+        paths = [self._above(end) for end in ends]
+        return {frame for path in paths for frame in path if not all(frame in other for other in paths)}
+
+    def _above(self, frame: str) -> set[str]:
+        """Return the frames from this one up to the root, which is left out."""
+        found: set[str] = set()
+        while (parent := self.parents.get(frame)) is not None and frame not in found:
+            found.add(frame)
+            frame = parent
+        return found
+
+
+class TransformWatch:
+    """Listens beside the listener of the buffer."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._parents: dict[str, str] = {}
+        self._norms: dict[str, float] = {}
+        self._claims: dict[str, dict[bytes, tuple[str, NDArray[np.float64]]]] = {}
+        node.create_subscription(TFMessage, "/tf", self._on_transforms, TF_QOS)
+        node.create_subscription(TFMessage, "/tf_static", self._on_static, TF_STATIC_QOS)
+
+    def frames(self) -> Frames:
+        """Return what was heard until now."""
+        names = {
+            bytes(endpoint.endpoint_gid): node_name(endpoint)
+            for endpoint in self._node.get_publishers_info_by_topic("/tf_static")
+        }
+        statics = {
+            frame: tuple(
+                StaticClaim(names.get(publisher, UNKNOWN), parent, pose) for publisher, (parent, pose) in claims.items()
+            )
+            for frame, claims in self._claims.items()
+        }
+        return Frames(dict(self._parents), statics, dict(self._norms))
+
+    def _on_transforms(self, message: TFMessage) -> None:
+        for transform in message.transforms:
+            self._note(transform)
+
+    def _on_static(self, message: TFMessage, info: Mapping[str, Any]) -> None:
+        gid = info.get("publisher_gid")  # not in every ROS distribution
+        publisher = b"" if gid is None else bytes(gid["data"])
+        for transform in message.transforms:
+            parent, frame = self._note(transform)
+            t, q = transform.transform.translation, transform.transform.rotation
+            try:
+                pose = pose_matrix((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
+            except ValueError:
+                continue  # its norm is named
+            self._claims.setdefault(frame, {})[publisher] = parent, pose
+
+    def _note(self, transform: Any) -> tuple[str, str]:
+        parent, frame = (name.removeprefix("/") for name in (transform.header.frame_id, transform.child_frame_id))
+        self._parents[frame] = parent
+        q = transform.transform.rotation
+        norm = math.hypot(q.x, q.y, q.z, q.w)
+        if abs(norm * norm - 1.0) <= TOLERANCE:
+            self._norms.pop(frame, None)
+        else:
+            self._norms[frame] = norm
+        return parent, frame
