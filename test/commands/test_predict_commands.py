@@ -66,6 +66,7 @@ def test_gripper_point_goes_through_the_calibration(picture, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
+        (["--gripper-point", "nan", "0", "1"], "--gripper-point: needs a finite number, got 'nan'"),
         (["--gripper-point", "0", "0", "1"], "projected through --camera-info: give both"),
         (["--checkpoint", "/nowhere"], "/nowhere does not exist"),
         (["--recipe", "nonsense"], "nonsense"),

@@ -36,6 +36,16 @@ def test_joints_come_in_any_order_among_others(monitor):
     np.testing.assert_array_equal(monitor.joints, Q)
 
 
+def test_joints_of_other_names_are_listed(monitor):
+    feed(monitor, [0.0] * 9, 1.0, [f"ur_{i}" for i in range(9)])
+    feed(monitor, [0.0], 1.0, ["finger"])
+    said = "(joint1, joint2, joint3, joint4, joint5, joint6, joint7) were received yet; those that come are of ur_0, "
+    assert said in monitor.problem(at(1.0))
+    assert monitor.problem(at(1.0)).endswith("ur_7, …")
+    monitor.forget()
+    assert "those that come" not in monitor.problem(at(1.0))
+
+
 def test_joints_that_come_in_several_messages_are_merged(monitor):
     feed(monitor, Q[:3], 1.0, NAMES[:3])
     assert monitor.joints is None

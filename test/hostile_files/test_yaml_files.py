@@ -19,6 +19,16 @@ def test_plain_values_with_aliases(tmp_path, encoding):
     assert read_yaml(path) is None
 
 
+def test_a_key_that_is_given_twice_is_refused_and_one_that_replaces_a_merged_one_is_not(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("base: &base {x: 1, y: 1}\na: &a {<<: *base, x: 2}\nb: {<<: *a, x: 3, '1': 0, 1: 0}\n")
+    assert read_yaml(path)["b"] == {"x": 3, "y": 1, "1": 0, 1: 0}
+    path.write_text("a:\n  x: 1\n  y: 2\n  x: 3\n")
+    for several in (False, True):
+        with pytest.raises(ValueError, match=r"x\.yaml is not valid YAML: x is given twice\n.*line 4"):
+            read_yaml(path, first_of_several=several)
+
+
 def test_the_first_of_several_documents(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text("a: 1\n---\na: 2\n---\n")

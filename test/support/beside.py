@@ -18,10 +18,12 @@ END_S = 40.0  # in which an ended process is gone; several times what it takes o
 class NodeBeside:
     """A node with a context of its own, spun by a thread. Use as a context manager; `create` may be overridden."""
 
+    NAME, NAMESPACE = "beside", ""
+
     def __enter__(self) -> Self:
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
-        self.node = Node("beside", context=self.context)
+        self.node = Node(self.NAME, namespace=self.NAMESPACE, context=self.context)
         self.create()
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)

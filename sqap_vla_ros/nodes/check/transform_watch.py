@@ -22,7 +22,7 @@ UNKNOWN = "a publisher without a name"
 
 @dataclass(frozen=True)
 class StaticClaim:
-    """What one publisher says of a static frame. parent_from_frame: [4, 4]."""
+    """One publisher's word on a static frame. parent_from_frame: [4, 4]."""
 
     publisher: str
     parent: str

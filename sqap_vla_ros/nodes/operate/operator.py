@@ -57,6 +57,7 @@ class Operator:
         self._name = name if name.startswith("/") else f"/{name}"
         self._say = say
         self._newest: PolicyStatus | None = None
+        self._alone = False  # one node has the name, as was looked at
 
     def __enter__(self) -> Self:
         os.environ.update(dds_environment(os.environ))
@@ -85,9 +86,9 @@ class Operator:
             heard = self._node.get_subscriptions_info_by_topic(topic)
             names = ", ".join(sorted({f"{end.node_namespace.rstrip('/')}/{end.node_name}" for end in heard}))
             self._say(f"commands go to {topic}, heard by {names or 'nobody'}")
-        self._say(
-            "dry_run is on: nothing is commanded" if values.get("dry_run") else "dry_run is off: the arm will move"
-        )
+        if "dry_run" in values:
+            dry = "dry_run is on: nothing is commanded"
+            self._say(dry if values["dry_run"] else "dry_run is off: the arm will move")
 
     def instruct(self, text: str) -> None:
         """Give the node a task in words. Raises ConnectionError where no node hears it, or several."""
@@ -145,6 +146,8 @@ class Operator:
 
     def _require_one_node(self) -> None:
         """Refuse to start an arm where several nodes have the name: any of them could answer."""
+        if self._alone:
+            return
         topic = f"{self._name}/status"
         self._wait(lambda: self._node.count_publishers(topic) > 0, f"there is no {topic}")
         self._spin(DISCOVERY_S)
@@ -153,6 +156,7 @@ class Operator:
                 f"{count} nodes are called {self._name}, and whichever answered first would move: give each robot a "
                 "ROS_DOMAIN_ID or a namespace of its own"
             )
+        self._alone = True
 
     def _on_status(self, message: PolicyStatus) -> None:
         self._newest = message

@@ -225,6 +225,8 @@ def test_files_that_are_no_clicks_are_told(name, content, tmp_path):
 
 def test_stamps_keep_their_nanoseconds(tmp_path):
     (tmp_path / "clicks.csv").write_text("stamp,u,v\n1700000000.123456789,1,2\n1700000001.5, 3.25, 4\n1700000002.0,,\n")
+    with pytest.raises(OSError, match=r"none\.csv cannot be read as clicks \(No such file or directory\): it must be"):
+        read_clicks(tmp_path / "none.csv")
     assert {stamp: pixel.tolist() for stamp, pixel in read_clicks(tmp_path / "clicks.csv").items()} == {
         1_700_000_000_123_456_789: [1.0, 2.0],
         1_700_000_001_500_000_000: [3.25, 4.0],

@@ -153,6 +153,21 @@ def test_arguments_may_stand_between_options(parse):
     assert (found.json, found.without_policy, found.listen) == (True, True, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--point", "nan", "0", "0"], "--point: must be -10 to 10 metres, got nan"),
+        (["--point", "30", "0", "0"], "--point: must be -10 to 10 metres, got 30"),
+        (["--wait", "0"], "--wait: must be 0.5 to 86400 seconds, got 0"),
+        (["--listen", "inf"], "--listen: must be 0.5 to 600 seconds, got inf"),
+    ],
+)
+def test_numbers_are_bounded(words, text, capsys):
+    with pytest.raises(SystemExit):
+        alone(words)
+    assert text in capsys.readouterr().err
+
+
 def test_an_unknown_option_is_still_refused(capsys):
     with pytest.raises(SystemExit):
         alone(["robot:=ur5e", "--jsom", "image:=/y"])

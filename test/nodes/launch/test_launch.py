@@ -110,25 +110,6 @@ def test_a_missing_parameter_file_is_named(tmp_path):
         policy(params_file=str(tmp_path / "absent.yaml"))
 
 
-ROBOT = """
-/**:
-  ros__parameters: {base_frame: base, workspace_max_m: [0.5, 0.4, 0.3]}
-/launch:
-  ros__parameters: {joint_trajectory: /arm/joint_trajectory, image: /front/image}
-"""
-
-
-def test_a_robot_file_sets_parameters_and_topics_and_arguments_have_the_last_word(tmp_path):
-    file, own = tmp_path / "mine.yaml", tmp_path / "own.yaml"
-    file.write_text(ROBOT)
-    own.write_text("/**:\n  ros__parameters: {base_frame: other}\n")
-    command = policy(robot=str(file), image="/cam/image")
-    assert command.params_files == (share_path("config/policy.yaml"), file)
-    topics = dict(command.remappings)
-    assert (topics["joint_trajectory"], topics["image"]) == ("/arm/joint_trajectory", "/cam/image")
-    assert policy(robot=str(file), params_file=str(own)).params_files == (file, own)
-
-
 def sample(argument: Argument) -> str:
     """A value that is not the default."""
     if argument.choices:
@@ -157,23 +138,6 @@ def test_every_argument_reaches_the_node_beside_every_robot_file(robot):
         else:
             assert command.parameters[argument.name] == argument.parse(text)
         assert command.params_files == alone.params_files
-
-
-@pytest.mark.parametrize(
-    ("text", "error", "message"),
-    [
-        (None, FileNotFoundError, r"robot:=.*mine\.yaml: there is no such file, and the robots that ship are \["),
-        ("base_frame: base", ValueError, r"mine\.yaml is no robot file: it needs the section '/\*\*'"),
-        ("{", ValueError, r"mine\.yaml is not valid YAML"),
-        (ROBOT.replace("image:", "picture:"), ValueError, r"mine\.yaml: policy has no argument picture"),
-    ],
-)
-def test_what_is_wrong_with_a_robot_file_is_named(tmp_path, text, error, message):
-    file = tmp_path / "mine.yaml"
-    if text is not None:
-        file.write_text(text)
-    with pytest.raises(error, match=message):
-        policy(robot=str(file))
 
 
 @pytest.mark.parametrize("node", [n for b in BRINGUPS.values() for n in b.nodes], ids=lambda node: node.executable)

@@ -31,6 +31,8 @@ def check(tmp_path: Path, text: str) -> None:
         ("tool_frame: 7", "tool_frame must be text, got 7"),
         ('dry_run: "true"', "dry_run must be true or false, got 'true'"),
         ("threads: 1.0", "threads must be a whole number, got 1.0"),
+        ('use_sim_time: "yes"', "use_sim_time must be true or false, got 'yes'"),
+        ("use_sim_tim: true", "there is no parameter use_sim_tim, did you mean use_sim_time?"),
     ],
 )
 @pytest.mark.parametrize("section", ["/**", "policy_node", "/left/policy_node"])
@@ -50,6 +52,7 @@ def test_every_fault_is_named_at_once(tmp_path):
     [
         "/**:\n  ros__parameters: {max_joint_velocity: 1e-1, use_sim_time: true, workspace_min_m: [1e-1, .2, 0.0]}\n",
         "policy_node:\n  ros__parameters: {threads: 2}\nother_node:\n  ros__parameters: {what_it_likes: [a, b]}\n",
+        "/**:\n  ros__parameters: {qos_overrides./tf.subscription.depth: 5}\n",
         "/**:\n  ros__parameters: {}\n",
     ],
 )

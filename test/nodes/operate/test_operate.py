@@ -1,13 +1,18 @@
 """`sqap-vla operate` beside a node with the policy node's topics and services."""
 
+import signal
+import threading
 import time
 
 import pytest
 from beside import NodeBeside
+from geometry_msgs.msg import PoseStamped
 from policy_node_rig import LATCHED
+from rclpy.executors import SingleThreadedExecutor
 from sqap_vla_ros.msg import PolicyStatus
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
 
 from sqap_vla_ros import cli
 from sqap_vla_ros.nodes.operate import operator
@@ -15,6 +20,8 @@ from sqap_vla_ros.nodes.operate import operator
 
 class PolicyNodeDouble(NodeBeside):
     """Loads its policy for three seconds, and refuses any reset. asked: what it did."""
+
+    NAME, NAMESPACE = "policy_node", "/cell"
 
     def create(self) -> None:
         self.asked: list[str] = []
@@ -24,10 +31,17 @@ class PolicyNodeDouble(NodeBeside):
         self.node.create_service(SetBool, "/cell/policy_node/enable", self._enable)
         self.node.create_service(Trigger, "/cell/policy_node/stop", self._stop)
         self.node.create_service(Trigger, "/cell/policy_node/reset_fault", self._reset_fault)
+        self.node.declare_parameter("dry_run", False)
+        for number, name in enumerate(operator.TOLD):
+            self.node.declare_parameter(name, number)
+        self.node.create_publisher(JointTrajectory, "/arm_controller/joint_trajectory", 1)
+        self.node.create_subscription(JointTrajectory, "/arm_controller/joint_trajectory", lambda _: None, 1)
+        self.node.create_publisher(PoseStamped, "/cell/policy_node/tool", 1)
         self._publish(PolicyStatus.DISABLED, "call ~/enable with true to start")
 
     def _publish(self, state: int, reason: str = "") -> None:
-        self._status.publish(PolicyStatus(state=state, reason=reason, chunks_published=7, chunks_rejected=1))
+        gripper = {"gripper_state": PolicyStatus.GRIPPER_HOLDING, "gripper": "closed on an object at 0.3 rad"}
+        self._status.publish(PolicyStatus(state=state, reason=reason, chunks_published=7, chunks_rejected=1, **gripper))
 
     def _on_instruction(self, message: String) -> None:
         self.asked.append(message.data)
@@ -73,7 +87,48 @@ def test_a_task_is_started_and_ends_with_the_interrupt(policy_node, run, capsys,
     assert list(dict.fromkeys(policy_node.asked)) == ["pick up the cube", "enable", "disable"]
     printed = capsys.readouterr().out
     assert "waiting: the node still loads its policy\nenable: done" in printed
-    assert "RUNNING [chunks 7, rejected 1]" in printed
+    assert "RUNNING [chunks 7, rejected 1; gripper: closed on an object at 0.3 rad]" in printed
+    assert printed.startswith(
+        "/cell/policy_node: output_mode 0, base_frame 1, tool_frame 2, gripper_output 3, speed_scale 4, checkpoint 5, "
+        "recipe 6\n"
+        "commands go to /arm_controller/joint_trajectory, heard by /cell/policy_node\n"
+        "dry_run is off: the arm will move\n"
+    )
+
+
+def test_an_interrupt_while_a_message_is_taken_still_disables(policy_node, run, capsys, monkeypatch):
+    take, interrupted = SingleThreadedExecutor._take_subscription, []
+
+    def take_and_interrupt(self: SingleThreadedExecutor, subscription: object) -> object:
+        if "enable" in policy_node.asked and threading.current_thread() is threading.main_thread() and not interrupted:
+            interrupted.append(True)
+            signal.raise_signal(signal.SIGINT)
+        return take(self, subscription)
+
+    monkeypatch.setattr(SingleThreadedExecutor, "_take_subscription", take_and_interrupt)
+    monkeypatch.setattr(operator, "ANSWER_S", 5.0)
+    assert run("start", "pick up the cube") == 130
+    assert interrupted
+    assert policy_node.asked[-1] == "disable"
+    assert "does not answer" not in capsys.readouterr().err
+
+
+def test_a_second_interrupt_says_that_the_node_may_move_on(policy_node, run, capsys, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(operator.Operator, "instruct", lambda *_: None)
+    monkeypatch.setattr(operator.Operator, "enable", interrupted)
+    assert run("start", "pick up the cube") == 130
+    assert "the node was NOT disabled, and may move on: sqap-vla operate disable" in capsys.readouterr().err
+
+
+def test_status_once_is_one_line(policy_node, run, capsys):
+    assert run("status", "--once") == 0
+    (said,) = capsys.readouterr().out.splitlines()
+    assert "DISABLED [chunks 7, rejected 1; gripper: closed on an object" in said
+    assert run("stop", "--once") == 2
+    assert "--once is for `status`" in capsys.readouterr().err
 
 
 def test_a_refusal_is_the_exit_status(policy_node, run, capsys):

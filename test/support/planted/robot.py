@@ -12,6 +12,7 @@ from sqap_vla_ros.contracts import NS_PER_S, PolicyInfo
 from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.control.tool_monitor import ToolSample
 from sqap_vla_ros.nodes.check.snapshot import Arrival, CommandTopic, PolicyTrial, Snapshot
+from sqap_vla_ros.nodes.check.transform_watch import Frames, StaticClaim
 from sqap_vla_ros.nodes.images import rgb_to_message
 from sqap_vla_ros.nodes.messages import time_message, transform_message
 from sqap_vla_ros.nodes.policy import parameters
@@ -51,17 +52,28 @@ def stamps(rate_hz, *, seconds=3.0, age_s=0.02):
     return tuple(Arrival(int(t) - round(age_s * NS_PER_S), int(t), int(t - NOW_NS) / NS_PER_S + 100.0) for t in times)
 
 
-def transforms(*, base_from_tool=None, camera=True, until_ns=NOW_NS):
+def transforms(*, base_from_tool=None, camera=True, until_ns=NOW_NS, base_from_camera=None):
     """A buffer with the tool over the last three seconds, and with the camera, which looks down at it."""
     buffer = Buffer()
     pose = arm().forward(JOINTS) if base_from_tool is None else base_from_tool
     for step in range(301):
         buffer.set_transform(transform_message(pose, until_ns - step * NS_PER_S // 100, "base_link", "tool0"), "test")
     if camera:
-        down = np.diag([1.0, -1.0, -1.0, 1.0])
-        down[:3, 3] = arm().forward(JOINTS)[:3, 3] + (0.0, 0.0, 0.8)
-        buffer.set_transform_static(transform_message(down, NOW_NS, "base_link", OPTICAL), "test")
+        pose = looking_down() if base_from_camera is None else base_from_camera
+        buffer.set_transform_static(transform_message(pose, NOW_NS, "base_link", OPTICAL), "test")
     return buffer
+
+
+def frames(*others, norms=None):
+    """The tree of frames. others: what more publishers say of the camera, as [4, 4] base_from_camera."""
+    claims = [StaticClaim(f"/calibration{i}", "base_link", pose) for i, pose in enumerate((looking_down(), *others))]
+    return Frames({"tool0": "base_link", OPTICAL: "base_link"}, {OPTICAL: tuple(claims)}, norms or {})
+
+
+def looking_down():
+    down = np.diag([1.0, -1.0, -1.0, 1.0])
+    down[:3, 3] = arm().forward(JOINTS)[:3, 3] + (0.0, 0.0, 0.8)
+    return down
 
 
 def images(arrivals, rgb=None):
@@ -86,7 +98,7 @@ def joint_states(arrivals, positions=JOINTS, names=None):
     for arrival in arrivals:
         message = JointState(name=names, position=[float(p) for p in positions])
         message.header.stamp = time_message(arrival.stamp_ns)
-        found.append((message, arrival.now_ns))
+        found.append((message, arrival))
     return tuple(found)
 
 
@@ -94,8 +106,8 @@ def values(**changed):
     return {p.name: p.clean(p.default) for p in parameters.PARAMETERS} | changed
 
 
-def trial(latency_s=0.1):
-    info = PolicyInfo("micro", "", "sqap", 1000, 16, 0.2, 224, (16, 16), "micro", "sqap")
+def trial(latency_s=0.1, selector="sqap"):
+    info = PolicyInfo("micro", "", "sqap", 1000, 16, 0.2, 224, (16, 16), "micro", selector)
     return PolicyTrial(None, (latency_s,) * 10, info, None, 1.0)
 
 
@@ -128,12 +140,14 @@ def healthy(**changed):
         listeners=tuple(Listener(Input.IMAGE, topic, kind, qos.get(topic)) for topic, kind in kinds.items()),
         commands=commands,
         buffer=transforms(),
-        arrivals={"/image": camera, "/camera_info": camera, "/joint_states": joints},
+        arrivals={"/image": camera, "/camera_info": camera},
         images=images(camera),
         infos=infos(camera),
         joint_states=joint_states(joints),
         tools=tuple((ToolSample(tool, a.stamp_ns), a.now_ns) for a in joints),
         description=URDF,
+        descriptions={b"driver": URDF},
+        frames=frames(),
         publishers={topic: (endpoint("driver", kind, latched=topic in latched),) for topic, kind in kinds.items()},
         subscribers={command.topic: (endpoint("controller", command.kind),) for command in commands},
         kinds={topic: (kind,) for topic, kind in kinds.items()},

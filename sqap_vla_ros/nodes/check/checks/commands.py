@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rclpy.qos import QoSCompatibility, qos_check_compatible
+from rclpy.duration import Infinite
+from rclpy.qos import LivelinessPolicy, QoSCompatibility, QoSProfile, qos_check_compatible
 
 from sqap_vla_ros.control.description import joint_limits
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
@@ -17,6 +18,15 @@ from sqap_vla_ros.nodes.policy.sinks.sink import COMMAND_QOS
 
 PLAUSIBLE = {"m": 0.5, "rad": 2.0 * math.pi}  # the furthest position of a gripper whose joint nobody describes
 SLACK_SHARE = 0.02  # of a joint's range: drivers and URDFs round its ends
+# Of our commands, as the graph tells it: what a publisher leaves open has no end there.
+OFFERED = QoSProfile(
+    depth=COMMAND_QOS.depth,
+    reliability=COMMAND_QOS.reliability,
+    durability=COMMAND_QOS.durability,
+    deadline=Infinite,
+    liveliness=LivelinessPolicy.AUTOMATIC,
+    liveliness_lease_duration=Infinite,
+)
 CONTINUES = ("interpolate_from_desired_state", "open_loop_control")  # since Jazzy, and before
 
 
@@ -64,8 +74,10 @@ def check_listeners(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _deaf(subscriber: Any) -> str | None:
     """Return which policy keeps a subscriber from hearing our commands, or None."""
-    compatible, why = qos_check_compatible(COMMAND_QOS, subscriber.qos_profile)
-    return " ".join(str(why).removeprefix("ERROR: ").split()) if compatible == QoSCompatibility.ERROR else None
+    compatible, why = qos_check_compatible(OFFERED, subscriber.qos_profile)
+    if compatible != QoSCompatibility.ERROR:
+        return None
+    return ", ".join(text.removeprefix("ERROR: ") for text in why.split(";") if text.startswith("ERROR: "))
 
 
 def check_controller(snapshot: Snapshot) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ CENTRED = 0.2  # of the image that a principal point may lie beside the middle
 SWAPPED_FAR, SWAPPED_NEAR = 0.1, 0.05  # of the image from its middle: as it is, and with cx and cy swapped
 RESIZED, ALIKE = 0.2, 0.1  # by which a resolution differs from the image's, and its two sides from each other
 COVERED, COVERED_MOST = 0.98, 0.8  # share of the picture that the distortion model explains: all of it, and enough
-PINCUSHION, SIDEWAYS = 1.4, 0.1  # a real lens moves a point outwards by less, and hardly sideways
+PINCUSHION, SIDEWAYS = 1.4, 0.03  # a real lens moves a point outwards by less, and hardly sideways
 SHRUNK, STRETCHED = 0.6, 1.5  # of the angle off axis: an orthographic and a stereographic lens stay within
 DIRECTIONS, ANGLES = 32, 300
 CALIBRATE = "calibrate the camera (camera_calibration) at this resolution, with pictures that reach edges and corners"
@@ -108,6 +108,8 @@ def _distortion(camera: CameraModel) -> Iterator[Doubt]:
     focal, centre = camera.matrix[[0, 1], [0, 1]], camera.matrix[:2, 2]
     points = ((projection.pixels - centre) / focal).reshape(DIRECTIONS, ANGLES, 2)  # on the picture, in focal lengths
     inside = projection.in_image.reshape(DIRECTIONS, ANGLES)
+    left = np.logical_or.accumulate(inside, axis=1) & ~inside  # the border was crossed: what comes back is folded
+    inside = inside & ~np.logical_or.accumulate(left, axis=1)
     if not inside.any():
         yield Doubt(True, "its distortion leaves nothing of the picture")
         return
@@ -127,7 +129,7 @@ def _distortion(camera: CameraModel) -> Iterator[Doubt]:
     elif (covered := _covered(camera, outwards, np.where(inside, away, 0.0).max(axis=1))) < COVERED:
         yield Doubt(
             covered < COVERED_MOST,
-            f"{name} explains {covered:.0%} of the picture: beyond, it folds back, and the tool has no pixel there",
+            f"{name} explains {covered:.0%} of the picture: beyond, a point has no pixel, or a wrong one",
         )
 
 
@@ -135,8 +137,8 @@ def _covered(camera: CameraModel, outwards: NDArray[np.float64], reached: NDArra
     """Return the share of the picture within `reached` [D] focal lengths of the axis, along `outwards` [D, 2]."""
     focal, centre = camera.matrix[[0, 1], [0, 1]], camera.matrix[:2, 2]
     low, high = (-0.5 - centre) / focal, (np.array([camera.width, camera.height]) - 0.5 - centre) / focal
-    with np.errstate(divide="ignore"):
-        border = np.where(outwards > 0.0, high / outwards, low / outwards).min(axis=1)
+    ends = np.where(outwards > 0.0, high, low)
+    border = np.divide(ends, outwards, out=np.full_like(ends, np.inf), where=outwards != 0.0).min(axis=1)
     if not (border > 0.0).all():
         return 1.0  # the axis is beside the picture
     return float((np.minimum(reached, border) ** 2).sum() / (border**2).sum())

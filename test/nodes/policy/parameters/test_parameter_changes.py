@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import rclpy
+from rclpy.impl.rcutils_logger import RcutilsLogger
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sqap_vla_ros.nodes.policy import configuration, parameters
@@ -94,3 +96,22 @@ def test_no_parameter_can_be_deleted(node):
         (result,) = node.set_parameters([Parameter(name)])
         assert not result.successful, name
     assert configuration.read(node) == before
+
+
+def test_a_parameter_that_there_is_not_is_named(node):
+    result = node.set_parameters_atomically([Parameter("speed_scal", value=0.1)])
+    assert (result.successful, result.reason) == (False, "there is no parameter speed_scal, did you mean speed_scale?")
+    assert node.set_parameters_atomically([Parameter("use_sim_time", value=False)]).successful
+
+
+def test_a_misspelt_parameter_at_start_is_a_warning(monkeypatch):
+    said = []
+    monkeypatch.setattr(RcutilsLogger, "warning", lambda _logger, text, **_: said.append(text))
+    context = rclpy.Context()
+    given = ["speed_scal:=0.1", "use_sim_time:=false", "qos_overrides./tf.subscription.depth:=5", "threads:=2"]
+    rclpy.init(args=["--ros-args", *(word for text in given for word in ("-p", text))], context=context)
+    node = Node("policy_node", context=context)
+    configuration.declare(node)
+    node.destroy_node()
+    context.try_shutdown()
+    assert said == ["there is no parameter speed_scal, did you mean speed_scale?"]

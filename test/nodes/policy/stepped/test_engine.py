@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from stepped.simulated_cell import Cell
 
 from sqap_vla_ros.contracts import ActionChunk
 from sqap_vla_ros.control.conditions import Input
-from sqap_vla_ros.control.executive import State
+from sqap_vla_ros.control.executive import REJECTED, State
 from sqap_vla_ros.nodes import messages
+from sqap_vla_ros.nodes.policy.control_loop import ControlLoop
 
 PRESSING = {
     "max_lead_m": 0.3,
@@ -103,6 +105,17 @@ def test_no_motion_is_refused_because_its_first_action_is_nearly_over(join, late
         cell.switches.latency_s = latency_s
         moving(cell, 2.0)
         assert "chunk rejected: step 0" not in told(cell)
+
+
+def test_a_chunk_that_comes_while_a_hold_is_pending_is_rejected_in_words_said_once():
+    rejected = []
+    loop = SimpleNamespace(
+        _planned=None,
+        executive=SimpleNamespace(obstacle=lambda: f"{REJECTED}outside the workspace"),
+        _reject=lambda why, _flight, **_: rejected.append(why),
+    )
+    ControlLoop._execute(loop, None, SimpleNamespace(mission=None), 0, 0.0)
+    assert rejected == ["outside the workspace"]
 
 
 def test_a_clock_that_was_set_in_motion_stops_it_where_it_was():
