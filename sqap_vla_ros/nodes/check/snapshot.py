@@ -110,6 +110,11 @@ class Snapshot:
     trial: PolicyTrial | None = None
 
     @property
+    def timeless(self) -> bool:
+        """True while simulated time has not begun: no stamp can be judged."""
+        return self.simulated_time and self.now_ns == 0
+
+    @property
     def protects_gripper(self) -> bool:
         """True unless the policy is known to select no tokens around the gripper's pixel."""
         info = None if self.trial is None else self.trial.info

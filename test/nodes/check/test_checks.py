@@ -284,6 +284,11 @@ def test_the_remedy_is_that_of_the_fault(fields, check, text):
     assert [remedy for remedy in found if text in remedy]
 
 
+def test_without_a_clock_nothing_else_is_told_about_stamps():
+    found = failures(healthy(simulated_time=True, now_ns=0))
+    assert {check for check, _ in found} & {"transforms", "joint_states"} == set()
+
+
 @pytest.mark.parametrize("behind_s", [0.001, 0.2])
 def test_transforms_that_come_within_the_nodes_patience_are_a_go(behind_s):
     assert failures(healthy(tools=tools([moved(0)] * 180, behind_s=behind_s))) == set()

@@ -20,7 +20,7 @@ IRREGULAR = 3.0  # times the median period that a gap may last before it is wort
 
 def check_clocks(snapshot: Snapshot) -> Iterator[Finding]:
     """Compare each stream's stamps with ROS time at their arrival, and those of TF with the images' as well."""
-    if snapshot.simulated_time and snapshot.now_ns == 0:
+    if snapshot.timeless:
         yield fail("use_sim_time is set, but no /clock was received", "start the simulation, or use_sim_time:=false")
         return
     gate = ImageGate(configuration.image_gate_config(snapshot.values))
