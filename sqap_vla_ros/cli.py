@@ -18,13 +18,12 @@ from sqap_vla_ros.commands import (
     evaluate,
     inspect,
     predict,
-    record_demo,
-    replay,
     serve,
     tokens,
     train,
 )
 from sqap_vla_ros.commands.options import CommandParser, option_naming
+from sqap_vla_ros.commands.recordings import record_demo, replay
 from sqap_vla_ros.commands.robot import check, operate
 from sqap_vla_ros.processes import Terminated, signals_raise
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqap_vla_ros.commands.ignored import ignored, note
 from sqap_vla_ros.commands.options import (
     UsageError,
     add_checkpoint,
@@ -23,7 +23,13 @@ from sqap_vla_ros.commands.options import (
     readable_config,
     use_threads,
 )
-from sqap_vla_ros.commands.recordings.bags import add_bag_frames, add_bag_topics, bag_spec, ignored_bag_options
+from sqap_vla_ros.commands.recordings.bags import (
+    BAG_OPTIONS,
+    add_bag_frames,
+    add_bag_topics,
+    bag_spec,
+    ignored_bag_options,
+)
 
 if TYPE_CHECKING:
     from sqap_vla_ros.compression.files.estimate import Estimate
@@ -91,13 +97,12 @@ def run(args: argparse.Namespace) -> int:
     config = readable_config(args.checkpoint, settings)
     if config is None:
         raise UsageError(f"--checkpoint {args.checkpoint} is compressed already: name the one that it was made from")
-    for note in ignored_bag_options(args):
-        print(f"note: {note}", file=sys.stderr)
     require_loadable(recipe, config.decoder.depth)
     # the report predicts with the whole policy first; without it, and with layers to quantise, they stay in the file
     lies_in_a_file = checkpoint_path(args.checkpoint, SHIPPED) is not None
     mapped = lies_in_a_file and args.report is None and recipe.quantization is not None
     use_threads(args.threads)
+    note(ignored_options(args))
     observations, held_out = _observations(args)
     require_calibration(recipe, observations)
     needs = estimate(config, recipe, len(observations), mapped_layers=mapped)
@@ -129,6 +134,34 @@ def run(args: argparse.Namespace) -> int:
     if before is not None:
         _report(args.report, args.out, recipe, before, held_out)
     return 0
+
+
+def _kind(calibration: str | None) -> str:
+    """Return what --calibration names: "nothing", "scenes", "dataset", "bag" or, where nothing else fits, "folder"."""
+    from sqap_vla_ros.nodes.bags.store import is_recording
+    from sqap_vla_ros.recordings.lerobot.layout import is_dataset
+    from sqap_vla_ros.shipped import CALIBRATION_SOURCES
+
+    if not calibration:
+        return "nothing"
+    if calibration.partition(":")[0] in CALIBRATION_SOURCES:
+        return "scenes"
+    path = Path(calibration).expanduser()
+    return "dataset" if is_dataset(path) else "bag" if is_recording(path) else "folder"
+
+
+def ignored_options(args: argparse.Namespace) -> list[str]:
+    """Return a sentence for each option that was typed and has no effect."""
+    kind = _kind(args.calibration)
+    said = ignored(
+        args,
+        ((*BAG_OPTIONS, "--camera-info"), kind != "bag", "--calibration names no bag"),
+        (("--image-key",), kind != "dataset", "--calibration names no LeRobot dataset"),
+        (("--instruction",), kind not in ("bag", "dataset"), "--calibration names no recording"),
+        (("--observations",), kind == "nothing", "there is no --calibration"),
+        (("--observations",), kind == "scenes" and ":" in args.calibration, "--calibration says how many"),
+    )
+    return said + (ignored_bag_options(args) if kind == "bag" else [])
 
 
 def _print_plan(args: argparse.Namespace, recipe: Recipe, observations: int, needs: Estimate) -> None:
@@ -190,32 +223,30 @@ def _observations(args: argparse.Namespace) -> tuple[list[Observation], list[Obs
     """Return observations for calibration (none where none were named), and others held out for the report."""
     from sqap_vla_ros.compression.calibration import (
         MOST_OBSERVATIONS,
-        SYNTHETIC,
         hold_out,
         load_observations,
         synthetic_observations,
     )
-    from sqap_vla_ros.nodes.bags.store import is_recording
     from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
-    from sqap_vla_ros.recordings.lerobot.layout import is_dataset
     from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
     from sqap_vla_ros.shipped import CALIBRATION_SOURCES, SIMULATOR
     from sqap_vla_ros.simulation.observations import HELD_OUT_SEED, expert_observations
 
     if args.observations > MOST_OBSERVATIONS:
         raise UsageError(f"--observations: must be at most {MOST_OBSERVATIONS}, got {args.observations}")
-    source = (args.calibration or "").partition(":")[0]
-    if source == SIMULATOR:
-        held_out = expert_observations(_HELD_OUT, seed=HELD_OUT_SEED) if args.report else []
-        return load_observations(args.calibration, args.observations, CALIBRATION_SOURCES), held_out
-    if source in ("", SYNTHETIC):
-        found = load_observations(args.calibration, args.observations, CALIBRATION_SOURCES) if source else []
-        return found, synthetic_observations(_HELD_OUT, seed=1)
+    kind = _kind(args.calibration)
+    if kind == "nothing":
+        return [], synthetic_observations(_HELD_OUT, seed=1)
+    if kind == "scenes":
+        found = load_observations(args.calibration, args.observations, CALIBRATION_SOURCES)
+        if args.calibration.partition(":")[0] != SIMULATOR:
+            return found, synthetic_observations(_HELD_OUT, seed=1)
+        return found, expert_observations(_HELD_OUT, seed=HELD_OUT_SEED) if args.report else []
     path = Path(args.calibration).expanduser()
     wanted = args.observations + (_HELD_OUT if args.report else 0)
-    if is_dataset(path):
+    if kind == "dataset":
         found = DatasetFrames(path, DatasetSpec(args.image_key, instruction=args.instruction or "")).sample(wanted)
-    elif is_recording(path):
+    elif kind == "bag":
         from sqap_vla_ros.nodes.bags.observations import sample_observations
 
         found = sample_observations(path, wanted, bag_spec(args))

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqap_vla_ros.commands.ignored import ignored, note
 from sqap_vla_ros.commands.options import (
-    DEFAULT_RECIPES,
     UsageError,
     add_checkpoint,
     add_command,
@@ -101,6 +101,15 @@ def units_of(args: argparse.Namespace) -> list[Unit]:
     )
 
 
+def ignored_options(args: argparse.Namespace) -> list[str]:
+    """Return a sentence for each option that was typed and has no effect; `_reachable_units` tells of --recipes."""
+    return ignored(
+        args,
+        (("--jobs",), args.ray, "--ray distributes the episodes"),
+        (("--join",), args.async_latency == 0.0, "without --async-latency no chunk is late"),
+    )
+
+
 def _reachable_units(args: argparse.Namespace) -> list[Unit]:
     from sqap_vla_ros.serving.frames import is_remote
 
@@ -113,8 +122,7 @@ def _reachable_units(args: argparse.Namespace) -> list[Unit]:
     except RemoteError as error:
         raise UsageError(f"--checkpoint {args.checkpoint}: {error}") from error
     served = units[0].method.recipe
-    if args.recipes not in ([served], DEFAULT_RECIPES.split(",")):
-        print(f"note: --recipes {','.join(args.recipes)} is ignored: the server has chosen {served}", file=sys.stderr)
+    note(ignored(args, (("--recipes",), args.recipes != (served,), f"the server has chosen {served}")))
     return units
 
 
@@ -129,8 +137,7 @@ def run(args: argparse.Namespace) -> int:
     units = _reachable_units(args)
     if not args.resume and (args.out / METHODS).exists():
         raise ValueError(f"{args.out} holds results: choose another --out, or leave out --no-resume to continue them")
-    if args.ray and args.jobs > 1:
-        print("note: --jobs is ignored: --ray distributes the episodes", file=sys.stderr)
+    note(ignored_options(args))
     problems = run_units(
         units, args.out, reference=units[0].method, jobs=args.jobs, lockstep=args.lockstep, ray_address=args.ray
     )

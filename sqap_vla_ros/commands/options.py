@@ -18,7 +18,6 @@ from sqap_vla_ros.serving.defaults import MOST_THREADS
 if TYPE_CHECKING:
     from sqap_vla_ros.policy.config import PolicyConfig
     from sqap_vla_ros.policy.settings import CheckpointSettings
-    from sqap_vla_ros.robot.interchange.fixed_camera import FixedCamera
 
 CHECKPOINT_HELP = f"`{TRAINED_POLICY}`, `micro` (random weights), a CogACT folder, or a .safetensors file"
 RECIPE_HELP = "how the policy is compressed: a name of config/recipes or a YAML file"
@@ -31,12 +30,19 @@ class UsageError(ValueError):
     """A command line that cannot be run; the message names the option, the value and what is allowed."""
 
 
-class Default(str):
-    """A default value, which can be told from the same value when it was typed."""
-
-
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser that reports a mistake as a `UsageError`, in one line."""
+    """An argument parser that reports a mistake as a `UsageError`, in one line.
+
+    What it returns has `typed`, the options that were given: a value does not tell whether it is the default.
+    """
+
+    _typed: frozenset[str] = frozenset()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._typed = frozenset()
+        found, rest = super().parse_known_args(args, namespace)
+        found.typed = self._typed | vars(found).get("typed", frozenset())  # a sub-command's parser has set its own
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (`{self.prog} --help` lists the options)")
@@ -47,6 +53,7 @@ class CommandParser(argparse.ArgumentParser):
         ):  # Path("") is the folder one is in
             raise argparse.ArgumentError(action, "needs a name, got ''")
         value = super()._get_values(action, arg_strings)  # type: ignore[misc]
+        self._typed |= set(action.option_strings)
         if value == [] and action.nargs is None:  # `--option=--`, of which argparse drops the value
             raise argparse.ArgumentError(action, "expected one argument")
         return value
@@ -199,18 +206,7 @@ def add_checkpoint(parser: Any, default: str | None) -> None:
 
 def add_recipe(parser: Any, default: str) -> None:
     """Add --recipe."""
-    parser.add_argument("--recipe", default=Default(default), help=RECIPE_HELP)
-
-
-def note_ignored_recipe(typed: str, loaded: str) -> None:
-    """Tell where a recipe that was typed has no effect, because the checkpoint is compressed and follows its own.
-
-    loaded: `PolicyInfo.recipe`, the recipes that are in effect, joined by "+".
-    """
-    from sqap_vla_ros.compression.recipe import load_recipe
-
-    if not isinstance(typed, Default) and load_recipe(typed).name not in loaded.split("+"):
-        print(f"note: --recipe {typed} is ignored: the checkpoint is compressed as {loaded}", file=sys.stderr)
+    parser.add_argument("--recipe", default=default, help=RECIPE_HELP)
 
 
 def add_recipes(parser: Any) -> None:
@@ -397,39 +393,3 @@ def gripper_pixel(given: Sequence[float] | None, width: int, height: int) -> tup
     if not (-0.5 <= u < width - 0.5 and -0.5 <= v < height - 0.5):
         raise UsageError(f"--gripper-pixel {u:g} {v:g} lies outside the image, which has {width} x {height} pixels")
     return u, v
-
-
-def add_fixed_camera(group: Any) -> None:
-    """Add the options that say where a camera is that does not move; `--camera-info` is the command's own."""
-    group.add_argument(
-        "--camera-pose",
-        type=number(-math.inf),
-        nargs=7,
-        metavar=("X", "Y", "Z", "QX", "QY", "QZ", "QW"),
-        help="the camera's optical frame in the base frame; needs --camera-info",
-    )
-    group.add_argument(
-        "--simulator-camera", type=Path, help="instead of the two: pose and field of view of MuJoCo's camera as JSON"
-    )
-    group.add_argument("--mirrored", action="store_true", help="images are mirrored left to right")
-
-
-def fixed_camera(args: argparse.Namespace, camera_info: Path | None) -> FixedCamera | None:
-    """Return the camera of the options, None where there is none. Raises ValueError."""
-    from sqap_vla_ros.robot.calibration_file import read_camera_info
-    from sqap_vla_ros.robot.camera import CameraModel
-    from sqap_vla_ros.robot.conventions import invert_pose, pose_matrix
-    from sqap_vla_ros.robot.interchange.fixed_camera import FixedCamera
-    from sqap_vla_ros.robot.interchange.simulator_camera import read_simulator_camera
-
-    if args.simulator_camera is not None:
-        if camera_info is not None or args.camera_pose is not None:
-            raise UsageError("--simulator-camera replaces --camera-info and --camera-pose: give it alone")
-        return read_simulator_camera(args.simulator_camera, mirrored=args.mirrored)
-    if camera_info is None and args.camera_pose is None:
-        return None
-    if camera_info is None or args.camera_pose is None:
-        raise UsageError("--camera-info and --camera-pose belong together: give both")
-    base_from_optical = pose_matrix(args.camera_pose[:3], args.camera_pose[3:])
-    model = CameraModel.from_camera_info(read_camera_info(camera_info))
-    return FixedCamera(model, invert_pose(base_from_optical), args.mirrored)

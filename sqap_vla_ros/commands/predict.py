@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqap_vla_ros.commands.ignored import ignored_by_server, ignored_recipe, note
 from sqap_vla_ros.commands.options import (
     UsageError,
     add_checkpoint,
@@ -24,7 +25,6 @@ from sqap_vla_ros.commands.options import (
     checkpoint_settings,
     gripper_pixel,
     instruction,
-    note_ignored_recipe,
     number,
     progress_bar,
     require_device,
@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
     if is_remote(args.checkpoint):
         require_server(args.checkpoint)
+        note(ignored_by_server(args))
     image = read_picture(args.image)
     observation = Observation(image, stamp_ns=0, instruction=args.instruction, gripper_pixel=_gripper(args, image))
     if is_remote(args.checkpoint):
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
                 settings=checkpoint_settings(args),
                 kept=KeptPolicies(default_folder(), progress),
             )
-        note_ignored_recipe(args.recipe, policy.info.recipe)
+        note(ignored_recipe(args, policy.info.recipe))
         chunk = policy.predict(observation, seed=args.seed)
     if not np.isfinite(chunk.deltas).all():
         raise ValueError(f"{args.checkpoint} predicts actions that are not finite: weights or statistics are damaged")
@@ -115,7 +116,7 @@ def _predict_remotely(args: argparse.Namespace, observation: Observation) -> Act
 
     try:
         policy = RemotePolicy(args.checkpoint)
-        note_ignored_recipe(args.recipe, policy.info.recipe)
+        note(ignored_recipe(args, policy.info.recipe))
         return policy.predict(observation, seed=args.seed)
     except RemoteError as error:
         raise UsageError(f"--checkpoint {args.checkpoint}: {error}") from error

@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqap_vla_ros.commands.ignored import ignored, ignored_by_server, ignored_recipe, note
 from sqap_vla_ros.commands.options import (
     STATE_HELP,
     UsageError,
@@ -17,19 +18,18 @@ from sqap_vla_ros.commands.options import (
     add_checkpoint_settings,
     add_command,
     add_device,
-    add_fixed_camera,
     add_recipe,
     add_sampling,
     add_seed,
     add_threads,
     add_unnorm_key,
-    fixed_camera,
     integer,
     number,
     require_device,
     require_policy,
     worker_settings,
 )
+from sqap_vla_ros.commands.recordings.cameras import add_fixed_camera, fixed_camera, mirrored_without_camera
 from sqap_vla_ros.contracts import STEP_S, TRAINED_POLICY
 from sqap_vla_ros.serving import defaults
 
@@ -115,6 +115,7 @@ def run(args: argparse.Namespace) -> None:
         require_policy(args.checkpoint, args.recipe)
     except (OSError, ValueError) as error:
         raise UsageError(f"the policy cannot be loaded: {error}") from error
+    note(ignored_options(args))
     try:
         import msgpack  # noqa: F401
         import websockets  # noqa: F401
@@ -142,7 +143,7 @@ async def _serve(args: argparse.Namespace, worker: WorkerConfig, config: ServerC
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, stopped.set)
     engine, stopping = loop.create_task(service.engine.run()), loop.create_task(stopped.wait())
-    notes = loop.create_task(_log_notes(service))
+    notes = loop.create_task(_log_notes(args, service))
     try:
         async with listening(service, config) as port:
             print(f"listening on ws://{config.host}:{port}", flush=True)
@@ -159,9 +160,16 @@ async def _serve(args: argparse.Namespace, worker: WorkerConfig, config: ServerC
             raise UsageError(f"the policy cannot be loaded: {error}") from error
 
 
-async def _log_notes(service: Service) -> None:
-    for note in service.chunk_use.notes(await service.engine.loaded()):
-        _log.info(note)
+def ignored_options(args: argparse.Namespace) -> list[str]:
+    """Return a sentence for each option that was typed and has no effect; `_log_notes` tells of those of the policy."""
+    return ignored(args, mirrored_without_camera(args)) + ignored_by_server(args)
+
+
+async def _log_notes(args: argparse.Namespace, service: Service) -> None:
+    """Tell what the options make of the policy, once it is loaded."""
+    info = await service.engine.loaded()
+    for sentence in (*ignored_recipe(args, info.recipe), *service.chunk_use.notes(info)):
+        _log.info(sentence)
 
 
 def make_service(args: argparse.Namespace, worker: WorkerConfig) -> Service:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sqap_vla_ros.commands.ignored import ignored_recipe, note
 from sqap_vla_ros.commands.options import (
     UsageError,
     add_checkpoint,
@@ -18,7 +19,6 @@ from sqap_vla_ros.commands.options import (
     add_seed,
     gripper_pixel,
     instruction,
-    note_ignored_recipe,
     require_device,
 )
 
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     pixel = gripper_pixel(args.gripper_pixel, image.shape[1], image.shape[0])
     observation = Observation(image, 0, args.instruction, gripper_pixel=pixel)
     policy = load_policy(args.checkpoint, args.recipe, shipped=SHIPPED, device=args.device)
-    note_ignored_recipe(args.recipe, policy.info.recipe)
+    note(ignored_recipe(args, policy.info.recipe))
     panels = [image]
     for panel in compare_selectors(policy, observation, wanted, seed=args.seed):
         print(panel.line)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sqap_vla_ros.commands.ignored import ignored, note
 from sqap_vla_ros.commands.options import (
     UsageError,
     add_command,
@@ -65,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     from sqap_vla_ros.training import pipeline
 
     check_folder(args.out)
+    if args.demonstrations is not None:
+        note(ignored(args, (("--jobs",), args.device != "cpu", "a GPU is trained on by one process")))
     how = {"jobs": args.jobs, "device": args.device, "compiled": args.compile, "show": not args.quiet}
     final = args.out / "policy.safetensors"
     if args.demonstrations is None:

@@ -86,7 +86,7 @@ def load_policy(
         one that quantises the same way (`sqap` on a `w4a4` file).
     recipe: a name of `config/recipes` or a YAML file.
     shipped: name -> policy that can be named in place of a checkpoint. By default `micro` alone, which needs nothing.
-    dtype: overrides the recipe's; not for compressed files.
+    dtype: overrides the recipe's; refused for compressed files.
     device: on CUDA, a prediction is captured as a graph wherever it can be (see `cuda_graphs`).
     unnorm_key: which dataset's statistics turn the normalised chunk into metres and radians.
     settings: what is taken instead of the checkpoint's own; includes `unnorm_key`, which is then left out.
@@ -105,6 +105,8 @@ def load_policy(
         if is_compressed(path):
             if settings.ema:
                 raise ValueError(f"{path} is compressed and holds one action head: compress the checkpoint with --ema")
+            if dtype is not None:
+                raise ValueError(f"{path} is compressed, and its types of numbers with it: leave out the dtype {dtype}")
             policy: CogACTPolicy = load_compressed(path, device=device, unnorm_key=settings.unnorm_key)
             settings.apply(policy)
             policy.provenance = dataclasses.replace(policy.provenance, recipe=chosen.name)
@@ -203,6 +205,8 @@ def load_uncompressed(
     if known is not None and known.make is not None:
         from sqap_vla_ros.policy.cogact import choose_dataset
 
+        if settings.ema:
+            raise ValueError(f"{checkpoint} has random weights and no averaged action head: leave out --ema")
         policy = known.make(seed)
         policy.unnorm_key = choose_dataset(policy.statistics, settings.unnorm_key)
         for part in (policy.model.vision, policy.model.projector, policy.model.decoder):

@@ -6,7 +6,6 @@ import pytest
 
 from sqap_vla_ros import cli
 from sqap_vla_ros.commands import options
-from sqap_vla_ros.commands.replay import ignored_options
 
 IMAGE = ("--image", "nowhere.png", "--instruction", "pick up the can")
 HOSTILE = [
@@ -161,20 +160,3 @@ def test_numbers_within_their_range_pass():
     assert options.names(" fp32, sqap ") == ("fp32", "sqap")
     assert options.gripper_pixel([0.0, 59.0], 80, 60) == (0.0, 59.0)
     assert options.gripper_pixel(None, 80, 60) is None
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--urdf", "a.urdf", "--pose-topic", "/pose"], ["--urdf is ignored: --pose-topic gives the tool's pose"]),
-        (["--joint-topic", "/joint_states"], ["--joint-topic is ignored: it needs --urdf"]),
-        (["--camera-info", "c.yaml", "--camera-info-topic", "/i"], ["--camera-info-topic is ignored: --camera-info"]),
-        (["--jobs", "2"], ["--jobs is ignored: there is one bag"]),
-        (["--camera-info", "nearest:0.02", "--camera-info-topic", "/i"], []),
-        (["--urdf", "a.urdf", "--joint-topic", "/joint_states"], []),
-    ],
-)
-def test_options_of_a_replay_that_others_make_useless_are_said(options, said):
-    notes = ignored_options(cli.build_parser().parse_args(["replay", "bag", *options]))
-    assert len(notes) == len(said)
-    assert all(note.startswith(words) for note, words in zip(notes, said, strict=True))

@@ -1,1 +1,1 @@
-"""Options about recordings, shared by the sub-commands that read them."""
+"""Sub-commands that read and write recordings, and the options about recordings that several sub-commands have."""

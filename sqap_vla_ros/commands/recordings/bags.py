@@ -6,11 +6,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqap_vla_ros.commands.ignored import ignored
 from sqap_vla_ros.commands.options import UsageError, number
 
 if TYPE_CHECKING:
     from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 
+BAG_OPTIONS = (  # those that `add_bag_topics` and `add_bag_frames` add, `--camera-info` aside, which datasets have too
+    *("--image-topic", "--camera-info-topic", "--rectified", "--pose-topic", "--joint-topic", "--urdf"),
+    *("--instruction-topic", "--segments", "--base-frame", "--tool-frame", "--static-transform"),
+)
 _LARGEST_URDF = 2**24  # bytes
 
 
@@ -46,6 +51,19 @@ def add_bag_frames(group: Any) -> None:
     )
 
 
+def ignored_bag_options(args: argparse.Namespace) -> list[str]:
+    """Return a sentence for each option about bags that another one makes useless."""
+    fixed = args.camera_info and not args.camera_info.startswith("nearest")
+    return ignored(
+        args,
+        (("--urdf",), args.pose_topic, "--pose-topic gives the tool's pose"),
+        (("--joint-topic",), args.pose_topic, "--pose-topic gives the tool's pose"),
+        (("--joint-topic",), not args.pose_topic and not args.urdf, "it needs --urdf"),
+        (("--camera-info-topic",), fixed, "--camera-info names a file"),
+        (("--segments",), args.instruction_topic, "--instruction-topic says what to do"),
+    )
+
+
 def bag_spec(args: argparse.Namespace, *, stride: int = 1) -> ReplaySpec:
     """Return what the options say about topics and frames. Raises ValueError."""
     from sqap_vla_ros.nodes.bags.spec import (
@@ -76,18 +94,6 @@ def bag_spec(args: argparse.Namespace, *, stride: int = 1) -> ReplaySpec:
         rectified=args.rectified,
         stride=stride,
     )
-
-
-def ignored_bag_options(args: argparse.Namespace) -> list[str]:
-    """Return a sentence for each option about bags that another one makes useless."""
-    fixed = args.camera_info and not args.camera_info.startswith("nearest")
-    cases = (
-        (args.urdf and args.pose_topic, "--urdf", "--pose-topic gives the tool's pose"),
-        (args.joint_topic and args.pose_topic, "--joint-topic", "--pose-topic gives the tool's pose"),
-        (args.joint_topic and not args.urdf, "--joint-topic", "it needs --urdf"),
-        (fixed and args.camera_info_topic, "--camera-info-topic", "--camera-info names a file"),
-    )
-    return [f"{option} is ignored: {reason}" for given, option, reason in cases if given]
 
 
 def _robot_description(path: Path) -> str:

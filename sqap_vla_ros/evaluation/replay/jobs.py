@@ -28,6 +28,7 @@ from sqap_vla_ros.evaluation.replay.tables import write_frames_csv
 from sqap_vla_ros.policy.checkpoints.writing import described
 from sqap_vla_ros.processes import signals_raise, worker_pool
 from sqap_vla_ros.recordings.frames import nothing_observed
+from sqap_vla_ros.serving.frames import is_remote
 from sqap_vla_ros.serving.worker import WorkerConfig
 from sqap_vla_ros.shipped import SHIPPED
 
@@ -90,7 +91,7 @@ def make_jobs(
 
     Raises ValueError for a recipe that cannot be read, before any work, and for bags or recipes of the same name.
     """
-    for name in recipes:
+    for name in () if is_remote(worker.checkpoint) else recipes:
         load_recipe(name)
     called = [recipe_folder(name) for name in recipes]
     if twice := sorted({name for name in called if called.count(name) > 1}):
@@ -152,6 +153,8 @@ def compression_of(worker: WorkerConfig) -> dict[str, str]:
     """Return in words what was done to the policy ("description") and what it was calibrated on ("calibration")."""
     if worker.factory:
         return {"description": f"made by {worker.factory}", "calibration": "unknown"}
+    if is_remote(worker.checkpoint):
+        return {"description": f"served as {worker.recipe} by {worker.checkpoint}", "calibration": "unknown"}
     recipe = load_recipe(worker.recipe)
     calibration = "nothing, it needs none"
     path = Path(worker.checkpoint).expanduser()

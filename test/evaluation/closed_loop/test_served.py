@@ -1,16 +1,21 @@
 """The embedded benchmark over a server: the same episodes as with the policy here."""
 
+from dataclasses import replace
+
 import pytest
 from workers import wait_until
 from workers.served import Served
 
+from sqap_vla_ros.cli import build_parser
 from sqap_vla_ros.commands.evaluate import register
 from sqap_vla_ros.commands.options import CommandParser
+from sqap_vla_ros.commands.recordings.replay import jobs_of
 from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.evaluation.closed_loop.episode_worker import load
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution, lockstep_width, run_episodes
 from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
 from sqap_vla_ros.evaluation.closed_loop.study import ClosedLoopError, identity, study_units
+from sqap_vla_ros.evaluation.replay.jobs import compression_of
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.gl import RenderingUnavailableError
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
@@ -61,6 +66,19 @@ def test_a_served_method_is_known_by_the_policy_and_not_by_the_address(served):
     (unit,) = units(served.url)
     assert identity(unit.method)["checkpoint"].startswith("micro ")
     assert served.url not in str(identity(unit.method))
+
+
+def test_a_replay_has_the_servers_recipe_and_no_other(served, tmp_path, capsys):
+    (tmp_path / "bag").mkdir()
+    command = ["replay", str(tmp_path / "bag"), "--out", str(tmp_path / "out"), "--checkpoint", served.url]
+    (job,) = jobs_of(build_parser().parse_args(command))
+    assert job.recipes == ("sqap_pruning",)
+    assert (
+        "served as sqap_pruning by ws://" in compression_of(replace(job.worker, recipe="sqap_pruning"))["description"]
+    )
+    assert capsys.readouterr().err == ""
+    jobs_of(build_parser().parse_args([*command, "--recipes", "fp32,sqap"]))
+    assert "note: --recipes is ignored: the server has chosen sqap_pruning" in capsys.readouterr().err
 
 
 def test_a_policy_with_a_memory_is_not_shared_by_processes(tmp_path):

@@ -17,7 +17,7 @@ from bag_factory import START_NS, write_bag
 from places import ROOT, TABLETOP_BAG
 
 from sqap_vla_ros import cli
-from sqap_vla_ros.commands.replay import jobs_of
+from sqap_vla_ros.commands.recordings.replay import jobs_of
 from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.evaluation.replay import jobs as replay_jobs
 from sqap_vla_ros.evaluation.replay.jobs import ReplayJob, make_jobs, run_job, run_jobs

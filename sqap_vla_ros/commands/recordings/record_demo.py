@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sqap_vla_ros.commands.ignored import ignored, note
 from sqap_vla_ros.commands.options import add_command, add_seed, integer
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from sqap_vla_ros.policy.checkpoints.writing import check_folder
 
     check_folder(args.out)
+    note(ignored(args, (("--jpeg-quality",), args.format != "bag", "a dataset holds films")))
     outcomes = _FORMATS[args.format](args)
     size_mb = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file()) / 1e6
     print(f"{args.out}: {len(outcomes)} episodes, the expert succeeded in {sum(outcomes)}, {size_mb:.1f} MB")

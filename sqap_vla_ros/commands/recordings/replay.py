@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqap_vla_ros.commands.ignored import ignored, ignored_by_server, ignored_recipes, note
 from sqap_vla_ros.commands.options import (
-    STATE_HELP,
     UsageError,
     add_checkpoint,
     add_checkpoint_settings,
     add_command,
     add_device,
-    add_fixed_camera,
     add_recipes,
     add_sampling,
     add_seed,
     add_threads,
     add_unnorm_key,
     checkpoint_settings,
-    fixed_camera,
     instruction,
     integer,
     number,
@@ -29,14 +28,25 @@ from sqap_vla_ros.commands.options import (
     require_policy,
     worker_settings,
 )
-from sqap_vla_ros.commands.recordings.bags import add_bag_frames, add_bag_topics, bag_spec, ignored_bag_options
+from sqap_vla_ros.commands.recordings.bags import (
+    BAG_OPTIONS,
+    add_bag_frames,
+    add_bag_topics,
+    bag_spec,
+    ignored_bag_options,
+)
+from sqap_vla_ros.commands.recordings.cameras import add_fixed_camera
+from sqap_vla_ros.commands.recordings.datasets import (
+    DATASET_OPTIONS,
+    add_dataset_features,
+    dataset_spec,
+    ignored_dataset_options,
+)
 
 if TYPE_CHECKING:
     from sqap_vla_ros.evaluation.replay.jobs import ReplayJob
-    from sqap_vla_ros.nodes.bags.spec import ReplaySpec
-    from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
+    from sqap_vla_ros.evaluation.replay.sources import RecordingSpec
 
-_MOST_EPISODES = 10**6
 _DESCRIPTION = """\
 Replay recordings through a policy, offline and deterministically, and report what each recipe does to latency,
 memory, kept tokens and actions. Reads rosbag2 (MCAP, SQLite), ROS 1 bags and LeRobot datasets. An interrupted replay
@@ -69,12 +79,7 @@ def register(subparsers: Any) -> None:
     add_bag_topics(topics)
     topics.add_argument("--instruction", type=instruction, help="what to do, where the bag has no such topic")
     dataset = parser.add_argument_group("LeRobot datasets (their features are found by name)")
-    dataset.add_argument("--image-key", help="which camera, where there are several")
-    dataset.add_argument("--state-key", help="the tool's pose: x, y, z and rotation first; none: do not use it")
-    dataset.add_argument("--state", help=f"{STATE_HELP}; else from the names of its elements")
-    dataset.add_argument("--action-key", help="the recorded actions; none: do not compare with them")
-    dataset.add_argument("--action-space", default="metric", help="what recorded actions mean, as in `serve`")
-    dataset.add_argument("--episodes", type=_episodes, default=(), metavar="LIST", help="such as 0,4,10-19; else all")
+    add_dataset_features(dataset)
     add_fixed_camera(dataset)
     frames = parser.add_argument_group("frames")
     add_bag_frames(frames)
@@ -88,8 +93,11 @@ def register(subparsers: Any) -> None:
     how.add_argument("--no-video", action="store_true", help="leave out the overlay video")
 
 
-def spec_of(args: argparse.Namespace) -> ReplaySpec:
-    """Return the options about topics and frames of bags. Raises ValueError."""
+def _spec_of(recording: Path, args: argparse.Namespace) -> RecordingSpec:
+    from sqap_vla_ros.recordings.lerobot.layout import is_dataset
+
+    if is_dataset(recording.expanduser()):
+        return dataset_spec(args)
     if args.simulator_camera:
         raise UsageError(
             f"--simulator-camera {args.simulator_camera}: a bag brings its camera in camera_info and TF; the option is "
@@ -98,37 +106,28 @@ def spec_of(args: argparse.Namespace) -> ReplaySpec:
     return bag_spec(args, stride=args.stride)
 
 
-def dataset_spec_of(args: argparse.Namespace) -> DatasetSpec:
-    """Return the options about datasets. Raises ValueError."""
-    from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
+def recipes_of(args: argparse.Namespace) -> Sequence[str]:
+    """Return the recipes to compare: a server has chosen its own. Raises UsageError where it cannot be reached."""
+    from sqap_vla_ros.evaluation.closed_loop.study import served_info
+    from sqap_vla_ros.serving.frames import is_remote
 
-    return DatasetSpec(
-        *(args.image_key, args.state_key, args.action_key, args.state, args.action_space),
-        camera=fixed_camera(args, Path(args.camera_info) if args.camera_info else None),
-        instruction=args.instruction or "",
-        episodes=args.episodes,
-        stride=args.stride,
-    )
+    if not is_remote(args.checkpoint):
+        return tuple(args.recipes)
+    from sqap_vla_ros.serving.remote import RemoteError
 
-
-def _episodes(text: str) -> tuple[int, ...]:
-    """Read `0,4,10-19`."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        is_range = first.isdecimal() and (last.isdecimal() or not dash)
-        if not is_range or int(last or first) - int(first) > _MOST_EPISODES:
-            raise argparse.ArgumentTypeError(f"expected episodes such as 0,4,10-19, got {text!r}")
-        found += range(int(first), int(last or first) + 1)
-    if not found or len(found) != len(set(found)):
-        raise argparse.ArgumentTypeError(f"each episode must be named once, got {text!r}")
-    return tuple(found)
+    try:
+        served = served_info(args.checkpoint).recipe
+    except RemoteError as error:
+        raise UsageError(f"--checkpoint {args.checkpoint}: {error}") from error
+    if Path(served).name != served:
+        raise UsageError(f"--checkpoint {args.checkpoint}: a recipe becomes a folder's name, got {served!r}")
+    note(ignored(args, (("--recipes",), tuple(args.recipes) != (served,), f"the server has chosen {served}")))
+    return (served,)
 
 
 def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
-    """Return one job a bag, each with its own folder under --out. Raises ValueError."""
+    """Return one job a recording, each with its own folder under --out. Raises ValueError."""
     from sqap_vla_ros.evaluation.replay.jobs import make_jobs
-    from sqap_vla_ros.recordings.lerobot.layout import is_dataset
     from sqap_vla_ros.serving.worker import WorkerConfig
 
     require_policy(args.checkpoint, settings=checkpoint_settings(args))
@@ -145,8 +144,8 @@ def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
     return make_jobs(
         args.bags,
         args.out,
-        [dataset_spec_of(args) if is_dataset(path.expanduser()) else spec_of(args) for path in args.bags],
-        args.recipes,
+        [_spec_of(recording, args) for recording in args.bags],
+        recipes_of(args),
         worker,
         control_rate_hz=args.control_rate,
         video=not args.no_video,
@@ -154,13 +153,24 @@ def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
 
 
 def ignored_options(args: argparse.Namespace) -> list[str]:
-    """Return a sentence for each given option that another one makes useless."""
-    cases = (
-        (args.jobs > 1 and args.ray, "--jobs", "--ray distributes the bags"),
-        (args.jobs > 1 and not args.ray and len(args.bags) == 1, "--jobs", "there is one bag"),
+    """Return a sentence for each option that was typed and has no effect."""
+    from sqap_vla_ros.recordings.lerobot.layout import is_dataset
+
+    datasets = sum(is_dataset(recording.expanduser()) for recording in args.bags)
+    bags = len(args.bags) - datasets
+    said = ignored(
+        args,
+        (BAG_OPTIONS, not bags, "there is no bag among the recordings"),
+        (DATASET_OPTIONS, not datasets, "there is no LeRobot dataset among the recordings"),
+        (("--camera-pose", "--mirrored"), not datasets, "a bag brings its camera in camera_info and TF"),
+        (("--jobs",), args.ray, "--ray distributes the bags"),
+        (("--jobs",), args.jobs > 1 and not args.ray and len(args.bags) == 1, "there is one bag"),
     )
-    jobs = [f"{option} is ignored: {reason}" for given, option, reason in cases if given]
-    return [*ignored_bag_options(args), *jobs]
+    if bags:
+        said += ignored_bag_options(args)
+    if datasets:
+        said += ignored_dataset_options(args)
+    return said + ignored_by_server(args)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -173,8 +183,7 @@ def run(args: argparse.Namespace) -> int:
     check_folder(args.out)
     jobs = jobs_of(args)
     require_device(args.device)
-    for note in ignored_options(args):
-        print(f"note: {note}", file=sys.stderr)
+    note((*ignored_options(args), *ignored_recipes(args)))
     results = run_jobs(jobs, processes=args.jobs, ray_address=args.ray)
     for result in results:
         if result.error:
