@@ -31,7 +31,7 @@ _FILM = ("policy.preprocessing", "pruning.overlay", "compression.load", "shipped
 _WHOLE = ("policy.checkpoints.writing",)  # files that appear whole or not at all
 _DOORS = ("shipped", "policies")  # to a policy
 _SUBJECTS = ("robot", "simulation", "serving", "nodes", "recordings", "training")
-_STUDY = ("processes", "evaluation.action_metrics")
+_STUDY = ("processes", "evaluation.action_metrics", "evaluation.ray_cluster")
 RULES: dict[str, tuple[str, ...]] = {
     "__init__": ("policies", "contracts"),
     "contracts": (),
@@ -90,6 +90,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "evaluation.replay": (*_BASE, *_STUDY, *_MODEL, "films", "shipped", "robot", "serving", "nodes", "recordings"),
     "evaluation.demo": (*_BASE, *_FILM, *_WHOLE, "films", "robot", "simulation", "nodes", "recordings"),
     "evaluation": _BASE,
+    "evaluation.ray_cluster": ("processes",),
     "evaluation.selectors": (*_BASE, *_MODEL),
     "commands": (*_BASE, *_MODEL, *_SUBJECTS, "shipped", "evaluation"),
     "cli": (*_BASE, *_WHOLE, "processes", "commands"),

@@ -143,9 +143,9 @@ def number(minimum: float, maximum: float | None = None, *, above: bool = False)
 
 def _check_range(value: float, minimum: float, maximum: float | None) -> None:
     if value < minimum:
-        raise argparse.ArgumentTypeError(f"must be at least {minimum:g}, got {value}")
+        raise argparse.ArgumentTypeError(f"must be at least {minimum:g}, got {str(value)[:40]}")
     if maximum is not None and value > maximum:
-        raise argparse.ArgumentTypeError(f"must be at most {maximum:g}, got {value}")
+        raise argparse.ArgumentTypeError(f"must be at most {maximum:g}, got {str(value)[:40]}")
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -179,7 +179,7 @@ def device_name(text: str) -> str:
     """Read `cpu`, `cuda` or `cuda:N`; whether CUDA is there is checked by `require_device`."""
     kind, colon, index = text.partition(":")
     if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and re.fullmatch(r"[0-9]{1,4}", index))):
-        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text[:40]!r}")
     return text
 
 
@@ -291,10 +291,11 @@ def require_policy(checkpoint: str, *recipes: str, settings: CheckpointSettings 
     """Raise FileNotFoundError or RecipeError for a checkpoint or a recipe that is not there, before processes start.
 
     A server's address counts as there where its name resolves. settings: with them, a checkpoint that is not compressed
-    must be loadable by its headers too.
+    must be loadable by its headers and move an arm.
     """
     from sqap_vla_ros.compression.load import checkpoint_path
     from sqap_vla_ros.compression.recipe import load_recipe
+    from sqap_vla_ros.policy.cogact import require_arm_actions
     from sqap_vla_ros.serving.frames import is_remote
     from sqap_vla_ros.shipped import SHIPPED
 
@@ -302,8 +303,8 @@ def require_policy(checkpoint: str, *recipes: str, settings: CheckpointSettings 
         require_server(checkpoint)
     elif settings is None:
         checkpoint_path(checkpoint, SHIPPED)
-    else:
-        readable_config(checkpoint, settings)
+    elif (config := readable_config(checkpoint, settings)) is not None:
+        require_arm_actions(checkpoint, config.head.channels)
     for recipe in recipes:
         load_recipe(recipe)
 
@@ -316,7 +317,7 @@ def require_server(address: str) -> None:
         host, port = host_and_port(address)
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (ValueError, OSError) as error:
-        raise UsageError(f"--checkpoint {address}: {error}") from error
+        raise UsageError(f"--checkpoint {address}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def readable_config(checkpoint: str, settings: CheckpointSettings) -> PolicyConfig | None:
@@ -327,6 +328,7 @@ def readable_config(checkpoint: str, settings: CheckpointSettings) -> PolicyConf
     from sqap_vla_ros.compression.files.storage import is_compressed
     from sqap_vla_ros.compression.load import checkpoint_path
     from sqap_vla_ros.policy.checkpoints.load import open_checkpoint, read_header
+    from sqap_vla_ros.policy.cogact import choose_dataset
     from sqap_vla_ros.policy.config import named_config
     from sqap_vla_ros.shipped import SHIPPED
 
@@ -335,6 +337,8 @@ def readable_config(checkpoint: str, settings: CheckpointSettings) -> PolicyConf
         return None
     if path is None:
         config = named_config(checkpoint)
+        if settings.unnorm_key is not None and (make := SHIPPED[checkpoint].make) is not None:
+            choose_dataset(make(0).statistics, settings.unnorm_key)
     else:
         contents = open_checkpoint(path, ema=settings.ema)
         read_header(contents, unnorm_key=settings.unnorm_key, dt_s=settings.dt_s, tokenizer=settings.tokenizer)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sqap_vla_ros.contracts import (
+    ACTION_DIM,
     ActionChunk,
     Observation,
     PolicyInfo,
@@ -337,6 +338,15 @@ def require_channels(key: str, statistics: ActionStatistics, channels: int) -> N
         raise ValueError(
             f"the action statistics of {key!r} have {given} values, the action head has {channels} channels: these are "
             "another robot's statistics"
+        )
+
+
+def require_arm_actions(checkpoint: str, channels: int) -> None:
+    """Raise ValueError for a policy whose actions are not those of an arm with a gripper."""
+    if channels != ACTION_DIM:
+        raise ValueError(
+            f"{checkpoint} predicts actions of {channels} channels; an arm is moved by {ACTION_DIM} (position, "
+            "rotation, gripper): `sqap-vla predict` shows what it says, another program must execute it"
         )
 
 

@@ -67,6 +67,7 @@ class ReplayCounters:
 
 # What helps, by a word of the reason: the first that occurs counts.
 _REMEDIES = {
+    "stamp zero": "record again with a driver that stamps its images",
     "extrapolation": "the frames are known, at other times: compare the clocks that stamp images and transforms, and "
     "record /tf for as long as the images",
     "no transform": "name the frames with --base-frame and --tool-frame, or give --static-transform, --pose-topic "

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sqap_vla_ros.contracts import ACTION_DIM, ActionChunk, Observation, Policy
+from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.events import LoadFailed, LoadProgress, PredictFailed, PredictRequest, Ready, Result
 from sqap_vla_ros.serving.frames import is_remote
@@ -44,9 +44,12 @@ def main(arguments: Sequence[str]) -> None:
         policy = _load(config, connection)
         ready = wire.encode(Ready(policy.info, _warm_up(policy, config.warmup)))
     except Exception as error:
-        if not isinstance(error, (ValueError, OSError)):  # those say what is wrong with what was asked for
+        text = _one_line(error)
+        if isinstance(error, (ValueError, OSError)) and str(error):  # those say what is wrong with what was asked for
+            text = text.removeprefix(f"{type(error).__name__}: ")
+        else:
             traceback.print_exc()
-        connection.send(wire.encode(LoadFailed(_one_line(error))))
+        connection.send(wire.encode(LoadFailed(text)))
         sys.exit(1)
     connection.send(ready)
     while True:
@@ -105,7 +108,7 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
 
     from sqap_vla_ros.compression.files.kept import KeptPolicies, default_folder
     from sqap_vla_ros.compression.load import load_policy
-    from sqap_vla_ros.policy.cogact import CogACTPolicy
+    from sqap_vla_ros.policy.cogact import CogACTPolicy, require_arm_actions
     from sqap_vla_ros.policy.settings import CheckpointSettings
     from sqap_vla_ros.shipped import SHIPPED
 
@@ -133,12 +136,8 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
         seed=config.seed,
         kept=KeptPolicies(default_folder(), lambda stage, done, total: say(f"{stage}: {done} of {total}")),
     )
-    channels = loaded.model.config.head.channels if isinstance(loaded, CogACTPolicy) else ACTION_DIM
-    if channels != ACTION_DIM:
-        raise ValueError(
-            f"{config.checkpoint} predicts actions of {channels} channels; an arm is moved by {ACTION_DIM} (position, "
-            "rotation, gripper): `sqap-vla predict` shows what it says, another program must execute it"
-        )
+    if isinstance(loaded, CogACTPolicy):
+        require_arm_actions(config.checkpoint, loaded.model.config.head.channels)
     say(f"loaded in {time.perf_counter() - begin:.1f} s, warming up")
     return loaded
 

@@ -7,9 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 from places import TABLETOP_BAG
+
+from sqap_vla_ros.evaluation.ray_cluster import ray_cluster
+from sqap_vla_ros.processes import Terminated
 
 RUN = "import sys; from sqap_vla_ros.cli import main; sys.exit(main(sys.argv[1:]))"
 EVALUATE = ("evaluate", "--checkpoint", "micro", "--recipes", "fp32", "--families", "pick", "--episodes", "200")
@@ -74,10 +79,14 @@ def workers(group: int) -> list[int]:
         (EVALUATE, 1, signal.SIGHUP, 129),
         (EVALUATE, 1, signal.SIGKILL, -9),
         (REPLAY, 2, signal.SIGTERM, 143),
+        (REPLAY, 2, signal.SIGHUP, 129),
         (REPLAY, 2, signal.SIGKILL, -9),
         (TRAIN, 2, signal.SIGTERM, 143),
+        (TRAIN, 2, signal.SIGHUP, 129),
         (TRAIN, 2, signal.SIGKILL, -9),
         (COMPRESS, 0, signal.SIGTERM, 143),
+        (COMPRESS, 0, signal.SIGHUP, 129),
+        (COMPRESS, 0, signal.SIGKILL, -9),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else getattr(value, "name", str(value)),
 )
@@ -107,8 +116,10 @@ def test_nothing_is_left_running(tmp_path, command, count, number, status):
     assert command is not COMPRESS or not out.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_running_over_ray(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)], ids=str
+)
+def test_nothing_is_left_running_over_ray(tmp_path, number, status):
     """Ray starts its own daemons, in sessions of their own; they are known by a variable that all inherit."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'sqap-vla-ros[cluster]'")
     mark = f"ENDINGS_MARK={tmp_path}"
@@ -124,7 +135,18 @@ def test_nothing_is_left_running_over_ray(tmp_path, number):
     finally:
         for pid in marked(mark):
             os.kill(pid, signal.SIGKILL)
-    assert process.returncode in (143, 1, -9)  # 1: from a handler of Ray, which is in place while Ray starts
+    assert process.returncode == status
+
+
+@pytest.mark.parametrize("code", [1, int(signal.SIGTERM)])
+def test_an_end_while_ray_starts_has_the_status_of_any_other(monkeypatch, code):
+    """Ray's handlers of SIGTERM, which are in place meanwhile, leave with statuses of their own."""
+    ray = SimpleNamespace(init=lambda **_: sys.exit(code), shutdown=MagicMock())
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(Terminated) as error, ray_cluster("local"):
+        pass
+    assert error.value.code == 143
+    ray.shutdown.assert_called_once_with()
 
 
 def test_a_closed_pipe_is_quiet():

@@ -45,6 +45,7 @@ HOSTILE = [
     (("replay", "bag", "--urdf", "/tmp"), "--urdf /tmp: is a directory"),
     (("replay", "bag", "--camera-info", "/nowhere"), "--camera-info /nowhere: no such file or directory"),
     (("replay", "bag", "--camera-info", "nearest"), "--camera-info nearest: needs a number of seconds, such as"),
+    (("replay", "bag", "--unnorm-key", "zzz"), "unnorm_key 'zzz' is not among them: choose one of them (--unnorm-key)"),
     (("replay", "bag", "--ddim-steps", "37"), "ddim_steps (--ddim-steps) must be at least 2 and a number of equal"),
     (("replay", "bag", "--out", "/dev/null"), "/dev/null is a file: choose another place"),
     (("replay", "bag", "--out", "/proc/x"), "folder /proc is not writable: choose another place for x"),

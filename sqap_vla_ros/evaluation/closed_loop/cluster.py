@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from sqap_vla_ros.evaluation.closed_loop.episode_worker import EpisodeWorker, Message
-from sqap_vla_ros.evaluation.closed_loop.study import Assignment, ClosedLoopError, Method
-from sqap_vla_ros.processes import signals_raise
+from sqap_vla_ros.evaluation.closed_loop.study import Assignment, Method
+from sqap_vla_ros.evaluation.ray_cluster import ray_cluster
 
 _TRIES = 3
 _worker: EpisodeWorker | None = None  # of a Ray process, which runs one task after the other
@@ -23,35 +21,24 @@ def ray_messages(
     """Yield what the cluster's workers report, group by group, until all is done or time is up.
 
     address: "auto", "local" or host:port. Checkpoints and recipes that are files must lie on a disk that all share.
-    Raises ClosedLoopError where Ray is missing.
+    Raises ValueError where Ray is missing.
     """
-    try:
-        import ray  # type: ignore[import-not-found, unused-ignore]
-    except ImportError as error:
-        raise ClosedLoopError("--ray needs Ray: pip install 'sqap-vla-ros[cluster]'") from error
-    # Workers start elsewhere: they get our import paths, and paths that do not depend on the working directory.
-    variables = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY") if name in os.environ}
-    variables["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=False, include_dashboard=False)
-    try:
-        with signals_raise():  # `ray.init` has put another handler of SIGTERM in place of the command's
-            task = ray.remote(max_retries=_TRIES - 1)(run_group)
-            teacher = _anywhere(reference)
-            pending = {
-                task.remote(Assignment(_anywhere(assignment.method), (group,)), teacher): assignment.method.name
-                for assignment in assignments
-                for group in assignment.groups
-            }
-            while pending and (stop_at is None or time.monotonic() < stop_at):
-                done, _ = ray.wait(list(pending), num_returns=1, timeout=0.5)
-                for reply in done:
-                    name = pending.pop(reply)
-                    try:
-                        yield from ray.get(reply)
-                    except ray.exceptions.RayError as error:
-                        yield "problem", name, f"its worker was lost {_TRIES} times: {error}"
-    finally:
-        ray.shutdown()
+    with ray_cluster(address) as ray:
+        task = ray.remote(max_retries=_TRIES - 1)(run_group)
+        teacher = _anywhere(reference)
+        pending = {
+            task.remote(Assignment(_anywhere(assignment.method), (group,)), teacher): assignment.method.name
+            for assignment in assignments
+            for group in assignment.groups
+        }
+        while pending and (stop_at is None or time.monotonic() < stop_at):
+            done, _ = ray.wait(list(pending), num_returns=1, timeout=0.5)
+            for reply in done:
+                name = pending.pop(reply)
+                try:
+                    yield from ray.get(reply)
+                except ray.exceptions.RayError as error:
+                    yield "problem", name, f"its worker was lost {_TRIES} times: {error}"
 
 
 def run_group(assignment: Assignment, reference: Method) -> list[Message]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import sys
 import traceback
 from collections import Counter
 from collections.abc import Sequence
@@ -22,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from sqap_vla_ros.compression.recipe import load_recipe
+from sqap_vla_ros.evaluation.ray_cluster import ray_cluster
 from sqap_vla_ros.evaluation.replay.metrics import summarise
 from sqap_vla_ros.evaluation.replay.run import RUN, RecipeRun, ReplayError, replay_recipe
 from sqap_vla_ros.evaluation.replay.tables import write_frames_csv
 from sqap_vla_ros.policy.checkpoints.writing import described
-from sqap_vla_ros.processes import signals_raise, worker_pool
+from sqap_vla_ros.processes import worker_pool
 from sqap_vla_ros.recordings.frames import nothing_observed
 from sqap_vla_ros.serving.frames import is_remote
 from sqap_vla_ros.serving.worker import WorkerConfig
@@ -215,31 +214,20 @@ def _over_processes(jobs: Sequence[ReplayJob], processes: int) -> list[JobResult
 
 def _over_ray(jobs: Sequence[ReplayJob], address: str) -> list[JobResult]:
     """Replay on a Ray cluster. A bag whose worker died goes on from the last frame on disk, on another worker."""
-    try:
-        import ray  # type: ignore[import-not-found, unused-ignore]
-    except ImportError as error:
-        raise ValueError("--ray needs Ray: pip install 'sqap-vla-ros[cluster]'") from error
-    # Workers start elsewhere: they get our import paths, and paths that do not depend on the working directory.
-    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    environment = {"env_vars": {"PYTHONPATH": paths}}
-    ray.init(address=address, runtime_env=environment, log_to_driver=False, include_dashboard=False)
-    try:
-        with signals_raise():  # `ray.init` has put another handler of SIGTERM in place of the command's
-            task = ray.remote(max_retries=_TRIES - 1)(_attempt)
-            pending = {task.remote(_absolute(job)): number for number, job in enumerate(jobs)}
-            results: dict[int, JobResult] = {}
-            with tqdm(total=len(jobs), desc="bags", unit="bag") as bar:
-                while pending:
-                    (done,), _ = ray.wait(list(pending), num_returns=1)
-                    number = pending.pop(done)
-                    try:
-                        results[number] = dataclasses.replace(ray.get(done), job=jobs[number])
-                    except ray.exceptions.RayError as error:
-                        results[number] = JobResult(jobs[number], [], f"{jobs[number].bag}: {error}")
-                    bar.update()
-            return [results[number] for number in range(len(jobs))]
-    finally:
-        ray.shutdown()
+    with ray_cluster(address) as ray:
+        task = ray.remote(max_retries=_TRIES - 1)(_attempt)
+        pending = {task.remote(_absolute(job)): number for number, job in enumerate(jobs)}
+        results: dict[int, JobResult] = {}
+        with tqdm(total=len(jobs), desc="bags", unit="bag") as bar:
+            while pending:
+                (done,), _ = ray.wait(list(pending), num_returns=1)
+                number = pending.pop(done)
+                try:
+                    results[number] = dataclasses.replace(ray.get(done), job=jobs[number])
+                except ray.exceptions.RayError as error:
+                    results[number] = JobResult(jobs[number], [], f"{jobs[number].bag}: {error}")
+                bar.update()
+        return [results[number] for number in range(len(jobs))]
 
 
 def _absolute(job: ReplayJob) -> ReplayJob:

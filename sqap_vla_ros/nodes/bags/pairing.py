@@ -51,7 +51,7 @@ class ImagePairing(Generic[Arrival]):
         stamp_ns = time_ns(image.header.stamp)
         if stamp_ns == 0:
             problem = (
-                "its stamp is zero: the camera's driver leaves header.stamp empty, so no transform can be found for it"
+                "its stamp is zero: the camera's driver leaves header.stamp empty, at which transforms are looked up"
             )
             self.ready.append(Pair(arrival, image, stamp_ns, None, problem, "stamp zero"))
             return

@@ -12,6 +12,7 @@ from rosbags.rosbag2 import Reader as Ros2Reader
 from sqap_vla_ros.yaml_files import read_yaml
 
 _STORES = (".mcap", ".db3")
+_ZSTD = ".zstd"  # after the name of a store that rosbag2 compressed whole
 _ROS1_MAGIC = b"#ROSBAG V2.0"
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 _SQLITE_MAGIC = b"SQLite format 3\0"
@@ -37,6 +38,12 @@ def bag_path(path: str | Path) -> Path:
         return given
     if given.name == "metadata.yaml" or (given.suffix in _STORES and given.name in _listed_in(given.parent)):
         return given.parent
+    if given.suffix == _ZSTD:
+        raise BagError(
+            f"{given} is compressed as a file: give the folder that its metadata.yaml is in, or `zstd -d` it"
+        )
+    if given.suffix == ".active":
+        raise BagError(f"{given} was not finished: rename it to end in .bag, then `rosbag reindex` it")
     if given.suffix not in (*_STORES, ".bag"):
         raise BagError(f"{given} is not a bag: give {_FORMS}")
     return given
@@ -46,7 +53,7 @@ def is_recording(path: Path) -> bool:
     """Return whether a path that exists is a file, or a folder that holds a bag or bags, readable or not."""
     return path.is_file() or (
         path.is_dir()
-        and any(child.name == "metadata.yaml" or child.suffix in (*_STORES, ".bag") for child in path.iterdir())
+        and any(child.name == "metadata.yaml" or child.suffix in (*_STORES, ".bag", _ZSTD) for child in path.iterdir())
     )
 
 
@@ -116,7 +123,10 @@ def _is_cut(database: Path, reason: str) -> bool:
 
 def _open_ros1(path: Path) -> Ros1Reader:
     with path.open("rb") as file:
-        if not file.read(len(_ROS1_MAGIC)).startswith(_ROS1_MAGIC):
+        start = file.read(len(_ROS1_MAGIC))
+        if start.startswith(b"#ROS") and start != _ROS1_MAGIC:
+            raise BagError(f"{path} is a bag of an old format ({start.decode(errors='replace')}): `rosbag migrate` it")
+        if start != _ROS1_MAGIC:
             raise BagError(f"{path} is not a ROS 1 bag, which begins with {_ROS1_MAGIC.decode()!r}: give {_FORMS}")
     try:
         reader = Ros1Reader(path)
@@ -170,6 +180,8 @@ def _stores_in(folder: Path) -> list[Path]:
         return stores
     if ros1 := sorted(folder.glob("*.bag")):
         raise BagError(f"{folder} is a folder of bags: name one of {', '.join(bag.name for bag in ros1)}")
+    if packed := sorted(folder.glob(f"*{_ZSTD}")):
+        raise BagError(f"{folder} holds {packed[0].name} and no metadata.yaml: `zstd -d` the file")
     raise BagError(f"{folder} holds neither metadata.yaml nor .mcap or .db3 files: it is no rosbag2 bag")
 
 

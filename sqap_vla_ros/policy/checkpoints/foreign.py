@@ -21,6 +21,10 @@ _MERGE = (
 _MODEL_TYPES = (
     ("openvla", "an OpenVLA model, which writes its actions as text tokens and has no diffusion head: give a CogACT"),
     ("dexbotic", "a Dexbotic model, built on another vision tower and language model than CogACT's: give CogACT's own"),
+    (
+        "cogact",
+        "a CogACT model in the form of Hugging Face's transformers, not read here: give its training code's own",
+    ),
     ("prismatic", "a vision-language model without an action head: give a CogACT checkpoint that was trained from it"),
 )
 # substrings of tensor names -> the same
@@ -74,6 +78,8 @@ def location_problem(path: Path) -> str:
         if path.name.endswith(".index.json") or (path.parent / "model.safetensors.index.json").is_file():
             return _hugging_face(path.parent) or f"{path} is part of a model in several files: give {_READ}"
         return f"{path} is not a checkpoint: give {_READ}"
+    if snapshots := sorted((path / "snapshots").glob("*/")):
+        return f"{path} is a model in Hugging Face's cache: give the folder {snapshots[0]} in it"
     if (path / "adapter_config.json").is_file():
         return f"{path} is a LoRA adapter, which holds only changes to another model: {_MERGE}"
     if known := _hugging_face(path):

@@ -84,9 +84,12 @@ def read_header(
 ) -> tuple[str, ActionStatistics, PromptTokenizer]:
     """Return dataset, statistics and tokenizer; options as in `load_checkpoint`. No weight is touched.
 
-    Raises CheckpointError for missing tensors, ValueError for statistics or a tokenizer that cannot be used.
+    Raises CheckpointError for missing tensors and for whole numbers, ValueError for statistics or a tokenizer that
+    cannot be used.
     """
     require_whole(contents)
+    for name in contents.names:
+        _require_floats(contents, name, contents.read(name))
     key = choose_dataset(contents.datasets, unnorm_key)
     statistics = ActionStatistics.from_dataset(key, contents.datasets[key], dt_s)
     require_channels(key, statistics, contents.config.head.channels)
@@ -138,11 +141,7 @@ def assemble(contents: Contents, *, device: str, dtype: torch.dtype, mapped_laye
                     f"{contents.path}: {contents.stored_name(name)!r} has shape {list(stored.shape)}, the "
                     f"{contents.config.name} geometry needs {list(expected.shape)}"
                 )
-            if stored.layout != torch.strided or not stored.is_floating_point():
-                raise CheckpointError(
-                    f"{contents.path}: {contents.stored_name(name)!r} holds {_kind(stored)} numbers, not plain "
-                    "floating-point ones: a file that another tool quantised or packed; name the one it was made from"
-                )
+            _require_floats(contents, name, stored)
             if mapped_layers and name.startswith("decoder.layers."):
                 _replace_parameter(model, name, stored)
                 continue
@@ -179,6 +178,14 @@ def _tokenizer(contents: Contents, path: str | Path | None) -> PromptTokenizer:
             "checkpoint's folder, or name it as tokenizer (--tokenizer)"
         )
     return PromptTokenizer(prompt, vocabulary, *contents.tokenizer)
+
+
+def _require_floats(contents: Contents, name: str, stored: Tensor) -> None:
+    if stored.layout != torch.strided or not stored.is_floating_point():
+        raise CheckpointError(
+            f"{contents.path}: {contents.stored_name(name)!r} holds {_kind(stored)} numbers, not plain floating-point "
+            "ones: a file that another tool quantised or packed; name the one it was made from"
+        )
 
 
 def _kind(tensor: Tensor) -> str:

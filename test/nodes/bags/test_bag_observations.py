@@ -9,6 +9,7 @@ from sqap_vla_ros.nodes.bags.bag import Bag
 from sqap_vla_ros.nodes.bags.observations import BagObservations
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.nodes.bags.store import BagError
+from sqap_vla_ros.recordings.frames import nothing_observed
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 
@@ -222,3 +223,5 @@ def test_images_without_a_stamp_are_said(tmp_path, monkeypatch, given):
     frames, source = read(write_bag(tmp_path / "bag", frames=3), **given)
     assert source.counters.problems == {"stamp zero": 3}
     assert all("leaves header.stamp empty" in frame.problem for frame in frames)
+    said = nothing_observed(source.counters.used, source.counters.problems, source.counters.reasons)
+    assert said.endswith("record again with a driver that stamps its images")

@@ -247,3 +247,20 @@ def test_an_mcap_file_that_is_no_recording_of_ros2_says_what_it_is(good, tmp_pat
     with pytest.raises(BagError, match=re.escape(f"{other} {said}")) as error:
         Bag(other)
     assert "recover" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a.mcap.zstd", "is compressed as a file: give the folder that its metadata.yaml is in, or `zstd -d` it"),
+        ("folder/a.mcap.zstd", "holds a.mcap.zstd and no metadata.yaml: `zstd -d` the file"),
+        ("a.bag.active", "was not finished: rename it to end in .bag, then `rosbag reindex` it"),
+        ("a.bag", "is a bag of an old format (#ROSBAG V1.2): `rosbag migrate` it"),
+    ],
+)
+def test_what_another_tool_makes_readable_is_said_with_the_tool(tmp_path, name, said):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"#ROSBAG V1.2\n" + bytes(200))
+    with pytest.raises(BagError, match=re.escape(said)):
+        Bag(file if "/" not in name else file.parent)

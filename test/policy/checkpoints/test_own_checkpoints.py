@@ -88,6 +88,8 @@ def test_other_channels_are_shown_raw_and_refused_by_the_node(tmp_path, small_si
         def send(self, packet):
             pass
 
+    assert main(["replay", "no_bag", "--checkpoint", str(tmp_path / "two.safetensors"), "--out", str(tmp_path)]) == 2
+    assert "actions of 14 channels; an arm is moved by 7" in capsys.readouterr().err
     with pytest.raises(ValueError, match="actions of 14 channels; an arm is moved by 7"):
         _load(WorkerConfig(str(tmp_path / "two.safetensors"), "fp32"), Quiet())
 
@@ -206,6 +208,11 @@ def adapter(folder: Path) -> Path:
     return other
 
 
+def cached(folder: Path) -> Path:
+    (folder.parent / "models--a--b" / "snapshots" / "abc").mkdir(parents=True)
+    return folder.parent / "models--a--b"
+
+
 def star_vla(folder: Path) -> Path:
     (folder / "config.json").unlink()
     (folder / "config.yaml").write_text("run_id: x\nframework:\n  name: QwenGR00T\n")
@@ -253,6 +260,8 @@ FOREIGN = {
     "another HF model": (hugging_face("LlamaForCausalLM"), r"a Hugging Face model of type 'llama'"),
     "LoRA adapter": (adapter, r"is a LoRA adapter, which holds only changes.*merge_and_unload"),
     "starVLA": (star_vla, r"is a starVLA run, whose model is built on Qwen-VL"),
+    "CogACT by transformers": (hugging_face("CogACTForAction"), r"a CogACT model in the form of Hugging"),
+    "cache": (cached, r"Hugging Face's cache: give the folder .*/snapshots/abc in it"),
     "starVLA file": (safetensors_with("qwen_vl_interface.model.x"), r"a starVLA model"),
     "Dexbotic file": (safetensors_with("model.mm_projector.0.weight"), r"a Dexbotic model"),
     "LoRA file": (safetensors_with("base_model.model.q_proj.lora_A.weight"), r"LoRA layers that are not merged"),

@@ -82,6 +82,8 @@ def test_weights_of_whole_numbers_are_seen_without_loading_them(mine, capsys):
     torch.save(stored, weights)
     assert main(["inspect", str(mine)]) == 1
     assert "tensors that are not floating-point: " in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="holds int8 numbers"):
+        read_header(open_checkpoint(mine))
 
 
 @pytest.mark.parametrize("name", ["dataset_statistics.json", "config.json", TOKENIZER[0]])

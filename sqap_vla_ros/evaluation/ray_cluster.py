@@ -1,0 +1,37 @@
+"""A connection to a Ray cluster, whose end has the same exit status as that of any other command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from sqap_vla_ros.processes import Terminated, signals_raise
+
+
+@contextlib.contextmanager
+def ray_cluster(address: str) -> Iterator[Any]:
+    """Connect to a cluster, or start a local one, and provide the module `ray` until the block is left.
+
+    address: "auto", "local" or host:port. Workers get this process's import paths, and paths that do not depend on the
+    working directory. Raises ValueError where Ray is missing, `Terminated` on SIGTERM, while Ray starts as well.
+    """
+    try:
+        import ray  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise ValueError("--ray needs Ray: pip install 'sqap-vla-ros[cluster]'") from error
+    variables = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY") if name in os.environ}
+    variables["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    try:
+        ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=False, include_dashboard=False)
+        with signals_raise():  # `ray.init` has put other handlers of SIGTERM in place of the command's
+            yield ray
+    except SystemExit as error:
+        if isinstance(error, Terminated):
+            raise
+        raise Terminated(signal.SIGTERM) from error  # what Ray's handlers do
+    finally:
+        ray.shutdown()
