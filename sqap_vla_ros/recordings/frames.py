@@ -82,11 +82,20 @@ def nothing_observed(used: int, problems: Mapping[str, int], reasons: Mapping[st
     """Say why no image of a recording could be observed, by the commonest reason, and what helps."""
     if not used:
         return "it has no images to observe"
+    return f"none of its {used} images could be observed ({_commonest(problems, reasons)}"
+
+
+def some_unobserved(used: int, problems: Mapping[str, int], reasons: Mapping[str, str]) -> str:
+    """Say how many of a recording's images could not be observed, and mostly why; "" where all were."""
+    lost = sum(problems.values())
+    return f"{lost} of its {used} images could not be observed ({_commonest(problems, reasons)}" if lost else ""
+
+
+def _commonest(problems: Mapping[str, int], reasons: Mapping[str, str]) -> str:
     kind, count = max(problems.items(), key=lambda item: item[1])
     problem = reasons.get(kind, kind)
     remedy = next((remedy for word, remedy in _REMEDIES.items() if word in f"{kind}: {problem}"), "")
-    said = f"none of its {used} images could be observed ({count} of them: {problem})"
-    return f"{said}; {remedy}" if remedy else said
+    return f"{count} of them: {problem})" + (f"; {remedy}" if remedy else "")
 
 
 class Recording(Protocol):

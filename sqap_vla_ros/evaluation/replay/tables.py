@@ -17,6 +17,7 @@ from rich.table import Table
 from sqap_vla_ros.evaluation.replay.metrics import frame_errors
 from sqap_vla_ros.evaluation.replay.run import RecipeRun
 from sqap_vla_ros.policy.checkpoints.writing import written_aside
+from sqap_vla_ros.recordings.frames import some_unobserved
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,9 @@ def print_table(bag_path: Path, summaries: Sequence[dict[str, Any]]) -> None:
     for summary in summaries:
         table.add_row(summary["recipe"], *(measure.text(summary) for measure in shown))
     Console().print(table)
+    read = summaries[0]["inputs"]  # the same for every recipe
+    if lost := some_unobserved(read["used"], read["problems"], read.get("reasons", {})):
+        print(f"{bag_path.name}: {lost}; every image has a line in frames.csv")
     if warning := busy_warning(summaries):
         print(warning)
 

@@ -1,12 +1,14 @@
 """A recording in which no image can be observed ends with one sentence and exit status 1, before other recipes run."""
 
 import csv
+from pathlib import Path
 
 import bag_factory
 import pytest
 from bag_factory import write_bag
 
 from sqap_vla_ros import cli
+from sqap_vla_ros.evaluation.replay import tables
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.micro.policy import micro_policy
 
@@ -95,3 +97,17 @@ def test_a_checkpoint_that_cannot_be_loaded_is_said_before_the_bag_is_read(tmp_p
     assert "zzz" in error
     assert "Error:" not in error
     assert "again" not in error
+
+
+@pytest.mark.parametrize(
+    ("observed", "said"), [(1, "bag: 5 of its 6 images could not be observed (4 of them: "), (6, "")]
+)
+def test_images_that_the_table_leaves_out_are_told_below_it(observed, said, monkeypatch, capsys):
+    problems = {"no camera_info": 4, "no instruction": 1} if observed < 6 else {}
+    reasons = {"no camera_info": "no camera_info has this image's stamp", "no instruction": "none at this time"}
+    inputs = {"used": 6, "observed": observed, "problems": problems, "reasons": reasons}
+    monkeypatch.setattr(tables, "MEASURES", ())
+    tables.print_table(Path("some/bag"), [{"recipe": "fp32", "inputs": inputs}])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "observed" in line]
+    assert len(lines) == bool(said)
+    assert all(line.startswith(said) and line.endswith("every image has a line in frames.csv") for line in lines)
