@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time decoder layers of the 7B geometry under this package, OpenVINO, llama.cpp's ggml and torchao, taken in turn.
+"""Time decoder layers of the 7B geometry under this package, OpenVINO, llama.cpp and torchao, taken in turn.
 
 Each peer runs in a process and in an environment of its own, made below `--cache` where it is missing; the project's
 environment is only read. All compute the same layer with the same random weights (`peer_layers/stack.py`), 277
@@ -11,7 +11,7 @@ and without calibration these errors say nothing else; recipes of this package r
     python benchmarks/peers.py --cache out/peers               time: two minutes, on a machine that does nothing else
 
 Of a peer that cannot be installed, and of a variant that cannot be loaded, the table says why. Raw results go to
-results/peers.json, the picture to results/peers.png.
+results/peers.json, the picture to results/peers.png; those of one thread are results/peers_1_threads.json.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ PEERS = (
     Peer("this_package", "this package"),
     Peer("openvino_layers", "OpenVINO", ("openvino==2026.4.1", "nncf==3.4.0")),
     Peer(
-        "ggml_layers",
-        "llama.cpp's ggml",
-        ("ggml-python==0.0.45", "gguf==0.19.0"),
+        "llama_layers",
+        "llama.cpp",
+        ("llama-cpp-python==0.3.36", "gguf==0.19.0"),
         shares=False,
-        variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON -DGGML_LLAMAFILE=ON"},
+        variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"},
     ),
     Peer("torchao_layers", "torchao", ("torchao==0.18.0",), options=("--no-deps",)),
 )
@@ -173,12 +173,11 @@ def loaded(processes: Sequence[Process], cache: Path, rows: dict[str, dict[str, 
     for process in processes:
         for variant in process.about["variants"]:
             row = rows[f"{process.peer.title}: {variant}"] = {"peer": process.peer.name, "variant": variant}
-            answer = process.ask(load=variant)
-            if "error" not in answer:
-                answer = process.ask(compare=variant, tokens=TOKENS[0], **{"with": str(reference(cache, TOKENS[0]))})
-            row |= answer
-            print(f"{process.peer.title}: {variant}: {answer}", file=sys.stderr)
-            if "error" not in answer:
+            row |= process.ask(load=variant)
+            if "error" not in row:
+                row |= process.ask(compare=variant, tokens=TOKENS[0], **{"with": str(reference(cache, TOKENS[0]))})
+            print(f"{process.peer.title}: {variant}: {row}", file=sys.stderr)
+            if "error" not in row:
                 contenders.append((process, variant))
     return contenders
 
@@ -244,7 +243,8 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
             else f"{found[str(count)]:.1f}"
             for count in TOKENS
         ]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {row['relative_error']:.3f} |")
+        notes = f" ({row['notes']})" if row.get("notes") else ""
+        lines.append(f"| {name}{notes} | " + " | ".join(cells) + f" | {row['relative_error']:.3f} |")
     return lines
 
 

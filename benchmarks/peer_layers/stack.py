@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -139,10 +138,15 @@ def torch_stack(dtype: str) -> nn.Module:
 
 @dataclass(frozen=True)
 class Contender:
-    """A loaded variant. bind: tokens [S, WIDTH] to the call that is timed. read: the call's result as [S, WIDTH]."""
+    """A loaded variant.
+
+    bind: tokens [S, WIDTH] to the call that is timed. read: the call's result as [S, WIDTH]. notes: on how it was
+    loaded, for the table.
+    """
 
     bind: Callable[[Floats], Callable[[], Any]]
     read: Callable[[Any], Floats]
+    notes: str = ""
 
 
 def torch_contender(module: Callable[[Any], Any]) -> Contender:
@@ -165,7 +169,7 @@ def serve(variants: Mapping[str, Callable[[Path], Contender]], versions: Mapping
     """Answer the requests of `peers.py`, one JSON object a line on standard input, until that ends.
 
     variants: name -> how it is loaded, given a folder of its own for what it keeps between runs.
-    The answer to {"load": variant} is {} or {"error": why}; to {"run": variant, "tokens": n, "passes": k} the
+    The answer to {"load": variant} is {"notes": …} or {"error": why}; to {"run": variant, "tokens": n, "passes": k} the
     milliseconds of k passes; to {"compare": variant, "tokens": n, "with": file} the relative error from that array.
     """
     answers = os.fdopen(os.dup(1), "w")
@@ -177,9 +181,8 @@ def serve(variants: Mapping[str, Callable[[Path], Contender]], versions: Mapping
         try:
             if name := request.get("load"):
                 cache.mkdir(parents=True, exist_ok=True)
-                started = time.perf_counter()
                 loaded[name] = variants[name](cache)
-                answer: dict[str, Any] = {"load_s": time.perf_counter() - started}
+                answer: dict[str, Any] = {"notes": loaded[name].notes}
             elif name := request.get("run"):
                 answer = {"ms": timed(loaded[name], request["tokens"], request["passes"])}
             else:
@@ -201,8 +204,3 @@ def timed(contender: Contender, count: int, passes: int) -> list[float]:
         if index:
             times.append((time.perf_counter() - started) * 1e3)
     return times
-
-
-def median(times: list[float]) -> float:
-    """Return the median."""
-    return statistics.median(times)

@@ -15,7 +15,7 @@ from peer_layers.stack import Contender, serve
 
 def fine(cache):
     print("a library's chatter")
-    return Contender(lambda x: lambda: 2 * x, lambda y: y)
+    return Contender(lambda x: lambda: 2 * x, lambda y: y, "repacked")
 
 def broken(cache):
     raise OSError("no such instruction\\nand more")
@@ -57,6 +57,7 @@ def test_variants_take_turns_and_a_broken_one_says_why(peers, fake, tmp_path):
     assert {count: len(times) for count, times in fine["ms_a_layer"].items()} == {"277": 4, "175": 4}
     assert rows["fake runtime: broken"]["error"] == "OSError: no such instruction"
     lines = peers.table(rows)
+    assert lines[2].startswith("| fake runtime: fine (repacked) | ")
     assert lines[-1].startswith("| fake runtime: broken | OSError: no such instruction |")
     assert all(line.count("|") == lines[0].count("|") for line in lines)
 
