@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from sqap_vla_ros import cli
 from sqap_vla_ros.films import mp4_writer
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
-from sqap_vla_ros.policy.checkpoints.writing import WriteError, check_folder, described, write_text
+from sqap_vla_ros.policy.checkpoints.writing import WriteError, check_folder, described, write_text, written_aside
 from sqap_vla_ros.policy.micro.policy import micro_policy
 
 
@@ -62,6 +62,18 @@ def test_a_file_keeps_what_it_had(tmp_path):
         write_text(path, "new" * 1000)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_in_which_a_file_does_not_fit_is_named_once(tmp_path):
+    def write():
+        with written_aside(tmp_path / "rec") as partial:
+            partial.mkdir()
+            write_text(partial / "file", "new" * 1000)
+
+    with full_disk(1000), pytest.raises(WriteError, match=r"rec cannot be written [^\n]*$") as error:
+        write()
+    assert str(error.value).count("is the disk full?") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_film_that_does_not_fit_is_removed(tmp_path):

@@ -61,8 +61,8 @@ def require_room(needs: Estimate, recipe: Recipe, out: Path) -> None:
     free = shutil.disk_usage(out.absolute().parent).free
     if needs.file + needs.work > free:
         raise RecipeError(
-            f"recipe {recipe.name!r} needs about {(needs.file + needs.work) / GIB:.1f} GiB beside {out} while it works "
-            f"({needs.file / GIB:.1f} GiB in the end), {free / GIB:.1f} GiB are free: choose another --out"
+            f"recipe {recipe.name!r} needs about {_size(needs.file + needs.work)} beside {out} while it works "
+            f"({_size(needs.file)} in the end), {_size(free)} are free: choose another --out"
         )
     available = available_memory()
     if available is not None and needs.memory > available:
@@ -70,6 +70,10 @@ def require_room(needs: Estimate, recipe: Recipe, out: Path) -> None:
             f"recipe {recipe.name!r} needs at least {needs.memory / GIB:.1f} GiB of memory here, "
             f"{available / GIB:.1f} GiB are available: compress on a larger machine"
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.1f} MiB"
 
 
 def available_memory() -> int | None:

@@ -89,7 +89,8 @@ def written_aside(path: Path) -> Iterator[Path]:
     except (OSError, RuntimeError, SafetensorError) as error:
         read_only = isinstance(error, OSError) and error.errno == errno.EROFS
         remedy = "choose another place" if read_only else "is the disk full?"
-        raise WriteError(f"{path} cannot be written ({error}): {remedy}") from error
+        reason = error.__cause__ if isinstance(error, WriteError) else error  # of a file in the folder
+        raise WriteError(f"{path} cannot be written ({reason}): {remedy}") from error
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)
