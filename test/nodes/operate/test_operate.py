@@ -155,3 +155,7 @@ def test_where_two_nodes_have_the_name_none_is_started(run, policy_node, capsys)
     assert "2 nodes are called /cell/policy_node" in capsys.readouterr().err
     assert not policy_node.asked
     assert run("stop") == 0  # stopping is right, whoever hears it
+    said: list[str] = []
+    with operator.Operator("/cell/policy_node", said.append) as watching:
+        watching.watch(0.3)
+    assert said[0] == "2 nodes are called /cell/policy_node: these lines are of all of them"

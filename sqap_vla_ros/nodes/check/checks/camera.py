@@ -49,7 +49,8 @@ def check_camera_info(snapshot: Snapshot) -> Iterator[Finding]:
     view = snapshot.view
     if isinstance(view, ObservationProblem):
         if view.source is Input.CAMERA_INFO:
-            yield fail(str(view), "calibrate the camera (camera_calibration), and give camera_info of this image")
+            remedy = "give camera_info of this image and resolution; camera_calibration makes it where there is none"
+            yield fail(str(view), remedy)
         else:
             yield skipped(f"the {view.source.value} is at fault")
         return
