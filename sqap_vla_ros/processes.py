@@ -28,13 +28,18 @@ class Terminated(SystemExit):
 
 
 @contextlib.contextmanager
-def signals_raise() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into `Terminated` inside the block. A signal that is ignored (nohup) stays ignored."""
+def signals_raise(received: list[int] | None = None) -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into `Terminated` inside the block. A signal that is ignored (nohup) stays ignored.
+
+    received: gets the numbers of these signals, for blocks whose libraries put other exceptions in place of this one.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's business
         return
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        if received is not None:
+            received.append(number)
         raise Terminated(number)
 
     previous = {number: signal.getsignal(number) for number in _SIGNALS}

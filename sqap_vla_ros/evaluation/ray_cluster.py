@@ -17,7 +17,8 @@ def ray_cluster(address: str) -> Iterator[Any]:
     """Connect to a cluster, or start a local one, and provide the module `ray` until the block is left.
 
     address: "auto", "local" or host:port. Workers get this process's import paths, and paths that do not depend on the
-    working directory. Raises ValueError where Ray is missing, `Terminated` on SIGTERM, while Ray starts as well.
+    working directory. Raises ValueError where Ray is missing, and `Terminated` on SIGTERM and SIGHUP, also while Ray
+    starts.
     """
     try:
         import ray  # type: ignore[import-not-found, unused-ignore]
@@ -25,13 +26,13 @@ def ray_cluster(address: str) -> Iterator[Any]:
         raise ValueError("--ray needs Ray: pip install 'sqap-vla-ros[cluster]'") from error
     variables = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY") if name in os.environ}
     variables["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    received: list[int] = []
     try:
-        ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=False, include_dashboard=False)
-        with signals_raise():  # `ray.init` has put other handlers of SIGTERM in place of the command's
-            yield ray
-    except SystemExit as error:
-        if isinstance(error, Terminated):
-            raise
-        raise Terminated(signal.SIGTERM) from error  # what Ray's handlers do
+        with signals_raise(received):
+            ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=False, include_dashboard=False)
+            with signals_raise(received):  # `ray.init` has put other handlers of SIGTERM in place of the command's
+                yield ray
+    except SystemExit as error:  # Ray's own where its handler of SIGTERM ran, or one in place of `Terminated`
+        raise Terminated(received[-1] if received else signal.SIGTERM) from error
     finally:
         ray.shutdown()
