@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,13 +17,17 @@ from websockets.sync.client import ClientConnection, connect
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo
 from sqap_vla_ros.serving import wire
-from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S
-from sqap_vla_ros.serving.events import PredictFailed, PredictRequest, Ready, Result
+from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S
+from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, PredictRequest, Ready, Result
 from sqap_vla_ros.serving.frames import NATIVE_PATH, SCHEMES, TOKEN_VARIABLE, host_and_port, is_remote, join_request
 from sqap_vla_ros.serving.validation import chunk_problem, info_problem
 
 _LOG = logging.getLogger(__name__)
+_LIBRARY_LOG = _LOG.getChild("websockets")  # it prints a traceback for each ping without an answer
+_LIBRARY_LOG.setLevel(logging.CRITICAL)
 
+OPEN_S = 5.0  # that a server has to take a connection; then it is tried again
+PING_S, PONG_S = 2.0, 5.0  # between pings, and that a server has to answer one: it does while it loads or predicts
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 CLOSE_S = 0.2  # that a server has to say goodbye
@@ -46,13 +50,22 @@ class RemotePolicy:
     """Predicts on a server. One connection, opened again when it is lost; not for several threads at once.
 
     A connection on which an answer did not come in time is closed, so that the answer cannot be taken for a later one.
+    So is one whose other end answers no pings: a computer without power, or a cable that was drawn, ends nothing else.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 10.0, load_timeout_s: float = LOAD_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = PREDICTION_TIMEOUT_S,
+        load_timeout_s: float = LOAD_TIMEOUT_S,
+        say: Callable[[str], None] = _LOG.warning,
+    ) -> None:
         """Connect and wait until the server's policy is loaded.
 
         address: "ws://host:port"; the token, if one is needed, comes from the environment variable SQAP_VLA_TOKEN.
         timeout_s: of a prediction, connecting included.
+        say: told why the server cannot be reached, and how far it is with loading.
         Raises RemoteError.
         """
         if not is_remote(address):
@@ -63,6 +76,8 @@ class RemotePolicy:
             raise ValueError(f"{address}: {error}") from error
         self._address = address.rstrip("/") + NATIVE_PATH
         self._timeout_s = timeout_s
+        self._say = say
+        self._said = ""
         self._token = os.environ.get(TOKEN_VARIABLE, "")
         self._connection: ClientConnection | None = None
         self._leave = contextlib.ExitStack()  # closes the connection
@@ -137,7 +152,7 @@ class RemotePolicy:
         try:
             self._connection.send(frame)
             while True:
-                answer = wire.decode(_binary(self._connection.recv(max(deadline_s - time.monotonic(), 0.0))))
+                answer = self._message(self._connection, deadline_s)
                 if not isinstance(answer, (Result, PredictFailed)):
                     raise wire.WireError(f"a {type(answer).__name__} in place of a result")
                 if answer.request == request.request:
@@ -153,12 +168,13 @@ class RemotePolicy:
 
     def _connect(self, deadline_s: float) -> None:
         """Connect until the deadline. Raises RemoteError."""
-        problem, said = "it was not tried", False
+        problem = "it was not tried"
         for pause_s in _pauses():
             if time.monotonic() >= deadline_s:
                 raise RemoteError(f"{self._address} cannot be reached in time: {problem}")
             try:
                 self._connection = self._open(deadline_s)
+                self._said = ""
                 return
             except InvalidStatus as error:
                 body = (error.response.body or b"").decode(errors="replace").strip()
@@ -166,12 +182,17 @@ class RemotePolicy:
                 if error.response.status_code in REFUSALS:
                     raise RemoteError(f"{self._address} refuses: {problem}") from error
             except (OSError, WebSocketException, wire.WireError) as error:
-                problem = str(error) or type(error).__name__
-            if self._info is None and not said:
-                said = True
-                left_s = deadline_s - time.monotonic()
-                _LOG.warning("waiting up to %.0f s for the server at %s: %s", left_s, self._address, problem)
+                silent = isinstance(error, ConnectionClosed) and "keepalive ping timeout" in str(error)
+                problem = "it answers no pings" if silent else str(error) or type(error).__name__
+            left_s = max(deadline_s - time.monotonic(), 0.0)
+            self._tell(problem, f"waiting up to {left_s:.0f} s for the server at {self._address}: {problem}")
             time.sleep(min(pause_s, max(deadline_s - time.monotonic(), 0.0)))
+
+    def _tell(self, news: str, text: str) -> None:
+        """Say the text where the news in it are new."""
+        if news != self._said:
+            self._said = news
+            self._say(text)
 
     def _open(self, deadline_s: float) -> ClientConnection:
         """Connect once, and wait for the server to say what its policy is: it does when that is loaded."""
@@ -181,9 +202,11 @@ class RemotePolicy:
                 additional_headers={"Authorization": f"Api-Key {self._token}"} if self._token else None,
                 compression=None,
                 max_size=2 * wire.MAX_PACKET,
-                open_timeout=max(deadline_s - time.monotonic(), 0.0),
+                open_timeout=min(OPEN_S, max(deadline_s - time.monotonic(), 0.0)),
                 close_timeout=CLOSE_S,
-                ping_interval=None,
+                ping_interval=PING_S,
+                ping_timeout=PONG_S,
+                logger=_LIBRARY_LOG,
             )
         )
         try:
@@ -191,7 +214,10 @@ class RemotePolicy:
             limit = struct.pack("@ll", int(self._timeout_s), int(self._timeout_s % 1 * 1e6))
             connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             try:
-                ready = wire.decode(_binary(connection.recv(max(deadline_s - time.monotonic(), 0.0))))
+                ready = self._message(connection, deadline_s)
+                while isinstance(ready, LoadProgress):
+                    self._tell(ready.text, f"the server at {self._address} is loading: {ready.text}")
+                    ready = self._message(connection, deadline_s)
             except TimeoutError as error:
                 raise TimeoutError("its policy is still being loaded") from error
             if not isinstance(ready, Ready) or info_problem(ready.info) is not None:
@@ -204,6 +230,10 @@ class RemotePolicy:
         self._info = ready.info
         self.reconnections += 1
         return connection
+
+    @staticmethod
+    def _message(connection: ClientConnection, deadline_s: float) -> wire.Message:
+        return wire.decode(_binary(connection.recv(max(deadline_s - time.monotonic(), 0.0))))
 
 
 def _with_network_time(chunk: ActionChunk, taken: RoundTrip) -> ActionChunk:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqap_vla_ros.contracts import Observation, PolicyInfo
-from sqap_vla_ros.serving.events import Event, LoadFailed, Lost, PredictFailed, Ready, Result
+from sqap_vla_ros.serving.events import Event, LoadFailed, LoadProgress, Lost, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.worker import PolicyWorker, WorkerError
 
 FIRST_PAUSE_S = 1.0
@@ -96,8 +96,10 @@ class WorkerSupervisor:
                 self.info = event.info
                 self._problem = self._deadline = None
                 self._loading = False
+            elif isinstance(event, LoadProgress):  # of a server that was lost, also while it is to predict
+                self._problem = f"the policy is being loaded: {event.text}" if self._loading else event.text
             elif isinstance(event, (Result, PredictFailed)):
-                self._deadline = None
+                self._problem = self._deadline = None
                 self._pause_s = FIRST_PAUSE_S
             elif isinstance(event, (Lost, LoadFailed)):
                 self._schedule_restart(self._worker, event.text, now_s)

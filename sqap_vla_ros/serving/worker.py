@@ -31,6 +31,7 @@ import numpy as np
 from sqap_vla_ros.contracts import Observation, PolicyInfo
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.child_process import EXIT_S, ChildProcess
+from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S
 from sqap_vla_ros.serving.events import Event, LoadFailed, Lost, PredictFailed, PredictRequest, Ready, Result
 from sqap_vla_ros.serving.shared_image import ImageWriter
 from sqap_vla_ros.serving.validation import chunk_problem, duration_problem, info_problem
@@ -53,6 +54,7 @@ class WorkerConfig:
         checkpoint's own, and so does a negative cfg_scale.
     threads: torch's intra-op threads, 0 leaves its default.
     warmup: predictions made on a blank image before the worker says it is ready; the first ones are slow.
+    load_timeout_s, prediction_timeout_s: a server is given up a little earlier, so that it is named in time.
     factory: "module:function" returning a `Policy`, instead of `load_policy`.
     """
 
@@ -70,6 +72,8 @@ class WorkerConfig:
     seed: int = 0
     threads: int = 0
     warmup: int = 2
+    load_timeout_s: float = LOAD_TIMEOUT_S
+    prediction_timeout_s: float = PREDICTION_TIMEOUT_S
     factory: str = ""
 
 

@@ -28,6 +28,8 @@ from sqap_vla_ros.serving.frames import is_remote
 from sqap_vla_ros.serving.shared_image import ImageReader
 from sqap_vla_ros.serving.worker import WorkerConfig
 
+BEFORE = 0.9  # of the parent's time-outs: what is waited for is named before the parent ends this process
+
 
 def main(arguments: Sequence[str]) -> None:
     """Load a policy and answer requests. arguments: descriptors of the socket and of the image, the config as JSON."""
@@ -100,10 +102,19 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
         module, _, function = config.factory.partition(":")
         policy: Policy = getattr(importlib.import_module(module), function)()
         return policy
+
+    def say(text: str) -> None:
+        connection.send(wire.encode(LoadProgress(wire.clip(text))))
+
     if is_remote(config.checkpoint):
         from sqap_vla_ros.serving.remote import RemotePolicy  # needs a library that nothing else here does
 
-        return RemotePolicy(config.checkpoint)
+        return RemotePolicy(
+            config.checkpoint,
+            timeout_s=BEFORE * config.prediction_timeout_s,
+            load_timeout_s=BEFORE * config.load_timeout_s,
+            say=say,
+        )
     import torch
 
     from sqap_vla_ros.compression.files.kept import KeptPolicies, default_folder
@@ -111,9 +122,6 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
     from sqap_vla_ros.policy.cogact import CogACTPolicy, require_arm_actions
     from sqap_vla_ros.policy.settings import CheckpointSettings
     from sqap_vla_ros.shipped import SHIPPED
-
-    def say(text: str) -> None:
-        connection.send(wire.encode(LoadProgress(wire.clip(text))))
 
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -7,9 +7,10 @@ from workers import observation, wait_until
 
 pytest.importorskip("websockets", reason="websockets is not installed (pip install 'sqap-vla-ros[serve]')")
 
-from workers.link import BadLink
+from workers.link import BadLink, DeadLink
 from workers.served import Served
 
+from sqap_vla_ros.serving import remote as remote_policy
 from sqap_vla_ros.serving.remote import RemoteError, RemotePolicy
 
 
@@ -70,3 +71,54 @@ def test_an_answer_that_comes_again_is_not_taken_for_the_next(remote, link):
     link.repeats = True
     assert all(is_answered(remote, seed) for seed in range(4))
     assert remote.reconnections == 0
+
+
+@pytest.fixture
+def _impatient(monkeypatch):
+    for name, value in {"PING_S": 0.1, "PONG_S": 0.3, "OPEN_S": 0.3}.items():
+        monkeypatch.setattr(remote_policy, name, value)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_link_that_dies_without_an_end_is_named_while_a_prediction_waits(served):
+    said = []
+    with DeadLink(served.port) as link:
+        remote = RemotePolicy(link.url, timeout_s=3.0, say=said.append)
+        assert is_answered(remote, 1)
+        link.dead = True
+        begin = time.monotonic()
+        with pytest.raises(RemoteError, match="cannot be reached in time: timed out"):
+            remote.predict(observation(2))
+        assert time.monotonic() - begin < 10.0
+        assert said
+        assert all(f"the server at {link.url}/native" in text for text in said)
+        link.dead = False
+        assert is_answered(remote, 3)
+        remote.close()
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_link_that_dies_while_the_policy_is_loaded_is_named_and_tried_again():
+    said = []
+    with Served("workers.faults:never_loads") as served, DeadLink(served.port) as link:
+
+        def say(text):
+            said.append(text)
+            if "is loading" in text:
+                link.dead = True
+
+        served.engine.progress = "layer 3 of 32"
+        with pytest.raises(RemoteError, match="cannot be reached in time: timed out"):
+            RemotePolicy(link.url, load_timeout_s=3.0, say=say)
+        assert said[0] == f"the server at {link.url}/native is loading: layer 3 of 32"
+    assert len(said) >= 2  # the dead link, before the end of the time
+    assert all(text.startswith("waiting up to ") for text in said[1:])
+
+
+def test_a_server_that_loads_answers_pings_and_is_waited_for(monkeypatch):
+    monkeypatch.setattr(remote_policy, "PING_S", 0.05)
+    monkeypatch.setattr(remote_policy, "PONG_S", 0.5)
+    said = []
+    with Served("workers.faults:never_loads") as served, pytest.raises(RemoteError, match="still being loaded"):
+        RemotePolicy(served.url, load_timeout_s=2.0, say=said.append)
+    assert not any("waiting" in text for text in said[:-1])

@@ -159,6 +159,7 @@ def test_predictions_are_waited_for_no_longer_than_allowed():
 
 
 def test_waiting_for_a_server_is_said_once(caplog):
+    """Once for each reason: the same one again and again would drown everything else."""
     with pytest.raises(RemoteError, match="cannot be reached in time"):
         RemotePolicy("ws://127.0.0.1:9", load_timeout_s=0.5)
     (said,) = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]

@@ -16,6 +16,7 @@ def test_the_policy_may_be_on_another_computer():
         rig.wait(lambda: len(rig.got("target_pose")) > 5, "commands")
         served.stop()
         rig.wait(lambda: rig.status.state != PolicyStatus.RUNNING, "an end of the motion")
+        rig.wait(lambda: f"for the server at {served.url}" in rig.status.reason, "the name of who is waited for")
         assert rig.trigger("stop").success
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sqap_vla_ros.contracts import Observation
-from sqap_vla_ros.serving.events import LoadFailed, Lost, Ready, Result
+from sqap_vla_ros.serving.events import LoadFailed, LoadProgress, Lost, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.supervisor import LONGEST_PAUSE_S, WorkerSupervisor
 from sqap_vla_ros.serving.worker import WorkerError
 
@@ -68,6 +68,23 @@ def test_until_it_is_ready_there_is_a_problem(supervisor, made):
     supervisor.poll(0.0)
     assert supervisor.problem is None
     assert supervisor.idle
+
+
+def test_what_is_waited_for_is_the_problem_while_loading_and_while_predicting(supervisor, made):
+    made[0].queue.append(LoadProgress("waiting up to 9 s for the server"))
+    supervisor.poll(0.0)
+    assert supervisor.problem == "the policy is being loaded: waiting up to 9 s for the server"
+    made[0].becomes_ready()
+    supervisor.poll(1.0)
+    assert supervisor.problem is None
+    for answer in (Result(1, chunk=None, policy_s=0.1), PredictFailed(1, "not reached")):
+        supervisor.submit(OBSERVATION, seed=0, now_s=2.0)
+        made[0].queue.append(LoadProgress("waiting up to 4 s for the server"))
+        supervisor.poll(2.5)
+        assert supervisor.problem == "waiting up to 4 s for the server"
+        made[0].queue.append(answer)
+        supervisor.poll(3.0)
+        assert supervisor.problem is None
 
 
 def test_a_dead_worker_is_discarded_and_replaced_after_growing_pauses(supervisor, made):

@@ -17,7 +17,7 @@ from sqap_vla_ros.nodes.policy.safety_parameters import SAFETY
 from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.robot.arm.inverse import InverseConfig
 from sqap_vla_ros.robot.camera_contract import CameraContract
-from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, MOST_THREADS, PREDICTION_TIMEOUT_S
+from sqap_vla_ros.serving.defaults import MOST_THREADS
 from sqap_vla_ros.serving.worker import WorkerConfig
 
 # The only parameter that may change after configure, and only while the node is disabled.
@@ -99,17 +99,18 @@ _WHAT_RUNS = (
         minimum=0,
         maximum=MOST_THREADS,
     ),
-    Parameter(
+    Parameter.of(
+        WorkerConfig,
         "load_timeout_s",
-        LOAD_TIMEOUT_S,
         "Configuring fails when the policy is not loaded and warm within this time. Seven billion parameters take "
         "minutes to load from a slow disk.",
         above=0.0,
     ),
-    Parameter(
+    Parameter.of(
+        WorkerConfig,
         "prediction_timeout_s",
-        PREDICTION_TIMEOUT_S,
-        "A prediction that takes longer is treated as hung: its process is ended and started again.",
+        "A prediction that takes longer is treated as hung: its process is ended and started again. A server that does "
+        "not answer is given up after nine tenths of it.",
         above=0.0,
     ),
     Parameter(

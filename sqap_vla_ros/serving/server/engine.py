@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from sqap_vla_ros.contracts import Observation, PolicyInfo
@@ -110,6 +110,17 @@ class Engine:
         await self._loaded.wait()
         assert self.info is not None
         return self.info
+
+    async def loading(self) -> AsyncIterator[str]:
+        """Yield what is said while the policy is loaded, until it is."""
+        said = ""
+        while not self._loaded.is_set():
+            if self.progress != said:
+                said = self.progress
+                yield said
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._loaded.wait()
 
     async def predict(self, owner: object, observation: Observation, *, seed: int, reset: bool) -> Result:
         """Wait for the turn and the prediction. Raises PredictionError.

@@ -11,6 +11,7 @@ import asyncio
 import json
 from http import HTTPStatus
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
@@ -54,16 +55,21 @@ def respond(service: Service, access: Access, request: Request) -> Response | No
 class HttpConnection(ServerConnection):
     """A connection that may begin with `POST`, which the websocket library does not read.
 
-    service, access and max_body are set on a subclass made for each server.
+    service, access, max_body and opened, its connections, are set on a subclass made for each server.
     """
 
     service: Service
     access: Access
     max_body: int
+    opened: WeakSet[HttpConnection]
     _decided = False
     _first = b""  # what came before it was clear what this is
     _post: PostReader | None = None
     _act_task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.opened.add(self)
 
     def data_received(self, data: bytes) -> None:
         if not self._decided:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import numpy as np
 from sqap_vla_ros import __version__
 from sqap_vla_ros.robot.interchange.action_space import ActionSpace
 from sqap_vla_ros.serving import wire
-from sqap_vla_ros.serving.events import PredictFailed, Ready
+from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, Ready
 from sqap_vla_ros.serving.frames import NATIVE_PATH, split_request
 from sqap_vla_ros.serving.server.engine import Engine, PredictionError
 from sqap_vla_ros.serving.server.episode import ChunkUse, Episode
@@ -39,9 +39,9 @@ class Service:
 
 
 class Conversation(Protocol):
-    """One client. `greeting` is sent before the client says anything; None where the client begins."""
+    """One client. `greetings` are sent before the client says anything; none where the client begins."""
 
-    async def greeting(self) -> Frame | None: ...
+    def greetings(self) -> AsyncIterator[Frame]: ...
 
     async def answer(self, frame: Frame) -> Frame | None: ...
 
@@ -55,8 +55,9 @@ class VlaEval:
         self._greeted = greeted
         self._episode = Episode(service.engine, service.chunk_use, service.actions)
 
-    async def greeting(self) -> None:
-        return None
+    async def greetings(self) -> AsyncIterator[Frame]:
+        for frame in ():  # the client begins
+            yield frame
 
     async def answer(self, frame: Frame) -> bytes | None:
         number = 0
@@ -101,8 +102,8 @@ class OpenPi:
         self._episode = Episode(service.engine, service.chunk_use, service.actions)
         self._previous_ms: float | None = None
 
-    async def greeting(self) -> bytes:
-        return pack(metadata(self._service), keys=bytes)
+    async def greetings(self) -> AsyncIterator[Frame]:
+        yield pack(metadata(self._service), keys=bytes)
 
     async def answer(self, frame: Frame) -> Frame:
         begin = time.perf_counter()
@@ -139,9 +140,9 @@ class Either:
         self._service = service
         self._chosen: Conversation | None = None
 
-    async def greeting(self) -> bytes:
+    async def greetings(self) -> AsyncIterator[Frame]:
         head = {"type": "hello", "payload": hello(self._service), "seq": 0, "timestamp": time.time()}
-        return pack({**metadata(self._service), **head}, keys=str)
+        yield pack({**metadata(self._service), **head}, keys=str)
 
     async def answer(self, frame: Frame) -> Frame | None:
         if self._chosen is None:
@@ -163,8 +164,10 @@ class Native:
     def __init__(self, service: Service) -> None:
         self._engine = service.engine
 
-    async def greeting(self) -> bytes:
-        return wire.encode(Ready(await self._engine.loaded(), 0.0))
+    async def greetings(self) -> AsyncIterator[Frame]:
+        async for text in self._engine.loading():
+            yield wire.encode(LoadProgress(wire.clip(text)))
+        yield wire.encode(Ready(await self._engine.loaded(), 0.0))
 
     async def answer(self, frame: Frame) -> Frame:
         number = 1

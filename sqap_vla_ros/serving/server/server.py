@@ -10,9 +10,11 @@ import struct
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from sqap_vla_ros.serving import defaults
 from sqap_vla_ros.serving.frames import TOKEN_VARIABLE
@@ -62,6 +64,7 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
         pass
 
     Connection.service, Connection.access, Connection.max_body = service, access, config.max_frame
+    Connection.opened = WeakSet()
 
     async def handle(connection: ServerConnection) -> None:
         access.clients += 1
@@ -93,7 +96,12 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
     ) as server:
         for listener in server.sockets:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # connections inherit it
-        yield server.sockets[0].getsockname()[1]
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            for connection in Connection.opened:
+                if connection.state is State.CONNECTING:  # the end would wait as long for it as for a handshake
+                    connection.transport.abort()
 
 
 def _reset(connection: ServerConnection) -> None:
@@ -110,8 +118,8 @@ def _reset(connection: ServerConnection) -> None:
 async def _converse(service: Service, config: ServerConfig, connection: ServerConnection) -> None:
     assert connection.request is not None
     conversation: Conversation = PROTOCOLS[urlsplit(connection.request.path).path](service)
-    greeting = await _unless_closed(connection, conversation.greeting())
-    if greeting is not None:
+    greetings = conversation.greetings()
+    while (greeting := await _unless_closed(connection, anext(greetings, None))) is not None:
         await asyncio.wait_for(connection.send(greeting), config.send_s)
     while True:
         frame = await asyncio.wait_for(connection.recv(), config.idle_s)

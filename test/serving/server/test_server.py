@@ -6,6 +6,7 @@ import json
 import select
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -401,6 +402,14 @@ def test_a_silent_client_is_disconnected():
         silent = VlaEval(served)
         with pytest.raises(ConnectionClosed):
             silent.socket.recv(TIMEOUT_S)
+
+
+def test_clients_that_never_finish_their_handshake_do_not_keep_the_server_from_ending():
+    with Served() as served, socket.create_connection(("127.0.0.1", served.port)) as silent:
+        silent.sendall(b"GET /vla-eval HTTP/1.1\r\n")
+        begin = time.monotonic()
+        served.stop()
+        assert time.monotonic() - begin < 10.0  # less than ServerConfig.request_s
 
 
 def test_a_client_that_does_not_read_is_disconnected(monkeypatch):

@@ -1,6 +1,7 @@
 """A bad network between `RemotePolicy` and its server: it delays, drops, cuts and repeats messages."""
 
 import contextlib
+import socket
 import threading
 import time
 
@@ -59,3 +60,47 @@ class BadLink:
                     client.send(before)
                 client.send(answer)
                 before = answer
+
+
+class DeadLink:
+    """A network that may stop carrying bytes while every connection stays open, as without power at the other end.
+
+    Use as a context manager; dead: nothing is carried any more, in either direction, and connections are still taken.
+    """
+
+    def __init__(self, port: int) -> None:
+        """port: of the server on this computer."""
+        self.dead = False
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._ends: list[socket.socket] = []
+
+    def __enter__(self) -> "DeadLink":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # wakes who reads it
+            end.close()
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._port))
+                self._ends += [near, far]
+                for source, target in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                if not self.dead:
+                    target.sendall(data)
