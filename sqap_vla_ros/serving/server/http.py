@@ -55,13 +55,14 @@ def respond(service: Service, access: Access, request: Request) -> Response | No
 class HttpConnection(ServerConnection):
     """A connection that may begin with `POST`, which the websocket library does not read.
 
-    service, access, max_body and opened, its connections, are set on a subclass made for each server.
+    service, access, max_body, opened (its connections) and ending are set on a subclass made for each server.
     """
 
     service: Service
     access: Access
     max_body: int
     opened: WeakSet[HttpConnection]
+    ending = False
     _decided = False
     _first = b""  # what came before it was clear what this is
     _post: PostReader | None = None
@@ -70,6 +71,8 @@ class HttpConnection(ServerConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.opened.add(self)
+        if self.ending:  # accepted in the same moment
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if not self._decided:

@@ -56,7 +56,8 @@ class VlaEval:
         self._episode = Episode(service.engine, service.chunk_use, service.actions)
 
     async def greetings(self) -> AsyncIterator[Frame]:
-        for frame in ():  # the client begins
+        nothing: tuple[Frame, ...] = ()  # the client begins
+        for frame in nothing:
             yield frame
 
     async def answer(self, frame: Frame) -> bytes | None:

@@ -99,6 +99,7 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
         try:
             yield server.sockets[0].getsockname()[1]
         finally:
+            Connection.ending = True
             for connection in Connection.opened:
                 if connection.state is State.CONNECTING:  # the end would wait as long for it as for a handshake
                     connection.transport.abort()
