@@ -1,19 +1,23 @@
 """A policy behind a socket: the same chunks, and no wrong ones when the other side fails."""
 
+import os
+import signal
 import threading
 import time
 
 import numpy as np
 import pytest
 from policy_doubles import Double
-from workers import observation, start, wait_for
+from workers import observation, start, wait_for, wait_until
 
 pytest.importorskip("websockets", reason="websockets is not installed (pip install 'sqap-vla-ros[serve]')")
 
 from workers.served import Served
 
-from sqap_vla_ros.serving.events import Ready, Result
+from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.remote import RemoteError, RemotePolicy
+from sqap_vla_ros.serving.supervisor import WorkerSupervisor
+from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,39 @@ def test_another_policy_at_the_same_address_is_refused():
         remote, port = RemotePolicy(served.url), served.port
     with Served("workers.faults:another", port=port), pytest.raises(RemoteError, match="serves another policy now"):
         remote.predict(observation())
+
+
+@pytest.mark.parametrize("worker_dies", [True, False])
+def test_the_node_takes_no_other_policy_whatever_was_restarted(worker_dies):
+    """The server is replaced by one with another policy; the node's worker lives on, or is started again as well."""
+    with Served() as served:
+        config = WorkerConfig(served.url, warmup=0)
+        supervisor = WorkerSupervisor(
+            lambda: PolicyWorker(config, lambda: None), prediction_timeout_s=10.0, load_timeout_s=30.0
+        )
+        supervisor.start()
+        assert wait_until(lambda: supervisor.poll(time.monotonic()) and supervisor.idle)
+        port, told = served.port, supervisor.info
+    try:
+        with Served("workers.faults:another", port=port):
+            if worker_dies:
+                os.kill(supervisor.pid, signal.SIGKILL)
+                events = []
+                wait_until(
+                    lambda: events.extend(supervisor.poll(time.monotonic())) or "another" in (supervisor.problem or "")
+                )
+                assert "another policy answers now" in supervisor.problem
+                assert not any(isinstance(event, Ready) for event in events)
+            else:
+                supervisor.submit(observation(), seed=0, now_s=time.monotonic())
+                events = []
+                assert wait_until(lambda: events.extend(supervisor.poll(time.monotonic())) or events)
+                assert isinstance(events[0], (PredictFailed, LoadProgress))
+                wait_until(lambda: events.extend(supervisor.poll(time.monotonic())) or supervisor.idle)
+                assert "serves another policy now" in events[-1].text
+            assert supervisor.info == told
+    finally:
+        supervisor.close()
 
 
 def test_a_token_comes_from_the_environment(monkeypatch):
