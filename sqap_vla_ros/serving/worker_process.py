@@ -118,7 +118,7 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
     import torch
 
     from sqap_vla_ros.compression.files.kept import KeptPolicies, default_folder
-    from sqap_vla_ros.compression.load import load_policy
+    from sqap_vla_ros.compression.load import RANDOM_WEIGHTS, load_policy
     from sqap_vla_ros.policy.cogact import CogACTPolicy, require_arm_actions
     from sqap_vla_ros.policy.settings import CheckpointSettings
     from sqap_vla_ros.shipped import SHIPPED
@@ -133,7 +133,7 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
         device=config.device,
         dtype=getattr(torch, config.dtype) if config.dtype else None,
         settings=CheckpointSettings(
-            unnorm_key=config.unnorm_key or None,
+            unnorm_key=None if config.checkpoint in RANDOM_WEIGHTS else config.unnorm_key or None,
             tokenizer=Path(config.tokenizer) if config.tokenizer else None,
             dt_s=config.dt or None,
             crop=config.crop or None,

@@ -138,6 +138,7 @@ _POLICY = (
             ),
             ("recipe", "How the policy is compressed: a recipe of config/recipes by name, or a path to one."),
             ("device", "Where the policy runs: cpu, cuda or cuda:N."),
+            ("unnorm_key", "Data set whose action statistics the checkpoint's output is scaled with."),
             ("output_mode", "What the arm is sent.", str, ("joint", "pose", "twist")),
             (
                 "gripper_output",

@@ -47,7 +47,7 @@ _WHAT_RUNS = (
         WorkerConfig,
         "unnorm_key",
         "Data set whose action statistics turn the network's output into metres and radians. A wrong one scales every "
-        "motion wrongly. '' takes the checkpoint's only one.",
+        "motion wrongly. '' takes the checkpoint's only one. 'micro' has no data set and takes any.",
     ),
     Parameter.of(
         WorkerConfig,

@@ -9,6 +9,7 @@ from rclpy.node import Node
 
 from sqap_vla_ros.nodes.stand_in.arm import StandInArm
 
+ACTIONS = ("gripper_command", "parallel_gripper_command")  # the kinds of `gripper_output` that are actions
 ARRIVED = 1e-3  # rad or m
 
 
@@ -16,11 +17,11 @@ class GripperServer:
     """An action server of control_msgs that moves the arm's gripper. Raises ImportError without control_msgs."""
 
     def __init__(self, node: Node, arm: StandInArm, kind: str, name: str) -> None:
-        """kind: `gripper_command` or `parallel_gripper_command`. name: of the action."""
+        """kind: one of `ACTIONS`. name: of the action."""
         from control_msgs.action import GripperCommand, ParallelGripperCommand
 
         self._arm = arm
-        self._parallel = kind == "parallel_gripper_command"
+        self._parallel = kind == ACTIONS[1]
         self._type = ParallelGripperCommand if self._parallel else GripperCommand
         self._goal: Any = None
         self._position = 0.0

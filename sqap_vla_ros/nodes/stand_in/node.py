@@ -15,12 +15,14 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseStamped, TwistStamped
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
@@ -35,9 +37,10 @@ from sqap_vla_ros.nodes.images import rgb_to_message
 from sqap_vla_ros.nodes.launch.robots import RobotFile, read_robot
 from sqap_vla_ros.nodes.launch.table import dds_environment
 from sqap_vla_ros.nodes.messages import pose_from_message, time_message, time_ns, transform_message
+from sqap_vla_ros.nodes.policy import parameters as policy_parameters
 from sqap_vla_ros.nodes.stand_in.arm import StandInArm
-from sqap_vla_ros.nodes.stand_in.gripper import GripperServer
-from sqap_vla_ros.nodes.stand_in.parameters import PARAMETERS
+from sqap_vla_ros.nodes.stand_in.gripper import ACTIONS, GripperServer
+from sqap_vla_ros.nodes.stand_in.parameters import OF_THE_ROBOT, PARAMETERS
 from sqap_vla_ros.nodes.stand_in.picture import StandInCamera
 from sqap_vla_ros.nodes.tf.api import StaticTransformBroadcaster, TransformBroadcaster
 from sqap_vla_ros.robot.arm.inverse import InverseConfig
@@ -96,7 +99,7 @@ class StandIn(Node):
         for name in ("robot", "urdf"):
             if not values[name]:
                 raise ValueError(f"{name} is required: --ros-args -p robot:=ur5e -p urdf:=ur5e.urdf")
-        robot = read_robot(values["robot"])
+        robot = self._as_given(read_robot(values["robot"]))
         file = Path(values["urdf"]).expanduser()
         if not file.is_file():
             raise FileNotFoundError(f"urdf:={values['urdf']}: there is no such file")
@@ -138,12 +141,25 @@ class StandIn(Node):
         )
         self.get_logger().info(f"stand-in for {robot.path.stem}: {len(self.arm.joints)} joints listen to {listens}")
 
+    def _as_given(self, robot: RobotFile) -> RobotFile:
+        """Return the robot with what was given to this node beside it. Raises ValueError for a value that cannot be."""
+        table = [
+            replace(p, default=robot.parameters.get(p.name, p.default))
+            for p in policy_parameters.PARAMETERS
+            if p.name in OF_THE_ROBOT
+        ]
+        parameter_table.declare(self, table, read_only=True)
+        values = {p.name: p.clean(self.get_parameter(p.name).value) for p in table}
+        if found := parameter_table.problems(table, values):
+            raise ValueError("; ".join(found))
+        return replace(robot, parameters=robot.parameters | values)
+
     def _served_gripper(self, robot: RobotFile) -> GripperServer | None:
-        name = robot.parameters.get("gripper_action", "")
-        if not name:
+        kind, name = robot.parameters["gripper_output"], robot.parameters["gripper_action"]
+        if kind not in ACTIONS or not name:
             return None
         try:
-            return GripperServer(self, self.arm, robot.parameters["gripper_output"], name)
+            return GripperServer(self, self.arm, kind, name)
         except ImportError:
             self.get_logger().warning(f"no action server {name}: control_msgs is not installed")
             return None
@@ -222,7 +238,7 @@ def main(args: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: interrupted.set())
     try:
         node = StandIn()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, InvalidParameterTypeException) as error:
         print(f"stand_in: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 2

@@ -30,3 +30,18 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("state_rate", 50.0, "Hz of joint_states and /tf.", minimum=10.0, maximum=500.0),
     Parameter("camera_rate", 10.0, "Images per second.", above=0.0, maximum=60.0),
 )
+# Parameters of policy_node that the stand-in reads from the robot file. Given here too, as to the node, they win.
+OF_THE_ROBOT = (
+    "base_frame",
+    "tool_frame",
+    "joint_posture",
+    "orientation_residual_rad",
+    "orientation_weights",
+    "workspace_min_m",
+    "workspace_max_m",
+    "training_camera",
+    "gripper_output",
+    "gripper_action",
+    "gripper_joint",
+    "gripper_open",
+)

@@ -105,6 +105,10 @@ def test_bad_arguments_are_named(given, message):
         policy(**given)
 
 
+def test_another_data_set_than_the_robot_files_can_be_named():
+    assert policy(robot="wx250s", unnorm_key="my_wx250s").parameters["unnorm_key"] == "my_wx250s"
+
+
 def test_a_missing_parameter_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"params_file:=.*absent\.yaml: there is no such file"):
         policy(params_file=str(tmp_path / "absent.yaml"))

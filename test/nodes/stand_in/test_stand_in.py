@@ -239,6 +239,22 @@ class Commanded:
                 self.executor.spin_once(timeout_sec=0.02)
 
 
+def test_what_is_given_to_the_stand_in_replaces_what_the_robot_file_says(real_data):
+    given = {
+        "robot": "so101", "urdf": str(real_data("robots/so101.urdf")), "gripper_output": "joint_trajectory",
+        "gripper_open": 1.5, "joint_posture": [0.1, -0.3, 0.3, 1.2, 0.0], "base_frame": "/base_link",
+    }  # fmt: skip
+    rclpy.init(args=ros_arguments(given))
+    node = StandIn()
+    try:
+        assert node.arm.joints[-1] == "gripper"  # of the trajectory's controller, and behind no action any more
+        assert "/follower/gripper_controller/gripper_cmd/_action/status" not in dict(node.get_topic_names_and_types())
+        np.testing.assert_allclose(node.arm.position, [0.1, -0.3, 0.3, 1.2, 0.0, 1.5])
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
+
+
 def test_poses_and_twists_come_over_dds_and_only_in_the_base_frame(real_data, capfd):
     # xacro's ur.urdf.xacro has no gripper: its joint is in joint_states all the same.
     with Commanded(str(real_data("robots/ur5e.urdf"))) as pair:
@@ -276,6 +292,8 @@ def test_poses_and_twists_come_over_dds_and_only_in_the_base_frame(real_data, ca
         ({"robot": "ur5e"}, "urdf is required"),
         ({"robot": "ur9", "urdf": "x"}, "the robots that ship are"),
         ({"robot": "ur5e", "urdf": "absent.urdf"}, "urdf:=absent.urdf: there is no such file"),
+        ({"robot": "ur5e", "urdf": "x", "gripper_output": "magnet"}, "gripper_output must be one of 'forward_command'"),
+        ({"robot": "ur5e", "urdf": "x", "gripper_open": "wide"}, "gripper_open"),
     ],
 )
 def test_what_the_stand_in_lacks_is_named(parameters, text, capsys):

@@ -1,14 +1,21 @@
 """Each robot file: its parameters are accepted, its URDF has that arm, and a scripted chunk moves a stand-in of it."""
 
+import functools
+import re
+import socket
+
 import numpy as np
 import pytest
-from stepped.stand_in_cell import DT_S, StandInCell
+import yaml
+from places import ROOT
+from stepped.stand_in_cell import DT_S, LATENCY_S, StandInCell
 
 from sqap_vla_ros.nodes.launch.robots import read_robot, robot_names
 from sqap_vla_ros.nodes.launch.table import BRINGUPS, resolve
 from sqap_vla_ros.nodes.policy import configuration, parameters
 from sqap_vla_ros.nodes.policy.reports.diagnostics import RESIDUAL
 from sqap_vla_ros.nodes.policy.sinks.table import SINKS
+from sqap_vla_ros.serving.worker_process import _load
 
 URDFS = {
     "fr3": "fr3_hand", "so101": "so101", "ur5e": "ur5e_robotiq", "vx300s": "vx300s", "wx250s": "wx250s",
@@ -49,6 +56,37 @@ def test_a_scripted_chunk_moves_the_arm_of_a_robot_file(name, mode, real_data):
         # About two seconds of 2 cm/s sideways, less the ramp and the lag; not further than was asked for.
         assert 0.01 < moved[1] < 2.0 / DT_S * STEP[1]
         assert abs(moved[0]) < 0.002
+
+
+@functools.cache
+def loaded(config):
+    """A policy as the worker loads it."""
+    connection, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with connection, told:
+        return _load(config, connection)
+
+
+class MicroCell(StandInCell):
+    """The cell with the policy that docs/robots.md tries it with, and the page's slow.yaml."""
+
+    def __init__(self, name: str, urdf: str) -> None:
+        (slow,) = re.findall(r"cat > slow.yaml <<'END'\n(.*?)\nEND", (ROOT / "docs" / "robots.md").read_text(), re.S)
+        robot = read_robot(name)
+        super().__init__(robot, urdf, STEP, **yaml.safe_load(slow)["/**"]["ros__parameters"])
+        self._policy = loaded(configuration.worker_config(parameters.defaults() | robot.parameters))
+
+    def _predict(self, observation):
+        return LATENCY_S, self._policy.predict(observation)
+
+
+@pytest.mark.parametrize("name", URDFS)
+def test_the_first_chunks_without_the_arm_move_it_in_the_box_of_its_robot_file(name, real_data):
+    with MicroCell(name, real_data(f"robots/{URDFS[name]}.urdf").read_text()) as cell:
+        before = cell.arm.tool()
+        cell.start("pick up the cube")
+        cell.run(1.2)
+        assert cell.status.chunks_rejected == 0, cell.status.reason
+        assert np.linalg.norm(cell.arm.tool()[:3, 3] - before[:3, 3]) > 0.005
 
 
 def test_a_tenth_of_the_speed_is_a_tenth_of_the_speed(real_data):
