@@ -1,9 +1,23 @@
 """The node table as a launch description. Only the launch files import it, for it needs `launch` and `launch_ros`."""
 
 import os
+import signal
+from collections.abc import Callable
 
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch import Action, LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteLocal,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+    Shutdown,
+)
+from launch.event_handlers import OnShutdown
+from launch.events import Shutdown as ShutdownEvent
+from launch.events import matches_action
+from launch.events.process import SignalProcess
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
@@ -33,7 +47,7 @@ def _declaration(argument: Argument) -> DeclareLaunchArgument:
 
 def _nodes(context: LaunchContext, bringup: Bringup) -> list[LaunchDescriptionEntity]:
     given = {argument.name: context.launch_configurations[argument.name] for argument in bringup.arguments}
-    return [
+    nodes = [
         Node(
             package="sqap_vla_ros",
             executable=command.executable,
@@ -50,3 +64,19 @@ def _nodes(context: LaunchContext, bringup: Bringup) -> list[LaunchDescriptionEn
         )
         for command in resolve(bringup, given)
     ]
+    return [*nodes, *(RegisterEventHandler(OnShutdown(on_shutdown=interrupt(node))) for node in nodes)]
+
+
+def interrupt(process: ExecuteLocal) -> Callable[[ShutdownEvent, LaunchContext], list[Action]]:
+    """Return what sends SIGINT to a process when launch is interrupted.
+
+    With a terminal, launch relies on it to interrupt the nodes, and leaves them 5 s until SIGTERM. A SIGINT that was
+    sent to launch alone, as by `docker stop`, does not reach them so. One that comes twice does not matter.
+    """
+
+    def send(event: ShutdownEvent, context: LaunchContext) -> list[Action]:
+        if not event.due_to_sigint or process.process_details is None:
+            return []
+        return [EmitEvent(event=SignalProcess(signal_number=signal.SIGINT, process_matcher=matches_action(process)))]
+
+    return send

@@ -393,7 +393,7 @@ def test_launch_file_declares_the_arguments_of_the_table(name):
 def test_launch_file_starts_what_bringup_starts(name):
     description = load_launch_file(name)
     from launch import LaunchContext
-    from launch.actions import DeclareLaunchArgument, OpaqueFunction
+    from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler
     from launch_ros.actions import Node
 
     context = LaunchContext()
@@ -404,5 +404,8 @@ def test_launch_file_starts_what_bringup_starts(name):
             entity.execute(context)
         elif isinstance(entity, OpaqueFunction):
             nodes += entity.execute(context)
+    interrupts = [entity for entity in nodes if isinstance(entity, RegisterEventHandler)]
+    nodes = [entity for entity in nodes if entity not in interrupts]
+    assert len(interrupts) == len(nodes)
     assert all(isinstance(node, Node) for node in nodes)
     assert [node.node_executable for node in nodes] == [node.executable for node in BRINGUPS[name].nodes]
