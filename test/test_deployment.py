@@ -170,6 +170,19 @@ def test_the_dockerfile_copies_files_that_exist():
     assert not {name.split("/")[0] for name in files} & set(ignored)
 
 
+def test_a_user_without_a_name_in_the_image_has_one_for_pytorchs_cache():
+    (line,) = re.findall(r"^ENV HOME.*$", DOCKERFILE, re.M)
+    assert "USER=" in line
+
+
+def test_the_examples_name_what_the_node_needs():
+    text = (ROOT / "docs" / "deployment.md").read_text().replace("\\\n", "")
+    lines = [line for line in text.splitlines() if "checkpoint:=" in line]
+    assert len(lines) == 2
+    for argument in ("robot:=", "recipe:=", "image:=", "camera_info:="):
+        assert all(argument in line for line in lines)
+
+
 def test_readme_and_dockerfile_skip_the_same_keys():
     def skipped(text):
         return sorted(re.findall(r"python3-[a-z]+-pip", text))
