@@ -75,7 +75,7 @@ def test_a_tool_at_the_border_is_another_matter():
 def test_the_ring_is_measured_in_the_policys_own_tokens(radius, monkeypatch):
     grid = (16, 16)
 
-    def answer(_values, observation, _factory, *, predictions):
+    def answer(_values, observation, _factory, *, predictions, wait_s):
         assert predictions == 1
         transform = ImageTransform()
         patch = policy_view.patch_of(transform.map_pixel(observation.gripper_pixel, WIDTH, HEIGHT), 224, grid)
