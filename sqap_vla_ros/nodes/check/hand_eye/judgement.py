@@ -16,7 +16,7 @@ from sqap_vla_ros.nodes.check.hand_eye.policy_view import PolicyView
 from sqap_vla_ros.nodes.check.hand_eye.sights import Survey
 from sqap_vla_ros.nodes.check.report import Row
 from sqap_vla_ros.robot.conventions import invert_pose
-from sqap_vla_ros.robot.hand_eye.faults import STANDS_M, degenerate, mistakes, poor_px
+from sqap_vla_ros.robot.hand_eye.faults import STANDS_M, WRIST, degenerate, mistakes, poor_px
 from sqap_vla_ros.robot.hand_eye.fit import Fit, fit_camera, fit_point, held_out_px, unfitted
 from sqap_vla_ros.robot.hand_eye.pairs import Array, ToolPairs, extent
 
@@ -60,12 +60,16 @@ def judge(survey: Survey, pairs: ToolPairs, view: PolicyView) -> Judgement:
     rows.append(Row("offset", _offset(numbers)))
     rows.append(Row("ring", _ring(pairs, fit.inliers, view, numbers)))
     if not fitted:
-        why = "the camera rides with the tool, which is always in one place of the image" if rides else "see above"
-        rows.append(Row("camera pose", skipped(f"no correction is fitted: {why}")))
+        rows.append(Row("camera pose", skipped(_not_fitted(rides))))
     else:
         for finding in _pose(survey, pairs, fit, patch_px, numbers):
             rows.append(Row("camera pose", finding))
     return Judgement(tuple(rows), fit, fitted, numbers)
+
+
+def _not_fitted(rides: bool) -> str:
+    why = f"the camera rides with the tool, which is always in one place of the image. {WRIST}"
+    return f"no correction is fitted: {why if rides else 'see above'}"
 
 
 def _places(pairs: ToolPairs) -> str:
