@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -51,8 +52,8 @@ def marked(mark: str) -> dict[int, str]:
 
 
 def left(mark: str) -> list[str]:
-    """Return the marked command lines, without Ray's own agent, which outlives a killed driver by minutes, idle."""
-    return [command for command in marked(mark).values() if "DashboardAgent" not in command]
+    """Return the marked command lines, without Ray's own agents, which outlive a killed driver by minutes, idle."""
+    return [command for command in marked(mark).values() if not re.match(r"ray::(Dashboard|RuntimeEnv)Agent", command)]
 
 
 def start(arguments: list[str], **environment: str) -> subprocess.Popen[str]:
