@@ -19,7 +19,15 @@ from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S
 from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, PredictRequest, Ready, Result
-from sqap_vla_ros.serving.frames import NATIVE_PATH, SCHEMES, TOKEN_VARIABLE, host_and_port, is_remote, join_request
+from sqap_vla_ros.serving.frames import (
+    NATIVE_PATH,
+    SCHEMES,
+    TOKEN_VARIABLE,
+    host_and_port,
+    is_remote,
+    join_request,
+    unseal,
+)
 from sqap_vla_ros.serving.validation import chunk_problem, info_problem
 
 _LOG = logging.getLogger(__name__)
@@ -233,7 +241,8 @@ class RemotePolicy:
 
     @staticmethod
     def _message(connection: ClientConnection, deadline_s: float) -> wire.Message:
-        return wire.decode(_binary(connection.recv(max(deadline_s - time.monotonic(), 0.0))))
+        frame = _binary(connection.recv(max(deadline_s - time.monotonic(), 0.0)))
+        return wire.decode(bytes(unseal(frame)))
 
 
 def _with_network_time(chunk: ActionChunk, taken: RoundTrip) -> ActionChunk:

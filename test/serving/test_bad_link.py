@@ -73,6 +73,19 @@ def test_an_answer_that_comes_again_is_not_taken_for_the_next(remote, link):
     assert remote.reconnections == 0
 
 
+@pytest.mark.parametrize("where", ["answers", "requests"])
+def test_a_wrong_bit_on_the_way_is_no_answer(served, where):
+    with BadLink(served.url) as link:
+        remote = RemotePolicy(link.url, timeout_s=2.0)
+        assert is_answered(remote, 1)
+        link.damages = where
+        with pytest.raises(RemoteError, match=r"a frame is damaged|no answer within 2 s|cannot be reached in time"):
+            remote.predict(observation(2))
+        link.damages = ""
+        assert is_answered(remote, 3)
+        remote.close()
+
+
 @pytest.fixture
 def _impatient(monkeypatch):
     for name, value in {"PING_S": 0.1, "PONG_S": 0.3, "OPEN_S": 0.3}.items():

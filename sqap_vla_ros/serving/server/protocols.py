@@ -18,7 +18,7 @@ from sqap_vla_ros import __version__
 from sqap_vla_ros.robot.interchange.action_space import ActionSpace
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, Ready
-from sqap_vla_ros.serving.frames import NATIVE_PATH, split_request
+from sqap_vla_ros.serving.frames import NATIVE_PATH, DamagedFrame, seal, split_request
 from sqap_vla_ros.serving.server.engine import Engine, PredictionError
 from sqap_vla_ros.serving.server.episode import ChunkUse, Episode
 from sqap_vla_ros.serving.server.observations import BadObservation, ObservationReader
@@ -157,7 +157,7 @@ class Either:
 
 
 class Native:
-    """`RemotePolicy`: the frames of `frames.py` in, packets of `wire.py` out.
+    """`RemotePolicy`: frames of `frames.py` in both directions. A damaged one ends the connection.
 
     The policy is given exactly the client's observation and seed, so that the chunk is the one it would compute itself.
     """
@@ -167,8 +167,8 @@ class Native:
 
     async def greetings(self) -> AsyncIterator[Frame]:
         async for text in self._engine.loading():
-            yield wire.encode(LoadProgress(wire.clip(text)))
-        yield wire.encode(Ready(await self._engine.loaded(), 0.0))
+            yield seal(wire.encode(LoadProgress(wire.clip(text))))
+        yield seal(wire.encode(Ready(await self._engine.loaded(), 0.0)))
 
     async def answer(self, frame: Frame) -> Frame:
         number = 1
@@ -178,9 +178,11 @@ class Native:
             request, observation = split_request(frame)
             number = request.request
             result = await self._engine.predict(self, observation, seed=request.seed, reset=request.reset)
-            return wire.encode(replace(result, request=number))
+            return seal(wire.encode(replace(result, request=number)))
+        except DamagedFrame:  # also the number of the request may be wrong
+            raise
         except (ValueError, PredictionError) as error:
-            return wire.encode(PredictFailed(number, wire.clip(str(error))))
+            return seal(wire.encode(PredictFailed(number, wire.clip(str(error)))))
 
 
 PROTOCOLS: Mapping[str, type[VlaEval | OpenPi | Either | Native]] = {

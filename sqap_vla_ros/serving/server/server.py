@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
 from sqap_vla_ros.serving import defaults
-from sqap_vla_ros.serving.frames import TOKEN_VARIABLE
+from sqap_vla_ros.serving.frames import TOKEN_VARIABLE, DamagedFrame
 from sqap_vla_ros.serving.server.access import Access, is_loopback
 from sqap_vla_ros.serving.server.http import HttpConnection, respond
 from sqap_vla_ros.serving.server.protocols import PROTOCOLS, Conversation, Frame, Service
@@ -72,8 +72,8 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
             await _converse(service, config, connection)
         except ConnectionClosed:
             connection.transport.abort()
-        except TimeoutError:
-            _reset(connection)  # it fell silent or does not read
+        except (TimeoutError, DamagedFrame):
+            _reset(connection)  # it fell silent, does not read, or cannot be understood; it may connect again
         except Exception:
             _log.exception("a defect in the server, met by %s", connection.remote_address)
             raise  # the client is told 1011, internal error

@@ -15,6 +15,7 @@ class BadLink:
 
     delay_s: added to every answer. drops: answers are lost. cuts: the connection ends in place of so many answers.
     repeats: the answer before comes once more, ahead of the right one.
+    damages: "answers" or "requests" have a wrong bit.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -22,6 +23,7 @@ class BadLink:
         self.drops = False
         self.cuts = 0
         self.repeats = False
+        self.damages = ""
         self._upstream = upstream
         self._server = serve(self._forward, "127.0.0.1", 0, compression=None, max_size=None, ping_interval=None)
         self._thread = threading.Thread(target=self._server.serve_forever)
@@ -47,7 +49,8 @@ class BadLink:
         ):
             client.send(server.recv())  # the description of the policy
             while True:
-                server.send(client.recv())
+                request = client.recv()
+                server.send(_damaged(request) if self.damages == "requests" else request)
                 answer = server.recv()
                 time.sleep(self.delay_s)
                 if self.cuts > 0:
@@ -58,8 +61,14 @@ class BadLink:
                     continue
                 if self.repeats and before:
                     client.send(before)
-                client.send(answer)
+                client.send(_damaged(answer) if self.damages == "answers" else answer)
                 before = answer
+
+
+def _damaged(message: str | bytes) -> bytes:
+    """One bit is wrong in the last byte: of a chunk's times, or of an image."""
+    assert isinstance(message, bytes)
+    return message[:-1] + bytes([message[-1] ^ 1])
 
 
 class DeadLink:
