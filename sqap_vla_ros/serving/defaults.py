@@ -8,3 +8,4 @@ HORIZON = 8  # actions executed of each chunk
 ENSEMBLE = "none"
 LOAD_TIMEOUT_S = 900.0  # seven billion parameters take minutes to load from a slow disk
 PREDICTION_TIMEOUT_S = 30.0
+REACH_TIMEOUT_S = 30.0  # that a server has to be there at all, for somebody who waits at a terminal

@@ -17,7 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo
 from sqap_vla_ros.serving import wire
-from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S
+from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S, REACH_TIMEOUT_S
 from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, PredictRequest, Ready, Result
 from sqap_vla_ros.serving.frames import (
     NATIVE_PATH,
@@ -67,12 +67,14 @@ class RemotePolicy:
         *,
         timeout_s: float = PREDICTION_TIMEOUT_S,
         load_timeout_s: float = LOAD_TIMEOUT_S,
+        reach_timeout_s: float = REACH_TIMEOUT_S,
         say: Callable[[str], None] = _LOG.warning,
     ) -> None:
         """Connect and wait until the server's policy is loaded.
 
         address: "ws://host:port"; the token, if one is needed, comes from the environment variable SQAP_VLA_TOKEN.
         timeout_s: of a prediction, connecting included.
+        load_timeout_s, reach_timeout_s: of the whole, and until a server takes the connection: it does while it loads.
         say: told why the server cannot be reached, and how far it is with loading.
         Raises RemoteError.
         """
@@ -94,6 +96,8 @@ class RemotePolicy:
         self._reset_wanted = True
         self.round_trip: RoundTrip | None = None  # of the last prediction
         self.reconnections = -1
+        self._reached = False
+        self._reach_by_s = time.monotonic() + reach_timeout_s
         self._connect(time.monotonic() + load_timeout_s)
 
     @property
@@ -178,7 +182,8 @@ class RemotePolicy:
         """Connect until the deadline. Raises RemoteError."""
         problem = "it was not tried"
         for pause_s in _pauses():
-            if time.monotonic() >= deadline_s:
+            given_up_s = deadline_s if self._reached else min(deadline_s, self._reach_by_s)
+            if time.monotonic() >= given_up_s:
                 raise RemoteError(f"{self._address} cannot be reached in time: {problem}")
             try:
                 self._connection = self._open(deadline_s)
@@ -191,10 +196,12 @@ class RemotePolicy:
                     raise RemoteError(f"{self._address} refuses: {problem}") from error
             except (OSError, WebSocketException, wire.WireError) as error:
                 silent = isinstance(error, ConnectionClosed) and "keepalive ping timeout" in str(error)
-                problem = "it answers no pings" if silent else str(error) or type(error).__name__
-            left_s = max(deadline_s - time.monotonic(), 0.0)
+                reason = error.strerror if isinstance(error, OSError) else None  # without its number
+                problem = "it answers no pings" if silent else reason or str(error) or type(error).__name__
+            given_up_s = deadline_s if self._reached else min(deadline_s, self._reach_by_s)
+            left_s = max(given_up_s - time.monotonic(), 0.0)
             self._tell(problem, f"waiting up to {left_s:.0f} s for the server at {self._address}: {problem}")
-            time.sleep(min(pause_s, max(deadline_s - time.monotonic(), 0.0)))
+            time.sleep(min(pause_s, max(given_up_s - time.monotonic(), 0.0)))
 
     def _tell(self, news: str, text: str) -> None:
         """Say the text where the news in it are new."""
@@ -217,6 +224,7 @@ class RemotePolicy:
                 logger=_LIBRARY_LOG,
             )
         )
+        self._reached = True
         try:
             # A server that does not read must not hold us in `send` either.
             limit = struct.pack("@ll", int(self._timeout_s), int(self._timeout_s % 1 * 1e6))

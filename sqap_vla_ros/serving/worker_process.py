@@ -113,6 +113,7 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
             config.checkpoint,
             timeout_s=BEFORE * config.prediction_timeout_s,
             load_timeout_s=BEFORE * config.load_timeout_s,
+            reach_timeout_s=BEFORE * config.load_timeout_s,  # the robot may be switched on first
             say=say,
         )
     import torch

@@ -203,6 +203,15 @@ def test_waiting_for_a_server_is_said_once(caplog):
     assert "for the server at ws://127.0.0.1:9/native: " in said
 
 
+def test_nobody_there_is_waited_for_less_long_than_a_server_that_loads():
+    begin = time.monotonic()
+    with pytest.raises(RemoteError, match=r"ws://127\.0\.0\.1:9/native cannot be reached in time: Connection refused"):
+        RemotePolicy("ws://127.0.0.1:9", reach_timeout_s=0.3, load_timeout_s=60.0)
+    with Served("workers.faults:never_loads") as served, pytest.raises(RemoteError, match="still being loaded"):
+        RemotePolicy(served.url, reach_timeout_s=0.5, load_timeout_s=1.5)
+    assert time.monotonic() - begin < 30.0
+
+
 @pytest.mark.parametrize("address", ["ws://", "ws://:8000", "ws://a:99999", "ws://a:0", "ws://a b:1", "ws://[::1"])
 def test_what_is_no_address_is_not_waited_for(address):
     with pytest.raises(ValueError, match="no address of a server"):
