@@ -75,14 +75,15 @@ def test_an_answer_that_comes_again_is_not_taken_for_the_next(remote, link):
 
 @pytest.mark.parametrize("where", ["answers", "requests"])
 def test_a_wrong_bit_on_the_way_is_no_answer(served, where):
+    """In the checksum, in lengths, in numbers, and in the last byte."""
     with BadLink(served.url) as link:
-        remote = RemotePolicy(link.url, timeout_s=2.0)
-        assert is_answered(remote, 1)
-        link.damages = where
-        with pytest.raises(RemoteError, match=r"a frame is damaged|no answer within 2 s|cannot be reached in time"):
-            remote.predict(observation(2))
-        link.damages = ""
-        assert is_answered(remote, 3)
+        remote = RemotePolicy(link.url, timeout_s=0.5)
+        for byte in (0, 5, 30, 60, 200, -1):
+            link.damages, link.damaged_byte = where, byte
+            with pytest.raises(RemoteError, match=r"a frame is damaged|no answer within|cannot be reached in time"):
+                remote.predict(observation(2))
+            link.damages = ""
+            assert is_answered(remote, byte + 1)
         remote.close()
 
 

@@ -15,7 +15,7 @@ class BadLink:
 
     delay_s: added to every answer. drops: answers are lost. cuts: the connection ends in place of so many answers.
     repeats: the answer before comes once more, ahead of the right one.
-    damages: "answers" or "requests" have a wrong bit.
+    damages: "answers" or "requests" have a wrong bit in byte `damaged_byte`.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -24,6 +24,7 @@ class BadLink:
         self.cuts = 0
         self.repeats = False
         self.damages = ""
+        self.damaged_byte = -1
         self._upstream = upstream
         self._server = serve(self._forward, "127.0.0.1", 0, compression=None, max_size=None, ping_interval=None)
         self._thread = threading.Thread(target=self._server.serve_forever)
@@ -50,7 +51,7 @@ class BadLink:
             client.send(server.recv())  # the description of the policy
             while True:
                 request = client.recv()
-                server.send(_damaged(request) if self.damages == "requests" else request)
+                server.send(self._damaged(request) if self.damages == "requests" else request)
                 answer = server.recv()
                 time.sleep(self.delay_s)
                 if self.cuts > 0:
@@ -61,14 +62,14 @@ class BadLink:
                     continue
                 if self.repeats and before:
                     client.send(before)
-                client.send(_damaged(answer) if self.damages == "answers" else answer)
+                client.send(self._damaged(answer) if self.damages == "answers" else answer)
                 before = answer
 
-
-def _damaged(message: str | bytes) -> bytes:
-    """One bit is wrong in the last byte: of a chunk's times, or of an image."""
-    assert isinstance(message, bytes)
-    return message[:-1] + bytes([message[-1] ^ 1])
+    def _damaged(self, message: str | bytes) -> bytes:
+        assert isinstance(message, bytes)
+        damaged = bytearray(message)
+        damaged[self.damaged_byte] ^= 1
+        return bytes(damaged)
 
 
 class DeadLink:
