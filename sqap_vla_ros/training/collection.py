@@ -207,7 +207,8 @@ def _write(
     number: int,
     path: Path,
 ) -> None:
-    partial = path.with_name(path.name + f".partial{os.getpid()}")
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     partial.mkdir()
     try:
         for name, values in make(config, number).items():

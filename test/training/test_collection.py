@@ -94,6 +94,7 @@ def test_a_shard_is_reproducible_and_collected_once(shard, tmp_path):
 
     config = CollectionConfig(shards=2, frames=2)
     (tmp_path / "shard0001").mkdir()
+    (tmp_path / "shard0000.partial").mkdir()  # of a run that was killed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sqap_vla_ros.training.collection.worker_pool", _Inline)
         collect_shards(tmp_path, config, jobs=1, make=make, show=False)
