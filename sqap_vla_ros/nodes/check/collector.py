@@ -33,6 +33,7 @@ from sqap_vla_ros.nodes.tf.api import Buffer, TransformListener
 
 KEPT = 60  # images, each about a megabyte; camera_infos and joint states are kept whole
 TOOL_PERIOD_S = 0.02
+DISCOVERY_S = 5.0  # on a busy computer, until publishers that run are heard
 ANSWER_S = 2.0  # within which a controller tells its parameters
 # Parameters of controllers that decide how commands are taken, by the last part of their names.
 ASKED = frozenset(
@@ -94,9 +95,14 @@ class Collector:
         self._commands = tuple(_command_topics(node, values))
 
     def collect(self, seconds: float) -> Snapshot:
-        """Listen for so long and return what came."""
+        """Listen for so long, once images and joint states are heard or do not come, and return what came."""
         executor = SingleThreadedExecutor(context=self._node.context)
         executor.add_node(self._node)
+        begin_s = time.monotonic()
+        while time.monotonic() - begin_s < DISCOVERY_S and not (self._images and self._infos and self._joint_states):
+            executor.spin_once(timeout_sec=0.05)
+        for early in (self._arrivals, self._joint_states, self._tools):  # rates count from now on
+            early.clear()
         begin_s = time.monotonic()
         while time.monotonic() - begin_s < seconds:
             executor.spin_once(timeout_sec=0.05)
