@@ -87,7 +87,7 @@ def start(factory: str, *parameters: str) -> subprocess.CompletedProcess[str]:
         ("policy_doubles:straight", "output_mode:=torque", "output_mode must be one of 'joint', 'pose', 'twist'"),
         ("policy_doubles:straight", "workspace_min_m:=[0.9, 0.0, 0.0]", "workspace_min_m must be below"),
         ("policy_doubles:straight", "task_deadline_s:=60", "task_deadline_s"),  # an integer where a float is due
-        ("policy_doubles:unloadable", "recipe:=fp32", "the policy cannot be loaded: FileNotFoundError: no checkpoint"),
+        ("policy_doubles:unloadable", "recipe:=fp32", "the policy cannot be loaded: no checkpoint here"),
         ("", "checkpoint:=/nowhere/at/all", "/nowhere/at/all does not exist"),
     ],
 )
