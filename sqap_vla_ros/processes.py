@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from types import FrameType
 
@@ -92,14 +93,22 @@ def _when_closed(lifeline: int, then: Callable[[], None]) -> None:
     threading.Thread(target=watch, name="end_with_parent", daemon=True).start()
 
 
+def spawning() -> SpawnContext:
+    """Return how processes are made: spawned, because forking a process with running threads may deadlock.
+
+    A progress bar in a process that is ended keeps a semaphore. Python gives it back and warns; a user need not know.
+    """
+    quiet, warnings = "ignore:resource_tracker:UserWarning", os.environ.get("PYTHONWARNINGS", "")
+    if quiet not in warnings:
+        os.environ["PYTHONWARNINGS"] = f"{warnings},{quiet}" if warnings else quiet
+    return multiprocessing.get_context("spawn")
+
+
 @contextlib.contextmanager
 def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Provide a pool of spawned processes. An exception that leaves the block ends them at once.
-
-    Spawned, because forking a process with running threads may deadlock.
-    """
+    """Provide a pool of spawned processes. An exception that leaves the block ends them at once."""
     before = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
+    context = spawning()
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=end_with_parent)
     try:
         yield pool

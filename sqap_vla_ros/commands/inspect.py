@@ -37,10 +37,16 @@ def run(args: argparse.Namespace) -> int:
         for name, value in facts.items():
             lines = value if name == "notes" else [", ".join(map(str, value)) if isinstance(value, list) else value]
             print("\n".join(f"{label:<{width}}  {line}" for label, line in zip_longest([name], lines, fillvalue="")))
-    broken = [name for name in (MISSING, MISSHAPEN, NOT_FLOATS, UNUSABLE) if name in facts]
+    not_whole = "; the file is incomplete or of another model"
+    verdicts = {
+        MISSING: not_whole,
+        MISSHAPEN: not_whole,
+        NOT_FLOATS: "; another tool quantised or packed the file: name the one it was made from",
+        UNUSABLE: "",
+    }
+    broken = [name for name in verdicts if name in facts]
     for name in broken:
-        verdict = "" if name == UNUSABLE else "; the file is incomplete or of another model"
-        print(f"error: {name}: {facts[name]}{verdict}", file=sys.stderr)
+        print(f"error: {name}: {facts[name]}{verdicts[name]}", file=sys.stderr)
     return 1 if broken else 0
 
 

@@ -141,11 +141,16 @@ def number(minimum: float, maximum: float | None = None, *, above: bool = False)
     return parse
 
 
+def _whole(limit: float) -> str:
+    """Return all digits of a whole number."""
+    return str(int(limit)) if float(limit).is_integer() and abs(limit) < 2**63 else f"{limit:g}"
+
+
 def _check_range(value: float, minimum: float, maximum: float | None) -> None:
     if value < minimum:
-        raise argparse.ArgumentTypeError(f"must be at least {minimum:g}, got {str(value)[:40]}")
+        raise argparse.ArgumentTypeError(f"must be at least {_whole(minimum)}, got {str(value)[:40]}")
     if maximum is not None and value > maximum:
-        raise argparse.ArgumentTypeError(f"must be at most {maximum:g}, got {str(value)[:40]}")
+        raise argparse.ArgumentTypeError(f"must be at most {_whole(maximum)}, got {str(value)[:40]}")
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -106,6 +106,7 @@ def test_nothing_is_left_running(tmp_path, command, count):
             wait(lambda p=process: not members(p.pid), lambda p=process: f"still running: {members(p.pid)}", 30.0)
             errors = process.stderr.read()
             assert process.returncode == ENDS[number]
+            assert "resource_tracker" not in errors  # Python's own warning, of no use to a user
             if number != signal.SIGKILL:
                 assert "terminated: the same command goes on from here" in errors
                 assert "Traceback" not in errors

@@ -6,7 +6,6 @@ They are written whole lines at a time, so that an interrupted run goes on with 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import queue
 import signal
@@ -32,7 +31,7 @@ from sqap_vla_ros.evaluation.closed_loop.study import (
     served_info,
     split_among,
 )
-from sqap_vla_ros.processes import end_with_parent
+from sqap_vla_ros.processes import end_with_parent, spawning
 from sqap_vla_ros.serving.frames import is_remote
 
 
@@ -101,7 +100,7 @@ def _local_messages(
     assignments: Sequence[Assignment], reference: Method, jobs: int, stop_at: float | None
 ) -> Generator[Message]:
     """Yield what local processes report, until all have ended or time is up; however it ends, they end too."""
-    context = multiprocessing.get_context("spawn")  # forking a process with running threads may deadlock
+    context = spawning()
     tasks: Any = context.Queue()
     results: Any = context.Queue()
     workers = [
