@@ -85,10 +85,13 @@ def configured(config: type[Config], table: Iterable[Parameter], values: Mapping
     return config(**{f: tuple(v) if isinstance(v, (list, tuple)) else v for f, v in filled.items()}, **others)
 
 
-def declare(node: Any, table: Iterable[Parameter], *, read_only: bool = False) -> None:
+def declare(
+    node: Any, table: Iterable[Parameter], *, read_only: bool = False, beside: Collection[str] | None = ()
+) -> None:
     """Declare every parameter on a rclpy node, with its description and range; warn of those that it does not have.
 
-    read_only: none may change later.
+    read_only: none may change later. beside: names of parameters that the node declares besides; None where
+    they were compared before.
     """
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
@@ -106,9 +109,11 @@ def declare(node: Any, table: Iterable[Parameter], *, read_only: bool = False) -
             highest = 2**31 - 1 if p.maximum is None else int(p.maximum)
             descriptor.integer_range = [IntegerRange(from_value=int(p.minimum), to_value=highest)]
         node.declare_parameter(p.name, p.default, descriptor)
+    if beside is None:
+        return
     # Private to rclpy, which has no other way to tell; without it nothing is compared.
     given: Iterable[str] = getattr(node, "_parameter_overrides", ())
-    known = [p.name for p in table]
+    known = [*(p.name for p in table), *beside]
     if found := [text for name in given if (text := unknown(name, known)) is not None]:
         node.get_logger().warning("; ".join(found))
 

@@ -92,7 +92,7 @@ class StandIn(Node):
     def __init__(self) -> None:
         """Raises ValueError or FileNotFoundError, with the remedy, where robot file and URDF do not fit."""
         super().__init__("stand_in")
-        parameter_table.declare(self, PARAMETERS, read_only=True)
+        parameter_table.declare(self, PARAMETERS, read_only=True, beside=OF_THE_ROBOT)
         values = {p.name: self.get_parameter(p.name).value for p in PARAMETERS}
         if found := parameter_table.problems(PARAMETERS, values):
             raise ValueError("; ".join(found))
@@ -148,7 +148,7 @@ class StandIn(Node):
             for p in policy_parameters.PARAMETERS
             if p.name in OF_THE_ROBOT
         ]
-        parameter_table.declare(self, table, read_only=True)
+        parameter_table.declare(self, table, read_only=True, beside=None)
         values = {p.name: p.clean(self.get_parameter(p.name).value) for p in table}
         if found := parameter_table.problems(table, values):
             raise ValueError("; ".join(found))

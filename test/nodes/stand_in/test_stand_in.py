@@ -239,14 +239,19 @@ class Commanded:
                 self.executor.spin_once(timeout_sec=0.02)
 
 
-def test_what_is_given_to_the_stand_in_replaces_what_the_robot_file_says(real_data):
+def test_what_is_given_to_the_stand_in_replaces_what_the_robot_file_says(real_data, capfd):
     given = {
         "robot": "so101", "urdf": str(real_data("robots/so101.urdf")), "gripper_output": "joint_trajectory",
         "gripper_open": 1.5, "joint_posture": [0.1, -0.3, 0.3, 1.2, 0.0], "base_frame": "/base_link",
+        "gripper_opne": 1.0,
     }  # fmt: skip
     rclpy.init(args=ros_arguments(given))
     node = StandIn()
     try:
+        unknown = [line for line in capfd.readouterr().err.splitlines() if "there is no parameter" in line]
+        assert [line.partition("]: ")[2] for line in unknown] == [
+            "there is no parameter gripper_opne, did you mean gripper_open?"
+        ]
         assert node.arm.joints[-1] == "gripper"  # of the trajectory's controller, and behind no action any more
         assert "/follower/gripper_controller/gripper_cmd/_action/status" not in dict(node.get_topic_names_and_types())
         np.testing.assert_allclose(node.arm.position, [0.1, -0.3, 0.3, 1.2, 0.0, 1.5])
