@@ -28,6 +28,7 @@ class WorkerSupervisor:
         """make: a new worker, not started. After the time-outs, a prediction and the loading count as hung."""
         self.info: PolicyInfo | None = None
         self.restarts = 0
+        self.progress = ""  # what the worker said last while it loads
         self._make = make
         self._prediction_timeout_s = prediction_timeout_s
         self._load_timeout_s = load_timeout_s
@@ -57,7 +58,7 @@ class WorkerSupervisor:
         """Start the first worker; its `Ready` or `LoadFailed` comes from `poll`."""
         self._worker = self._make()
         self._worker.start()
-        self._loading = True
+        self._loading, self.progress = True, ""
         self._problem = "the policy is being loaded"
 
     def submit(self, observation: Observation, *, seed: int, now_s: float) -> int | None:
@@ -95,9 +96,11 @@ class WorkerSupervisor:
                     return events[:position]
                 self.info = event.info
                 self._problem = self._deadline = None
-                self._loading = False
+                self._loading, self.progress = False, ""
             elif isinstance(event, LoadProgress):  # of a server that was lost, also while it is to predict
-                self._problem = f"the policy is being loaded: {event.text}" if self._loading else event.text
+                self._problem = event.text
+                if self._loading:
+                    self.progress, self._problem = event.text, f"the policy is being loaded: {event.text}"
             elif isinstance(event, (Result, PredictFailed)):
                 self._problem = self._deadline = None
                 self._pause_s = FIRST_PAUSE_S

@@ -384,7 +384,8 @@ class ControlLoop:
         activate = f"ros2 lifecycle set {self._node.get_fully_qualified_name()} activate"
         if self.loaded and not self._activates_itself:
             return f"activate it ({activate})"
-        waits = f"the policy is being loaded ({time.monotonic() - self._created_s:.0f} s so far)"
+        said = self.supervisor.progress and f": {self.supervisor.progress}"
+        waits = f"the policy is being loaded ({time.monotonic() - self._created_s:.0f} s so far){said}"
         if self._activates_itself:
             return f"{waits}; the node activates itself then: wait until its status asks for ~/enable"
         return f"{waits}; then activate it ({activate})"
