@@ -22,10 +22,7 @@ def test_the_policy_may_be_on_another_computer():
 
 def test_a_server_that_was_never_there_is_named_in_the_status():
     with Rig(factory="", checkpoint="ws://127.0.0.1:9") as rig:
-        rig.wait(
-            lambda: "for the server at ws://127.0.0.1:9/native: Connection refused" in rig.status.reason, "its name"
-        )
-        assert rig.status.state == PolicyStatus.DISABLED
+        rig.wait_for_state(PolicyStatus.DISABLED, "for the server at ws://127.0.0.1:9/native: Connection refused")
 
 
 def test_a_slow_link_holds_the_arm_and_a_quick_one_moves_it_again():
