@@ -79,6 +79,11 @@ class CameraModel:
             )
         if used[0, 0] < 0.0 or used[1, 1] < 0.0 or used[2, 2] != 1.0:
             raise CameraError(f"camera_info.{name} is no camera matrix: {used.ravel().tolist()}")
+        if used[2, :2].any() or used[1, 0]:
+            raise CameraError(
+                f"camera_info.{name} is no camera matrix, its rows must be (fx, 0, cx), (0, fy, cy), (0, 0, 1): "
+                f"{used.ravel().tolist()}; was it written column by column?"
+            )
         if not r.any():
             r = np.eye(3)  # drivers of single cameras leave it zero
         if not np.allclose(r @ r.T, np.eye(3), atol=1e-3):

@@ -9,6 +9,7 @@ from sqap_vla_ros.nodes.check.checks.arm import (
     check_workspace,
 )
 from sqap_vla_ros.nodes.check.checks.camera import check_camera_info, check_gripper_pixel, check_image
+from sqap_vla_ros.nodes.check.checks.camera_distance import check_camera_distance
 from sqap_vla_ros.nodes.check.checks.commands import (
     check_commanders,
     check_controller,
@@ -32,6 +33,7 @@ CHECKS = (
     Check("kinematics", check_kinematics),
     Check("workspace", check_workspace),
     Check("gripper pixel", check_gripper_pixel),
+    Check("camera distance", check_camera_distance),
     Check("commanders", check_commanders),
     Check("listeners", check_listeners),
     Check("controller", check_controller),

@@ -98,6 +98,7 @@ FINGER = URDF.replace(
     '<axis xyz="0 1 0"/><limit lower="0.0" upper="0.04" effort="10" velocity="0.1"/></joint></robot>',
 )
 TWO_NORMALISED = [0.9, 0.0, 0.5, 0.0, 0.9, 0.5, 0.0, 0.0, 1.0]
+TRANSPOSED = [142.0, 0.0, 0.0, 0.0, 142.0, 0.0, 79.5, 59.5, 1.0]
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 LISTENS = endpoint("controller", TRAJECTORY)
 
@@ -126,6 +127,7 @@ FAULTS: dict[str, tuple] = {
         publishers(image=endpoint("c", "sensor_msgs/msg/CompressedImage")),
     ),
     "normalised camera matrix": ("camera_info", "must be in pixels", {"infos": infos(CAMERA, k=TWO_NORMALISED)}),
+    "transposed camera matrix": ("camera_info", "column by column", {"infos": infos(CAMERA, k=TRANSPOSED)}),
     "uncalibrated camera": ("camera_info", "uncalibrated", {"infos": infos(CAMERA, k=[0.0] * 9)}),
     "camera_info of another size": ("camera_info", "160x120", {"infos": infos(CAMERA, width=640, height=480)}),
     "camera_info with other stamps": ("camera_info", "7.000 ms", {"infos": other_stamps(infos(CAMERA))}),

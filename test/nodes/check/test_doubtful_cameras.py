@@ -24,12 +24,15 @@ from sqap_vla_ros.robot.conventions import invert_pose
 CAMERA = stamps(10.0)
 HALF = [71.0, 0.0, 40.0, 0.0, 71.0, 30.0, 0.0, 0.0, 1.0]
 SWAPPED = [142.0, 0.0, 60.0, 0.0, 142.0, 80.0, 0.0, 0.0, 1.0]
+CORNER = [142.0, 0.0, 0.0, 0.0, 142.0, 0.0, 0.0, 0.0, 1.0]
+FLAT = [142.0, 0.0, 79.5, 0.0, 56.8, 59.5, 0.0, 0.0, 1.0]
 FAR = [1420.0, 0.0, 79.5, 0.0, 1420.0, 59.5, 0.0, 0.0, 1.0]
 
 
-def pose(*, turned=None, beside_m=0.0):
+def pose(*, turned=None, beside_m=0.0, scale=1.0, above_m=0.0):
     found = looking_down()
-    found[0, 3] += beside_m
+    found[:3, 3] *= scale
+    found[:3, 3] += (beside_m, 0.0, above_m)
     if turned is not None:
         found[:3, :3] = found[:3, :3] @ np.array(turned, dtype=float)
     return found
@@ -56,6 +59,28 @@ SERIOUS = {
         "gripper pixel",
         "the other way round",
         {"buffer": transforms(base_from_camera=invert_pose(pose()))},
+    ),
+    "principal point in the corner": ("camera_info", "lies at 0% and 0%", {"infos": infos(CAMERA, k=CORNER)}),
+    "fy of another lens": ("camera_info", "2.50 times as high as wide", {"infos": infos(CAMERA, k=FLAT)}),
+    "hand-eye calibration in millimetres": (
+        "camera distance",
+        "m from the camera (in millimetres it would be ",
+        {"buffer": transforms(base_from_camera=pose(scale=1000.0))},
+    ),
+    "camera twenty times too far": (
+        "camera distance",
+        "no camera that shows a gripper is as far",
+        {"buffer": transforms(base_from_camera=pose(scale=20.0))},
+    ),
+    "camera too far to see the gripper": (
+        "camera distance",
+        "0.21 patches",
+        {"buffer": transforms(base_from_camera=pose(above_m=7.0))},
+    ),
+    "tool in the lens": (
+        "camera distance",
+        "5 mm from the camera: no lens is as near",
+        {"buffer": transforms(base_from_camera=pose(above_m=-0.795))},
     ),
     "far outside": ("gripper pixel", "outside the image", {"buffer": transforms(base_from_camera=pose(beside_m=1.0))}),
 }
@@ -88,6 +113,19 @@ def test_a_parked_arm_beside_the_picture_is_a_warning():
     rows = examine(healthy(buffer=transforms(base_from_camera=pose(beside_m=0.6))), CHECKS)
     assert levels(rows, "gripper pixel", "outside the image") == [Level.WARNING]
     assert Report(rows).go
+
+
+@pytest.mark.parametrize(
+    ("base_from_camera", "text"),
+    [
+        (pose(above_m=1.0), "a gripper of 10 cm spans 0.91 patches"),
+        (pose(above_m=-0.78), "20 mm from the camera: a lens is hardly as near"),
+        (pose(scale=0.001), "inside the arm's foot"),
+    ],
+)
+def test_an_unusual_distance_is_a_warning(base_from_camera, text):
+    rows = examine(healthy(buffer=transforms(base_from_camera=base_from_camera)), CHECKS)
+    assert levels(rows, "camera distance", text) == [Level.WARNING]
 
 
 def test_training_camera_confirms_a_camera_that_looks_wrong():

@@ -56,6 +56,8 @@ WRONG = {
     "stretched beyond any lens": (info(*PLAIN, (50.0, -300.0, 0.0, 0.0, 0.0)), "times its distance from the middle"),
     "folds back": (info(*PLAIN, (-0.9, 3.0, 0.0, 0.0, -9.0)), "of the picture: beyond"),
     "all of it absurd": (info(*PLAIN, (50.0, -300.0, 1.0, 2.0, 5.0)), "its distortion (50, -300, 1, 2, 5)"),
+    "of another lens in fy": (info(640, 480, 600.0, 240.0, 320.0, 240.0), "2.50 times as high as wide"),
+    "principal point at the border": (info(640, 480, 600.0, 600.0, 0.0, 240.0), "lies at 0% and 50%"),
     "turned sideways": (info(*PLAIN, (0.01, 0.0, 0.06, 0.06, 0.0)), "sideways by 6%"),
     "fisheye with another model's numbers": (
         info(*PLAIN, (-3.0, 5.0, 0.0, 0.0), "equidistant"),

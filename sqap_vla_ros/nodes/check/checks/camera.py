@@ -55,7 +55,7 @@ def check_camera_info(snapshot: Snapshot) -> Iterator[Finding]:
             yield skipped(f"the {view.source.value} is at fault")
         return
     assert isinstance(view, View)
-    camera, judged = view.camera, _judged(snapshot)
+    camera, judged = view.camera, judged_by_ring(snapshot)
     if camera is None:
         yield judged("the camera is not calibrated", "calibrate the camera (camera_calibration)")
         return
@@ -105,7 +105,7 @@ def check_gripper_pixel(snapshot: Snapshot) -> Iterator[Finding]:
         yield skipped("needs an image with camera_info and transforms")
     elif view.tool.pixel is None:
         near = _nearly_seen(view.camera, view.optical_from_base @ view.base_from_tool)
-        yield (warning if near else _judged(snapshot))(
+        yield (warning if near else judged_by_ring(snapshot))(
             f"the tool is {view.tool.reason}{_explanation(view.camera, view.optical_from_base, view.base_from_tool)}",
             "no tokens are protected around it: turn the camera, correct its place in TF, or move the arm into view",
         )
@@ -114,7 +114,7 @@ def check_gripper_pixel(snapshot: Snapshot) -> Iterator[Finding]:
         yield ok(f"{snapshot.values['tool_frame']} at ({u:.0f}, {v:.0f}): look whether the picture has it there")
 
 
-def _judged(snapshot: Snapshot) -> Callable[[str, str], Finding]:
+def judged_by_ring(snapshot: Snapshot) -> Callable[[str, str], Finding]:
     """Return the severity of a wrong place of the tool in the image: without tokens around it nothing depends on it."""
     return fail if snapshot.protects_gripper else warning
 

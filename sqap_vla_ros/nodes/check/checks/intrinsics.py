@@ -16,8 +16,9 @@ from sqap_vla_ros.robot.camera import CameraModel
 # Degrees that the longer side of the image shows. A pinhole beyond 150 degrees would need an image eight times as wide
 # as its focal length.
 NARROWEST, NARROW, WIDE, WIDEST = 10.0, 25.0, 120.0, 150.0
-SQUASHED = 1.1  # ratio of fx to fy where pixels are not square
-CENTRED = 0.2  # of the image that a principal point may lie beside the middle
+# Ratio of fx to fy where pixels are not square, and where no picture was squashed: 16:9 made square has 1.8.
+SQUASHED, UNSQUASHED = 1.1, 1.9
+CENTRED, CORNERED = 0.2, 0.4  # of the image that a principal point may lie beside the middle: oddly, and at all
 SWAPPED_FAR, SWAPPED_NEAR = 0.1, 0.05  # of the image from its middle: as it is, and with cx and cy swapped
 RESIZED, ALIKE = 0.2, 0.1  # by which a resolution differs from the image's, and its two sides from each other
 COVERED, COVERED_MOST = 0.98, 0.8  # share of the picture that the distortion model explains: all of it, and enough
@@ -68,7 +69,8 @@ def _focal_length(camera: CameraModel) -> Iterator[Doubt]:
     elif longer < NARROW or (longer > WIDE and not camera.fisheye):
         yield Doubt(False, text, remedy)
     if not 1.0 / SQUASHED <= fx / fy <= SQUASHED:
-        yield Doubt(False, f"fx {fx:.0f} and fy {fy:.0f} say that pixels are {fx / fy:.2f} times as high as wide")
+        serious = not 1.0 / UNSQUASHED <= fx / fy <= UNSQUASHED
+        yield Doubt(serious, f"fx {fx:.0f} and fy {fy:.0f} say that pixels are {fx / fy:.2f} times as high as wide")
 
 
 def _principal_point(camera: CameraModel) -> Iterator[Doubt]:
@@ -89,8 +91,10 @@ def _principal_point(camera: CameraModel) -> Iterator[Doubt]:
             f"{width}x{height}",
             "give camera_info of this resolution; binning and roi say what a driver averaged and cut",
         )
-    elif max(abs(x - 0.5), abs(y - 0.5)) > CENTRED:
-        yield Doubt(False, where, "was the image cropped or resized? Then roi, binning or the matrix must say so")
+    elif (aside := max(abs(x - 0.5), abs(y - 0.5))) > CENTRED:
+        yield Doubt(
+            aside > CORNERED, where, "was the image cropped or resized? Then roi, binning or the matrix must say so"
+        )
 
 
 def _distortion(camera: CameraModel) -> Iterator[Doubt]:

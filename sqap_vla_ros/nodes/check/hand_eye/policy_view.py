@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sqap_vla_ros.contracts import Observation, Reason
+from sqap_vla_ros.contracts import Observation, PolicyInfo, Reason
 from sqap_vla_ros.nodes.check.hand_eye.sights import Array, Sight
 from sqap_vla_ros.nodes.check.trial import try_policy
 from sqap_vla_ros.policy.preprocessing import ImageTransform, patch_of
@@ -47,9 +47,11 @@ class PolicyView:
         return float(max(abs(first[0] - second[0]), abs(first[1] - second[1])))
 
 
-def assumed_view() -> PolicyView:
-    """Return the view of an unknown policy."""
-    return PolicyView(ImageTransform(), ASSUMED_GRID, ASSUMED_RADIUS, "")
+def assumed_view(info: PolicyInfo | None = None) -> PolicyView:
+    """Return the view of a policy whose ring is not known; info: None where nothing of the policy is."""
+    if info is None:
+        return PolicyView(ImageTransform(), ASSUMED_GRID, ASSUMED_RADIUS, "")
+    return PolicyView(ImageTransform.of(info), info.grid, ASSUMED_RADIUS, info.recipe)
 
 
 def loaded_view(
