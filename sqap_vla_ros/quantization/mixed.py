@@ -51,17 +51,24 @@ class MixedWeight:
 
 
 def quantize_mixed(
-    weight: torch.Tensor, bits: torch.Tensor, *, hessian: torch.Tensor | None = None, clip_search: bool = True
+    weight: torch.Tensor,
+    bits: torch.Tensor,
+    *,
+    hessian: torch.Tensor | None = None,
+    factor: torch.Tensor | None = None,
+    clip_search: bool = True,
 ) -> MixedWeight:
     """Round every row of a weight [N, K] at its own width.
 
     bits: [N], each one of `WIDTHS`.
     hessian: [K, K] second moment of the inputs for GPTQ, rows being independent of each other; None rounds to nearest.
+    factor: `gptq.inverse_factor(hessian)` where the matrix is rounded several times.
     clip_search: shrink each row's range to the least error, see `quantizers.weight_grid`.
     """
     rows, columns = weight.shape
     bits = _checked(bits, rows)
-    factor = None if hessian is None else inverse_factor(hessian)
+    if hessian is not None and factor is None:
+        factor = inverse_factor(hessian)
     values = torch.zeros(rows, columns, dtype=torch.int8, device=weight.device)
     scale = torch.zeros(rows, 1, device=weight.device)
     for width in INTEGER_WIDTHS:

@@ -26,12 +26,13 @@ Deltas = Mapping[str, Mapping[int, Tensor]]  # linear -> bits -> [N, K] change o
 class LinearMoments:
     """Sums over a linear's inputs x and output gradients g, over observations, probes and tokens.
 
-    plain: sum x x^T. weighted: sum |g|^2 x x^T. gain: [N] mean over observations and probes of sum g^2, the squared
-        Frobenius norm of the Jacobian. change: bits -> [N] mean of the squared change of the objective.
+    plain: sum x x^T. weighted: sum |g|^2 x x^T. Both are None where they were not asked for.
+    gain: [N] mean over observations and probes of sum g^2, the squared Frobenius norm of the Jacobian.
+    change: bits -> [N] mean of the squared change of the objective.
     """
 
-    plain: Hessian
-    weighted: Hessian
+    plain: Hessian | None
+    weighted: Hessian | None
     gain: Tensor
     observations: int
     change: dict[int, Tensor] = field(default_factory=dict)
@@ -108,12 +109,14 @@ def layer_moments(
     *,
     final: bool = False,
     deltas: Deltas | None = None,
+    second: bool = True,
 ) -> tuple[dict[str, LinearMoments], list[list[Tensor]]]:
     """Gather the moments of a layer's linears and carry the cotangents through it.
 
     hidden: the layer's inputs [1, S, D]. cotangents: by observation and probe, at its outputs: [1, S, D], or [1, 1, D]
         for the `final` layer, of which only the cognition token goes on.
     deltas: changes of weights whose effect is wanted in `LinearMoments.change`.
+    second: gather `LinearMoments.plain` and `.weighted` too, 1.8 GB of the published geometry.
     Returns the moments by linear, and the cotangents [1, S, D] at the layer's inputs.
     """
     linears = {name: COGACT.linear(layer, name) for name in COGACT.linears}
@@ -122,7 +125,7 @@ def layer_moments(
         output: Tensor = layer(x, position_embeddings=rotary(x))
         return output
 
-    return block_moments(linears, run, hidden, cotangents, final=final, deltas=deltas)
+    return block_moments(linears, run, hidden, cotangents, final=final, deltas=deltas, second=second)
 
 
 def block_moments(
@@ -133,13 +136,14 @@ def block_moments(
     *,
     final: bool = False,
     deltas: Deltas | None = None,
+    second: bool = True,
 ) -> tuple[dict[str, LinearMoments], list[list[Tensor]]]:
     """Gather the moments of the linears of any block, see `layer_moments`. run: inputs [1, S, D] -> outputs."""
     deltas = deltas or {}
     moments = {
         name: LinearMoments(
-            Hessian(linear.in_features),
-            Hessian(linear.in_features),
+            Hessian(linear.in_features) if second else None,
+            Hessian(linear.in_features) if second else None,
             torch.zeros(linear.out_features),
             len(hidden),
             {bits: torch.zeros(linear.out_features) for bits in deltas.get(name, {})},
@@ -160,7 +164,8 @@ def block_moments(
             for name, (x, _) in seen.items()
         }
         for name, x in tokens.items():
-            moments[name].plain.add(x)
+            if (plain := moments[name].plain) is not None:
+                plain.add(x)
         targets = [leaf, *(seen[name][1] for name in linears)]
         passed = []
         for probe in probes:
@@ -170,7 +175,8 @@ def block_moments(
             for name, gradient in zip(linears, gradients, strict=True):
                 found, x = moments[name], tokens[name]
                 gradient = gradient[:, -x.shape[1] :]
-                found.weighted.add(x, gradient.square().sum(-1))
+                if found.weighted is not None:
+                    found.weighted.add(x, gradient.square().sum(-1))
                 found.gain += gradient.square().sum((0, 1)) * share
                 if name in deltas:
                     slope = gradient[0].t() @ x[0]  # [N, K], by weight

@@ -133,28 +133,41 @@ def plan_rows(
     hessians = {} if hessians is None else hessians
     scores: dict[Linear, RowScores] = {}
     columns: dict[Linear, int] = {}
-    for index in reversed(range(depth)):
-        if progress is not None:
-            progress("scoring decoder layers", depth - 1 - index, depth)
+
+    def score_layer(index: int) -> None:
+        """Score one layer; what it needs for that (4 GB of the published geometry) is gone before the next begins."""
+        nonlocal to_fit, to_judge
         layer, final = decoder.layers[index], index == depth - 1
         moments, to_fit = layer_moments(
             layer, [each.hidden[index] for each in fitted], to_fit, decoder.rotary, final=final
         )
-        found = {name: rounding_hessian(moments[name], spec) for name in moments}
+        found = {name: rounding_hessian(moments.pop(name), spec) for name in list(moments)}
         if spec.hessian == "weighted":
             for name, hessian in found.items():
                 hessians[index, name] = hessian
         if rows is None:
-            continue
+            return
         deltas = {
-            name: rounding_changes(COGACT.linear(layer, name).weight.data, found[name], spec) for name in COGACT.linears
+            name: rounding_changes(COGACT.linear(layer, name).weight.data, found.pop(name), spec)
+            for name in COGACT.linears
         }
         judged_moments, to_judge = layer_moments(
-            layer, [each.hidden[index] for each in judged], to_judge, decoder.rotary, final=final, deltas=deltas
+            layer,
+            [each.hidden[index] for each in judged],
+            to_judge,
+            decoder.rotary,
+            final=final,
+            deltas=deltas,
+            second=metric.second_moments,
         )
         for name, changes in deltas.items():
             scores[index, name] = metric.score(judged_moments[name], changes)
             columns[index, name] = COGACT.linear(layer, name).in_features
+
+    for index in reversed(range(depth)):
+        if progress is not None:
+            progress("scoring decoder layers", depth - 1 - index, depth)
+        score_layer(index)
     if progress is not None:
         progress("scoring decoder layers", depth, depth)
     if rows is None:

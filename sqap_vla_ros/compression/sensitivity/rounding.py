@@ -7,13 +7,15 @@ from torch import Tensor
 
 from sqap_vla_ros.compression.recipe import QuantizationSpec
 from sqap_vla_ros.compression.sensitivity.backward import LinearMoments
-from sqap_vla_ros.quantization.gptq import blended_hessian
+from sqap_vla_ros.quantization.gptq import blended_hessian, inverse_factor
 from sqap_vla_ros.quantization.mixed import quantize_mixed
 
 
 def rounding_hessian(moments: LinearMoments, spec: QuantizationSpec) -> Tensor:
     """Return the second moment [K, K] that a linear is rounded on."""
+    assert moments.plain is not None
     if spec.hessian == "weighted":
+        assert moments.weighted is not None
         return blended_hessian(moments.weighted.sum, moments.plain.sum)
     return moments.plain.matrix
 
@@ -21,6 +23,8 @@ def rounding_hessian(moments: LinearMoments, spec: QuantizationSpec) -> Tensor:
 def rounding_changes(weight: Tensor, hessian: Tensor, spec: QuantizationSpec) -> dict[int, Tensor]:
     """Round the rows of a weight [N, K] at every width and return the changes, bits -> [N, K]."""
     assert spec.row_bits is not None
+    with_hessian = spec.rounding_scheme.needs_hessian
+    factor = inverse_factor(hessian) if with_hessian else None
     made = {}
     for width in spec.row_bits.widths:
         if width < 16:
@@ -28,7 +32,8 @@ def rounding_changes(weight: Tensor, hessian: Tensor, spec: QuantizationSpec) ->
             rounded = quantize_mixed(
                 weight,
                 every,
-                hessian=hessian if spec.rounding_scheme.needs_hessian else None,
+                hessian=hessian if with_hessian else None,
+                factor=factor,
                 clip_search=spec.weight_clip,
             )
             made[width] = rounded.dequantize() - weight

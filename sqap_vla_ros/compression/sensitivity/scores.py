@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ class Metric(ABC):
     """objective: the output that is differentiated; None for a metric that looks at inputs alone."""
 
     objective: Objective | None = None
+    second_moments: ClassVar[bool] = False  # it looks at the second moments of the inputs
 
     @abstractmethod
     def score(self, moments: LinearMoments, deltas: Mapping[int, Tensor]) -> RowScores:
@@ -39,8 +41,10 @@ class ProductOfNorms(Metric):
     """Eq. 6 as written, squared: |J|^2 |dW x|^2. Tokens and signs are averaged away."""
 
     objective = OBJECTIVES["action"]
+    second_moments = True
 
     def score(self, moments: LinearMoments, deltas: Mapping[int, Tensor]) -> RowScores:
+        assert moments.plain is not None
         second = moments.plain.sum / moments.observations
         return {bits: moments.gain * ((delta @ second) * delta).sum(1) for bits, delta in deltas.items()}
 
@@ -48,7 +52,10 @@ class ProductOfNorms(Metric):
 class ReleasedProxy(Metric):
     """The method's public code: sum_j dw_j^2 / d_j^2 with d the diagonal of chol(H^-1), no gradient at all."""
 
+    second_moments = True
+
     def score(self, moments: LinearMoments, deltas: Mapping[int, Tensor]) -> RowScores:
+        assert moments.plain is not None
         hessian = moments.plain.matrix.double()
         diagonal = hessian.diagonal()
         diagonal[diagonal == 0] = 1.0

@@ -65,7 +65,12 @@ def score_towers(
                 if spec.rounding_scheme.needs_hessian:
                     hessians[VISION, path] = hessian
             moments, judge.cotangents = block_moments(
-                linears, run, judge.inputs[index], judge.cotangents, deltas=deltas
+                linears,
+                run,
+                judge.inputs[index],
+                judge.cotangents,
+                deltas=deltas,
+                second=metric.second_moments,
             )
             for path, changes in deltas.items():
                 found.scores[VISION, path] = metric.score(moments[path], changes)
