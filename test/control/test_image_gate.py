@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.image_gate import ImageGate, ImageGateConfig, Order, lens_problem
+from sqap_vla_ros.control.image_gate import (
+    LEAST_CONTRAST,
+    ImageGate,
+    ImageGateConfig,
+    Order,
+    contrast,
+    lens_problem,
+    nothing_visible,
+)
+from sqap_vla_ros.policy.pictures import read_picture
 
 HERE = np.zeros(3)
 
@@ -103,18 +112,48 @@ def test_images_that_repeat_in_turn_are_frozen_too():
     )
 
 
+def grey(level: int, spread: int = 0) -> np.ndarray:
+    """One grey level with noise of up to `spread` levels, as of a sensor under its cap."""
+    return np.clip(level + np.random.default_rng(1).integers(-spread, spread + 1, (120, 160, 3)), 0, 255).astype(
+        np.uint8
+    )
+
+
+def captioned(image: np.ndarray) -> np.ndarray:
+    image[:6, :60] = 255  # a date that the driver writes over the picture
+    return image
+
+
 @pytest.mark.parametrize(
     ("image", "text"),
     [
         (np.zeros((48, 64, 3), np.uint8), "the image is black"),
         (noise(0) % 8, "the image is black"),
         (noise(0, (1, 1, 3)), "1x1 pixels"),
+        (grey(255), "one colour (255, 255, 255)"),
+        (grey(255, 2), "check the exposure, the lens cap and the driver"),
+        (grey(128), "one colour (128, 128, 128)"),
+        (grey(128, 2), "nothing can be seen"),
+        (grey(12, 2), "nothing can be seen"),
+        (captioned(grey(128, 2)), "nothing can be seen"),
+        (np.full((480, 640, 3), (0, 0, 255), np.uint8), "one colour (0, 0, 255)"),
+        (np.full((16, 16, 3), 77, np.uint8), "one colour (77, 77, 77)"),
     ],
 )
 def test_images_in_which_nothing_can_be_seen_are_named(image, text):
-    gate = ImageGate(ImageGateConfig())
-    assert text in gate.worthless(image)
-    assert gate.worthless(noise()) is None
+    assert text in nothing_visible(image)
+    assert len(nothing_visible(image)) < 200
+    assert nothing_visible(noise()) is None
+
+
+def test_no_recorded_picture_is_refused_for_its_contrast(real_data):
+    """The limit is at most a tenth of any of them, and they stay usable an eighth as bright, and eight times as."""
+    for folder in ("industrial_calibration/images", "real2sim"):
+        for file in sorted(real_data(folder).glob("*.png")):
+            image = read_picture(file)
+            assert contrast(image) > 10 * LEAST_CONTRAST, file
+            assert nothing_visible(image // 8) is None, file
+            assert nothing_visible(np.minimum(image.astype(int) * 8, 255).astype(np.uint8)) is None, file
 
 
 def test_a_camera_that_changes_during_a_mission_is_named_until_the_next():

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import NS_PER_S, Observation
 from sqap_vla_ros.control.conditions import Input
-from sqap_vla_ros.control.image_gate import ImageGate, lens_problem
+from sqap_vla_ros.control.image_gate import ImageGate, lens_problem, nothing_visible
 from sqap_vla_ros.nodes.messages import time_ns
 from sqap_vla_ros.nodes.tf.api import Buffer, TransformException
 from sqap_vla_ros.robot.camera import CameraError, CameraModel, ToolProjection, project_tool
@@ -188,7 +188,7 @@ class Observer:
                 text = f"{self._info_topic} (for {self._image_topic}): {self._other_camera}"
                 raise ObservationProblem(Input.CAMERA_INFO, text)
         focal = None if camera is None else float(camera.matrix[0, 0])
-        unusable = self._gate.worthless(image) or self._gate.changed(frame.frame_id, image, focal)
+        unusable = nothing_visible(image) or self._gate.changed(frame.frame_id, image, focal)
         if unusable is not None:
             raise ObservationProblem(Input.IMAGE, f"{unusable} ({self._image_topic})")
         if (frozen := self._gate.frozen(image, frame.stamp_ns, base_from_tool[:3, 3])) is not None:

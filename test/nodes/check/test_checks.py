@@ -137,6 +137,11 @@ FAULTS: dict[str, tuple] = {
         {"values": values(training_camera=[160.0, 120.0, 60.0, 60.0, 80.0, 60.0])},
     ),
     "black image": ("image", "black", {"images": images(CAMERA, np.zeros((120, 160, 3), np.uint8))}),
+    "white image": (
+        "image",
+        "one colour (255, 255, 255)",
+        {"images": images(CAMERA, np.full((120, 160, 3), 255, np.uint8))},
+    ),
     "no transform to the camera": ("transforms", "camera_optical_frame", {"buffer": transforms(camera=False)}),
     "wrong tool_frame": ("transforms", "flange", {"values": values(tool_frame="flange")}),
     "TF half a second late": ("clocks", "tf: images wait 483 ms", {"tools": tools([moved(0)] * 180, behind_s=0.5)}),

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sqap_vla_ros.control.conditions import Input
-from sqap_vla_ros.control.image_gate import ImageGate
+from sqap_vla_ros.control.image_gate import nothing_visible
 from sqap_vla_ros.control.time_sync import ImageInfoSync
 from sqap_vla_ros.nodes.check.checks.intrinsics import doubts, fields_of_view, whole_camera
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Snapshot
-from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.observer import ObservationProblem, View
 from sqap_vla_ros.robot.camera import CameraModel, project_tool
 from sqap_vla_ros.robot.conventions import invert_pose
@@ -86,7 +85,7 @@ def check_image(snapshot: Snapshot) -> Iterator[Finding]:
     problem, image = None, None
     try:
         image = snapshot.observer.to_rgb(snapshot.images[-1])
-        problem = ImageGate(configuration.image_gate_config(snapshot.values)).worthless(image)
+        problem = nothing_visible(image)
     except ValueError as error:
         problem = str(error)
     if problem is not None or image is None:
