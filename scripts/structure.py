@@ -44,7 +44,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "policy": (*_BASE, "field_types", "jpeg", "text_rows"),
     "quantization": (*_BASE, "text_rows"),
     "robot": (*_BASE, "yaml_files"),
-    "pruning": _BASE,
+    "pruning": (*_BASE, "field_types"),
     "pruning.overlay": (*_BASE, "policy.preprocessing"),
     "simulation": (*_BASE, "robot"),
     "control": (*_BASE, "robot"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -24,6 +25,15 @@ def field_problem(cls: type, values: Mapping[str, Any]) -> str | None:
             shown = shown if len(shown) <= 60 else shown[:57] + "..."
             return f"{name} must be {_words(hints[name])}, got {shown}"
     return None
+
+
+def name_problem(make: Callable[..., object], names: Collection[str]) -> str | None:
+    """Say which of `names` are no parameters of `make`, or which it lacks; None where it can be called with them."""
+    known = inspect.signature(make).parameters
+    if unknown := sorted(set(map(str, names)) - set(known)):
+        return f"unknown {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known)) or 'none'}"
+    lacking = [name for name, each in known.items() if each.default is each.empty and name not in names]
+    return f"lacks {', '.join(map(repr, lacking))}" if lacking else None
 
 
 @cache

@@ -18,7 +18,7 @@ from sqap_vla_ros.compression.schemes.equalization import EQUALIZATIONS, Equaliz
 from sqap_vla_ros.compression.schemes.execution import EXECUTIONS
 from sqap_vla_ros.compression.schemes.rotation import ROTATIONS, Rotation
 from sqap_vla_ros.compression.schemes.rounding import ROUNDINGS, Rounding
-from sqap_vla_ros.field_types import field_problem
+from sqap_vla_ros.field_types import field_problem, name_problem
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.yaml_files import read_yaml
@@ -373,15 +373,11 @@ def _leave_out_defaults(spec: Any, content: dict[str, Any]) -> None:
 def _build(cls: Any, owner: str, values: Any) -> Any:
     if not isinstance(values, Mapping):
         raise RecipeError(f"{owner} must be a mapping, got {repr(values)[:60]}")
-    known = {f.name for f in dataclasses.fields(cls)}
-    if unknown := sorted(map(str, set(values) - known)):
-        raise RecipeError(f"{owner}: unknown {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}")
+    if problem := name_problem(cls, values):
+        raise RecipeError(f"{owner}: {problem}")
     if problem := field_problem(cls, values):
         raise RecipeError(f"{owner}.{problem}")
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise RecipeError(f"{owner}: {error}") from error
+    return cls(**values)
 
 
 def list_recipes() -> list[str]:

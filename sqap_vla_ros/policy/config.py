@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqap_vla_ros.contracts import ACTION_DIM, TRAINED_POLICY
-from sqap_vla_ros.field_types import field_problem
+from sqap_vla_ros.field_types import field_problem, name_problem
 
 _LARGEST = 2**24  # of any size: beyond, a file is damaged
 _DEEPEST = 1024  # blocks
@@ -31,6 +31,8 @@ def _made(cls: Any, values: Any) -> Any:
     """Make a part of the configuration. Raises ValueError naming the value that has another type."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{cls.__name__} must be a mapping, got {repr(values)[:60]}")
+    if problem := name_problem(cls, values):
+        raise ValueError(f"{cls.__name__}: {problem}")
     if problem := field_problem(cls, values):
         raise ValueError(f"{cls.__name__}.{problem}")
     return cls(**values)
@@ -229,8 +231,12 @@ class PolicyConfig:
         Raises ValueError naming the field that is missing, unknown or out of range.
         """
         try:
+            for part in ("vision", "prompt"):
+                if not isinstance(values[part], Mapping):
+                    raise ValueError(f"{part} must be a mapping, got {repr(values[part])[:60]}")
             towers = {name: _made(TowerConfig, values["vision"][name]) for name in ("dino", "siglip")}
-            prompt = {**values["prompt"], "suffix": tuple(values["prompt"]["suffix"])}
+            suffix = values["prompt"]["suffix"]
+            prompt = {**values["prompt"], "suffix": tuple(suffix) if isinstance(suffix, list) else suffix}
             parts = {
                 "vision": _made(VisionConfig, {**values["vision"], **towers}),
                 "decoder": _made(DecoderConfig, values["decoder"]),
@@ -242,8 +248,6 @@ class PolicyConfig:
             return made
         except KeyError as error:
             raise ValueError(f"policy configuration lacks {error.args[0]!r}") from error
-        except TypeError as error:
-            raise ValueError(f"policy configuration does not fit: {error}") from error
 
 
 HEAD_SIZES = {

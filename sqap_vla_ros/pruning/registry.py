@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqap_vla_ros.contracts import TokenSelector
+from sqap_vla_ros.field_types import name_problem
 from sqap_vla_ros.pruning.base import Selector
 from sqap_vla_ros.pruning.baselines import FastvSelector, RandomDropSelector, RandomSelector, UniformGridSelector
 from sqap_vla_ros.pruning.before_decoder import DivPruneSelector, FasterVlmSelector, VisionZipSelector
@@ -36,6 +37,8 @@ def make_selector(name: str, **params: Any) -> TokenSelector:
     """
     if name not in SELECTORS:
         raise ValueError(f"unknown token selector {name!r}: choose one of {', '.join(sorted(SELECTORS))}")
+    if problem := name_problem(SELECTORS[name], params):
+        raise ValueError(f"token selector {name!r}: {problem}")
     try:
         return SELECTORS[name](**params)
     except TypeError as error:

@@ -54,7 +54,7 @@ def test_unknown_name_lists_the_known_ones():
         ("quantization: {activation_bits: 16, text_activation_bits: 8}", "activation_bits is 16"),
         ("quantization: 4", "must be a mapping, got 4"),
         ("pruning: {ratio: 0.4}", "unknown 'ratio'"),
-        ("pruning: {}", "selector"),
+        ("pruning: {}", "pruning: lacks 'selector'"),
         ("dtype: fp16", "dtype must be one of float32, bfloat16, got 'fp16'"),
         ("[1]", "must hold a mapping"),
         ("a: [", "not valid YAML"),

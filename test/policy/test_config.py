@@ -49,7 +49,9 @@ def test_unknown_name_lists_the_choices():
         (lambda: MICRO.replace(decoder=dataclasses.replace(MICRO.decoder, vocabulary=4)), "go up to 4 .* only 4 ids"),
         (lambda: MICRO.replace(decoder=dataclasses.replace(MICRO.decoder, max_positions=100)), "leave no room"),
         (lambda: PolicyConfig.from_dict({"name": "x"}), "lacks 'vision'"),
-        (lambda: PolicyConfig.from_dict({**MICRO.to_dict(), "colour": 1}), "does not fit: .*colour"),
+        (lambda: PolicyConfig.from_dict({**MICRO.to_dict(), "colour": 1}), "unknown .colour.; known: .*decoder"),
+        (lambda: PolicyConfig.from_dict({**MICRO.to_dict(), "vision": [1]}), r"vision must be a mapping, got \[1\]"),
+        (lambda: PolicyConfig.from_dict({**MICRO.to_dict(), "decoder": {}}), "DecoderConfig: lacks "),
     ],
 )
 def test_bad_values_are_named(make, message):

@@ -66,6 +66,12 @@ def test_unknown_selector_lists_the_known_ones():
         make_selector("top_k")
 
 
+@pytest.mark.parametrize("name", sorted(SELECTORS))
+def test_an_unknown_parameter_lists_the_known_ones(name):
+    with pytest.raises(ValueError, match=rf"token selector '{name}': unknown 'ratioo'; known: .*layer"):
+        make_selector(name, ratioo=0.4)
+
+
 def test_fastv_is_the_top_of_the_attention():
     given = context()
     chosen = make_selector("fastv").select(given)

@@ -10,6 +10,7 @@ from sqap_vla_ros.compression.accelerators.efficient_vla import EfficientVla
 from sqap_vla_ros.compression.accelerators.tome import Tome
 from sqap_vla_ros.compression.accelerators.vla_cache import VlaCache
 from sqap_vla_ros.contracts import Observation, Policy
+from sqap_vla_ros.field_types import name_problem
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 
 ACCELERATORS: dict[str, type[Accelerator]] = {kind.name: kind for kind in (EfficientVla, Tome, VlaCache)}
@@ -22,6 +23,8 @@ def make_accelerator(name: str, **parameters: Any) -> Accelerator:
     """
     if name not in ACCELERATORS:
         raise ValueError(f"unknown accelerator {name!r}: choose one of {', '.join(ACCELERATORS)}")
+    if problem := name_problem(ACCELERATORS[name], parameters):
+        raise ValueError(f"accelerator {name!r}: {problem}")
     try:
         return ACCELERATORS[name](**parameters)
     except TypeError as error:
