@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.joint_monitor import CONFIRMATIONS, JointMonitor
+from sqap_vla_ros.control.arm.joint_monitor import CONFIRMATIONS, JointMonitor
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.tool_monitor import ToolMonitor, ToolMonitorConfig, ToolSample
+from sqap_vla_ros.control.arm.tool_monitor import ToolMonitor, ToolMonitorConfig, ToolSample
 
 
 def at(seconds: float) -> int:

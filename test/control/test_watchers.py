@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.arm_watch import CONFIRMATIONS, CONTRADICTIONS, ArmWatch
+from sqap_vla_ros.control.arm.arm_watch import CONFIRMATIONS, CONTRADICTIONS, ArmWatch
 from sqap_vla_ros.control.clock_monitor import ClockMonitor, read_clocks
 from sqap_vla_ros.control.description import MAX_CHARS, DescriptionReader
 from sqap_vla_ros.control.watchdog import Watchdog

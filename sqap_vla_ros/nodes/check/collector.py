@@ -16,8 +16,8 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import String
 
+from sqap_vla_ros.control.arm.tool_monitor import ToolSample
 from sqap_vla_ros.control.image_gate import ImageGate
-from sqap_vla_ros.control.tool_monitor import ToolSample
 from sqap_vla_ros.nodes.check.snapshot import Arrival, CommandTopic, Snapshot
 from sqap_vla_ros.nodes.check.transform_watch import TransformWatch
 from sqap_vla_ros.nodes.messages import time_ns

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
-from sqap_vla_ros.control.arm_watch import ArmWatch
+from sqap_vla_ros.control.arm.arm_watch import ArmWatch
 from sqap_vla_ros.control.clock_monitor import Pace
 from sqap_vla_ros.control.conditions import Hold
 from sqap_vla_ros.control.motion import Motion, SafeMotion, UnsafeChunk

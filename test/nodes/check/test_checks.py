@@ -21,7 +21,7 @@ from planted.robot import (
 )
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.tool_monitor import ToolSample
+from sqap_vla_ros.control.arm.tool_monitor import ToolSample
 from sqap_vla_ros.nodes.check.finding import Level
 from sqap_vla_ros.nodes.check.report import Report, examine
 from sqap_vla_ros.nodes.check.snapshot import PolicyTrial

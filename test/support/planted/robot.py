@@ -9,8 +9,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 
 from sqap_vla_ros.contracts import NS_PER_S, PolicyInfo
+from sqap_vla_ros.control.arm.tool_monitor import ToolSample
 from sqap_vla_ros.control.conditions import Input
-from sqap_vla_ros.control.tool_monitor import ToolSample
 from sqap_vla_ros.nodes.check.snapshot import Arrival, CommandTopic, PolicyTrial, Snapshot
 from sqap_vla_ros.nodes.check.transform_watch import Frames, StaticClaim
 from sqap_vla_ros.nodes.images import rgb_to_message

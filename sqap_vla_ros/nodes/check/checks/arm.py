@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from rclpy.qos import DurabilityPolicy
 
-from sqap_vla_ros.control.arm_watch import AGREE_M, AGREE_RAD
-from sqap_vla_ros.control.joint_monitor import JointMonitor
+from sqap_vla_ros.control.arm.arm_watch import AGREE_M, AGREE_RAD
+from sqap_vla_ros.control.arm.joint_monitor import JointMonitor
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Snapshot
 from sqap_vla_ros.nodes.policy import configuration

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.control.arm.joint_monitor import FUTURE_S
 from sqap_vla_ros.control.image_gate import ImageGate
-from sqap_vla_ros.control.joint_monitor import FUTURE_S
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Arrival, Snapshot
 from sqap_vla_ros.nodes.policy import configuration

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sqap_vla_ros.control.tool_monitor import ToolMonitor, ToolMonitorConfig
+from sqap_vla_ros.control.arm.tool_monitor import ToolMonitor, ToolMonitorConfig
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Snapshot
 from sqap_vla_ros.nodes.check.transform_watch import StaticClaim

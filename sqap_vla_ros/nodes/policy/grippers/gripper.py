@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sqap_vla_ros.control.joint_monitor import JointMonitor
+from sqap_vla_ros.control.arm.joint_monitor import JointMonitor
 from sqap_vla_ros.nodes.policy.sinks.sink import Sink
 from sqap_vla_ros.robot.gripper.hysteresis import CLOSE_BELOW, OPEN_ABOVE, GripperCommand, GripperHysteresis
 from sqap_vla_ros.robot.gripper.state import (

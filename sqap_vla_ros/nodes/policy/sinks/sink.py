@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rclpy.duration import Duration
 from rclpy.qos import QoSProfile
 
-from sqap_vla_ros.control.joint_monitor import JointMonitor
+from sqap_vla_ros.control.arm.joint_monitor import JointMonitor
 from sqap_vla_ros.control.motion import UnsafeChunk
 from sqap_vla_ros.robot.braking import brought_to_rest
 from sqap_vla_ros.robot.conventions import pose_distance

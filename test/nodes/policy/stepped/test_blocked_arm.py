@@ -9,7 +9,7 @@ from stepped.running import QUICK, moving, violations
 from stepped.simulated_cell import Cell
 
 from sqap_vla_ros.contracts import JOINS, ActionChunk
-from sqap_vla_ros.control.arm_watch import CONFIRMATIONS
+from sqap_vla_ros.control.arm.arm_watch import CONFIRMATIONS
 from sqap_vla_ros.control.motion import MotionConfig
 
 LAG_S = 0.06

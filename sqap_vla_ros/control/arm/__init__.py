@@ -1,0 +1,1 @@
+"""Judges the measured arm: its joints, its tool, and whether it goes where it is told to."""
