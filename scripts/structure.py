@@ -64,6 +64,7 @@ RULES: dict[str, tuple[str, ...]] = {
         *_BASE,
         "compression.load",
         "compression.files.kept",
+        "policy.actions",
         "policy.cogact",
         "policy.settings",
         "shipped",

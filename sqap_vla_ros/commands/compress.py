@@ -20,9 +20,9 @@ from sqap_vla_ros.commands.options import (
     instruction,
     integer,
     progress_bar,
-    readable_config,
     use_threads,
 )
+from sqap_vla_ros.commands.policy_checks import readable_config, require_policy
 from sqap_vla_ros.commands.recordings.bags import (
     BAG_OPTIONS,
     add_bag_frames,
@@ -79,21 +79,24 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, compress, write, optionally report; 0 when all is well."""
-    from sqap_vla_ros.compression.compress import require_calibration, require_loadable
-    from sqap_vla_ros.compression.files.estimate import estimate, require_room
-    from sqap_vla_ros.compression.files.job import compress_to_file
-    from sqap_vla_ros.compression.files.storage import check_target
+    from sqap_vla_ros.compression.files.kind import check_target
     from sqap_vla_ros.compression.load import checkpoint_path, load_uncompressed
     from sqap_vla_ros.compression.recipe import load_recipe
     from sqap_vla_ros.policy.checkpoints.writing import check_folder
     from sqap_vla_ros.shipped import SHIPPED
 
     recipe = load_recipe(args.recipe)
-    require_loadable(recipe)
+    settings = checkpoint_settings(args)
+    require_policy(args.checkpoint, settings=settings)
     check_target(args.out, overwrite=args.overwrite)
     if args.report is not None:
         check_folder(args.report)
-    settings = checkpoint_settings(args)
+    _require_source(args)
+    from sqap_vla_ros.compression.compress import require_calibration, require_loadable
+    from sqap_vla_ros.compression.files.estimate import estimate, require_room
+    from sqap_vla_ros.compression.files.job import compress_to_file
+
+    require_loadable(recipe)
     config = readable_config(args.checkpoint, settings)
     if config is None:
         raise UsageError(f"--checkpoint {args.checkpoint} is compressed already: name the one that it was made from")
@@ -148,6 +151,17 @@ def _kind(calibration: str | None) -> str:
         return "scenes"
     path = Path(calibration).expanduser()
     return "dataset" if is_dataset(path) else "bag" if is_recording(path) else "folder"
+
+
+def _require_source(args: argparse.Namespace) -> None:
+    """Raise ValueError where --calibration or --observations ask for what cannot be."""
+    from sqap_vla_ros.compression.calibration import MOST_OBSERVATIONS, require_source
+    from sqap_vla_ros.shipped import CALIBRATION_SOURCES
+
+    if args.observations > MOST_OBSERVATIONS:
+        raise UsageError(f"--observations: must be at most {MOST_OBSERVATIONS}, got {args.observations}")
+    if _kind(args.calibration) in ("scenes", "folder"):
+        require_source(args.calibration, args.observations, CALIBRATION_SOURCES)
 
 
 def ignored_options(args: argparse.Namespace) -> list[str]:
@@ -221,19 +235,12 @@ def _report(
 
 def _observations(args: argparse.Namespace) -> tuple[list[Observation], list[Observation]]:
     """Return observations for calibration (none where none were named), and others held out for the report."""
-    from sqap_vla_ros.compression.calibration import (
-        MOST_OBSERVATIONS,
-        hold_out,
-        load_observations,
-        synthetic_observations,
-    )
+    from sqap_vla_ros.compression.calibration import hold_out, load_observations, synthetic_observations
     from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
     from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
     from sqap_vla_ros.shipped import CALIBRATION_SOURCES, SIMULATOR
     from sqap_vla_ros.simulation.observations import HELD_OUT_SEED, expert_observations
 
-    if args.observations > MOST_OBSERVATIONS:
-        raise UsageError(f"--observations: must be at most {MOST_OBSERVATIONS}, got {args.observations}")
     kind = _kind(args.calibration)
     if kind == "nothing":
         return [], synthetic_observations(_HELD_OUT, seed=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqap_vla_ros.commands.options import UsageError, add_checkpoint_settings, add_command, add_unnorm_key
+from sqap_vla_ros.commands.policy_checks import require_policy
 
 if TYPE_CHECKING:
     from sqap_vla_ros.policy.checkpoints.contents import Contents
@@ -28,14 +29,10 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Convert; an existing output is refused before anything is loaded."""
-    import torch
-
-    from sqap_vla_ros.compression.files.storage import is_compressed
+    from sqap_vla_ros.compression.files.kind import is_compressed
     from sqap_vla_ros.compression.load import checkpoint_path
-    from sqap_vla_ros.policy.checkpoints.load import load_checkpoint, open_checkpoint
-    from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
-    from sqap_vla_ros.policy.checkpoints.published import save_published
     from sqap_vla_ros.policy.checkpoints.writing import check_free
+    from sqap_vla_ros.policy.settings import CheckpointSettings
     from sqap_vla_ros.shipped import SHIPPED
 
     check_free(args.output)
@@ -44,6 +41,13 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"{args.checkpoint} has random weights and no file: there is nothing to convert")
     if is_compressed(path):
         raise UsageError(f"{path} is compressed, which cannot be undone: convert the checkpoint that it was made from")
+    require_policy(args.checkpoint, settings=CheckpointSettings(args.unnorm_key or None, args.tokenizer))
+    import torch
+
+    from sqap_vla_ros.policy.checkpoints.load import load_checkpoint, open_checkpoint
+    from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
+    from sqap_vla_ros.policy.checkpoints.published import save_published
+
     policy = load_checkpoint(
         path,
         dtype=getattr(torch, args.dtype),

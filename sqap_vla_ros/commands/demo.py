@@ -13,8 +13,8 @@ from sqap_vla_ros.commands.options import (
     add_seed,
     integer,
     number,
-    require_policy,
 )
+from sqap_vla_ros.commands.policy_checks import require_policy
 from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.evaluation.demo.run import RECIPE, DemoOptions, run_demo
 from sqap_vla_ros.simulation.vocabulary import TaskFamily

@@ -17,6 +17,7 @@ from sqap_vla_ros.commands.options import (
     names_among,
     number,
 )
+from sqap_vla_ros.commands.policy_checks import require_policy
 from sqap_vla_ros.contracts import JOINS, TRAINED_POLICY
 from sqap_vla_ros.evaluation.closed_loop.choices import CONTINUATIONS, ENSEMBLES, HORIZON, LOCKSTEP
 from sqap_vla_ros.simulation.vocabulary import SUITES, TaskFamily
@@ -128,12 +129,15 @@ def _reachable_units(args: argparse.Namespace) -> list[Unit]:
 
 def run(args: argparse.Namespace) -> int:
     """Run or continue the study; 1 where a recipe could not be measured."""
+    from sqap_vla_ros.policy.checkpoints.writing import check_folder
+    from sqap_vla_ros.serving.frames import is_remote
+
+    check_folder(args.out)
+    require_policy(args.checkpoint, *(() if is_remote(args.checkpoint) else args.recipes))
     from sqap_vla_ros.evaluation.closed_loop.report import print_summary, write_report
     from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
     from sqap_vla_ros.evaluation.closed_loop.study import METHODS, Store
-    from sqap_vla_ros.policy.checkpoints.writing import check_folder
 
-    check_folder(args.out)
     units = _reachable_units(args)
     if not args.resume and (args.out / METHODS).exists():
         raise ValueError(f"{args.out} holds results: choose another --out, or leave out --no-resume to continue them")

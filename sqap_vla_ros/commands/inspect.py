@@ -25,10 +25,11 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what the headers say; 1 where the checkpoint is not whole."""
     from sqap_vla_ros.compression.load import checkpoint_path
-    from sqap_vla_ros.policy.checkpoints.inspect import MISSHAPEN, MISSING, NOT_FLOATS, UNUSABLE
     from sqap_vla_ros.shipped import SHIPPED
 
     path = checkpoint_path(args.checkpoint, SHIPPED)
+    from sqap_vla_ros.policy.checkpoints.inspect import MISSHAPEN, MISSING, NOT_FLOATS, UNUSABLE
+
     facts = _describe_made(args.checkpoint) if path is None else _describe_file(path)
     if args.json:
         print(json.dumps(facts, indent=2))
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _describe_file(path: Path) -> dict[str, Any]:
-    from sqap_vla_ros.compression.files.storage import is_compressed
+    from sqap_vla_ros.compression.files.kind import is_compressed
     from sqap_vla_ros.policy.checkpoints.inspect import describe
     from sqap_vla_ros.policy.checkpoints.load import open_checkpoint
 

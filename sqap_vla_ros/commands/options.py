@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import math
 import re
-import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from sqap_vla_ros.contracts import CROPS, STEP_S, TRAINED_POLICY, unreadable
 from sqap_vla_ros.serving.defaults import MOST_THREADS
 
 if TYPE_CHECKING:
-    from sqap_vla_ros.policy.config import PolicyConfig
     from sqap_vla_ros.policy.settings import CheckpointSettings
 
 CHECKPOINT_HELP = f"`{TRAINED_POLICY}`, `micro` (random weights), a CogACT folder, or a .safetensors file"
@@ -181,24 +179,11 @@ def instruction(text: str) -> str:
 
 
 def device_name(text: str) -> str:
-    """Read `cpu`, `cuda` or `cuda:N`; whether CUDA is there is checked by `require_device`."""
+    """Read `cpu`, `cuda` or `cuda:N`; whether CUDA is there is checked by `policy_checks.require_device`."""
     kind, colon, index = text.partition(":")
     if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and re.fullmatch(r"[0-9]{1,4}", index))):
         raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text[:40]!r}")
     return text
-
-
-def require_device(device: str) -> None:
-    """Raise UsageError where `device` is a GPU that PyTorch does not see. Imports torch for a GPU only."""
-    if device == "cpu":
-        return
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    index = int(device.partition(":")[2] or 0)
-    if index >= count:
-        seen = f"{count} CUDA device(s)" if count else "no CUDA device"
-        raise UsageError(f"--device {device}: PyTorch sees {seen} here; use --device cpu or install a CUDA build")
 
 
 # -- options ----------------------------------------------------------------------------------------------------------
@@ -222,7 +207,7 @@ def add_recipes(parser: Any) -> None:
 
 
 def add_device(parser: Any, purpose: str = "where the policy runs") -> None:
-    """Add --device; call `require_device` before any work."""
+    """Add --device; call `policy_checks.require_device` before any work."""
     parser.add_argument("--device", type=device_name, default="cpu", help=f"{purpose}: cpu, cuda or cuda:N")
 
 
@@ -290,66 +275,6 @@ def worker_settings(args: argparse.Namespace) -> dict[str, Any]:
         "cfg_scale": -1.0 if args.cfg_scale is None else args.cfg_scale,
         "ddim_steps": args.ddim_steps or 0,
     }
-
-
-def require_policy(checkpoint: str, *recipes: str, settings: CheckpointSettings | None = None) -> None:
-    """Raise FileNotFoundError or RecipeError for a checkpoint or a recipe that is not there, before processes start.
-
-    A server's address counts as there where its name resolves. settings: with them, a checkpoint that is not compressed
-    must be loadable by its headers and move an arm.
-    """
-    from sqap_vla_ros.compression.load import checkpoint_path
-    from sqap_vla_ros.compression.recipe import load_recipe
-    from sqap_vla_ros.policy.cogact import require_arm_actions
-    from sqap_vla_ros.serving.frames import is_remote
-    from sqap_vla_ros.shipped import SHIPPED
-
-    if is_remote(checkpoint):
-        require_server(checkpoint)
-    elif settings is None:
-        checkpoint_path(checkpoint, SHIPPED)
-    elif (config := readable_config(checkpoint, settings)) is not None:
-        require_arm_actions(checkpoint, config.head.channels)
-    for recipe in recipes:
-        load_recipe(recipe)
-
-
-def require_server(address: str) -> None:
-    """Raise UsageError for --checkpoint ws://... that is no address or whose host nobody knows."""
-    from sqap_vla_ros.serving.frames import host_and_port
-
-    try:
-        host, port = host_and_port(address)
-        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"--checkpoint {address}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def readable_config(checkpoint: str, settings: CheckpointSettings) -> PolicyConfig | None:
-    """Return the geometry of a checkpoint whose headers show that it can be loaded; None for a compressed file.
-
-    Raises ValueError and FileNotFoundError.
-    """
-    from sqap_vla_ros.compression.files.storage import is_compressed
-    from sqap_vla_ros.compression.load import checkpoint_path
-    from sqap_vla_ros.policy.checkpoints.load import open_checkpoint, read_header
-    from sqap_vla_ros.policy.cogact import choose_dataset
-    from sqap_vla_ros.policy.config import named_config
-    from sqap_vla_ros.shipped import SHIPPED
-
-    path = checkpoint_path(checkpoint, SHIPPED)
-    if path is not None and is_compressed(path):
-        return None
-    if path is None:
-        config = named_config(checkpoint)
-        if settings.unnorm_key is not None and (make := SHIPPED[checkpoint].make) is not None:
-            choose_dataset(make(0).statistics, settings.unnorm_key)
-    else:
-        contents = open_checkpoint(path, ema=settings.ema)
-        read_header(contents, unnorm_key=settings.unnorm_key, dt_s=settings.dt_s, tokenizer=settings.tokenizer)
-        config = contents.config
-    settings.sampling(config.diffusion)
-    return config
 
 
 @contextlib.contextmanager

@@ -27,10 +27,9 @@ from sqap_vla_ros.commands.options import (
     instruction,
     number,
     progress_bar,
-    require_device,
-    require_server,
     use_threads,
 )
+from sqap_vla_ros.commands.policy_checks import require_device, require_policy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,24 +75,27 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the chunk."""
-    require_device(args.device)
     import numpy as np
 
-    from sqap_vla_ros.compression.files.kept import KeptPolicies, default_folder
-    from sqap_vla_ros.compression.load import load_policy
     from sqap_vla_ros.contracts import Observation
     from sqap_vla_ros.policy.pictures import read_picture
     from sqap_vla_ros.serving.frames import is_remote
     from sqap_vla_ros.shipped import SHIPPED
 
-    if is_remote(args.checkpoint):
-        require_server(args.checkpoint)
-        note(ignored_by_server(args))
+    if (args.gripper_point is None) != (args.camera_info is None):
+        raise UsageError("--gripper-point is projected through --camera-info: give both")
+    settings = checkpoint_settings(args)
+    require_policy(args.checkpoint, args.recipe, settings=settings)
+    require_device(args.device)
     image = read_picture(args.image)
     observation = Observation(image, stamp_ns=0, instruction=args.instruction, gripper_pixel=_gripper(args, image))
     if is_remote(args.checkpoint):
+        note(ignored_by_server(args))
         chunk = _predict_remotely(args, observation)
     else:
+        from sqap_vla_ros.compression.files.kept import KeptPolicies, default_folder
+        from sqap_vla_ros.compression.load import load_policy
+
         use_threads(args.threads)
         with progress_bar() as progress:
             policy = load_policy(
@@ -101,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
                 args.recipe,
                 shipped=SHIPPED,
                 device=args.device,
-                settings=checkpoint_settings(args),
+                settings=settings,
                 kept=KeptPolicies(default_folder(), progress),
             )
         note(ignored_recipe(args, policy.info.recipe))
@@ -162,11 +164,7 @@ def _gripper(args: argparse.Namespace, image: NDArray[np.uint8]) -> tuple[float,
     """Return the gripper's pixel from --gripper-pixel, or from --gripper-point through --camera-info."""
     height, width = image.shape[:2]
     if args.gripper_point is None:
-        if args.camera_info is not None:
-            raise UsageError("--camera-info projects --gripper-point X Y Z: give both")
         return gripper_pixel(args.gripper_pixel, width, height)
-    if args.camera_info is None:
-        raise UsageError("--gripper-point is projected through --camera-info: give both")
     import numpy as np
 
     from sqap_vla_ros.robot.calibration_file import read_camera_info

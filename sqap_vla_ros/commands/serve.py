@@ -23,12 +23,12 @@ from sqap_vla_ros.commands.options import (
     add_seed,
     add_threads,
     add_unnorm_key,
+    checkpoint_settings,
     integer,
     number,
-    require_device,
-    require_policy,
     worker_settings,
 )
+from sqap_vla_ros.commands.policy_checks import require_device, require_policy
 from sqap_vla_ros.commands.recordings.cameras import add_fixed_camera, fixed_camera, mirrored_without_camera
 from sqap_vla_ros.contracts import STEP_S, TRAINED_POLICY
 from sqap_vla_ros.serving import defaults
@@ -110,11 +110,11 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serve until SIGINT or SIGTERM, either of which is a good end."""
-    require_device(args.device)
     try:
-        require_policy(args.checkpoint, args.recipe)
+        require_policy(args.checkpoint, args.recipe, settings=checkpoint_settings(args))
     except (OSError, ValueError) as error:
         raise UsageError(f"the policy cannot be loaded: {error}") from error
+    require_device(args.device)
     note(ignored_options(args))
     try:
         import msgpack  # noqa: F401

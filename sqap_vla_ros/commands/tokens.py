@@ -19,8 +19,8 @@ from sqap_vla_ros.commands.options import (
     add_seed,
     gripper_pixel,
     instruction,
-    require_device,
 )
+from sqap_vla_ros.commands.policy_checks import require_device, require_policy
 
 _DEFAULT_SELECTORS = ("sqap", "fastv", "uniform_grid", "random_same_budget")
 
@@ -69,12 +69,9 @@ def parse_selector(text: str) -> tuple[str, dict[str, Any]]:
 
 def run(args: argparse.Namespace) -> None:
     """Write one picture with a panel for each selector and print a line for each."""
-    require_device(args.device)
     from PIL import Image
 
-    from sqap_vla_ros.compression.load import load_policy
     from sqap_vla_ros.contracts import Observation
-    from sqap_vla_ros.evaluation.selectors import compare_selectors, make_choice, side_by_side
     from sqap_vla_ros.policy.checkpoints.writing import check_folder, written_aside
     from sqap_vla_ros.policy.pictures import read_picture
     from sqap_vla_ros.shipped import SHIPPED
@@ -83,10 +80,16 @@ def run(args: argparse.Namespace) -> None:
     if kind is None:
         raise UsageError(f"--out {args.out}: no kind of picture ends in {args.out.suffix!r}; .png is one that does")
     check_folder(args.out.parent)
-    wanted = {text: make_choice(*parse_selector(text)) for text in args.selectors}
+    require_policy(args.checkpoint, args.recipe)
+    named = {text: parse_selector(text) for text in args.selectors}
+    require_device(args.device)
     image = read_picture(args.image)
     pixel = gripper_pixel(args.gripper_pixel, image.shape[1], image.shape[0])
     observation = Observation(image, 0, args.instruction, gripper_pixel=pixel)
+    from sqap_vla_ros.compression.load import load_policy
+    from sqap_vla_ros.evaluation.selectors import compare_selectors, make_choice, side_by_side
+
+    wanted = {text: make_choice(*selector) for text, selector in named.items()}
     policy = load_policy(args.checkpoint, args.recipe, shipped=SHIPPED, device=args.device)
     note(ignored_recipe(args, policy.info.recipe))
     panels = [image]

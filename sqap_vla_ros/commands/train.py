@@ -14,8 +14,8 @@ from sqap_vla_ros.commands.options import (
     add_seed,
     integer,
     number,
-    require_device,
 )
+from sqap_vla_ros.commands.policy_checks import require_device
 
 
 def register(subparsers: Any) -> None:

@@ -104,6 +104,13 @@ def load_observations(source: str, limit: int, sources: Mapping[str, Observation
     sources: name -> function of a count. `synthetic:64` asks for 64 of them whatever the limit.
     Raises `CalibrationError` for a count or a folder that cannot be used.
     """
+    limit = require_source(source, limit, sources)
+    kind = source.partition(":")[0]
+    return sources[kind](limit) if kind in sources else folder_observations(Path(source).expanduser(), limit)
+
+
+def require_source(source: str, limit: int, sources: Mapping[str, ObservationSource] = SOURCES) -> int:
+    """Return how many observations `load_observations` is asked for. Raises `CalibrationError` as it does."""
     kind, colon, number = source.partition(":")
     if colon and kind in sources:
         if not number.isdecimal():
@@ -113,13 +120,11 @@ def load_observations(source: str, limit: int, sources: Mapping[str, Observation
         limit = int(number)
     if limit < 1:
         raise CalibrationError(f"at least one calibration observation is needed, got a limit of {limit}")
-    if kind in sources:
-        return sources[kind](limit)
     path = Path(source).expanduser()
-    if not path.is_dir():
+    if kind not in sources and not path.is_dir():
         named = " or ".join(f"`{name}`" for name in sources)
         raise CalibrationError(f"calibration data {path} is not a folder of images; give one, a bag, or {named}")
-    return folder_observations(path, limit)
+    return limit
 
 
 def hold_out(observations: Sequence[Observation], count: int) -> tuple[list[Observation], list[Observation]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqap_vla_ros.compression.calibration import ObservationSource, synthetic_observations
+from sqap_vla_ros.compression.files.kind import is_compressed
 from sqap_vla_ros.compression.recipe import Recipe, RecipeError, load_recipe
 from sqap_vla_ros.contracts import Observation, Policy
 from sqap_vla_ros.policy.architecture import COGACT
@@ -32,6 +33,7 @@ class ShippedPolicy:
     """A policy that can be named in place of a checkpoint, and whose scenes the package can show.
 
     Its name is also that of its geometry (`PolicyConfig.name`), so a file with the same geometry is calibrated alike.
+    One that is made has one data set, of this name too.
 
     observations: how many -> observations of its scenes.
     scenes: what these observations show, in words.
@@ -100,7 +102,7 @@ def load_policy(
     require_loadable(chosen)
     path = checkpoint_path(checkpoint, shipped)
     if path is not None:
-        from sqap_vla_ros.compression.files.storage import is_compressed, load_compressed
+        from sqap_vla_ros.compression.files.storage import load_compressed
 
         if is_compressed(path):
             if settings.ema:
@@ -146,7 +148,7 @@ def checkpoint_digest(checkpoint: str, shipped: Mapping[str, ShippedPolicy] = RA
     A compressed file answers with that of the checkpoint it was made from: compressing again gives the same policy, but
     not always the same bytes.
     """
-    from sqap_vla_ros.compression.files.storage import CompressedFile, is_compressed
+    from sqap_vla_ros.compression.files.storage import CompressedFile
     from sqap_vla_ros.policy.checkpoints.load import sha256_of
 
     path = checkpoint_path(checkpoint, shipped)
@@ -161,10 +163,10 @@ def applied_recipe(checkpoint: str, recipe: str, shipped: Mapping[str, ShippedPo
     Raises `RecipeError` where the file was quantised otherwise than `recipe` asks for.
     """
     chosen, path = load_recipe(recipe), checkpoint_path(checkpoint, shipped)
-    from sqap_vla_ros.compression.files.storage import CompressedFile, is_compressed
-
     if path is None or not is_compressed(path):
         return chosen
+    from sqap_vla_ros.compression.files.storage import CompressedFile
+
     own = CompressedFile(path).header.recipe
     if chosen.quantization not in (None, own.quantization):
         raise RecipeError(

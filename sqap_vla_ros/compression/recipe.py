@@ -20,6 +20,7 @@ from sqap_vla_ros.compression.schemes.rotation import ROTATIONS, Rotation
 from sqap_vla_ros.compression.schemes.rounding import ROUNDINGS, Rounding
 from sqap_vla_ros.field_types import field_problem, name_problem
 from sqap_vla_ros.policy.architecture import COGACT
+from sqap_vla_ros.policy.checkpoints.foreign import kind_of
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.yaml_files import read_yaml
 
@@ -402,10 +403,13 @@ def _recipe_path(name_or_path: str | Path, folder: Path) -> Path:
     if path.suffix in (".yaml", ".yml"):
         path = folder / path
         if not path.is_file():
-            raise RecipeError(f"recipe file {path} does not exist")
+            fault = f"is {kind_of(path)} and no file" if path.exists() else "does not exist"
+            raise RecipeError(f"recipe file {path} {fault}")
         return path
-    path = share_path("config/recipes") / f"{name_or_path}.yaml"
+    there, path = folder / path, share_path("config/recipes") / f"{name_or_path}.yaml"
     if not path.is_file():
+        if there.exists():
+            raise RecipeError(f"recipe {there} is {kind_of(there)}: give a recipe's name, or a file that ends in .yaml")
         raise RecipeError(f"no recipe named {str(name_or_path)!r}; there are: {', '.join(list_recipes())}")
     return path
 

@@ -7,7 +7,7 @@ scaled, and no channel is a gripper.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,3 +166,35 @@ def _mask(key: str, values: Any) -> NDArray[np.bool_]:
 def _number(value: object) -> float | None:
     """Return a number as it is, None for zero and anything else."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value else None
+
+
+def choose_dataset(statistics: Collection[str], key: str | None) -> str:
+    """Return the dataset whose statistics un-normalise. Raises ValueError with the choices where `key` is no choice."""
+    if not statistics:
+        raise ValueError("the checkpoint has no dataset statistics: actions cannot be un-normalised")
+    if key is None and len(statistics) == 1:
+        return next(iter(statistics))
+    if key is None or key not in statistics:
+        asked = "no unnorm_key was given" if key is None else f"unnorm_key {key!r} is not among them"
+        names = ", ".join(sorted(statistics))
+        raise ValueError(f"the checkpoint has statistics for {names}; {asked}: choose one of them (--unnorm-key)")
+    return key
+
+
+def require_channels(key: str, statistics: ActionStatistics, channels: int) -> None:
+    """Raise ValueError where a dataset's statistics are not those of an action head of so many channels."""
+    given = statistics.mask.size
+    if given != channels:
+        raise ValueError(
+            f"the action statistics of {key!r} have {given} values, the action head has {channels} channels: these are "
+            "another robot's statistics"
+        )
+
+
+def require_arm_actions(checkpoint: str, channels: int) -> None:
+    """Raise ValueError for a policy whose actions are not those of an arm with a gripper."""
+    if channels != ACTION_DIM:
+        raise ValueError(
+            f"{checkpoint} predicts actions of {channels} channels; an arm is moved by {ACTION_DIM} (position, "
+            "rotation, gripper): `sqap-vla predict` shows what it says, another program must execute it"
+        )

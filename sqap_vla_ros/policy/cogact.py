@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from sqap_vla_ros.contracts import (
-    ACTION_DIM,
     ActionChunk,
     Observation,
     PolicyInfo,
@@ -24,7 +23,7 @@ from sqap_vla_ros.contracts import (
     TokenSelector,
 )
 from sqap_vla_ros.policy.action_head import DiffusionTransformer
-from sqap_vla_ros.policy.actions import ActionStatistics
+from sqap_vla_ros.policy.actions import ActionStatistics, choose_dataset, require_channels
 from sqap_vla_ros.policy.config import DiffusionConfig, PolicyConfig
 from sqap_vla_ros.policy.decoder import VISUAL_START, Decoder, DecoderOutput
 from sqap_vla_ros.policy.preprocessing import ImageTransform, patch_of
@@ -316,38 +315,6 @@ def count_parameters(model: nn.Module) -> int:
             count += linear.in_features * linear.out_features
             count += sum(bias.numel() for name, bias in linear.named_buffers(recurse=False) if name == "bias")
     return count
-
-
-def choose_dataset(statistics: Mapping[str, ActionStatistics], key: str | None) -> str:
-    """Return the dataset whose statistics un-normalise. Raises ValueError with the choices where `key` is no choice."""
-    if not statistics:
-        raise ValueError("the checkpoint has no dataset statistics: actions cannot be un-normalised")
-    if key is None and len(statistics) == 1:
-        return next(iter(statistics))
-    if key is None or key not in statistics:
-        asked = "no unnorm_key was given" if key is None else f"unnorm_key {key!r} is not among them"
-        names = ", ".join(sorted(statistics))
-        raise ValueError(f"the checkpoint has statistics for {names}; {asked}: choose one of them (--unnorm-key)")
-    return key
-
-
-def require_channels(key: str, statistics: ActionStatistics, channels: int) -> None:
-    """Raise ValueError where a dataset's statistics are not those of an action head of so many channels."""
-    given = statistics.mask.size
-    if given != channels:
-        raise ValueError(
-            f"the action statistics of {key!r} have {given} values, the action head has {channels} channels: these are "
-            "another robot's statistics"
-        )
-
-
-def require_arm_actions(checkpoint: str, channels: int) -> None:
-    """Raise ValueError for a policy whose actions are not those of an arm with a gripper."""
-    if channels != ACTION_DIM:
-        raise ValueError(
-            f"{checkpoint} predicts actions of {channels} channels; an arm is moved by {ACTION_DIM} (position, "
-            "rotation, gripper): `sqap-vla predict` shows what it says, another program must execute it"
-        )
 
 
 class _Stopwatch:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from sqap_vla_ros.contracts import unreadable
-from sqap_vla_ros.policy.checkpoints.foreign import file_problem
+from sqap_vla_ros.policy.checkpoints.foreign import file_problem, kind_of
 from sqap_vla_ros.policy.config import PromptConfig
 
 Encode = Callable[[str], list[int]]
@@ -48,7 +48,8 @@ class PromptTokenizer:
                 raise FileNotFoundError(f"{path} holds no tokenizer: put {' or '.join(cls.FILES)} of Llama-2 there")
             path = found[0]
         if not path.is_file():
-            raise FileNotFoundError(f"tokenizer {path} does not exist: give Llama-2's {' or '.join(cls.FILES)}")
+            fault = f"is {kind_of(path)} and no file" if path.exists() else "does not exist"
+            raise FileNotFoundError(f"tokenizer {path} {fault}: give Llama-2's {' or '.join(cls.FILES)}")
         if problem := file_problem(path):
             raise ValueError(problem)
         name = cls.FILES[1] if path.suffix == ".model" else cls.FILES[0]

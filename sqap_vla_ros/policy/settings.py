@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.config import DiffusionConfig
-from sqap_vla_ros.policy.preprocessing import ImageTransform
 from sqap_vla_ros.policy.prompt import PromptTokenizer
+
+if TYPE_CHECKING:
+    from sqap_vla_ros.policy.cogact import CogACTPolicy
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class CheckpointSettings:
             key = policy.unnorm_key
             policy.statistics[key] = dataclasses.replace(policy.statistics[key], dt_s=self.dt_s)
         if self.crop is not None:
+            from sqap_vla_ros.policy.preprocessing import ImageTransform
+
             policy.transform = ImageTransform(model.config.vision.image_size, self.crop)
         diffusion = self.sampling(policy.diffusion)
         if diffusion != policy.diffusion:

@@ -120,7 +120,8 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
 
     from sqap_vla_ros.compression.files.kept import KeptPolicies, default_folder
     from sqap_vla_ros.compression.load import RANDOM_WEIGHTS, load_policy
-    from sqap_vla_ros.policy.cogact import CogACTPolicy, require_arm_actions
+    from sqap_vla_ros.policy.actions import require_arm_actions
+    from sqap_vla_ros.policy.cogact import CogACTPolicy
     from sqap_vla_ros.policy.settings import CheckpointSettings
     from sqap_vla_ros.shipped import SHIPPED
 

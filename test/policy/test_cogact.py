@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from recording_selector import Recorder
 
 from sqap_vla_ros.contracts import Observation, SelectionContext, unreadable
-from sqap_vla_ros.policy.cogact import CogACTPolicy, choose_dataset
+from sqap_vla_ros.policy.actions import choose_dataset
+from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.policy.preprocessing import ImageTransform
 

@@ -24,10 +24,9 @@ from sqap_vla_ros.commands.options import (
     instruction,
     integer,
     number,
-    require_device,
-    require_policy,
     worker_settings,
 )
+from sqap_vla_ros.commands.policy_checks import require_device, require_mover, require_policy
 from sqap_vla_ros.commands.recordings.bags import (
     BAG_OPTIONS,
     add_bag_frames,
@@ -108,11 +107,11 @@ def _spec_of(recording: Path, args: argparse.Namespace) -> RecordingSpec:
 
 def recipes_of(args: argparse.Namespace) -> Sequence[str]:
     """Return the recipes to compare: a server has chosen its own. Raises UsageError where it cannot be reached."""
-    from sqap_vla_ros.evaluation.closed_loop.study import served_info
     from sqap_vla_ros.serving.frames import is_remote
 
     if not is_remote(args.checkpoint):
         return tuple(args.recipes)
+    from sqap_vla_ros.evaluation.closed_loop.study import served_info
     from sqap_vla_ros.serving.remote import RemoteError
 
     try:
@@ -128,9 +127,11 @@ def recipes_of(args: argparse.Namespace) -> Sequence[str]:
 def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
     """Return one job a recording, each with its own folder under --out. Raises ValueError."""
     from sqap_vla_ros.evaluation.replay.jobs import make_jobs
+    from sqap_vla_ros.serving.frames import is_remote
     from sqap_vla_ros.serving.worker import WorkerConfig
 
-    require_policy(args.checkpoint, settings=checkpoint_settings(args))
+    settings = checkpoint_settings(args)
+    require_policy(args.checkpoint, *(() if is_remote(args.checkpoint) else args.recipes), settings=settings)
     path = Path(args.checkpoint).expanduser()
     worker = WorkerConfig(
         str(path.resolve()) if path.exists() else args.checkpoint,
@@ -141,7 +142,7 @@ def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
         seed=args.seed,
         threads=args.threads,
     )
-    return make_jobs(
+    jobs = make_jobs(
         args.bags,
         args.out,
         [_spec_of(recording, args) for recording in args.bags],
@@ -150,6 +151,8 @@ def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
         control_rate_hz=args.control_rate,
         video=not args.no_video,
     )
+    require_mover(args.checkpoint, settings)
+    return jobs
 
 
 def ignored_options(args: argparse.Namespace) -> list[str]:

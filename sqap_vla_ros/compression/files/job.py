@@ -30,11 +30,11 @@ from sqap_vla_ros.compression.compress import (
     require_calibration,
     require_loadable,
 )
+from sqap_vla_ros.compression.files.kind import check_target
 from sqap_vla_ros.compression.files.storage import (
     CompressedFileError,
     Header,
     Read,
-    check_target,
     tokenizer_tensors,
     write_file,
 )

@@ -23,19 +23,19 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from sqap_vla_ros.compression.files.kind import FORMAT, CompressedFileError
 from sqap_vla_ros.compression.files.skeleton import empty_model, put, quantize_structure
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.field_types import field_problem
 from sqap_vla_ros.policy.actions import ActionStatistics
-from sqap_vla_ros.policy.checkpoints.foreign import file_problem
-from sqap_vla_ros.policy.checkpoints.writing import check_free, written_aside
+from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.policy.cogact import CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import PolicyConfig
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 from sqap_vla_ros.quantization.reordered_weights import give_back_freed_memory
 
-FORMAT, VERSION = "sqap_vla_ros compressed policy", "1"
+VERSION = "1"
 TOKENIZER = "tokenizer."  # followed by the tokenizer's file name
 _NAMES = {
     torch.float64: "F64",
@@ -48,10 +48,6 @@ _NAMES = {
     torch.uint8: "U8",
 }
 Read = Callable[[], torch.Tensor]
-
-
-class CompressedFileError(ValueError):
-    """A file that is not a usable compressed policy; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -275,30 +271,3 @@ def load_compressed(
         crop=header.crop,
         provenance=Provenance(str(path), header.source.get("sha256", ""), header.recipe.name),
     )
-
-
-def check_target(path: Path, *, overwrite: bool = False) -> None:
-    """Raise `CompressedFileError` or OSError when nothing can be written there, before an hour of work.
-
-    overwrite: an existing file may be replaced.
-    """
-    if path.suffix != ".safetensors":
-        raise CompressedFileError(f"a compressed policy is a .safetensors file, got {path}")
-    if not path.absolute().parent.is_dir():
-        raise CompressedFileError(f"folder {path.absolute().parent} does not exist")
-    if path.is_file() and not overwrite:
-        raise FileExistsError(f"{path} exists: choose another --out, or give --overwrite to replace it")
-    check_free(path, overwrite=overwrite)
-
-
-def is_compressed(path: Path) -> bool:
-    """Return whether a file says that it is a compressed policy. Raises `CompressedFileError` for a truncated one."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return False
-    if problem := file_problem(path):
-        raise CompressedFileError(problem)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
-    except (SafetensorError, OSError) as error:
-        raise CompressedFileError(f"{path} is truncated or not a safetensors file ({error}); copy it again") from error

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from sqap_vla_ros.compression.files.kind import is_compressed
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.evaluation.ray_cluster import ray_cluster
 from sqap_vla_ros.evaluation.replay.metrics import summarise
@@ -157,15 +158,13 @@ def compression_of(worker: WorkerConfig) -> dict[str, str]:
     recipe = load_recipe(worker.recipe)
     calibration = "nothing, it needs none"
     path = Path(worker.checkpoint).expanduser()
-    if worker.checkpoint not in SHIPPED and path.is_file():
-        from sqap_vla_ros.compression.files.storage import CompressedFile, is_compressed  # imports torch
+    if worker.checkpoint not in SHIPPED and path.is_file() and is_compressed(path):
+        from sqap_vla_ros.compression.files.storage import CompressedFile  # imports torch
 
-        if is_compressed(path):
-            header = CompressedFile(path).header
-            calibration = str(header.calibration.get("source", "unknown"))
-            return {"description": f"file compressed as {header.recipe.name}; {recipe.description}"} | {
-                "calibration": calibration
-            }
+        header = CompressedFile(path).header
+        calibration = str(header.calibration.get("source", "unknown"))
+        description = f"file compressed as {header.recipe.name}; {recipe.description}"
+        return {"description": description, "calibration": calibration}
     if recipe.quantization is not None and recipe.quantization.needs_calibration:
         known = SHIPPED.get(worker.checkpoint)
         calibration = "scenes of its own geometry" if known is None else f"{known.calibration_count} {known.scenes}"

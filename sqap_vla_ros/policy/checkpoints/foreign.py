@@ -6,6 +6,7 @@ Nothing is loaded to find out: names, the first bytes, `config.json` and the nam
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -52,6 +53,13 @@ def file_problem(path: Path) -> str | None:
     if start.lstrip()[:1] == b"<" or (path.suffix == ".safetensors" and start[:1] == b"{"):
         return f"{path} is a web page or another text, not the file itself: download it again"
     return None
+
+
+def kind_of(path: Path) -> str:
+    """Say what an existing path is: "a file", "a folder", "a device", "a pipe" or "a socket"."""
+    mode = path.stat().st_mode
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFREG: "a file"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def is_archive(path: Path) -> bool:

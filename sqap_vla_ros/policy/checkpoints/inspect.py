@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from sqap_vla_ros.contracts import STEP_S
-from sqap_vla_ros.policy.actions import CONTROL_PERIOD_S, ActionStatistics, statistics_notes
+from sqap_vla_ros.policy.actions import CONTROL_PERIOD_S, ActionStatistics, require_channels, statistics_notes
 from sqap_vla_ros.policy.checkpoints.contents import Contents
-from sqap_vla_ros.policy.cogact import CogACT, require_channels
+from sqap_vla_ros.policy.cogact import CogACT
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 
 # Facts only where the checkpoint cannot be loaded.

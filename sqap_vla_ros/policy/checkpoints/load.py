@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sqap_vla_ros.contracts import TokenSelector
-from sqap_vla_ros.policy.actions import ActionStatistics, statistics_notes
+from sqap_vla_ros.policy.actions import ActionStatistics, choose_dataset, require_channels, statistics_notes
 from sqap_vla_ros.policy.checkpoints.contents import CheckpointError, Contents
 from sqap_vla_ros.policy.checkpoints.one_file import open_one_file
 from sqap_vla_ros.policy.checkpoints.published import open_published
-from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance, choose_dataset, require_channels
+from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import PolicyConfig
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from sqap_vla_ros.policy.checkpoints.contents import CheckpointError, Contents
 from sqap_vla_ros.policy.checkpoints.foreign import file_problem, location_problem, tensors_problem
 from sqap_vla_ros.policy.checkpoints.writing import written_aside
-from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.config import PolicyConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sqap_vla_ros.policy.cogact import CogACTPolicy
 
 FORMAT = "sqap_vla_ros/cogact/1"
 
 
 def open_one_file(path: Path) -> Contents:
-    """Read the header. Raises CheckpointError."""
+    """Read the header; torch is imported when the first tensor is read. Raises CheckpointError."""
     if problem := file_problem(path):
         raise CheckpointError(problem)
     if (
@@ -29,14 +34,14 @@ def open_one_file(path: Path) -> Contents:
     ):
         raise CheckpointError(location_problem(path))
     try:
-        file = safe_open(str(path), framework="pt")
+        with safe_open(str(path), framework="np") as file:
+            metadata, names = file.metadata() or {}, frozenset(file.keys())
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}): copy it again") from error
-    metadata = file.metadata() or {}
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a full-precision CogACT checkpoint: its format is {metadata.get('format')!r}, "
-            f"{FORMAT!r} is needed; it {tensors_problem(path, file.keys()).removeprefix(f'{path} ')}"
+            f"{FORMAT!r} is needed; it {tensors_problem(path, names).removeprefix(f'{path} ')}"
         )
     try:
         config = PolicyConfig.from_dict(json.loads(metadata["config"]))
@@ -48,13 +53,21 @@ def open_one_file(path: Path) -> Contents:
             tokenizer = metadata["tokenizer_name"], base64.b64decode(metadata["tokenizer"], validate=True)
     except (KeyError, TypeError, ValueError, RecursionError, binascii.Error) as error:
         raise CheckpointError(f"{path} has a damaged header: {error}") from error
+
+    @functools.cache
+    def mapped() -> Any:
+        return safe_open(str(path), framework="pt")
+
+    def read(name: str) -> Tensor:
+        return mapped().get_tensor(name)
+
     return Contents(
         path=path,
         format="sqap_vla_ros",
         config=config,
         datasets=datasets,
-        names=frozenset(file.keys()),
-        read=file.get_tensor,
+        names=names,
+        read=read,
         stored_name=str,
         tokenizer=tokenizer,
         crop=metadata.get("crop", "none"),
@@ -63,6 +76,8 @@ def open_one_file(path: Path) -> Contents:
 
 def save_checkpoint(policy: CogACTPolicy, path: str | Path) -> None:
     """Write the policy in the dtypes it has. A write that fails leaves nothing; OSError says why."""
+    from safetensors.torch import save_file
+
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"a checkpoint file ends in .safetensors, got {path}")

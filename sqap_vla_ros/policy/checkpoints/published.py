@@ -14,12 +14,8 @@ import torch
 from torch import Tensor
 
 from sqap_vla_ros.policy.checkpoints.contents import CheckpointError, Contents
-from sqap_vla_ros.policy.checkpoints.foreign import (
-    file_problem,
-    is_archive,
-    location_problem,
-    tensors_problem,
-)
+from sqap_vla_ros.policy.checkpoints.foreign import is_archive, tensors_problem
+from sqap_vla_ros.policy.checkpoints.published_folder import OURS, TOWERS, read_folder
 from sqap_vla_ros.policy.checkpoints.published_names import (
     AVERAGED_HEAD,
     GROUPS,
@@ -31,10 +27,7 @@ from sqap_vla_ros.policy.checkpoints.published_names import (
 from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import COGACT_BASE, COGACT_LARGE, COGACT_SMALL, PolicyConfig
-from sqap_vla_ros.policy.prompt import PromptTokenizer
 
-_TOWERS = "dinosiglip-224px"  # in the name of every base model with the published two towers
-_OURS = "sqap_vla_ros"  # our part of config.json: what the published code fixes in its own source
 _PUBLISHED = (COGACT_SMALL, COGACT_BASE, COGACT_LARGE)
 
 
@@ -44,17 +37,8 @@ def open_published(path: Path, config: PolicyConfig | None, *, ema: bool = False
     config: the geometry, where it is neither one of the published sizes nor in the folder's `config.json`.
     ema: take the action head that was averaged over training steps.
     """
-    folder, weights = _published_files(path)
-    settings = _json(folder / "config.json")
-    own = settings.get(_OURS)
-    crop = "none"
-    if config is None and isinstance(own, dict):
-        try:
-            config, crop = PolicyConfig.from_dict(own["config"]), str(own.get("crop", crop))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder / 'config.json'} has a damaged {_OURS!r} part: {error}") from error
-    if config is None:
-        _require_cogact(folder, settings)
+    folder = read_folder(path, config)
+    weights, config = folder.weights, folder.config
     groups = _read_groups(weights)
     notes = []
     if AVERAGED_HEAD in groups:
@@ -92,25 +76,16 @@ def open_published(path: Path, config: PolicyConfig | None, *, ema: bool = False
             raise CheckpointError(tensors_problem(weights, unmerged))
     used = {(s.group, s.key) for s in sources.values()}
     unused = sum((group, key) not in used for group in groups for key in groups[group])
-    datasets = _json(folder / "dataset_statistics.json")
-    if "action" in datasets and "action" not in (datasets["action"] if isinstance(datasets["action"], dict) else {}):
-        raise CheckpointError(
-            f"{folder / 'dataset_statistics.json'} holds the statistics of one data set without its name: write "
-            '{"my_data": {"action": {...}}} around them'
-        )
-    beside = [file for name in PromptTokenizer.FILES if (file := folder / name).is_file()]
-    if beside and (problem := file_problem(beside[0])):
-        raise CheckpointError(problem)
     return Contents(
         path=weights,
         format="published CogACT",
         config=config,
-        datasets=datasets,
+        datasets=folder.datasets,
         names=frozenset(held),
         read=read,
         stored_name=lambda name: f"{sources[name].group}/{sources[name].key}",
-        tokenizer=(beside[0].name, beside[0].read_bytes()) if beside else None,
-        crop=crop,
+        tokenizer=folder.tokenizer,
+        crop=folder.crop,
         notes=tuple(notes),
         unused=unused,
         unused_names="each tower's last block and SigLIP's pooling, the language head, the history embedder"
@@ -129,7 +104,7 @@ def save_published(policy: CogACTPolicy, folder: str | Path) -> Path:
         weights = partial / "checkpoints" / "model.pt"
         weights.parent.mkdir(parents=True)
         own = {"config": policy.model.config.to_dict(), "crop": policy.transform.crop}
-        settings = {"vla": {"base_vlm": f"prism-{_TOWERS}+7b"}, _OURS: own}
+        settings = {"vla": {"base_vlm": f"prism-{TOWERS}+7b"}, OURS: own}
         (partial / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
         datasets = {key: value.to_dict() for key, value in policy.statistics.items()}
         (partial / "dataset_statistics.json").write_text(json.dumps(datasets, indent=2) + "\n")
@@ -139,52 +114,8 @@ def save_published(policy: CogACTPolicy, folder: str | Path) -> Path:
     return folder / "checkpoints" / "model.pt"
 
 
-def _published_files(path: Path) -> tuple[Path, Path]:
-    """Return the folder and its one weights file."""
-    if path.is_file():
-        if problem := file_problem(path):
-            raise CheckpointError(problem)
-        folders = (path.parent.parent, path.parent)
-        folder = next((folder for folder in folders if (folder / "config.json").is_file()), None)
-        if path.suffix != ".pt" or (folder is None and path.parent.name != "checkpoints"):
-            beside = " (config.json and dataset_statistics.json must lie beside it or one folder up)"
-            raise CheckpointError(location_problem(path) + (beside if path.suffix == ".pt" else ""))
-        return folder or path.parent.parent, path
-    if not path.is_dir():
-        raise CheckpointError(f"{path} is neither a file nor a folder: give a CogACT folder or a file")
-    found = sorted((path / "checkpoints").glob("*.pt")) or sorted(path.glob("*.pt"))
-    if len(found) == 1:
-        return path, found[0]
-    if len(found) > 1:
-        names = ", ".join(str(file.relative_to(path)) for file in found[:6]) + (", …" if len(found) > 6 else "")
-        raise CheckpointError(f"{path} holds {len(found)} .pt files ({names}): name one of them, such as {found[-1]}")
-    raise CheckpointError(
-        location_problem(path)
-        or f"{path / 'checkpoints'} must hold exactly one .pt file, found none: give a CogACT folder"
-    )
-
-
-def _require_cogact(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise CheckpointError unless `config.json` says that the model has the published towers."""
-    vla = settings.get("vla")
-    if isinstance(vla, dict):
-        base = vla.get("base_vlm", "")
-        if _TOWERS not in str(base):
-            raise CheckpointError(
-                f"{folder / 'config.json'} names base_vlm {base!r}; CogACT is built on a {_TOWERS} model: another model"
-            )
-    elif not (isinstance(vla, str) and _TOWERS in vla):
-        raise CheckpointError(
-            location_problem(folder)
-            or f'{folder / "config.json"} says "vla": {json.dumps(vla)[:80]}, where CogACT\'s training writes '
-            f'{{"vla": {{"base_vlm": "prism-{_TOWERS}+7b", …}}}}: write that if the file is a CogACT model'
-        )
-
-
 def _read_groups(weights: Path) -> Groups:
     """Return the dict of dicts, each tensor still in the file."""
-    if problem := file_problem(weights):
-        raise CheckpointError(problem)
     try:
         stored = torch.load(weights, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -229,17 +160,3 @@ def _without_wrapper(weights: Path, group: str, part: dict[Any, Any]) -> dict[st
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             raise CheckpointError(f"{weights}: {group}/{name!r} is a {type(value).__name__} and no tensor")
     return {name.removeprefix("module."): value for name, value in part.items()}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing: a published CogACT folder has it beside checkpoints/")
-    if problem := file_problem(path):
-        raise CheckpointError(problem)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows begin a file with a mark
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got {type(value).__name__}")
-    return value

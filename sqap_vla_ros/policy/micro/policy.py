@@ -14,7 +14,7 @@ from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import MICRO
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 
-MICRO_DATASET = "micro"
+MICRO_DATASET = MICRO.name
 _STEP_M = 0.02
 _STEP_RAD = 0.1
 _ATTENTION = 1.7  # gain of the decoder's q, k and v: attention that tells tokens apart
