@@ -8,9 +8,22 @@ import math
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
 
 _WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "null"}
+
+
+def build(cls: type[T], owner: str, values: Any, error: type[ValueError] = ValueError) -> T:
+    """Make a dataclass from a mapping out of a file. Raises `error` naming the owner and the value at fault."""
+    if not isinstance(values, Mapping):
+        raise error(f"{owner} must be a mapping, got {repr(values)[:60]}")
+    if problem := name_problem(cls, values):
+        raise error(f"{owner}: {problem}")
+    if problem := field_problem(cls, values):
+        raise error(f"{owner}.{problem}")
+    return cls(**values)
 
 
 def field_problem(cls: type, values: Mapping[str, Any]) -> str | None:

@@ -18,7 +18,7 @@ from sqap_vla_ros.compression.schemes.equalization import EQUALIZATIONS, Equaliz
 from sqap_vla_ros.compression.schemes.execution import EXECUTIONS
 from sqap_vla_ros.compression.schemes.rotation import ROTATIONS, Rotation
 from sqap_vla_ros.compression.schemes.rounding import ROUNDINGS, Rounding
-from sqap_vla_ros.field_types import field_problem, name_problem
+from sqap_vla_ros.field_types import build
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.checkpoints.foreign import kind_of
 from sqap_vla_ros.resources import share_path
@@ -339,13 +339,13 @@ class Recipe:
             if data.get(section) is not None:
                 content = data[section]
                 if isinstance(content, Mapping) and isinstance(content.get("row_bits"), Mapping):
-                    rows = _build(RowBits, f"recipe {name!r}, {section}.row_bits", content["row_bits"])
+                    rows = build(RowBits, f"recipe {name!r}, {section}.row_bits", content["row_bits"], RecipeError)
                     content = {**content, "row_bits": rows}
-                data[section] = _build(kind, f"recipe {name!r}, {section}", content)
+                data[section] = build(kind, f"recipe {name!r}, {section}", content, RecipeError)
         pruning = data.get("pruning")
         if pruning is not None and pruning.selector in FORMER_SELECTORS:
             data |= {"pruning": None, "accelerator": AcceleratorSpec(pruning.selector, pruning.parameters)}
-        return _build(cls, f"recipe {name!r}", data)
+        return build(cls, f"recipe {name!r}", data, RecipeError)
 
     @property
     def digest(self) -> str:
@@ -369,16 +369,6 @@ def _leave_out_defaults(spec: Any, content: dict[str, Any]) -> None:
             del content[each.name]
         elif dataclasses.is_dataclass(value):
             _leave_out_defaults(value, content[each.name])
-
-
-def _build(cls: Any, owner: str, values: Any) -> Any:
-    if not isinstance(values, Mapping):
-        raise RecipeError(f"{owner} must be a mapping, got {repr(values)[:60]}")
-    if problem := name_problem(cls, values):
-        raise RecipeError(f"{owner}: {problem}")
-    if problem := field_problem(cls, values):
-        raise RecipeError(f"{owner}.{problem}")
-    return cls(**values)
 
 
 def list_recipes() -> list[str]:

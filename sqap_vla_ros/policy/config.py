@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqap_vla_ros.contracts import ACTION_DIM, TRAINED_POLICY
-from sqap_vla_ros.field_types import field_problem, name_problem
+from sqap_vla_ros.field_types import build
 
 _LARGEST = 2**24  # of any size: beyond, a file is damaged
 _DEEPEST = 1024  # blocks
@@ -25,17 +25,6 @@ def _positive(owner: object, *names: str) -> None:
             raise ValueError(f"{type(owner).__name__}.{name} must be positive, got {value}")
         if value > (_DEEPEST if name == "depth" else _LARGEST):
             raise ValueError(f"{type(owner).__name__}.{name} is too large, got {value}")
-
-
-def _made(cls: Any, values: Any) -> Any:
-    """Make a part of the configuration. Raises ValueError naming the value that has another type."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{cls.__name__} must be a mapping, got {repr(values)[:60]}")
-    if problem := name_problem(cls, values):
-        raise ValueError(f"{cls.__name__}: {problem}")
-    if problem := field_problem(cls, values):
-        raise ValueError(f"{cls.__name__}.{problem}")
-    return cls(**values)
 
 
 def _divides(owner: object, whole: str, part: str) -> None:
@@ -234,18 +223,17 @@ class PolicyConfig:
             for part in ("vision", "prompt"):
                 if not isinstance(values[part], Mapping):
                     raise ValueError(f"{part} must be a mapping, got {repr(values[part])[:60]}")
-            towers = {name: _made(TowerConfig, values["vision"][name]) for name in ("dino", "siglip")}
+            towers = {name: build(TowerConfig, "TowerConfig", values["vision"][name]) for name in ("dino", "siglip")}
             suffix = values["prompt"]["suffix"]
             prompt = {**values["prompt"], "suffix": tuple(suffix) if isinstance(suffix, list) else suffix}
             parts = {
-                "vision": _made(VisionConfig, {**values["vision"], **towers}),
-                "decoder": _made(DecoderConfig, values["decoder"]),
-                "head": _made(ActionHeadConfig, values["head"]),
-                "diffusion": _made(DiffusionConfig, values["diffusion"]),
-                "prompt": _made(PromptConfig, prompt),
+                "vision": build(VisionConfig, "VisionConfig", {**values["vision"], **towers}),
+                "decoder": build(DecoderConfig, "DecoderConfig", values["decoder"]),
+                "head": build(ActionHeadConfig, "ActionHeadConfig", values["head"]),
+                "diffusion": build(DiffusionConfig, "DiffusionConfig", values["diffusion"]),
+                "prompt": build(PromptConfig, "PromptConfig", prompt),
             }
-            made: PolicyConfig = _made(cls, {**values, **parts})
-            return made
+            return build(cls, cls.__name__, {**values, **parts})
         except KeyError as error:
             raise ValueError(f"policy configuration lacks {error.args[0]!r}") from error
 
