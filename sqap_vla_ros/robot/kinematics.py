@@ -76,15 +76,10 @@ class ArmKinematics:
         self.acceleration_limit: NDArray[np.float64] = np.array(
             [described[name].acceleration for name in self.joint_names]
         )
-        middle = np.clip(0.0, self.lower, self.upper)
-        bounded = np.isfinite(self.lower) & np.isfinite(self.upper)
-        middle[bounded] = 0.5 * (self.lower[bounded] + self.upper[bounded])
-        self.posture: NDArray[np.float64] = middle if len(config.posture) == 1 else np.array(config.posture)
-        if self.posture.shape != (len(joints),) or not np.isfinite(self.posture).all():
-            raise KinematicsError(
-                f"joint_posture must be {len(joints)} finite values, one for each of {', '.join(self.joint_names)}, "
-                f"got {list(config.posture)}"
-            )
+        try:
+            self.posture = config.posture_of(self.joint_names, self.lower, self.upper)
+        except ValueError as error:
+            raise KinematicsError(str(error)) from error
         pin.framesForwardKinematics(model, self._data, self._configuration(np.zeros(len(joints))))
         self._base_from_root = invert_pose(self._data.oMf[self._base_id].homogeneous)
 

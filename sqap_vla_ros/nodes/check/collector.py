@@ -34,6 +34,7 @@ from sqap_vla_ros.nodes.tf.api import Buffer, TransformListener
 KEPT = 60  # images, each about a megabyte; camera_infos and joint states are kept whole
 TOOL_PERIOD_S = 0.02
 DISCOVERY_S = 5.0  # on a busy computer, until publishers that run are heard
+STATUS = "_action/status"  # of an action, published by each of its servers
 ANSWER_S = 2.0  # within which a controller tells its parameters
 # Parameters of controllers that decide how commands are taken, by the last part of their names.
 ASKED = frozenset(
@@ -112,6 +113,7 @@ class Collector:
         subscribers = {topic: tuple(graph.get_subscriptions_info_by_topic(topic)) for topic in commanded}
         heard = {listener.topic for listener in self._listeners}
         arm = [command.topic for command in self._commands if command.subject == "arm"]
+        gripper = action_name(graph, self._values["gripper_action"])
         controllers = sorted({node_name(endpoint) for topic in arm for endpoint in subscribers[topic]})
         snapshot = Snapshot(
             values=self._values,
@@ -139,7 +141,8 @@ class Collector:
             kinds={name: tuple(kinds) for name, kinds in graph.get_topic_names_and_types()},
             controllers={name: self._parameters_of(name, executor) for name in controllers},
             actions={name: tuple(kinds) for name, kinds in get_action_names_and_types(graph)},
-            gripper_action=action_name(graph, self._values["gripper_action"]),
+            gripper_action=gripper,
+            gripper_servers=tuple(sorted(map(node_name, graph.get_publishers_info_by_topic(f"{gripper}/{STATUS}")))),
             safety_stop=self._safety_stop.reason(time.monotonic()),
         )
         executor.remove_node(self._node)

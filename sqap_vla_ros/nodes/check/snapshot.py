@@ -79,7 +79,8 @@ class Snapshot:
     tools: poses of the tool as TF had them while listening. buffer: transforms.
     publishers, subscribers: topic -> endpoints as rclpy describes them. kinds: topic of the graph -> types.
     controllers: node that listens to the arm's commands -> its parameters; None where it does not tell.
-    actions: action of the graph -> types. safety_stop: why nothing may move, None when nothing speaks against it.
+    actions: action of the graph -> types. gripper_servers: nodes that serve gripper_action.
+    safety_stop: why nothing may move, None when nothing speaks against it.
     trial: None where it was not asked for.
     """
 
@@ -106,6 +107,7 @@ class Snapshot:
     controllers: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     actions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gripper_action: str = ""
+    gripper_servers: tuple[str, ...] = ()
     safety_stop: str | None = None
     trial: PolicyTrial | None = None
 

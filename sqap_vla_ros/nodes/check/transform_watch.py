@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 from rclpy.node import Node
 from tf2_msgs.msg import TFMessage
 
+from sqap_vla_ros.nodes.messages import time_ns
 from sqap_vla_ros.nodes.policy.inputs import TF_QOS, TF_STATIC_QOS
 from sqap_vla_ros.nodes.policy.publishers import node_name
 from sqap_vla_ros.robot.conventions import pose_matrix
 
 TOLERANCE = 0.01  # of a squared norm, as tf2 has it: it ignores a transform that is further off
+KEPT = 1000  # newest stamps of a frame
 UNKNOWN = "a publisher without a name"
 
 
@@ -33,12 +36,15 @@ class StaticClaim:
 class Frames:
     """The tree of frames. parents: frame -> its parent. statics: frame -> the newest claim of each publisher.
 
-    norms: frame -> norm of its newest quaternion, where that is not 1.
+    norms: frame -> norm of its newest quaternion, where that is not 1. infinite: frame -> a transform with numbers that
+    are not finite. stamps: frame on /tf -> the stamps of its transforms, rising, ns.
     """
 
     parents: Mapping[str, str]
     statics: Mapping[str, tuple[StaticClaim, ...]]
     norms: Mapping[str, float]
+    infinite: Mapping[str, str] = field(default_factory=dict)
+    stamps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def between(self, *ends: str) -> set[str]:
         """Return the frames whose place in their parents decides how these frames lie to each other."""
@@ -61,6 +67,8 @@ class TransformWatch:
         self._node = node
         self._parents: dict[str, str] = {}
         self._norms: dict[str, float] = {}
+        self._infinite: dict[str, str] = {}
+        self._stamps: dict[str, deque[int]] = {}
         self._claims: dict[str, dict[bytes, tuple[str, NDArray[np.float64]]]] = {}
         node.create_subscription(TFMessage, "/tf", self._on_transforms, TF_QOS)
         node.create_subscription(TFMessage, "/tf_static", self._on_static, TF_STATIC_QOS)
@@ -77,11 +85,15 @@ class TransformWatch:
             )
             for frame, claims in self._claims.items()
         }
-        return Frames(dict(self._parents), statics, dict(self._norms))
+        stamps = {frame: tuple(found) for frame, found in self._stamps.items()}
+        return Frames(dict(self._parents), statics, dict(self._norms), dict(self._infinite), stamps)
 
     def _on_transforms(self, message: TFMessage) -> None:
         for transform in message.transforms:
-            self._note(transform)
+            _, frame = self._note(transform)
+            stamps = self._stamps.setdefault(frame, deque(maxlen=KEPT))
+            if (stamp_ns := time_ns(transform.header.stamp)) > (stamps[-1] if stamps else 0):
+                stamps.append(stamp_ns)
 
     def _on_static(self, message: TFMessage, info: Mapping[str, Any]) -> None:
         gid = info.get("publisher_gid")  # not in every ROS distribution
@@ -98,9 +110,13 @@ class TransformWatch:
     def _note(self, transform: Any) -> tuple[str, str]:
         parent, frame = (name.removeprefix("/") for name in (transform.header.frame_id, transform.child_frame_id))
         self._parents[frame] = parent
-        q = transform.transform.rotation
-        norm = math.hypot(q.x, q.y, q.z, q.w)
-        if abs(norm * norm - 1.0) <= TOLERANCE:
+        t, q = transform.transform.translation, transform.transform.rotation
+        numbers = (t.x, t.y, t.z, q.x, q.y, q.z, q.w)
+        norm = math.hypot(*numbers[3:])
+        if not all(map(math.isfinite, numbers)):
+            x, y, z, *rotation = (f"{number:.3g}" for number in numbers)
+            self._infinite[frame] = f"translation ({x}, {y}, {z}), rotation ({', '.join(rotation)})"
+        elif abs(norm * norm - 1.0) <= TOLERANCE:
             self._norms.pop(frame, None)
         else:
             self._norms[frame] = norm

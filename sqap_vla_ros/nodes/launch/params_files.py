@@ -29,13 +29,26 @@ def check_params_file(path: Path, node: str, shipped: Path) -> None:
     known = {**EVERY_NODE, **own}
     found, sections = [], 0
     for name, given in _sections(read_yaml(path)):
-        if name.rpartition("/")[2] in ("**", "*", node):
+        if _is_for(name, node):
             sections += 1
             found += [text for key, value in given.items() if (text := _problem(str(key), value, known)) is not None]
     if not sections:
         raise ValueError(f"{path} has no parameters for {node}: they stand under '/**' or '/{node}', then '{_KEY}'")
     if found:
         raise ValueError(f"{path}: " + "; ".join(found))
+
+
+def values_for(path: Path, node: str) -> dict[str, Any]:
+    """Return the parameters that a file has for a node."""
+    found: dict[str, Any] = {}
+    for name, given in _sections(read_yaml(path)):
+        if _is_for(name, node):
+            found |= {str(key): value for key, value in given.items()}
+    return found
+
+
+def _is_for(section: str, node: str) -> bool:
+    return section.rpartition("/")[2] in ("**", "*", node)
 
 
 def _sections(content: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[Any, Any]]]:

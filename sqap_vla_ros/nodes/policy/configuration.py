@@ -24,9 +24,9 @@ from sqap_vla_ros.robot.safety import SafetyLimits
 from sqap_vla_ros.serving.worker import WorkerConfig
 
 
-def declare(node: Any) -> None:
-    """Declare every parameter on a rclpy node."""
-    parameter_table.declare(node, PARAMETERS)
+def declare(node: Any, *, read_only: bool = False) -> None:
+    """Declare every parameter on a rclpy node. read_only: none may change later, and `read` alone judges ranges."""
+    parameter_table.declare(node, PARAMETERS, read_only=read_only)
 
 
 def read(node: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ joints allow. That is what an arm with fewer than six joints needs, for it reach
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,6 +41,35 @@ class InverseConfig:
         if not all(self.orientation_weights):
             # A component that costs nothing is free to turn without end.
             raise ValueError(f"orientation_weights must be positive, got {list(self.orientation_weights)}")
+
+    def posture_of(
+        self, names: Sequence[str], lower: NDArray[np.float64], upper: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the posture of joints with these limits, [n] (rad or m).
+
+        Raises ValueError for another number of values, and for a value that its joint cannot have.
+        """
+        if len(self.posture) == 1:
+            middle = np.clip(0.0, lower, upper)
+            bounded = np.isfinite(lower) & np.isfinite(upper)
+            middle[bounded] = 0.5 * (lower[bounded] + upper[bounded])
+            return middle
+        posture = np.array(self.posture)
+        if posture.shape != (len(names),) or not np.isfinite(posture).all():
+            raise ValueError(
+                f"joint_posture must be {len(names)} finite values, one for each of {', '.join(names)}, "
+                f"got {list(self.posture)}"
+            )
+        outside = [
+            f"{value:g} for {name} ({low:.3f} to {high:.3f})"
+            for name, value, low, high in zip(names, posture, lower, upper, strict=True)
+            if not low <= value <= high
+        ]
+        if outside:
+            raise ValueError(
+                f"joint_posture is outside the joints' limits: {', '.join(outside)}; in radians or metres?"
+            )
+        return posture
 
     @property
     def is_relaxed(self) -> bool:

@@ -30,12 +30,13 @@ FAULTS = frozenset({GripperState.STALLED, GripperState.LATE, GripperState.FAILED
 class GripperRange:
     """The two positions that a gripper is sent to, in its own unit; closed may be above open.
 
-    unit: 'm' or 'rad', for texts.
+    unit: 'm' or 'rad', for texts. beyond: share of the way between them that it can be beyond both.
     """
 
     closed: float
     opened: float
     unit: str
+    beyond: float = BEYOND_SHARE
 
     def target(self, command: GripperCommand) -> float:
         """Return the position of a command."""
@@ -46,9 +47,9 @@ class GripperRange:
         return abs(position - self.target(command)) <= ARRIVED_SHARE * abs(self.opened - self.closed)
 
     def holds(self, position: float) -> bool:
-        """Return whether a gripper with these two positions can be at this one, with half the way to spare."""
+        """Return whether a gripper with these two positions can be at this one."""
         low, high = sorted((self.closed, self.opened))
-        spare = BEYOND_SHARE * (high - low)
+        spare = self.beyond * (high - low)
         return low - spare <= position <= high + spare
 
 

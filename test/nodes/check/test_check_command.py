@@ -138,6 +138,16 @@ def test_a_file_that_ros_cannot_read_is_told_in_a_sentence(section, text, capsys
     assert said.count("\n") == 1
 
 
+def test_a_value_out_of_range_is_told_with_its_file(capsys, tmp_path):
+    file = tmp_path / "my_robot.yaml"
+    file.write_text("/**:\n  ros__parameters: {gripper_unit: mm, speed_scale: -2.0, command_rate: .nan}\n")
+    assert main([f"robot:={file}", "speed_scale:=0.5"]) == 2
+    said = capsys.readouterr().err
+    assert "gripper_unit must be one of 'm', 'rad', got 'mm'" in said
+    assert "command_rate must be finite, got nan" in said
+    assert said.endswith(f" (gripper_unit, command_rate: {file})\n")
+
+
 def test_a_topic_that_ros_refuses_is_told(capsys):
     assert main(["image:=/a-b"]) == 2
     assert "image:=/a-b" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from planted.robot import (
     URDF,
     arm,
     endpoint,
+    frames,
     healthy,
     images,
     infos,
@@ -84,6 +85,20 @@ def gripper_server(output, kind):
         "gripper_action": "/gripper_cmd",
         "actions": {"/gripper_cmd": (f"control_msgs/action/{kind}",)},
     }
+
+
+def finger_at(position, **changed):
+    """The gripper's joint at a position beside the arm's joints; without limits unless FINGER is the description."""
+    names = [*arm().joint_names, "finger"]
+    return {
+        "joint_states": joint_states(ARM, [*JOINTS, position], names),
+        "values": values(gripper_joint="finger", **changed),
+    }
+
+
+def leaping(*steps):
+    stamps_ns = range(NOW_NS - 3 * NS_PER_S, NOW_NS + 1, NS_PER_S // 100)
+    return {"buffer": transforms(leaps=steps), "frames": frames(stamps_ns=stamps_ns)}
 
 
 def outside():
@@ -199,6 +214,43 @@ FAULTS: dict[str, tuple] = {
         "but /gripper_cmd is control_msgs/action/ParallelGripperCommand",
         gripper_server("gripper_command", "ParallelGripperCommand"),
     ),
+    "gripper with two servers": (
+        "gripper",
+        "has 2 servers: /driver, /other",
+        gripper_server("gripper_command", "GripperCommand") | {"gripper_servers": ("/driver", "/other")},
+    ),
+    "gripper's joint in millimetres": ("gripper", "finger at 40 m, it is sent to 0 to 0.04 m", finger_at(40.0)),
+    "gripper is sent degrees": (
+        "gripper",
+        "finger at 0 rad, it is sent to 46 to 85 rad",
+        finger_at(0.0, gripper_closed=46.0, gripper_open=85.0, gripper_unit="rad"),
+    ),
+    "gripper's joint outside its limits": ("gripper", "finger at 0.07 m", finger_at(0.07) | {"description": FINGER}),
+    "gripper is sent beyond its joint's limits": (
+        "gripper",
+        "gripper_closed is -0.3 m, outside the limits of finger",
+        finger_at(0.01, gripper_closed=-0.3) | {"description": FINGER},
+    ),
+    "joint states at 5 Hz": (
+        "rates",
+        "/joint_states at 5 Hz: too slow",
+        {"joint_states": joint_states(stamps(5.0, age_s=0.001))},
+    ),
+    "camera_info of every fifth image": (
+        "rates",
+        "21% of the images have a camera_info",
+        {"arrivals": arrivals(camera_info=CAMERA[4::5])},
+    ),
+    "TF leaps in one of forty": (
+        "transforms",
+        "in 7 of 301 transforms the tool leaps, by up to 200 mm",
+        leaping(*range(20, 300, 40)),
+    ),
+    "posture in degrees": (
+        "robot_description",
+        "joint_posture is outside the joints' limits: 40 for joint2 (-1.763 to 1.763)",
+        {"values": values(joint_posture=[0.0, 40.0, 0.0, -2.0, 0.0, 2.3, 0.0])},
+    ),
     "stop is set": ("safety_stop", "safety_stop is set", {"safety_stop": "safety_stop is set by /button"}),
     "policy does not load": ("policy", "no such file", {"trial": PolicyTrial("no such file /models/cogact")}),
     "policy is too slow": ("latency", "over before it comes", {"trial": trial(3.5)}),
@@ -235,7 +287,10 @@ def test_a_planted_fault_is_found(fault):
         ("listeners", subscribers(joint_trajectory=(LISTENS, endpoint("r", TRAJECTORY, latched=True)))),
         ("gripper", {"values": values(gripper_open=85.0)}),
         ("gripper", {"values": values(gripper_open=85.0, gripper_unit="rad")}),
-        ("gripper", {"values": values(gripper_closed=-0.3, gripper_joint="finger"), "description": FINGER}),
+        ("gripper", finger_at(0.1)),
+        ("rates", {"joint_states": joint_states(stamps(15.0, age_s=0.001))}),
+        ("rates", {"arrivals": arrivals(camera_info=CAMERA[:10] + CAMERA[14:])}),
+        ("transforms", leaping(50)),
     ],
 )
 def test_what_is_only_unwise_is_a_warning(check, fields):

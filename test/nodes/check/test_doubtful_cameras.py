@@ -149,6 +149,22 @@ def test_a_quaternion_of_another_norm_is_named_and_decides_only_on_the_way_to_to
     assert levels(examine(healthy(frames=aside), CHECKS), "transforms", "lamp") == [Level.WARNING]
 
 
+def test_several_quaternions_of_another_norm_are_one_finding():
+    rows = examine(healthy(frames=frames(norms={OPTICAL: 1.5, "tool0": 3.0})), CHECKS)
+    text = f"{OPTICAL} in base_link has a quaternion of norm 1.5, tool0 in base_link has a quaternion of norm 3"
+    assert levels(rows, "transforms", text) == [Level.FAIL]
+
+
+def test_a_transform_that_is_not_finite_is_named_instead_of_the_tree_that_lacks_it():
+    nan = frames(infinite={"tool0": "translation (nan, 0, 1), rotation (0, 0, 0, 1)"})
+    rows = examine(healthy(frames=nan, buffer=type(healthy().buffer)()), CHECKS)
+    found = [row.finding for row in rows if row.check == "transforms" and row.finding.level is Level.FAIL]
+    assert [finding.text for finding in found] == [
+        "the transform of tool0 in base_link is not finite: translation (nan, 0, 1), rotation (0, 0, 0, 1)"
+    ]
+    assert "robot_state_publisher" not in found[0].remedy
+
+
 def test_two_descriptions_are_a_no_go():
     rows = examine(healthy(descriptions={b"one": URDF, b"two": URDF.replace("0.333", "0.433")}), CHECKS)
     assert levels(rows, "robot_description", "2 different descriptions came") == [Level.FAIL]

@@ -52,22 +52,29 @@ def stamps(rate_hz, *, seconds=3.0, age_s=0.02):
     return tuple(Arrival(int(t) - round(age_s * NS_PER_S), int(t), int(t - NOW_NS) / NS_PER_S + 100.0) for t in times)
 
 
-def transforms(*, base_from_tool=None, camera=True, until_ns=NOW_NS, base_from_camera=None):
-    """A buffer with the tool over the last three seconds, and with the camera, which looks down at it."""
+def transforms(*, base_from_tool=None, camera=True, until_ns=NOW_NS, base_from_camera=None, leaps=()):
+    """A buffer with the tool over the last three seconds, and with the camera, which looks down at it.
+
+    leaps: numbers of the transforms, the newest being 0, in which the tool is 0.2 m aside.
+    """
     buffer = Buffer()
     pose = arm().forward(JOINTS) if base_from_tool is None else base_from_tool
+    aside = pose.copy()
+    aside[0, 3] += 0.2
     for step in range(301):
-        buffer.set_transform(transform_message(pose, until_ns - step * NS_PER_S // 100, "base_link", "tool0"), "test")
+        at = aside if step in leaps else pose
+        buffer.set_transform(transform_message(at, until_ns - step * NS_PER_S // 100, "base_link", "tool0"), "test")
     if camera:
         pose = looking_down() if base_from_camera is None else base_from_camera
         buffer.set_transform_static(transform_message(pose, NOW_NS, "base_link", OPTICAL), "test")
     return buffer
 
 
-def frames(*others, norms=None):
+def frames(*others, norms=None, infinite=None, stamps_ns=()):
     """The tree of frames. others: what more publishers say of the camera, as [4, 4] base_from_camera."""
     claims = [StaticClaim(f"/calibration{i}", "base_link", pose) for i, pose in enumerate((looking_down(), *others))]
-    return Frames({"tool0": "base_link", OPTICAL: "base_link"}, {OPTICAL: tuple(claims)}, norms or {})
+    parents, statics = {"tool0": "base_link", OPTICAL: "base_link"}, {OPTICAL: tuple(claims)}
+    return Frames(parents, statics, norms or {}, infinite or {}, {"tool0": tuple(stamps_ns)})
 
 
 def looking_down():

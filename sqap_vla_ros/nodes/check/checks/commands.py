@@ -12,11 +12,14 @@ from rclpy.qos import LivelinessPolicy, QoSCompatibility, QoSProfile, qos_check_
 from sqap_vla_ros.control.description import joint_limits
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Snapshot
+from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.grippers.table import GRIPPER_SINKS
 from sqap_vla_ros.nodes.policy.publishers import node_name
 from sqap_vla_ros.nodes.policy.sinks.sink import COMMAND_QOS
+from sqap_vla_ros.robot.gripper.state import GripperRange
 
 PLAUSIBLE = {"m": 0.5, "rad": 2.0 * math.pi}  # the furthest position of a gripper whose joint nobody describes
+FAR_SHARE = 2.0  # of the way between open and closed, that a gripper cannot be beyond both
 SLACK_SHARE = 0.02  # of a joint's range: drivers and URDFs round its ends
 # Of our commands, as the graph tells it: what a publisher leaves open has no end there.
 OFFERED = QoSProfile(
@@ -133,12 +136,19 @@ def check_gripper(snapshot: Snapshot) -> Iterator[Finding]:
     else:
         yield ok(f"{output}: joint {snapshot.values['gripper_joint']} of the arm's controller")
     yield from _out_of_reach(snapshot)
+    yield from _elsewhere(snapshot)
 
 
 def _action(snapshot: Snapshot, output: str, kind: str) -> Finding:
     """Compare the gripper's action server with the action that is called."""
     name = snapshot.gripper_action
     found = snapshot.actions.get(name, ())
+    if kind in found and len(snapshot.gripper_servers) > 1:
+        servers = ", ".join(snapshot.gripper_servers)
+        return fail(
+            f"{name} has {len(snapshot.gripper_servers)} servers: {servers}",
+            "end all but the gripper's driver: each of them takes every goal, and the first answer counts",
+        )
     if kind in found:
         return ok(f"{output}: {name}")
     if found:
@@ -156,14 +166,52 @@ def _action(snapshot: Snapshot, output: str, kind: str) -> Finding:
 def _out_of_reach(snapshot: Snapshot) -> Iterator[Finding]:
     """Compare the gripper's two positions with its joint's limits, or with what a gripper of its unit can reach."""
     values = snapshot.values
-    joint, unit = values["gripper_joint"], values["gripper_unit"]
-    limits = joint_limits(snapshot.description, joint) if snapshot.description and joint else None
+    unit, limits = values["gripper_unit"], _gripper_limits(snapshot)
     low, high = limits or (-PLAUSIBLE[unit], PLAUSIBLE[unit])
-    slack = SLACK_SHARE * (high - low)
-    whose = f"the limits of {joint} in the URDF" if limits else f"what a gripper in {unit} reaches"
+    whose = f"the limits of {values['gripper_joint']} in the URDF" if limits else f"what a gripper in {unit} reaches"
     for name in ("gripper_closed", "gripper_open"):
-        if not low - slack <= values[name] <= high + slack:
-            yield warning(
+        if not _within(values[name], (low, high)):
+            yield (fail if limits else warning)(
                 f"{name} is {values[name]:g} {unit}, outside {whose} ({low:.4g} to {high:.4g})",
                 f"give {name} in metres or radians as the gripper's driver counts it, and gripper_unit with it",
             )
+
+
+def _elsewhere(snapshot: Snapshot) -> Iterator[Finding]:
+    """Compare where joint_states have the gripper with where it is sent."""
+    joint, unit = snapshot.values["gripper_joint"], snapshot.values["gripper_unit"]
+    positions = [
+        float(position)
+        for message, _ in snapshot.joint_states
+        for name, position in zip(message.name, message.position, strict=False)
+        if joint and name == joint and math.isfinite(position)
+    ]
+    if not positions:
+        return
+    span, limits, position = (
+        configuration.gripper_config(snapshot.values).span,
+        _gripper_limits(snapshot),
+        positions[-1],
+    )
+    if span.holds(position):
+        return
+    far = not GripperRange(span.closed, span.opened, unit, beyond=FAR_SHARE).holds(position)
+    odd = max(abs(span.closed), abs(span.opened)) > PLAUSIBLE[unit]
+    ends = " to ".join(f"{end:g}" for end in sorted((span.closed, span.opened)))
+    yield (fail if (far or odd if limits is None else not _within(position, limits)) else warning)(
+        f"joint_states have {joint} at {position:.4g} {unit}, it is sent to {ends} {unit}",
+        f"give gripper_closed and gripper_open as joint_states and the gripper's driver count {joint}, or correct "
+        "gripper_joint",
+    )
+
+
+def _gripper_limits(snapshot: Snapshot) -> tuple[float, float] | None:
+    """Return the limits of the gripper's joint in the URDF, None where it tells none."""
+    joint = snapshot.values["gripper_joint"]
+    return joint_limits(snapshot.description, joint) if snapshot.description and joint else None
+
+
+def _within(value: float, limits: tuple[float, float]) -> bool:
+    low, high = limits
+    slack = SLACK_SHARE * (high - low)
+    return low - slack <= value <= high + slack

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from sqap_vla_ros.control.arm.tool_monitor import ToolMonitor, ToolMonitorConfig
+from sqap_vla_ros.control.arm.tool_monitor import ToolMonitor, ToolMonitorConfig, ToolSample
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Snapshot
-from sqap_vla_ros.nodes.check.transform_watch import StaticClaim
+from sqap_vla_ros.nodes.check.transform_watch import KEPT, StaticClaim
 from sqap_vla_ros.nodes.policy.inputs import TF_AGE_S
 from sqap_vla_ros.nodes.policy.observer import ObservationProblem
 from sqap_vla_ros.robot.conventions import pose_distance
@@ -21,9 +22,13 @@ def check_transforms(snapshot: Snapshot) -> Iterator[Finding]:
     """Look up the tool and the camera, judge the tool's pose as the node does, and compare static transforms."""
     if snapshot.timeless:
         yield skipped("there is no /clock to judge stamps by")
+    elif _between(snapshot) & set(snapshot.frames.infinite):
+        yield skipped("tool and camera: a transform on the way is not finite")
     else:
         yield _tool(snapshot)
+        yield from _leaps(snapshot)
         yield _camera(snapshot)
+    yield from _not_finite(snapshot)
     yield from _rotations(snapshot)
     yield from _rivals(snapshot)
 
@@ -78,14 +83,59 @@ def _between(snapshot: Snapshot) -> set[str]:
     return snapshot.frames.between(*ends)
 
 
+def _leaps(snapshot: Snapshot) -> Iterator[Finding]:
+    """Name poses of the tool that no arm can have had beside the ones before; every stamp on /tf is looked at."""
+    base, tool = snapshot.values["base_frame"], snapshot.values["tool_frame"]
+    moving = snapshot.frames.between(base, tool) & set(snapshot.frames.stamps)
+    stamps_ns = sorted({stamp_ns for frame in moving for stamp_ns in snapshot.frames.stamps[frame]})[-KEPT:]
+    monitor = ToolMonitor(ToolMonitorConfig())
+    count, farthest_m, farthest_rad = 0, 0.0, 0.0
+    for stamp_ns in stamps_ns:
+        with contextlib.suppress(ObservationProblem):
+            pose = snapshot.observer.transform(base, tool, stamp_ns)
+            if not monitor.update(ToolSample(pose, stamp_ns)) and monitor.newest is not None:
+                away_m, away_rad = pose_distance(monitor.newest.pose, pose)
+                count, farthest_m, farthest_rad = count + 1, max(farthest_m, away_m), max(farthest_rad, away_rad)
+    if count:
+        yield (fail if count > 1 else warning)(
+            f"in {count} of {len(stamps_ns)} transforms the tool leaps, by up to {1e3 * farthest_m:.0f} mm and "
+            f"{farthest_rad:.2f} rad: faster than it can move",
+            "look for a second publisher of these frames (ros2 topic info -v /tf), or a joint that is read wrongly",
+        )
+
+
+def _not_finite(snapshot: Snapshot) -> Iterator[Finding]:
+    """Name transforms with numbers that are not finite, which tf2 drops."""
+    for decides, names in _by_weight(snapshot, snapshot.frames.infinite):
+        first = names[0]
+        others = (
+            f", and so {'is that' if len(names) == 2 else 'are those'} of {', '.join(names[1:])}" if names[1:] else ""
+        )
+        yield (fail if decides else warning)(
+            f"the transform of {first} in {snapshot.frames.parents[first]} is not finite: "
+            f"{snapshot.frames.infinite[first]}{others}",
+            "its publisher computes with NaN or infinity, and tf2 drops it: look at joint_states and the calibration "
+            "that it is made from",
+        )
+
+
 def _rotations(snapshot: Snapshot) -> Iterator[Finding]:
     """Name quaternions that are no rotations: tf2 drops such a transform, or normalises it to something else."""
-    decisive = _between(snapshot)
-    for frame, norm in snapshot.frames.norms.items():
-        yield (fail if frame in decisive else warning)(
-            f"the transform of {frame} in {snapshot.frames.parents[frame]} has a quaternion of norm {norm:.3g}",
+    norms, parents = snapshot.frames.norms, snapshot.frames.parents
+    for decides, names in _by_weight(snapshot, norms):
+        each = ", ".join(f"{frame} in {parents[frame]} has a quaternion of norm {norms[frame]:.3g}" for frame in names)
+        yield (fail if decides else warning)(
+            f"the transform of {each}",
             "its publisher must normalise it (x, y, z, w of norm 1): tf2 ignores it",
         )
+
+
+def _by_weight(snapshot: Snapshot, frames: Iterable[str]) -> Iterator[tuple[bool, list[str]]]:
+    """Yield the frames that decide where tool and camera are, with True, then the others; no empty list."""
+    decisive = _between(snapshot)
+    for decides in (True, False):
+        if names := [frame for frame in frames if (frame in decisive) == decides]:
+            yield decides, names
 
 
 def _rivals(snapshot: Snapshot) -> Iterator[Finding]:
