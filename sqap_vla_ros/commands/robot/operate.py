@@ -15,8 +15,8 @@ TRIGGERS = {"stop": "stop", "reset": "reset_fault"}  # what is typed -> the node
 DESCRIPTION = """Instruct, enable, stop and watch a running policy_node, as `ros2 topic` and `ros2 service` do:
 
   status               print what it does until Ctrl-C; with --once a single line
-  start "pick up …"    print what it commands, give it this instruction, enable it and print what it does; Ctrl-C
-                       disables it: the arm holds
+  start "pick up …"    print what it commands and who hears it, give it this instruction, enable it and print what it
+                       does; Ctrl-C disables it: the arm holds. Refused where nobody hears the arm's commands
   disable              end the task; the arm holds
   stop                 latch a stop
   reset                clear a latched stop or fault"""
@@ -34,6 +34,9 @@ def register(subparsers: Any) -> None:
     parser.add_argument("what", choices=("status", "start", "disable", *TRIGGERS), help="see above")
     parser.add_argument("instruction", nargs="?", help="of `start`: the task in words")
     parser.add_argument("--once", action="store_true", help="of `status`: print one line and end")
+    parser.add_argument(
+        "--anyway", action="store_true", help="of `start`: also where nobody hears the commands of the arm"
+    )
     parser.add_argument("--node", default="/policy_node", help="the policy node's name, with its namespace")
 
 
@@ -43,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError('only `start` has an instruction: sqap-vla operate start "pick up the cube"')
     if args.once and args.what != "status":
         raise UsageError("--once is for `status`: leave it out")
+    if args.anyway and args.what != "start":
+        raise UsageError("--anyway is for `start`: leave it out")
     from sqap_vla_ros.nodes.operate.operator import Operator
 
     with Operator(args.node, lambda text: print(text, flush=True)) as operator:
@@ -54,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             operator.tell()
             return 0
         if args.what == "start":
-            operator.describe()
+            operator.describe(anyway=args.anyway)
             operator.instruct(args.instruction)
         try:
             if args.what == "start" and not operator.enable(True):

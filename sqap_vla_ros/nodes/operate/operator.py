@@ -35,12 +35,14 @@ QUIET_S = 2.0  # a line is printed at least this often while the node is watched
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Messages that an arm or a gripper obeys; the node publishes them on no topic of its own name.
-COMMANDS = (
+ARM_COMMANDS = (
     "trajectory_msgs/msg/JointTrajectory",
     "geometry_msgs/msg/PoseStamped",
     "geometry_msgs/msg/TwistStamped",
-    "std_msgs/msg/Float64MultiArray",
 )
+COMMANDS = (*ARM_COMMANDS, "std_msgs/msg/Float64MultiArray")
+HEARD_S = 5.0  # for controllers that run to be discovered, with their names
+NAMELESS = "_NODE_NAME_UNKNOWN_"  # rmw's word for a node of which only the subscription was discovered
 TOLD = ("output_mode", "base_frame", "tool_frame", "gripper_output", "speed_scale", "checkpoint", "recipe")
 STATES = {
     getattr(PolicyStatus, name): name for name in ("DISABLED", "WAITING", "RUNNING", "HOLDING", "STOPPED", "FAULT")
@@ -75,20 +77,29 @@ class Operator:
         self._node.destroy_node()
         self._context.try_shutdown()
 
-    def describe(self) -> None:
-        """Say which node this is, what it commands and whether that moves anything. Raises ConnectionError."""
+    def describe(self, *, anyway: bool = False) -> None:
+        """Say which node this is, what it commands and whether that moves anything.
+
+        Raises ConnectionError where no node answers or several do, and, but for a dry run and with `anyway`, where
+        nobody hears the arm's commands.
+        """
         self._require_one_node()
         request = GetParameters.Request(names=[*TOLD, "dry_run"])
         answer = self._ask(GetParameters, "get_parameters", request)
         values = dict(zip(request.names, map(parameter_value_to_python, answer.values), strict=False))
         self._say(f"{self._name}: " + ", ".join(f"{name} {values[name]}" for name in TOLD if name in values))
-        for topic in self._commanded():
-            heard = self._node.get_subscriptions_info_by_topic(topic)
-            names = ", ".join(sorted({f"{end.node_namespace.rstrip('/')}/{end.node_name}" for end in heard}))
-            self._say(f"commands go to {topic}, heard by {names or 'nobody'}")
+        heard = self._listeners()
+        for topic, names in heard.items():
+            self._say(f"commands go to {topic}, heard by {', '.join(names) or 'nobody'}")
         if "dry_run" in values:
             dry = "dry_run is on: nothing is commanded"
             self._say(dry if values["dry_run"] else "dry_run is off: the arm will move")
+        deaf = [topic for topic, names in heard.items() if not names and self._commanded()[topic] & {*ARM_COMMANDS}]
+        if deaf and not values.get("dry_run") and not anyway:
+            raise ConnectionError(
+                f"nobody hears the arm's commands on {', '.join(deaf)}, so that nothing was started: activate the "
+                "arm's controller, or name its topic to the node (joint_trajectory:=…); --anyway starts the task"
+            )
 
     def instruct(self, text: str) -> None:
         """Give the node a task in words. Raises ConnectionError where no node hears it, or several."""
@@ -170,14 +181,24 @@ class Operator:
         with signals_wait():
             self._executor.spin_once(timeout_sec=0.1)
 
-    def _commanded(self) -> list[str]:
-        """Return the topics that the node commands on."""
+    def _listeners(self) -> dict[str, list[str]]:
+        """Return the topics that the node commands on, with the names of the nodes that hear them."""
+        end_s = time.monotonic() + HEARD_S
+        while True:
+            found = {topic: self._node.get_subscriptions_info_by_topic(topic) for topic in self._commanded()}
+            named = all(ends and all(end.node_name != NAMELESS for end in ends) for ends in found.values())
+            if (found and named) or time.monotonic() > end_s:
+                return {topic: sorted({_name(end) for end in ends}) for topic, ends in found.items()}
+            self._spin_once()
+
+    def _commanded(self) -> dict[str, set[str]]:
+        """Return the topics that the node commands on, with their types."""
         namespace, _, name = self._name.rpartition("/")
         with contextlib.suppress(_rclpy.NodeNameNonExistentError):
             published = self._node.get_publisher_names_and_types_by_node(name, namespace or "/")
             own = f"{self._name}/"
-            return [topic for topic, kinds in published if not topic.startswith(own) and {*kinds} & {*COMMANDS}]
-        return []
+            return {t: {*kinds} for t, kinds in published if not t.startswith(own) and {*kinds} & {*COMMANDS}}
+        return {}
 
     def _call(self, kind: Any, service: str, request: Any) -> tuple[bool, str]:
         """Return whether the node did it, and its answer in words."""
@@ -211,6 +232,13 @@ class Operator:
                     f"{os.environ.get('ROS_DOMAIN_ID', '0')})? --node names another one"
                 )
             self._spin_once()
+
+
+def _name(endpoint: Any) -> str:
+    """Return the fully qualified name of an endpoint's node."""
+    if endpoint.node_name == NAMELESS:
+        return "a node whose name is not known yet"
+    return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
 
 
 @contextlib.contextmanager

@@ -145,7 +145,7 @@ def test_a_value_out_of_range_is_told_with_its_file(capsys, tmp_path):
     said = capsys.readouterr().err
     assert "gripper_unit must be one of 'm', 'rad', got 'mm'" in said
     assert "command_rate must be finite, got nan" in said
-    assert said.endswith(f" (gripper_unit, command_rate: {file})\n")
+    assert said.endswith(f" (command_rate, gripper_unit: {file})\n")
 
 
 def test_a_topic_that_ros_refuses_is_told(capsys):

@@ -3,12 +3,15 @@
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from beside import NodeBeside
 from geometry_msgs.msg import PoseStamped
 from policy_node_rig import LATCHED
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
 from sqap_vla_ros.msg import PolicyStatus
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
@@ -35,7 +38,9 @@ class PolicyNodeDouble(NodeBeside):
         for number, name in enumerate(operator.TOLD):
             self.node.declare_parameter(name, number)
         self.node.create_publisher(JointTrajectory, "/arm_controller/joint_trajectory", 1)
-        self.node.create_subscription(JointTrajectory, "/arm_controller/joint_trajectory", lambda _: None, 1)
+        self.controller = self.node.create_subscription(
+            JointTrajectory, "/arm_controller/joint_trajectory", lambda _: None, 1
+        )
         self.node.create_publisher(PoseStamped, "/cell/policy_node/tool", 1)
         self._publish(PolicyStatus.DISABLED, "call ~/enable with true to start")
 
@@ -94,6 +99,42 @@ def test_a_task_is_started_and_ends_with_the_interrupt(policy_node, run, capsys,
         "commands go to /arm_controller/joint_trajectory, heard by /cell/policy_node\n"
         "dry_run is off: the arm will move\n"
     )
+
+
+def test_where_nobody_hears_the_arms_commands_nothing_is_started(policy_node, run, capsys, monkeypatch):
+    policy_node.node.destroy_subscription(policy_node.controller)
+    monkeypatch.setattr(operator, "HEARD_S", 1.0)
+    assert run("start", "pick up the cube") == 2
+    said = capsys.readouterr()
+    assert "commands go to /arm_controller/joint_trajectory, heard by nobody" in said.out
+    assert (
+        "nobody hears the arm's commands on /arm_controller/joint_trajectory, so that nothing was started" in said.err
+    )
+    assert not policy_node.asked
+    policy_node.node.set_parameters([Parameter("dry_run", value=True)])
+    with operator.Operator("/cell/policy_node", print) as beside:
+        beside.describe()
+    policy_node.node.set_parameters([Parameter("dry_run", value=False)])
+    monkeypatch.setattr(operator.Operator, "watch", lambda _: None)
+    assert run("start", "pick up the cube", "--anyway") == 0
+    assert "enable" in policy_node.asked
+
+
+def test_a_controller_that_is_discovered_late_is_waited_for(policy_node, monkeypatch):
+    found, asked = Node.get_subscriptions_info_by_topic, []
+
+    def discovered(node, topic):
+        asked.append(topic)
+        ends = found(node, topic)
+        if len(asked) < 4:
+            return []
+        return [SimpleNamespace(node_name=operator.NAMELESS, node_namespace="/")] if len(asked) < 8 else ends
+
+    monkeypatch.setattr(Node, "get_subscriptions_info_by_topic", discovered)
+    said: list[str] = []
+    with operator.Operator("/cell/policy_node", said.append) as beside:
+        beside.describe()
+    assert said[1] == "commands go to /arm_controller/joint_trajectory, heard by /cell/policy_node"
 
 
 def test_an_interrupt_while_a_message_is_taken_still_disables(policy_node, run, capsys, monkeypatch):
