@@ -29,10 +29,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the table of checks. run: returns what it found, at least one finding."""
+    """One row of the table of checks. run: returns what it found, at least one finding.
+
+    by_policy: what it finds depends on the policy, which takes long to load.
+    """
 
     name: str
     run: Callable[[Snapshot], Iterable[Finding]]
+    by_policy: bool = False
 
 
 def ok(text: str) -> Finding:

@@ -59,23 +59,32 @@ class Report:
         }
 
     def print(self, console: Console) -> None:
-        """Print one line a finding, and below it what to do."""
+        """Print every finding, and the verdict."""
+        print_rows(console, self.rows, max(len(row.check) for row in self.rows))
+        self.print_verdict(console)
+
+    def print_verdict(self, console: Console) -> None:
+        """Print where to look, and whether it is a go."""
         say = partial(console.print, soft_wrap=True, highlight=False)
-        width = max(len(row.check) for row in self.rows)
-        before = ""
-        for row in self.rows:
-            colour, mark = _MARKS[row.finding.level]
-            name = row.check if row.check != before else ""
-            before = row.check
-            say(f"[{colour}]{mark}[/] [bold]{name:<{width}}[/]  {escape(row.finding.text)}")
-            if row.finding.remedy:
-                say(f"     {'':<{width}}  [cyan]→ {escape(row.finding.remedy)}[/]")
         if self.picture:
             say(f"\nLook at {escape(self.picture)}: {self.question}")
         fails = sum(row.finding.level is Level.FAIL for row in self.rows)
         warnings = sum(row.finding.level is Level.WARNING for row in self.rows)
         verdict = "[bold green]GO[/]" if self.go else "[bold red]NO-GO[/]"
         say(f"\n{verdict}: {fails} to mend, {warnings} to think about")
+
+
+def print_rows(console: Console, rows: Sequence[Row], width: int) -> None:
+    """Print one line a finding, and below it what to do. width: of the column of the checks' names."""
+    say = partial(console.print, soft_wrap=True, highlight=False)
+    before = ""
+    for row in rows:
+        colour, mark = _MARKS[row.finding.level]
+        name = row.check if row.check != before else ""
+        before = row.check
+        say(f"[{colour}]{mark}[/] [bold]{name:<{width}}[/]  {escape(row.finding.text)}")
+        if row.finding.remedy:
+            say(f"     {'':<{width}}  [cyan]→ {escape(row.finding.remedy)}[/]")
 
 
 def examine(snapshot: Snapshot, checks: Sequence[Check]) -> tuple[Row, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import rclpy
@@ -17,17 +17,6 @@ from rclpy.signals import SignalHandlerOptions
 from sqap_vla_ros.nodes.launch.params_files import values_for
 from sqap_vla_ros.nodes.launch.table import BRINGUPS, NodeCommand, dds_environment, resolve
 from sqap_vla_ros.nodes.policy import configuration
-
-
-def read_arguments(texts: Sequence[str]) -> dict[str, str]:
-    """Return arguments of policy.launch.py by name. Raises ValueError for what is not of the form name:=value."""
-    given = {}
-    for text in texts:
-        name, separator, value = text.partition(":=")
-        if not separator or not name:
-            raise ValueError(f"{text!r} is not of the form name:=value (quote a value with spaces)")
-        given[name] = value
-    return given
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Self
 
-from sqap_vla_ros.nodes.launch.table import BRINGUPS, Bringup, NodeCommand, dds_environment, resolve
+from sqap_vla_ros.nodes.launch.table import BRINGUPS, Bringup, NodeCommand, dds_environment, read_arguments, resolve
 from sqap_vla_ros.processes import command_tied_to_parent
 
 # A node that is told to stop commands the arm to hold and ends its worker first.
@@ -133,14 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.show_args:
         print(show_arguments(bringup))
         return 0
-    given = {}
-    for text in args.arguments:
-        name, separator, value = text.partition(":=")
-        if not separator or not name:
-            parser.error(f"{text!r} is not of the form name:=value (quote a value with spaces)")
-        given[name] = value
     try:
-        return run(bringup, given)
+        return run(bringup, read_arguments(args.arguments))
     except (ValueError, FileNotFoundError) as error:
         print(f"bringup: {error}", file=sys.stderr)
         return 2

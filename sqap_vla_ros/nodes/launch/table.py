@@ -6,13 +6,13 @@ parameter file decides.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.nodes.launch.params_files import check_params_file
-from sqap_vla_ros.nodes.launch.robots import FOLDER, RobotFile, read_robot
+from sqap_vla_ros.nodes.launch.robots import FOLDER, RobotFile, read_robot, robot_names
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.simulation.vocabulary import TaskFamily, VariationName
 
@@ -298,6 +298,26 @@ BRINGUPS: dict[str, Bringup] = {
         ),
     )
 }
+
+
+def read_arguments(texts: Sequence[str]) -> dict[str, str]:
+    """Return arguments as they are typed, name -> text. Raises ValueError for what is not of the form name:=value."""
+    given = {}
+    for text in texts:
+        name, separator, value = text.partition(":=")
+        if not separator or not name:
+            raise ValueError(f"{text!r} is not of the form name:=value{_meant(text)}")
+        given[name] = value
+    return given
+
+
+def _meant(text: str) -> str:
+    """Return what somebody may have meant by an argument without a name."""
+    if text in robot_names():
+        return f": did you mean robot:={text}?"
+    if Path(text).suffix in (".yaml", ".yml"):
+        return f": robot:={text} is for a robot file, params_file:={text} for parameters"
+    return " (quote a value with spaces)"
 
 
 def resolve(bringup: Bringup, given: Mapping[str, str]) -> list[NodeCommand]:

@@ -1,17 +1,22 @@
 """The check over DDS, against the simulator: go, and no-go where somebody else commands."""
 
 import argparse
+import contextlib
 import json
+from types import SimpleNamespace
 
 import cv2
 import pytest
+from planted.robot import healthy, trial
 from rclpy.node import Node
 from simulator_rig import Rig
 from trajectory_msgs.msg import JointTrajectory
 
 from sqap_vla_ros.cli import build_parser
+from sqap_vla_ros.nodes.check import main as check_main
 from sqap_vla_ros.nodes.check.main import main
 from sqap_vla_ros.nodes.check.options import add_options
+from sqap_vla_ros.nodes.check.table import CHECKS
 
 ATTEMPTS = 5  # on a computer so busy that the streams have gaps, a no-go is right
 
@@ -50,6 +55,37 @@ def test_a_healthy_simulator_is_a_go(rig, capsys, tmp_path):
     assert texts(report, "listeners") == ["/joint_trajectory: /simulator", "/gripper_command: /simulator"]
     assert "interpolate_from_desired_state" in json.dumps(report)
     assert cv2.imread(str(tmp_path / "check.png")).shape == (240, 320, 3)
+
+
+def test_findings_are_printed_before_the_policy_is_loaded(capsys, tmp_path, monkeypatch):
+    """The slow part comes last, and its findings are appended."""
+    before = []
+
+    @contextlib.contextmanager
+    def nowhere(_arguments):
+        yield None, {}
+
+    def loading(*_arguments, **_options):
+        before.append(capsys.readouterr().out)
+        return trial()
+
+    listening = SimpleNamespace(collect=lambda _seconds: healthy(trial=None))
+    monkeypatch.setattr(check_main, "standing_in", nowhere)
+    monkeypatch.setattr(check_main, "Collector", lambda _node, _values: listening)
+    monkeypatch.setattr(check_main, "try_policy", loading)
+    assert main(["--picture", str(tmp_path / "check.png")]) == 0
+    assert "ok   rates " in before[0]
+    assert "ok   transforms " in before[0]
+    assert "camera_info  " not in before[0]
+    after = capsys.readouterr().out
+    assert "ok   latency " in after
+    assert "rates" not in after
+    assert after.endswith("GO: 0 to mend, 1 to think about\n")
+    assert main(["--json", "--picture", str(tmp_path / "check.png")]) == 0
+    assert before[1] == ""
+    assert list(dict.fromkeys(finding["check"] for finding in json.loads(capsys.readouterr().out)["findings"])) == [
+        check.name for check in CHECKS
+    ]
 
 
 def test_another_commander_is_found(rig, capsys, tmp_path):
@@ -108,6 +144,8 @@ def test_sections_of_parameter_files_for_the_node_hold(rig, capsys, tmp_path):
     ("arguments", "text"),
     [
         (("robot=ur5e",), "not of the form name:=value"),
+        (("ur5e",), "did you mean robot:=ur5e?"),
+        (("my_ur5e.yaml",), "robot:=my_ur5e.yaml is for a robot file"),
         (("robot:=no_such",), "no such file"),
         (("colour:=red",), "no argument colour"),
         (("params_file:=/no/such.yaml",), "no such file"),

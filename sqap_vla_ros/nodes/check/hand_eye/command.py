@@ -34,7 +34,8 @@ from sqap_vla_ros.nodes.check.hand_eye.store import CLICKS, PAGE, read_folder, w
 from sqap_vla_ros.nodes.check.options import LISTEN_CAMERA_S
 from sqap_vla_ros.nodes.check.picture import save
 from sqap_vla_ros.nodes.check.report import Report, Row
-from sqap_vla_ros.nodes.check.session import read_arguments, standing_in
+from sqap_vla_ros.nodes.check.session import standing_in
+from sqap_vla_ros.nodes.launch.table import read_arguments
 from sqap_vla_ros.robot.hand_eye.boards import Board, read_board
 from sqap_vla_ros.robot.hand_eye.pairs import ToolPairs
 

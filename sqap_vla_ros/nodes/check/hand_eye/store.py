@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sqap_vla_ros.nodes.check.hand_eye.clicks import COLUMNS, stamp_text
+from sqap_vla_ros.nodes.check.hand_eye.clicks import stamp_text
 from sqap_vla_ros.nodes.check.hand_eye.sights import Sight, Survey
 from sqap_vla_ros.nodes.check.picture import save
 from sqap_vla_ros.resources import share_path
@@ -19,9 +19,9 @@ SIGHTS, CLICKS, PAGE = "sights.json", "clicks.csv", "clicks.html"
 
 
 def write_folder(folder: Path, survey: Survey) -> None:
-    """Write the sights of a survey: their pictures, a page to click in them, and an empty table of clicks.
+    """Write the sights of a survey: their pictures, and a page to click in them that saves a table of clicks.
 
-    Pictures of an earlier survey in the folder are replaced; a table with clicks in it is not overwritten. Raises
+    Pictures of an earlier survey in the folder are replaced, so that a table with clicks must not be there. Raises
     OSError and ValueError.
     """
     table = folder / CLICKS
@@ -35,7 +35,7 @@ def write_folder(folder: Path, survey: Survey) -> None:
         save(sight.image, folder / f"{stamp_text(sight.stamp_ns)}.png")
     stamps = [stamp_text(sight.stamp_ns) for sight in survey.sights]
     (folder / SIGHTS).write_text(json.dumps(_to_json(survey), indent=1))
-    table.write_text("\n".join([",".join(COLUMNS), *(f"{stamp},," for stamp in stamps)]) + "\n")
+    table.unlink(missing_ok=True)  # a browser would save the new one as "clicks (1).csv"
     page = share_path("config/views/clicks.html").read_text("utf-8")
     (folder / PAGE).write_text(page.replace("/*STAMPS*/", json.dumps(stamps)), "utf-8")
 
