@@ -83,8 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         from sqap_vla_ros.policy.checkpoints.writing import described
 
+        target = str(vars(args).get("out", "standard output"))
         named = option_naming(args, getattr(error, "filename", None))
-        print(f"sqap-vla: error: {named}{described(error, resumes=args.resumes)}", file=sys.stderr)
+        print(f"sqap-vla: error: {named}{described(error, resumes=args.resumes, target=target)}", file=sys.stderr)
         return 2
 
 

@@ -31,13 +31,6 @@ def run(args: argparse.Namespace) -> int:
     from sqap_vla_ros.policy.checkpoints.inspect import MISSHAPEN, MISSING, NOT_FLOATS, UNUSABLE
 
     facts = _describe_made(args.checkpoint) if path is None else _describe_file(path)
-    if args.json:
-        print(json.dumps(facts, indent=2))
-    else:
-        width = max(map(len, facts))
-        for name, value in facts.items():
-            lines = value if name == "notes" else [", ".join(map(str, value)) if isinstance(value, list) else value]
-            print("\n".join(f"{label:<{width}}  {line}" for label, line in zip_longest([name], lines, fillvalue="")))
     not_whole = "; the file is incomplete or of another model"
     verdicts = {
         MISSING: not_whole,
@@ -45,9 +38,17 @@ def run(args: argparse.Namespace) -> int:
         NOT_FLOATS: "; another tool quantised or packed the file: name the one it was made from",
         UNUSABLE: "",
     }
-    broken = [name for name in verdicts if name in facts]
-    for name in broken:
-        print(f"error: {name}: {facts[name]}{verdicts[name]}", file=sys.stderr)
+    broken = {name: facts[name] for name in verdicts if name in facts}
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        shown = {name: value for name, value in facts.items() if name not in broken}
+        width = max(map(len, shown))
+        for name, value in shown.items():
+            lines = value if name == "notes" else [", ".join(map(str, value)) if isinstance(value, list) else value]
+            print("\n".join(f"{label:<{width}}  {line}" for label, line in zip_longest([name], lines, fillvalue="")))
+    for name, fact in broken.items():
+        print(f"error: {name}: {fact}{verdicts[name]}", file=sys.stderr)
     return 1 if broken else 0
 
 

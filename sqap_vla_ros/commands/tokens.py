@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     kind = Image.registered_extensions().get(args.out.suffix.lower())
     if kind is None:
         raise UsageError(f"--out {args.out}: no kind of picture ends in {args.out.suffix!r}; .png is one that does")
-    check_folder(args.out.parent)
+    check_folder(args.out.parent, args.out)
     require_policy(args.checkpoint, args.recipe)
     named = {text: parse_selector(text) for text in args.selectors}
     require_device(args.device)

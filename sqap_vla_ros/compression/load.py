@@ -7,6 +7,7 @@ look like, is the caller's to say: a table of `ShippedPolicy`, everyday `sqap_vl
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +139,24 @@ def checkpoint_path(checkpoint: str, shipped: Mapping[str, ShippedPolicy] = RAND
             f"the trained policy {checkpoint!r} is not in this installation ({path} is missing): reinstall the package"
         )
     raise FileNotFoundError(
-        f"checkpoint {path} does not exist; give a folder, a .safetensors file, or one of {', '.join(shipped)}"
+        _elsewhere(checkpoint)
+        or f"checkpoint {path} does not exist; give a folder, a .safetensors file, or one of {', '.join(shipped)}"
     )
+
+
+def _elsewhere(checkpoint: str) -> str:
+    """Say how to fetch what is named as on the Hugging Face hub; "" for another name."""
+    address = re.fullmatch(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)?([\w.-]+/[\w.-]+)/?", checkpoint)
+    if address is not None and address[1].partition("/")[0] not in (".", "..") and not Path(checkpoint).parent.is_dir():
+        repository = address[1]
+        folder = repository.rpartition("/")[2]
+        return (
+            f"checkpoint {checkpoint} is not on this computer, and nothing is downloaded by itself: fetch it with "
+            f"`hf download {repository} --local-dir {folder}` and give the folder {folder}"
+        )
+    if re.match(r"[a-z][a-z0-9+.-]*://", checkpoint):
+        return f"checkpoint {checkpoint} is an address: download it and give the folder or file, or ws://HOST:PORT"
+    return ""
 
 
 def checkpoint_digest(checkpoint: str, shipped: Mapping[str, ShippedPolicy] = RANDOM_WEIGHTS) -> str:

@@ -47,11 +47,12 @@ class ActionStatistics:
         for name, shape in shapes.items():
             if shape != usual or len(shape) != 1 or not shape[0]:
                 wanted = f"{usual[0]} values" if len(usual) == 1 and usual[0] else "one value for each channel"
-                raise ValueError(f"action statistics: {name} must have {wanted}, got {getattr(self, name)}")
+                given = str(shape[0]) if len(shape) == 1 else f"an array of shape {shape}" if shape else "a number"
+                raise ValueError(f"action statistics: {name} must have {wanted}, got {given}")
         if not (np.isfinite(self.q01).all() and np.isfinite(self.q99).all()):
-            raise ValueError(f"action statistics must be finite, got q01={self.q01}, q99={self.q99}")
+            raise ValueError(f"action statistics must be finite, got q01={self.q01.tolist()}, q99={self.q99.tolist()}")
         if (self.q99 < self.q01)[self.mask].any():
-            raise ValueError(f"action statistics: q99 is below q01: q01={self.q01}, q99={self.q99}")
+            raise ValueError(f"action statistics: q99 is below q01: q01={self.q01.tolist()}, q99={self.q99.tolist()}")
         if problem := step_problem("dataset", self.dt_s):
             raise ValueError(problem)
 

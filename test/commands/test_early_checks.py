@@ -61,6 +61,9 @@ _CASES = [
     (["convert", "nowhere", "m.safetensors"], "does not exist"),
     (["convert", "tabletop", "m.safetensors", "--tokenizer", "./nope"], "does not exist"),
     (["inspect", "nowhere"], "does not exist"),
+    (["inspect", "CogACT/CogACT-Base"], "`hf download CogACT/CogACT-Base --local-dir CogACT-Base`"),
+    (["inspect", "https://huggingface.co/CogACT/CogACT-Base"], "`hf download CogACT/CogACT-Base --local-dir"),
+    (["inspect", "https://example.org/a.pt"], "https://example.org/a.pt is an address: download it"),
     (["bops", "--recipe", "nope"], "no recipe named"),
 ]
 

@@ -105,6 +105,11 @@ def test_a_command_that_resumes_says_so_where_the_disk_was_full(error, sentence)
     assert "goes on" not in described(error)
 
 
+def test_a_full_disk_is_named_by_what_it_was_to_hold():
+    silent = OSError(errno.ENOSPC, "No space left on device")
+    assert described(silent, target="out/eval").endswith("(it was to hold out/eval)")
+
+
 def test_a_recording_that_does_not_fit_is_removed(tmp_path, monkeypatch):
     from sqap_vla_ros.evaluation.demo import record_bag
 
@@ -142,7 +147,10 @@ def test_a_process_that_trains_and_finds_the_disk_full_is_one_sentence(tmp_path,
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full: free some space or choose another place"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "the disk is full: free some space or choose another place (it was to hold standard output)",
+        ),
         (
             OSError(errno.EROFS, "Read-only file system", "/ro/out"),
             "the disk is read-only: choose another place (it was to hold /ro/out)",

@@ -59,12 +59,13 @@ class BagObservations:
         self.counters = ReplayCounters()
         image = bag.choose(spec.image_topic, IMAGE_TYPES, "the image", "--image-topic")
         if image is None:
-            listing = "\n  ".join(map(str, bag.topics.values())) or "nothing at all"
-            said = f"{bag.path} has no topic of type {' or '.join(IMAGE_TYPES)}; it has:\n  {listing}"
+            there = list(map(str, bag.topics.values()))
             if bag.foreign:
-                said += f"\n  and {len(bag.foreign)} topics that are no ROS messages but "
-                said += ", ".join(sorted(set(bag.foreign.values())))
-            raise BagError(said)
+                kinds = ", ".join(sorted(set(bag.foreign.values())))
+                there.append(f"{len(bag.foreign)} topics that are no ROS messages but {kinds}")
+            listing = "".join(f"\n  {line}" for line in there) if len(there) > 1 else " ".join(["", *there])
+            said = f"{bag.path} has no topic of type {' or '.join(IMAGE_TYPES)}; it has"
+            raise BagError(f"{said}{':' if len(there) > 1 else ''}{listing or ' no topic at all'}")
         self.image = image
         self.camera_info = None if spec.camera_info is not None else self._camera_info_topic()
         self._calibrated = self.camera_info is not None or spec.camera_info is not None

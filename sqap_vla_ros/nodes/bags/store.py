@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import struct
 from pathlib import Path
 
@@ -92,8 +93,8 @@ def unreadable(path: Path, error: BaseException) -> BagError:
     unnamed = functools.reduce(lambda left, file: left.replace(str(file), ""), [*stores, path], text)
     if path.is_dir() and any(word in unnamed.lower() for word in ("metadata", "yaml")):
         return BagError(
-            f"{path} cannot be read: {text[:200]}. Its metadata.yaml is damaged: make it anew with "
-            f"`ros2 bag reindex {path}`"
+            f"{path} cannot be read. Its metadata.yaml is damaged: make it anew with `ros2 bag reindex {path}` "
+            f"(the file {_metadata_problem(path / 'metadata.yaml')})"
         )
     if "Unsupported chunk compression" in text:
         return BagError(f"{path} cannot be read: {text}: rosbag2 writes zstd, lz4 or none")
@@ -107,6 +108,15 @@ def unreadable(path: Path, error: BaseException) -> BagError:
     else:
         repair = f"`sqlite3 {stores[0].name if stores else 'FILE.db3'} .recover`"
     return BagError(f"{path} cannot be read: {text}. If the recording was cut off, try {repair}")
+
+
+def _metadata_problem(file: Path) -> str:
+    try:
+        value = read_yaml(file)
+    except (OSError, ValueError) as error:
+        line = re.search(r"line (\d+)", str(error))
+        return f"is not valid YAML near line {line[1]}" if line else "is not valid YAML"
+    return "is empty" if value is None else "lacks what rosbag2 writes into it"
 
 
 def _is_cut(database: Path, reason: str) -> bool:

@@ -10,6 +10,7 @@ import torch
 from sqap_vla_ros.contracts import STEP_S
 from sqap_vla_ros.policy.actions import CONTROL_PERIOD_S, ActionStatistics, require_channels, statistics_notes
 from sqap_vla_ros.policy.checkpoints.contents import Contents
+from sqap_vla_ros.policy.checkpoints.load import is_plain
 from sqap_vla_ros.policy.cogact import CogACT
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 
@@ -58,7 +59,7 @@ def describe(contents: Contents) -> dict[str, Any]:
         "tokenizer": "none: name one" if contents.tokenizer is None else contents.tokenizer[0],
     }
     missing = [name for name in wanted if name not in stored]
-    not_floats = [name for name, tensor in stored.items() if not tensor.is_floating_point()]
+    not_floats = [name for name, tensor in stored.items() if not is_plain(tensor)]
     for fact, names in ((MISSING, missing), (MISSHAPEN, misshapen), (NOT_FLOATS, not_floats)):
         if names:
             facts[fact] = f"{len(names)} of {len(wanted)}, the first is {contents.stored_name(names[0])!r}"

@@ -180,8 +180,13 @@ def _tokenizer(contents: Contents, path: str | Path | None) -> PromptTokenizer:
     return PromptTokenizer(prompt, vocabulary, *contents.tokenizer)
 
 
+def is_plain(stored: Tensor) -> bool:
+    """Return whether a tensor holds floating-point numbers, each in its place."""
+    return stored.layout == torch.strided and stored.is_floating_point()
+
+
 def _require_floats(contents: Contents, name: str, stored: Tensor) -> None:
-    if stored.layout != torch.strided or not stored.is_floating_point():
+    if not is_plain(stored):
         raise CheckpointError(
             f"{contents.path}: {contents.stored_name(name)!r} holds {_kind(stored)} numbers, not plain floating-point "
             "ones: a file that another tool quantised or packed; name the one it was made from"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import COGACT_BASE, COGACT_LARGE, COGACT_SMALL, PolicyConfig
 
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 _PUBLISHED = (COGACT_SMALL, COGACT_BASE, COGACT_LARGE)
 
 
@@ -123,8 +125,11 @@ def _read_groups(weights: Path) -> Groups:
     except PermissionError:
         raise
     except Exception as error:  # damaged bytes make the unpickler raise anything
-        reason = error if is_archive(weights) else "torch.save writes a zip archive, which this is not"
-        raise CheckpointError(f"{weights} is truncated or not a PyTorch file ({reason}): copy it again") from error
+        if is_archive(weights):
+            raise CheckpointError(
+                f"{weights} is truncated or damaged: it begins as torch.save writes but is not whole: copy it again"
+            ) from error
+        raise CheckpointError(f"{weights} {_other_file(weights)}") from error
     model = stored.get("model", stored) if isinstance(stored, dict) else stored
     if isinstance(model, dict) and not any(isinstance(part, dict) for part in model.values()):
         model = _regrouped(weights, model)
@@ -140,6 +145,15 @@ def _read_groups(weights: Path) -> Groups:
     }
 
 
+def _other_file(weights: Path) -> str:
+    """Say what a file is that does not begin as the zip archive which torch.save writes."""
+    with weights.open("rb") as file:
+        start = file.read(2)
+    if start[:1] == b"\x80" and start[1:] <= b"\x05":
+        return "is a Python pickle, which can run anything: torch.save writes a zip archive, save its tensors so"
+    return "is not a PyTorch file: torch.save writes a zip archive, which this is not: copy it again"
+
+
 def _regrouped(weights: Path, flat: dict[Any, Any]) -> Groups:
     """Return bare tensors, named as in the whole model (`llm_backbone.llm.model…`), as a dict of groups."""
     names = [name for name in flat if isinstance(name, str) and isinstance(flat[name], Tensor)]
@@ -147,7 +161,7 @@ def _regrouped(weights: Path, flat: dict[Any, Any]) -> Groups:
         return {}
     groups: Groups = {}
     for name in names:
-        group, _, rest = name.removeprefix("module.").removeprefix("vlm.").partition(".")
+        group, _, rest = _unwrapped(name).removeprefix("vlm.").partition(".")
         groups.setdefault(group, {})[f"{group}.{rest}" if group == "projector" else rest] = flat[name]
     if not set(GROUPS) <= set(groups) or any("lora_" in name for name in names):
         raise CheckpointError(tensors_problem(weights, names))
@@ -155,8 +169,13 @@ def _regrouped(weights: Path, flat: dict[Any, Any]) -> Groups:
 
 
 def _without_wrapper(weights: Path, group: str, part: dict[Any, Any]) -> dict[str, Tensor]:
-    """Return a group's tensors without the `module.` that data-parallel training puts before every name."""
+    """Return a group's tensors under the names that they have in a model that nothing is wrapped around."""
     for name, value in part.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             raise CheckpointError(f"{weights}: {group}/{name!r} is a {type(value).__name__} and no tensor")
-    return {name.removeprefix("module."): value for name, value in part.items()}
+    return {_unwrapped(name): value for name, value in part.items()}
+
+
+def _unwrapped(name: str) -> str:
+    """Return a tensor's name without what parallel training, checkpointing and torch.compile put into it."""
+    return _WRAPPERS.sub("", name).removeprefix("module.")

@@ -83,7 +83,7 @@ def _published_files(path: Path) -> tuple[Path, Path]:
         raise CheckpointError(f"{path} holds {len(found)} .pt files ({names}): name one of them, such as {found[-1]}")
     raise CheckpointError(
         location_problem(path)
-        or f"{path / 'checkpoints'} must hold exactly one .pt file, found none: give a CogACT folder"
+        or f"{path} is no CogACT folder: its checkpoints/ must hold exactly one .pt file, found none"
     )
 
 

@@ -22,14 +22,21 @@ class WriteError(OSError):
     """A file that could not be written whole; nothing of it is left."""
 
 
-def described(error: Exception, *, resumes: bool = False) -> str:
+def _in_words(error: BaseException | None) -> str:
+    """Return why a file could not be written, as the system says it; libraries speak of their own insides."""
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EPIPE:
+        return f"{error.strerror[0].lower()}{error.strerror[1:]}"
+    return "writing stopped half-way"
+
+
+def described(error: Exception, *, resumes: bool = False, target: str = "") -> str:
     """Return what went wrong; where the disk is at fault, with what helps.
 
-    resumes: the same command goes on with what it has written.
+    resumes: the same command goes on with what it has written. target: what was being written, if the error is silent.
     """
     remedy = _REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
-    if remedy is not None and isinstance(error, OSError) and error.filename:
-        remedy = f"{remedy} (it was to hold {error.filename})"
+    if remedy is not None and isinstance(error, OSError) and (held := error.filename or target):
+        remedy = f"{remedy} (it was to hold {held})"
     read_only = isinstance(error, OSError) and error.errno == errno.EROFS
     again = "; the same command then goes on from here" if resumes and not read_only else ""
     if remedy is not None:
@@ -52,12 +59,15 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
     _require_writable(folder, path)
 
 
-def check_folder(folder: Path) -> None:
-    """Raise OSError where no files can be written into `folder`, which may be yet to be made."""
+def check_folder(folder: Path, file: Path | None = None) -> None:
+    """Raise OSError where no files can be written into `folder`, which may be yet to be made.
+
+    file: the one that is to be written there, for the message.
+    """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise NotADirectoryError(f"{there} is a file: choose another place for {folder.name}")
-    _require_writable(there, folder)
+        raise NotADirectoryError(f"{there} is a file: choose another place for {(file or folder).name}")
+    _require_writable(there, file or folder)
 
 
 def _require_writable(folder: Path, wanted: Path) -> None:
@@ -90,7 +100,7 @@ def written_aside(path: Path) -> Iterator[Path]:
         read_only = isinstance(error, OSError) and error.errno == errno.EROFS
         remedy = "choose another place" if read_only else "is the disk full?"
         reason = error.__cause__ if isinstance(error, WriteError) else error  # of a file in the folder
-        raise WriteError(f"{path} cannot be written ({reason}): {remedy}") from error
+        raise WriteError(f"{path} cannot be written ({_in_words(reason)}): {remedy}") from error
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)

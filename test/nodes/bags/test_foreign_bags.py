@@ -196,7 +196,8 @@ def test_repairs_are_offered_where_they_help(good, tmp_path):
     ("metadata", "said"),
     [
         ("", "Its metadata.yaml is damaged: make it anew with `ros2 bag reindex"),
-        ("a: b: c\n  - [", "Its metadata.yaml is damaged"),
+        ("", "(the file is empty)"),
+        ("a: b: c\n  - [", "(the file is not valid YAML near line 1)"),
         (None, "Bring back what its metadata.yaml lists, or read the files that are there after `ros2 bag reindex"),
     ],
 )

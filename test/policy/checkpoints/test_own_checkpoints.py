@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -151,15 +152,25 @@ def test_one_of_several_files_is_named(tmp_path, groups):
     assert load_checkpoint(other, config=MICRO).info.horizon == 16
 
 
-@pytest.mark.parametrize("form", ["flat", "groups", "module."])
+def test_layers_that_were_wrapped_one_by_one_load(tmp_path, groups):
+    folder = write(tmp_path / "mine", groups)
+    edit(folder, lambda stored: stored["model"].update(llm_backbone=wrapped_layers(groups["llm_backbone"])))
+    assert load_checkpoint(folder, config=MICRO).info.horizon == 16
+
+
+def wrapped_layers(part):
+    return {re.sub(r"layers\.(\d+)\.", r"layers.\1._checkpoint_wrapped_module.", name): t for name, t in part.items()}
+
+
+@pytest.mark.parametrize("form", ["flat", "groups", "module.", "_fsdp_wrapped_module.", "module._orig_mod."])
 def test_other_wrappings_of_the_same_tensors_load(tmp_path, groups, form):
     folder = write(tmp_path / "mine", groups)
     bare = {group: dict(part) for group, part in groups.items()}
     flat = {
         name if group == "projector" else f"{group}.{name}": t for group, p in bare.items() for name, t in p.items()
     }
-    wrapped = {"model": {group: {f"module.{name}": t for name, t in part.items()} for group, part in bare.items()}}
-    torch.save({"flat": flat, "groups": bare, "module.": wrapped}[form], weights_of(folder))
+    wrapped = {"model": {group: {f"{form}{name}": t for name, t in part.items()} for group, part in bare.items()}}
+    torch.save({"flat": flat, "groups": bare}.get(form, wrapped), weights_of(folder))
     state = load_checkpoint(folder, config=MICRO).model.state_dict()
     assert torch.equal(state["projector.2.bias"], groups["projector"]["projector.2.bias"])
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from published_writer import random_groups, write_folder
 
 from sqap_vla_ros.cli import main
@@ -73,16 +74,21 @@ def test_inspect_fails_where_the_tokenizer_is_none(mine, capsys):
     assert f"unusable: {TOKENIZER[0]} is not a tokenizer that can be read" in capsys.readouterr().err
 
 
-def test_weights_of_whole_numbers_are_seen_without_loading_them(mine, capsys):
-    import torch
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [(lambda tensor: tensor.to(torch.int8), "int8"), (lambda tensor: tensor.to_sparse(), "sparse_coo float32")],
+)
+def test_weights_that_are_not_plain_numbers_are_seen_without_loading_them(mine, changed, said, capsys):
 
     (weights,) = (mine / "checkpoints").glob("*.pt")
     stored = torch.load(weights, weights_only=True)
-    stored["model"]["projector"] = {k: v.to(torch.int8) for k, v in stored["model"]["projector"].items()}
+    stored["model"]["projector"] = {k: changed(v) for k, v in stored["model"]["projector"].items()}
     torch.save(stored, weights)
     assert main(["inspect", str(mine)]) == 1
-    assert "tensors that are not floating-point: " in capsys.readouterr().err
-    with pytest.raises(CheckpointError, match="holds int8 numbers"):
+    shown = capsys.readouterr()
+    assert "tensors that are not floating-point: " in shown.err
+    assert "tensors that are not floating-point" not in shown.out  # one sentence, once
+    with pytest.raises(CheckpointError, match=f"holds {said} numbers"):
         read_header(open_checkpoint(mine))
 
 
