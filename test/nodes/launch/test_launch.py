@@ -367,9 +367,10 @@ def test_bringup_shows_every_argument_with_its_default(capsys):
 def test_bringup_refuses_bad_arguments_before_it_starts_anything(capsys):
     assert main(["policy", "output_mode:=torque"]) == 2
     assert "output_mode:=torque" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["policy", "checkpoint=/m"])
+    assert main(["policy", "checkpoint=/m"]) == 2
     assert "not of the form name:=value" in capsys.readouterr().err
+    assert main(["policy", "ur5e"]) == 2
+    assert "did you mean robot:=ur5e?" in capsys.readouterr().err
 
 
 # --- launch
