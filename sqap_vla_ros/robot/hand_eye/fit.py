@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -104,17 +104,22 @@ def fit_point(pairs: ToolPairs) -> Fit:
     return Fit(np.eye(4), pairs.point_in_tool + x, 1.0, residuals(x).reshape(-1, 2), inliers)
 
 
-def held_out_px(pairs: ToolPairs, fit: Fit, folds: int = 3) -> float:
+def held_out_px(pairs: ToolPairs, fit: Fit, folds: int = 3, *, any_point: bool = False) -> float:
     """Return the rms in pixels of pairs that took no part in fitting the camera's pose; outliers of `fit` aside.
 
     Below the error of the pairs as they are, the correction is worth something; in its own pairs it always is.
+    any_point: the point's place is fitted too, and `fit` is where the fits start.
     """
+    if any_point:
+        pairs = replace(
+            pairs, optical_from_base=fit.correction @ pairs.optical_from_base, point_in_tool=fit.point_in_tool
+        )
     sound = np.flatnonzero(fit.inliers)
     squares = []
     for fold in range(folds):
         left_out = sound[fold::folds]
-        correction = fit_camera(pairs.take(np.setdiff1d(sound, left_out))).correction
-        other = pairs.take(left_out)
+        others = fit_camera(pairs.take(np.setdiff1d(sound, left_out)), any_point=any_point)
+        correction, other = others.correction, replace(pairs.take(left_out), point_in_tool=others.point_in_tool)
         points = other.in_optical @ correction[:3, :3].T + correction[:3, 3]
         squares.append(np.square(_residuals(other, points, 1.0)).reshape(-1, 2).sum(axis=1))
     return float(np.sqrt(np.concatenate(squares).mean()))

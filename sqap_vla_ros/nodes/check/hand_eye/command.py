@@ -17,6 +17,7 @@ from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, warning
 from sqap_vla_ros.nodes.check.hand_eye.clicks import read_clicks, stamp_text
 from sqap_vla_ros.nodes.check.hand_eye.judgement import Judgement, judge
 from sqap_vla_ros.nodes.check.hand_eye.live import survey_robot
+from sqap_vla_ros.nodes.check.hand_eye.on_hand import judge_on_hand
 from sqap_vla_ros.nodes.check.hand_eye.picture import draw_pairs
 from sqap_vla_ros.nodes.check.hand_eye.policy_view import PolicyView, assumed_view, loaded_view
 from sqap_vla_ros.nodes.check.hand_eye.recorded import survey_bag
@@ -37,6 +38,7 @@ from sqap_vla_ros.nodes.check.report import Report, Row
 from sqap_vla_ros.nodes.check.session import standing_in
 from sqap_vla_ros.nodes.launch.table import read_arguments
 from sqap_vla_ros.robot.hand_eye.boards import Board, read_board
+from sqap_vla_ros.robot.hand_eye.on_hand import sees_the_room
 from sqap_vla_ros.robot.hand_eye.pairs import ToolPairs
 
 TOLD = 3  # reasons why images could not be used
@@ -70,11 +72,12 @@ def check_hand_eye(args: argparse.Namespace) -> int:
         return _report(args, rows, "", None)
     pairs = pair_up(sights, seen, np.array(args.point))
     view = _view(args, values, sights[0], rows)
-    judgement = judge(survey, pairs, view)
+    judgement = (judge_on_hand if sees_the_room(pairs) else judge)(survey, pairs, view)
     rows += judgement.rows
     shown = ""
     try:
-        save(draw_pairs(pairs, sights, view, judgement.fit, corrected=judgement.fitted), args.picture)
+        ringed = replace(view, radius=None) if judgement.on_hand else view  # the ring lies on the tool
+        save(draw_pairs(judgement.pairs, sights, ringed, judgement.fit, corrected=judgement.fitted), args.picture)
         shown = str(args.picture)
     except OSError as error:  # the findings are worth more
         rows.append(Row("picture", warning(str(error), "name another file with --picture")))
@@ -214,7 +217,8 @@ def _written(args: argparse.Namespace, survey: Survey, rows: list[Row]) -> int:
 
 
 def _report(args: argparse.Namespace, rows: list[Row], shown: str, judgement: Judgement | None) -> int:
-    report = Report(tuple(rows), shown, "does each cross lie on its circle, and the blue ring on the gripper?")
+    ring = "" if judgement is not None and judgement.on_hand else ", and the blue ring on the gripper"
+    report = Report(tuple(rows), shown, f"does each cross lie on its circle{ring}?")
     if args.json:
         content = report.as_json() | {"hand_eye": judgement.numbers if judgement else {}}
         print(json.dumps(content, indent=2, ensure_ascii=False))

@@ -28,12 +28,17 @@ FEW_PX = 3.0  # an error that is nobody's fault
 
 @dataclass(frozen=True)
 class Judgement:
-    """Rows of the report, and the numbers behind them. fitted: `fit` is a correction of the camera's pose."""
+    """Rows of the report, and the numbers behind them. fitted: `fit` is a correction of the camera's pose.
+
+    pairs: those that `fit` is of. on_hand: the camera is on the tool and sees a point of the room.
+    """
 
     rows: tuple[Row, ...]
+    pairs: ToolPairs
     fit: Fit
     fitted: bool
     numbers: dict[str, Any]
+    on_hand: bool = False
 
 
 def judge(survey: Survey, pairs: ToolPairs, view: PolicyView) -> Judgement:
@@ -53,22 +58,22 @@ def judge(survey: Survey, pairs: ToolPairs, view: PolicyView) -> Judgement:
     rows += [Row("pairs", fail(fault.text, fault.remedy)) for fault in thin]
     rows += [Row("mistake", fail(fault.text, fault.remedy)) for fault in wrong]
     if fitted and fit.rms_px > poor_px(patch_px):
-        rows.append(Row("pairs", _unexplained(fit, patch_px)))
+        rows.append(Row("pairs", unexplained(fit, patch_px)))
     if fitted and not fit.inliers.all():
-        rows.append(Row("pairs", _outliers(pairs, fit)))
-    numbers = _offsets(pairs, fit.inliers, view)
-    rows.append(Row("offset", _offset(numbers)))
+        rows.append(Row("pairs", outliers(pairs, fit)))
+    numbers = offsets(pairs, fit.inliers, view)
+    rows.append(Row("offset", offset(numbers)))
     rows.append(Row("ring", _ring(pairs, fit.inliers, view, numbers)))
     if not fitted:
         rows.append(Row("camera pose", skipped(_not_fitted(rides))))
     else:
-        for finding in _pose(survey, pairs, fit, patch_px, numbers):
+        for finding in correction(survey, pairs, fit, patch_px, numbers):
             rows.append(Row("camera pose", finding))
-    return Judgement(tuple(rows), fit, fitted, numbers)
+    return Judgement(tuple(rows), pairs, fit, fitted, numbers)
 
 
 def _not_fitted(rides: bool) -> str:
-    why = f"the camera rides with the tool, which is always in one place of the image. {WRIST}"
+    why = f"the camera rides with the tool, which is always in one place of the image; {WRIST}"
     return f"no correction is fitted: {why if rides else 'see above'}"
 
 
@@ -80,14 +85,16 @@ def _places(pairs: ToolPairs) -> str:
     )
 
 
-def _unexplained(fit: Fit, patch_px: float) -> Finding:
+def unexplained(fit: Fit, patch_px: float) -> Finding:
+    """Return the finding about an error that remains."""
     return warning(
         f"{fit.rms_px:.1f} px, {fit.rms_px / patch_px:.1f} patches, remain that no pose of the camera explains",
         "an arm with play or a bad zero of a joint, clicks on different points, a moving arm, a poor calibration",
     )
 
 
-def _outliers(pairs: ToolPairs, fit: Fit) -> Finding:
+def outliers(pairs: ToolPairs, fit: Fit) -> Finding:
+    """Return the finding about pairs that contradict the others."""
     out = np.flatnonzero(~fit.inliers)
     worst = max(out, key=lambda k: float(np.linalg.norm(fit.residuals[k])))
     return warning(
@@ -97,7 +104,7 @@ def _outliers(pairs: ToolPairs, fit: Fit) -> Finding:
     )
 
 
-def _offsets(pairs: ToolPairs, inliers: NDArray[np.bool_], view: PolicyView) -> dict[str, Any]:
+def offsets(pairs: ToolPairs, inliers: NDArray[np.bool_], view: PolicyView) -> dict[str, Any]:
     """Return the error of the projection in pixels and patches, over the pairs that have a projection and are sound."""
     camera = pairs.camera
     sound = inliers & np.isfinite(pairs.projected).all(axis=1)
@@ -126,13 +133,14 @@ def _offsets(pairs: ToolPairs, inliers: NDArray[np.bool_], view: PolicyView) -> 
     return numbers
 
 
-def _offset(numbers: dict[str, Any]) -> Finding:
+def offset(numbers: dict[str, Any], of: str = "the tool") -> Finding:
+    """Return the finding about the error of the projection. of: what is seen."""
     if "mean_px" not in numbers:
         return skipped("no pair has a projection inside the lens model")
     (u, v), (right, down) = numbers["mean_px"], numbers["mean_patches"]
     across, height = numbers["spread_px"]
     return ok(
-        f"the projection lies ({u:+.1f}, {v:+.1f}) px right and down of the tool on average, "
+        f"the projection lies ({u:+.1f}, {v:+.1f}) px right and down of {of} on average, "
         f"({right:+.2f}, {down:+.2f}) patches; spread ({across:.1f}, {height:.1f}) px, "
         f"95 % within {numbers['p95_px']:.1f} px, worst {numbers['worst_px']:.1f} px"
     )
@@ -181,9 +189,25 @@ def _ring(pairs: ToolPairs, inliers: NDArray[np.bool_], view: PolicyView, number
     )
 
 
-def _pose(survey: Survey, pairs: ToolPairs, fit: Fit, patch_px: float, numbers: dict[str, Any]) -> Iterator[Finding]:
+def correction(
+    survey: Survey,
+    pairs: ToolPairs,
+    fit: Fit,
+    patch_px: float,
+    numbers: dict[str, Any],
+    *,
+    any_point: bool = False,
+    more: str = "further apart and in depth too",
+) -> Iterator[Finding]:
+    """Yield whether the fitted pose of the camera is worth publishing, and how. Adds to numbers.
+
+    any_point: the place of the point was fitted too. more: which pairs would determine the pose better.
+    """
     before = unfitted(pairs).residuals[fit.inliers]
-    before_px, after_px = float(np.sqrt(np.square(before).sum(axis=1).mean())), held_out_px(pairs, fit)
+    before_px, after_px = (
+        float(np.sqrt(np.square(before).sum(axis=1).mean())),
+        held_out_px(pairs, fit, any_point=any_point),
+    )
     numbers |= {
         "fit_rms_px": round(fit.rms_px, 2),
         "held_out_rms_px": round(after_px, 2),
@@ -196,7 +220,7 @@ def _pose(survey: Survey, pairs: ToolPairs, fit: Fit, patch_px: float, numbers: 
         yield warning(
             f"the pairs do not determine the camera's pose well: its place to {1e2 * fit.position_m:.0f} cm, its turn "
             f"to {np.degrees(fit.rotation_rad):.0f} degrees (one standard deviation)",
-            "collect more pairs, further apart and in depth too, before correcting anything",
+            f"collect more pairs, {more}, before correcting anything",
         )
         return
     parent, child, pose = _corrected(survey, pairs, fit)
@@ -215,7 +239,7 @@ def _pose(survey: Survey, pairs: ToolPairs, fit: Fit, patch_px: float, numbers: 
     )
     point = fit_point(pairs)
     also = ""
-    if point.rms_px <= max(NO_BETTER * after_px, FEW_PX):
+    if not any_point and point.rms_px <= max(NO_BETTER * after_px, FEW_PX):
         x, y, z = point.point_in_tool
         also = (
             f" (or it is tool_frame: with the point at ({x:.3f}, {y:.3f}, {z:.3f}) m in {survey.tool_frame} the camera "

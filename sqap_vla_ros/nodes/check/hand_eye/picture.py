@@ -33,7 +33,7 @@ def draw_pairs(
         image,
         _ring(view, patch),
         view.transform,
-        caption="cross: projected tool, circle: seen" + (", dot: corrected" if corrected else "") + "; blue: ring",
+        caption="cross: projected, circle: seen" + (", dot: corrected" if corrected else "") + "; blue: ring",
         legend=False,
     )
     scale = max(1.0, min(width, height) / 240)
