@@ -93,10 +93,12 @@ def register(subparsers: Any) -> None:
 
 
 def _spec_of(recording: Path, args: argparse.Namespace) -> RecordingSpec:
-    from sqap_vla_ros.recordings.lerobot.layout import is_dataset
+    from sqap_vla_ros.recordings.lerobot.layout import dataset_problem, is_dataset
 
     if is_dataset(recording.expanduser()):
         return dataset_spec(args)
+    if (problem := dataset_problem(recording.expanduser())) is not None:
+        raise UsageError(problem)
     if args.simulator_camera:
         raise UsageError(
             f"--simulator-camera {args.simulator_camera}: a bag brings its camera in camera_info and TF; the option is "

@@ -10,6 +10,7 @@ from pathlib import Path
 from rosbags.rosbag1 import Reader as Ros1Reader
 from rosbags.rosbag2 import Reader as Ros2Reader
 
+from sqap_vla_ros.git_lfs import is_pointer
 from sqap_vla_ros.yaml_files import read_yaml
 
 _STORES = (".mcap", ".db3")
@@ -17,7 +18,6 @@ _ZSTD = ".zstd"  # after the name of a store that rosbag2 compressed whole
 _ROS1_MAGIC = b"#ROSBAG V2.0"
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 _SQLITE_MAGIC = b"SQLite format 3\0"
-_LFS = b"version https://git-lfs.github.com/spec/"
 _FORMS = "a rosbag2 folder, a file in one (.mcap, .db3), or a ROS 1 .bag file"
 
 
@@ -61,9 +61,8 @@ def is_recording(path: Path) -> bool:
 def open_readers(path: Path) -> list[Ros1Reader] | list[Ros2Reader]:
     """Open what `bag_path` returned. Raises BagError with the tool that repairs it, where one does."""
     for file in [path] if path.is_file() else _stores_in(path):
-        with file.open("rb") as opened:
-            if opened.read(len(_LFS)) == _LFS:
-                raise BagError(f"{file} is a Git LFS pointer, not the recording: run `git lfs pull` in its repository")
+        if is_pointer(file):
+            raise BagError(f"{file} is a Git LFS pointer, not the recording: run `git lfs pull` in its repository")
     if path.is_file() and path.suffix == ".bag":
         return [_open_ros1(path)]
     if path.is_file():

@@ -10,8 +10,9 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from sqap_vla_ros.git_lfs import is_pointer
+
 _READ = "a published CogACT folder, its checkpoints/*.pt, or a .safetensors file of this package"
-_LFS = b"version https://git-lfs.github.com/spec/"
 _OLD_PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # PyTorch's magic number before it wrote zip archives
 
 _MERGE = (
@@ -43,7 +44,7 @@ def file_problem(path: Path) -> str | None:
         start = file.read(512)
     if not start:
         return f"{path} is empty: copy or download it again"
-    if start.startswith(_LFS):
+    if is_pointer(path):
         return f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository"
     if start.startswith(_OLD_PICKLE):
         return (

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import NS_PER_S, Observation, unreadable
 from sqap_vla_ros.recordings.frames import ReplayCounters, ReplayFrame
-from sqap_vla_ros.recordings.lerobot.layout import DatasetError, Episode, Feature, read_layout, read_table
+from sqap_vla_ros.recordings.lerobot.layout import DatasetError, Episode, Feature, read_layout, read_table, require_file
 from sqap_vla_ros.recordings.lerobot.pictures import pictures
 from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec, choose
 from sqap_vla_ros.robot.conventions import compose_delta
@@ -46,6 +46,7 @@ class DatasetFrames:
         self.layout = read_layout(root)
         self.choice = choose(self.layout, spec)
         self.episodes = self._episodes()
+        self._require_files()
         self.counters = ReplayCounters()
         self._table: tuple[Path, pa.Table] | None = None
 
@@ -99,6 +100,14 @@ class DatasetFrames:
         if missing := [index for index in self.spec.episodes if index not in known]:
             raise DatasetError(f"{self.path} has no episode {missing[0]}; it has {min(known)} to {max(known)}")
         return tuple(known[index] for index in self.spec.episodes)
+
+    def _require_files(self) -> None:
+        """Raise DatasetError for files of the episodes that are not whole: before a policy is loaded."""
+        image = self.choice.image.key
+        found = {one.data for one in self.episodes}
+        found |= {one.films[image][0] for one in self.episodes if image in one.films}
+        for file in sorted(found):
+            require_file(file)
 
     def _frames(self, order: int, episode: Episode, wanted: list[int]) -> Iterator[ReplayFrame]:
         """Yield frames of an episode, counted from 0 within it."""

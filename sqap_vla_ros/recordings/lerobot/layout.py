@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqap_vla_ros.git_lfs import is_pointer
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -76,6 +78,15 @@ def is_dataset(path: Path) -> bool:
     return (path / INFO).is_file()
 
 
+def dataset_problem(path: Path) -> str | None:
+    """Say which dataset a path is a part of, or what a dataset's folder lacks; None where it is no part of one."""
+    if around := next((parent for parent in list(path.absolute().parents)[:4] if is_dataset(parent)), None):
+        return f"{path} is a part of the LeRobot dataset {around}: give that folder"
+    if (path / "meta").is_dir() and (path / "data").is_dir() and not is_dataset(path):
+        return f"{path} looks like a LeRobot dataset without {INFO}: was it copied whole?"
+    return None
+
+
 def read_layout(root: Path) -> Layout:
     """Read a dataset's description; no rows and no pictures. Raises DatasetError."""
     root = root.expanduser()
@@ -98,7 +109,8 @@ def read_layout(root: Path) -> Layout:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, DatasetError):
             raise
-        raise DatasetError(f"{root}: the description is damaged: {type(error).__name__}: {error}") from error
+        fault = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DatasetError(f"{root}: the description is damaged: {fault}") from error
     if not episodes:
         raise DatasetError(f"{root} has no episodes")
     return Layout(root, version, fps, features, tasks, tuple(episodes))
@@ -110,12 +122,26 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     import pyarrow as pa
 
     try:
+        require_file(path)
         with path.open("rb") as file:
+            if lacking := [name for name in columns or () if name not in parquet.read_schema(file).names]:
+                raise DatasetError(f"{path} has no column {lacking[0]}, which {INFO} speaks of")
+            file.seek(0)
             return parquet.read_table(file, columns=columns)
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path} is missing: was the dataset copied whole?") from error
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{path} cannot be read: {str(error).splitlines()[0][:200]}") from error
+    except pa.ArrowException as error:
+        raise DatasetError(f"{path} cannot be read: it is cut off or no parquet file: copy it again") from error
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def require_file(path: Path) -> None:
+    """Raise DatasetError for a file of a dataset that is not there, is empty, or was left behind by Git LFS."""
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing: was the dataset copied whole?")
+    if not path.stat().st_size:
+        raise DatasetError(f"{path} is empty: was the dataset copied whole?")
+    if is_pointer(path):
+        raise DatasetError(f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")
 
 
 def require_parquet() -> Any:
@@ -195,12 +221,15 @@ def _read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _text(path: Path) -> str:
+    require_file(path)
     try:
         if path.stat().st_size > _LARGEST_JSON:
             raise DatasetError(f"{path} is larger than {_LARGEST_JSON >> 20} MiB: not a description")
         return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is no text") from error
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _parsed(path: Path, text: str) -> Any:

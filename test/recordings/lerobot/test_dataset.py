@@ -18,7 +18,7 @@ from tiny_datasets.factory import ACTION, CAMERA, FPS, LENGTHS, SIDE, TASKS, edi
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.recordings.lerobot import pictures
 from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
-from sqap_vla_ros.recordings.lerobot.layout import DatasetError, is_dataset, read_layout
+from sqap_vla_ros.recordings.lerobot.layout import DatasetError, dataset_problem, is_dataset, read_layout
 from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
 from sqap_vla_ros.robot.interchange.simulator_camera import simulator_camera
 
@@ -113,6 +113,7 @@ def test_version_2_1_is_read(dataset):
     target = dataset / f"videos/chunk-000/{CAMERA}/episode_000000.mp4"
     target.parent.mkdir(parents=True)
     shutil.copy(film, target)
+    shutil.copy(film, target.with_name("episode_000001.mp4"))
     lines = [{"episode_index": e, "tasks": [t], "length": n} for e, (t, n) in enumerate(zip(TASKS, LENGTHS))]  # noqa: B905
     (dataset / "meta/episodes.jsonl").write_text("\n".join(map(json.dumps, lines)))
     tasks = [{"task_index": number, "task": text} for number, text in enumerate(TASKS)]
@@ -165,6 +166,14 @@ def faulty(root, fault):
         (root / f"videos/{CAMERA}/chunk-000/file-000.mp4").write_bytes(b"no film")
     elif fault == "no film":
         (root / f"videos/{CAMERA}/chunk-000/file-000.mp4").unlink()
+    elif fault == "pointer":
+        pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 3\n"
+        (root / f"videos/{CAMERA}/chunk-000/file-000.mp4").write_text(pointer)
+    elif fault == "key":
+        edit_info(root, features={**features, "observation.images.other": features[CAMERA]})
+    elif fault == "no fps":
+        del info["fps"]
+        (root / "meta/info.json").write_text(json.dumps(info))
     elif fault == "cameras":
         edit_info(root, features={**features, "observation.images.wrist": {**features[CAMERA], "dtype": "image"}})
     elif fault == "blind":
@@ -181,6 +190,9 @@ def faulty(root, fault):
         ("rows", "has 2 rows of episode 1, not 5"),
         ("table", "cannot be read"),
         ("film", "cannot be decoded"),
+        ("pointer", "file-000.mp4 is a Git LFS pointer"),
+        ("key", "has no column videos/observation.images.other/chunk_index"),
+        ("no fps", "the description is damaged: 'fps' is missing"),
         ("no film", "is missing: was the dataset copied whole?"),
         ("cameras", "choose with --image-key among observation.images.top"),
         ("blind", "has no pictures; it has: observation.state"),
@@ -191,6 +203,21 @@ def test_what_is_wrong_is_said_in_a_sentence(dataset, fault, said):
     with pytest.raises(DatasetError, match=said) as error:
         list(DatasetFrames(dataset, DatasetSpec()))
     assert str(dataset) in str(error.value)
+
+
+def test_a_part_of_a_dataset_is_told_from_a_bag(dataset):
+    assert dataset_problem(dataset) is None
+    for part in ("meta", "meta/info.json", "data/chunk-000/file-000.parquet"):
+        assert f"is a part of the LeRobot dataset {dataset}" in dataset_problem(dataset / part)
+    (dataset / "meta/info.json").unlink()
+    assert "looks like a LeRobot dataset without meta/info.json" in dataset_problem(dataset)
+
+
+@pytest.mark.parametrize("fault", ["no film", "pointer"])
+def test_missing_files_are_seen_before_the_first_frame(dataset, fault):
+    faulty(dataset, fault)
+    with pytest.raises(DatasetError):
+        DatasetFrames(dataset, DatasetSpec())
 
 
 @pytest.mark.parametrize(
