@@ -1,15 +1,17 @@
 """`check --camera` with a camera on the tool that looks at a point which lies still."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
-from hand_eye.on_hand import TOOL_FROM_OPTICAL, pairs_on_hand
-from hand_eye.scene import motion
+from hand_eye.on_hand import POINT, TOOL_FROM_OPTICAL, looking_poses, pairs_on_hand
+from hand_eye.scene import BASE_FROM_OPTICAL, motion, write_bag
 
 from sqap_vla_ros.nodes.check.finding import Level
 from sqap_vla_ros.nodes.check.hand_eye.on_hand import judge_on_hand
 from sqap_vla_ros.nodes.check.hand_eye.policy_view import assumed_view
 from sqap_vla_ros.nodes.check.hand_eye.sights import Survey
+from sqap_vla_ros.nodes.check.main import main
 from sqap_vla_ros.robot.conventions import invert_pose, pose_distance
 
 ERROR = motion((0.04, -0.05, 0.06), (0.015, -0.02, 0.025))
@@ -59,3 +61,21 @@ def test_what_moves_in_the_room_fits_to_no_camera_on_the_tool():
     (mistake,) = found(judgement, "mistake")
     assert "no place of the camera on tool0 explains the pairs" in mistake.text
     assert not judgement.fitted
+
+
+def test_a_recording_of_a_tag_on_the_table_finds_the_error_of_the_camera(capsys, tmp_path):
+    poses = looking_poses(14)
+    optical_from_tag = np.stack([invert_pose(pose @ TOOL_FROM_OPTICAL) @ motion(metres=POINT) for pose in poses])
+    seen_by_fixed = BASE_FROM_OPTICAL @ optical_from_tag  # the same pictures, by the scene's own camera
+    bag = write_bag(tmp_path / "bag", seen_by_fixed, ERROR, tf=poses, mount=("tool0", TOOL_FROM_OPTICAL))
+    board = ("--board", "tag:apriltag_36h11:7", "--picture", str(tmp_path / "check.png"))
+    assert main(["--camera", "--json", "--without-policy", "--bag", str(bag), *board]) == 0
+    found = json.loads(capsys.readouterr().out)["hand_eye"]
+    assert (found["parent"], found["child"]) == ("tool0", "camera_link")
+    assert found["held_out_rms_px"] < 1.5 < 5.0 < found["rms_px"]
+    link_from_optical = motion((0.0, 0.3, 0.0), (0.01, 0.02, 0.0))
+    corrected = np.array(found["parent_from_child"]) @ link_from_optical
+    metres, radians = pose_distance(corrected, TOOL_FROM_OPTICAL @ invert_pose(ERROR))
+    assert metres < 0.02
+    assert np.degrees(radians) < 1.5
+    assert (tmp_path / "check.png").is_file()

@@ -96,16 +96,20 @@ def picture(base_from_tool, error=None, *, tag=True):
     return np.clip(image, 0, 255).astype(np.uint8)[..., None].repeat(3, axis=2)
 
 
-def write_bag(path, poses=None, error=None, *, tf=None, flip=None, tag=True, frames=("base_link", "tool0"), **info):
+def write_bag(
+    path, poses=None, error=None, *, tf=None, flip=None, tag=True, frames=("base_link", "tool0"), mount=None, **info
+):
     """A recording with an image at each place of the tool. flip: of the images, as cv2.flip. info: camera_info fields.
 
     TF is base_link -> camera_link -> camera_optical, and `frames` for the tool, whose poses are `tf` where it is given.
+    mount: the frame that the camera is on, and [4, 4] mount_from_optical, in place of base_link.
     """
+    parent, mount_from_optical = ("base_link", BASE_FROM_OPTICAL) if mount is None else mount
     poses = tool_poses() if poses is None else poses
     link_from_optical = motion((0.0, 0.3, 0.0), (0.01, 0.02, 0.0))
-    base_from_link = BASE_FROM_OPTICAL @ invert_pose(link_from_optical)
+    mount_from_link = mount_from_optical @ invert_pose(link_from_optical)
     static = [
-        transform_message(base_from_link, START_NS, "base_link", "camera_link"),
+        transform_message(mount_from_link, START_NS, parent, "camera_link"),
         transform_message(link_from_optical, START_NS, "camera_link", "camera_optical"),
     ]
     written: list[tuple[int, str, object]] = [(START_NS - 1, "/tf_static", TFMessage(transforms=static))]
