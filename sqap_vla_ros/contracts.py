@@ -9,7 +9,7 @@ import enum
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,6 +196,20 @@ class Policy(Protocol):
 
     def reset(self) -> None:
         """Forget earlier observations; called at the start of an episode."""
+
+
+@runtime_checkable
+class BatchPolicy(Policy, Protocol):
+    """A policy that can predict observations of several streams in one call."""
+
+    def unbatchable(self) -> str:
+        """Return why observations must be predicted one at a time, "" where they may share a call."""
+
+    def batch_key(self, observation: Observation) -> int:
+        """Return a number: observations for which it is equal may share a call. Raises ValueError as `predict` does."""
+
+    def predict_batch(self, observations: Sequence[Observation], *, seeds: Sequence[int]) -> list[ActionChunk]:
+        """Predict a chunk for each observation; row b is `predict(observations[b], seed=seeds[b])`, up to rounding."""
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,20 @@ def register(subparsers: Any) -> None:
         "--port", type=integer(0, 65_535), default=defaults.PORT, help="port to listen on; 0 takes a free one"
     )
     network.add_argument("--clients", type=integer(1), default=defaults.MOST_CLIENTS, help="clients at a time")
+    network.add_argument(
+        "--max-batch",
+        type=integer(1, defaults.MOST_BATCH),
+        default=defaults.MAX_BATCH,
+        metavar="N",
+        help="waiting requests predicted together, as far as their chunks stay the same; 1 predicts each alone",
+    )
+    network.add_argument(
+        "--batch-tolerance",
+        type=number(0.0),
+        default=defaults.BATCH_TOLERANCE,
+        metavar="UNITS",
+        help="normalised units by which predicting together may change a chunk; 0 allows no bit",
+    )
     network.add_argument("--patience", type=number(0.0, above=True), default=25.0, help="seconds a request may wait")
     network.add_argument(
         "--prediction-timeout",
@@ -128,7 +142,8 @@ def run(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # what clients do wrong is told to them
     names = ("checkpoint", "recipe", "device", "dtype", "unnorm_key", "seed", "threads")
-    worker = WorkerConfig(**{name: getattr(args, name) for name in names}, **worker_settings(args))
+    settings = {name: getattr(args, name) for name in names} | worker_settings(args)
+    worker = WorkerConfig(**settings, batch_tolerance=args.batch_tolerance)
     config = ServerConfig(args.host, args.port, os.environ.get(TOKEN_VARIABLE, ""), most_clients=args.clients)
     asyncio.run(_serve(args, worker, config))
 
@@ -188,6 +203,7 @@ def make_service(args: argparse.Namespace, worker: WorkerConfig) -> Service:
         prediction_timeout_s=args.prediction_timeout,
         load_timeout_s=args.load_timeout,
         patience_s=args.patience,
+        max_batch=args.max_batch,
     )
     return Service(
         engine,

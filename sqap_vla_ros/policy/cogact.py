@@ -196,6 +196,23 @@ class CogACTPolicy:
         if self.selector is not None:
             self.selector.reset()
 
+    def unbatchable(self) -> str:
+        """Return why observations must be predicted one at a time, "" where they may share a call."""
+        if self.selector is None:
+            return ""
+        if self.selector.stateful:
+            return f"selector {self.selector.name!r} remembers earlier observations"
+        if self.selector.draws_at_random:
+            return f"selector {self.selector.name!r} draws from one seed a call"
+        return ""
+
+    def batch_key(self, observation: Observation) -> int:
+        """Return the length of the prompt: padded rows would take part in the scales of per-tensor quantisation.
+
+        Raises ValueError for a blank instruction.
+        """
+        return len(self.tokenize(observation.instruction))
+
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
         """Predict one chunk, a function of observation and seed. Raises ValueError for a blank instruction."""
         return self.predict_batch([observation], seeds=[seed])[0]

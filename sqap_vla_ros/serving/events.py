@@ -1,7 +1,7 @@
 """The messages between the parent and the policy's worker process, as values.
 
-`PredictRequest` goes to the worker; everything else comes from it, except `Lost`, which the parent's side adds when the
-worker is gone. `wire.py` says how they travel, `validation.py` what the parent accepts.
+`PredictRequest` and `Offer` go to the worker; everything else comes from it, except `Lost`, which the parent's side
+adds when the worker is gone. `wire.py` says how they travel, `validation.py` what the parent accepts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqap_vla_ros.contracts import ActionChunk, PolicyInfo
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """Predict from the image in the shared memory, [height, width, 3] uint8.
+    """Predict from the image in the shared memory, [height, width, 3] uint8. Those of an offer lie one after the other.
 
     request: number that the answer repeats.
     reset: forget first what the policy keeps between observations.
@@ -32,6 +32,13 @@ class PredictRequest:
     gripper_pixel: tuple[float, float] | None
     base_from_tool: NDArray[np.float64] | None
     seed: int
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The next `count` requests may be predicted together. The first must be, each other one with it or not now."""
+
+    count: int
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class LoadFailed:
 
 @dataclass(frozen=True)
 class Result:
-    """A validated chunk. policy_s: time inside `Policy.predict`, seconds."""
+    """A validated chunk. policy_s: time inside the policy, seconds; that of the whole batch for one of its rows."""
 
     request: int
     chunk: ActionChunk
@@ -74,10 +81,18 @@ class PredictFailed:
 
 
 @dataclass(frozen=True)
+class Declined:
+    """A request of an offer that is not predicted with the first one. text: why none ever will be, "" if some may."""
+
+    request: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Lost:
     """The worker process is gone, or was ended because it hung or broke the protocol. The last event of a worker."""
 
     text: str
 
 
-Event = LoadProgress | Ready | LoadFailed | Result | PredictFailed | Lost
+Event = LoadProgress | Ready | LoadFailed | Result | PredictFailed | Declined | Lost

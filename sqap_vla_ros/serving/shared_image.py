@@ -1,17 +1,18 @@
-"""The image of a request, in anonymous shared memory (memfd) that the parent writes and the worker only reads."""
+"""The images of requests, in anonymous shared memory (memfd) that the parent writes and the worker only reads."""
 
 from __future__ import annotations
 
 import fcntl
 import mmap
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 class ImageWriter:
-    """The parent's side. The memory grows with the largest image and never shrinks."""
+    """The parent's side. The memory grows with what is written at once and never shrinks."""
 
     def __init__(self) -> None:
         """Allocate nothing yet but the two descriptors. Raises OSError when there are none left."""
@@ -21,12 +22,16 @@ class ImageWriter:
         self.reader_fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
         self._memory: mmap.mmap | None = None
 
-    def write(self, image: NDArray[np.uint8]) -> None:
-        """Copy the image in. Raises OSError when there is not enough memory."""
-        if self._memory is None or len(self._memory) < image.nbytes:
-            os.ftruncate(self._fd, image.nbytes)
-            self._memory = mmap.mmap(self._fd, image.nbytes)
-        np.frombuffer(self._memory, np.uint8, image.nbytes).reshape(image.shape)[...] = image
+    def write(self, images: Sequence[NDArray[np.uint8]]) -> None:
+        """Copy the images in, one after the other. Raises OSError when there is not enough memory."""
+        size = sum(image.nbytes for image in images)
+        if self._memory is None or len(self._memory) < size:
+            os.ftruncate(self._fd, size)
+            self._memory = mmap.mmap(self._fd, size)
+        begin = 0
+        for image in images:
+            np.frombuffer(self._memory, np.uint8, image.nbytes, begin).reshape(image.shape)[...] = image
+            begin += image.nbytes
 
     def close(self) -> None:
         """Give the memory and the descriptors back."""
@@ -42,9 +47,17 @@ class ImageReader:
         self._fd = fd
         self._memory: mmap.mmap | None = None
 
-    def read(self, height: int, width: int) -> NDArray[np.uint8]:
-        """Return a copy, [height, width, 3]: a policy may keep the image, and the parent overwrites the memory."""
-        size = height * width * 3
-        if self._memory is None or len(self._memory) < size:
-            self._memory = mmap.mmap(self._fd, size, prot=mmap.PROT_READ)
-        return np.frombuffer(self._memory, np.uint8, size).reshape(height, width, 3).copy()
+    def read(self, sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.uint8]]:
+        """Return copies, [height, width, 3]: a policy may keep an image, and the parent overwrites the memory.
+
+        sizes: (height, width) of each image, in the order in which they were written.
+        """
+        total = sum(3 * height * width for height, width in sizes)
+        if self._memory is None or len(self._memory) < total:
+            self._memory = mmap.mmap(self._fd, total, prot=mmap.PROT_READ)
+        images, begin = [], 0
+        for height, width in sizes:
+            size = 3 * height * width
+            images.append(np.frombuffer(self._memory, np.uint8, size, begin).reshape(height, width, 3).copy())
+            begin += size
+        return images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqap_vla_ros.contracts import Observation, PolicyInfo
@@ -69,9 +69,22 @@ class WorkerSupervisor:
         except WorkerError as error:
             self._problem = str(error)
             return None
-        timeout_s = self._prediction_timeout_s
-        self._deadline = _Deadline(now_s + timeout_s, f"a prediction took longer than {timeout_s:g} s")
+        self._deadline = self._prediction_deadline(now_s)
         return request
+
+    def offer(self, observations: Sequence[tuple[Observation, int]], *, now_s: float) -> list[int]:
+        """Return the requests' numbers, see `PolicyWorker.offer`; none when the worker does not take them.
+
+        The time-out holds for each answer, counted from the one before.
+        """
+        assert self._worker is not None
+        try:
+            requests = self._worker.offer(observations)
+        except WorkerError as error:
+            self._problem = str(error)
+            return []
+        self._deadline = self._prediction_deadline(now_s)
+        return requests
 
     def reset_policy(self) -> None:
         """Let the policy forget what it keeps between observations, before the next request."""
@@ -102,7 +115,8 @@ class WorkerSupervisor:
                 if self._loading:
                     self.progress, self._problem = event.text, f"the policy is being loaded: {event.text}"
             elif isinstance(event, (Result, PredictFailed)):
-                self._problem = self._deadline = None
+                self._problem = None
+                self._deadline = self._prediction_deadline(now_s) if self._worker.busy else None
                 self._pause_s = FIRST_PAUSE_S
             elif isinstance(event, (Lost, LoadFailed)):
                 self._schedule_restart(self._worker, event.text, now_s)
@@ -115,6 +129,10 @@ class WorkerSupervisor:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
+
+    def _prediction_deadline(self, now_s: float) -> _Deadline:
+        timeout_s = self._prediction_timeout_s
+        return _Deadline(now_s + timeout_s, f"a prediction took longer than {timeout_s:g} s")
 
     def _end_if_hung(self, worker: PolicyWorker, now_s: float) -> None:
         if self._loading and self._deadline is None:

@@ -24,7 +24,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from sqap_vla_ros.contracts import ActionChunk, PolicyInfo, TokenSelection
-from sqap_vla_ros.serving.events import LoadFailed, LoadProgress, PredictFailed, PredictRequest, Ready, Result
+from sqap_vla_ros.serving.defaults import MOST_BATCH
+from sqap_vla_ros.serving.events import (
+    Declined,
+    LoadFailed,
+    LoadProgress,
+    Offer,
+    PredictFailed,
+    PredictRequest,
+    Ready,
+    Result,
+)
 
 MAX_PACKET = 65_536  # bytes; a result of 16 actions and 256 tokens has 4,000
 MAX_INSTRUCTION = 4_096  # bytes of UTF-8
@@ -333,8 +343,10 @@ KINDS: tuple[Record, ...] = (
     Record("load_failed", LoadFailed, {"text": _REASON}),
     Record("result", Result, {"request": _REQUEST, "chunk": _CHUNK, "policy_s": Real()}),
     Record("predict_failed", PredictFailed, {"request": _REQUEST, "text": _REASON}),
+    Record("offer", Offer, {"count": Integer(2, MOST_BATCH)}),
+    Record("declined", Declined, {"request": _REQUEST, "text": _REASON}),
 )
-Message = PredictRequest | LoadProgress | Ready | LoadFailed | Result | PredictFailed
+Message = PredictRequest | LoadProgress | Ready | LoadFailed | Result | PredictFailed | Offer | Declined
 _NUMBER_OF = {kind.type: number for number, kind in enumerate(KINDS)}
 
 

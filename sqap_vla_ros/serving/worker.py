@@ -6,9 +6,10 @@ hands it one observation at a time and gets one chunk back. This module imports 
 
 How the two talk:
 - a packet socket carries the messages of `events.py` in the fixed form of `wire.py`; nothing is ever unpickled;
-- the image travels through anonymous shared memory, written by the parent only while no request is in flight;
-- one request at a time, and resets travel with the next one: a worker that stands still is never owed more than one
-  packet, so that no call here waits for it or lets anything pile up;
+- images travel through anonymous shared memory, written by the parent only while no request is in flight;
+- one request at a time, or one offer of several, of which the worker predicts some together and declines the others
+  (`batching.py`); resets travel with the next one. A worker that stands still is never owed more than that, so that no
+  call here waits for it or lets anything pile up;
 - what the worker returns is validated before anybody sees it (`validation.py`);
 - the worker exits when the socket closes, which the kernel does however the parent dies, so there are no orphans;
 - however the worker ends, hangs or breaks the protocol, the last event is `Lost` with the reason.
@@ -23,7 +24,7 @@ import dataclasses
 import json
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +32,18 @@ import numpy as np
 from sqap_vla_ros.contracts import Observation, PolicyInfo
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.child_process import EXIT_S, ChildProcess
-from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S
-from sqap_vla_ros.serving.events import Event, LoadFailed, Lost, PredictFailed, PredictRequest, Ready, Result
+from sqap_vla_ros.serving.defaults import BATCH_TOLERANCE, LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S
+from sqap_vla_ros.serving.events import (
+    Declined,
+    Event,
+    LoadFailed,
+    Lost,
+    Offer,
+    PredictFailed,
+    PredictRequest,
+    Ready,
+    Result,
+)
 from sqap_vla_ros.serving.shared_image import ImageWriter
 from sqap_vla_ros.serving.validation import chunk_problem, duration_problem, info_problem
 
@@ -57,6 +68,7 @@ class WorkerConfig:
     threads: torch's intra-op threads, 0 leaves its default.
     warmup: predictions made on a blank image before the worker says it is ready; the first ones are slow.
     load_timeout_s, prediction_timeout_s: a server is given up a little earlier, so that it is named in time.
+    batch_tolerance: of requests that are offered together, see `batching.Batcher`.
     factory: "module:function" returning a `Policy`, instead of `load_policy`.
     """
 
@@ -76,6 +88,7 @@ class WorkerConfig:
     warmup: int = 2
     load_timeout_s: float = LOAD_TIMEOUT_S
     prediction_timeout_s: float = PREDICTION_TIMEOUT_S
+    batch_tolerance: float = BATCH_TOLERANCE
     factory: str = ""
 
 
@@ -92,9 +105,9 @@ class PolicyWorker:
         self._closing = False
         self._failed_to_load = False
         self._process: ChildProcess | None = None
-        self._image: ImageWriter | None = None
+        self._images: ImageWriter | None = None
         self._requests = 0
-        self._pending: PredictRequest | None = None
+        self._pending: dict[int, PredictRequest] = {}  # by number, those without an answer
         self._reset_wanted = False
 
     @property
@@ -110,7 +123,7 @@ class PolicyWorker:
     @property
     def busy(self) -> bool:
         """Return True if a request is in flight."""
-        return self._pending is not None
+        return bool(self._pending)
 
     def start(self) -> None:
         """Start the process and return at once; `LoadProgress` events and then `Ready` or `LoadFailed` follow.
@@ -120,11 +133,11 @@ class PolicyWorker:
         if self._process is not None:
             raise WorkerError("the worker was already started: close it and make a new one")
         try:
-            self._image = ImageWriter()
+            self._images = ImageWriter()
             self._process = ChildProcess(
                 "sqap_vla_ros.serving.worker_process",
-                [str(self._image.reader_fd), json.dumps(dataclasses.asdict(self.config))],
-                [self._image.reader_fd],
+                [str(self._images.reader_fd), json.dumps(dataclasses.asdict(self.config))],
+                [self._images.reader_fd],
                 on_packet=self._on_packet,
                 on_end=self._on_end,
             )
@@ -149,35 +162,41 @@ class PolicyWorker:
         above `wire.MAX_INSTRUCTION`, an image for which there is no memory) becomes a `PredictFailed`, a worker that
         takes nothing more becomes `Lost`.
         """
-        if self._process is None or self._image is None or self.info is None:
+        return self.offer([(observation, seed)])[0]
+
+    def offer(self, observations: Sequence[tuple[Observation, int]]) -> list[int]:
+        """Hand over up to `defaults.MOST_BATCH` observations with their seeds; returns the numbers of the requests.
+
+        The worker predicts the first, and with it those that can share its call; the others become `Declined`.
+        Otherwise as `submit`.
+        """
+        if self._process is None or self._images is None or self.info is None:
             raise WorkerError("the policy worker is not ready: wait for its Ready event")
-        if self._pending is not None:
-            raise WorkerError(f"the policy worker still computes request {self._pending.request}: one at a time")
-        self._requests += 1
-        height, width = observation.image.shape[:2]
-        pose = observation.base_from_tool
-        self._pending = PredictRequest(
-            self._requests,
-            self._reset_wanted,
-            height,
-            width,
-            observation.stamp_ns,
-            observation.instruction,
-            observation.gripper_pixel,
-            None if pose is None else np.asarray(pose, dtype=np.float64),
-            seed,
-        )
+        if self._pending:
+            raise WorkerError(f"the policy worker still computes request {min(self._pending)}: one at a time")
+        packets: dict[int, bytes] = {}
+        numbers = range(self._requests + 1, self._requests + 1 + len(observations))
+        self._requests += len(observations)
+        for number, (observation, seed) in zip(numbers, observations, strict=True):
+            self._pending[number] = _request(number, observation, seed, reset=self._reset_wanted)
+            try:
+                packets[number] = wire.encode(self._pending[number])
+            except wire.WireError as error:
+                self._emit(PredictFailed(number, f"the observation cannot be sent: {error}"))
+        if not packets:
+            return list(numbers)
         try:
-            packet = wire.encode(self._pending)
-            self._image.write(observation.image)
-        except (wire.WireError, OSError) as error:
-            self._emit(PredictFailed(self._requests, f"the observation cannot be sent: {error}"))
-            return self._requests
-        if self._process.send(packet):
-            self._reset_wanted = False
-        else:
+            self._images.write([observations[number - numbers[0]][0].image for number in packets])
+        except OSError as error:
+            for number in packets:
+                self._emit(PredictFailed(number, f"the observation cannot be sent: {error}"))
+            return list(numbers)
+        offer = [wire.encode(Offer(len(packets)))] if len(packets) > 1 else []
+        if not all(self._process.send(packet) for packet in (*offer, *packets.values())):
             self._process.kill("the policy worker was ended: it takes no more requests")
-        return self._requests
+        else:
+            self._reset_wanted = False
+        return list(numbers)
 
     def reset(self) -> None:
         """Let the policy forget what it keeps between observations, before the next request. Never blocks."""
@@ -201,29 +220,34 @@ class PolicyWorker:
     def _stop(self, grace_s: float) -> None:
         with self._emitting:
             self._closing = True
-        self.info = self._pending = None
-        if self._image is not None:
-            self._image.close()
-            self._image = None
+        self.info = None
+        self._pending = {}
+        if self._images is not None:
+            self._images.close()
+            self._images = None
         if self._process is not None:
             self._process.stop(grace_s)
 
     def _accept(self, event: Event) -> Event | None:
         """Return what the executor is told about an event of the worker's, after checking it; None to ignore it."""
         if isinstance(event, (Lost, LoadFailed)):
-            self.info = self._pending = None
+            self.info = None
+            self._pending = {}
         elif isinstance(event, Ready):
             problem = info_problem(event.info) or duration_problem("the warm-up latency", event.warm_latency_s)
             if self.info is not None or problem is not None:
                 self._break_off(problem or "it said twice that it is ready")
                 return None
             self.info = event.info
-        elif isinstance(event, (Result, PredictFailed)):
-            asked, info = self._pending, self.info
-            if info is None or asked is None or event.request != asked.request:
-                self._break_off(f"it answered request {event.request}, which is not the one being computed")
+        elif isinstance(event, (Result, PredictFailed, Declined)):
+            asked, info = self._pending.get(event.request), self.info
+            if info is None or asked is None:
+                self._break_off(f"it answered request {event.request}, which is not being computed")
                 return None
-            self._pending = None
+            if isinstance(event, Declined) and event.request == min(self._pending):
+                self._break_off(f"it declined request {event.request}, which it was not free to")
+                return None
+            del self._pending[event.request]
             if isinstance(event, Result):
                 problem = chunk_problem(event.chunk, info=info, stamp_ns=asked.stamp_ns, seed=asked.seed)
                 problem = problem or duration_problem("the prediction's time", event.policy_s)
@@ -243,7 +267,7 @@ class PolicyWorker:
             message = wire.decode(packet)
         except wire.WireError as error:
             return f"the policy worker was ended: it sent what is no message ({error})"
-        if isinstance(message, PredictRequest):
+        if isinstance(message, (PredictRequest, Offer)):
             return "the policy worker was ended: it sent a request"
         if self._events.qsize() >= MAX_UNREAD:
             return f"the policy worker was ended: it sent more than {MAX_UNREAD} messages at once"
@@ -260,3 +284,19 @@ class PolicyWorker:
             if not self._closing:
                 self._events.put(event)
                 self._notify()
+
+
+def _request(number: int, observation: Observation, seed: int, *, reset: bool) -> PredictRequest:
+    height, width = observation.image.shape[:2]
+    pose = observation.base_from_tool
+    return PredictRequest(
+        number,
+        reset,
+        height,
+        width,
+        observation.stamp_ns,
+        observation.instruction,
+        observation.gripper_pixel,
+        None if pose is None else np.asarray(pose, dtype=np.float64),
+        seed,
+    )

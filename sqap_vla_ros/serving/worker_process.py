@@ -16,14 +16,24 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
 from sqap_vla_ros.serving import wire
-from sqap_vla_ros.serving.events import LoadFailed, LoadProgress, PredictFailed, PredictRequest, Ready, Result
+from sqap_vla_ros.serving.batching import Batcher
+from sqap_vla_ros.serving.events import (
+    Declined,
+    LoadFailed,
+    LoadProgress,
+    Offer,
+    PredictFailed,
+    PredictRequest,
+    Ready,
+    Result,
+)
 from sqap_vla_ros.serving.frames import is_remote
 from sqap_vla_ros.serving.shared_image import ImageReader
 from sqap_vla_ros.serving.worker import WorkerConfig
@@ -40,10 +50,11 @@ def main(arguments: Sequence[str]) -> None:
     connection = socket.socket(fileno=descriptors[0])
     images = ImageReader(descriptors[1])
     config = WorkerConfig(**json.loads(arguments[2]))
-    requests: queue.SimpleQueue[PredictRequest] = queue.SimpleQueue()
+    requests: queue.SimpleQueue[list[PredictRequest]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, requests), daemon=True).start()
     try:
         policy = _load(config, connection)
+        batcher = Batcher(policy, config.batch_tolerance)
         ready = wire.encode(Ready(policy.info, _warm_up(policy, config.warmup)))
     except Exception as error:
         text = _one_line(error)
@@ -55,35 +66,54 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(1)
     connection.send(ready)
     while True:
-        connection.send(_answer(policy, requests.get(), images))
+        for packet in _answers(policy, batcher, requests.get(), images):
+            connection.send(packet)
 
 
-def _answer(policy: Policy, request: PredictRequest, images: ImageReader) -> bytes:
-    """Predict; return the packet of the `Result`, or of a `PredictFailed` that says what went wrong."""
+def _answers(
+    policy: Policy, batcher: Batcher, requests: Sequence[PredictRequest], images: ImageReader
+) -> Iterator[bytes]:
+    """Predict what was asked for or offered; yield the packets of what became of each request."""
     try:
-        if request.reset:
+        if any(request.reset for request in requests):
             policy.reset()
-        begin = time.perf_counter()
-        observation = Observation(
-            images.read(request.height, request.width),
-            request.stamp_ns,
-            request.instruction,
-            request.gripper_pixel,
-            request.base_from_tool,
-        )
-        chunk = policy.predict(observation, seed=request.seed)
-        policy_s = time.perf_counter() - begin
-        if not isinstance(chunk, ActionChunk):
-            raise TypeError(f"the policy returned {type(chunk).__name__} and no ActionChunk")
-        return wire.encode(Result(request.request, chunk, policy_s))
-    except wire.WireError as error:
-        return wire.encode(PredictFailed(request.request, wire.clip(f"malformed answer: {error}")))
+        pictures = images.read([(request.height, request.width) for request in requests])
+        observations = [
+            Observation(image, asked.stamp_ns, asked.instruction, asked.gripper_pixel, asked.base_from_tool)
+            for asked, image in zip(requests, pictures, strict=True)
+        ]
+        chosen = batcher.choose(observations)
     except Exception as error:
         traceback.print_exc()
-        return wire.encode(PredictFailed(request.request, _one_line(error)))
+        yield from (wire.encode(PredictFailed(request.request, _one_line(error))) for request in requests)
+        return
+    for at in set(range(len(requests))) - set(chosen):
+        yield wire.encode(Declined(requests[at].request, wire.clip(batcher.off)))
+    asked = [requests[at] for at in chosen]
+    outcomes = batcher.predict([observations[at] for at in chosen], [request.seed for request in asked])
+    for request, (chunk, policy_s) in zip(asked, outcomes, strict=True):
+        yield _answer(request.request, chunk, policy_s)
 
 
-def _receive(connection: socket.socket, requests: queue.SimpleQueue[PredictRequest]) -> None:
+def _answer(number: int, chunk: ActionChunk | Exception, policy_s: float) -> bytes:
+    """Return the packet of the `Result`, or of a `PredictFailed` that says what went wrong."""
+    try:
+        if isinstance(chunk, Exception):
+            raise chunk
+        if not isinstance(chunk, ActionChunk):
+            raise TypeError(f"the policy returned {type(chunk).__name__} and no ActionChunk")
+        return wire.encode(Result(number, chunk, policy_s))
+    except wire.WireError as error:
+        return wire.encode(PredictFailed(number, wire.clip(f"malformed answer: {error}")))
+    except Exception as error:
+        traceback.print_exc()
+        return wire.encode(PredictFailed(number, _one_line(error)))
+
+
+def _receive(connection: socket.socket, requests: queue.SimpleQueue[list[PredictRequest]]) -> None:
+    """Put each request, or those of an offer, into the queue."""
+    expected = 1
+    offered: list[PredictRequest] = []
     while True:
         try:
             packet = connection.recv(wire.MAX_PACKET + 1)
@@ -91,9 +121,15 @@ def _receive(connection: socket.socket, requests: queue.SimpleQueue[PredictReque
             packet = b""
         if not packet:
             os._exit(0)  # the parent closed or died: nothing is left to do, even if a prediction is under way
-        request = wire.decode(packet)
-        assert isinstance(request, PredictRequest)
-        requests.put(request)
+        message = wire.decode(packet)
+        if isinstance(message, Offer):
+            expected = message.count
+            continue
+        assert isinstance(message, PredictRequest)
+        offered.append(message)
+        if len(offered) == expected:
+            requests.put(offered)
+            expected, offered = 1, []
 
 
 def _load(config: WorkerConfig, connection: socket.socket) -> Policy:

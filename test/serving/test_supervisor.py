@@ -23,6 +23,7 @@ class FakeWorker:
 
     def events(self) -> list:
         events, self.queue = self.queue, []
+        self.busy = self.busy and not any(isinstance(event, (Result, PredictFailed)) for event in events)
         return events
 
     def submit(self, observation, *, seed: int) -> int:

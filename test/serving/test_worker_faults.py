@@ -99,7 +99,7 @@ def test_an_endless_recursion_is_an_error_like_others(lasting):
         ("fork", "exited with status 9"),
         ("program", "exited with status 9"),
         ("flood", "sent more than 1024 messages at once"),
-        ("another request", "answered request 1000000, which is not the one being computed"),
+        ("another request", "answered request 1000000, which is not being computed"),
         ("exit 0", "exited with status 0"),
         ("SystemExit", "exited with status 3"),
         ("kill", "SIGKILL (out of memory?"),
@@ -189,7 +189,7 @@ def test_an_observation_that_cannot_be_sent_fails_by_name(worker, monkeypatch):
     wide = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (1, 20_000, 3))
     worker.submit(Observation(wide, 0, "pick"))
     assert "request.width is int 20000" in wait_for(worker, PredictFailed).text
-    monkeypatch.setattr(worker._image, "write", lambda image: exec("raise OSError(28, 'No space left on device')"))
+    monkeypatch.setattr(worker._images, "write", lambda image: exec("raise OSError(28, 'No space left on device')"))
     worker.submit(observation())
     assert "No space left" in wait_for(worker, PredictFailed).text
 
@@ -212,7 +212,7 @@ def test_a_worker_cannot_shrink_the_shared_image(worker):
     """Or the parent's next write would end the parent by SIGBUS."""
     worker.submit(observation())
     wait_for(worker, Result)
-    for descriptor in (worker._image._fd, worker._image.reader_fd):
+    for descriptor in (worker._images._fd, worker._images.reader_fd):
         with pytest.raises(OSError, match=r"not permitted|Invalid argument"):
             os.ftruncate(descriptor, 1)
 

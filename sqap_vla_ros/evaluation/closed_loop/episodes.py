@@ -281,9 +281,7 @@ def lockstep_width(policy: Policy, wanted: int) -> int:
     One for policies that remember frames, and for selectors that draw at random: their draw follows the batch's first
     seed.
     """
-    if not isinstance(policy, CogACTPolicy) or policy.info.stateful:
-        return 1
-    return 1 if policy.selector is not None and policy.selector.draws_at_random else wanted
+    return wanted if isinstance(policy, CogACTPolicy) and not policy.unbatchable() else 1
 
 
 def run_episodes(
@@ -330,7 +328,7 @@ def predict_together(
 ) -> list[tuple[ActionChunk, float]]:
     """Return a chunk for each observation, and its share of the processor time in milliseconds.
 
-    Only prompts of equal length share a batch: padded rows would take part in the scales of per-tensor quantisation.
+    Only observations of one `batch_key` share a batch.
     Raises ValueError where chunks are to be continued by a policy that cannot.
     """
     if continuation != "none" and not isinstance(policy, CogACTPolicy):
@@ -340,8 +338,8 @@ def predict_together(
         )
     alike: dict[int, list[int]] = defaultdict(list)
     for row, observation in enumerate(observations):
-        length = len(policy.tokenize(observation.instruction)) if isinstance(policy, CogACTPolicy) else row
-        alike[length].append(row)
+        key = policy.batch_key(observation) if isinstance(policy, CogACTPolicy) else row
+        alike[key].append(row)
     answers: dict[int, tuple[ActionChunk, float]] = {}
     for rows in alike.values():
         started = time.process_time()

@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 from sqap_vla_ros.robot.interchange.action_space import ActionSpace
+from sqap_vla_ros.serving.defaults import MAX_BATCH
 from sqap_vla_ros.serving.server.engine import Engine, EngineError
 from sqap_vla_ros.serving.server.episode import ChunkUse
 from sqap_vla_ros.serving.server.observations import ObservationReader
@@ -28,11 +29,16 @@ class Served:
         chunk_use: ChunkUse | None = None,
         patience_s: float = TIMEOUT_S,
         prediction_timeout_s: float = TIMEOUT_S,
+        max_batch: int = MAX_BATCH,
         **config: Any,
     ) -> None:
         worker = WorkerConfig("double", factory=factory, warmup=0)
         self._make = lambda notify: PolicyWorker(worker, notify)
-        self._times = {"patience_s": patience_s, "prediction_timeout_s": prediction_timeout_s}
+        self._limits: Any = {
+            "patience_s": patience_s,
+            "prediction_timeout_s": prediction_timeout_s,
+            "max_batch": max_batch,
+        }
         self._parts = (reader or ObservationReader(), actions or ActionSpace(), chunk_use or ChunkUse())
         self._config = ServerConfig(**{"port": 0, **config})
         self._started = threading.Event()
@@ -61,7 +67,7 @@ class Served:
 
     async def _run(self) -> None:
         self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
-        self.engine = Engine(self._make, load_timeout_s=TIMEOUT_S, **self._times)
+        self.engine = Engine(self._make, load_timeout_s=TIMEOUT_S, **self._limits)
         service = Service(self.engine, *self._parts)
         running = self._loop.create_task(self.engine.run())
         async with listening(service, self._config) as self.port:
