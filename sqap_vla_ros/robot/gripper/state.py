@@ -18,7 +18,7 @@ class GripperState(enum.IntEnum):
     MOVING = 1
     REACHED = 2
     HOLDING = 3  # it closed on an object
-    STALLED = 4  # it stopped before it was open, or nobody knows where; or where it cannot be
+    STALLED = 4  # it stopped before it was open, or did not leave it; or nobody knows where, or where it cannot be
     LATE = 5  # neither there nor stalled after its time
     FAILED = 6  # absent, refused, or ended without getting there
 
@@ -65,7 +65,8 @@ class GripperMeasurement:
 def judge(command: GripperCommand, measured: GripperMeasurement, span: GripperRange) -> GripperState | None:
     """Return what became of a command, None while it is under way.
 
-    Closing that ends well before the closed position holds an object, whichever of the two flags says that it ended.
+    Closing that ends well before the closed position and off the open one holds an object, whichever of the two flags
+    says that it ended.
     A position that this gripper cannot have says nothing about an object.
     """
     if not (measured.stalled or measured.reached):
@@ -76,8 +77,8 @@ def judge(command: GripperCommand, measured: GripperMeasurement, span: GripperRa
         return GripperState.REACHED
     if not span.holds(measured.position):
         return GripperState.STALLED
-    if command == "close":
-        return GripperState.HOLDING
+    if command == "close":  # nothing as wide as the opening is held: it did not move
+        return GripperState.STALLED if span.arrived("open", measured.position) else GripperState.HOLDING
     return GripperState.REACHED if measured.reached else GripperState.STALLED
 
 

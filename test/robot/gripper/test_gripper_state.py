@@ -33,6 +33,8 @@ SO101 = GripperRange(-0.17, 1.75, "rad")
         (ROBOTIQ, "open", 0.3, True, False, GripperState.STALLED),
         (SO101, "close", 0.4, True, False, GripperState.HOLDING),
         (SO101, "close", -0.16, True, False, GripperState.REACHED),
+        (ROBOTIQ, "close", 0.0, True, False, GripperState.STALLED),  # it did not move
+        (FRANKA, "close", 0.0395, False, True, GripperState.STALLED),
         (ROBOTIQ, "close", 17.0, True, False, GripperState.STALLED),  # degrees: no account of an object
         (ROBOTIQ, "open", 45.0, False, True, GripperState.STALLED),
         (FRANKA, "close", 40.0, True, False, GripperState.STALLED),  # millimetres
