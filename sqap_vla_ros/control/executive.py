@@ -295,13 +295,14 @@ class Executive:
         if self._malformed >= self.config.malformed_limit:
             self.fault(f"{self._malformed} unusable chunks in a row, the last one {why}")
 
-    def tracking_error(self, what: str, now_s: float) -> None:
-        """Hold, because the arm is not where it was told to be; latch a fault when it happens again and again."""
+    def tracking_error(self, what: str, now_s: float, *, latch: bool = False) -> None:
+        """Hold, because the arm is not where it was told to be; `latch` a fault at once, or when it happens again."""
         self.counters.tracking_errors += 1
         self._tracking = self._tracking + 1 if now_s - self._tracking_s < TRACKING_MEMORY_S else 1
         self._tracking_s = now_s
-        if self._tracking >= self.config.tracking_limit:
-            self.fault(f"{what} ({self._tracking} times in a row)", HoldReason.TRACKING)
+        if latch or self._tracking >= self.config.tracking_limit:
+            again = f" ({self._tracking} times in a row)" if self._tracking > 1 else ""
+            self.fault(f"{what}{again}", HoldReason.TRACKING)
         else:
             self.interrupt(what, HoldReason.TRACKING)
 

@@ -49,6 +49,7 @@ class MotionConfig:
     max_lead_rad: float = 0.3
     max_tracking_m: float = 0.1
     max_tracking_rad: float = 0.6
+    standstill_timeout_s: float = 1.5
     gripper_open_above: float = OPEN_ABOVE
     gripper_close_below: float = CLOSE_BELOW
 

@@ -101,6 +101,18 @@ def test_joints_and_tf_that_contradict_each_other_are_named_and_prove_nothing():
     assert watch.contradiction is None
 
 
+@pytest.mark.parametrize(
+    ("apart_m", "speed_m_s", "named"),
+    [(0.015, 0.0, False), (0.025, 0.0, True), (0.025, 0.2, False), (0.04, 0.02, True), (0.055, 0.4, True)],
+)
+def test_joints_and_tf_may_differ_by_a_calibration_and_by_what_a_stamp_may_be_wrong(apart_m, speed_m_s, named):
+    watch = ArmWatch(0.1, 0.6)
+    for step in range(20):
+        x = 0.4 + speed_m_s * 0.02 * step
+        watch.note(ArmSample(step * 20_000_000, pose(x), pose(x + apart_m), pose(x)), None)
+    assert (watch.contradiction is not None) == named
+
+
 def test_descriptions_are_read_aside_the_newest_one_and_each_once():
     urdf = share_path("config/robots/tabletop_arm.urdf").read_text()
     read = threading.Event()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
 from sqap_vla_ros.control.arm.arm_watch import ArmWatch
+from sqap_vla_ros.control.arm.progress import ProgressBounds, ProgressWatch
 from sqap_vla_ros.control.clock_monitor import Pace
 from sqap_vla_ros.control.conditions import Hold
 from sqap_vla_ros.control.motion import Motion, SafeMotion, UnsafeChunk
@@ -64,10 +65,15 @@ class Commander:
         gripper = GripperParts(configuration.gripper_config(values), self.sink, inputs.arm)
         self._gripper = GRIPPER_SINKS[values["gripper_output"]](node, gripper)
         self.watch = ArmWatch(values["max_tracking_m"], values["max_tracking_rad"])
+        config = self.motion.config
+        self._progress = ProgressWatch(
+            ProgressBounds.of(config.standstill_timeout_s, config.max_lead_m, config.max_lead_rad)
+        )
         self._tool: MeasuredTool | None = None  # when commands were last due
         self._lock = threading.Lock()
         self._emergency = False  # the watchdog commands, since the executor stood still
         self.commanded = False  # something was commanded since the last hold
+        self.blind = False  # velocities add up while the measurement stands to the last bit: nobody knows where to
         self._returned = False  # the command went back to the arm since a motion last started from rest
 
     @property
@@ -97,7 +103,15 @@ class Commander:
             self._inputs.tool_by_joints(stamp_ns),
             told if told is not None else self.sink.commanded_tool(shown_ns),
         )
-        return self.watch.note(sample, self.motion.tracking_error(measured.pose, stamp_ns) if moving else None)
+        astray = self.motion.tracking_error(measured.pose, stamp_ns) if moving else None
+        stands = self._progress.note(stamp_ns, measured.pose, told)
+        self.blind = stands is not None and not self._progress.lives and not self.sink.KEEPS_POSE
+        if stands is not None and astray is None:
+            astray = (
+                f"{stands}: is its controller active and listening on {self.sink.publisher.topic_name}, do "
+                "joint_states and TF still come from it, or is it blocked?"
+            )
+        return self.watch.note(sample, astray)
 
     def execute(
         self, chunk: ActionChunk, view: View, now_ns: int, *, moving: bool, dry_run: bool
@@ -200,6 +214,7 @@ class Commander:
             if self.commanded:
                 self._hold(hold, now_ns, now_ns)
             self.motion.clear()
+        self._progress.forget()
 
     def time_jumped(self, what: str, left_ns: int, now_ns: int) -> None:
         """Bring what is under way to rest in the new time, a hold too.
@@ -221,6 +236,7 @@ class Commander:
                 self._hold(Hold(what, HoldReason.TIME), now_ns, left_ns)
             self.motion.clear()
         self.watch.forget()
+        self._progress.forget()
 
     def emergency(self) -> None:
         """Bring the arm to rest, and go on sending what is due; called again and again by the watchdog's thread."""

@@ -162,7 +162,7 @@ class ControlLoop:
         if self._command_due:
             moving = self.executive.moving
             if (astray := self.commander.measure(now_ns, moving=moving)) is not None and moving:
-                self.executive.tracking_error(astray, now_s)
+                self.executive.tracking_error(astray, now_s, latch=self.commander.blind)
         if self.executive.mission is None:
             self.inputs.forget_problems()
         found = self.inputs.problems(now_ns, now_s)

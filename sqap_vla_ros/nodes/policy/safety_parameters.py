@@ -130,6 +130,17 @@ SAFETY = (
     ),
     Parameter.of(MotionConfig, "max_tracking_rad", "The same for the orientation.", above=0.0),
     Parameter.of(
-        ExecutiveConfig, "tracking_limit", "This many tracking errors within a few seconds latch a fault.", minimum=1
+        MotionConfig,
+        "standstill_timeout_s",
+        "An arm whose tool has not moved for so long, while it is told to by a command that leads it by half of "
+        "max_lead_*, is held like one astray: its controller does not listen, its measurements stand still, or it is "
+        "blocked. Choose it well above the controller's lag.",
+        minimum=0.5,
+    ),
+    Parameter.of(
+        ExecutiveConfig,
+        "tracking_limit",
+        "This many tracking errors, or arms that stand still, within a few seconds latch a fault.",
+        minimum=1,
     ),
 )

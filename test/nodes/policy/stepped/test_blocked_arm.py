@@ -15,7 +15,13 @@ from sqap_vla_ros.control.motion import MotionConfig
 LAG_S = 0.06
 # A chunk is as old as the policy took when it comes, and is executed until the next one has taken over.
 LATENCY_S, AGE_S = 0.1, 0.4
-UNWATCHED = {"max_tracking_m": 0.3, "max_tracking_rad": 1.5, "max_start_m": 0.3, "max_start_rad": 1.5}
+UNWATCHED = {
+    "max_tracking_m": 0.3,
+    "max_tracking_rad": 1.5,
+    "max_start_m": 0.3,
+    "max_start_rad": 1.5,
+    "standstill_timeout_s": 9.0,
+}
 
 
 def pushing(speed_m_s: float, turn_rad_s: float = 0.0) -> Callable[[ActionChunk], ActionChunk]:

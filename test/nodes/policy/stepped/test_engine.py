@@ -305,6 +305,19 @@ def test_another_arms_description_makes_no_jump_of_the_joints():
         assert "contradict each other" in cell.told()
 
 
+def test_a_transform_that_slips_by_less_than_a_tracking_error_contradicts_the_joints():
+    """Slowly, so that what the arm does between two stamps explains little of it."""
+    with Cell("joint", seed=1, parameters={**QUICK, "speed_scale": 0.1}) as cell:
+        moving(cell, 1.0)
+        before = cell.tool[:3, 3].copy()
+        cell.switches.tf_edit = slipping(0.04)
+        cell.run(1.0)
+        assert not cell.loop.executive.moving
+        assert "contradict each other: the tool is 40 mm and 0.00 rad apart" in cell.told()
+        assert np.linalg.norm(cell.tool[:3, 3] - before) < 0.03
+        assert violations(cell) == []
+
+
 @pytest.mark.parametrize("mode", ["joint", "pose"])
 def test_an_arm_that_was_blocked_and_comes_after_is_not_called_back(mode):
     """It hurries to where it was told to rest; a motion from where it happens to be would leap back."""

@@ -1,0 +1,107 @@
+"""An arm that stands still although it is told to move is held and named, however little its command leads it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from stepped.running import QUICK, moving, told, violations
+from stepped.simulated_cell import Cell
+
+from sqap_vla_ros.contracts import ActionChunk
+from sqap_vla_ros.control.executive import State
+
+# The first motions of an arm, as docs/robots.md has them: the lead keeps the tracking error from ever being reached.
+CAREFUL = QUICK | {"speed_scale": 0.1, "max_lead_m": 0.02, "max_tracking_m": 0.1}
+NAMED = "the arm has not moved in 1."
+REMEDY = "is its controller active and listening on "
+
+
+def pushing(chunk: ActionChunk) -> ActionChunk:
+    deltas = np.zeros_like(chunk.deltas)
+    deltas[:, 1] = 0.03 * chunk.dt_s
+    return replace(chunk, deltas=deltas)
+
+
+def resting(chunk: ActionChunk) -> ActionChunk:
+    """A policy that waits, with the noise of one."""
+    noise = np.random.default_rng(chunk.stamp_ns % 1000).normal(size=chunk.deltas.shape) * 0.001
+    return replace(chunk, deltas=noise * [1, 1, 1, 3, 3, 3, 0])
+
+
+def careful(mode: str, **parameters: float) -> Cell:
+    cell = Cell(mode, seed=3, parameters=CAREFUL | parameters)
+    cell.switches.chunk_edit = pushing
+    return cell
+
+
+def freeze(cell: Cell) -> None:
+    """TF and joint_states go on with fresh stamps, and say the same for ever."""
+    pose, joints = cell.tool.copy(), cell.joints.tolist()
+    cell.switches.tf_edit = lambda _: pose.copy()
+    cell.switches.joints_edit = lambda names, _: (names, list(joints))
+
+
+def noisy(cell: Cell) -> Callable[[np.ndarray], np.ndarray]:
+    def edit(pose: np.ndarray) -> np.ndarray:
+        pose[:3, 3] += cell.rng.normal(size=3) * 1e-5
+        return pose
+
+    return edit
+
+
+@pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
+def test_a_controller_that_does_not_listen_is_named_and_latches(mode):
+    with careful(mode) as cell:
+        cell.switches.blocked = True
+        cell.switches.tf_edit = noisy(cell)
+        moving(cell, 3.0)
+        assert NAMED in told(cell)
+        assert f"{REMEDY}{cell.commands[0].topic}" in told(cell)
+        assert cell.loop.executive.counters.holds == 1
+        cell.run(5.0)
+        state, reason = cell.loop.executive.state()
+        assert state is State.FAULT
+        assert NAMED in reason
+        assert violations(cell) == []
+
+
+@pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
+def test_measurements_that_stand_still_while_the_arm_obeys_end_the_motion(mode):
+    with careful(mode) as cell:
+        moving(cell, 1.0)
+        freeze(cell)
+        before = cell.tool.copy()
+        cell.run(8.0)
+        assert NAMED in told(cell)
+        assert "do joint_states and TF still come from it" in told(cell)
+        assert cell.loop.executive.state()[0] is State.FAULT
+        assert np.linalg.norm(cell.tool[:3, 3] - before[:3, 3]) < 0.08
+        assert violations(cell) == []
+
+
+@pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
+def test_an_arm_that_stands_for_a_moment_goes_on_by_itself(mode):
+    with careful(mode) as cell:
+        moving(cell, 1.0)
+        cell.switches.blocked = True
+        cell.switches.tf_edit = noisy(cell)  # as of encoders: it is alive
+        cell.run(2.2)
+        assert NAMED in told(cell)
+        cell.switches.blocked = False
+        before = cell.tool.copy()
+        cell.run(2.0)
+        assert cell.loop.executive.moving
+        assert np.linalg.norm(cell.tool[:3, 3] - before[:3, 3]) > 0.02
+        assert cell.loop.executive.counters.tracking_errors == 1
+        assert violations(cell) == []
+
+
+@pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
+def test_a_policy_that_waits_is_no_arm_that_stands_still(mode):
+    with careful(mode) as cell:
+        moving(cell, 1.0)
+        cell.switches.chunk_edit = resting
+        cell.run(8.0)
+        assert cell.loop.executive.moving
+        assert cell.loop.executive.counters.tracking_errors == 0
