@@ -185,6 +185,19 @@ class PolicyInfo:
         """True when tokens are selected, which may depend on the gripper's pixel."""
         return self.selector not in ("", "none")
 
+    def differences(self, before: PolicyInfo) -> str:
+        """Return in what this policy is another one than `before`, in about a hundred characters; "" if it is not."""
+        names = [name for name, value in vars(self).items() if value != getattr(before, name)]
+        names.sort(key=lambda name: name == "checkpoint_sha256")  # says the least
+        said = [f"{name} {_brief(getattr(self, name))}, was {_brief(getattr(before, name))}" for name in names[:2]]
+        more = [f"{len(names) - 2} more"] if len(names) > 2 else []
+        return "; ".join([*said, *more])
+
+
+def _brief(value: object) -> str:
+    text = str(value) or "none"
+    return text if len(text) <= 14 else f"…{text[-13:]}"
+
 
 class Policy(Protocol):
     """Predicts an action chunk from an observation. Deterministic for a given observation and seed."""

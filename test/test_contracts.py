@@ -1,8 +1,10 @@
-"""The judgement of an instruction that all who take one share."""
+"""The judgement of an instruction that all who take one share, and what differs between two policies."""
+
+from dataclasses import replace
 
 import pytest
 
-from sqap_vla_ros.contracts import unreadable
+from sqap_vla_ros.contracts import PolicyInfo, unreadable
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,13 @@ def test_what_nobody_can_read_is_no_instruction(text):
     assert "say what to do" in problem
     assert problem.isascii()  # nothing of it reaches a terminal or a log
     assert problem.isprintable()
+
+
+def test_what_differs_between_two_policies_is_said_briefly():
+    first = PolicyInfo("/models/first.safetensors", "a" * 64, "fp32", 10, 16, 0.2, 224, (16, 16), "bridge_orig", "")
+    assert first.differences(first) == ""
+    assert replace(first, recipe="sqap_w4a8").differences(first) == "recipe sqap_w4a8, was fp32"
+    second = replace(first, checkpoint="/models/second.pt", checkpoint_sha256="b" * 64, recipe="sqap", horizon=8)
+    said = second.differences(first)
+    assert said == "checkpoint …els/second.pt, was …t.safetensors; recipe sqap, was fp32; 2 more"
+    assert len(said) <= 100

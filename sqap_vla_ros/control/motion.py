@@ -260,13 +260,14 @@ class Motion:
 
         Raises UnsafeChunk when nothing is left after start_ns.
         """
-        keep = int(np.searchsorted(trajectory.times_ns, self.latest_ns(trajectory.stamp_ns), side="right"))
-        if keep == 0 or trajectory.times_ns[keep - 1] <= start_ns:
+        latest_ns = self.latest_ns(trajectory.stamp_ns)
+        kept = trajectory.until(latest_ns)
+        if kept is None or kept.end_ns <= start_ns:
             raise UnsafeChunk(
-                f"nothing of the chunk lies within max_open_loop_s = {self.config.max_open_loop_s:g} of its image: the "
-                f"chunk came {(start_ns - trajectory.stamp_ns) / NS_PER_S:.2f} s after it"
+                f"the chunk came {(start_ns - trajectory.stamp_ns) / NS_PER_S:.2f} s after its image, of which nothing "
+                f"is left to execute within max_open_loop_s = {self.config.max_open_loop_s:g} of it"
             )
-        return _first(trajectory, keep)
+        return kept
 
 
 def toward(start: NDArray[np.float64], goal: NDArray[np.float64], max_m: float, max_rad: float) -> NDArray[np.float64]:

@@ -127,10 +127,16 @@ class PoseTrajectory:
         )
 
     def until(self, end_ns: int) -> PoseTrajectory | None:
-        """Return the poses due by `end_ns`, None without any: after `slowed`, what ends within the open-loop limit."""
+        """Return the poses due by `end_ns`, without any the way towards the first one by then; None where it is past.
+
+        After `slowed`, what ends within the open-loop limit. One pose may be due later than that on a very slow arm.
+        """
+        if end_ns <= self.anchor_ns:
+            return None
         keep = int(np.searchsorted(self.times_ns, end_ns, side="right"))
         if keep == 0:
-            return None
+            pose, gripper = self.sample(end_ns)
+            return replace(self, times_ns=np.array([end_ns]), poses=pose[None], gripper=np.array([gripper]))
         return replace(self, times_ns=self.times_ns[:keep], poses=self.poses[:keep], gripper=self.gripper[:keep])
 
     def moved_by(self, ns: int) -> PoseTrajectory:

@@ -239,7 +239,11 @@ class RemotePolicy:
             if not isinstance(ready, Ready) or info_problem(ready.info) is not None:
                 raise wire.WireError("it does not say what its policy is")
             if self._info is not None and ready.info != self._info:
-                raise RemoteError(f"{self._address} serves another policy now: {ready.info}, it was {self._info}")
+                changed = ready.info.differences(self._info)
+                raise RemoteError(
+                    f"{self._address} serves another policy now ({changed}): serve the first one again, or configure "
+                    "again to accept this one"
+                )
         except BaseException:
             self._leave.close()
             raise

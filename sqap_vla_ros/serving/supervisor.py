@@ -104,7 +104,8 @@ class WorkerSupervisor:
         for position, event in enumerate(events):
             if isinstance(event, Ready):
                 if self.info is not None and event.info != self.info:  # a server can have been replaced meanwhile
-                    why = f"another policy answers now: {event.info}, it was {self.info}; configure again to accept it"
+                    changed = event.info.differences(self.info)
+                    why = f"another policy answers now ({changed}): bring the first back, or configure again"
                     self._schedule_restart(self._worker, why, now_s)
                     return events[:position]
                 self.info = event.info

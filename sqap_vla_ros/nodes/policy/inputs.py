@@ -206,6 +206,7 @@ class Inputs:
         """Forget why the newest image could not be used, and which camera it was: there is no mission."""
         self._observation_problem, self._tool_missing = {}, None
         self.gate.begin()
+        self._transforms.accept_statics()
 
     def take_view(self, instruction: str, now_ns: int, now_s: float) -> View | None:
         """Return the observation of the newest image whose transforms have come; None when none can be used now.
@@ -225,7 +226,10 @@ class Inputs:
                     self._observation_problem = {error.source: str(error)}
             else:
                 self._observation_problem = {}
-                if (glitch := self.tool.contradiction(ToolSample(found.base_from_tool, frame.stamp_ns))) is not None:
+                base, tool = self._tool_in_base
+                if (moved := self._transforms.moved(base, frame.frame_id, tool)) is not None:
+                    self._observation_problem, found = {Input.IMAGE: moved}, None
+                elif (glitch := self.tool.contradiction(ToolSample(found.base_from_tool, frame.stamp_ns))) is not None:
                     self._observation_problem, found = {Input.TF: glitch}, None
             # Used or useless: so are the older ones.
             while (first := self._waiting.popleft()) is not frame:

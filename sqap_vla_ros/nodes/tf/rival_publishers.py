@@ -75,12 +75,15 @@ class RivalPublishers:
 
     def problem(self, base: str, tool: str) -> str | None:
         """Return which moving transform between two frames is sent by two publishers, or None."""
-        above_base, above_tool = self._above(base), self._above(tool)
-        for child in set(above_tool) ^ set(above_base):
+        for child in self.between(base, tool):
             seen = self._links[child].alternations
             if len(seen) == COUNT and time.monotonic() - seen[0][0] <= WITHIN_S:
                 return seen[-1][1]
         return None
+
+    def between(self, one: str, other: str) -> set[str]:
+        """Return the children of the transforms that lead from one frame to another."""
+        return set(self._above(one)) ^ set(self._above(other))
 
     def _above(self, frame: str) -> list[str]:
         """Return the frames from this one up to the root, which is left out."""

@@ -10,6 +10,7 @@ from geometry_msgs.msg import TransformStamped
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.nodes.tf.rival_publishers import RivalPublishers
+from sqap_vla_ros.nodes.tf.static_transforms import StaticTransforms
 
 AHEAD_S = 1.0  # a stamp further ahead of ROS time than this is of another time
 FRAMES = 2000  # that are kept
@@ -38,6 +39,7 @@ class TransformGate:
         self._frames: set[str] = set()
         self._refusal: tuple[float, str] | None = None  # when (steady clock), and why
         self._rivals = RivalPublishers()
+        self._statics = StaticTransforms()
 
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
         """Store a moving transform, unless it is from the future or of one frame too many."""
@@ -53,6 +55,7 @@ class TransformGate:
         """Store a transform that is valid at every time, unless it is of one frame too many."""
         if self._has_room(transform):
             self._rivals.note_parent(*_frames(transform))
+            self._statics.note(*_frames(transform), transform)
             self._buffer.set_transform_static(transform, authority)
 
     def problem(self) -> str | None:
@@ -64,6 +67,16 @@ class TransformGate:
     def contested(self, base_frame: str, tool_frame: str) -> str | None:
         """Return which transform between two frames several publishers send with different poses, or None."""
         return self._rivals.problem(base_frame.removeprefix("/"), tool_frame.removeprefix("/"))
+
+    def moved(self, base_frame: str, *frames: str) -> str | None:
+        """Return which static transform between the base and one of the frames moved since `accept_statics`."""
+        base = base_frame.removeprefix("/")
+        between = (self._rivals.between(base, frame.removeprefix("/")) for frame in frames)
+        return next((text for text in map(self._statics.moved, between) if text is not None), None)
+
+    def accept_statics(self) -> None:
+        """Take static transforms as they are from now on: there is no task that began with others."""
+        self._statics.accept()
 
     def _has_room(self, transform: TransformStamped) -> bool:
         new = {*_frames(transform)} - self._frames

@@ -132,7 +132,7 @@ class Cell:
         )
         self.loop, self.node, self.workers = self._engine.__enter__()
         self.watchdog = self.loop._watchdog
-        self._static()
+        self.place_camera()
         if self.mode == "joint":
             self.publish("robot_description", String(data=self.urdf))
         self.loop.activate()
@@ -167,6 +167,14 @@ class Cell:
         response = self.node.services[f"~/{name}"](Trigger.Request(), Trigger.Response())
         self._note_enabled()
         return response
+
+    def place_camera(self, base_from_camera: np.ndarray | None = None) -> None:
+        """Publish the camera's static transform."""
+        if base_from_camera is None:
+            base_from_camera = np.diag([1.0, -1.0, -1.0, 1.0])
+            base_from_camera[:3, 3] = 0.45, 0.0, 1.4
+        message = messages.transform_message(base_from_camera, 0, "base_link", "camera")
+        self.node.transforms.set_transform_static(message, "cell")
 
     def relocate(self, joints: np.ndarray) -> None:
         """Put the arm somewhere at once, as another controller does that is then switched off again."""
@@ -324,12 +332,6 @@ class Cell:
             axis = 0.5 * np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]])
             self.tool[:3, :3] = rotation_from_rotvec(share * axis) @ self.tool[:3, :3]  # small angles
             self.joint_speed = float(np.linalg.norm(self.tool[:3, 3] - before) / dt_s)
-
-    def _static(self) -> None:
-        camera = np.diag([1.0, -1.0, -1.0, 1.0])
-        camera[:3, 3] = 0.45, 0.0, 1.4
-        message = messages.transform_message(camera, 0, "base_link", "camera")
-        self.node.transforms.set_transform_static(message, "cell")
 
     def _stamp(self, age_s: float) -> int:
         return self.clock.ros_ns - round(age_s * NS_PER_S)

@@ -54,6 +54,7 @@ class _Goal:
     measured: GripperMeasurement | None = None  # as the gripper last said
     ended: bool = False
     problem: str = ""
+    deserted: bool = False  # its server went away
 
     @property
     def unanswered(self) -> bool:
@@ -122,7 +123,8 @@ class ActionGripper(GripperSink):
         position = None if measured is None else measured.position
         say = partial(described, position=position, span=self._span, passed_s=now_s - goal.sent_s)
         if goal.problem:
-            return GripperReport(GripperState.FAILED, f"did not {goal.command}: {goal.problem}", position)
+            back = ", and is back" if goal.deserted and self._client.server_is_ready() else ""
+            return GripperReport(GripperState.FAILED, f"did not {goal.command}: {goal.problem}{back}", position)
         if self._wanted is not None:
             return say(self._wanted, GripperState.MOVING)
         state = None if measured is None else judge(goal.command, measured, self._span)
@@ -149,6 +151,7 @@ class ActionGripper(GripperSink):
             if now_s - goal.sent_s > ANSWER_S:
                 self._give_up(goal, f"{self._name} did not answer within {ANSWER_S:g} s")
         elif not self._client.server_is_ready():
+            goal.deserted = True
             self._give_up(goal, f"{self._name} went away")
         elif now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s

@@ -6,6 +6,7 @@ from stepped.running import QUICK, moving, told, violations
 from stepped.simulated_cell import Cell
 
 from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.nodes import messages
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,36 @@ def test_a_camera_with_another_focal_length_ends_the_motion():
         assert "from a focal length of 30.0 pixels to a focal length of 45.0" in told(cell)
         assert not cell.loop.executive.moving
         assert violations(cell) == []
+
+
+def test_a_camera_whose_static_transform_moves_during_a_task_is_named_until_the_next():
+    with Cell("pose", seed=9, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
+        moving(cell)
+        moved = np.diag([1.0, -1.0, -1.0, 1.0])
+        moved[:3, 3] = 0.45, 0.25, 1.4
+        cell.place_camera(moved)
+        cell.run(1.5)
+        assert "the static transform from base_link to camera moved by 250 mm" in told(cell)
+        assert not cell.loop.executive.moving
+        cell.place_camera(moved)  # drivers repeat it
+        cell.instruct("")
+        cell.run(0.1)
+        cell.instruct("pick again")
+        cell.run(1.0)
+        assert cell.loop.executive.moving
+        assert violations(cell) == []
+
+
+def test_a_static_transform_that_is_repeated_or_leads_elsewhere_changes_nothing():
+    with Cell("pose", seed=9, parameters=QUICK) as cell:
+        moving(cell)
+        cell.place_camera()
+        for x in (0.0, 1.0):
+            lamp = messages.transform_message(np.eye(4) + np.eye(4, k=3) * x, 0, "base_link", "lamp")
+            cell.loop.inputs._transforms.set_transform_static(lamp, "cell")
+        cell.run(1.0)
+        assert cell.loop.executive.moving
+        assert cell.loop.executive.counters.holds == 0
 
 
 def test_a_normalised_camera_matrix_moves_nothing():

@@ -305,6 +305,22 @@ def test_another_arms_description_makes_no_jump_of_the_joints():
         assert "contradict each other" in cell.told()
 
 
+@pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
+def test_an_arm_that_is_slowed_so_far_that_an_action_outlasts_the_open_loop_limit_moves_on(mode):
+    """The first pose of each chunk would be reached later than max_open_loop_s: it goes towards it until then."""
+    with Cell(mode, seed=1, parameters={**QUICK, "speed_scale": 0.02, "max_open_loop_s": 2.0}) as cell:
+        cell.switches.chunk_edit = lambda chunk: replace(
+            chunk, deltas=np.tile([0.0, 0.02, 0.0, 0.0, 0.0, 0.0, 1.0], (len(chunk.deltas), 1))
+        )
+        moving(cell, 1.0)
+        before = cell.tool[:3, 3].copy()
+        cell.run(3.0)
+        counters = cell.loop.executive.counters
+        assert (counters.chunks_rejected, counters.holds) == (0, 0)
+        assert 0.001 < (cell.tool[:3, 3] - before)[1] < 3.0 * 0.02 * 0.4
+        assert violations(cell) == []
+
+
 def test_a_transform_that_slips_by_less_than_a_tracking_error_contradicts_the_joints():
     """Slowly, so that what the arm does between two stamps explains little of it."""
     with Cell("joint", seed=1, parameters={**QUICK, "speed_scale": 0.1}) as cell:
