@@ -133,16 +133,13 @@ class Collector:
             description=self._description,
             descriptions=dict(self._descriptions),
             frames=self._transforms.frames(),
-            publishers={
-                topic: tuple(p for p in graph.get_publishers_info_by_topic(topic) if p.node_name != NAMELESS)
-                for topic in heard | commanded
-            },
+            publishers={topic: _named(graph, topic) for topic in heard | commanded},
             subscribers=subscribers,
             kinds={name: tuple(kinds) for name, kinds in graph.get_topic_names_and_types()},
             controllers={name: self._parameters_of(name, executor) for name in controllers},
             actions={name: tuple(kinds) for name, kinds in get_action_names_and_types(graph)},
             gripper_action=gripper,
-            gripper_servers=tuple(sorted(map(node_name, graph.get_publishers_info_by_topic(f"{gripper}/{STATUS}")))),
+            gripper_servers=tuple(sorted(map(node_name, _named(graph, f"{gripper}/{STATUS}")))),
             safety_stop=self._safety_stop.reason(time.monotonic()),
         )
         executor.remove_node(self._node)
@@ -206,6 +203,11 @@ class Collector:
             executor.spin_once(timeout_sec=0.05)
         self._node.destroy_client(client)
         return answer.result() if answer is not None and answer.done() else None
+
+
+def _named(graph: Node, topic: str) -> tuple[Any, ...]:
+    """Return the publishers of a topic whose nodes are known."""
+    return tuple(p for p in graph.get_publishers_info_by_topic(topic) if p.node_name != NAMELESS)
 
 
 def _command_topics(node: Node, values: Mapping[str, Any]) -> Sequence[CommandTopic]:

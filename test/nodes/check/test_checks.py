@@ -300,7 +300,9 @@ def test_what_is_only_unwise_is_a_warning(check, fields):
 
 
 def test_the_policy_node_itself_may_command():
-    assert failures(healthy(**publishers(joint_trajectory=endpoint("policy_node", TRAJECTORY)))) == set()
+    rows = examine(healthy(**publishers(joint_trajectory=endpoint("policy_node", TRAJECTORY))), CHECKS)
+    assert [row for row in rows if row.finding.level is Level.FAIL] == []
+    assert "/joint_trajectory: nobody but /policy_node, which runs" in {row.finding.text for row in rows}
 
 
 @pytest.mark.parametrize("gripper_s", [0.001, 1000.0, None], ids=["one stamp", "old stamps", "zero"])

@@ -46,7 +46,7 @@ def check_commanders(snapshot: Snapshot) -> Iterator[Finding]:
         elif len(names) > 1:
             yield fail(f"{len(names)} nodes are called {snapshot.node}", "end all but one")
         else:
-            yield ok(f"{command.topic}: nobody else")
+            yield ok(f"{command.topic}: nobody {f'but {snapshot.node}, which runs' if names else 'else'}")
 
 
 def check_listeners(snapshot: Snapshot) -> Iterator[Finding]:
@@ -147,7 +147,8 @@ def _action(snapshot: Snapshot, output: str, kind: str) -> Finding:
         servers = ", ".join(snapshot.gripper_servers)
         return fail(
             f"{name} has {len(snapshot.gripper_servers)} servers: {servers}",
-            "end all but the gripper's driver: each of them takes every goal, and the first answer counts",
+            "end all but the gripper's driver: each of them takes every goal, and the first answer counts (one that "
+            "crashed is forgotten within half a minute)",
         )
     if kind in found:
         return ok(f"{output}: {name}")
