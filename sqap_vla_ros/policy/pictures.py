@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,18 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _DRAWINGS = ("EPS", "WMF", "PDF")
-_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_KINDS = 256, 257, 339  # tags
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION, _TIFF_KINDS = 256, 257, 274, 339  # tags
 _FLOATING = 3  # a kind of sample
+# EXIF orientation -> how the picture becomes upright
+_TURNS: Mapping[int, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
+    2: lambda picture: picture[:, ::-1],
+    3: lambda picture: picture[::-1, ::-1],
+    4: lambda picture: picture[::-1],
+    5: lambda picture: picture.swapaxes(0, 1),
+    6: lambda picture: np.rot90(picture, -1),
+    7: lambda picture: picture[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
 
 
 class PictureError(ValueError):
@@ -92,14 +104,26 @@ def _floating_colours(path: Path) -> NDArray[np.float32] | None:
     try:
         with path.open("rb") as file:
             tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
-            file.seek(tags.next or 0)
+            start = tags.next or 0
+            file.seek(start)
             tags.load(file)
         if set(tags.get(_TIFF_KINDS, ())) != {_FLOATING}:
             return None
         _require_size(path, int(tags[_TIFF_WIDTH]), int(tags[_TIFF_HEIGHT]))
-        decoded = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    except (OSError, SyntaxError, KeyError, TypeError, ValueError, cv2.error):
+        data = bytearray(path.read_bytes())
+        orientation = int(tags.get(_TIFF_ORIENTATION, 1))
+        _forget_orientation(data, start, "<" if tags.prefix == b"II" else ">")  # OpenCV turns some and fails at others
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (OSError, SyntaxError, KeyError, TypeError, ValueError, struct.error, cv2.error):
         return None
     if decoded is None or decoded.ndim != 3 or decoded.shape[2] != 3:
         return None
-    return cv2.cvtColor(decoded.astype(np.float32), cv2.COLOR_BGR2RGB)
+    return _TURNS.get(orientation, np.asarray)(cv2.cvtColor(decoded.astype(np.float32), cv2.COLOR_BGR2RGB))
+
+
+def _forget_orientation(data: bytearray, start: int, order: str) -> None:
+    """Call the picture upright in the directory of a TIFF that begins at `start`. order: of bytes, "<" or ">"."""
+    (entries,) = struct.unpack_from(f"{order}H", data, start)
+    for entry in range(start + 2, start + 2 + 12 * entries, 12):
+        if struct.unpack_from(f"{order}H", data, entry) == (_TIFF_ORIENTATION,):
+            struct.pack_into(f"{order}HIH", data, entry + 2, 3, 1, 1)

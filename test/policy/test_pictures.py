@@ -1,9 +1,10 @@
 import os
+import struct
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sqap_vla_ros.policy.pictures import PictureError, read_picture
 
@@ -91,3 +92,21 @@ def test_what_is_no_file_of_pixels_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(PictureError, match=r"pipe\.png is no file"):
         read_picture(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_floating_point_tiff_is_turned_as_its_exif_data_say(orientation, tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.float32) / 255.0
+    file = tmp_path / "turned.tiff"
+    cv2.imwrite(str(file), colours[..., ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    data = bytearray(file.read_bytes())
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    entries = [bytes(data[at : at + 12]) for at in range(start + 2, start + 2 + 12 * count, 12)]
+    entries = [e for e in entries if struct.unpack_from("<H", e) != (284,)]  # the planar configuration has a default
+    entries.append(struct.pack("<HHIHH", 274, 3, 1, orientation, 0))
+    data[start + 2 : start + 2 + 12 * count] = b"".join(sorted(entries, key=lambda e: struct.unpack_from("<H", e)))
+    file.write_bytes(data)
+    turned = Image.fromarray(np.rint(255.0 * colours).astype(np.uint8))
+    turned.getexif()[274] = orientation
+    np.testing.assert_array_equal(read_picture(file), np.asarray(ImageOps.exif_transpose(turned)))
