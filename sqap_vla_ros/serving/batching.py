@@ -2,7 +2,8 @@
 
 Where a batch of some shape first occurs, its observations are also predicted one by one. These chunks are the answers,
 and the batch is compared with them: matrix products sum in another order for other shapes, so what a client gets could
-depend on who else waits. Where a chunk differs by more than is allowed, nothing is predicted together any more.
+depend on who else waits. Where a chunk differs by more than is allowed, nothing is predicted together any more. Where a
+batch takes longer than its rows one by one, which a CPU that is busy with one does, batches become smaller.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from sqap_vla_ros.contracts import ActionChunk, BatchPolicy, Observation, Policy, TokenSelection
 from sqap_vla_ros.serving.defaults import MOST_BATCH
 
+JUDGED_FROM_S = 1.0  # seconds of predictions one by one; what takes less is disturbed too easily to be compared
 Outcome = tuple[ActionChunk | Exception, float]  # of one observation, and the seconds inside the policy
 
 
@@ -60,9 +62,14 @@ class Batcher:
         if isinstance(batch, list):
             self._compare(batch, alone, self._key(observations))
         elif isinstance(batch, Exception) and not any(isinstance(outcome, Exception) for outcome, _ in alone):
-            self._most = len(observations) - 1  # the batch itself is at fault, as one too large for the memory is
-            if self._most < 2:
-                self.off = f"two observations in one call fail where one does not: {batch}"
+            # The batch itself is at fault, as one that is too large for the memory is.
+            self._shrink(len(observations) - 1, f"two observations in one call fail where one does not: {batch}")
+
+    def _shrink(self, most: int, reason: str) -> None:
+        """Allow fewer rows. reason: why none are predicted together where that leaves one."""
+        self._most = most
+        if most < 2:
+            self.off = reason
 
     def _fits(self, observation: Observation, key: int) -> bool:
         assert self._together is not None
@@ -98,6 +105,10 @@ class Batcher:
         largest = max(_difference(one, other) for (one, _), (other, _) in zip(batch, alone, strict=True))
         if largest <= self._tolerance:
             self._same.add((len(batch), key))
+            together_s, alone_s = batch[0][1], sum(policy_s for _, policy_s in alone)
+            if JUDGED_FROM_S < alone_s < together_s:
+                reason = f"together, two take {together_s:.1f} s, one by one {alone_s:.1f} s"
+                self._shrink(len(batch) - 1, reason)
         else:
             amount = f"{largest:.2g} normalised units" if np.isfinite(largest) else "the tokens that are kept"
             allowed = f"the tolerance is {self._tolerance:g}"

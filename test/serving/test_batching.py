@@ -1,5 +1,6 @@
 """Which observations share a call, and that nobody's chunk depends on who else waits."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -101,6 +102,23 @@ def test_batches_that_fail_without_a_bad_observation_become_smaller():
     predict(batcher, FOUR[:2])
     assert "out of memory" in batcher.off
     assert batcher.choose(FOUR) == [0]
+
+
+def test_batches_that_take_longer_than_their_rows_become_smaller(monkeypatch):
+    class Slow(Together):
+        now_s = 0.0
+
+        def predict_batch(self, observations, *, seeds):
+            rows = len(observations)
+            self.now_s += (1.0, 1.5, 4.0, 5.0)[rows - 1]
+            return super().predict_batch(observations, seeds=seeds)
+
+    policy = Slow()
+    monkeypatch.setattr(time, "perf_counter", lambda: policy.now_s)
+    batcher = Batcher(policy, 0.0)
+    for rows in (4, 3, 2, 2):
+        assert len(batcher.choose(FOUR)) == rows
+        predict(batcher, FOUR[:rows])
 
 
 @pytest.mark.parametrize(
