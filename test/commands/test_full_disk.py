@@ -188,3 +188,16 @@ def test_the_folder_of_a_picture_or_report_is_checked_before_the_work(command, t
     assert "a_file is a file: choose another place" in capsys.readouterr().err
     check_folder(tmp_path / "yet" / "to" / "be" / "made")
     assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
+
+
+def test_a_folder_that_vanishes_is_not_a_full_disk(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+
+    def write():
+        with written_aside(folder / "report.json") as partial:
+            folder.rmdir()
+            partial.write_text("{}")
+
+    with pytest.raises(WriteError, match=r"report\.json cannot be written .*: its folder was removed meanwhile$"):
+        write()

@@ -16,6 +16,14 @@ _REMEDIES = {
     errno.EDQUOT: "the disk's quota is used up: free some space or choose another place",
     errno.EROFS: "the disk is read-only: choose another place",
 }
+_ELSEWHERE = "choose another place"
+_WRITING = {
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.ENOENT: "its folder was removed meanwhile",
+    errno.ENOTDIR: "its folder was replaced by a file",
+}
 
 
 class WriteError(OSError):
@@ -97,8 +105,8 @@ def written_aside(path: Path) -> Iterator[Path]:
             raise FileExistsError(f"{path} exists: nothing is overwritten")
         partial.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:
-        read_only = isinstance(error, OSError) and error.errno == errno.EROFS
-        remedy = "choose another place" if read_only else "is the disk full?"
+        number = error.errno if isinstance(error, OSError) else None
+        remedy = _WRITING.get(number or 0, "is the disk full?")
         reason = error.__cause__ if isinstance(error, WriteError) else error  # of a file in the folder
         raise WriteError(f"{path} cannot be written ({_in_words(reason)}): {remedy}") from error
     finally:

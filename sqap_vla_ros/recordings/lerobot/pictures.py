@@ -12,7 +12,7 @@ from imageio_ffmpeg import read_frames  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import MOST_PIXELS
-from sqap_vla_ros.recordings.lerobot.layout import DatasetError, Episode, Feature, require_parquet
+from sqap_vla_ros.recordings.lerobot.layout import DatasetError, Episode, Feature, require_file, require_parquet
 
 _LONGEST_SKIP = 64  # frames that are decoded and dropped rather than sought anew
 _BATCH = 16  # rows with pictures in memory at a time
@@ -38,6 +38,7 @@ def _runs(wanted: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def _from_film(film: Path, start_s: float, wanted: Sequence[int], fps: float) -> Iterator[NDArray[np.uint8]]:
+    require_file(film)
     # Half a frame early, so that rounding of time stamps drops no frame and takes none twice.
     seek_s = max(0.0, start_s + (wanted[0] - 0.5) / fps)
     passed_on = ["-fps_mode", "passthrough"]  # every frame once, whatever its stamp
