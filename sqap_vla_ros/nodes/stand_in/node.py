@@ -55,17 +55,16 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 def arm_of(robot: RobotFile, urdf: str, values: Mapping[str, Any]) -> StandInArm:
     """Return the arm of a robot file. values: parameters of the stand-in. Raises ValueError where they do not fit."""
     given = robot.parameters
-    posture = given.get("joint_posture", [0.0])
     exact = InverseConfig()
     inverse = InverseConfig(
         tuple(given.get("orientation_residual_rad", exact.orientation_residual_rad)),
         tuple(given.get("orientation_weights", exact.orientation_weights)),
+        tuple(given.get("joint_posture", exact.posture)),
     )
     return StandInArm(
         urdf,
         given["base_frame"],
         given["tool_frame"],
-        start=np.array(posture) if len(posture) > 1 else None,
         gripper_joint=given.get("gripper_joint", ""),
         gripper_open=float(given.get("gripper_open", 0.0)),
         gripper_in_trajectory=given.get("gripper_output") == "joint_trajectory",

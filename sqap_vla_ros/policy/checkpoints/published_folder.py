@@ -18,7 +18,7 @@ OURS = "sqap_vla_ros"  # our part of config.json: what the published code fixes 
 
 @dataclass(frozen=True)
 class PublishedFolder:
-    """What lies beside the weights.
+    """The small files that lie beside the weights.
 
     config: geometry that `config.json` states; None where it is one of the published sizes, which the weights tell.
     datasets: as in `dataset_statistics.json`.

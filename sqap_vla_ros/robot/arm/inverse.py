@@ -66,9 +66,7 @@ class InverseConfig:
             if not low <= value <= high
         ]
         if outside:
-            raise ValueError(
-                f"joint_posture is outside the joints' limits: {', '.join(outside)}; in radians or metres?"
-            )
+            raise ValueError(f"joint_posture is outside the joints' limits (radians, or metres): {', '.join(outside)}")
         return posture
 
     @property

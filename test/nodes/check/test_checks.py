@@ -248,7 +248,7 @@ FAULTS: dict[str, tuple] = {
     ),
     "posture in degrees": (
         "robot_description",
-        "joint_posture is outside the joints' limits: 40 for joint2 (-1.763 to 1.763)",
+        "joint_posture is outside the joints' limits (radians, or metres): 40 for joint2 (-1.763 to 1.763)",
         {"values": values(joint_posture=[0.0, 40.0, 0.0, -2.0, 0.0, 2.3, 0.0])},
     ),
     "stop is set": ("safety_stop", "safety_stop is set", {"safety_stop": "safety_stop is set by /button"}),

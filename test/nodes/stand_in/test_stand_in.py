@@ -137,6 +137,12 @@ def test_a_start_that_does_not_fit_is_named():
         StandInArm(urdf, "base_link", "tool0", start=np.zeros(6))
 
 
+def test_a_posture_in_degrees_is_refused(real_data, capsys):
+    posture = {"joint_posture": [0.0, -90.0, 90.0, -90.0, -90.0, 0.0]}
+    assert main(ros_arguments({"robot": "ur5e", "urdf": str(real_data("robots/ur5e.urdf"))} | posture)) == 2
+    assert "outside the joints' limits (radians, or metres): -90 for shoulder_lift_joint" in capsys.readouterr().err
+
+
 def test_the_camera_sees_the_tool_where_camera_info_says():
     arm = tabletop()
     camera = StandInCamera(np.array([0.15, -0.6, 0.0]), np.array([0.85, 0.6, 0.8]))
