@@ -46,6 +46,7 @@ def test_options_that_are_named_exist(page):
     sources = "".join(file.read_text() for file in OPTION_FILES)
     known = set(re.findall(r'"(--[a-z-]+)"', sources)) | {"--show-args", "--feedback", "--from-paths", "--skip-keys"}
     known |= {"--build-arg", "--gpus", "--ipc", "--net", "--rm", "--time", "--user"}  # of docker
+    known |= {"--local-dir"}  # of hf download
     known |= set(re.findall(r"^  (--[a-z-]+)\)", (ROOT / "scripts" / "setup.sh").read_text(), re.M))
     named = re.findall(r"(?:sqap-vla|`|ARGS=\")[^`\n]*", page.read_text())
     options = {option for text in named for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}

@@ -32,21 +32,18 @@ def require_policy(checkpoint: str, *recipes: str, settings: CheckpointSettings 
     """Raise FileNotFoundError or ValueError for what cannot become a policy, as far as small files tell.
 
     A server's address counts as there where its name resolves.
-    settings: checked too, against the geometry and the data sets that the checkpoint states.
+    settings: checked against the geometry and the data sets that the checkpoint states; None stands for its own.
     """
-    from sqap_vla_ros.compression.load import checkpoint_path
     from sqap_vla_ros.compression.recipe import load_recipe
+    from sqap_vla_ros.policy.settings import CheckpointSettings
     from sqap_vla_ros.serving.frames import is_remote
-    from sqap_vla_ros.shipped import SHIPPED
 
     for recipe in recipes:
         load_recipe(recipe)
     if is_remote(checkpoint):
         require_server(checkpoint)
         return
-    checkpoint_path(checkpoint, SHIPPED)
-    if settings is not None:
-        _require_settings(checkpoint, settings)
+    _require_settings(checkpoint, settings or CheckpointSettings())
 
 
 def _require_settings(checkpoint: str, settings: CheckpointSettings) -> None:

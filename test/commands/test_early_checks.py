@@ -54,6 +54,8 @@ _CASES = [
     ([*_REPLAY, "--recipes", "fp32,nope"], "no recipe named"),
     ([*_REPLAY, "--tokenizer", "./nope"], "does not exist"),
     (["evaluate", "--recipes", "nope"], "no recipe named"),
+    (["evaluate", "--checkpoint", "."], "checkpoints"),
+    (["demo", "--checkpoint", "."], "checkpoints"),
     (["evaluate", "--checkpoint", "nowhere"], "does not exist"),
     (["serve", "--checkpoint", "micro", "--ddim-steps", "37"], "--ddim-steps"),
     (["serve", "--checkpoint", "micro", "--tokenizer", "./nope"], "does not exist"),
