@@ -343,24 +343,6 @@ def test_results_of_something_else_are_not_continued(tmp_path):
         Method("a/b", "fp32")
 
 
-def test_a_run_is_stored_and_resumed(envs, tmp_path):
-    """Through worker processes; the second method cannot be loaded, which does not stop the first."""
-    broken = tmp_path / "broken.yaml"
-    broken.write_text("pruning: {selector: sqap, parameters: {prune_layer: 99}}\n")
-    units = [unit(episodes=1, deviations=1), Unit(Method("broken", str(broken), "micro"), SUITE, 1, (OPEN,))]
-    problems = run_units(units, tmp_path, reference=units[0].method, show=False)
-    assert list(problems) == ["broken"]
-    assert "layer 99" in problems["broken"]
-    store = Store(tmp_path)
-    episodes = store.episodes("fp32")
-    assert {(e["family"], e["seed"]) for e in episodes} == {("pick", 0), ("open_drawer", 0)}
-    assert all(sum(d["distances"]) < 1e-3 for d in store.deviations("fp32"))
-    again = run_units([unit(episodes=1, deviations=1)], tmp_path, reference=units[0].method, show=False)
-    assert again == {}
-    assert store.episodes("fp32") == episodes
-    assert store.methods()["fp32"]["bops"] == 1.0
-
-
 def test_rows_compare_the_same_episodes(tmp_path):
     store = Store(tmp_path)
     store.append("fp32", EPISODES, [row("pick", seed, seed < 6) for seed in range(8)] + [row("open_drawer", 0, True)])
