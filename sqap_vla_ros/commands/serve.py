@@ -66,7 +66,7 @@ def register(subparsers: Any) -> None:
     )
     add_threads(policy)
     add_seed(policy, "seed of the diffusion noise, the same for every prediction")
-    actions = parser.add_argument_group("actions (the last two for clients that take one at a time)")
+    actions = parser.add_argument_group("actions")
     actions.add_argument(
         "--action-space", default="metric", help="what actions mean: metric, simpler, libero or libero_displacement"
     )
@@ -77,10 +77,21 @@ def register(subparsers: Any) -> None:
         help="rate at which the client acts, if not the policy's: chunks are resampled to it",
     )
     actions.add_argument(
-        "--execution-horizon", type=integer(1), default=defaults.HORIZON, help="client's actions used of each chunk"
+        "--execution-horizon",
+        type=integer(1),
+        default=defaults.HORIZON,
+        help="actions used of each chunk by clients that take one at a time",
     )
     actions.add_argument(
-        "--ensemble", default=defaults.ENSEMBLE, help="none, by_time, or original (needs a horizon of 1)"
+        "--ensemble",
+        default=defaults.ENSEMBLE,
+        help="for clients that take one at a time: none, by_time, or original (needs a horizon of 1)",
+    )
+    actions.add_argument(
+        "--post-actions",
+        type=integer(1),
+        metavar="N",
+        help="answer each POST with the first N actions, as a list of lists, in place of one flat action",
     )
     images = parser.add_argument_group("images, and the ring of the token selection")
     images.add_argument("--image-key", default="", help="which picture the policy sees, where several are sent")
@@ -209,5 +220,5 @@ def make_service(args: argparse.Namespace, worker: WorkerConfig) -> Service:
         engine,
         ObservationReader(args.image_key, fixed_camera(args, args.camera_info), args.state),
         ACTION_SPACES[args.action_space],
-        ChunkUse(args.execution_horizon, args.ensemble, args.seed, args.control_hz),
+        ChunkUse(args.execution_horizon, args.ensemble, args.seed, args.control_hz, args.post_actions),
     )

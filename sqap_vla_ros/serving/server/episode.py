@@ -34,18 +34,22 @@ class ChunkUse:
     ensemble: a name of `ENSEMBLES`; "original" averages actions of successive calls, so it needs horizon 1.
     seed: of the diffusion noise, the same for every prediction, as in the node.
     control_hz: the client's rate, to which chunks are resampled; None gives it the policy's actions as they are.
+    post_actions: actions of each chunk that a POST is answered with, as a list of lists; None is the first one, flat.
     """
 
     horizon: int = defaults.HORIZON
     ensemble: str = defaults.ENSEMBLE
     seed: int = 0
     control_hz: float | None = None
+    post_actions: int | None = None
 
     def __post_init__(self) -> None:
         if self.horizon < 1:
             raise ValueError(f"the execution horizon must be at least 1 action, got {self.horizon}")
         if self.ensemble not in ENSEMBLES:
             raise ValueError(f"ensemble must be one of {', '.join(ENSEMBLES)}, got {self.ensemble!r}")
+        if self.post_actions is not None and self.post_actions < 1:
+            raise ValueError(f"a POST must be answered with at least 1 action, got {self.post_actions}")
         if self.ensemble == "original" and self.horizon != 1:
             raise ValueError(f"the original ensemble needs an execution horizon of 1, got {self.horizon}")
 

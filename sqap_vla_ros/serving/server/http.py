@@ -2,13 +2,15 @@
 
 `POST /act` is what the clients of CogACT's own server send (there it is `/api/inference`, which works too): a multipart
 form with the picture as `images` and a JSON object with `task_description` as `json`. The answer is the list of the
-next action's seven numbers, or `{"error": …}`. Each request stands by itself: it starts an episode.
+next action's seven numbers, or of several such lists (`ChunkUse.post_actions`), or `{"error": …}`. Each request stands
+by itself: it starts an episode.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from http import HTTPStatus
 from urllib.parse import urlsplit
 from weakref import WeakSet
@@ -27,6 +29,7 @@ from sqap_vla_ros.serving.server.protocols import PROTOCOLS, Service, metadata
 
 ACT_PATHS = ("/act", "/api/inference")
 _POST = b"POST "
+_log = logging.getLogger(__name__)
 
 
 def respond(service: Service, access: Access, request: Request) -> Response | None:
@@ -120,14 +123,19 @@ class HttpConnection(ServerConnection):
                 query.get("state"),
                 0,
             )
-            action = await Episode(service.engine, service.chunk_use, service.actions).action(observation)
-            self._finish(_response(HTTPStatus.OK, json.dumps(action.tolist())))
+            actions, _ = await Episode(service.engine, service.chunk_use, service.actions).chunk(observation)
+            wanted = service.chunk_use.post_actions
+            answer = actions[0] if wanted is None else actions[:wanted]
+            self._finish(_response(HTTPStatus.OK, json.dumps(answer.tolist())))
         except (PackingError, BadObservation) as error:
             self._finish(_error(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)))
         except PredictionError as error:
             self._finish(_error(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
         except HttpError as error:
             self._finish(_error(error.status, str(error)))
+        except Exception:
+            _log.exception("a defect in the server, met by a POST")
+            self._finish(_error(HTTPStatus.INTERNAL_SERVER_ERROR, "the server has a defect; its log says more"))
 
     def _finish(self, response: Response) -> None:
         response.headers["Connection"] = "close"

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHeader
 
 MAX_HEAD = 16_384  # bytes of a request's line and headers
 _END = b"\r\n\r\n"
@@ -50,7 +51,10 @@ class PostReader:
     def form(self) -> tuple[dict[str, Any], bytes]:
         """Return the JSON object and the picture's bytes of a complete request. Raises HttpError."""
         assert self.headers is not None
-        return read_form(self.headers.get("Content-Type", ""), bytes(self._bytes[: self._length]))
+        kinds = self.headers.get_all("Content-Type")
+        if len(kinds) > 1:
+            raise HttpError(HTTPStatus.BAD_REQUEST, "the request has more than one Content-Type")
+        return read_form("".join(kinds), bytes(self._bytes[: self._length]))
 
     def _read_head(self, head: bytes) -> None:
         line, _, rest = head.decode("latin-1").partition("\r\n")
@@ -63,7 +67,10 @@ class PostReader:
             name, separator, value = entry.partition(":")
             if not separator or not name.strip():
                 raise HttpError(HTTPStatus.BAD_REQUEST, f"no HTTP header: {entry[:100]!r}")
-            self.headers[name.strip()] = value.strip()
+            try:
+                self.headers[name.strip()] = value.strip()
+            except InvalidHeader as error:
+                raise HttpError(HTTPStatus.BAD_REQUEST, f"no HTTP header: {entry[:100]!r}") from error
         lengths = set(self.headers.get_all("Content-Length"))
         if len(lengths) != 1 or not (length := lengths.pop()).isdecimal():
             raise HttpError(HTTPStatus.LENGTH_REQUIRED, "the request needs one Content-Length")

@@ -7,8 +7,6 @@ import select
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ pytest.importorskip("msgpack", reason="msgpack is not installed (pip install 'sq
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+from workers.requests import IMAGE, form, get, post
 from workers.served import Served
 
 from sqap_vla_ros.robot.interchange.action_space import ACTION_SPACES
@@ -30,7 +29,6 @@ HANDSHAKE = (
     b"GET /openpi HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 TIMEOUT_S = 30.0
 
 
@@ -39,25 +37,6 @@ def served():
     with Served(chunk_use=ChunkUse(horizon=4)) as served:
         assert wait_until(lambda: get(served, "/health")[0] == 200)
         yield served
-
-
-def get(served, path, **headers):
-    """Status and body."""
-    request = urllib.request.Request(served.url.replace("ws", "http") + path, headers=headers)
-    return _answer(request)
-
-
-def post(served, path, body, kind="multipart/form-data; boundary=XX", **headers):
-    headers = {"Content-Type": kind, **headers}
-    return _answer(urllib.request.Request(served.url.replace("ws", "http") + path, body, headers))
-
-
-def _answer(request):
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 class VlaEval:
@@ -268,76 +247,6 @@ def test_a_policy_that_cannot_be_loaded_ends_the_engine_with_the_reason():
     with Served("policy_doubles:unloadable") as served:
         assert wait_until(lambda: "no checkpoint here" in get(served, "/health")[1])
     assert "no checkpoint here" in str(served.error)
-
-
-# HTTP
-
-
-def test_health_says_loading_until_it_is_ok():
-    with Served("workers.faults:never_loads") as served:
-        assert json.loads(get(served, "/health")[1])["status"] == "loading"
-        assert get(served, "/healthz") == (503, "the policy is being loaded\n")
-
-
-def test_health_and_configuration(served):
-    assert get(served, "/health") == (200, '{"status": "ok"}')
-    assert get(served, "/healthz") == (200, "OK\n")
-    assert json.loads(get(served, "/config")[1])["recipe"] == "fp32"
-    assert get(served, "/etc/passwd")[0] == 404
-
-
-def form(image: bytes, query: bytes) -> bytes:
-    parts = (("images", image), ("json", query))
-    head = 'Content-Disposition: form-data; name="{}"; filename="f"\r\n\r\n'
-    return b"".join(b"--XX\r\n" + head.format(n).encode() + d + b"\r\n" for n, d in parts) + b"--XX--\r\n"
-
-
-def picture() -> bytes:
-    import io
-
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(IMAGE).save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.mark.parametrize("path", ["/act", "/api/inference"])
-def test_cogacts_clients_post_a_picture_and_get_an_action(served, path):
-    status, body = post(served, path, form(picture(), b'{"task_description": "pick"}'))
-    assert (status, json.loads(body)) == (200, [0.002, 0, 0, 0, 0, 0, 1])
-
-
-@pytest.mark.parametrize(
-    ("body", "kind", "status", "text"),
-    [
-        (b"{}", "application/json", 415, "must be multipart/form-data"),
-        (b"", "multipart/form-data; boundary=XX", 422, "lacks the part 'images'"),
-        (form(b"", b"{}"), "multipart/form-data", 422, "lacks the part 'images'"),
-        (form(picture(), b"{"), "multipart/form-data; boundary=XX", 422, "is no JSON"),
-        (form(picture(), b"[]"), "multipart/form-data; boundary=XX", 422, "must be an object"),
-        (form(picture(), b"{}"), "multipart/form-data; boundary=XX", 422, "the instruction is missing"),
-        (form(b"no", b'{"task_description": "a"}'), "multipart/form-data; boundary=XX", 422, "cannot be decoded"),
-        (form(picture(), b'{"task_description": "nan"}'), "multipart/form-data; boundary=XX", 503, "not finite"),
-    ],
-)
-def test_a_bad_post_gets_a_status_and_a_sentence(served, body, kind, status, text):
-    got, answer = post(served, "/act", body, kind)
-    assert got == status
-    assert text in json.loads(answer)["error"]
-
-
-def test_a_post_that_is_too_large_or_goes_elsewhere_is_refused_before_it_is_read():
-    with Served(max_frame=10_000) as served:
-        with socket.create_connection(("127.0.0.1", served.port)) as raw:
-            raw.sendall(b"POST /act HTTP/1.1\r\nContent-Length: 100000000000\r\n\r\n")
-            assert b"413 " in raw.recv(1000)
-        with socket.create_connection(("127.0.0.1", served.port)) as raw:
-            raw.sendall(b"POST /elsewhere HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
-            assert b"404 " in raw.recv(1000)
-        with socket.create_connection(("127.0.0.1", served.port)) as raw:
-            raw.sendall(b"POST /act HTTP/1.1\r\n" + b"x" * 20_000)
-            assert b"431 " in raw.recv(1000)
 
 
 # Access and limits
