@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Self
 
 import rclpy
@@ -47,6 +48,26 @@ TOLD = ("output_mode", "base_frame", "tool_frame", "gripper_output", "speed_scal
 STATES = {
     getattr(PolicyStatus, name): name for name in ("DISABLED", "WAITING", "RUNNING", "HOLDING", "STOPPED", "FAULT")
 }
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """A topic of commands: its types, and the subscriptions to it."""
+
+    kinds: set[str]
+    ends: tuple[Any, ...]
+
+    @property
+    def is_known(self) -> bool:
+        """True where somebody listens, and everybody's name is known."""
+        return bool(self.ends) and all(end.node_name != NAMELESS for end in self.ends)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the nodes that listen."""
+        named = {f"{end.node_namespace.rstrip('/')}/{end.node_name}" for end in self.ends if end.node_name != NAMELESS}
+        unnamed = ["a node whose name is not known yet"] if any(end.node_name == NAMELESS for end in self.ends) else []
+        return [*sorted(named), *unnamed]
 
 
 class Operator:
@@ -89,12 +110,12 @@ class Operator:
         values = dict(zip(request.names, map(parameter_value_to_python, answer.values), strict=False))
         self._say(f"{self._name}: " + ", ".join(f"{name} {values[name]}" for name in TOLD if name in values))
         heard = self._listeners()
-        for topic, names in heard.items():
-            self._say(f"commands go to {topic}, heard by {', '.join(names) or 'nobody'}")
+        for topic, one in heard.items():
+            self._say(f"commands go to {topic}, heard by {', '.join(one.names) or 'nobody'}")
         if "dry_run" in values:
             dry = "dry_run is on: nothing is commanded"
             self._say(dry if values["dry_run"] else "dry_run is off: the arm will move")
-        deaf = [topic for topic, names in heard.items() if not names and self._commanded()[topic] & {*ARM_COMMANDS}]
+        deaf = [topic for topic, one in heard.items() if not one.names and one.kinds & {*ARM_COMMANDS}]
         if deaf and not values.get("dry_run") and not anyway:
             raise ConnectionError(
                 f"nobody hears the arm's commands on {', '.join(deaf)}, so that nothing was started: activate the "
@@ -181,14 +202,19 @@ class Operator:
         with signals_wait():
             self._executor.spin_once(timeout_sec=0.1)
 
-    def _listeners(self) -> dict[str, list[str]]:
-        """Return the topics that the node commands on, with the names of the nodes that hear them."""
-        end_s = time.monotonic() + HEARD_S
+    def _listeners(self) -> dict[str, _Heard]:
+        """Return who hears the node's commands, by topic; empty where it commands on none."""
+        begin_s, found_s = time.monotonic(), None
         while True:
-            found = {topic: self._node.get_subscriptions_info_by_topic(topic) for topic in self._commanded()}
-            named = all(ends and all(end.node_name != NAMELESS for end in ends) for ends in found.values())
-            if (found and named) or time.monotonic() > end_s:
-                return {topic: sorted({_name(end) for end in ends}) for topic, ends in found.items()}
+            heard = {
+                topic: _Heard(kinds, tuple(self._node.get_subscriptions_info_by_topic(topic)))
+                for topic, kinds in self._commanded().items()
+            }
+            found_s = time.monotonic() if heard and found_s is None else found_s
+            if heard and all(one.is_known for one in heard.values()):
+                return heard
+            if time.monotonic() > (begin_s + ANSWER_S if found_s is None else found_s + HEARD_S):
+                return heard
             self._spin_once()
 
     def _commanded(self) -> dict[str, set[str]]:
@@ -232,13 +258,6 @@ class Operator:
                     f"{os.environ.get('ROS_DOMAIN_ID', '0')})? --node names another one"
                 )
             self._spin_once()
-
-
-def _name(endpoint: Any) -> str:
-    """Return the fully qualified name of an endpoint's node."""
-    if endpoint.node_name == NAMELESS:
-        return "a node whose name is not known yet"
-    return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """`sqap-vla operate` beside a node with the policy node's topics and services."""
 
+import math
 import signal
 import threading
 import time
@@ -22,13 +23,13 @@ from sqap_vla_ros.nodes.operate import operator
 
 
 class PolicyNodeDouble(NodeBeside):
-    """Loads its policy for three seconds, and refuses any reset. asked: what it did."""
+    """Loads its policy for a second from when it is first enabled, and refuses any reset. asked: what it did."""
 
     NAME, NAMESPACE = "policy_node", "/cell"
 
     def create(self) -> None:
         self.asked: list[str] = []
-        self._created_s = time.monotonic()
+        self._loaded_s = math.inf
         self._status = self.node.create_publisher(PolicyStatus, "/cell/policy_node/status", LATCHED)
         self.node.create_subscription(String, "/cell/instruction", self._on_instruction, 1)
         self.node.create_service(SetBool, "/cell/policy_node/enable", self._enable)
@@ -52,7 +53,9 @@ class PolicyNodeDouble(NodeBeside):
         self.asked.append(message.data)
 
     def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        response.success = not request.data or time.monotonic() - self._created_s > 3.0
+        if request.data and self._loaded_s == math.inf:
+            self._loaded_s = time.monotonic() + 1.0  # an answer that is lost is asked for again sooner
+        response.success = not request.data or time.monotonic() > self._loaded_s
         response.message = "" if response.success else "the node is not active yet: the policy is being loaded"
         if response.success:
             self.asked.append("enable" if request.data else "disable")
