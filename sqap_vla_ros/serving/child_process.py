@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 
 from sqap_vla_ros.serving.wire import MAX_PACKET
 
-BUFFER = 4 * MAX_PACKET  # of the socket, bytes: a packet always fits when the one before was answered
+BUFFER = 4 * MAX_PACKET  # of the socket, bytes: the longest offer fits when what was before it was answered
 LAST_PACKETS = 64  # that are still read after the process has ended
 EXIT_S = 1.0  # between the end of the socket and that of the process, and between SIGKILL and the end
 _BOOTSTRAP = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import main; main(sys.argv[2:])"

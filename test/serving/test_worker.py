@@ -12,7 +12,9 @@ import pytest
 from places import SUPPORT
 from workers import TIMEOUT_S, gone, observation, start, wait_for, wait_until
 
-from sqap_vla_ros.serving.events import LoadFailed, Lost, PredictFailed, Ready, Result
+from sqap_vla_ros.serving.defaults import MOST_BATCH
+from sqap_vla_ros.serving.events import Declined, LoadFailed, Lost, PredictFailed, Ready, Result
+from sqap_vla_ros.serving.wire import MAX_INSTRUCTION
 from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig, WorkerError
 
 DOUBLES = "policy_doubles"
@@ -49,6 +51,34 @@ def test_one_request_at_a_time():
             worker.submit(observation())
     finally:
         worker.close(timeout_s=0.1)
+
+
+def outcomes(worker) -> dict[int, type]:
+    """What became of each request of an offer, in order."""
+    events = []
+
+    def answered() -> bool:
+        events.extend(worker.events())
+        return not worker.busy
+
+    assert wait_until(answered)
+    return {event.request: type(event) for event in events}
+
+
+def test_the_longest_offer_fits_into_the_socket_and_what_is_not_predicted_is_declined(worker):
+    os.kill(worker.pid, signal.SIGSTOP)  # it reads nothing meanwhile
+    longest = observation(instruction="x" * MAX_INSTRUCTION)
+    numbers = worker.offer([(longest, seed) for seed in range(MOST_BATCH)])
+    os.kill(worker.pid, signal.SIGCONT)
+    became = outcomes(worker)
+    assert (became.pop(numbers[0]), set(became.values())) == (Result, {Declined})
+    assert list(became) == numbers[1:]
+
+
+def test_of_an_offer_only_what_cannot_be_sent_fails(worker):
+    sent = [observation(instruction=text) for text in ("a", "x" * (MAX_INSTRUCTION + 1), "b")]
+    numbers = worker.offer([(one, 0) for one in sent])
+    assert outcomes(worker) == dict(zip(numbers, (Result, PredictFailed, Declined), strict=True))
 
 
 def test_a_request_before_it_is_ready_is_refused():
