@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -233,23 +234,42 @@ class Motion:
                 f"every action is past: what is to be executed ends {length_s:.2f} s after its image and came "
                 f"{age_s:.2f} s after it"
             )
-        fresh = self._limit_open_loop(fresh, start_ns)
-        if self.current is not None:
-            joined = blend(self.current, fresh, start_ns, self.config.blend_s)
-        else:
-            joined = blend(hold(measured, float(fresh.gripper[0]), start_ns), fresh, start_ns, self.config.ramp_s)
-        assert joined is not None  # something of it is still to come, see above
-        # A ramp may be longer than what is left of the chunk.
-        wanted = self._limit_open_loop(joined, start_ns)
+        wanted = self._joined(fresh, measured, start_ns)
         joined = self.limits.slid(wanted)
         notes = [] if joined is wanted else ["kept inside the workspace"]
         verdict = self.limits.check(joined, measured, measured_twist)
         if verdict.decision is Decision.REJECT:
             raise UnsafeChunk(verdict.text)
         if verdict.decision is Decision.SLOW_DOWN:
-            joined = self._limit_open_loop(joined.slowed(verdict.time_scale), start_ns)
             notes.append(f"slowed down: {verdict.text}")
+            # A seam from the slow motion under way to a fast chunk would slow down the motion under way as well, with
+            # each chunk again: the arm would creep. Where the chunk is slowed first, both sides are as fast.
+            if self.current is not None and (slower := self._at_the_limit(fresh, start_ns)) is not None:
+                gentle = self.limits.slid(self._joined(slower, measured, start_ns))
+                again = self.limits.check(gentle, measured, measured_twist)
+                if again.decision is not Decision.REJECT and again.time_scale < verdict.time_scale:
+                    joined, verdict = gentle, again
+        if verdict.decision is Decision.SLOW_DOWN:
+            joined = self._limit_open_loop(joined.slowed(verdict.time_scale), start_ns)
         return SafeMotion(joined, "; ".join(notes))
+
+    def _joined(self, fresh: PoseTrajectory, measured: NDArray[np.float64], start_ns: int) -> PoseTrajectory:
+        """Return the chunk with the way into it, from the motion under way or from rest. Raises UnsafeChunk."""
+        fresh = self._limit_open_loop(fresh, start_ns)
+        if self.current is not None:
+            joined = blend(self.current, fresh, start_ns, self.config.blend_s)
+        else:
+            joined = blend(hold(measured, float(fresh.gripper[0]), start_ns), fresh, start_ns, self.config.ramp_s)
+        assert joined is not None  # something of it is still to come
+        return self._limit_open_loop(joined, start_ns)  # a ramp may be longer than what is left of the chunk
+
+    def _at_the_limit(self, fresh: PoseTrajectory, start_ns: int) -> PoseTrajectory | None:
+        """Return what is still to come of a chunk, slowed down to the tool's speed limits; None within them."""
+        if (rest := fresh.after(start_ns)) is None:
+            return None
+        linear, angular = (float(np.linalg.norm(part, axis=1).max()) for part in rest.segment_velocities())
+        scale = max(linear / self.limits.max_linear_velocity, angular / self.limits.max_angular_velocity)
+        return rest.slowed(1.4 * scale) if 1.0 < scale < math.inf else None
 
     def latest_ns(self, stamp_ns: int) -> int:
         """Return the time by which a motion computed from the image of `stamp_ns` has to be at rest."""
