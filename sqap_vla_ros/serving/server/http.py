@@ -108,6 +108,8 @@ class HttpConnection(ServerConnection):
                     raise HttpError(HTTPStatus.NOT_FOUND, f"POST goes to {ACT_PATHS[0]}, got {post.path[:100]}")
                 if (refusal := self.access.refusal(post.headers, connected=True)) is not None:
                     raise HttpError(*refusal)
+                if not complete and post.headers.get_all("Expect"):
+                    self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # curl waits a second for it
             if complete:
                 self._act_task = asyncio.get_running_loop().create_task(self._act(post))
         except HttpError as error:

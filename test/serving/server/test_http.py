@@ -42,6 +42,16 @@ def test_cogacts_clients_post_a_picture_and_get_an_action(served, path):
     assert (status, json.loads(body)) == (200, [0.002, 0, 0, 0, 0, 0, 1])
 
 
+def test_a_client_that_asks_before_it_sends_a_picture_is_told_to_go_on(served):
+    body = form(picture(), b'{"task_description": "pick"}')
+    head = b"POST /act HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=XX\r\nContent-Length: %d\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=TIMEOUT_S) as raw:
+        raw.sendall(head + b"Expect: 100-continue\r\n\r\n")
+        assert raw.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        raw.sendall(body)
+        assert raw.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 def test_a_post_may_be_answered_with_several_actions():
     with Served(chunk_use=ChunkUse(post_actions=3)) as served:
         status, body = post(served, "/act", form(picture(), b'{"task_description": "pick"}'))
