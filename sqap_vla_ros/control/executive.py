@@ -4,9 +4,10 @@ Nothing here has a clock, a thread or a publisher: every method is told the time
 clocks run through it and must not be mixed: `now_ns` is ROS time (what image stamps and trajectories are in, may be
 simulated, may jump) and `now_s` is a steady clock (what watchdogs are in, always advances).
 
-Failure directions: an input that is missing stops predictions; what was commanded before is finished, never for longer
-than `max_open_loop_s` after its image, and then the arm is brought to rest. A lost worker, lost joint states or a
-tracking error hold at once. Stops and faults latch; only `reset_fault` clears them, and it leaves the node disabled.
+Failure directions: while an input is missing or wrong, nothing new is commanded; what was commanded before is finished,
+never for longer than `max_open_loop_s` after its image, and then the arm is brought to rest. A lost worker, lost joint
+states or a tracking error hold at once. Stops and faults latch; only `reset_fault` clears them, and it leaves the node
+disabled.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import numpy as np
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.conditions import ENDS_OPEN_LOOP, HOLD_AT_ONCE, MEASURES_THE_ARM, REFUSES_ENABLE, Hold, Input
+from sqap_vla_ros.control.executive_config import ExecutiveConfig
 from sqap_vla_ros.control.mission import Mission, MissionClock, MissionEnd, Termination, instruction_problem
-from sqap_vla_ros.control.motion import MotionConfig
 from sqap_vla_ros.robot.holding import HoldReason
 
 TRACKING_MEMORY_S = 10.0
@@ -39,40 +40,6 @@ class State(enum.IntEnum):
     HOLDING = 3
     STOPPED = 4
     FAULT = 5
-
-
-@dataclass(frozen=True)
-class ExecutiveConfig:
-    """Times and limits of the state machine.
-
-    replan: "continuous" predicts whenever the policy is free, while moving at most once an action; "horizon" only when
-        the remaining motion gets short.
-    request_margin_s: with "horizon", a chunk is requested when less than the p95 latency plus this remains.
-    task_deadline_s: a task without a deadline of its own ends after this; a policy of this kind never ends by itself.
-    input_lost_s: a task ends when it could not predict for this long.
-    malformed_limit: this many non-finite or misshapen chunks in a row latch a fault.
-    tracking_limit: this many tracking errors, each within TRACKING_MEMORY_S of the one before, latch a fault.
-    max_open_loop_s: with an input missing for this long by the steady clock, the arm is held whatever ROS time says.
-    deadlines_in_ros_time: task_deadline_s, goals' durations and input_lost_s count ROS time; for simulated time.
-    """
-
-    replan: str = "continuous"
-    request_margin_s: float = 0.1
-    task_deadline_s: float = 60.0
-    input_lost_s: float = 10.0
-    malformed_limit: int = 3
-    tracking_limit: int = 3
-    max_open_loop_s: float = MotionConfig.max_open_loop_s
-    deadlines_in_ros_time: bool = False
-
-    def __post_init__(self) -> None:
-        if self.replan not in ("continuous", "horizon"):
-            raise ValueError(f"replan must be 'continuous' or 'horizon', got {self.replan!r}")
-        if self.request_margin_s < 0:
-            raise ValueError(f"request_margin_s must not be negative, got {self.request_margin_s}")
-        for name in ("task_deadline_s", "input_lost_s", "malformed_limit", "tracking_limit", "max_open_loop_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
 
 @dataclass
@@ -239,10 +206,14 @@ class Executive:
         return dict(self._problems)
 
     def obstacle(self) -> str | None:
-        """Return the problem with which nothing may move, not even a chunk that is just arriving, or None."""
+        """Return the problem with which nothing may go on moving, or None."""
         if self._pending_hold is not None:  # it would hold what is accepted now
             return self._pending_hold.why
         return next((text for source, text in self._problems.items() if source in HOLD_AT_ONCE), None)
+
+    def wrong_input(self) -> str | None:
+        """Return what is wrong with an input, with which nothing new may be commanded, or None."""
+        return next((text for source, text in self._problems.items() if source is not Input.CHUNK), None)
 
     def wants_prediction(self, now_ns: int) -> bool:
         """Return whether to request a chunk now, if the policy is free and an observation is there."""
@@ -286,7 +257,8 @@ class Executive:
     def rejected(self, why: str, *, malformed: bool, latency_s: float) -> None:
         """Note that a chunk was not executed. malformed: non-finite or misshapen, in a row a fault of the model."""
         self.counters.chunks_rejected += 1
-        self.report(Input.CHUNK, f"{REJECTED}{why}")
+        if why not in self._problems.values():  # what an input has is said already
+            self.report(Input.CHUNK, f"{REJECTED}{why}")
         if not malformed:
             self._predicted(latency_s)
             self._malformed = 0
@@ -325,7 +297,7 @@ class Executive:
         self._now_s = now_s
         self.elapsed_s += self._clock.passed_s(now_ns, now_s)
         if self.mission is not None:
-            blocked = next((text for source, text in self._problems.items() if source is not Input.CHUNK), None)
+            blocked = self.wrong_input()
             if blocked is None:
                 self._ok_at_s = self.elapsed_s
             silent_s = self.elapsed_s - self._ok_at_s

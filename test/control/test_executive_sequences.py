@@ -6,7 +6,8 @@ import pytest
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.conditions import Input
-from sqap_vla_ros.control.executive import Executive, ExecutiveConfig, State
+from sqap_vla_ros.control.executive import Executive, State
+from sqap_vla_ros.control.executive_config import ExecutiveConfig
 from sqap_vla_ros.control.mission import MAX_INSTRUCTION_CHARS, Termination
 
 STEPS = 400

@@ -260,8 +260,8 @@ class ControlLoop:
         if mission is None or not self.executive.wants_prediction(now_ns):
             return
         view = self.inputs.take_view(mission.instruction, now_ns, now_s)
-        if view is None:
-            return
+        if view is None or self.inputs.problems(now_ns, now_s):
+            return  # a good image is not enough: nothing new is commanded while another input is wrong
         request = self.supervisor.submit(view.observation, seed=self._seed, now_s=now_s)
         if request is not None:
             usable_s = max(view.frame.arrived_s, self._idle_since_s)
@@ -407,7 +407,7 @@ class ControlLoop:
         if flight.mission is not self._planned:
             self._planned = flight.mission
             self.commander.new_task()
-        if (obstacle := self.executive.obstacle()) is not None:
+        if (obstacle := self.executive.obstacle() or self.executive.wrong_input()) is not None:
             self._reject(obstacle.removeprefix(REJECTED), flight, malformed=False)
             return
         try:

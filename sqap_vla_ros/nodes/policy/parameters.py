@@ -7,7 +7,8 @@ a test keeps the two equal. Angles are radians, lengths metres, times seconds.
 from __future__ import annotations
 
 from sqap_vla_ros.contracts import CROPS, JOINS, TRAINED_POLICY
-from sqap_vla_ros.control.executive import Executive, ExecutiveConfig
+from sqap_vla_ros.control.executive import Executive
+from sqap_vla_ros.control.executive_config import ExecutiveConfig
 from sqap_vla_ros.control.image_gate import ImageGateConfig
 from sqap_vla_ros.control.motion import MotionConfig
 from sqap_vla_ros.nodes import parameter_table

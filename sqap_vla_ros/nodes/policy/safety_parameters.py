@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqap_vla_ros.control.executive import ExecutiveConfig
+from sqap_vla_ros.control.executive_config import ExecutiveConfig
 from sqap_vla_ros.control.motion import MotionConfig
 from sqap_vla_ros.nodes.parameter_table import Parameter
 from sqap_vla_ros.robot.safety import SafetyLimits
