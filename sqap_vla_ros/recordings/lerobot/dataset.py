@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import NS_PER_S, Observation, unreadable
 from sqap_vla_ros.recordings.frames import ReplayCounters, ReplayFrame
-from sqap_vla_ros.recordings.lerobot.layout import DatasetError, Episode, Feature, read_layout, read_table, require_file
+from sqap_vla_ros.recordings.lerobot.layout import (
+    INFO,
+    DatasetError,
+    Episode,
+    Feature,
+    read_layout,
+    read_table,
+    require_columns,
+    require_file,
+)
 from sqap_vla_ros.recordings.lerobot.pictures import pictures
 from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec, choose
 from sqap_vla_ros.robot.conventions import compose_delta
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _GAP_NS = 10 * NS_PER_S  # between episodes: they have no common clock
+_LATEST_S = 1e9  # of a timestamp within its episode: stamps of ROS have 32 bits for seconds
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ class DatasetFrames:
 
     def __iter__(self) -> Iterator[ReplayFrame]:
         for order, episode in enumerate(self.episodes):
-            yield from self._frames(order, episode, list(range(0, episode.length, self.spec.stride)))
+            yield from self._frames(order, episode, range(0, episode.length, self.spec.stride))
 
     def sample(self, wanted: int) -> list[Observation]:
         """Return up to `wanted` observations spread evenly over the dataset; only their pictures are decoded."""
@@ -108,8 +118,11 @@ class DatasetFrames:
         found |= {one.films[image][0] for one in self.episodes if image in one.films}
         for file in sorted(found):
             require_file(file)
+        if self.choice.image.dtype == "image":
+            for file in sorted({one.data for one in self.episodes}):
+                require_columns(file, [image])
 
-    def _frames(self, order: int, episode: Episode, wanted: list[int]) -> Iterator[ReplayFrame]:
+    def _frames(self, order: int, episode: Episode, wanted: Sequence[int]) -> Iterator[ReplayFrame]:
         """Yield frames of an episode, counted from 0 within it."""
         if not wanted:
             return
@@ -169,13 +182,13 @@ class DatasetFrames:
         if len(mine) != episode.length:
             raise DatasetError(f"{episode.data} has {len(mine)} rows of episode {episode.index}, not {episode.length}")
         rows = table.take(mine)
-        since_s = np.asarray(rows["timestamp"], dtype=np.float64).ravel()
+        since_s = _times_s(rows, episode)
         start_ns = NS_PER_S + self._start_ns(order)
         states = self._numbers(rows, self.choice.state)
         actions = self._numbers(rows, self.choice.action)
         return _Rows(
             [start_ns + round(second * NS_PER_S) for second in since_s],
-            [int(task) for task in np.asarray(rows["task_index"]).ravel()],
+            _column(rows, "task_index", episode).astype(int).tolist(),
             states,
             None if actions is None else ACTION_SPACES[self.spec.action_space].deltas(actions),
         )
@@ -190,11 +203,37 @@ class DatasetFrames:
             return None
         try:
             values = np.array(rows[feature.key].to_pylist(), dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise DatasetError(f"{self.path}: {feature.key} is not {feature}: {error}") from error
-        if values.shape != (rows.num_rows, *feature.shape) or not np.isfinite(values).all():
-            raise DatasetError(f"{self.path}: {feature.key} must be {feature.shape} finite numbers a frame")
+            fits = values.shape == (rows.num_rows, *feature.shape) and np.isfinite(values).all()
+        except (TypeError, ValueError):  # texts, or rows of several lengths
+            fits = False
+        if not fits:
+            shape = "x".join(map(str, feature.shape))
+            raise DatasetError(f"{self.path}: {feature.key} must be {shape} finite numbers a frame, as {INFO} says")
         return values
+
+
+def _column(rows: pa.Table, name: str, episode: Episode) -> NDArray[np.float64]:
+    """Return a column of an episode's numbers, one a row. Raises DatasetError for anything else."""
+    try:
+        values = np.array(rows[name].to_pylist(), dtype=np.float64).reshape(rows.num_rows)
+    except (TypeError, ValueError):
+        values = np.full(1, np.nan)
+    if not np.isfinite(values).all():
+        raise DatasetError(f"{episode.data}: {name} of episode {episode.index} must be a finite number in every row")
+    return values
+
+
+def _times_s(rows: pa.Table, episode: Episode) -> NDArray[np.float64]:
+    """Return the times of an episode's rows, seconds from its beginning. Raises DatasetError unless they increase."""
+    times_s = _column(rows, "timestamp", episode)
+    where = f"{episode.data}: timestamp of episode {episode.index}"
+    if np.any(times_s < 0) or np.any(times_s > _LATEST_S):
+        got = f"{times_s.min():g} to {times_s.max():g}"
+        raise DatasetError(f"{where} must lie between 0 and {_LATEST_S:g} s, got {got}")
+    if np.any(bad := np.diff(times_s) <= 0):
+        row = int(np.argmax(bad))
+        raise DatasetError(f"{where} must increase: row {row + 1} has {times_s[row + 1]:g} s after {times_s[row]:g} s")
+    return times_s
 
 
 def _composed(actions: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ table of episodes that says where each lies; version 2.1 has a file for each epi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,19 +30,25 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class Feature:
-    """One column. dtype: "video", "image", or that of numbers. names: of its elements, where the dataset says."""
+    """One column. dtype: "video", "image", or that of numbers. names: of its elements, where the dataset says.
+
+    depth: its pictures are depth maps.
+    """
 
     key: str
     dtype: str
     shape: tuple[int, ...]
     names: tuple[str, ...]
+    depth: bool = False
 
     @property
     def is_picture(self) -> bool:
-        """True for the pictures of a camera, in films or in the table."""
-        return self.dtype in ("video", "image")
+        """True for the colour pictures of a camera, in films or in the table."""
+        return self.dtype in ("video", "image") and not self.depth
 
     def __str__(self) -> str:
+        if self.depth:
+            return f"{self.key} [depth maps]"
         names = f": {', '.join(self.names)}" if self.names and not self.is_picture else ""
         return f"{self.key} [{self.dtype} {'x'.join(map(str, self.shape))}{names}]"
 
@@ -63,7 +70,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Layout:
-    """A dataset's description. tasks: task_index -> instruction."""
+    """A dataset's description. tasks: task_index -> instruction, "" where the dataset has none."""
 
     root: Path
     version: str
@@ -101,7 +108,7 @@ def read_layout(root: Path) -> Layout:
         )
     try:
         fps = float(info["fps"])
-        features = {str(key): _feature(str(key), value) for key, value in info["features"].items()}
+        features = {key: _feature(key, value) for key, value in _object("features", info["features"]).items()}
         if not _FPS[0] <= fps <= _FPS[1]:
             raise ValueError(f"fps must lie between {_FPS[0]:g} and {_FPS[1]:g}, got {fps}")
         find = _episodes_v3 if version == "v3.0" else _episodes_v2
@@ -113,6 +120,11 @@ def read_layout(root: Path) -> Layout:
         raise DatasetError(f"{root}: the description is damaged: {fault}") from error
     if not episodes:
         raise DatasetError(f"{root} has no episodes")
+    known: set[int] = set()
+    for episode in episodes:
+        if episode.index in known:
+            raise DatasetError(f"{root}: the description is damaged: episode {episode.index} occurs twice")
+        known.add(episode.index)
     return Layout(root, version, fps, features, tasks, tuple(episodes))
 
 
@@ -123,15 +135,30 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
     try:
         require_file(path)
+        require_columns(path, columns or [])
         with path.open("rb") as file:
-            if lacking := [name for name in columns or () if name not in parquet.read_schema(file).names]:
-                raise DatasetError(f"{path} has no column {lacking[0]}, which {INFO} speaks of")
-            file.seek(0)
             return parquet.read_table(file, columns=columns)
-    except pa.ArrowException as error:
-        raise DatasetError(f"{path} cannot be read: it is cut off or no parquet file: copy it again") from error
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise damaged_table(path, error) from error
+
+
+def require_columns(path: Path, columns: list[str]) -> None:
+    """Raise DatasetError where a parquet file lacks columns; no rows are read."""
+    read_table_schema = require_parquet().read_schema
+    import pyarrow as pa
+
+    try:
+        names = read_table_schema(path).names
+    except (pa.ArrowException, OSError) as error:
+        raise damaged_table(path, error) from error
+    if lacking := [name for name in columns if name not in names]:
+        raise DatasetError(f"{path} has no column {lacking[0]}, which {INFO} speaks of")
+
+
+def damaged_table(path: Path, error: Exception) -> DatasetError:
+    """Return the error of a parquet file that cannot be read. error: of pyarrow or of the system."""
+    system = error.strerror if isinstance(error, OSError) else None
+    return DatasetError(f"{path} cannot be read: {system or 'it is cut off or no parquet file: copy it again'}")
 
 
 def require_file(path: Path) -> None:
@@ -153,19 +180,51 @@ def require_parquet() -> Any:
     return parquet
 
 
-def _feature(key: str, raw: Mapping[str, Any]) -> Feature:
+def _object(what: str, raw: Any) -> dict[str, Any]:
+    """Return a JSON object. Raises ValueError for anything else."""
+    if not isinstance(raw, dict):
+        raise ValueError(f"{what} must be a JSON object, got {json.dumps(raw)[:40]}")
+    return raw
+
+
+def _feature(key: str, raw: Any) -> Feature:
+    raw = _object(f"feature {key}", raw)
     names = raw.get("names") or ()
     if isinstance(names, Mapping):  # {"motors": ["x", "y", ...]}
         names = [name for part in names.values() for name in (part if isinstance(part, list) else [part])]
-    return Feature(key, str(raw["dtype"]), tuple(int(n) for n in raw["shape"]), tuple(map(str, names)))
+    film = raw.get("info") or raw.get("video_info") or {}
+    depth = isinstance(film, Mapping) and bool(film.get("video.is_depth_map") or film.get("is_depth_map"))
+    return Feature(key, str(raw["dtype"]), tuple(int(n) for n in raw["shape"]), tuple(map(str, names)), depth)
+
+
+def _whole(row: Mapping[str, Any], name: str) -> int:
+    """Return a whole number of a row. Raises ValueError for anything else, KeyError where it is missing."""
+    value = row[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name} must be a whole number from 0, got {value!r}")
+    return value
+
+
+def _begin_s(row: Mapping[str, Any], name: str) -> float:
+    value = row[name]
+    if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} of episode {row['episode_index']} must be seconds from 0, got {value!r}")
+    return float(value)
+
+
+def _text_of(value: Any) -> str:
+    """Return the text of a task; "" for one that has none."""
+    return "" if value is None else str(value)
 
 
 def _episodes_v3(root: Path, info: Mapping[str, Any], films: list[str]) -> tuple[dict[int, str], list[Episode]]:
-    tasks = {}
-    table = read_table(root / "meta/tasks.parquet")
-    text = next(name for name in table.column_names if name != "task_index")  # pandas' index: task, or unnamed
-    for row in table.select(["task_index", text]).to_pylist():
-        tasks[int(row["task_index"])] = str(row[text])
+    file = root / "meta/tasks.parquet"
+    table = read_table(file)
+    require_columns(file, ["task_index"])
+    text = next((name for name in table.column_names if name != "task_index"), None)  # pandas' index: task, or unnamed
+    if text is None:
+        raise DatasetError(f"{file} has no column with the tasks' texts: was it written by lerobot?")
+    tasks = {_whole(row, "task_index"): _text_of(row[text]) for row in table.select(["task_index", text]).to_pylist()}
     data = str(info.get("data_path") or "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet")
     video = str(info.get("video_path") or "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4")
     columns = ["episode_index", "tasks", "length", "dataset_from_index", "data/chunk_index", "data/file_index"]
@@ -173,29 +232,27 @@ def _episodes_v3(root: Path, info: Mapping[str, Any], films: list[str]) -> tuple
     episodes = []
     for path in sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet")):
         for row in read_table(path, columns).to_pylist():
-            place = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
+            place = {"chunk_index": _whole(row, "data/chunk_index"), "file_index": _whole(row, "data/file_index")}
             found = {}
             for key in films:
                 at = f"videos/{key}/"
-                film = {"chunk_index": row[f"{at}chunk_index"], "file_index": row[f"{at}file_index"]}
-                found[key] = _inside(root, video, video_key=key, **film), float(row[f"{at}from_timestamp"])
-            told = tuple(map(str, row["tasks"]))
-            first, length = int(row["dataset_from_index"]), int(row["length"])
-            episodes.append(
-                Episode(int(row["episode_index"]), first, length, told, _inside(root, data, **place), found)
-            )
+                film = {"chunk_index": _whole(row, f"{at}chunk_index"), "file_index": _whole(row, f"{at}file_index")}
+                found[key] = _inside(root, video, video_key=key, **film), _begin_s(row, f"{at}from_timestamp")
+            told = tuple(map(_text_of, row["tasks"] or ()))
+            index, first, length = (_whole(row, name) for name in ("episode_index", "dataset_from_index", "length"))
+            episodes.append(Episode(index, first, length, told, _inside(root, data, **place), found))
     return tasks, sorted(episodes, key=lambda episode: episode.index)
 
 
 def _episodes_v2(root: Path, info: Mapping[str, Any], films: list[str]) -> tuple[dict[int, str], list[Episode]]:
-    tasks = {int(row["task_index"]): str(row["task"]) for row in _read_json_lines(root / "meta/tasks.jsonl")}
+    tasks = {_whole(row, "task_index"): _text_of(row["task"]) for row in _read_json_lines(root / "meta/tasks.jsonl")}
     data, video = str(info["data_path"]), str(info.get("video_path") or "")
     episodes, first = [], 0
     for row in _read_json_lines(root / "meta/episodes.jsonl"):
-        index, length = int(row["episode_index"]), int(row["length"])
+        index, length = _whole(row, "episode_index"), _whole(row, "length")
         place = {"episode_index": index, "episode_chunk": index // int(info["chunks_size"])}
         found = {key: (_inside(root, video, video_key=key, **place), 0.0) for key in films}
-        told = tuple(map(str, row["tasks"]))
+        told = tuple(map(_text_of, row["tasks"] or ()))
         episodes.append(Episode(index, first, length, told, _inside(root, data, **place), found))
         first += length
     return tasks, episodes
@@ -203,21 +260,26 @@ def _episodes_v2(root: Path, info: Mapping[str, Any], films: list[str]) -> tuple
 
 def _inside(root: Path, template: str, **values: Any) -> Path:
     """Return the file that a template of the dataset names. Raises DatasetError where it lies elsewhere."""
-    path = root / template.format(**values)
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        path = root / template.format(**values)
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (AttributeError, LookupError, MemoryError, OSError, TypeError, ValueError) as error:
+        needs = ", ".join(f"{{{name}}}" for name in values)
+        raise DatasetError(f"{root / INFO}: the template {template!r} cannot be filled in with {needs}") from error
+    if not inside:
         raise DatasetError(f"{root / INFO} names a file outside of the dataset: {template}")
     return path
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    values = _parsed(path, _text(path))
-    if not isinstance(values, dict):
-        raise DatasetError(f"{path} must hold a JSON object, got {type(values).__name__}")
-    return values
+    try:
+        return _object(str(path), _parsed(path, _text(path)))
+    except ValueError as error:
+        raise error if isinstance(error, DatasetError) else DatasetError(str(error)) from error
 
 
 def _read_json_lines(path: Path) -> list[dict[str, Any]]:
-    return [_parsed(path, line) for line in _text(path).splitlines() if line.strip()]
+    return [_object(f"a line of {path}", _parsed(path, line)) for line in _text(path).splitlines() if line.strip()]
 
 
 def _text(path: Path) -> str:
@@ -225,7 +287,7 @@ def _text(path: Path) -> str:
     try:
         if path.stat().st_size > _LARGEST_JSON:
             raise DatasetError(f"{path} is larger than {_LARGEST_JSON >> 20} MiB: not a description")
-        return path.read_text()
+        return path.read_text("utf-8-sig")  # Windows' editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path} is no text") from error
     except OSError as error:

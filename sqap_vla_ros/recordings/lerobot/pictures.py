@@ -12,7 +12,14 @@ from imageio_ffmpeg import read_frames  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import MOST_PIXELS
-from sqap_vla_ros.recordings.lerobot.layout import DatasetError, Episode, Feature, require_file, require_parquet
+from sqap_vla_ros.recordings.lerobot.layout import (
+    DatasetError,
+    Episode,
+    Feature,
+    damaged_table,
+    require_file,
+    require_parquet,
+)
 
 _LONGEST_SKIP = 64  # frames that are decoded and dropped rather than sought anew
 _BATCH = 16  # rows with pictures in memory at a time
@@ -41,10 +48,12 @@ def _from_film(film: Path, start_s: float, wanted: Sequence[int], fps: float) ->
     require_file(film)
     # Half a frame early, so that rounding of time stamps drops no frame and takes none twice.
     seek_s = max(0.0, start_s + (wanted[0] - 0.5) / fps)
+    # Without -xerror, ffmpeg makes up what it cannot decode, and says nothing.
+    sought = ["-xerror", "-ss", f"{seek_s:.6f}"]
     passed_on = ["-fps_mode", "passthrough"]  # every frame once, whatever its stamp
     left = list(wanted)
     try:
-        with closing(read_frames(film, input_params=["-ss", f"{seek_s:.6f}"], output_params=passed_on)) as frames:
+        with closing(read_frames(film, input_params=sought, output_params=passed_on)) as frames:
             width, height = next(frames)["size"]
             if width * height > MOST_PIXELS:
                 raise DatasetError(f"{film} has frames of {width}x{height}, at most {MOST_PIXELS} pixels are read")
@@ -56,21 +65,26 @@ def _from_film(film: Path, start_s: float, wanted: Sequence[int], fps: float) ->
                     return
     except (OSError, RuntimeError, KeyError, StopIteration) as error:
         raise DatasetError(f"{film} cannot be decoded: it is cut off or no film: copy it again") from error
-    raise DatasetError(f"{film} ends before frame {left[0]} of its episode: was the dataset copied whole?")
+    raise DatasetError(f"{film} is damaged at frame {left[0]} of its episode, or ends there: copy it again")
 
 
 def _from_table(episode: Episode, key: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
     """Read the rows of an episode in batches: a table with pictures may be larger than the memory."""
     parquet = require_parquet()
+    import pyarrow as pa
+
     left = {episode.first + number for number in wanted}
-    with parquet.ParquetFile(episode.data) as table:
-        for batch in table.iter_batches(_BATCH, row_groups=_groups(table, episode), columns=[key, "index"]):
-            for index, cell in zip(batch["index"].to_pylist(), batch[key], strict=True):
-                if index in left:
-                    left.remove(index)
-                    yield _decoded(cell.as_py(), episode, index)
-            if not left:
-                return
+    try:
+        with parquet.ParquetFile(episode.data) as table:
+            for batch in table.iter_batches(_BATCH, row_groups=_groups(table, episode), columns=[key, "index"]):
+                for index, cell in zip(batch["index"].to_pylist(), batch[key], strict=True):
+                    if index in left:
+                        left.remove(index)
+                        yield _decoded(cell.as_py(), episode, index)
+                if not left:
+                    return
+    except (pa.ArrowException, OSError) as error:
+        raise damaged_table(episode.data, error) from error
     raise DatasetError(f"{episode.data} lacks frame {min(left)} of episode {episode.index}")
 
 

@@ -1,0 +1,130 @@
+"""Damaged LeRobot datasets: each is refused in a sentence that names the file and what is wrong in it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pyarrow", reason="LeRobot datasets need pyarrow")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tiny_datasets.factory import CAMERA, LENGTHS, edit_info, write_dataset
+
+from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
+from sqap_vla_ros.recordings.lerobot.layout import DatasetError
+from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
+
+DATA = "data/chunk-000/file-000.parquet"
+EPISODES = "meta/episodes/chunk-000/file-000.parquet"
+TASKS = "meta/tasks.parquet"
+FILM = f"videos/{CAMERA}/chunk-000/file-000.mp4"
+ROWS = sum(LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("datasets") / "tiny")
+
+
+@pytest.fixture
+def dataset(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "copy")
+
+
+def put(dataset, file, column, values):
+    """Replace a column of one of a dataset's tables; None drops it."""
+    table = pq.read_table(dataset / file)
+    at = table.schema.names.index(column)
+    table = table.remove_column(at) if values is None else table.set_column(at, column, pa.array(values))
+    pq.write_table(table, dataset / file)
+
+
+def put_feature(dataset, key, **changes):
+    features = json.loads((dataset / "meta/info.json").read_text())["features"]
+    edit_info(dataset, features={**features, key: {**features[key], **changes}})
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "values", "said"),
+    [
+        (TASKS, "task", None, "tasks.parquet has no column with the tasks' texts"),
+        (DATA, "timestamp", [np.nan] * ROWS, "timestamp of episode 0 must be a finite number in every row"),
+        (DATA, "timestamp", [None] * ROWS, "timestamp of episode 0 must be a finite number in every row"),
+        (DATA, "timestamp", [0.0] * ROWS, "timestamp of episode 0 must increase: row 1 has 0 s after 0 s"),
+        (DATA, "timestamp", [1e30] * ROWS, "timestamp of episode 0 must lie between 0 and 1e.09 s"),
+        (DATA, "task_index", pa.array([None] * ROWS, pa.int64()), "task_index of episode 0 must be a finite number"),
+        (DATA, "observation.state", [[0.0] * (n % 8) for n in range(ROWS)], "must be 8 finite numbers a frame"),
+        (EPISODES, "data/chunk_index", pa.array([None, 0], pa.int64()), "data/chunk_index must be a whole number"),
+        (EPISODES, "length", [10**15, 5], "rows of episode 0, not 1000000000000000"),
+        (EPISODES, "episode_index", [0, 0], "episode 0 occurs twice"),
+        (EPISODES, f"videos/{CAMERA}/from_timestamp", [np.nan, 1.2], "from_timestamp of episode 0 must be seconds"),
+    ],
+)
+def test_a_damaged_table_is_refused(dataset, file, column, values, said):
+    put(dataset, file, column, values)
+    with pytest.raises(DatasetError, match=said) as error:
+        list(DatasetFrames(dataset, DatasetSpec()))
+    assert str(dataset) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"features": None}, "features must be a JSON object, got null"),
+        ({"features": {CAMERA: None}}, f"feature {CAMERA} must be a JSON object, got null"),
+        ({"data_path": "data/{chunk_index:03z}"}, "cannot be filled in with {chunk_index}, {file_index}"),
+        ({"data_path": "data/{chunk_index:99999999999d}"}, "cannot be filled in with {chunk_index}, {file_index}"),
+        ({"data_path": "data/{nope}.parquet"}, "cannot be filled in with {chunk_index}, {file_index}"),
+    ],
+)
+def test_a_damaged_description_is_refused(dataset, changes, said):
+    edit_info(dataset, **changes)
+    with pytest.raises(DatasetError, match=said):
+        DatasetFrames(dataset, DatasetSpec())
+
+
+def test_a_byte_order_mark_is_no_fault(dataset):
+    info = dataset / "meta/info.json"
+    info.write_bytes(b"\xef\xbb\xbf" + info.read_bytes())
+    assert DatasetFrames(dataset, DatasetSpec()).total == ROWS
+
+
+def test_pictures_that_the_table_lacks_are_missed_at_once(dataset):
+    put_feature(dataset, CAMERA, dtype="image")
+    with pytest.raises(DatasetError, match=f"has no column {CAMERA}, which meta/info.json speaks of"):
+        DatasetFrames(dataset, DatasetSpec())
+
+
+@pytest.mark.parametrize("key", ["video.is_depth_map", "is_depth_map"])
+def test_depth_maps_are_no_colour_pictures(dataset, key):
+    put_feature(dataset, CAMERA, info={key: True})
+    with pytest.raises(DatasetError, match=rf"has no pictures; it has: {CAMERA} \[depth maps\]"):
+        DatasetFrames(dataset, DatasetSpec())
+    with pytest.raises(DatasetError, match="is not the camera; there are: none"):
+        DatasetFrames(dataset, DatasetSpec(image_key=CAMERA))
+
+
+def test_a_task_without_a_text_is_no_instruction(dataset):
+    put(dataset, TASKS, "task", pa.array([None, None], pa.string()))
+    frames = list(DatasetFrames(dataset, DatasetSpec()))
+    assert all(frame.observation is None and "the instruction is empty" in frame.problem for frame in frames)
+    assert next(iter(DatasetFrames(dataset, DatasetSpec(instruction="push")))).observation.instruction == "push"
+
+
+def test_a_damaged_film_is_refused(tmp_path, monkeypatch):
+    """ffmpeg fills in what it cannot decode and goes on, unless it is told not to."""
+    from tiny_datasets import factory
+
+    noise = np.random.default_rng(0).integers(0, 256, (ROWS, 64, 64, 3), dtype=np.uint8)
+    monkeypatch.setattr(factory, "picture", lambda episode, frame: noise[episode * LENGTHS[0] + frame])
+    dataset = write_dataset(tmp_path / "noise")
+    assert len(list(DatasetFrames(dataset, DatasetSpec()))) == ROWS
+    data = bytearray((dataset / FILM).read_bytes())
+    begin = data.find(b"mdat")
+    middle = slice(begin + len(data) // 3, begin + len(data) // 3 + 2000)
+    data[middle] = bytes(2000)
+    (dataset / FILM).write_bytes(data)
+    with pytest.raises(DatasetError, match=r"cannot be decoded|is damaged at frame"):
+        list(DatasetFrames(dataset, DatasetSpec()))
