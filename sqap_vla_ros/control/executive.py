@@ -24,6 +24,7 @@ from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.conditions import ENDS_OPEN_LOOP, HOLD_AT_ONCE, MEASURES_THE_ARM, REFUSES_ENABLE, Hold, Input
 from sqap_vla_ros.control.executive_config import ExecutiveConfig
 from sqap_vla_ros.control.mission import Mission, MissionClock, MissionEnd, Termination, instruction_problem
+from sqap_vla_ros.control.settling import Settling
 from sqap_vla_ros.robot.holding import HoldReason
 
 TRACKING_MEMORY_S = 10.0
@@ -96,6 +97,7 @@ class Executive:
         self._held: str | None = None
         self._motion: _Execution | None = None
         self._problems: dict[Input, str] = {}
+        self.settling = Settling()
         self._ok_at_s = 0.0  # elapsed_s when the mission could last predict
         self._input_ok_s = 0.0  # when nothing was missing while moving (steady clock)
         self._requested_s: float | None = None  # since when a prediction is being computed (steady clock)
@@ -196,6 +198,7 @@ class Executive:
 
     def report(self, source: Input, problem: str | None) -> None:
         """Note that an input has this problem, or None again."""
+        problem = self.settling.judge(source, problem, self._now_s)
         if problem is None:
             self._problems.pop(source, None)
         else:
@@ -309,15 +312,15 @@ class Executive:
             if not any(source in self._problems for source in ENDS_OPEN_LOOP):
                 self._input_ok_s = now_s
             if (urgent := self.obstacle()) is not None:
-                self.interrupt(urgent, self._hold_reason())
+                self._hold_for_inputs(urgent)
             elif now_s - self._input_ok_s >= self.config.max_open_loop_s:
                 # ROS time may stand still; the motion would never end by it.
-                self.interrupt(self._problem_text(), self._hold_reason())
+                self._hold_for_inputs(self._problem_text())
             elif now_ns >= self._motion.held_ns:
                 self.interrupt("the node paused, and would not end in time what was commanded", HoldReason.INPUT)
             elif now_ns >= self._motion.end_ns:
                 if self._problems:
-                    self.interrupt(self._problem_text(), self._hold_reason())
+                    self._hold_for_inputs(self._problem_text())
                 else:
                     self._motion = None
                     self.counters.starved += 1  # the policy is slower than its chunk is long; the arm is at rest
@@ -400,8 +403,10 @@ class Executive:
         self._held = None
         self._tracking = 0
 
-    def _hold_reason(self) -> HoldReason:
-        return HoldReason.MEASUREMENT if MEASURES_THE_ARM & set(self._problems) else HoldReason.INPUT
+    def _hold_for_inputs(self, why: str) -> None:
+        wrong = set(self._problems) - {Input.CHUNK}
+        self.settling.held(wrong, self._now_s)
+        self.interrupt(why, HoldReason.MEASUREMENT if MEASURES_THE_ARM & wrong else HoldReason.INPUT)
 
     def _end(
         self, termination: Termination, message: str, reason: HoldReason = HoldReason.ORDER, *, hold: bool = True

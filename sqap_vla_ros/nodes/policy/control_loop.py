@@ -260,7 +260,7 @@ class ControlLoop:
         if mission is None or not self.executive.wants_prediction(now_ns):
             return
         view = self.inputs.take_view(mission.instruction, now_ns, now_s)
-        if view is None or self.inputs.problems(now_ns, now_s):
+        if view is None or self.inputs.problems(now_ns, now_s) or self.executive.settling:
             return  # a good image is not enough: nothing new is commanded while another input is wrong
         request = self.supervisor.submit(view.observation, seed=self._seed, now_s=now_s)
         if request is not None:

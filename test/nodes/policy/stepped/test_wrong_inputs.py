@@ -117,3 +117,24 @@ def _accepted_while_wrong(cell: Cell, seconds: float) -> int:
     executive.accepted = accepted  # type: ignore[method-assign]
     cell.run(seconds)
     return count
+
+
+@pytest.mark.parametrize(
+    ("mode", "fault"),
+    [("joint", {"joints_silent": True}), ("pose", {"tf_silent": True}), ("twist", {"image_silent": True})],
+)
+def test_an_input_that_comes_and_goes_moves_the_arm_no_more_until_it_stays(mode, fault):
+    limits = {"max_open_loop_s": 0.5, "joint_states_timeout_s": 0.2, "image_timeout_s": 0.3, "tf_timeout_s": 0.1}
+    with Cell(mode, seed=6, parameters={**QUICK, **limits}) as cell:
+        moving(cell, 0.8)
+        for _ in range(6):
+            switched(**fault)(cell)
+            cell.run(1.0)
+            switched(**dict.fromkeys(fault, False))(cell)
+            cell.run(0.7)
+        assert cell.loop.executive.counters.holds == 3
+        assert "s: nothing moves until it was good for 1 s (0." in told(cell)
+        cell.run(1.0)
+        assert cell.loop.executive.moving
+        assert cell.loop.executive.state()[1] == ""
+        assert violations(cell) == []

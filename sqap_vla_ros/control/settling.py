@@ -1,0 +1,56 @@
+"""Keeps an input that comes and goes from moving the arm by fits and starts."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Iterable
+
+from sqap_vla_ros.control.conditions import Input
+
+HOLDS, WITHIN_S = 3, 10.0  # so many holds for an input within this time show that it comes and goes
+GOOD_S = 1.0  # such an input must have been good for so long
+
+
+class Settling:
+    """Counts the holds that each input caused. Times are those of a steady clock.
+
+    An input that is well again is believed at once, until it has held the arm HOLDS times within WITHIN_S. Then it
+    keeps a problem until it was good for GOOD_S.
+    """
+
+    def __init__(self) -> None:
+        self._held_s: dict[Input, deque[float]] = defaultdict(lambda: deque(maxlen=HOLDS))
+        self._bad_s: dict[Input, float] = defaultdict(lambda: -math.inf)  # when each input last had a problem
+        self._doubted: set[Input] = set()
+        self._waiting: set[Input] = set()
+
+    def __bool__(self) -> bool:
+        """True while an input has no problem but that it must stay good for a while."""
+        return bool(self._waiting)
+
+    def held(self, sources: Iterable[Input], now_s: float) -> None:
+        """Note a hold for these inputs."""
+        for source in sources:
+            held_s = self._held_s[source]
+            held_s.append(now_s)
+            if len(held_s) == HOLDS and now_s - held_s[0] <= WITHIN_S:
+                self._doubted.add(source)
+
+    def judge(self, source: Input, problem: str | None, now_s: float) -> str | None:
+        """Return the problem that an input has, or that it had one just now and too often, or None."""
+        self._waiting.discard(source)
+        if problem is not None:
+            self._bad_s[source] = now_s
+            return problem
+        if source not in self._doubted:
+            return None
+        good_s = now_s - self._bad_s[source]
+        if good_s >= GOOD_S:
+            self._doubted.remove(source)
+            return None
+        self._waiting.add(source)
+        return (
+            f"{HOLDS} holds for {source.value} within {WITHIN_S:g} s: nothing moves until it was good for {GOOD_S:g} s "
+            f"({good_s:.1f} s so far)"
+        )
