@@ -381,7 +381,8 @@ class Executive:
     def _idle_text(self) -> str:
         """Return why nothing is being executed although nothing is wrong."""
         if self._requested_s is not None:
-            return f"nothing to execute yet: the policy has been computing for {self._now_s - self._requested_s:.1f} s"
+            passed_s = self._now_s - self._requested_s
+            return f"nothing to execute yet: {self.config.policy} has been computing for {passed_s:.1f} s"
         if self.coming_to_rest:
             return "nothing to execute yet: the arm is coming to rest"
         return "nothing to execute yet: no prediction was started"

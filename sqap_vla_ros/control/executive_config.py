@@ -19,6 +19,7 @@ class ExecutiveConfig:
     malformed_limit: this many non-finite or misshapen chunks in a row latch a fault.
     tracking_limit: this many tracking errors, each within TRACKING_MEMORY_S of the one before, latch a fault.
     max_open_loop_s: with an input missing for this long by the steady clock, the arm is held whatever ROS time says.
+    policy: what computes the chunks, as a sentence names it.
     deadlines_in_ros_time: task_deadline_s, goals' durations and input_lost_s count ROS time; for simulated time.
     """
 
@@ -29,6 +30,7 @@ class ExecutiveConfig:
     malformed_limit: int = 3
     tracking_limit: int = 3
     max_open_loop_s: float = MotionConfig.max_open_loop_s
+    policy: str = "the policy"
     deadlines_in_ros_time: bool = False
 
     def __post_init__(self) -> None:

@@ -31,13 +31,26 @@ def register(subparsers: Any) -> None:
         summary="instruct, enable, stop and watch a running policy node",
         description=DESCRIPTION,
     )
-    parser.add_argument("what", choices=("status", "start", "disable", *TRIGGERS), help="see above")
-    parser.add_argument("instruction", nargs="?", help="of `start`: the task in words")
-    parser.add_argument("--once", action="store_true", help="of `status`: print one line and end")
-    parser.add_argument(
-        "--anyway", action="store_true", help="of `start`: also where nobody hears the commands of the arm"
+    parser.set_defaults(once=False, anyway=False, node="/policy_node")
+    _add_options(parser)
+    # A parser for each, so that options may stand before the instruction as well.
+    kinds = parser.add_subparsers(dest="what", required=True, help="see above")
+    for what in ("status", "start", "disable", *TRIGGERS):
+        kind = kinds.add_parser(what)
+        kind.add_argument("instruction", nargs="?", help="of `start`: the task in words")
+        kind.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        _add_options(kind)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options; one that is not given leaves the value of the parser before."""
+    options: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("--once", {"action": "store_true", "help": "of `status`: print one line and end"}),
+        ("--anyway", {"action": "store_true", "help": "of `start`: also where nobody hears the commands of the arm"}),
+        ("--node", {"help": "the policy node's name, with its namespace; /policy_node unless given"}),
     )
-    parser.add_argument("--node", default="/policy_node", help="the policy node's name, with its namespace")
+    for name, settings in options:
+        parser.add_argument(name, default=argparse.SUPPRESS, **settings)
 
 
 def run(args: argparse.Namespace) -> int:

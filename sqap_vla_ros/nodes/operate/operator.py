@@ -32,6 +32,7 @@ ANSWER_S = 10.0  # within which a node that runs is found and answers
 ASK_AGAIN_S = 0.5
 DISCOVERY_S = 0.5  # for a second node of the same name to be found
 LOADING = "not active yet"  # in the answer of a node that has not loaded its policy
+ENABLE = "call ~/enable"  # in the status of a node that is active and disabled
 QUIET_S = 2.0  # a line is printed at least this often while the node is watched
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -102,7 +103,7 @@ class Operator:
         """Say which node this is, what it commands and whether that moves anything.
 
         Raises ConnectionError where no node answers or several do, and, but for a dry run and with `anyway`, where
-        nobody hears the arm's commands.
+        nobody hears the arm's commands. A controller may come while the node still loads its policy.
         """
         self._require_one_node()
         request = GetParameters.Request(names=[*TOLD, "dry_run"])
@@ -110,12 +111,14 @@ class Operator:
         values = dict(zip(request.names, map(parameter_value_to_python, answer.values), strict=False))
         self._say(f"{self._name}: " + ", ".join(f"{name} {values[name]}" for name in TOLD if name in values))
         heard = self._listeners()
+        if not values.get("dry_run") and not anyway:
+            heard = self._await_controller(heard)
         for topic, one in heard.items():
             self._say(f"commands go to {topic}, heard by {', '.join(one.names) or 'nobody'}")
         if "dry_run" in values:
             dry = "dry_run is on: nothing is commanded"
             self._say(dry if values["dry_run"] else "dry_run is off: the arm will move")
-        deaf = [topic for topic, one in heard.items() if not one.names and one.kinds & {*ARM_COMMANDS}]
+        deaf = _unheard(heard)
         if deaf and not values.get("dry_run") and not anyway:
             raise ConnectionError(
                 f"nobody hears the arm's commands on {', '.join(deaf)}, so that nothing was started: activate the "
@@ -217,6 +220,20 @@ class Operator:
                 return heard
             self._spin_once()
 
+    def _await_controller(self, heard: dict[str, _Heard]) -> dict[str, _Heard]:
+        """Return who hears the node's commands, once somebody hears the arm's or the node is active."""
+        loads = self._is_inactive()
+        if loads and (deaf := _unheard(heard)):
+            self._say(f"waiting: nobody hears {', '.join(deaf)} yet, and the node still loads its policy")
+        while loads and _unheard(heard):
+            loads = self._is_inactive()
+            heard = self._listeners()
+        return heard
+
+    def _is_inactive(self) -> bool:
+        status = self._newest
+        return status is not None and status.state == PolicyStatus.DISABLED and ENABLE not in status.reason
+
     def _commanded(self) -> dict[str, set[str]]:
         """Return the topics that the node commands on, with their types."""
         namespace, _, name = self._name.rpartition("/")
@@ -258,6 +275,11 @@ class Operator:
                     f"{os.environ.get('ROS_DOMAIN_ID', '0')})? --node names another one"
                 )
             self._spin_once()
+
+
+def _unheard(heard: dict[str, _Heard]) -> list[str]:
+    """Return the topics with commands for the arm that nobody listens to."""
+    return [topic for topic, one in heard.items() if not one.names and one.kinds & {*ARM_COMMANDS}]
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.robot.arm.inverse import InverseConfig
 from sqap_vla_ros.robot.camera_contract import CameraContract
 from sqap_vla_ros.robot.safety import SafetyLimits
+from sqap_vla_ros.serving.frames import is_remote
 from sqap_vla_ros.serving.worker import WorkerConfig
 
 
@@ -95,6 +96,8 @@ def worker_config(values: Mapping[str, Any], factory: str = "") -> WorkerConfig:
 def executive_config(values: Mapping[str, Any], *, simulated_time: bool = False) -> ExecutiveConfig:
     """Return the configuration of the state machine. simulated_time: the node follows /clock."""
     others = {"max_open_loop_s": values["max_open_loop_s"], "deadlines_in_ros_time": simulated_time}
+    if is_remote(checkpoint := values["checkpoint"]):
+        others["policy"] = f"the server at {checkpoint}"
     return configured(ExecutiveConfig, PARAMETERS, values, **others)
 
 

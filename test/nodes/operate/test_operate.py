@@ -119,8 +119,30 @@ def test_where_nobody_hears_the_arms_commands_nothing_is_started(policy_node, ru
         beside.describe()
     policy_node.node.set_parameters([Parameter("dry_run", value=False)])
     monkeypatch.setattr(operator.Operator, "watch", lambda _: None)
-    assert run("start", "pick up the cube", "--anyway") == 0
+    assert run("start", "--anyway", "pick up the cube") == 0  # options stand on either side of the instruction
     assert "enable" in policy_node.asked
+
+
+def test_a_controller_that_comes_while_the_policy_loads_is_waited_for(policy_node, monkeypatch):
+    policy_node.node.destroy_subscription(policy_node.controller)
+    policy_node._publish(PolicyStatus.DISABLED, "the policy is being loaded (3 s so far); then activate it (…)")
+    monkeypatch.setattr(operator, "HEARD_S", 0.3)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text.startswith("waiting"):
+            threading.Timer(1.0, listen).start()
+
+    def listen() -> None:
+        policy_node.node.create_subscription(JointTrajectory, "/arm_controller/joint_trajectory", lambda _: None, 1)
+
+    with operator.Operator("/cell/policy_node", say) as beside:
+        beside.tell()
+        beside.describe()
+    topic = "/arm_controller/joint_trajectory"
+    assert f"waiting: nobody hears {topic} yet, and the node still loads its policy" in said
+    assert f"commands go to {topic}, heard by /cell/policy_node" in said
 
 
 def test_a_controller_that_is_discovered_late_is_waited_for(policy_node, monkeypatch):

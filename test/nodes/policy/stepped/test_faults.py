@@ -265,6 +265,16 @@ def test_a_broken_description_keeps_the_one_before(text):
 # Ends of motions
 
 
+def test_a_server_that_is_slow_is_named():
+    with Cell("pose", seed=7, parameters={**QUICK, "checkpoint": "ws://workstation:8000"}) as cell:
+        cell.switches.latency_s = 4.0
+        cell.run(0.2)
+        cell.instruct("pick")
+        cell.enable()
+        cell.run(1.0)
+        assert "the server at ws://workstation:8000 has been computing for" in told(cell)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_policy_that_is_too_slow_leaves_the_arm_at_rest(mode):
     with Cell(mode, seed=7, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
