@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -230,6 +230,19 @@ def remaining(path: JointTrajectoryArrays, from_ns: int) -> JointTrajectoryArray
         np.concatenate([state.position[None], path.positions[left]]),
         np.concatenate([state.velocity[None], path.velocities[left]]),
         state.acceleration,
+    )
+
+
+def lasting(path: JointTrajectoryArrays, longer_ns: int) -> JointTrajectoryArrays:
+    """Return a path that ends at rest, with that rest so much longer.
+
+    A controller refuses a trajectory whose end is past when it arrives, and goes on with the one before.
+    """
+    return replace(
+        path,
+        times_from_stamp_ns=np.append(path.times_from_stamp_ns, path.times_from_stamp_ns[-1] + longer_ns),
+        positions=np.concatenate([path.positions, path.positions[-1:]]),
+        velocities=np.concatenate([path.velocities, np.zeros_like(path.velocities[-1:])]),
     )
 
 

@@ -171,8 +171,7 @@ class Commander:
         away = f"the arm is {away_m * 1e3:.0f} mm and {away_rad:.2f} rad from where it was told to rest"
         if twist is None or not (np.linalg.norm(twist[:3]) < STANDS_M_S and np.linalg.norm(twist[3:]) < STANDS_RAD_S):
             raise UnsafeChunk(f"{away}, and still moves")
-        elsewhere = self.sink.NEEDS_JOINTS or self.watch.evidence(now_ns) is Evidence.ELSEWHERE  # else TF says so alone
-        if dry_run or elsewhere:
+        if dry_run or left or self.watch.evidence(now_ns) is Evidence.ELSEWHERE:
             self._returned = False
             return tool
         share = max(away_m / config.max_tracking_m, away_rad / config.max_tracking_rad)

@@ -8,6 +8,7 @@ from scipy.interpolate import CubicHermiteSpline
 from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.policy import parameters
 from sqap_vla_ros.nodes.policy.commander import Commander
 from sqap_vla_ros.nodes.policy.grippers.forward_command import ForwardCommand
@@ -31,6 +32,9 @@ class Publisher:
 
     def publish(self, message):
         self.sent.append(message)
+
+    def wait_for_all_acked(self, _):
+        return False
 
 
 def joint_sink(**limits: object) -> tuple[JointSink, ArmKinematics, Publisher]:
@@ -164,6 +168,22 @@ def test_a_hold_does_not_fetch_back_an_arm_that_was_moved_while_it_rested(moved_
     measured = Measured(arm.forward(moved), moved)
     sink.hold(HoldOrder(2 * NS_PER_S, 2 * NS_PER_S, Evidence.UNCONFIRMED, HoldReason.ORDER, measured))
     assert (len(publisher.sent) > before) == sent
+
+
+def test_a_hold_is_not_past_when_it_arrives_late():
+    """Controllers refuse a trajectory whose end is past, and go on with the one before."""
+    sink, arm, publisher = joint_sink()
+    q = np.array([0.0, -0.5, 0.0, -2.2, 0.0, 1.7, 0.8])
+    slow = np.tile([0.0, 0.0005, 0.0, 0.0, 0.0, 0.0, 0.0], (8, 1))
+    sink.start(anchor_chunk(slow, arm.forward(q), 0, 0.2), Measured(arm.forward(q), q), LATEST_NS)
+    now_ns = NS_PER_S // 2
+    sink.hold(HoldOrder(now_ns, now_ns, Evidence.NONE, HoldReason.ORDER, Measured(arm.forward(q), q)))
+    points = publisher.sent[-1].points
+    assert messages.time_ns(points[-1].time_from_start) > NS_PER_S
+    assert list(points[-1].positions) == list(points[-2].positions)
+    assert not any(points[-1].velocities)
+    sink.tick(now_ns + NS_PER_S // 2, None)  # said again, since nobody acknowledged it
+    assert messages.time_ns(publisher.sent[-1].points[-1].time_from_start) > NS_PER_S
 
 
 def test_from_rest_the_joints_start_where_they_are_measured():

@@ -23,7 +23,7 @@ from sqap_vla_ros.nodes.policy.sinks.sink import (
 from sqap_vla_ros.robot.conventions import largest_turn
 from sqap_vla_ros.robot.gripper.joint_path import GripperJointPath
 from sqap_vla_ros.robot.holding import Evidence, hold_joints
-from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays, preceded_by, remaining, standing
+from sqap_vla_ros.robot.joint_trajectory import JointTrajectoryArrays, lasting, preceded_by, remaining, standing
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 from sqap_vla_ros.robot.safety import Decision
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
@@ -35,6 +35,9 @@ LEAST_SLOWING = 1.03  # smaller steps would not get there: what happens at the s
 HEAD_NS = 30_000_000
 RESEND_NS = 60_000_000  # a hold that is not acknowledged is sent again
 RESENT_NS = 1_000_000_000  # for this long
+# Rest behind a hold. A slow arm stops in 50 ms: its hold would be past, and refused, where the way to the controller or
+# the difference of two clocks takes longer.
+LASTS_NS = 1_000_000_000
 # Of max_start_rad: between a measured joint and where a trajectory starts (rad or m). An arm may lag or be pressed
 # against something as far as its tool may, and one joint may make up most of that.
 START_SHARE = 0.75
@@ -124,7 +127,7 @@ class JointSink(Sink):
             arm=self._sent_arm,
         )
         if held.joints is not None:
-            self._send(held.joints, self._sent_arm)
+            self._send(held.joints, self._sent_arm, lasts=True)
             self._held = (order.stamp_ns, order.stamp_ns)
         return held.text
 
@@ -139,7 +142,7 @@ class JointSink(Sink):
             again = self._sent
             if now_ns >= again.end_ns:  # controllers refuse a trajectory that is past
                 again = standing(again.joint_names, again.positions[-1], now_ns, RESEND_NS)
-            self._send(again, self._sent_arm)
+            self._send(again, self._sent_arm, lasts=True)
             self._held = (since_ns, now_ns)
 
     def at_rest(self, now_ns: int) -> bool:
@@ -163,10 +166,11 @@ class JointSink(Sink):
 
     def send_again(self, now_ns: int) -> None:
         if self._sent is not None:
-            self._publish(remaining(self._sent, now_ns - HEAD_NS))
+            left = remaining(self._sent, now_ns - HEAD_NS)
+            self._publish(lasting(left, LASTS_NS) if now_ns >= self._sent.end_ns else left)
 
-    def _send(self, joints: JointTrajectoryArrays, arm: ArmKinematics) -> None:
-        self._publish(joints)
+    def _send(self, joints: JointTrajectoryArrays, arm: ArmKinematics, *, lasts: bool = False) -> None:
+        self._publish(lasting(joints, LASTS_NS) if lasts else joints)
         self._sent, self._sent_arm = joints, arm
 
     def _publish(self, joints: JointTrajectoryArrays) -> None:
