@@ -35,7 +35,11 @@ from sqap_vla_ros.robot.holding import ArmSample, Evidence, EvidenceBounds, Hold
 REST_S = 2.0  # the node waits so long for the arm to come to rest before it is deactivated
 START_AGE_NS = 250_000_000  # a motion from rest starts at a pose that is measured no longer ago
 STANDS_M_S, STANDS_RAD_S = 0.02, 0.1  # a tool no faster than this stands
+LED_M, LED_RAD = 0.01, 0.05  # an arm that is so far from where it came to rest was led there
 LOCKED_S = 0.05  # the watchdog waits so long for a command that is being sent
+BRING_BACK = (
+    "is the tool's transform right? Bring the arm back, or clean up and configure the node again to start where it is"
+)
 EMERGENCY = Hold("the node's executor stands still", HoldReason.INPUT)
 
 
@@ -74,6 +78,7 @@ class Commander:
         self._emergency = False  # the watchdog commands, since the executor stood still
         self.commanded = False  # something was commanded since the last hold
         self.blind = False  # velocities add up while the measurement stands to the last bit: nobody knows where to
+        self._stood: NDArray[np.float64] | None = None  # where the arm was measured when it had come to rest
         self._returned = False  # the command went back to the arm since a motion last started from rest
 
     @property
@@ -97,6 +102,7 @@ class Commander:
             self._tool = MeasuredTool(measured.pose, stamp_ns - self.motion.lag_ns)
         shown_ns = stamp_ns - self.motion.lag_ns
         told = self.motion.commanded(stamp_ns) if moving else None
+        self._note_rest(measured.pose, now_ns, moving=moving)
         sample = ArmSample(
             stamp_ns,
             measured.pose,
@@ -112,6 +118,13 @@ class Commander:
                 "joint_states and TF still come from it, or is it blocked?"
             )
         return self.watch.note(sample, astray)
+
+    def _note_rest(self, tool: NDArray[np.float64], now_ns: int, *, moving: bool) -> None:
+        """Note where the arm stands once it has come to rest."""
+        if moving or not self.sink.at_rest(now_ns):
+            self._stood = None
+        elif self._stood is None and _stands(self._inputs.observer.measured_twist()):
+            self._stood = tool
 
     def execute(
         self, chunk: ActionChunk, view: View, now_ns: int, *, moving: bool, dry_run: bool
@@ -155,34 +168,38 @@ class Commander:
     ) -> NDArray[np.float64]:
         """Return the pose [4, 4] at which a motion starts from rest: where the controller keeps the arm, if it does.
 
-        From where the arm is measured the command would leap, to a place that TF alone may be wrong about: the motion
-        leads there. Beyond a tracking error nothing starts before the two are together: the command goes slowly to
-        where the arm is measured, once, and not further than a blocked arm can be. Only an arm that is proven to have
-        been moved elsewhere starts there, or one whose joints say so (`left`). Raises UnsafeChunk.
+        From where an arm is measured that did not move since it came to rest, the command would leap, to a place that
+        the measurement may be wrong about: the motion leads there. Beyond a tracking error nothing starts before the
+        two are together: the command goes slowly to where the arm is measured, once, and not further than a blocked arm
+        can be. An arm that moved since was led elsewhere, and its controller has it there: from where it rested before,
+        it would be fetched back in a leap. So it starts where it is, if joints and TF agree on that; where TF alone
+        says so, and may have slipped, nothing starts. left: the joints say that it is elsewhere. Raises UnsafeChunk.
         """
         commanded = self.sink.commanded_tool(now_ns) if self.sink.KEEPS_POSE else None
-        if commanded is None:
+        if commanded is None or dry_run:
             return tool
         away_m, away_rad = pose_distance(tool, commanded)
+        away = f"the arm is {away_m * 1e3:.0f} mm and {away_rad:.2f} rad from where it was told to rest"
+        led = self._stood is not None and _beyond(tool, self._stood, LED_M, LED_RAD)
+        if led and _beyond(tool, commanded, LED_M, LED_RAD):
+            if not self.sink.NEEDS_JOINTS:
+                raise UnsafeChunk(f"{away}, and was moved there since: {BRING_BACK}")
+            if not _stands(twist):
+                raise UnsafeChunk(f"{away}, and still moves")
+            self._returned = False
+            return tool
         config = self.motion.config
         if away_m <= config.max_lead_m and away_rad <= config.max_lead_rad and not left:
             self._returned = False
             return commanded
-        away = f"the arm is {away_m * 1e3:.0f} mm and {away_rad:.2f} rad from where it was told to rest"
-        if twist is None or not (np.linalg.norm(twist[:3]) < STANDS_M_S and np.linalg.norm(twist[3:]) < STANDS_RAD_S):
+        if not _stands(twist):
             raise UnsafeChunk(f"{away}, and still moves")
-        if dry_run or left or self.watch.evidence(now_ns) is Evidence.ELSEWHERE:
-            self._returned = False
-            return tool
         share = max(away_m / config.max_tracking_m, away_rad / config.max_tracking_rad)
         if share <= 1.0:
             self._returned = False
             return commanded
         if share > EvidenceBounds.reach or self._returned:
-            raise UnsafeChunk(
-                f"{away}: is the tool's transform right? Bring the arm back, or clean up and configure the node again "
-                "to start where it is"
-            )
+            raise UnsafeChunk(f"{away}: {BRING_BACK}")
         with self._lock:
             if not self._emergency:
                 order = HoldOrder(now_ns, now_ns, Evidence.BLOCKED, HoldReason.TRACKING, self._inputs.measured())
@@ -305,3 +322,16 @@ class Commander:
         evidence = Evidence.STALE if hold.reason is HoldReason.TIME else self.watch.evidence(now_ns)
         order = HoldOrder(at_ns, now_ns, evidence, hold.reason, self._inputs.measured())
         self._log.warning(f"holding: {hold.why} ({self.sink.hold(order)})")
+
+
+def _stands(twist: NDArray[np.float64] | None) -> bool:
+    """Return whether a tool of this twist [6] stands; False where it is not known."""
+    return twist is not None and bool(
+        np.linalg.norm(twist[:3]) < STANDS_M_S and np.linalg.norm(twist[3:]) < STANDS_RAD_S
+    )
+
+
+def _beyond(a: NDArray[np.float64], b: NDArray[np.float64], metres: float, radians: float) -> bool:
+    """Return whether two poses [4, 4] are further apart than that."""
+    away_m, away_rad = pose_distance(a, b)
+    return away_m > metres or away_rad > radians

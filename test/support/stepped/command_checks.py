@@ -69,6 +69,11 @@ class CommandChecks:
                 text = f"the command leads a blocked arm by {lead_m:.3f} m and {lead_rad:.2f} rad"
                 self.found.append(Violation("push", text, at_ns / NS_PER_S))
 
+    def _relocated(self, before: SentCommand | None, command: SentCommand) -> bool:
+        """Return whether somebody else moved the arm between two commands."""
+        since_ns = 0 if before is None else before.sent_ns
+        return any(since_ns < at_ns <= command.sent_ns for at_ns in self._cell.relocated_ns)
+
     def _wrong(self, what: str, command: SentCommand, text: str) -> None:
         self.found.append(Violation(what, text, command.sent_ns / NS_PER_S))
 
@@ -160,8 +165,7 @@ class CommandChecks:
         standing = not start.velocity.any() or float(np.abs(start.velocity).max()) < SEAM_RAD_S
         off_arm = float(np.abs(start.position - command.joints).max())
         near = standing and off_arm <= NEAR_RAD and command.speed <= STANDING
-        since_ns = before[0].sent_ns if before is not None else 0
-        if any(since_ns < at_ns <= command.sent_ns for at_ns in self._cell.relocated_ns):
+        if self._relocated(None if before is None else before[0], command):
             if off_arm > NEAR_RAD:
                 self._wrong("start", command, f"the arm was moved, and would leap by {off_arm:.3f} rad")
         elif before is None and not near:
@@ -218,6 +222,9 @@ class CommandChecks:
                 if not near:
                     self._wrong("start", command, f"the first command is {away_m:.3f} m from the arm")
                 self._inside(command, np.stack([command.arm[:3, 3], pose[:3, 3]]))
+            elif self._relocated(before[0], command):
+                if not near:
+                    self._wrong("start", command, f"the arm was moved, and would leap by {away_m:.3f} m")
             else:
                 then, was = before
                 step_m, step_rad = pose_distance(was, pose)

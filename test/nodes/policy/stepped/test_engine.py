@@ -183,7 +183,7 @@ def test_a_transform_that_slips_and_stays_moves_no_command_in_one_step(mode, sli
 
 
 @pytest.mark.parametrize(("slip_m", "set_s"), [(0.08, 0.0), (0.08, -30.0), (0.12, 0.0), (0.4, 30.0)])
-def test_a_transform_that_slips_at_rest_moves_no_command_in_one_step(slip_m, set_s):
+def test_nothing_starts_after_a_transform_has_slipped_at_rest(slip_m, set_s):
     """Nobody moves, the transform slips, and the clock is set; then the next motion starts."""
     with Cell("pose", seed=2, parameters=QUICK) as cell:
         moving(cell, 0.8)
@@ -197,15 +197,10 @@ def test_a_transform_that_slips_at_rest_moves_no_command_in_one_step(slip_m, set
         assert len(cell.commands) == sent
         cell.enable()
         cell.run(6.0)
-        steps = np.linalg.norm(np.diff(positions(cell), axis=0), axis=1)
-        assert steps.max() <= 0.4 * 0.02 * 1.03
-        returned = any("its command goes back to it first" in text for _, text in cell.node.log.lines)
-        assert returned == (slip_m == 0.12)
-        assert (len(cell.commands) == sent) == (slip_m == 0.4)
-        # An arm that followed its command by its transform did not come nearer, and nothing starts after that.
-        refused = f"{slip_m * 1e3:.0f} mm and 0.00 rad from where it was told to rest: is the tool's transform right?"
-        assert (refused in cell.told()) == (slip_m > 0.1)
-        assert cell.loop.executive.moving == (slip_m == 0.08)
+        assert len(cell.commands) == sent  # was it led there, or did its transform slip? A person has to say
+        assert not cell.loop.executive.moving
+        away = f"{slip_m * 1e3:.0f} mm and 0.00 rad from where it was told to rest, and was moved there since"
+        assert f"{away}: is the tool's transform right?" in cell.told()
 
 
 def test_an_arm_that_never_quite_arrives_starts_with_a_lead_of_nothing():
