@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -21,6 +22,8 @@ LEAST_CONTRAST = 4.0
 CELLS = 64  # a side; the noise of the pixels in a cell averages out
 ALIKE = 95  # percent of the cells: a caption that the driver writes, or a dead pixel, is no picture
 REPEATED = 4  # pictures that a broken driver may repeat in turn
+NOISE = 2  # levels by which two pictures may differ everywhere that are one picture with a level of noise each
+SEEN_PX = 2.0  # a tool that is seen to move so far changes some pixel by more than that
 REFOCUSED = 0.05  # share of the focal length that autofocus may change
 NARROWEST_DEG, WIDEST_DEG = 1.0, 175.0
 
@@ -42,8 +45,9 @@ class ImageGateConfig:
     max_future_s: a stamp further ahead of the ROS clock than this means two clocks that are not synchronised.
     jump_back_s: a stamp that far before the newest one is a new beginning (a bag loops) and not a late image; one that
         far ahead of the ROS clock is not taken in, for all that follow would be older.
-    frozen_s, frozen_motion_m: the camera is frozen when its pixels stayed the same to the last bit for that long
-        while the tool moved that far. Motion is asked for because a still scene in simulation has no noise.
+    frozen_s, frozen_motion_m: the camera is frozen when its pixels stayed the same for that long while the tool moved
+        that far: the same to the last bit, or within NOISE where the tool's place in the image moved too. Motion is
+        asked for because a still scene in simulation has no noise.
     """
 
     timeout_s: float = 1.0
@@ -78,10 +82,7 @@ class ImageGate:
     def _restart(self) -> None:
         """Forget the stamps and what was seen at them."""
         self._newest_ns: int | None = None
-        self._frames: deque[NDArray[np.uint8]] = deque(maxlen=REPEATED)
-        self._same_since_ns = 0
-        self._tool_then: NDArray[np.float64] | None = None
-        self._moved_m = 0.0
+        self._equal, self._alike = _Repetition(np.array_equal), _Repetition(_alike)
 
     def stamp_problem(self, stamp_ns: int, now_ns: int) -> str | None:
         """Return why an image with this stamp must not be taken in at all, or None."""
@@ -149,22 +150,75 @@ class ImageGate:
         """Take the next image's camera as that of the mission."""
         self._camera = self._focal = None
 
-    def frozen(self, image: NDArray[np.uint8], stamp_ns: int, tool_position: NDArray[np.float64]) -> str | None:
+    def frozen(
+        self,
+        image: NDArray[np.uint8],
+        stamp_ns: int,
+        tool_position: NDArray[np.float64],
+        tool_pixel: tuple[float, float] | None = None,
+    ) -> str | None:
         """Return the problem when the camera repeats one picture, or a few, while the tool moves; else None.
 
-        image: [H, W, 3], compared to the last bit with those before. tool_position: [3] metres at the same stamp.
+        image: [H, W, 3]. tool_position: [3] metres at the same stamp. tool_pixel: its place in the image; None where it
+        is not seen, and then only pictures that are equal to the last bit count: a still scene may look like its noise.
         """
-        if self._tool_then is None or not any(np.array_equal(frame, image) for frame in self._frames):
+        self._equal.add(image, stamp_ns, tool_position)
+        if tool_pixel is None:
+            self._alike = _Repetition(_alike)
+        else:
+            self._alike.add(image, stamp_ns, tool_position, tool_pixel)
+        if self._equal.lasts(self.config):
+            found, what = self._equal, "equal images"
+        elif self._alike.lasts(self.config) and self._alike.moved_px >= SEEN_PX:
+            found, what = self._alike, "equal images but for noise"
+        else:
+            return None
+        return f"the camera is frozen: {found.same_s:.1f} s of {what} while the tool moved {found.moved_m * 1e3:.0f} mm"
+
+
+class _Repetition:
+    """How long the pictures have repeated those before, and how far the tool moved meanwhile.
+
+    same_s: seconds by the stamps. moved_m: metres; moved_px: pixels that its place in the image moved.
+    """
+
+    def __init__(self, same: Callable[[NDArray[np.uint8], NDArray[np.uint8]], bool]) -> None:
+        """same: whether two images [H, W, 3] count as one."""
+        self._same = same
+        self._frames: deque[NDArray[np.uint8]] = deque(maxlen=REPEATED)
+        self._begin: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None = None
+        self.same_s = self.moved_m = self.moved_px = 0.0
+
+    def add(
+        self,
+        image: NDArray[np.uint8],
+        stamp_ns: int,
+        tool_position: NDArray[np.float64],
+        tool_pixel: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        """Take the next picture."""
+        pixel = np.asarray(tool_pixel)
+        if self._begin is None or not any(self._same(frame, image) for frame in self._frames):
             self._frames.append(image)
-            self._same_since_ns = stamp_ns
-            self._tool_then = tool_position
-            self._moved_m = 0.0
-            return None
-        self._moved_m = max(self._moved_m, float(np.linalg.norm(tool_position - self._tool_then)))
-        same_s = (stamp_ns - self._same_since_ns) / NS_PER_S
-        if same_s < self.config.frozen_s or self._moved_m < self.config.frozen_motion_m:
-            return None
-        return f"the camera is frozen: {same_s:.1f} s of equal images while the tool moved {self._moved_m * 1e3:.0f} mm"
+            self._begin = stamp_ns, tool_position, pixel
+            self.same_s = self.moved_m = self.moved_px = 0.0
+            return
+        begin_ns, position_then, pixel_then = self._begin
+        self.same_s = (stamp_ns - begin_ns) / NS_PER_S
+        self.moved_m = max(self.moved_m, float(np.linalg.norm(tool_position - position_then)))
+        self.moved_px = max(self.moved_px, float(np.linalg.norm(pixel - pixel_then)))
+
+    def lasts(self, config: ImageGateConfig) -> bool:
+        """Return whether the same was seen for long enough while the tool moved."""
+        return self.same_s >= config.frozen_s and self.moved_m >= config.frozen_motion_m
+
+
+def _alike(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+    """Return whether no pixel of two images [H, W, 3] differs by more than NOISE; some pixels mostly tell."""
+    if one.shape != other.shape:
+        return False
+    few = np.abs(one[::16, ::16].astype(np.int16) - other[::16, ::16])
+    return bool(few.max() <= NOISE) and bool(cv2.absdiff(one, other).max() <= NOISE)
 
 
 def nothing_visible(image: NDArray[np.uint8]) -> str | None:

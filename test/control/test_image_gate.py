@@ -112,6 +112,50 @@ def test_images_that_repeat_in_turn_are_frozen_too():
     )
 
 
+def seen(gate: ImageGate, picture_at, pixel_at, seconds: float = 3.0) -> list[str | None]:
+    """Verdicts at 10 Hz while the tool moves 10 mm an image."""
+    return [
+        gate.frozen(picture_at(step), step * NS_PER_S // 10, np.array([0.01 * step, 0, 0]), pixel_at(step))
+        for step in range(round(seconds * 10))
+    ]
+
+
+def a_level_of_noise(step: int, levels: int = 1) -> np.ndarray:
+    one = noise(7).astype(int) // 2 + 64
+    return (one + np.random.default_rng(step).integers(-levels, levels + 1, one.shape)).astype(np.uint8)
+
+
+def test_a_frozen_picture_with_a_level_of_noise_is_frozen_too(gate):
+    found = seen(gate, a_level_of_noise, lambda step: (20.0 + step, 30.0))
+    assert found[:10] == [None] * 10
+    assert found[10] == "the camera is frozen: 1.0 s of equal images but for noise while the tool moved 100 mm"
+    # A picture that changes is not frozen any more.
+    assert gate.frozen(noise(1), 4 * NS_PER_S, HERE, (5.0, 5.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("picture_at", "pixel_at"),
+    [
+        (a_level_of_noise, lambda step: None),  # the tool is not seen: a still scene looks like this
+        (a_level_of_noise, lambda step: (20.0, 30.0)),  # it moves along the line of sight, or with the camera
+        (a_level_of_noise, lambda step: (20.0 + step, 30.0) if step % 5 else None),
+        (lambda step: a_level_of_noise(step, 3), lambda step: (20.0 + step, 30.0)),  # a sensor's noise
+        (lambda step: np.roll(a_level_of_noise(0), step, axis=1), lambda step: (20.0 + step, 30.0)),
+    ],
+)
+def test_a_still_scene_with_noise_or_a_tool_that_is_not_seen_to_move_is_not_frozen(gate, picture_at, pixel_at):
+    assert seen(gate, picture_at, pixel_at) == [None] * 30
+
+
+def test_a_small_tool_that_moves_before_a_still_scene_is_not_frozen(gate):
+    def moving_tool(step: int) -> np.ndarray:
+        image = a_level_of_noise(step)
+        image[30:32, 20 + step : 22 + step] = 255 * (step % 2)
+        return image
+
+    assert seen(gate, moving_tool, lambda step: (20.0 + step, 30.0)) == [None] * 30
+
+
 def grey(level: int, spread: int = 0) -> np.ndarray:
     """One grey level with noise of up to `spread` levels, as of a sensor under its cap."""
     return np.clip(level + np.random.default_rng(1).integers(-spread, spread + 1, (120, 160, 3)), 0, 255).astype(

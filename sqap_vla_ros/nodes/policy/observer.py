@@ -191,7 +191,8 @@ class Observer:
         unusable = nothing_visible(image) or self._gate.changed(frame.frame_id, image, focal)
         if unusable is not None:
             raise ObservationProblem(Input.IMAGE, f"{unusable} ({self._image_topic})")
-        if (frozen := self._gate.frozen(image, frame.stamp_ns, base_from_tool[:3, 3])) is not None:
+        frozen = self._gate.frozen(image, frame.stamp_ns, base_from_tool[:3, 3], tool.pixel)
+        if frozen is not None:
             raise ObservationProblem(Input.IMAGE, f"{frozen} ({self._image_topic})")
         observation = Observation(image, frame.stamp_ns, instruction, tool.pixel, base_from_tool)
         return View(observation, frame, base_from_tool, optical_from_base, camera, tool)

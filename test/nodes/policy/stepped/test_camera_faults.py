@@ -31,6 +31,18 @@ def test_images_that_show_nothing_or_another_camera_are_named(edit, words):
         assert violations(cell) == []
 
 
+def test_a_frozen_picture_with_a_level_of_noise_is_named():
+    with Cell("pose", seed=9, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
+        cell.switches.focal = 300.0  # the tool's place in the image moves as in one of usual size
+        moving(cell)
+        rng = np.random.default_rng(0)
+        frozen = cell._image // 2 + 64
+        cell.switches.image_edit = lambda image: (frozen + rng.integers(-1, 2, image.shape)).astype(np.uint8)
+        cell.run(4.0)
+        assert "s of equal images but for noise while the tool moved" in told(cell)
+        assert violations(cell) == []
+
+
 def test_a_camera_with_another_focal_length_ends_the_motion():
     with Cell("pose", seed=9, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
         moving(cell)
