@@ -110,7 +110,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "evaluation": _BASE,
     "evaluation.ray_cluster": ("processes",),
     "evaluation.selectors": (*_BASE, *_MODEL),
-    "commands": (*_BASE, *_MODEL, *_SUBJECTS, "shipped", "evaluation"),
+    "commands": (*_BASE, *_MODEL, *_SUBJECTS, "processes", "shipped", "evaluation"),
     "cli": (*_BASE, *_WHOLE, "processes", "commands"),
 }
 

@@ -5,6 +5,7 @@ import nothing heavy at their top, so that `sqap-vla --help` answers at once.
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -61,6 +62,9 @@ def build_parser() -> CommandParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; the exit status is 2 for bad input, 130 for Ctrl-C, 143 for SIGTERM and 129 for SIGHUP."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
     args = argparse.Namespace(traceback=False, resumes=False, parser=None)
     try:
         args = build_parser().parse_args(argv)

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_BUSY = 0.25  # share of the machine that others use from which on times carry a warning
 ORPHAN_GRACE_S = 15.0  # a node holds the arm and ends its worker first
 
 
@@ -118,6 +119,11 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
+
+
+def busy_warning(share: float) -> str:
+    """Return a warning where others use so much of the machine (0 to 1) that times are not to be trusted, else ""."""
+    return "" if share < _BUSY else f"other programs used {share:.0%} of this machine's processor time"
 
 
 def busy_share(seconds: float = 0.3) -> float:

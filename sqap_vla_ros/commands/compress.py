@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe)
     settings = checkpoint_settings(args)
     require_policy(args.checkpoint, settings=settings)
-    check_target(args.out, overwrite=args.overwrite)
+    check_target(args.out, overwrite=args.overwrite, source=checkpoint_path(args.checkpoint, SHIPPED))
     if args.report is not None:
         check_folder(args.report)
     _require_source(args)
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     lies_in_a_file = checkpoint_path(args.checkpoint, SHIPPED) is not None
     mapped = lies_in_a_file and args.report is None and recipe.quantization is not None
     use_threads(args.threads)
-    note(ignored_options(args))
+    note(ignored_options(args, recipe))
     observations, held_out = _observations(args)
     require_calibration(recipe, observations)
     needs = estimate(config, recipe, len(observations), mapped_layers=mapped)
@@ -164,9 +164,13 @@ def _require_source(args: argparse.Namespace) -> None:
         require_source(args.calibration, args.observations, CALIBRATION_SOURCES)
 
 
-def ignored_options(args: argparse.Namespace) -> list[str]:
+def ignored_options(args: argparse.Namespace, recipe: Recipe) -> list[str]:
     """Return a sentence for each option that was typed and has no effect."""
-    kind = _kind(args.calibration)
+    spec, kind = recipe.quantization, _kind(args.calibration)
+    looks = spec is not None and (spec.needs_calibration or spec.looks_at_the_action)
+    if not looks and args.report is None and kind != "nothing":
+        about = (*BAG_OPTIONS, "--calibration", "--camera-info", "--image-key", "--instruction", "--observations")
+        return ignored(args, (about, True, f"recipe {recipe.name} looks at no observations"))
     said = ignored(
         args,
         ((*BAG_OPTIONS, "--camera-info"), kind != "bag", "--calibration names no bag"),

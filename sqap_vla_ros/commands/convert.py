@@ -12,6 +12,8 @@ from sqap_vla_ros.commands.policy_checks import require_policy
 if TYPE_CHECKING:
     from sqap_vla_ros.policy.checkpoints.contents import Contents
 
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # endings that no folder has
+
 
 def register(subparsers: Any) -> None:
     """Add the `convert` sub-command."""
@@ -35,6 +37,10 @@ def run(args: argparse.Namespace) -> None:
     from sqap_vla_ros.policy.settings import CheckpointSettings
     from sqap_vla_ros.shipped import SHIPPED
 
+    if args.output.suffix != ".safetensors" and (ending := Path(f"a{args.output.name}").suffix).lower() in _WEIGHTS:
+        raise UsageError(
+            f"OUTPUT {args.output}: a folder is written there, or a file NAME.safetensors, but no {ending}"
+        )
     check_free(args.output)
     path = checkpoint_path(args.checkpoint, SHIPPED)
     if path is None:

@@ -12,6 +12,7 @@ from sqap_vla_ros.commands.options import (
     UsageError,
     add_checkpoint,
     add_command,
+    add_jobs,
     add_recipes,
     integer,
     names_among,
@@ -72,7 +73,7 @@ def register(subparsers: Any) -> None:
         help="sample late chunks so that they agree with what the arm does meanwhile (Real-Time Chunking)",
     )
     work = parser.add_argument_group("work")
-    work.add_argument("--jobs", type=integer(1), default=1, help="processes, one thread each")
+    add_jobs(work, 1, "processes, one thread each")
     work.add_argument("--ray", metavar="ADDRESS", help="episodes over a Ray cluster: auto, local or host:port")
     work.add_argument("--lockstep", type=integer(1), default=LOCKSTEP, help="episodes that share a prediction")
     work.add_argument(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +48,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         if "" in arg_strings and (
-            action.type is Path or action.dest == "checkpoint"
+            action.type is Path or action.dest in ("checkpoint", "unnorm_key")
         ):  # Path("") is the folder one is in
             raise argparse.ArgumentError(action, "needs a name, got ''")
         value = super()._get_values(action, arg_strings)  # type: ignore[misc]
@@ -233,6 +234,12 @@ def add_sampling(parser: Any) -> None:
     """Add the options about the sampling of a chunk; see `checkpoint_settings`."""
     parser.add_argument("--cfg-scale", type=number(0.0, 100.0), help="guidance of the diffusion, if not as stored")
     parser.add_argument("--ddim-steps", type=integer(2, 100), help="DDIM steps, if not as stored")
+
+
+def add_jobs(parser: Any, default: int, purpose: str) -> None:
+    """Add --jobs, at most eight for each processor core: more only fill the memory."""
+    most = 8 * (os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=integer(1, most), default=default, help=purpose)
 
 
 def add_threads(parser: Any) -> None:

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqap_vla_ros.commands.ignored import ignored_by_server, ignored_recipe, note
+from sqap_vla_ros.commands.ignored import ignored, ignored_by_server, ignored_recipe, note
 from sqap_vla_ros.commands.options import (
     UsageError,
     add_checkpoint,
@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> None:
 
     from sqap_vla_ros.contracts import Observation
     from sqap_vla_ros.policy.pictures import read_picture
+    from sqap_vla_ros.processes import busy_share, busy_warning
     from sqap_vla_ros.serving.frames import is_remote
     from sqap_vla_ros.shipped import SHIPPED
 
@@ -97,6 +98,7 @@ def run(args: argparse.Namespace) -> None:
         from sqap_vla_ros.compression.load import load_policy
 
         use_threads(args.threads)
+        busy = busy_warning(busy_share())
         with progress_bar() as progress:
             policy = load_policy(
                 args.checkpoint,
@@ -108,9 +110,21 @@ def run(args: argparse.Namespace) -> None:
             )
         note(ignored_recipe(args, policy.info.recipe))
         chunk = policy.predict(observation, seed=args.seed)
+        note([f"{busy}: the milliseconds are longer than on an idle machine"] if busy else [])
+    note(_ignored_gripper(args, observation, chunk))
     if not np.isfinite(chunk.deltas).all():
         raise ValueError(f"{args.checkpoint} predicts actions that are not finite: weights or statistics are damaged")
     print(json.dumps(chunk_to_dict(chunk), indent=2) if args.json else chunk_table(chunk))
+
+
+def _ignored_gripper(args: argparse.Namespace, observation: Observation, chunk: ActionChunk) -> list[str]:
+    """Return what is said about a gripper in view around which no tokens are kept."""
+    from sqap_vla_ros.contracts import Reason
+
+    kept = [] if chunk.selection is None else chunk.selection.reasons.tolist()
+    useless = observation.gripper_pixel is not None and Reason.RING not in kept
+    options = ("--gripper-pixel", "--gripper-point", "--camera-info")
+    return ignored(args, (options, useless, "no tokens are kept for being near the gripper"))
 
 
 def _predict_remotely(args: argparse.Namespace, observation: Observation) -> ActionChunk:

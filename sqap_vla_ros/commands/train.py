@@ -11,8 +11,8 @@ from sqap_vla_ros.commands.options import (
     UsageError,
     add_command,
     add_device,
+    add_jobs,
     add_seed,
-    integer,
     number,
 )
 from sqap_vla_ros.commands.policy_checks import require_device
@@ -42,7 +42,7 @@ def register(subparsers: Any) -> None:
         "--start", type=Path, help="OUT of an earlier training on demonstrations, whose weights this one begins with"
     )
     add_seed(parser, "of scenes, weights and noise; 0 is the shipped policy's")
-    parser.add_argument("--jobs", type=integer(1), default=2, help="processes, one for each core")
+    add_jobs(parser, 2, "processes, one for each core")
     add_device(parser, "where the weights are trained")
     parser.add_argument("--compile", action="store_true", help="compile the decoder's layers (needs a C++ compiler)")
     parser.add_argument(

@@ -1,7 +1,11 @@
 """`sqap-vla convert` and the writing of checkpoints: nothing is lost unsaid, nothing half-written stays."""
 
+import io
 import json
+import os
 import re
+import stat
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +103,35 @@ def test_compress_replaces_only_when_it_is_told_to(file, tmp_path):
     assert out.read_text() == "old"
     assert main([*command, "--overwrite"]) == 0
     assert out.stat().st_size > 100_000
+
+
+def test_a_checkpoint_is_not_replaced_by_what_is_made_of_it(file, tmp_path, capsys):
+    """--overwrite is for what an earlier run has made."""
+    before, link = file.read_bytes(), tmp_path / "link.safetensors"
+    link.symlink_to(file)
+    for out in (file, link):
+        command = ["compress", "--checkpoint", str(file), "--recipe", "rtn_w8a16", "--out", str(out), "--overwrite"]
+        assert main(command) == 2
+        assert f"{out} is the checkpoint that is to be compressed: choose another --out" in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
+def test_a_file_has_the_rights_that_the_umask_leaves(tmp_path):
+    """safetensors writes for the owner alone, and a node may run as another user."""
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(micro_policy(), tmp_path / "a.safetensors")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o640
+
+
+def test_a_name_that_is_no_utf_8_is_printed(file, tmp_path, monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="utf-8", errors="strict"))
+    assert main(["convert", str(file), f"{tmp_path}/caf\udce9.safetensors"]) == 0
+    sys.stdout.flush()
+    assert b"caf\\udce9.safetensors" in printed.getvalue()
 
 
 def test_a_dry_run_checks_everything_and_writes_nothing(file, tmp_path, capsys, monkeypatch):

@@ -9,6 +9,7 @@ from sqap_vla_ros import cli
 from sqap_vla_ros.commands import compress, evaluate, ignored, serve
 from sqap_vla_ros.commands.options import CommandParser
 from sqap_vla_ros.commands.recordings import bags, datasets, record_demo, replay
+from sqap_vla_ros.compression.recipe import load_recipe
 
 NO_BAG = "ignored: there is no bag among the recordings"
 NO_DATASET = "ignored: there is no LeRobot dataset among the recordings"
@@ -76,17 +77,19 @@ def test_replay(recordings, options, said):
         (["pictures", "--instruction", "pick"], ["--instruction is ignored: --calibration names no recording"]),
         (["synthetic:8", "--observations", "4"], ["--observations is ignored: --calibration says how many"]),
         (["synthetic", "--observations", "4"], []),
+        (["synthetic", "--recipe", "fp32"], ["--calibration is ignored: recipe fp32 looks at no observations"]),
+        (["synthetic", "--recipe", "fp32", "--report", "r"], []),
     ],
 )
 def test_compress(recordings, options, said):
     found = parse("compress", "--checkpoint", "micro", "--out", "a.safetensors", "--calibration", *options)
-    check(compress.ignored_options(found), said)
+    check(compress.ignored_options(found, load_recipe(found.recipe)), said)
 
 
 def test_compress_without_calibration():
     found = parse("compress", "--checkpoint", "micro", "--out", "a.safetensors", "--observations", "16", "--urdf", "u")
     check(
-        compress.ignored_options(found),
+        compress.ignored_options(found, load_recipe(found.recipe)),
         ["--urdf is ignored: --calibration names no bag", "--observations is ignored: there is no --calibration"],
     )
 

@@ -10,6 +10,10 @@ from sqap_vla_ros.commands import options
 IMAGE = ("--image", "nowhere.png", "--instruction", "pick up the can")
 HOSTILE = [
     (("evaluate", "--jobs", "-1"), "--jobs: must be at least 1, got -1"),
+    (("evaluate", "--jobs", "99999"), "--jobs: must be at most "),
+    (("replay", "bag", "--jobs", "99999"), "--jobs: must be at most "),
+    (("train", "--out", "x", "--jobs", "99999"), "--jobs: must be at most "),
+    (("predict", *IMAGE, "--unnorm-key", ""), "--unnorm-key: needs a name, got ''"),
     (("evaluate", "--episodes", "many"), "--episodes: needs a whole number, got 'many'"),
     (("evaluate", "--horizon", "17"), "--horizon: must be at most 16, got 17"),
     (("evaluate", "--async-latency", "nan"), "--async-latency: needs a finite number, got 'nan'"),

@@ -51,6 +51,17 @@ def test_recipe_and_gripper_reach_the_selection(picture, capsys):
     assert selection["gripper_patch"] == [8, 8]
 
 
+def test_a_gripper_that_the_recipe_does_not_look_at_and_a_busy_machine_are_noted(picture, capsys, monkeypatch):
+    monkeypatch.setattr("sqap_vla_ros.processes.busy_share", lambda: 0.82)
+    assert predict(picture, "--gripper-pixel", "40", "30") == 0
+    said = capsys.readouterr().err
+    assert "note: --gripper-pixel is ignored: no tokens are kept for being near the gripper" in said
+    assert "note: other programs used 82% of this machine's processor time: the milliseconds are longer" in said
+    monkeypatch.setattr("sqap_vla_ros.processes.busy_share", lambda: 0.1)
+    assert predict(picture, "--recipe", "sqap_pruning", "--gripper-pixel", "40", "30") == 0
+    assert "note:" not in capsys.readouterr().err
+
+
 def test_gripper_point_goes_through_the_calibration(picture, tmp_path, capsys):
     info = {"width": 80, "height": 60, "distortion_model": "plumb_bob", "d": [0.0] * 5}
     info["k"] = [50.0, 0.0, 39.5, 0.0, 50.0, 29.5, 0.0, 0.0, 1.0]

@@ -15,6 +15,7 @@ from sqap_vla_ros.commands.options import (
     add_checkpoint_settings,
     add_command,
     add_device,
+    add_jobs,
     add_recipes,
     add_sampling,
     add_seed,
@@ -87,7 +88,7 @@ def register(subparsers: Any) -> None:
     how.add_argument(
         "--control-rate", type=number(0.0, above=True), default=5.0, help="Hz; slower predictions miss their deadline"
     )
-    how.add_argument("--jobs", type=integer(1), default=1, help="bags at a time, in processes of this machine")
+    add_jobs(how, 1, "bags at a time, in processes of this machine")
     how.add_argument("--ray", metavar="ADDRESS", help="bags over a Ray cluster: auto, local or host:port")
     how.add_argument("--no-video", action="store_true", help="leave out the overlay video")
 

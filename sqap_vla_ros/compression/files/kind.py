@@ -29,10 +29,10 @@ def is_compressed(path: Path) -> bool:
         raise CompressedFileError(f"{path} is truncated or not a safetensors file ({error}); copy it again") from error
 
 
-def check_target(path: Path, *, overwrite: bool = False) -> None:
+def check_target(path: Path, *, overwrite: bool = False, source: Path | None = None) -> None:
     """Raise `CompressedFileError` or OSError when nothing can be written there, before an hour of work.
 
-    overwrite: an existing file may be replaced.
+    overwrite: an existing file may be replaced, except `source`, the checkpoint that is read.
     """
     if path.suffix != ".safetensors":
         raise CompressedFileError(f"a compressed policy is a .safetensors file, got {path}")
@@ -40,4 +40,6 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
         raise CompressedFileError(f"folder {path.absolute().parent} does not exist")
     if path.is_file() and not overwrite:
         raise FileExistsError(f"{path} exists: choose another --out, or give --overwrite to replace it")
+    if source is not None and path.is_file() and path.samefile(source):
+        raise FileExistsError(f"{path} is the checkpoint that is to be compressed: choose another --out")
     check_free(path, overwrite=overwrite)

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from sqap_vla_ros import processes
 from sqap_vla_ros.evaluation.replay.metrics import frame_errors
 from sqap_vla_ros.evaluation.replay.run import RecipeRun
 from sqap_vla_ros.policy.checkpoints.writing import written_aside
@@ -105,7 +106,6 @@ GROUPS: dict[str, tuple[Measure, ...]] = {
         Measure("failed_predictions", "failed predictions", ("failed",)),
     ),
 }
-BUSY = 0.25  # share of the machine that others use from which on latencies carry a warning
 MEASURES = tuple(measure for group in GROUPS.values() for measure in group)
 FRAME_COLUMNS = (
     *("recipe", "frame", "stamp_ns", "age_s", "policy_ms", "kept_tokens"),
@@ -116,11 +116,11 @@ FRAME_COLUMNS = (
 def busy_warning(summaries: Sequence[dict[str, Any]]) -> str:
     """Return a warning where the machine had other work to do while latencies were measured, else ""."""
     busiest = max((summary["inputs"].get("machine_busy", 0.0) for summary in summaries), default=0.0)
-    if busiest < BUSY:
+    if not (warning := processes.busy_warning(busiest)):
         return ""
     return (
-        f"Other programs used {busiest:.0%} of this machine's processor time when a recipe began: the latencies are "
-        "longer than on an idle machine. Replay again on one for latencies to trust."
+        f"{warning[0].upper()}{warning[1:]} when a recipe began: the latencies are longer than on an idle machine. "
+        "Replay again on one for latencies to trust."
     )
 
 

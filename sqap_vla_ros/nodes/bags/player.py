@@ -111,6 +111,8 @@ class BagPlayer(Node):
                 durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
             )
             outputs[topic.name] = self.create_publisher(kind, topic.name, qos)
+        if not outputs:
+            raise BagError(f"{bag.path} has no messages to play")
         return outputs
 
     def _await_policy(self, clock: Publisher) -> None:
@@ -159,8 +161,9 @@ def main(args: Sequence[str] | None = None) -> int:
     interrupted = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: interrupted.set())
-    failures: list[BaseException] = []
+    failures: list[Exception] = []
     node: BagPlayer | None = None
+    thread: threading.Thread | None = None
     try:
         node = BagPlayer(interrupted)
         executor = SingleThreadedExecutor()
@@ -174,7 +177,12 @@ def main(args: Sequence[str] | None = None) -> int:
         node.close()
     except ValueError as error:
         failures.append(error)
+    except OSError as error:
+        failures.append(BagError(f"what is recorded cannot be written: {error.strerror or error}"))
     finally:
+        interrupted.set()
+        if thread is not None:
+            thread.join()
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
@@ -183,7 +191,7 @@ def main(args: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _play(node: BagPlayer, failures: list[BaseException]) -> None:
+def _play(node: BagPlayer, failures: list[Exception]) -> None:
     try:
         node.play()
     except (BagError, OSError) as error:

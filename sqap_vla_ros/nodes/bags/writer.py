@@ -24,7 +24,7 @@ _FOREVER = QosTime(9223372036, 854775807)
 
 
 class BagWriter:
-    """A new recording; use it in a `with`. Not thread-safe. Raises BagError where the folder exists already.
+    """A new recording; use it in a `with`. Not thread-safe. Raises BagError where the folder exists or cannot be made.
 
     Topics are added with their first message. latched: topics that late readers must be given (transient_local).
     """
@@ -33,11 +33,14 @@ class BagWriter:
         self.path = Path(path).expanduser()
         if self.path.exists():
             raise BagError(f"{self.path} exists already: choose another folder, nothing is overwritten")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._latched = latched
         self._connections: dict[str, Connection] = {}
-        self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin.MCAP)
-        self._writer.open()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin.MCAP)
+            self._writer.open()
+        except OSError as error:
+            raise BagError(f"{self.path} cannot be written ({error.strerror}): choose another folder") from error
         self._open = True
 
     def __enter__(self) -> BagWriter:

@@ -73,7 +73,10 @@ class PolicyNode(LifecycleNodeMixin, Node):
                 self._loop.executive.stop(self._latched)
             self._wait_until_loaded(self._loop, values["load_timeout_s"])
         except Exception as error:  # rclpy drops exceptions of transitions without a word
-            self.get_logger().error(f"cannot configure: {error}")
+            if self._interrupted.is_set():
+                self.get_logger().info("stopped while the policy was being loaded")
+            else:
+                self.get_logger().error(f"cannot configure: {error}")
             self._destroy_loop()
             return TransitionCallbackReturn.FAILURE
         return super().on_configure(state)
@@ -115,7 +118,7 @@ class PolicyNode(LifecycleNodeMixin, Node):
             if loop.load_failure is not None:
                 raise RuntimeError(f"the policy cannot be loaded: {loop.load_failure}")
             if self._interrupted.is_set():
-                raise RuntimeError("interrupted while the policy was being loaded")
+                raise RuntimeError("interrupted")
             if now_s - begin_s > timeout_s:
                 raise TimeoutError(f"the policy was not loaded within load_timeout_s = {timeout_s:g} s")
             if now_s - logged_s > LOG_PERIOD_S:

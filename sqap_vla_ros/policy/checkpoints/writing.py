@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -88,7 +89,16 @@ def _require_writable(folder: Path, wanted: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file that appears whole or not at all. Raises WriteError."""
     with written_aside(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, "utf-8", errors="backslashreplace")  # names of files may be no UTF-8
+
+
+def _open_up(written: Path) -> None:
+    """Give files the rights that the umask leaves to new ones: safetensors' own are for the owner alone."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    for path in [written] if written.is_file() else written.rglob("*"):
+        if path.is_file():
+            path.chmod(path.stat().st_mode | (0o666 & ~mask))
 
 
 @contextmanager
@@ -103,6 +113,7 @@ def written_aside(path: Path) -> Iterator[Path]:
         yield partial
         if path.is_dir():
             raise FileExistsError(f"{path} exists: nothing is overwritten")
+        _open_up(partial)
         partial.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:
         number = error.errno if isinstance(error, OSError) else None

@@ -11,6 +11,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
+from sqap_vla_ros.nodes.bags.writer import BagWriter
+
 pytestmark = pytest.mark.ros
 
 
@@ -41,6 +43,24 @@ def test_a_bag_that_cannot_be_read_is_one_sentence(tmp_path, name):
     assert process.returncode == 1
     assert errors.count("bag_player: error: ") == 1
     assert "Traceback" not in errors
+
+
+def test_a_recording_that_cannot_be_written_is_one_sentence(tmp_path):
+    """Nothing can be made in /proc, on whatever disk the test runs and as whatever user."""
+    process = play(write_bag(tmp_path / "bag", frames=3), policy_node="nobody", record="/proc/answers")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.count("bag_player: error: /proc/answers") == 1
+    assert "Traceback" not in errors
+
+
+def test_a_bag_without_messages_is_refused(tmp_path):
+    with BagWriter(tmp_path / "empty"):
+        pass
+    process = play(tmp_path / "empty")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "empty has no messages to play" in errors
 
 
 @pytest.mark.parametrize(
