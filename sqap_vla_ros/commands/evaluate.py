@@ -21,7 +21,7 @@ from sqap_vla_ros.commands.options import (
 from sqap_vla_ros.commands.policy_checks import require_policy
 from sqap_vla_ros.contracts import JOINS, TRAINED_POLICY
 from sqap_vla_ros.evaluation.closed_loop.choices import CONTINUATIONS, ENSEMBLES, HORIZON, LOCKSTEP
-from sqap_vla_ros.simulation.vocabulary import SUITES, TaskFamily
+from sqap_vla_ros.simulation.vocabulary import CONTROL_DT_S, SUITES, TaskFamily
 
 if TYPE_CHECKING:
     from sqap_vla_ros.evaluation.closed_loop.study import Unit
@@ -130,10 +130,17 @@ def _reachable_units(args: argparse.Namespace) -> list[Unit]:
 
 def run(args: argparse.Namespace) -> int:
     """Run or continue the study; 1 where a recipe could not be measured."""
+    from sqap_vla_ros.evaluation.ray_cluster import require_ray
     from sqap_vla_ros.policy.checkpoints.writing import check_folder
     from sqap_vla_ros.serving.frames import is_remote
 
     check_folder(args.out)
+    if args.ray is not None:
+        require_ray()
+    longest_s = args.horizon * CONTROL_DT_S
+    if args.async_latency > longest_s:
+        lasts = f"the time that --horizon {args.horizon} lasts"
+        raise UsageError(f"--async-latency must be at most {longest_s:g} s, {lasts}, got {args.async_latency:g}")
     require_policy(args.checkpoint, *(() if is_remote(args.checkpoint) else args.recipes))
     from sqap_vla_ros.evaluation.closed_loop.report import print_summary, write_report
     from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
@@ -149,6 +156,8 @@ def run(args: argparse.Namespace) -> int:
     store = Store(args.out)
     methods = list(dict.fromkeys(unit.method.name for unit in units))
     for suite in dict.fromkeys(unit.suite for unit in units):
+        if not any(episode["suite"] == suite for name in methods for episode in store.episodes(name)):
+            continue  # nothing could be measured: `problems` says why
         print_summary(store, methods, suite)
         print(f"report: {write_report(store, methods, suite)}")
     for name, problem in problems.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import sys
@@ -10,6 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from sqap_vla_ros.processes import Terminated, signals_raise
+
+_MISSING = "--ray needs Ray: pip install 'sqap-vla-ros[cluster]'"
+
+
+def require_ray() -> None:
+    """Raise ValueError where Ray is missing; does not import it, which takes seconds."""
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError(_MISSING)
 
 
 @contextlib.contextmanager
@@ -23,7 +32,7 @@ def ray_cluster(address: str) -> Iterator[Any]:
     try:
         import ray  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
-        raise ValueError("--ray needs Ray: pip install 'sqap-vla-ros[cluster]'") from error
+        raise ValueError(_MISSING) from error
     variables = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY") if name in os.environ}
     variables["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     received: list[int] = []

@@ -23,20 +23,21 @@ class PromptTokenizer:
 
     vocabulary: number of ids that the decoder embeds; a tokenizer that makes more belongs to another model.
     name, data: `tokenizer.json` (tokenizers) or `tokenizer.model` (sentencepiece) and the file's content; kept as
-        `file`, so that a checkpoint can store them.
+        `file`, so that a checkpoint can store them. shown: the file's own name, for errors.
     Raises ValueError where the content is not a tokenizer or does not fit.
     """
 
     FILES = ("tokenizer.json", "tokenizer.model")
 
-    def __init__(self, config: PromptConfig, vocabulary: int, name: str, data: bytes) -> None:
+    def __init__(self, config: PromptConfig, vocabulary: int, name: str, data: bytes, *, shown: str = "") -> None:
         self.config = config
         self.file = (name, data)
         self._vocabulary = vocabulary
-        with _one_error(f"{name} is not a tokenizer that can be read"):
+        shown = shown or name
+        with _one_error(f"{shown} is not a tokenizer that can be read"):
             self._encode, size = _sentencepiece(data) if name.endswith(".model") else _tokenizers(data)
         if size > vocabulary:
-            raise ValueError(f"{name} makes {size} ids but the model embeds only {vocabulary}: it is another model's")
+            raise ValueError(f"{shown} makes {size} ids but the model embeds only {vocabulary}: it is another model's")
 
     @classmethod
     def load(cls, path: str | Path, config: PromptConfig, vocabulary: int) -> PromptTokenizer:
@@ -53,7 +54,11 @@ class PromptTokenizer:
         if problem := file_problem(path):
             raise ValueError(problem)
         name = cls.FILES[1] if path.suffix == ".model" else cls.FILES[0]
-        return cls(config, vocabulary, name, path.read_bytes())
+        try:
+            data = path.read_bytes()
+        except OSError as error:  # of a failing disk; its own text names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        return cls(config, vocabulary, name, data, shown=str(path))
 
     def __call__(self, instruction: str) -> list[int]:
         """Return the ids. Raises ValueError for a blank instruction or one that does not fit the prompt."""

@@ -15,10 +15,9 @@ from sqap_vla_ros.simulation.camera import SceneRenderer, camera_model
 from sqap_vla_ros.simulation.layout import VISUAL_MATCHING, Layout, Variation, sample_layout
 from sqap_vla_ros.simulation.scene import FINGER_RANGE_M
 from sqap_vla_ros.simulation.tasks import Task, WorldState
-from sqap_vla_ros.simulation.vocabulary import TaskFamily
+from sqap_vla_ros.simulation.vocabulary import CONTROL_DT_S, TaskFamily
 from sqap_vla_ros.simulation.world import TabletopWorld
 
-CONTROL_DT_S = 0.2  # 5 Hz: an action of the policy
 CONTROL_NS = round(CONTROL_DT_S * NS_PER_S)
 MAX_DELTA_M = 0.08  # per action; the workspace and these bounds stand in for a controller's limits
 MAX_DELTA_RAD = 0.5

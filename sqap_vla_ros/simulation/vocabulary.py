@@ -6,6 +6,8 @@ choices at once. `tasks.py` gives the families their words and detectors, `layou
 
 import enum
 
+CONTROL_DT_S = 0.2  # 5 Hz: an action of the policy
+
 
 class _Name(str, enum.Enum):
     """A text with a fixed set of values; `str()` of a member is the text."""

@@ -17,6 +17,7 @@ HOSTILE = [
     (("evaluate", "--episodes", "many"), "--episodes: needs a whole number, got 'many'"),
     (("evaluate", "--horizon", "17"), "--horizon: must be at most 16, got 17"),
     (("evaluate", "--async-latency", "nan"), "--async-latency: needs a finite number, got 'nan'"),
+    (("evaluate", "--async-latency", "1e9"), "--async-latency must be at most 1.6 s, the time that --horizon 8 lasts"),
     (("evaluate", "--recipes", ","), "--recipes: needs some names"),
     (("replay", "bag", "--threads", "-1"), "--threads: must be at least 0, got -1"),
     (("predict", *IMAGE, "--threads", "1000000"), "--threads: must be at most 1024, got 1000000"),
@@ -77,6 +78,30 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_is_loaded(command, caps
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main([*command, "--device", "cuda"]) == 2
     assert "--device cuda: PyTorch sees no CUDA device here; use --device cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("evaluate",), ("replay", "bag", "--instruction", "pick")], ids=lambda c: c[0])
+def test_a_ray_that_is_not_installed_is_said_before_anything_is_written(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main([*command, "--ray", "local", "--out", str(tmp_path / "out")]) == 2
+    assert "--ray needs Ray: pip install" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", [("evaluate",), ("replay", "bag"), ("demo",), ("train",)], ids=lambda c: c[0])
+def test_results_are_not_written_among_a_checkpoints_files(command, tmp_path, capsys):
+    (tmp_path / "dataset_statistics.json").touch()
+    assert cli.main([*command, "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds a checkpoint or demonstrations: choose another place" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_measured_nothing_prints_its_reason_alone(tmp_path, capsys, monkeypatch):
+    problem = {"process 7": "ended with exit code -9"}
+    monkeypatch.setattr("sqap_vla_ros.evaluation.closed_loop.run_study.run_units", lambda *args, **options: problem)
+    assert cli.main(["evaluate", "--checkpoint", "micro", "--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "error: process 7: ended with exit code -9\n"
 
 
 def test_a_gripper_outside_the_picture_is_said(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Prompts: the exact text, BOS, the appended ids; the shipped tokenizer."""
 
+import errno
 import json
 from importlib import resources
 
@@ -31,6 +32,20 @@ def llama_like() -> bytes:
 @pytest.fixture
 def tokenize() -> PromptTokenizer:
     return PromptTokenizer(COGACT_BASE.prompt, COGACT_BASE.decoder.vocabulary, "tokenizer.json", llama_like())
+
+
+def test_a_file_that_is_no_tokenizer_is_called_by_its_own_name(tmp_path, monkeypatch):
+    file = tmp_path / "config.json"
+    file.write_text("{}")
+    with pytest.raises(ValueError, match=f"{file} is not a tokenizer that can be read"):
+        PromptTokenizer.load(file, MICRO.prompt, MICRO.decoder.vocabulary)
+
+    def fail(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", fail)
+    with pytest.raises(OSError, match=f"Input/output error: '{file}'"):
+        PromptTokenizer.load(file, MICRO.prompt, MICRO.decoder.vocabulary)
 
 
 def test_text_is_the_published_prompt(tokenize):

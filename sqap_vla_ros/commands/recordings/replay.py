@@ -181,12 +181,15 @@ def ignored_options(args: argparse.Namespace) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Replay the bags and print the comparison; 1 where one of them failed."""
+    from sqap_vla_ros.evaluation.ray_cluster import require_ray
     from sqap_vla_ros.evaluation.replay.jobs import run_jobs
     from sqap_vla_ros.evaluation.replay.report import OPEN_LOOP
     from sqap_vla_ros.evaluation.replay.tables import print_table
     from sqap_vla_ros.policy.checkpoints.writing import check_folder
 
     check_folder(args.out)
+    if args.ray is not None:
+        require_ray()
     jobs = jobs_of(args)
     require_device(args.device)
     note((*ignored_options(args), *ignored_recipes(args)))

@@ -135,8 +135,9 @@ def _messages(workers: Sequence[Any], results: Any, stop_at: float | None) -> Ge
             yield results.get()
         for worker in workers:
             if worker.exitcode:
-                text = f"ended with exit code {worker.exitcode} (killed? out of memory?): run the same command again, "
-                yield "problem", f"process {worker.pid}", text + "with fewer --jobs"
+                fewer = ", with fewer --jobs" if len(workers) > 1 else ""
+                text = f"ended with exit code {worker.exitcode} (killed? out of memory?): run the same command again"
+                yield "problem", f"process {worker.pid}", text + fewer
         return
 
 

@@ -156,7 +156,10 @@ class Store:
     def methods(self) -> dict[str, dict[str, Any]]:
         """Return what is known about each method, by name."""
         path = self.out / METHODS
-        return json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            return dict(json.loads(path.read_text())) if path.is_file() else {}
+        except (TypeError, ValueError) as error:
+            raise ClosedLoopError(f"{path} is damaged: delete it, and the next run writes it anew") from error
 
     def describe(self, method: str, description: dict[str, Any]) -> None:
         """Remember what a method is; raises ClosedLoopError when its results are of something else."""
@@ -166,12 +169,20 @@ class Store:
             if key in before and key in description and before[key] != description[key]:
                 raise ClosedLoopError(
                     f"{self.out} holds results of {method!r} with another {key.replace('_', ' ')} "
-                    f"({before[key]}, now {description[key]}): use another --out, or delete its files there"
+                    f"({_change(before[key], description[key])}): use another --out, or delete its files there"
                 )
         known[method] = before | description
         partial = self.out / (METHODS + ".partial")
         partial.write_text(json.dumps(known, indent=1) + "\n")
         partial.replace(self.out / METHODS)
+
+
+def _change(before: object, now: object) -> str:
+    """Return in words what differs between two values; of two mappings, the entries that do."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return f"{before}, now {now}"
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return "; ".join(f"{name} {before.get(name, 'unset')}, now {now.get(name, 'unset')}" for name in names)
 
 
 def remaining_work(units: Sequence[Unit], store: Store, lockstep: int = LOCKSTEP) -> list[Assignment]:

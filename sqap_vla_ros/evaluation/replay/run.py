@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sqap_vla_ros.evaluation.replay.sources import RecordingSpec
 
 FRAMES, RUN = "frames.jsonl", "run.json"
+_DAMAGE = (AttributeError, KeyError, TypeError, ValueError)  # of a file that holds other JSON than was written, or none
 
 
 class ReplayError(ValueError):
@@ -183,8 +184,10 @@ def load_run(folder: Path, recipe: str) -> RecipeRun:
         info = PolicyInfo(**{**summary["info"], "grid": tuple(summary["info"]["grid"])})
         with (folder / FRAMES).open() as lines:
             records = [FrameRecord.from_json(line) for line in lines]
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise ReplayError(f"{folder} holds no finished replay of {recipe}: run it again") from error
+    except (OSError, *_DAMAGE) as error:
+        raise ReplayError(
+            f"{folder} holds no finished replay of {recipe}: delete it, and run the same command again"
+        ) from error
     return RecipeRun(recipe, info, records, summary["peak_memory_mb"], summary["counters"])
 
 
@@ -281,8 +284,10 @@ def _resume(folder: Path, identity: str) -> tuple[list[FrameRecord], bool]:
     run, frames = folder / RUN, folder / FRAMES
     summary: dict[str, Any] = {"identity": "", "complete": False}
     if run.exists():
-        summary = json.loads(run.read_text())
+        summary = _read_summary(run)
     begun = summary["complete"] or (frames.exists() and frames.stat().st_size > 0)
+    if begun and summary["identity"] is None:
+        raise ReplayError(f"{run} is damaged: delete {folder}, and run the same command again")
     if not begun and summary["identity"] != identity:  # nothing is lost
         write_text(run, json.dumps({"identity": identity, "complete": False}))
         return [], False
@@ -297,9 +302,18 @@ def _resume(folder: Path, identity: str) -> tuple[list[FrameRecord], bool]:
         for line in lines:
             try:
                 records.append(FrameRecord.from_json(line))
-            except (json.JSONDecodeError, KeyError):
-                break  # the line being written when it was interrupted
+            except _DAMAGE:
+                break  # the line being written when it was interrupted; what follows is predicted again
     return records, False
+
+
+def _read_summary(run: Path) -> dict[str, Any]:
+    """Return what is said of a replay; its identity is None where the file is damaged, as a power cut leaves it."""
+    try:
+        summary = json.loads(run.read_text())
+        return {"identity": str(summary["identity"]), "complete": bool(summary["complete"])}
+    except _DAMAGE:
+        return {"identity": None, "complete": False}
 
 
 def _keep(done: list[FrameRecord], info: PolicyInfo) -> list[FrameRecord]:

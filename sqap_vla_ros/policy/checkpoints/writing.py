@@ -18,6 +18,7 @@ _REMEDIES = {
     errno.EROFS: "the disk is read-only: choose another place",
 }
 _ELSEWHERE = "choose another place"
+_STATISTICS = "dataset_statistics.json"  # beside published checkpoints and demonstrations
 _WRITING = {
     errno.EROFS: _ELSEWHERE,
     errno.EACCES: _ELSEWHERE,
@@ -69,13 +70,15 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
 
 
 def check_folder(folder: Path, file: Path | None = None) -> None:
-    """Raise OSError where no files can be written into `folder`, which may be yet to be made.
+    """Raise OSError where no files can be written into `folder`, which may be yet to be made, or holds a checkpoint.
 
     file: the one that is to be written there, for the message.
     """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(f"{there} is a file: choose another place for {(file or folder).name}")
+    if file is None and (folder / _STATISTICS).is_file():
+        raise FileExistsError(f"{folder} holds a checkpoint or demonstrations: choose another place for results")
     _require_writable(there, file or folder)
 
 

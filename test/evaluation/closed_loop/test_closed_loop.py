@@ -20,6 +20,7 @@ from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
 from sqap_vla_ros.evaluation.closed_loop.study import (
     DEVIATIONS,
     EPISODES,
+    METHODS,
     ClosedLoopError,
     Method,
     Store,
@@ -337,10 +338,13 @@ def test_results_of_something_else_are_not_continued(tmp_path):
     assert store.methods()["ours"]["parameters"] == 5
     with pytest.raises(ClosedLoopError, match="'ours' with another recipe digest"):
         store.describe("ours", identity(Method("ours", "w4a4", "micro")))
-    with pytest.raises(ClosedLoopError, match="another execution"):
+    with pytest.raises(ClosedLoopError, match=r"another execution \(horizon 8, now 4\)"):
         store.describe("ours", identity(Method("ours", "fp32", "micro", Execution(4))))
     with pytest.raises(ClosedLoopError, match="no slash"):
         Method("a/b", "fp32")
+    (tmp_path / METHODS).write_text("{")
+    with pytest.raises(ClosedLoopError, match=r"methods\.json is damaged: delete it"):
+        store.methods()
 
 
 def test_rows_compare_the_same_episodes(tmp_path):

@@ -132,6 +132,23 @@ def test_a_policy_with_a_memory_resumes_at_the_episodes_start(tmp_path):
     assert [record.deltas[0, 0] for record in cut.records] == [1.0, 2.0, 1.0, 2.0, 3.0]
 
 
+def test_a_damaged_line_is_predicted_again_and_a_damaged_description_is_refused(tmp_path):
+    path, folder = write_bag(tmp_path / "bag", stamps_s=[10.0, 10.1]), tmp_path / "r"
+    config = WorkerConfig("", factory="replay_doubles:counting", warmup=0)
+    whole = replay_recipe(path, SPEC, config, folder, show=False)
+    summary, lines = json.loads((folder / RUN).read_text()), (folder / FRAMES).read_text().splitlines()
+    for damaged in (lines[1].replace("policy_ms", "policy_xx"), "[]", "null", '{"index": 1, "deltas": [[1], 2]}'):
+        (folder / RUN).write_text(json.dumps(summary | {"complete": False}))
+        (folder / FRAMES).write_text(f"{lines[0]}\n{damaged}\n")
+        again = replay_recipe(path, SPEC, config, folder, show=False)
+        assert [record.index for record in again.records] == [record.index for record in whole.records]
+    (folder / RUN).write_text("")
+    with pytest.raises(ReplayError, match=f"{folder / RUN} is damaged: delete {folder}"):
+        replay_recipe(path, SPEC, config, folder, show=False)
+    with pytest.raises(ReplayError, match="holds no finished replay"):
+        load_run(folder, "fp32")
+
+
 def test_another_replay_is_not_overwritten(bag, replayed):
     with pytest.raises(ReplayError, match="another recording, or with other options"):
         replay_recipe(bag, ReplaySpec(stride=2), WORKER, replayed / "fp32", show=False)
