@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
 from sqap_vla_ros.compression.compress import (
     CompressedLayer,
@@ -32,6 +30,7 @@ from sqap_vla_ros.compression.compress import (
 )
 from sqap_vla_ros.compression.files.kind import check_target
 from sqap_vla_ros.compression.files.storage import (
+    CheckedFile,
     CompressedFileError,
     Header,
     Read,
@@ -130,7 +129,7 @@ def compress_to_file(
     except WriteError:
         work.remove()
         raise
-    except (OSError, SafetensorError) as error:  # what is read raises CompressedFileError
+    except OSError as error:  # what is read raises CompressedFileError
         work.remove()
         raise WriteError(f"{out} cannot be written ({error}): is the disk full?") from error
     work.remove()
@@ -212,15 +211,28 @@ def _itself(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 class _Workspace:
     """The folder of unfinished work. Raises `CompressedFileError` where it holds that of another compression."""
 
     def __init__(self, folder: Path, identity: JobIdentity) -> None:
         self.folder = folder
         self.identity = identity
+        self._remedy = f"remove {folder} and start again"
         content = json.dumps(dataclasses.asdict(identity), indent=1)
+        if folder.exists() and not folder.is_dir():
+            raise CompressedFileError(f"{folder} is a file where a folder for unfinished work should be; remove it")
         file = folder / "plan.json"
         if file.is_file():
+            if not _is_json(file):
+                raise CompressedFileError(f"{file} is damaged; {self._remedy}")
             if file.read_text() != content:
                 raise CompressedFileError(
                     f"{folder} holds an unfinished compression of another checkpoint, recipe or calibration set; "
@@ -241,15 +253,9 @@ class _Workspace:
         if path.is_file():
             from sqap_vla_ros.compression.sensitivity.plan import RowPlan
 
-            try:
-                bits = load_file(str(path))
-                with safe_open(str(path), framework="pt") as file:
-                    damage = json.loads((file.metadata() or {})["damage"])
-            except (SafetensorError, KeyError) as error:
-                raise CompressedFileError(
-                    f"{path} is damaged ({error}); remove {self.folder} and start again"
-                ) from error
-            del bits[_NO_LINEAR]
+            file = CheckedFile(path, self._remedy)
+            bits = {name: file.tensor(name) for name in file.names if name != _NO_LINEAR}
+            damage = json.loads(file.metadata["damage"])
             return RowPlan(
                 {_linear_of(name): tensor for name, tensor in bits.items()},
                 hessians,
@@ -269,9 +275,15 @@ class _Workspace:
         return self.folder / f"inputs_{index:03d}.safetensors"
 
     def finished_layers(self, *, calibrated: bool, depth: int) -> int:
-        """Return the number of layers that need not be computed again."""
+        """Return the number of layers that need not be computed again.
+
+        Raises `CompressedFileError` for damaged ones.
+        """
         done = 0
         while done < depth and self._layer(done).is_file():
+            file = CheckedFile(self._layer(done), self._remedy)
+            for name in file.names:
+                file.tensor(name)
             done += 1
         while done and calibrated and done < depth and not self._hidden(done).is_file():
             done -= 1  # without its calibration inputs a layer cannot follow
@@ -288,34 +300,24 @@ class _Workspace:
 
     @staticmethod
     def _save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-        temporary = path.with_suffix(".writing")
-        save_file(tensors, str(temporary), metadata=metadata)
-        temporary.replace(path)
+        write_file(path, {name: partial(_itself, tensor) for name, tensor in tensors.items()}, metadata)
 
     def read_hidden(self, index: int) -> list[torch.Tensor] | None:
         """Return the calibration inputs of layer `index`; None after the last layer."""
         path = self._hidden(index)
         if not path.is_file():
             return None
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                return [file.get_tensor(str(i)) for i in range(len(file.keys()))]
-        except SafetensorError as error:
-            raise CompressedFileError(f"{path} is damaged ({error}); remove {self.folder} and start again") from error
+        file = CheckedFile(path, self._remedy)
+        return [file.tensor(str(i)) for i in range(len(file.names))]
 
     def finished(self) -> tuple[list[dict[str, Any]], dict[str, Read]]:
         """Return the reports of all layers, and name -> function that reads the tensor."""
         report: list[dict[str, Any]] = []
         tensors: dict[str, Read] = {}
         for path in sorted(self.folder.glob("layer_*.safetensors")):
-            try:
-                file = safe_open(str(path), framework="pt")
-            except SafetensorError as error:
-                raise CompressedFileError(
-                    f"{path} is damaged ({error}); remove {self.folder} and start again"
-                ) from error
-            report += json.loads(file.metadata()["report"])
-            tensors |= {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118
+            file = CheckedFile(path, self._remedy)
+            report += json.loads(file.metadata["report"])
+            tensors |= {name: partial(file.tensor, name) for name in file.names}
         return report, tensors
 
     def remove(self) -> None:
@@ -343,12 +345,12 @@ class _StoredHessians(MutableMapping[Linear, torch.Tensor]):
 
     def __getitem__(self, linear: Linear) -> torch.Tensor:
         try:
-            return load_file(str(self._path(linear)))["hessian"]
+            return CheckedFile(self._path(linear), f"remove {self._folder} and start again").tensor("hessian")
         except FileNotFoundError:
             raise KeyError(linear) from None
 
     def __setitem__(self, linear: Linear, hessian: torch.Tensor) -> None:
-        save_file({"hessian": hessian.contiguous()}, str(self._path(linear)))
+        write_file(self._path(linear), {"hessian": partial(_itself, hessian.contiguous())}, {})
 
     def __delitem__(self, linear: Linear) -> None:
         self._path(linear).unlink()

@@ -167,20 +167,44 @@ def write_file(path: Path, tensors: Mapping[str, Read], metadata: Mapping[str, s
         os.fsync(file.fileno())
 
 
+class CheckedFile:
+    """An open file of `write_file`: metadata at once, tensors on demand, each checked against its CRC-32.
+
+    names: of the tensors. remedy: what helps where it is damaged, for the sentence of the error.
+    Raises FileNotFoundError, and `CompressedFileError` where it is damaged.
+    """
+
+    def __init__(self, path: Path, remedy: str) -> None:
+        self._path, self._remedy = path, remedy
+        try:
+            self._file = safe_open(str(path), framework="pt")  # memory-mapped; closed with this object
+            self.metadata: dict[str, str] = dict(self._file.metadata() or {})
+            self._checksums: dict[str, int] = json.loads(self.metadata.pop("crc32", "{}"))
+            self.names: list[str] = list(self._file.keys())
+            self.complete = set(self.names) == set(self._checksums)  # each tensor has a checksum, and the reverse
+        except FileNotFoundError:
+            raise
+        except (SafetensorError, OSError, TypeError, ValueError, RecursionError) as error:
+            raise CompressedFileError(f"{path} is truncated or damaged ({error}); {remedy}") from error
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Return a tensor, mapped from the file. Raises `CompressedFileError` when its bytes have changed."""
+        tensor: torch.Tensor = self._file.get_tensor(name)
+        if not self.complete or zlib.crc32(_raw(tensor)) != self._checksums[name]:
+            raise CompressedFileError(f"{self._path} is damaged at {name}; {self._remedy}")
+        return tensor
+
+
 class CompressedFile:
-    """An open compressed file: header at once, tensors on demand, each checked against its CRC-32."""
+    """An open compressed policy: header at once, tensors on demand, each checked."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = safe_open(str(path), framework="pt")  # memory-mapped; closed with this object
+            self._file = CheckedFile(path, "copy it again or compress anew")
         except FileNotFoundError:
             raise CompressedFileError(f"compressed policy {path} does not exist") from None
-        except (SafetensorError, OSError) as error:
-            raise CompressedFileError(
-                f"{path} is truncated or not a compressed policy ({error}); copy it again or compress anew"
-            ) from error
-        metadata = self._file.metadata() or {}
+        metadata = self._file.metadata
         if metadata.get("format") != FORMAT:
             raise CompressedFileError(f"{path} was not made by `sqap-vla compress` (format {metadata.get('format')!r})")
         if metadata.get("version") != VERSION:
@@ -188,20 +212,16 @@ class CompressedFile:
                 f"{path} has format version {metadata.get('version')!r}, this package reads {VERSION}; compress anew"
             )
         try:
-            self._checksums: dict[str, int] = json.loads(metadata["crc32"])
-            self.header = Header.from_metadata({k: v for k, v in metadata.items() if k != "crc32"})
+            self.header = Header.from_metadata(metadata)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CompressedFileError(f"{path} has a damaged header ({error}); compress anew") from error
-        self.names: list[str] = list(self._file.keys())
-        if set(self.names) != set(self._checksums):
+        self.names = self._file.names
+        if not self._file.complete:
             raise CompressedFileError(f"{path} lacks tensors its header promises; compress anew")
 
     def tensor(self, name: str) -> torch.Tensor:
         """Return a tensor, mapped from the file. Raises `CompressedFileError` when its bytes have changed."""
-        tensor: torch.Tensor = self._file.get_tensor(name)
-        if zlib.crc32(_raw(tensor)) != self._checksums[name]:
-            raise CompressedFileError(f"{self.path} is corrupted at {name}; copy it again")
-        return tensor
+        return self._file.tensor(name)
 
     def tokenizer(self) -> PromptTokenizer:
         """Return the tokenizer that travelled with the policy."""

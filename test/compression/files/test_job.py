@@ -120,6 +120,30 @@ def test_unfinished_work_of_another_compression_is_not_mixed_in(tmp_path):
         compress_to_file(other, QUICK, OBSERVATIONS, path)
 
 
+@pytest.mark.parametrize("name", ["layer_000.safetensors", "inputs_001.safetensors", "plan.json"])
+def test_damaged_unfinished_work_is_not_gone_on_with(tmp_path, name):
+    """As a power cut leaves it: some bytes are zero."""
+    path = tmp_path / "policy.safetensors"
+
+    def interrupt(layer: int) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        compress_to_file(micro("w4a4"), QUICK, OBSERVATIONS, path, after_layer=interrupt)
+    file = tmp_path / "policy.safetensors.partial" / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 50] = bytes(50)
+    file.write_bytes(data)
+    with pytest.raises(CompressedFileError, match=r"partial/\S+ is damaged.*; remove \S+partial and start again"):
+        compress_to_file(micro("w4a4"), QUICK, OBSERVATIONS, path)
+
+
+def test_a_file_in_the_place_of_unfinished_work_is_named(tmp_path):
+    (tmp_path / "policy.safetensors.partial").write_text("mine")
+    with pytest.raises(CompressedFileError, match="is a file where a folder"):
+        compress_to_file(micro("w4a4"), QUICK, OBSERVATIONS, tmp_path / "policy.safetensors")
+
+
 def test_truncated_and_corrupted_files_are_refused(file, tmp_path):
     data = file.read_bytes()
     path = tmp_path / "policy.safetensors"
@@ -131,7 +155,7 @@ def test_truncated_and_corrupted_files_are_refused(file, tmp_path):
     damaged = bytearray(data)
     damaged[8 + header_size + (len(data) - header_size) // 2] ^= 0x10
     path.write_bytes(damaged)
-    with pytest.raises(CompressedFileError, match=r"is corrupted at .*; copy it again"):
+    with pytest.raises(CompressedFileError, match=r"is damaged at .*; copy it again"):
         load_policy(str(path))
 
 
