@@ -51,7 +51,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--families", type=names_among(_FAMILIES), default=",".join(_FAMILIES), help="task families, comma-separated"
     )
-    parser.add_argument("--episodes", type=integer(1), default=50, help="episodes of each family, seeds 0, 1, ...")
+    parser.add_argument("--episodes", type=integer(1, 100_000), default=50, help="of each family, seeds 0, 1, ...")
     parser.add_argument(
         "--out", type=Path, default=Path("out/evaluate"), help="folder of results; continued if it exists"
     )
@@ -75,9 +75,12 @@ def register(subparsers: Any) -> None:
     work = parser.add_argument_group("work")
     add_jobs(work, 1, "processes, one thread each")
     work.add_argument("--ray", metavar="ADDRESS", help="episodes over a Ray cluster: auto, local or host:port")
-    work.add_argument("--lockstep", type=integer(1), default=LOCKSTEP, help="episodes that share a prediction")
+    work.add_argument("--lockstep", type=integer(1, 1024), default=LOCKSTEP, help="episodes that share a prediction")
     work.add_argument(
-        "--deviations", type=integer(0), default=3, help="taught episodes of each family for the action deviation"
+        "--deviations",
+        type=integer(0, 100_000),
+        default=3,
+        help="taught episodes of each family for the deviation",
     )
     work.add_argument(
         "--resume",

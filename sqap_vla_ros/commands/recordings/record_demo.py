@@ -42,7 +42,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--format", choices=tuple(_FORMATS), default="bag", help="rosbag2, or LeRobotDataset v3.0")
     parser.add_argument("--family", choices=tuple(map(str, TaskFamily)), help="task family, else drawn from the seed")
     add_seed(parser, "layout of the first episode")
-    parser.add_argument("--episodes", type=integer(1), default=1, help="episodes one after the other, seeds ascending")
+    parser.add_argument("--episodes", type=integer(1, 100_000), default=1, help="one after the other, seeds ascending")
     parser.add_argument("--width", type=integer(16, 1280), default=640, help="of the image, pixels")
     parser.add_argument("--height", type=integer(16, 960), default=480, help="of the image, pixels")
     parser.add_argument("--jpeg-quality", type=integer(1, 100), default=90, help="of the images in a bag")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -42,12 +43,23 @@ def register(subparsers: Any) -> None:
         _add_options(kind)
 
 
+def _node_name(text: str) -> str:
+    if not re.fullmatch(r"(/?[A-Za-z_][A-Za-z0-9_]*)(/[A-Za-z_][A-Za-z0-9_]*)*", text):
+        raise argparse.ArgumentTypeError(
+            f"must be a node's name such as /policy_node or /left/policy_node, of letters, digits and _, got {text!r}"
+        )
+    return text
+
+
 def _add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options; one that is not given leaves the value of the parser before."""
     options: tuple[tuple[str, dict[str, Any]], ...] = (
         ("--once", {"action": "store_true", "help": "of `status`: print one line and end"}),
         ("--anyway", {"action": "store_true", "help": "of `start`: also where nobody hears the commands of the arm"}),
-        ("--node", {"help": "the policy node's name, with its namespace; /policy_node unless given"}),
+        (
+            "--node",
+            {"type": _node_name, "help": "the policy node with its namespace; /policy_node unless given"},
+        ),
     )
     for name, settings in options:
         parser.add_argument(name, default=argparse.SUPPRESS, **settings)

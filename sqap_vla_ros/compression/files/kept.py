@@ -18,6 +18,7 @@ from pathlib import Path
 
 import sqap_vla_ros
 from sqap_vla_ros.compression.files.job import compress_to_file, policy_digest, weights_digest
+from sqap_vla_ros.compression.files.storage import CompressedFile, CompressedFileError
 from sqap_vla_ros.compression.layer_work import OnProgress
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.contracts import Observation
@@ -52,8 +53,10 @@ class KeptPolicies:
         name = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
         file = self.folder / f"{name}.safetensors"
         if file.is_file():
-            os.utime(file)
-            return file
+            if _whole(file):
+                os.utime(file)
+                return file
+            file.unlink()  # cut off or damaged: made anew
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -69,6 +72,16 @@ class KeptPolicies:
         for old in sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)[:-_MOST]:
             old.unlink(missing_ok=True)
         return file
+
+
+def _whole(file: Path) -> bool:
+    try:
+        kept = CompressedFile(file)
+        for name in kept.names:
+            kept.tensor(name)
+    except CompressedFileError:
+        return False
+    return True
 
 
 @cache
