@@ -26,6 +26,7 @@ from sqap_vla_ros.commands import (
 from sqap_vla_ros.commands.options import CommandParser, option_naming
 from sqap_vla_ros.commands.recordings import record_demo, replay
 from sqap_vla_ros.commands.robot import check, operate
+from sqap_vla_ros.contracts import printable
 from sqap_vla_ros.processes import Terminated, signals_raise
 
 # In the order of --help.
@@ -89,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         target = str(vars(args).get("out", "standard output"))
         named = option_naming(args, getattr(error, "filename", None))
-        print(f"sqap-vla: error: {named}{described(error, resumes=args.resumes, target=target)}", file=sys.stderr)
+        said = f"{named}{described(error, resumes=args.resumes, target=target)}"
+        print("sqap-vla: error:", "\n".join(printable(line, 4000) for line in said.split("\n")), file=sys.stderr)
         return 2
 
 

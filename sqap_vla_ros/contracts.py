@@ -37,6 +37,13 @@ def unreadable(instruction: str) -> str | None:
     return f"the instruction {fault}: say what to do, for example 'pick up the can'"
 
 
+def printable(text: str, longest: int = 600) -> str:
+    """Return a text of unknown origin for a terminal or log: no control characters, its middle left out if too long."""
+    if len(text) > longest:
+        text = f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def step_problem(whose: str, dt_s: float) -> str | None:
     """Return what is wrong with the seconds between two actions, or None. whose: "chunk" or "policy"."""
     shortest, longest = STEP_S

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sqap_vla_ros.contracts import PolicyInfo, unreadable
+from sqap_vla_ros.contracts import PolicyInfo, printable, unreadable
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,12 @@ def test_what_nobody_can_read_is_no_instruction(text):
     assert "say what to do" in problem
     assert problem.isascii()  # nothing of it reaches a terminal or a log
     assert problem.isprintable()
+
+
+def test_a_text_of_unknown_origin_does_no_harm_to_a_terminal():
+    assert printable("cam\u00e9ra \u6f22") == "cam\u00e9ra \u6f22"
+    assert printable("a\nb\x1b[31m\udce9") == r"a\nb\x1b[31m\udce9"
+    assert printable("a" * 5000 + ": name another") == "a" * 300 + " ... " + "a" * 286 + ": name another"
 
 
 def test_what_differs_between_two_policies_is_said_briefly():

@@ -90,7 +90,8 @@ def to_rgb(message: Image) -> NDArray[np.uint8]:
     encoding = _ENCODINGS.get(message.encoding.lower())
     if encoding is None:
         raise ImageError(
-            f"image encoding '{message.encoding}' is not supported; supported are: {', '.join(SUPPORTED_ENCODINGS)}"
+            f"image encoding {message.encoding[:40]!r} is not supported; "
+            f"supported are: {', '.join(SUPPORTED_ENCODINGS)}"
         )
     pixels = _pixels(message, encoding)
     # The rest goes to the own converter: releases of cv_bridge differ in the names of YUV and fail on swapped bytes and

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.contracts import Observation, printable
 from sqap_vla_ros.robot.camera import CameraModel
 
 
@@ -37,6 +37,10 @@ class ReplayFrame:
     commanded: NDArray[np.float64] | None = None
     opening: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("problem", "note"):  # they quote the recording, which may hold anything
+            object.__setattr__(self, name, printable(getattr(self, name)))
+
 
 @dataclass
 class ReplayCounters:
@@ -62,7 +66,7 @@ class ReplayCounters:
     def count_problem(self, kind: str, text: str) -> None:
         """Count an image that could not be observed."""
         self.problems[kind] = self.problems.get(kind, 0) + 1
-        self.reasons.setdefault(kind, text)
+        self.reasons.setdefault(kind, printable(text))
 
 
 # What helps, by a word of the reason: the first that occurs counts.

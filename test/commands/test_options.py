@@ -98,6 +98,13 @@ def test_results_are_not_written_among_a_checkpoints_files(command, tmp_path, ca
     assert f"{tmp_path} holds a checkpoint or demonstrations: choose another place" in capsys.readouterr().err
 
 
+def test_a_name_does_not_write_to_the_terminal_what_it_likes(capsys):
+    assert cli.main(["inspect", "a\x1b[31mb" + "c" * 5000]) == 2
+    said = capsys.readouterr().err
+    assert r"a\x1b[31mb" in said
+    assert len(said) < 4200
+
+
 def test_an_evaluation_that_measured_nothing_prints_its_reason_alone(tmp_path, capsys, monkeypatch):
     problem = {"process 7": "ended with exit code -9"}
     monkeypatch.setattr("sqap_vla_ros.evaluation.closed_loop.run_study.run_units", lambda *args, **options: problem)

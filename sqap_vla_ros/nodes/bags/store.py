@@ -83,6 +83,8 @@ def unreadable(path: Path, error: BaseException) -> BagError:
     if isinstance(error, BagError):
         return error
     text = " ".join((str(error) or type(error).__name__).split()).rstrip(".")
+    if isinstance(error, (MemoryError, OverflowError)):  # lengths and counts that flipped bits have made
+        text = "a length in it is impossible"
     stores = [path] if path.is_file() else sorted(child for child in path.iterdir() if child.suffix in _STORES)
     if path.is_dir() and "files are missing" in text:
         return BagError(
@@ -90,10 +92,18 @@ def unreadable(path: Path, error: BaseException) -> BagError:
             f"after `ros2 bag reindex {path}`"
         )
     unnamed = functools.reduce(lambda left, file: left.replace(str(file), ""), [*stores, path], text)
-    if path.is_dir() and any(word in unnamed.lower() for word in ("metadata", "yaml")):
+    metadata = path / "metadata.yaml"
+    if version := re.search(r"Rosbag2 version (\S+) not supported", text):
+        return BagError(
+            f"{path} is of rosbag2's format {version[1]}, which is newer than what is read: see `ros2 bag convert`"
+        )
+    if compression := re.search(r"Compression format (\S+) is not supported", text):
+        return BagError(f"{path} is compressed as {compression[1]}: rosbag2 writes zstd; see `ros2 bag convert`")
+    words = ("metadata", "yaml", "not a database") if stores and stores[0].suffix == ".mcap" else ("metadata", "yaml")
+    if metadata.is_file() and (any(word in unnamed.lower() for word in words) or not _is_yaml(metadata)):
         return BagError(
             f"{path} cannot be read. Its metadata.yaml is damaged: make it anew with `ros2 bag reindex {path}` "
-            f"(the file {_metadata_problem(path / 'metadata.yaml')})"
+            f"(the file {_metadata_problem(metadata, unnamed)})"
         )
     if "Unsupported chunk compression" in text:
         return BagError(f"{path} cannot be read: {text}: rosbag2 writes zstd, lz4 or none")
@@ -109,10 +119,21 @@ def unreadable(path: Path, error: BaseException) -> BagError:
     return BagError(f"{path} cannot be read: {text}. If the recording was cut off, try {repair}")
 
 
-def _metadata_problem(file: Path) -> str:
+def _is_yaml(file: Path) -> bool:
+    try:
+        file.read_text("utf-8")
+        read_yaml(file)
+    except (OSError, RecursionError, ValueError):
+        return False
+    return True
+
+
+def _metadata_problem(file: Path, text: str) -> str:
+    if "not a database" in text:
+        return "names another storage than that of the files"
     try:
         value = read_yaml(file)
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         line = re.search(r"line (\d+)", str(error))
         return f"is not valid YAML near line {line[1]}" if line else "is not valid YAML"
     return "is empty" if value is None else "lacks what rosbag2 writes into it"

@@ -213,6 +213,31 @@ def test_damaged_metadata_needs_no_recovery_of_the_recording(good, tmp_path, met
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "to", "said"),
+    [
+        (r"version: \d+", "version: 99", "is of rosbag2's format 99, which is newer than what is read"),
+        ("storage_identifier: mcap", "storage_identifier: sqlite3", "names another storage than that of the files"),
+        (
+            r"(compression_format: ).*(\s+compression_mode: ).*",
+            r"\1lz4\2FILE",
+            "is compressed as 'lz4': rosbag2 writes zstd",
+        ),
+        ("^", "[" * 5000, "Its metadata.yaml is damaged"),
+        ("^", "\udcff", "Its metadata.yaml is damaged"),
+    ],
+    ids=["version", "storage", "compression", "depth", "bytes"],
+)
+def test_metadata_that_says_something_else_needs_no_recovery(good, tmp_path, pattern, to, said):
+    bag = tmp_path / "bag"
+    shutil.copytree(good, bag)
+    text = (bag / "metadata.yaml").read_text()
+    (bag / "metadata.yaml").write_text(re.sub(pattern, to, text, count=1), errors="surrogateescape")
+    with pytest.raises(BagError, match=re.escape(said)) as error:
+        Bag(bag)
+    assert "recover" not in str(error.value)
+
+
 def test_a_database_that_is_no_bag_is_not_to_be_recovered(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / "other.db3")) as database:
         database.execute("create table notes (text)")
