@@ -177,7 +177,7 @@ class ImageGate:
 
 
 class _Repetition:
-    """How long the pictures have repeated those before, and how far the tool moved meanwhile.
+    """A row of pictures that repeat those before: the time it takes, and the motion of the tool meanwhile.
 
     same_s: seconds by the stamps. moved_m: metres; moved_px: pixels that its place in the image moved.
     """
