@@ -204,6 +204,11 @@ FAULTS: dict[str, tuple] = {
     "controller has a joint more": ("controller", "refuses", controller(joints=[*arm().joint_names, "finger"])),
     "controller of another arm": ("controller", "has no joint", controller(joints=["left_1"])),
     "Servo scales twists": ("controller", "scales every command", controller(command_in_type="unitless")),
+    "gripper joint of the arm": (
+        "gripper",
+        "is a joint of the arm",
+        {"values": values(gripper_joint=arm().joint_names[2])},
+    ),
     "no gripper server": (
         "gripper",
         "no action server",

@@ -135,6 +135,9 @@ def check_gripper(snapshot: Snapshot) -> Iterator[Finding]:
         yield ok(f"{output}: by topic, see listeners")
     else:
         yield ok(f"{output}: joint {snapshot.values['gripper_joint']} of the arm's controller")
+    joint = snapshot.values["gripper_joint"]
+    if not isinstance(snapshot.arm, str) and joint in snapshot.arm.joint_names:
+        yield fail(f"gripper_joint {joint} is a joint of the arm, before tool_frame", "name the gripper's own joint")
     yield from _out_of_reach(snapshot)
     yield from _elsewhere(snapshot)
 
