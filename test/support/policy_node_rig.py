@@ -10,6 +10,8 @@ import numpy as np
 from beside import ProcessRig, ros_arguments
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, TransformStamped, TwistStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from places import ROOT, SUPPORT
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import SetParameters
@@ -189,13 +191,32 @@ class Rig(ProcessRig):
         self.wait_for_state(PolicyStatus.DISABLED)
         for topic in ("target_pose", "delta_twist_cmds", "joint_trajectory"):
             self.wait_for_silence(topic)
+        led = not np.allclose(self.tool, HOME, atol=5e-3)
         self.tool = HOME.copy()
         self.settle(0.2)
+        if led and self._parameters["output_mode"] == "pose":  # from where TF alone leads the arm nothing starts
+            self.start_anew()
         for name, kept in self.received.items():
             if name == "status":
                 del kept[:-1]
             elif name not in ("model_info", "diagnostics"):
                 kept.clear()
+
+    def start_anew(self) -> None:
+        """Clean up, configure and activate the node, so that it starts where the arm is."""
+        for transition in (
+            Transition.TRANSITION_DEACTIVATE,
+            Transition.TRANSITION_CLEANUP,
+            Transition.TRANSITION_CONFIGURE,
+        ):
+            self.change(transition)
+        self.wait(lambda: self.change(Transition.TRANSITION_ACTIVATE), "an active node")
+        self.wait_for_state(PolicyStatus.DISABLED)
+
+    def change(self, transition: int) -> bool:
+        """Ask for a transition of the lifecycle; return whether it was made."""
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return bool(self.call("change_state", ChangeState, request).success)
 
     def run(self, instruction: str = "pick the cube") -> None:
         """Enabled, with an instruction, and moving."""
