@@ -139,7 +139,14 @@ class Store:
 
     def episodes(self, method: str) -> list[dict[str, Any]]:
         """Return the stored episodes of a method."""
-        return _read_lines(self.out / EPISODES / f"{method}.jsonl")
+        path = self.out / EPISODES / f"{method}.jsonl"
+        rows = _read_lines(path)
+        if (wrong := next((row for row in rows if not isinstance(row.get("success"), bool)), None)) is not None:
+            raise ClosedLoopError(
+                f"{path}: success of seed {wrong.get('seed')} must be true or false, got {wrong.get('success')!r}: "
+                "remove the line and run again"
+            )
+        return rows
 
     def deviations(self, method: str) -> list[dict[str, Any]]:
         """Return the stored deviations of a method."""
@@ -262,6 +269,6 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         with path.open("rb+") as file:
             file.truncate(whole)
     try:
-        return [json.loads(line) for line in data[:whole].splitlines()]
-    except json.JSONDecodeError as error:
+        return [dict(json.loads(line)) for line in data[:whole].splitlines()]
+    except (TypeError, ValueError) as error:
         raise ClosedLoopError(f"{path} holds a line that is not JSON ({error}): remove it and run again") from error

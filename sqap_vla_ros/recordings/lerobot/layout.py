@@ -200,9 +200,9 @@ def _feature(key: str, raw: Any) -> Feature:
 def _whole(row: Mapping[str, Any], name: str) -> int:
     """Return a whole number of a row. Raises ValueError for anything else, KeyError where it is missing."""
     value = row[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or value % 1:
         raise ValueError(f"{name} must be a whole number from 0, got {value!r}")
-    return value
+    return int(value)
 
 
 def _begin_s(row: Mapping[str, Any], name: str) -> float:

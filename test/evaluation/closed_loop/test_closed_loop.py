@@ -318,6 +318,9 @@ def test_a_line_cut_off_while_being_written_is_done_again(tmp_path):
     assert [r["seed"] for r in store.episodes("fp32")] == [0]
     store.append("fp32", EPISODES, [row("pick", 1, True)])
     assert [json.loads(line)["seed"] for line in path.read_text().splitlines()] == [0, 1]
+    store.append("fp32", EPISODES, [row("pick", 2, True) | {"success": "maybe"}])
+    with pytest.raises(ClosedLoopError, match=r"fp32\.jsonl: success of seed 2 must be true or false, got 'maybe'"):
+        store.episodes("fp32")
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):

@@ -1,5 +1,6 @@
 """policy_node as a process over DDS, started anew for each test: what is there before it, and while it loads."""
 
+import signal
 import threading
 import time
 
@@ -83,3 +84,14 @@ def test_state_and_parameters_are_answered_while_the_policy_loads():
         assert not configured.done()
         rig.wait(configured.done, "the policy")
         assert configured.result().success
+
+
+def test_a_node_that_is_told_to_end_while_it_loads_speaks_of_no_error():
+    with Rig(factory="slow_to_load", autostart=False) as rig:
+        client = rig.node.create_client(ChangeState, "policy_node/change_state")
+        assert client.wait_for_service(TIMEOUT_S)
+        client.call_async(ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE)))
+        rig.wait(lambda: "is being loaded" in rig.enable().message, "the loading")
+        assert rig.stop_process(signal.SIGINT) == 0
+        assert "stopped while the policy was being loaded" in rig.log
+        assert "cannot configure" not in rig.log
