@@ -35,7 +35,7 @@ from sqap_vla_ros.robot.holding import ArmSample, Evidence, EvidenceBounds, Hold
 REST_S = 2.0  # the node waits so long for the arm to come to rest before it is deactivated
 START_AGE_NS = 250_000_000  # a motion from rest starts at a pose that is measured no longer ago
 STANDS_M_S, STANDS_RAD_S = 0.02, 0.1  # a tool no faster than this stands
-LED_M, LED_RAD = 0.01, 0.05  # an arm that is so far from where it came to rest was led there
+LED_M, LED_RAD = 0.02, 0.1  # an arm that is so far from where it came to rest was led there
 LOCKED_S = 0.05  # the watchdog waits so long for a command that is being sent
 BRING_BACK = (
     "is the tool's transform right? Bring the arm back, or clean up and configure the node again to start where it is"
@@ -126,6 +126,12 @@ class Commander:
         elif self._stood is None and _stands(self._inputs.observer.measured_twist()):
             self._stood = tool
 
+    def _led(self, tool: NDArray[np.float64] | None) -> bool:
+        """Return whether the arm is measured elsewhere than where it had come to rest; never in output mode twist."""
+        if tool is None or self._stood is None or not self.sink.KEEPS_POSE:
+            return False
+        return _beyond(tool, self._stood, LED_M, LED_RAD)
+
     def execute(
         self, chunk: ActionChunk, view: View, now_ns: int, *, moving: bool, dry_run: bool
     ) -> tuple[SafeMotion, int]:
@@ -180,8 +186,7 @@ class Commander:
             return tool
         away_m, away_rad = pose_distance(tool, commanded)
         away = f"the arm is {away_m * 1e3:.0f} mm and {away_rad:.2f} rad from where it was told to rest"
-        led = self._stood is not None and _beyond(tool, self._stood, LED_M, LED_RAD)
-        if led and _beyond(tool, commanded, LED_M, LED_RAD):
+        if self._led(tool) and _beyond(tool, commanded, LED_M, LED_RAD):
             if not self.sink.NEEDS_JOINTS:
                 raise UnsafeChunk(f"{away}, and was moved there since: {BRING_BACK}")
             if not _stands(twist):
@@ -319,8 +324,12 @@ class Commander:
     def _hold(self, hold: Hold, now_ns: int, at_ns: int) -> None:
         """at_ns: moment of the commanded path that is left; other than now_ns only where ROS time jumped."""
         self.commanded = False
+        measured = self._inputs.measured()
+        if self.sink.at_rest(at_ns) and self._led(measured.base_from_tool):
+            self._log.warning(f"holding: {hold.why} (nothing is commanded: the arm was led away from where it rested)")
+            return
         evidence = Evidence.STALE if hold.reason is HoldReason.TIME else self.watch.evidence(now_ns)
-        order = HoldOrder(at_ns, now_ns, evidence, hold.reason, self._inputs.measured())
+        order = HoldOrder(at_ns, now_ns, evidence, hold.reason, measured)
         self._log.warning(f"holding: {hold.why} ({self.sink.hold(order)})")
 
 
