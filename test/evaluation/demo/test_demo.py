@@ -10,8 +10,10 @@ import imageio.v2 as imageio
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from sqap_vla_ros.commands import demo as command
+from sqap_vla_ros.compression.files.kind import FORMAT
 from sqap_vla_ros.contracts import ActionChunk, Reason, TokenSelection
 from sqap_vla_ros.evaluation.demo import run as demo
 from sqap_vla_ros.evaluation.demo.figures import run_figure
@@ -335,6 +337,6 @@ def test_the_whole_demo(tmp_path, capsys):
 @pytest.mark.ros
 def test_a_policy_that_cannot_be_loaded_is_said(tmp_path):
     broken = tmp_path / "broken.safetensors"
-    broken.write_bytes(b"not a checkpoint")
+    save_file({}, broken, metadata={"format": FORMAT})  # looks like a compressed policy until it is loaded
     with pytest.raises(demo.DemoFailed, match=r"ended by itself: policy_node|could not be enabled.*broken"):
         command.run(arguments(tmp_path, checkpoint=str(broken), duration=3.0))
