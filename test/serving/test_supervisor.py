@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.contracts import Observation, PolicyInfo
 from sqap_vla_ros.serving.events import LoadFailed, LoadProgress, Lost, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.supervisor import LONGEST_PAUSE_S, WorkerSupervisor
 from sqap_vla_ros.serving.worker import WorkerError
@@ -41,8 +41,9 @@ class FakeWorker:
     def discard(self) -> None:
         self.discarded = True
 
-    def becomes_ready(self, info: str = "the policy") -> None:
+    def becomes_ready(self, recipe: str = "sqap") -> None:
         self.ready = True
+        info = PolicyInfo("tabletop", "", recipe, 1, 16, 0.2, 224, (16, 16), "tabletop", "none")
         self.queue.append(Ready(info=info, warm_latency_s=0.1))
 
 
@@ -112,9 +113,9 @@ def test_another_policy_after_a_restart_is_not_taken(supervisor, made):
     made[-1].queue.append(Lost("the server went away"))
     supervisor.poll(0.0)
     supervisor.poll(2.0)
-    made[-1].becomes_ready("another")
+    made[-1].becomes_ready("fp32")
     assert supervisor.poll(3.0) == []
-    assert "another policy answers now: another, it was the policy" in supervisor.problem
+    assert "another policy answers now (recipe fp32, was sqap)" in supervisor.problem
     assert made[-1].discarded
     supervisor.poll(30.0)
     made[-1].becomes_ready()

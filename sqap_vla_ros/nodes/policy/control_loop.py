@@ -163,8 +163,7 @@ class ControlLoop:
             moving = self.executive.moving
             if (astray := self.commander.measure(now_ns, moving=moving)) is not None and moving:
                 self.executive.tracking_error(astray, now_s, latch=self.commander.blind)
-        if self.executive.mission is None:
-            self.inputs.forget_problems()
+        self.inputs.serve(self.executive.mission, moves=not self.executive.dry_run)
         found = self.inputs.problems(now_ns, now_s)
         if self.commander.sink.NEEDS_JOINTS and not self.executive.dry_run:
             unknown = self.inputs.arm.problem(now_ns) or self.commander.watch.contradiction

@@ -85,6 +85,7 @@ class Inputs:
         self._waiting = WaitingFrames(self._tf_timeout_s)
         self._observation_problem: dict[Input, str] = {}  # why the newest image could not be used
         self._late: str | None = None  # how the newest image was too old, or in the future, when it came
+        self._task: object | None = None
         self._tool_missing: str | None = None  # why the tool's newest pose is not known
         self._expected_since_s = time.monotonic()
         self._refusals = Refusals()  # of images whose stamps make no sense, by the steady clock
@@ -163,7 +164,7 @@ class Inputs:
         self._buffer.clear()
         self._waiting.clear()
         self._late = None
-        self.forget_problems()
+        self.serve(None, moves=False)
 
     def problems(self, now_ns: int, now_s: float) -> dict[Input, str]:
         """Return what is wrong with clock, image, camera_info and TF.
@@ -202,11 +203,17 @@ class Inputs:
             return {Input.IMAGE: f"{self._late} ({self.image_topic})"}
         return {}
 
-    def forget_problems(self) -> None:
-        """Forget why the newest image could not be used, and which camera it was: there is no mission."""
-        self._observation_problem, self._tool_missing = {}, None
-        self.gate.begin()
-        self._transforms.accept_statics()
+    def serve(self, task: object | None, *, moves: bool) -> None:
+        """Note the task that images are used for; without one it is forgotten what was wrong, and which camera it was.
+
+        moves: it moves the arm; then static transforms must stay as they were when it began.
+        """
+        if task is None:
+            self._observation_problem, self._tool_missing = {}, None
+            self.gate.begin()
+        if task is not self._task or task is None or not moves:
+            self._transforms.accept_statics()
+        self._task = task
 
     def take_view(self, instruction: str, now_ns: int, now_s: float) -> View | None:
         """Return the observation of the newest image whose transforms have come; None when none can be used now.
