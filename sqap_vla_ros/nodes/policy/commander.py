@@ -78,6 +78,7 @@ class Commander:
         self._emergency = False  # the watchdog commands, since the executor stood still
         self.commanded = False  # something was commanded since the last hold
         self.blind = False  # velocities add up while the measurement stands to the last bit: nobody knows where to
+        self._held_at: NDArray[np.float64] | None = None  # where the arm was measured at the last hold
         self._stood: NDArray[np.float64] | None = None  # where the arm was measured when it had come to rest
         self._returned = False  # the command went back to the arm since a motion last started from rest
 
@@ -186,7 +187,9 @@ class Commander:
             return tool
         away_m, away_rad = pose_distance(tool, commanded)
         away = f"the arm is {away_m * 1e3:.0f} mm and {away_rad:.2f} rad from where it was told to rest"
-        if self._led(tool) and _beyond(tool, commanded, LED_M, LED_RAD):
+        # Joints that say so, and are not the very numbers of the last hold, which may be frozen.
+        left = left and not (self._held_at is not None and np.array_equal(tool, self._held_at))
+        if left or (self._led(tool) and _beyond(tool, commanded, LED_M, LED_RAD)):
             if not self.sink.NEEDS_JOINTS:
                 raise UnsafeChunk(f"{away}, and was moved there since: {BRING_BACK}")
             if not _stands(twist):
@@ -325,6 +328,7 @@ class Commander:
         """at_ns: moment of the commanded path that is left; other than now_ns only where ROS time jumped."""
         self.commanded = False
         measured = self._inputs.measured()
+        self._held_at = measured.base_from_tool
         if self.sink.at_rest(at_ns) and self._led(measured.base_from_tool):
             self._log.warning(f"holding: {hold.why} (nothing is commanded: the arm was led away from where it rested)")
             return
