@@ -197,7 +197,7 @@ class Commander:
             self._returned = False
             return tool
         config = self.motion.config
-        if away_m <= config.max_lead_m and away_rad <= config.max_lead_rad and not left:
+        if away_m <= config.max_lead_m and away_rad <= config.max_lead_rad:
             self._returned = False
             return commanded
         if not _stands(twist):

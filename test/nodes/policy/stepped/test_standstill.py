@@ -92,6 +92,21 @@ def test_measurements_that_stand_still_while_the_arm_obeys_end_the_motion(mode, 
         assert violations(cell) == []
 
 
+def test_an_arm_that_is_put_elsewhere_as_soon_as_its_task_ends_starts_there():
+    """As by a reset of the simulator: nobody saw it stand before."""
+    with careful("joint") as cell:
+        moving(cell, 1.0)
+        cell.enable(False)
+        cell.run(0.1)
+        cell.relocate(cell.joints + 0.3 * np.eye(7)[0])
+        cell.run(1.0)
+        put = cell.tool.copy()
+        cell.enable()
+        assert fastest_m_s(cell, 2.0) < 0.06
+        assert np.linalg.norm(cell.tool[:3, 3] - put[:3, 3]) > 0.01, told(cell)
+        assert violations(cell) == []
+
+
 @pytest.mark.parametrize("by_rad", [0.13, 0.24, 0.6])
 @pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
 def test_an_arm_that_was_led_elsewhere_while_disabled_is_not_fetched_back(mode, by_rad):
