@@ -68,7 +68,7 @@ def compress(checkpoint: Path, recipe_name: str, out: Path, observations: int, l
     """Prints a line of JSON after loading and after every layer; dies without a word after `layers` of them."""
     started = time.perf_counter()
     recipe = load_recipe(recipe_name)
-    policy = load_uncompressed(str(checkpoint), recipe, mapped_layers=True)
+    policy = load_uncompressed(str(checkpoint), recipe, layers_in_file=True)
     print(json.dumps({"loaded_s": time.perf_counter() - started, "peak_gib": peak_gib()}), flush=True)
     last = [time.perf_counter(), time.process_time()]
     done = 0
@@ -92,7 +92,7 @@ def compress(checkpoint: Path, recipe_name: str, out: Path, observations: int, l
         last[:] = now
 
     calibration = synthetic_observations(observations)
-    compress_to_file(policy, recipe, calibration, out, progress=scoring, after_layer=after_layer, mapped_layers=True)
+    compress_to_file(policy, recipe, calibration, out, progress=scoring, after_layer=after_layer)
     print(json.dumps({"written_s": time.perf_counter() - last[0], "file_gib": out.stat().st_size / 2**30}), flush=True)
 
 

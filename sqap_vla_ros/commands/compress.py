@@ -103,17 +103,17 @@ def run(args: argparse.Namespace) -> int:
     require_loadable(recipe, config.decoder.depth)
     # the report predicts with the whole policy first; without it, and with layers to quantise, they stay in the file
     lies_in_a_file = checkpoint_path(args.checkpoint, SHIPPED) is not None
-    mapped = lies_in_a_file and args.report is None and recipe.quantization is not None
+    in_file = lies_in_a_file and args.report is None and recipe.quantization is not None
     use_threads(args.threads)
     note(ignored_options(args, recipe))
     observations, held_out = _observations(args)
     require_calibration(recipe, observations)
-    needs = estimate(config, recipe, len(observations), mapped_layers=mapped)
+    needs = estimate(config, recipe, len(observations), layers_in_file=in_file)
     require_room(needs, recipe, args.out)
     if args.dry_run:
         _print_plan(args, recipe, len(observations), needs)
         return 0
-    policy = load_uncompressed(args.checkpoint, recipe, shipped=SHIPPED, settings=settings, mapped_layers=mapped)
+    policy = load_uncompressed(args.checkpoint, recipe, shipped=SHIPPED, settings=settings, layers_in_file=in_file)
     before = None
     if args.report:
         from sqap_vla_ros.compression.report import module_bytes, probe
@@ -127,7 +127,6 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             calibration={"source": args.calibration or "none"},
             progress=progress,
-            mapped_layers=mapped,
             overwrite=args.overwrite,
         )
     del policy

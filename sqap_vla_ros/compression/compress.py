@@ -17,7 +17,6 @@ from sqap_vla_ros.compression.layers import LinearReport, compress_layer
 from sqap_vla_ros.compression.parts import AFTER_DECODER, BEFORE_DECODER, quantize_parts
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError
 from sqap_vla_ros.contracts import Observation
-from sqap_vla_ros.policy.checkpoints.load import release
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.decoder import Decoder
 
@@ -164,7 +163,6 @@ def make_plan(
     observations: Sequence[Observation] = (),
     *,
     hessians: MutableMapping[tuple[int, str], Tensor] | None = None,
-    mapped: bool = False,
     progress: OnProgress | None = None,
 ) -> RowPlan | None:
     """Plan widths and Hessians where the recipe looks at the action; None where it does not. See `plan_rows`."""
@@ -173,7 +171,7 @@ def make_plan(
     from sqap_vla_ros.compression.sensitivity.plan import plan_rows
 
     images = _inputs_of(policy, policy.model.vision, observations) if spec.vision_by_row else []
-    return plan_rows(policy, spec, hidden or [], images, hessians=hessians, mapped=mapped, progress=progress)
+    return plan_rows(policy, spec, hidden or [], images, hessians=hessians, progress=progress)
 
 
 def quantize_towers(
@@ -201,23 +199,17 @@ def compress_layers(
     start: int = 0,
     plan: RowPlan | None = None,
     progress: OnProgress | None = None,
-    mapped: bool = False,
 ) -> Iterator[CompressedLayer]:
     """Quantise the layers from `start` on, one per iteration.
 
     hidden: the calibration inputs of layer `start`.
     plan: for recipes that look at the action, see `make_plan`.
-    mapped: the layers' weights are mapped from a file, perhaps in another dtype; their pages are given back.
     """
     depth, rotary = len(decoder.layers), rotary_of(decoder)
     for index in range(start, depth):
         if progress is not None:
             progress("quantising decoder layers", index, depth)
-        layer = decoder.layers[index]
-        for parameter in layer.parameters() if mapped else ():
-            stored = parameter.data
-            parameter.data = stored.to(decoder.embed_tokens.weight.dtype, copy=True)
-            release(stored)
+        layer = decoder.layers[index] = decoder.layer_in_memory(index)
         with torch.no_grad():
             linears, hidden = compress_layer(
                 layer,

@@ -208,13 +208,13 @@ def load_uncompressed(
     dtype: str | torch.dtype | None = None,
     settings: CheckpointSettings | None = None,
     seed: int = 0,
-    mapped_layers: bool = False,
+    layers_in_file: bool = False,
 ) -> CogACTPolicy:
     """Load a policy without quantisation and without a selector, in the recipe's dtypes.
 
     dtype: another one; the action head then stays in float32.
     settings: see `load_policy`.
-    mapped_layers: see `policy.checkpoints.load.load_checkpoint`.
+    layers_in_file: see `policy.checkpoints.load.load_checkpoint`.
     """
     import torch
 
@@ -243,7 +243,7 @@ def load_uncompressed(
             dt_s=settings.dt_s,
             crop=settings.crop,
             ema=settings.ema,
-            mapped_layers=mapped_layers,
+            layers_in_file=layers_in_file,
         )
         policy.provenance = dataclasses.replace(policy.provenance, checkpoint=checkpoint)
     settings.apply(policy)

@@ -6,6 +6,7 @@ the forward pass is ours because the token selection lives inside it.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable
@@ -40,16 +41,25 @@ class DecoderOutput:
     selection_s: float = 0.0
 
 
+def replace_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a parameter, which needs no gradient, into the place of one of another device or dtype."""
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+
+
 class Decoder(nn.Module):
     """Computes the cognition feature [B, D] from embeddings [B, S, D].
 
     attend: computes causal attention where no row is padded, in place of PyTorch's.
+    read: reads a parameter of a layer (`layers.0.mlp.up_proj.weight`) that is still in the checkpoint's file, where
+        the layers were left there (`load_checkpoint`); see `layer_in_memory`.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
         self.attend: Attend | None = None
+        self.read: Callable[[str], Tensor] | None = None
         llama = LlamaConfig(
             hidden_size=config.width,
             num_hidden_layers=config.depth,
@@ -71,6 +81,16 @@ class Decoder(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+
+    def layer_in_memory(self, index: int) -> LlamaDecoderLayer:
+        """Return a layer; where the layers are still in the checkpoint's file, a copy of it that holds the weights."""
+        layer: LlamaDecoderLayer = self.layers[index]
+        if self.read is None:
+            return layer
+        copied: LlamaDecoderLayer = copy.deepcopy(layer)
+        for name in layer.state_dict():
+            replace_parameter(copied, name, self.read(f"layers.{index}.{name}"))
+        return copied
 
     def forward(
         self,

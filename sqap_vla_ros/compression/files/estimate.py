@@ -29,10 +29,10 @@ class Estimate:
     memory: int
 
 
-def estimate(config: PolicyConfig, recipe: Recipe, observations: int, *, mapped_layers: bool) -> Estimate:
+def estimate(config: PolicyConfig, recipe: Recipe, observations: int, *, layers_in_file: bool) -> Estimate:
     """Return what compressing a model of this geometry needs.
 
-    observations: number to calibrate on. mapped_layers: see `compress_to_file`; otherwise the whole model is loaded.
+    observations: number to calibrate on. layers_in_file: see `load_checkpoint`; otherwise the whole model is loaded.
     """
     spec = recipe.quantization
     model = empty_model(config)
@@ -51,7 +51,7 @@ def estimate(config: PolicyConfig, recipe: Recipe, observations: int, *, mapped_
     hidden = 2 * observations * (config.vision.tokens + _PROMPT) * config.decoder.width * _FP32
     hessians = sum(size * size for size in inputs) * _FP32
     work = packed + hidden + (config.decoder.depth * hessians if spec.hessian == "weighted" else 0)
-    resident = whole - config.decoder.depth * layer // _FP32 * width if mapped_layers else whole
+    resident = whole - config.decoder.depth * layer // _FP32 * width if layers_in_file else whole
     memory = resident + 2 * layer + hidden + (hessians if spec.needs_hessian and observations else 0)
     return Estimate(file, work, memory)
 

@@ -102,7 +102,6 @@ def compress_to_file(
     calibration: dict[str, Any] | None = None,
     progress: OnProgress | None = None,
     after_layer: Callable[[int], None] | None = None,
-    mapped_layers: bool = False,
     overwrite: bool = False,
 ) -> Header:
     """Compress a policy into `out`, going on where an earlier run of the same compression stopped.
@@ -110,7 +109,6 @@ def compress_to_file(
     The policy is changed in place and is spent afterwards: load the file.
     calibration: summary for the header (what the observations were).
     after_layer: called with the index of every layer once it is safely on disk.
-    mapped_layers: the policy was loaded so; it then never is in memory as a whole.
     overwrite: replace `out` where it exists.
     Raises CompressedFileError, RecipeError; OSError where nothing can be written, and then nothing stays behind.
     """
@@ -123,9 +121,7 @@ def compress_to_file(
     source = {"checkpoint": policy.provenance.checkpoint, "sha256": identity.source}
     work = _Workspace(out.with_name(out.name + ".partial"), identity)
     try:
-        header = _compress(
-            policy, recipe, observations, out, work, source, calibration, progress, after_layer, mapped_layers
-        )
+        header = _compress(policy, recipe, observations, out, work, source, calibration, progress, after_layer)
     except WriteError:
         work.remove()
         raise
@@ -146,7 +142,6 @@ def _compress(
     calibration: dict[str, Any] | None,
     progress: OnProgress | None,
     after_layer: Callable[[int], None] | None,
-    mapped_layers: bool,
 ) -> Header:
     """Do the work of `compress_to_file` in a workspace."""
     decoder = policy.model.decoder
@@ -156,9 +151,7 @@ def _compress(
         hidden, beside = prepare_stream(policy, spec, observations)
 
         def make(hessians: MutableMapping[Linear, torch.Tensor]) -> RowPlan | None:
-            return make_plan(
-                policy, spec, hidden, observations, hessians=hessians, mapped=mapped_layers, progress=progress
-            )
+            return make_plan(policy, spec, hidden, observations, hessians=hessians, progress=progress)
 
         plan = work.plan(make)
         towers, inputs = quantize_towers(policy, spec, hidden, observations, plan)
@@ -166,15 +159,7 @@ def _compress(
         start = work.finished_layers(calibrated=bool(observations), depth=len(decoder.layers))
         if start and inputs is not None:
             inputs = work.read_hidden(start)
-        for layer in compress_layers(
-            decoder,
-            spec,
-            inputs,
-            start=start,
-            plan=plan,
-            progress=progress,
-            mapped=mapped_layers,
-        ):
+        for layer in compress_layers(decoder, spec, inputs, start=start, plan=plan, progress=progress):
             state = decoder.layers[layer.index].state_dict()
             work.store(layer, {f"decoder.layers.{layer.index}.{name}": tensor for name, tensor in state.items()})
             decoder.layers[layer.index] = torch.nn.Identity()  # it is on disk now

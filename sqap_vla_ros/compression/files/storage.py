@@ -2,18 +2,15 @@
 
 Tensors are named as in the model's state dict; packed integer weights are uint8. The header's metadata holds the
 policy's configuration, dataset statistics, the recipe, the source checkpoint's hash, a calibration summary and a CRC-32
-of every tensor; the tokenizer file travels as a tensor of bytes. Reading is memory-mapped and hands every decoder layer
-to its backend before the next one is touched.
+of every tensor; the tokenizer file travels as a tensor of bytes. Every decoder layer is handed to its backend before
+the next one is read.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
-import mmap
 import os
 import struct
-import sys
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from sqap_vla_ros.compression.files.kind import FORMAT, CompressedFileError
 from sqap_vla_ros.compression.files.skeleton import empty_model, put, quantize_structure
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.field_types import field_problem
 from sqap_vla_ros.policy.actions import ActionStatistics
+from sqap_vla_ros.policy.checkpoints.contents import CheckpointError
+from sqap_vla_ros.policy.checkpoints.reading import SafetensorsFile
 from sqap_vla_ros.policy.checkpoints.writing import written_aside
-from sqap_vla_ros.policy.cogact import CogACTPolicy, Provenance
+from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import PolicyConfig
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 from sqap_vla_ros.quantization.layer_fusion import prepare_inference
@@ -177,19 +176,21 @@ class CheckedFile:
     def __init__(self, path: Path, remedy: str) -> None:
         self._path, self._remedy = path, remedy
         try:
-            self._file = safe_open(str(path), framework="pt")  # memory-mapped; closed with this object
-            self.metadata: dict[str, str] = dict(self._file.metadata() or {})
+            self._file = SafetensorsFile(path)
+            self.metadata, self.names = self._file.metadata, self._file.names
             self._checksums: dict[str, int] = json.loads(self.metadata.pop("crc32", "{}"))
-            self.names: list[str] = list(self._file.keys())
             self.complete = set(self.names) == set(self._checksums)  # each tensor has a checksum, and the reverse
         except FileNotFoundError:
             raise
-        except (SafetensorError, OSError, TypeError, ValueError, RecursionError) as error:
+        except (SafetensorError, OSError, TypeError, ValueError, RecursionError, struct.error) as error:
             raise CompressedFileError(f"{path} is truncated or damaged ({error}); {remedy}") from error
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Return a tensor, mapped from the file. Raises `CompressedFileError` when its bytes have changed."""
-        tensor: torch.Tensor = self._file.get_tensor(name)
+        """Return a tensor. Raises `CompressedFileError` when its bytes have changed."""
+        try:
+            tensor = self._file.read(name)
+        except CheckpointError as error:
+            raise CompressedFileError(str(error)) from error
         if not self.complete or zlib.crc32(_raw(tensor)) != self._checksums[name]:
             raise CompressedFileError(f"{self._path} is damaged at {name}; {self._remedy}")
         return tensor
@@ -220,7 +221,7 @@ class CompressedFile:
             raise CompressedFileError(f"{path} lacks tensors its header promises; compress anew")
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Return a tensor, mapped from the file. Raises `CompressedFileError` when its bytes have changed."""
+        """Return a tensor. Raises `CompressedFileError` when its bytes have changed."""
         return self._file.tensor(name)
 
     def tokenizer(self) -> PromptTokenizer:
@@ -246,16 +247,6 @@ def layer_names(names: list[str], parts: Collection[str] = ()) -> Iterator[tuple
     yield from groups.items()
 
 
-def _give_back(mapped: torch.Tensor) -> None:
-    """Tell the kernel that the whole pages behind a mapped tensor are not needed now; they can be read again."""
-    if not sys.platform.startswith("linux"):
-        return
-    start = -(-mapped.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    size = (mapped.data_ptr() + mapped.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
-    if size > 0:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
-
-
 def load_compressed(
     path: Path, *, device: str = "cpu", unnorm_key: str | None = None, backend: str = "auto"
 ) -> CogACTPolicy:
@@ -265,24 +256,12 @@ def load_compressed(
     """
     file = CompressedFile(path)
     header = file.header
-    model = empty_model(header.config)
-    spec = header.recipe.quantization
-    if spec is not None:
-        quantize_structure(model, spec, header.clips, header.row_counts)
-    for layer, names in layer_names(file.names, () if spec is None else spec.part_bits):
-        tensors = {name: file.tensor(name) for name in names}
-        for name, tensor in tensors.items():
-            put(model, name, tensor if device == "cpu" else tensor.to(device))
-        used = prepare_inference(model.get_submodule(layer), backend) if layer else None
-        if layer and not (used is not None and used.keeps_packed):
-            for tensor in tensors.values():
-                _give_back(tensor)
-            give_back_freed_memory()
-    missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
-    if missing:
-        raise CompressedFileError(
-            f"{path} lacks {len(missing)} tensors of the model, first {missing[0]}; compress anew"
-        )
+    try:
+        model = _filled_model(file, device, backend)
+    except CompressedFileError:
+        raise
+    except ValueError as error:  # shapes, dtypes and packings that do not fit the header
+        raise CompressedFileError(f"{path} does not hold what its header says ({error}); compress anew") from error
     return CogACTPolicy(
         model,
         file.tokenizer(),
@@ -291,3 +270,24 @@ def load_compressed(
         crop=header.crop,
         provenance=Provenance(str(path), header.source.get("sha256", ""), header.recipe.name),
     )
+
+
+def _filled_model(file: CompressedFile, device: str, backend: str) -> CogACT:
+    """Return the model that a file's header describes, with its tensors, ready to predict."""
+    header = file.header
+    model = empty_model(header.config)
+    spec = header.recipe.quantization
+    if spec is not None:
+        quantize_structure(model, spec, header.clips, header.row_counts)
+    for layer, names in layer_names(file.names, () if spec is None else spec.part_bits):
+        for name in names:
+            put(model, name, file.tensor(name).to(device))
+        if layer:
+            prepare_inference(model.get_submodule(layer), backend)
+            give_back_freed_memory()
+    missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
+    if missing:
+        raise CompressedFileError(
+            f"{file.path} lacks {len(missing)} tensors of the model, first {missing[0]}; compress anew"
+        )
+    return model

@@ -29,7 +29,6 @@ from sqap_vla_ros.compression.sensitivity.rounding import rounding_changes, roun
 from sqap_vla_ros.compression.sensitivity.scores import METRICS, RowScores
 from sqap_vla_ros.compression.sensitivity.towers import score_towers
 from sqap_vla_ros.policy.architecture import COGACT
-from sqap_vla_ros.policy.checkpoints.load import release
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.decoder import Decoder
 
@@ -37,22 +36,19 @@ WEIGHTED_PROBES = 4  # random directions an observation, where only Hessians are
 
 
 class TurnedLayers(Sequence[LlamaDecoderLayer]):
-    """A decoder's layers as the recipe's rotation leaves them, in float32; each access copies one.
+    """A decoder's layers as the recipe's rotation leaves them, in float32; each access copies one."""
 
-    mapped: the weights are mapped from a file; their pages are given back after each copy.
-    """
-
-    def __init__(self, decoder: Decoder, spec: QuantizationSpec, *, mapped: bool = False) -> None:
-        self._decoder, self._spec, self._mapped = decoder, spec, mapped
+    def __init__(self, decoder: Decoder, spec: QuantizationSpec) -> None:
+        self._decoder, self._spec = decoder, spec
 
     def __len__(self) -> int:
         return len(self._decoder.layers)
 
     def _turned(self, index: int) -> LlamaDecoderLayer:
-        stored = self._decoder.layers[index]
-        layer: LlamaDecoderLayer = copy.deepcopy(stored).float().requires_grad_(False)
-        for parameter in stored.parameters() if self._mapped else ():
-            release(parameter.data)
+        layer = self._decoder.layer_in_memory(index)
+        if layer is self._decoder.layers[index]:
+            layer = copy.deepcopy(layer)
+        layer = layer.float().requires_grad_(False)
         self._spec.rotation_scheme.turn_layer(layer, self._decoder.config.heads)
         return layer
 
@@ -104,7 +100,6 @@ def plan_rows(
     images: Sequence[Tensor] = (),
     *,
     hessians: MutableMapping[Linear, Tensor] | None = None,
-    mapped: bool = False,
     progress: OnProgress | None = None,
 ) -> RowPlan:
     """Score every row of the decoder, and of the vision towers where the recipe has them, at every width, and choose.
@@ -113,13 +108,12 @@ def plan_rows(
     hidden: the decoder's inputs [1, S, D] float32, one per calibration observation. Each needs its inputs of all layers
         in memory: 145 MB for the published geometry.
     images: where the vision towers' rows take widths, what the towers are given, [1, 3, H, W] uint8 per observation.
-    mapped: the decoder's layers are mapped from a file.
     hessians: where the weighted Hessians go, 0.9 GB a layer of the published geometry; None keeps them in memory.
     Raises RecipeError where too few rows may be zero to keep to the average.
     """
     rows = spec.row_bits
     source = policy.model.decoder
-    decoder = FloatDecoder(TurnedLayers(source, spec, mapped=mapped), source.norm, rotary_of(source))
+    decoder = FloatDecoder(TurnedLayers(source, spec), source.norm, rotary_of(source))
     head, depth = FrozenHead(policy), len(source.layers)
     metric = METRICS["epsilon" if rows is None else rows.metric]
     objective = metric.objective or OBJECTIVES["epsilon"]

@@ -24,7 +24,8 @@ class Contents:
     format: the file's format, in words.
     datasets: as in `dataset_statistics.json`.
     names: the tensors that the file holds.
-    read: returns one tensor, mapped from the file and still in its dtype.
+    form: returns the shape, dtype and layout of one tensor, as a tensor on the meta device.
+    read: returns one tensor, still in the file's dtype. Raises CheckpointError where the file has changed.
     stored_name: what a tensor is called in the file, for messages.
     tokenizer: name and content of the tokenizer's file, None where none came with the checkpoint.
     crop: see `ImageTransform`.
@@ -37,6 +38,7 @@ class Contents:
     config: PolicyConfig
     datasets: dict[str, Any]
     names: frozenset[str]
+    form: Callable[[str], Tensor]
     read: Callable[[str], Tensor]
     stored_name: Callable[[str], str]
     tokenizer: tuple[str, bytes] | None

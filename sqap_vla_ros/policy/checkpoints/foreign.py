@@ -48,7 +48,7 @@ def file_problem(path: Path) -> str | None:
         return f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository"
     if start.startswith(_OLD_PICKLE):
         return (
-            f"{path} is in PyTorch's format before version 1.6, which cannot be mapped: save it again with "
+            f"{path} is in PyTorch's format before version 1.6, which is not read: save it again with "
             f"`torch.save(torch.load({path.name!r}, weights_only=True), 'new.pt')`"
         )
     if start.lstrip()[:1] == b"<" or (path.suffix == ".safetensors" and start[:1] == b"{"):

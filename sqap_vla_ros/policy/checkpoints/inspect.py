@@ -30,7 +30,7 @@ def describe(contents: Contents) -> dict[str, Any]:
     config = contents.config
     with torch.device("meta"):
         wanted = CogACT(config).state_dict()
-    stored = {name: contents.read(name) for name in wanted if name in contents.names}
+    stored = {name: contents.form(name) for name in wanted if name in contents.names}
     misshapen = [name for name, tensor in stored.items() if tensor.shape != wanted[name].shape]
     parts: Counter[str] = Counter()
     for name, tensor in stored.items():

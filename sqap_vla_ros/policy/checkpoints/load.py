@@ -1,21 +1,18 @@
 """Load a policy from a checkpoint on disk.
 
-Loading maps the file and converts one tensor at a time; pages that were read are given back, so the resident memory
-never holds much more than the finished model.
+Loading reads and converts one tensor at a time, so the memory never holds much more than the finished model.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import logging
-import mmap
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from sqap_vla_ros.contracts import TokenSelector
@@ -25,6 +22,7 @@ from sqap_vla_ros.policy.checkpoints.one_file import open_one_file
 from sqap_vla_ros.policy.checkpoints.published import open_published
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance
 from sqap_vla_ros.policy.config import PolicyConfig
+from sqap_vla_ros.policy.decoder import replace_parameter
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 
 _LOG = logging.getLogger(__name__)
@@ -42,7 +40,7 @@ def load_checkpoint(
     config: PolicyConfig | None = None,
     crop: str | None = None,
     ema: bool = False,
-    mapped_layers: bool = False,
+    layers_in_file: bool = False,
 ) -> CogACTPolicy:
     """Load a policy from a published folder (or its `.pt`) or from this package's `.safetensors`.
 
@@ -52,7 +50,8 @@ def load_checkpoint(
     crop: see `ImageTransform`; None takes what the file says, "none" where it says nothing.
     config: geometry of a published-format folder that is not one of the published sizes.
     ema: take the action head that was averaged over training steps, where the file holds one.
-    mapped_layers: leave the decoder's layers in the file and in its dtype, for a caller that takes them one by one.
+    layers_in_file: leave the decoder's layers in the file, for a caller that takes them one by one
+        (`Decoder.layer_in_memory`).
     What is assumed because the checkpoint does not say it is logged as a warning.
     Raises CheckpointError, ValueError, FileNotFoundError.
     """
@@ -62,7 +61,7 @@ def load_checkpoint(
         _LOG.warning("note: %s", note)
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(sha256_of, contents.path)  # reads ahead of the loader
-        model = assemble(contents, device=device, dtype=dtype, mapped_layers=mapped_layers)
+        model = assemble(contents, device=device, dtype=dtype, layers_in_file=layers_in_file)
         provenance = Provenance(str(path), digest.result())
     return CogACTPolicy(
         model,
@@ -89,7 +88,7 @@ def read_header(
     """
     require_whole(contents)
     for name in contents.names:
-        _require_floats(contents, name, contents.read(name))
+        _require_floats(contents, name, contents.form(name))
     key = choose_dataset(contents.datasets, unnorm_key)
     statistics = ActionStatistics.from_dataset(key, contents.datasets[key], dt_s)
     require_channels(key, statistics, contents.config.head.channels)
@@ -122,7 +121,7 @@ def open_checkpoint(path: str | Path, config: PolicyConfig | None = None, *, ema
     return open_published(path, config, ema=ema)
 
 
-def assemble(contents: Contents, *, device: str, dtype: torch.dtype, mapped_layers: bool = False) -> CogACT:
+def assemble(contents: Contents, *, device: str, dtype: torch.dtype, layers_in_file: bool = False) -> CogACT:
     """Build the model without memory and fill it tensor by tensor.
 
     Raises CheckpointError for a missing tensor, a wrong shape, numbers of another kind, NaN and infinity.
@@ -135,31 +134,40 @@ def assemble(contents: Contents, *, device: str, dtype: torch.dtype, mapped_laye
     # tqdm(disable=None): no bar where standard error is not a terminal
     with tqdm(total=total, desc="loading", unit="param", unit_scale=True, disable=None, file=sys.stderr) as bar:
         for name, expected in wanted.items():
-            stored = contents.read(name)
-            if stored.shape != expected.shape:
+            form = contents.form(name)
+            if form.shape != expected.shape:
                 raise CheckpointError(
-                    f"{contents.path}: {contents.stored_name(name)!r} has shape {list(stored.shape)}, the "
+                    f"{contents.path}: {contents.stored_name(name)!r} has shape {list(form.shape)}, the "
                     f"{contents.config.name} geometry needs {list(expected.shape)}"
                 )
-            _require_floats(contents, name, stored)
-            if mapped_layers and name.startswith("decoder.layers."):
-                _replace_parameter(model, name, stored)
-                continue
-            target = torch.float32 if name.startswith("action_head.") else dtype
-            tensor = stored.to(device=device, dtype=target, copy=True)
-            if not torch.stack(torch.aminmax(tensor)).isfinite().all():
-                narrower = target == torch.float16 and stored.dtype != target
-                raise CheckpointError(
-                    f"{contents.path}: {contents.stored_name(name)!r} holds values that are not finite in "
-                    f"{_kind(tensor)}: the file is damaged{', or needs --dtype bfloat16' if narrower else ''}"
-                )
-            _replace_parameter(model, name, tensor)
-            release(stored)
-            bar.update(tensor.numel())
+            _require_floats(contents, name, form)
+            if not (layers_in_file and name.startswith("decoder.layers.")):
+                target = torch.float32 if name.startswith("action_head.") else dtype
+                replace_parameter(model, name, _read_finite(contents, name, target).to(device))
+            bar.update(form.numel())
+    if layers_in_file:
+
+        def read(name: str) -> Tensor:
+            return _read_finite(contents, f"decoder.{name}", dtype)
+
+        model.decoder.read = read
     # the one buffer of the model is not stored
     positions = model.vision.siglip.embeddings
     positions.position_ids = torch.arange(contents.config.vision.tokens, device=device)[None]
     return model.eval()
+
+
+def _read_finite(contents: Contents, name: str, dtype: torch.dtype) -> Tensor:
+    """Return one tensor in `dtype`. Raises CheckpointError for NaN and infinity."""
+    stored = contents.read(name)
+    tensor = stored.to(dtype).contiguous()
+    if not torch.stack(torch.aminmax(tensor)).isfinite().all():
+        narrower = dtype == torch.float16 and stored.dtype != dtype
+        raise CheckpointError(
+            f"{contents.path}: {contents.stored_name(name)!r} holds values that are not finite in "
+            f"{_kind(tensor)}: the file is damaged{', or needs --dtype bfloat16' if narrower else ''}"
+        )
+    return tensor
 
 
 def sha256_of(path: Path) -> str:
@@ -197,21 +205,3 @@ def _kind(tensor: Tensor) -> str:
     """Return the type of a tensor's numbers, and their layout where it is not the plain one, in PyTorch's words."""
     words = (tensor.dtype,) if tensor.layout == torch.strided else (tensor.layout, tensor.dtype)
     return " ".join(str(word).removeprefix("torch.") for word in words)
-
-
-def _replace_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
-    owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
-
-
-def release(mapped: Tensor) -> None:
-    """Tell the kernel that the file pages behind a tensor are not needed now: they leave the resident memory.
-
-    Only for tensors mapped from a file: other memory would be wiped.
-    """
-    if not sys.platform.startswith("linux") or mapped.device.type != "cpu" or mapped.numel() == 0:
-        return
-    start = -(-mapped.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages of this tensor only
-    end = (mapped.data_ptr() + mapped.numel() * mapped.element_size()) // mmap.PAGESIZE * mmap.PAGESIZE
-    if end > start:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)

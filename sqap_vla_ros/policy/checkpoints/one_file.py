@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
-import functools
 import json
+import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from sqap_vla_ros.policy.checkpoints.contents import CheckpointError, Contents
 from sqap_vla_ros.policy.checkpoints.foreign import file_problem, location_problem, tensors_problem
+from sqap_vla_ros.policy.checkpoints.reading import SafetensorsFile
 from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.policy.config import PolicyConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sqap_vla_ros.policy.cogact import CogACTPolicy
 
 FORMAT = "sqap_vla_ros/cogact/1"
@@ -34,10 +33,10 @@ def open_one_file(path: Path) -> Contents:
     ):
         raise CheckpointError(location_problem(path))
     try:
-        with safe_open(str(path), framework="np") as file:
-            metadata, names = file.metadata() or {}, frozenset(file.keys())
-    except (SafetensorError, OSError) as error:
+        file = SafetensorsFile(path)
+    except (SafetensorError, OSError, ValueError, struct.error) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}): copy it again") from error
+    metadata, names = file.metadata, frozenset(file.names)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a full-precision CogACT checkpoint: its format is {metadata.get('format')!r}, "
@@ -54,20 +53,14 @@ def open_one_file(path: Path) -> Contents:
     except (KeyError, TypeError, ValueError, RecursionError, binascii.Error) as error:
         raise CheckpointError(f"{path} has a damaged header: {error}") from error
 
-    @functools.cache
-    def mapped() -> Any:
-        return safe_open(str(path), framework="pt")
-
-    def read(name: str) -> Tensor:
-        return mapped().get_tensor(name)
-
     return Contents(
         path=path,
         format="sqap_vla_ros",
         config=config,
         datasets=datasets,
         names=names,
-        read=read,
+        form=file.form,
+        read=file.read,
         stored_name=str,
         tokenizer=tokenizer,
         crop=metadata.get("crop", "none"),

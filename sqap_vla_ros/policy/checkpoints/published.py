@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sqap_vla_ros.policy.checkpoints.published_names import (
     source_of,
     to_groups,
 )
+from sqap_vla_ros.policy.checkpoints.reading import TensorFile
 from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import COGACT_BASE, COGACT_LARGE, COGACT_SMALL, PolicyConfig
@@ -41,7 +43,8 @@ def open_published(path: Path, config: PolicyConfig | None, *, ema: bool = False
     """
     folder = read_folder(path, config)
     weights, config = folder.weights, folder.config
-    groups = _read_groups(weights)
+    file = TensorFile(weights)
+    groups = _read_groups(file)
     notes = []
     if AVERAGED_HEAD in groups:
         if ema:
@@ -61,15 +64,23 @@ def open_published(path: Path, config: PolicyConfig | None, *, ema: bool = False
     with torch.device("meta"):
         sources = {name: source_of(name) for name in CogACT(config).state_dict()}
 
+    def form(name: str) -> Tensor:
+        source = sources[name]
+        if source.part == "absent":
+            return torch.empty(1, config.vision.dino.width, device="meta")
+        stored = groups[source.group][source.key]
+        try:
+            return source.complete(source.view(stored))
+        except (IndexError, RuntimeError) as error:  # no dimension to split or to take from
+            shape = list(stored.shape)
+            raise CheckpointError(f"{weights}: {source.group}/{source.key!r} has the shape {shape}") from error
+
     def read(name: str) -> Tensor:
         source = sources[name]
         if source.part == "absent":
             return torch.zeros(1, config.vision.dino.width)
-        try:
-            return source.read(groups[source.group][source.key])
-        except (IndexError, RuntimeError, ValueError) as error:  # no dimension to split or to take from
-            shape = list(groups[source.group][source.key].shape)
-            raise CheckpointError(f"{weights}: {source.group}/{source.key!r} has the shape {shape}") from error
+        view = source.view(groups[source.group][source.key])
+        return source.complete(file.read(view, _place(view)))
 
     held = {n for n, s in sources.items() if s.part == "absent" or s.key in groups[s.group]}
     if len(held) < len(sources):
@@ -84,6 +95,7 @@ def open_published(path: Path, config: PolicyConfig | None, *, ema: bool = False
         config=config,
         datasets=folder.datasets,
         names=frozenset(held),
+        form=form,
         read=read,
         stored_name=lambda name: f"{sources[name].group}/{sources[name].key}",
         tokenizer=folder.tokenizer,
@@ -116,10 +128,25 @@ def save_published(policy: CogACTPolicy, folder: str | Path) -> Path:
     return folder / "checkpoints" / "model.pt"
 
 
-def _read_groups(weights: Path) -> Groups:
-    """Return the dict of dicts, each tensor still in the file."""
+def _place(stored: Tensor) -> int:
+    """Return the byte of the file at which the storage of a tensor that `torch.load` put on the meta device begins."""
+    place: int | None = stored.untyped_storage()._checkpoint_offset
+    assert place is not None
+    return place
+
+
+def _read_groups(file: TensorFile) -> Groups:
+    """Return the dict of dicts, its tensors on the meta device: they are read from their places (`_place`)."""
+    weights = file.path
     try:
-        stored = torch.load(weights, map_location="cpu", mmap=True, weights_only=True)
+        _require_readable(file)
+        stored = torch.load(file.file, map_location="meta", weights_only=True)
+    except CheckpointError:
+        raise
+    except NotImplementedError as error:
+        raise CheckpointError(
+            f"{weights} holds tensors that another tool quantised or packed: name the file that it was made from"
+        ) from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{weights} holds more than tensors, or is not a checkpoint: it is not loaded") from error
     except PermissionError:
@@ -143,6 +170,19 @@ def _read_groups(weights: Path) -> Groups:
         for name in (*GROUPS, AVERAGED_HEAD)
         if isinstance(model.get(name), dict) and (model[name] or name != AVERAGED_HEAD)
     }
+
+
+def _require_readable(file: TensorFile) -> None:
+    """Raise CheckpointError for an archive whose tensors do not lie in it byte by byte as torch.save writes them."""
+    with zipfile.ZipFile(file.file) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise CheckpointError(
+                    f"{file.path} was compressed by another program: give the file as torch.save wrote it"
+                )
+            if entry.filename.endswith("/byteorder") and archive.read(entry) != b"little":
+                raise CheckpointError(f"{file.path} was saved on a big-endian computer: save it again on this one")
+    file.file.seek(0)
 
 
 def _other_file(weights: Path) -> str:

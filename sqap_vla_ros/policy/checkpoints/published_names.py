@@ -34,13 +34,17 @@ class Source:
     key: str
     part: Literal["whole", 0, 1, 2, "positions", "table", "absent"] = "whole"
 
-    def read(self, stored: Tensor) -> Tensor:
-        """Return the stored tensor in our shape, as a view wherever one exists."""
+    def view(self, stored: Tensor) -> Tensor:
+        """Return the part of the stored tensor that has to be read."""
         if isinstance(self.part, int):
             return stored.chunk(3, dim=0)[self.part]
-        if self.part == "positions":
-            return torch.cat((stored.new_zeros(1, 1, stored.shape[-1]), stored), dim=1)
         return stored[0] if self.part == "table" else stored
+
+    def complete(self, view: Tensor) -> Tensor:
+        """Return what was read in our shape."""
+        if self.part == "positions":
+            return torch.cat((view.new_zeros(1, 1, view.shape[-1]), view), dim=1)
+        return view
 
 
 _DINO = "dino_featurizer."

@@ -230,8 +230,8 @@ def test_layers_left_in_the_checkpoint_give_the_same_file(recipe, dtype, tmp_pat
     save_checkpoint(source, checkpoint)
     before = checkpoint.read_bytes()
     chosen = load_recipe(recipe)
-    for name, mapped in (("whole", False), ("mapped", True)):
-        policy = load_uncompressed(str(checkpoint), chosen, mapped_layers=mapped)
-        compress_to_file(policy, chosen, [], tmp_path / f"{name}.safetensors", mapped_layers=mapped)
-    assert (tmp_path / "mapped.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    for name, in_file in (("whole", False), ("in_file", True)):
+        policy = load_uncompressed(str(checkpoint), chosen, layers_in_file=in_file)
+        compress_to_file(policy, chosen, [], tmp_path / f"{name}.safetensors")
+    assert (tmp_path / "in_file.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert checkpoint.read_bytes() == before
