@@ -5,7 +5,7 @@
 #
 #   PYTHON           the interpreter to use (default: python3.11, python3.12 or python3, the first that fits)
 #   SQAP_VENV        where the virtual environment goes (default: .venv in the checkout)
-#   TORCH_INDEX_URL  a package index with CPU builds of PyTorch (default: what pip is configured with)
+#   TORCH_INDEX_URL  a package index with CPU builds of PyTorch, beside the one that pip is configured with
 #
 # With a system ROS 2 sourced, its Python and packages are used and no ROS 2 wheel is installed.
 set -euo pipefail
@@ -137,7 +137,9 @@ make_venv() {
 install_torch() {
   local torch
   torch=$(grep '^torch==' "$root/requirements.txt")
-  pip -c "$(constraints)" ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$torch"
+  # Beside pip's own index, which has the other libraries at the pinned versions. Of two builds of one version pip takes
+  # the one with a local label, such as +cpu.
+  pip -c "$(constraints)" ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} "$torch"
 }
 
 install_requirements() { pip -c "$(constraints)" -r "$(requirements)" -r "$root/requirements-dev.txt"; }

@@ -8,16 +8,19 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from sqap_vla_ros.commands.options import UsageError, add_command
+from sqap_vla_ros.contracts import unreadable
 
 if TYPE_CHECKING:
     from sqap_vla_ros.nodes.operate.operator import Operator
 
 TRIGGERS = {"stop": "stop", "reset": "reset_fault"}  # what is typed -> the node's service
+EXAMPLE = 'sqap-vla operate start "pick up the cube"'
 DESCRIPTION = """Instruct, enable, stop and watch a running policy_node, as `ros2 topic` and `ros2 service` do:
 
   status               print what it does until Ctrl-C; with --once a single line
   start "pick up …"    print what it commands and who hears it, give it this instruction, enable it and print what it
-                       does; Ctrl-C disables it: the arm holds. Refused where nobody hears the arm's commands
+                       does, until it is disabled or stopped; Ctrl-C disables it: the arm holds. Refused where nobody
+                       hears the arm's commands
   disable              end the task; the arm holds
   stop                 latch a stop
   reset                clear a latched stop or fault"""
@@ -68,7 +71,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; 1 where the node refuses."""
     if (args.instruction is None) == (args.what == "start"):
-        raise UsageError('only `start` has an instruction: sqap-vla operate start "pick up the cube"')
+        begins = args.what == "start"
+        raise UsageError(f"{'`start` needs' if begins else 'only `start` has'} an instruction: {EXAMPLE}")
+    if args.instruction is not None and (problem := unreadable(args.instruction)) is not None:
+        raise UsageError(problem)
     if args.once and args.what != "status":
         raise UsageError("--once is for `status`: leave it out")
     if args.anyway and args.what != "start":
@@ -89,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
         try:
             if args.what == "start" and not operator.enable(True):
                 return 1
+            if args.what == "start":
+                return 0 if operator.watch_task() else 1
             operator.watch()
         except BaseException:
             if args.what == "start":

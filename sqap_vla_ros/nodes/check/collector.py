@@ -16,7 +16,9 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import String
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.arm.tool_monitor import ToolSample
+from sqap_vla_ros.control.clock_monitor import read_clocks
 from sqap_vla_ros.control.image_gate import ImageGate
 from sqap_vla_ros.nodes.check.snapshot import Arrival, CommandTopic, Snapshot
 from sqap_vla_ros.nodes.check.transform_watch import TransformWatch
@@ -90,6 +92,7 @@ class Collector:
         self._transforms = TransformWatch(node)
         gate = ImageGate(configuration.image_gate_config(values))
         self._observer = make_observer(values, self._buffer, gate, (image.topic, info.topic))
+        self._longest_pause_s, self._measured_s = 0.0, time.monotonic()
         node.create_timer(TOOL_PERIOD_S, self._measure_tool, clock=Clock(clock_type=ClockType.STEADY_TIME))
         stop = Listener(listeners[0].source, self._safety_stop.topic, "std_msgs/msg/Bool")
         self._listeners = (*listeners, stop)
@@ -104,10 +107,10 @@ class Collector:
             executor.spin_once(timeout_sec=0.05)
         for early in (self._arrivals, self._joint_states, self._tools):  # rates count from now on
             early.clear()
-        begin_s = time.monotonic()
+        self._longest_pause_s, (begin_ns, begin_s) = 0.0, read_clocks(self._now_ns)
         while time.monotonic() - begin_s < seconds:
             executor.spin_once(timeout_sec=0.05)
-        listened_s, now_ns = time.monotonic() - begin_s, self._now_ns()
+        now_ns, now_s = read_clocks(self._now_ns)
         graph = self._node
         commanded = {command.topic for command in self._commands}
         subscribers = {topic: tuple(graph.get_subscriptions_info_by_topic(topic)) for topic in commanded}
@@ -121,7 +124,10 @@ class Collector:
             topics=self._topics,
             simulated_time=self._simulated,
             now_ns=now_ns,
-            listened_s=listened_s,
+            listened_s=now_s - begin_s,
+            passed_s=(now_ns - begin_ns) / NS_PER_S,
+            paused_s=self._longest_pause_s,
+            clock_publishers=tuple(sorted({*map(node_name, _named(graph, "/clock"))})),
             listeners=self._listeners,
             commands=self._commands,
             buffer=self._buffer,
@@ -169,6 +175,9 @@ class Collector:
         self._description = self._descriptions[publisher] = message.data
 
     def _measure_tool(self) -> None:
+        now_s = time.monotonic()
+        self._longest_pause_s = max(self._longest_pause_s, now_s - self._measured_s - TOOL_PERIOD_S)
+        self._measured_s = now_s
         try:
             sample = ToolSample(*self._observer.measured_tool())
         except ObservationProblem:

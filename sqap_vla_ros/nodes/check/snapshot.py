@@ -71,7 +71,9 @@ class Snapshot:
 
     values: parameters of policy_node. node: its fully qualified name. topics: resolved names of `image`, `camera_info`,
         `joint_states`, `robot_description`.
-    now_ns: ROS time at the end of listening; listened_s: for how long.
+    now_ns: ROS time at the end of listening; listened_s: for how long, passed_s: how much ROS time passed meanwhile.
+    paused_s: the longest time for which this process itself could not listen: the computer is busy.
+    clock_publishers: nodes that publish /clock.
     arrivals: resolved topic of images and camera_infos -> messages in order. images, infos, joint_states: messages, the
         newest last; joint states with their arrival.
     descriptions: publisher of robot_description -> its newest text, b"" where the middleware does not tell it apart.
@@ -90,6 +92,7 @@ class Snapshot:
     simulated_time: bool
     now_ns: int
     listened_s: float
+    passed_s: float
     listeners: tuple[Listener, ...]
     commands: tuple[CommandTopic, ...]
     buffer: Buffer
@@ -109,6 +112,8 @@ class Snapshot:
     gripper_action: str = ""
     gripper_servers: tuple[str, ...] = ()
     safety_stop: str | None = None
+    paused_s: float = 0.0
+    clock_publishers: tuple[str, ...] = ()
     trial: PolicyTrial | None = None
 
     @property

@@ -10,6 +10,7 @@ from sqap_vla_ros.nodes.check.checks.arm import (
 )
 from sqap_vla_ros.nodes.check.checks.camera import check_camera_info, check_gripper_pixel, check_image
 from sqap_vla_ros.nodes.check.checks.camera_distance import check_camera_distance
+from sqap_vla_ros.nodes.check.checks.clocks import check_clocks
 from sqap_vla_ros.nodes.check.checks.commands import (
     check_commanders,
     check_controller,
@@ -17,7 +18,7 @@ from sqap_vla_ros.nodes.check.checks.commands import (
     check_listeners,
 )
 from sqap_vla_ros.nodes.check.checks.policy import check_latency, check_worker
-from sqap_vla_ros.nodes.check.checks.streams import check_clocks, check_qos, check_rates, check_safety_stop
+from sqap_vla_ros.nodes.check.checks.streams import check_qos, check_rates, check_safety_stop
 from sqap_vla_ros.nodes.check.checks.transforms import check_transforms
 from sqap_vla_ros.nodes.check.finding import Check
 

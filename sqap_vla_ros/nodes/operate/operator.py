@@ -33,6 +33,7 @@ ASK_AGAIN_S = 0.5
 DISCOVERY_S = 0.5  # for a second node of the same name to be found
 LOADING = "not active yet"  # in the answer of a node that has not loaded its policy
 ENABLE = "call ~/enable"  # in the status of a node that is active and disabled
+STATUS_S = 3.0  # a status comes at least so often from a node that runs
 QUIET_S = 2.0  # a line is printed at least this often while the node is watched
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -49,6 +50,7 @@ TOLD = ("output_mode", "base_frame", "tool_frame", "gripper_output", "speed_scal
 STATES = {
     getattr(PolicyStatus, name): name for name in ("DISABLED", "WAITING", "RUNNING", "HOLDING", "STOPPED", "FAULT")
 }
+LATCHED_STATES = (PolicyStatus.STOPPED, PolicyStatus.FAULT)
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,39 @@ class Operator:
         self._wait(lambda: self._newest is not None, f"there is no {self._name}/status")
         if (count := self._node.count_publishers(f"{self._name}/status")) > 1:
             self._say(f"{count} nodes are called {self._name}: these lines are of all of them")
-        end_s = None if seconds is None else time.monotonic() + seconds
+        end_s = math.inf if seconds is None else time.monotonic() + seconds
+        self._print_until(lambda: time.monotonic() >= end_s)
+
+    def watch_task(self) -> bool:
+        """Do the same until the node is not enabled any more, and say so.
+
+        Return whether that is the end of the task, and not a stop, a fault or a node that is gone.
+        """
+        self._wait(lambda: self._newest is not None, f"there is no {self._name}/status")
+        begin_s, was_enabled = time.monotonic(), False
+
+        def ended() -> bool:
+            nonlocal was_enabled
+            assert self._newest is not None
+            was_enabled = was_enabled or self._newest.enabled
+            # The status of before ~/enable may be the newest for a moment.
+            return not self._newest.enabled and (was_enabled or time.monotonic() - begin_s > STATUS_S)
+
+        gone = self._print_until(ended)
+        status = self._newest
+        assert status is not None
+        if gone:
+            self._say(f"{self._name} is gone: the arm finishes what it was told last, and rests")
+        elif status.state in LATCHED_STATES:
+            self._say(f"the task is over: {STATES[status.state]}. `sqap-vla operate reset` clears it")
+        else:
+            self._say("the task is over: the node was disabled")
+        return not gone and status.state not in LATCHED_STATES
+
+    def _print_until(self, ended: Callable[[], bool]) -> bool:
+        """Say what the node does, whenever that changes and every two seconds. Return whether it went away instead."""
         said, said_s = None, 0.0
-        while end_s is None or time.monotonic() < end_s:
+        while True:
             status = self._newest
             if status is not None:
                 # Not for every digit of an age or of a position.
@@ -177,6 +209,10 @@ class Operator:
                 if state != said or time.monotonic() - said_s >= QUIET_S:
                     said, said_s = state, time.monotonic()
                     self._say(line(status))
+            if ended():
+                return False
+            if self._node.count_publishers(f"{self._name}/status") == 0:
+                return True
             self._spin_once()
 
     def _require_one_node(self) -> None:

@@ -7,6 +7,7 @@ import pytest
 from planted.robot import (
     JOINTS,
     NOW_NS,
+    OPTICAL,
     URDF,
     arm,
     endpoint,
@@ -27,6 +28,7 @@ from sqap_vla_ros.nodes.check.finding import Level
 from sqap_vla_ros.nodes.check.report import Report, examine
 from sqap_vla_ros.nodes.check.snapshot import PolicyTrial
 from sqap_vla_ros.nodes.check.table import CHECKS
+from sqap_vla_ros.nodes.check.transform_watch import Origin
 
 CAMERA, ARM = stamps(10.0), stamps(60.0, age_s=0.001)
 
@@ -131,6 +133,12 @@ FAULTS: dict[str, tuple] = {
         {"arrivals": arrivals(image=tuple(dataclasses.replace(a, stamp_ns=0) for a in CAMERA))},
     ),
     "no clock": ("clocks", "no /clock", {"simulated_time": True, "now_ns": 0}),
+    "clock of the simulation stands": ("clocks", "/clock stands still", {"simulated_time": True, "passed_s": 0.0}),
+    "two simulations": (
+        "clocks",
+        "/gazebo, /player publish /clock",
+        {"simulated_time": True, "clock_publishers": ("/gazebo", "/player")},
+    ),
     "no image": ("rates", "/image: no message", {"arrivals": arrivals(image=()), "images": ()}),
     "image pauses": ("rates", "longest gap", {"arrivals": arrivals(image=CAMERA[:5] + CAMERA[25:])}),
     "stamps repeat": ("rates", "repeat", {"joint_states": joint_states([a for a in ARM for _ in "12"])}),
@@ -162,6 +170,16 @@ FAULTS: dict[str, tuple] = {
     "TF half a second late": ("clocks", "tf: images wait 483 ms", {"tools": tools([moved(0)] * 180, behind_s=0.5)}),
     "stale TF": ("transforms", "stale", {"tools": tools([moved(0)] * 180, behind_s=2.0)}),
     "two publishers of TF": ("transforms", "jumped", {"tools": tools([moved(0.3 * (i % 2)) for i in range(180)])}),
+    "frame in two parents": (
+        "transforms",
+        "tool0 is in base_link by /rsp (moving), and in world by /other (moving)",
+        {"frames": frames(origins={"tool0": (Origin("/rsp", "base_link"), Origin("/other", "world"))})},
+    ),
+    "static frame that moves": (
+        "transforms",
+        "camera_optical_frame is in base_link by /a (static), and in base_link by /b (moving)",
+        {"frames": frames(origins={OPTICAL: (Origin("/a", "base_link", static=True), Origin("/b", "base_link"))})},
+    ),
     "no robot_description": ("robot_description", "no robot_description", {"description": None}),
     "limits swapped": (
         "robot_description",
@@ -203,6 +221,22 @@ FAULTS: dict[str, tuple] = {
     ),
     "controller has a joint more": ("controller", "refuses", controller(joints=[*arm().joint_names, "finger"])),
     "controller of another arm": ("controller", "has no joint", controller(joints=["left_1"])),
+    "two controllers": (
+        "listeners",
+        "/joint_trajectory is obeyed by 2 controllers: /controller, /simulation",
+        subscribers(joint_trajectory=(LISTENS, endpoint("simulation", TRAJECTORY)))
+        | {"controllers": {name: {"joints": list(arm().joint_names)} for name in ("/controller", "/simulation")}},
+    ),
+    "gripper's joint is none of the controller's": (
+        "controller",
+        "has no joint finger",
+        {"values": values(gripper_output="joint_trajectory", gripper_joint="finger")},
+    ),
+    "gripper's joint is not measured": (
+        "joint_states",
+        "no gripper_joint finger, so that no trajectory can",
+        {"values": values(gripper_output="joint_trajectory", gripper_joint="finger")},
+    ),
     "Servo scales twists": ("controller", "scales every command", controller(command_in_type="unitless")),
     "gripper joint of the arm": (
         "gripper",
@@ -296,12 +330,39 @@ def test_a_planted_fault_is_found(fault):
         ("rates", {"joint_states": joint_states(stamps(15.0, age_s=0.001))}),
         ("rates", {"arrivals": arrivals(camera_info=CAMERA[:10] + CAMERA[14:])}),
         ("transforms", leaping(50)),
+        ("transforms", {"frames": frames(origins={"tool0": (Origin("/rsp", "base_link"), Origin("/b", "base_link"))})}),
+        ("clocks", {"clock_publishers": ("/gazebo",)}),
+        ("clocks", {"passed_s": 3.4}),
+        ("clocks", {"joint_states": joint_states(stamps(60.0, age_s=-0.06))}),
+        ("clocks", {"arrivals": arrivals(image=stamps(10.0, age_s=-0.06))}),
+        ("clocks", {"joint_states": joint_states(stamps(60.0, age_s=0.08))}),
+        ("robot_description", {"description": URDF.replace('velocity="2.175"', 'velocity="0.01"')}),
+        ("robot_description", {"description": URDF.replace('velocity="2.175"', 'velocity="1000"')}),
+        ("listeners", subscribers(joint_trajectory=(LISTENS, endpoint("recorder", TRAJECTORY)))),
+        (
+            "controller",
+            finger_at(0.01, gripper_output="joint_trajectory") | {"controllers": {"/controller": None}},
+        ),
     ],
 )
 def test_what_is_only_unwise_is_a_warning(check, fields):
     rows = examine(healthy(**fields), CHECKS)
     assert Level.WARNING in {row.finding.level for row in rows if row.check == check}
     assert Report(rows).go
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"joint_states": joint_states(stamps(60.0, age_s=0.08)), "simulated_time": True},  # in steps of /clock
+        {"joint_states": joint_states(stamps(60.0, age_s=0.08)), "paused_s": 0.3},
+        {"arrivals": arrivals(image=CAMERA[:9] + CAMERA[14:], camera_info=CAMERA[:9] + CAMERA[14:]), "paused_s": 0.3},
+    ],
+)
+def test_a_computer_that_is_busy_is_named_and_not_the_streams(changed):
+    rows = [row.finding for row in examine(healthy(**changed), CHECKS) if row.check in ("clocks", "rates")]
+    assert {row.level for row in rows if "this computer is busy" not in row.text} == {Level.OK}
+    assert ("paused_s" in changed) == any("this computer is busy: the check itself was paused" in r.text for r in rows)
 
 
 def test_the_policy_node_itself_may_command():

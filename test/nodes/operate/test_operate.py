@@ -47,7 +47,9 @@ class PolicyNodeDouble(NodeBeside):
 
     def _publish(self, state: int, reason: str = "") -> None:
         gripper = {"gripper_state": PolicyStatus.GRIPPER_HOLDING, "gripper": "closed on an object at 0.3 rad"}
-        self._status.publish(PolicyStatus(state=state, reason=reason, chunks_published=7, chunks_rejected=1, **gripper))
+        enabled = state in (PolicyStatus.WAITING, PolicyStatus.RUNNING, PolicyStatus.HOLDING)
+        counts = {"chunks_published": 7, "chunks_rejected": 1}
+        self._status.publish(PolicyStatus(state=state, reason=reason, enabled=enabled, **counts, **gripper))
 
     def _on_instruction(self, message: String) -> None:
         self.asked.append(message.data)
@@ -64,6 +66,7 @@ class PolicyNodeDouble(NodeBeside):
 
     def _stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = True
+        self._publish(PolicyStatus.STOPPED, "~/stop was called: call ~/reset_fault")
         return response
 
     def _reset_fault(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -83,13 +86,11 @@ def run():
 
 
 def test_a_task_is_started_and_ends_with_the_interrupt(policy_node, run, capsys, monkeypatch):
-    watch = operator.Operator.watch
-
     def interrupted(self: operator.Operator) -> None:
-        watch(self, 0.5)
+        self.watch(0.5)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(operator.Operator, "watch", interrupted)
+    monkeypatch.setattr(operator.Operator, "watch_task", interrupted)
     assert run("start", "pick up the cube") == 130
     # A request whose answer was lost is repeated.
     assert list(dict.fromkeys(policy_node.asked)) == ["pick up the cube", "enable", "disable"]
@@ -118,7 +119,7 @@ def test_where_nobody_hears_the_arms_commands_nothing_is_started(policy_node, ru
     with operator.Operator("/cell/policy_node", print) as beside:
         beside.describe()
     policy_node.node.set_parameters([Parameter("dry_run", value=False)])
-    monkeypatch.setattr(operator.Operator, "watch", lambda _: None)
+    monkeypatch.setattr(operator.Operator, "watch_task", lambda _: True)
     assert run("start", "--anyway", "pick up the cube") == 0  # options stand on either side of the instruction
     assert "enable" in policy_node.asked
 
@@ -193,6 +194,36 @@ def test_a_second_interrupt_says_that_the_node_may_move_on(policy_node, run, cap
     assert "the node was NOT disabled, and may move on: sqap-vla operate disable" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("what", "status", "text"),
+    [
+        ("disable", 0, "the task is over: the node was disabled"),
+        ("stop", 1, "the task is over: STOPPED. `sqap-vla operate reset` clears it"),
+        ("end", 1, "/cell/policy_node is gone"),
+    ],
+)
+def test_a_task_that_somebody_else_ends_is_over(what, status, text, policy_node, run, capsys):
+    def end() -> None:
+        if what == "end":
+            policy_node.node.destroy_publisher(policy_node._status)
+        else:
+            with operator.Operator("/cell/policy_node", lambda _: None) as other:
+                other.trigger("stop") if what == "stop" else other.enable(False)
+
+    policy_node._loaded_s = 0.0
+    publish = policy_node._publish
+
+    def running(state: int, reason: str = "") -> None:
+        publish(state, reason)
+        if state == PolicyStatus.RUNNING:
+            threading.Timer(0.2, end).start()
+
+    policy_node._publish = running
+    assert run("start", "pick up the cube") == status
+    assert text in capsys.readouterr().out
+    assert policy_node.asked[-1] == ("disable" if what == "disable" else "enable")
+
+
 def test_status_once_is_one_line(policy_node, run, capsys):
     assert run("status", "--once") == 0
     (said,) = capsys.readouterr().out.splitlines()
@@ -213,10 +244,19 @@ def test_a_node_that_does_not_run_is_named(monkeypatch, capsys):
     assert "there is no /policy_node/status: does the node run, with the same ROS_DOMAIN_ID" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["start"], ["stop", "pick up the cube"]])
-def test_only_a_start_has_an_instruction(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["start"], "`start` needs an instruction: sqap-vla operate start"),
+        (["stop", "pick up the cube"], "only `start` has an instruction"),
+        (["start", ""], "the instruction is empty: say what to do"),
+        (["start", "\u200b "], "the instruction has no visible character"),
+    ],
+)
+def test_an_instruction_is_looked_at_before_the_node(arguments, text, capsys, monkeypatch):
+    monkeypatch.setattr(operator.Operator, "__enter__", lambda _: pytest.fail("looked for the node"))
     assert cli.main(["operate", *arguments]) == 2
-    assert "only `start` has an instruction" in capsys.readouterr().err
+    assert text in capsys.readouterr().err
 
 
 def test_where_two_nodes_have_the_name_none_is_started(run, policy_node, capsys):

@@ -70,11 +70,11 @@ def transforms(*, base_from_tool=None, camera=True, until_ns=NOW_NS, base_from_c
     return buffer
 
 
-def frames(*others, norms=None, infinite=None, stamps_ns=()):
+def frames(*others, norms=None, infinite=None, stamps_ns=(), origins=None):
     """The tree of frames. others: what more publishers say of the camera, as [4, 4] base_from_camera."""
     claims = [StaticClaim(f"/calibration{i}", "base_link", pose) for i, pose in enumerate((looking_down(), *others))]
     parents, statics = {"tool0": "base_link", OPTICAL: "base_link"}, {OPTICAL: tuple(claims)}
-    return Frames(parents, statics, norms or {}, infinite or {}, {"tool0": tuple(stamps_ns)})
+    return Frames(parents, statics, norms or {}, infinite or {}, {"tool0": tuple(stamps_ns)}, origins or {})
 
 
 def looking_down():
@@ -144,6 +144,7 @@ def healthy(**changed):
         simulated_time=False,
         now_ns=NOW_NS,
         listened_s=3.0,
+        passed_s=3.0,
         listeners=tuple(Listener(Input.IMAGE, topic, kind, qos.get(topic)) for topic, kind in kinds.items()),
         commands=commands,
         buffer=transforms(),

@@ -12,13 +12,16 @@ from sqap_vla_ros.control.arm.joint_monitor import JointMonitor
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Snapshot
 from sqap_vla_ros.nodes.policy import configuration
+from sqap_vla_ros.nodes.policy.grippers.table import GRIPPER_SINKS
 from sqap_vla_ros.nodes.policy.observer import ObservationProblem
 from sqap_vla_ros.nodes.policy.publishers import node_name
 from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.robot.conventions import pose_distance
-from sqap_vla_ros.robot.kinematics import KinematicsError
+from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 
 CLOSE_M, CLOSE_RAD = 0.005, 0.02  # of two descriptions of one arm that stands
+# rad/s or m/s of a joint. Robots' URDFs state 0.2 (fingers) to 10; one in degrees has 180, a placeholder 100 or 1000.
+SLOWEST, FASTEST = 0.05, 30.0
 
 
 def check_joint_states(snapshot: Snapshot) -> Iterator[Finding]:
@@ -36,7 +39,11 @@ def check_joint_states(snapshot: Snapshot) -> Iterator[Finding]:
     yield ok(f"{len(snapshot.arm.joint_names)} joints: {', '.join(snapshot.arm.joint_names)}")
     joint = snapshot.values["gripper_joint"]
     if joint and monitor.gripper is None:
-        yield warning(f"joint_states have no gripper_joint {joint}", "correct gripper_joint, or leave it empty")
+        text = f"joint_states have no gripper_joint {joint}"
+        if GRIPPER_SINKS[snapshot.values["gripper_output"]].IN_TRAJECTORY:
+            yield fail(f"{text}, so that no trajectory can carry it: nothing is commanded", "correct gripper_joint")
+        else:
+            yield warning(text, "correct gripper_joint, or leave it empty")
 
 
 def _monitor(snapshot: Snapshot) -> JointMonitor:
@@ -69,6 +76,7 @@ def check_description(snapshot: Snapshot) -> Iterator[Finding]:
         yield warning(
             f"no velocity limit of {', '.join(unlimited)}", "max_joint_velocity alone holds: state them in the URDF"
         )
+    yield from _odd_speeds(snapshot, arm)
     joints = _monitor(snapshot).joints
     if joints is None:
         return
@@ -79,6 +87,24 @@ def check_description(snapshot: Snapshot) -> Iterator[Finding]:
     ]
     if outside:
         yield fail(f"outside its limits: {', '.join(outside)}", "move the arm, or use the URDF of this arm")
+
+
+def _odd_speeds(snapshot: Snapshot, arm: ArmKinematics) -> Iterator[Finding]:
+    """Name velocity limits that no arm has: too high ones limit nothing, too low ones everything."""
+    stated = [(n, v) for n, v in zip(arm.joint_names, arm.velocity_limit, strict=True) if np.isfinite(v)]
+    slow = [f"{name} {speed:.3g}" for name, speed in stated if speed < SLOWEST]
+    fast = [f"{name} {speed:.3g}" for name, speed in stated if speed > FASTEST]
+    if slow:
+        yield warning(
+            f"velocity limits in the URDF, rad/s or m/s, that no arm is as slow as: {', '.join(slow)}",
+            "correct them: chunks are slowed down to them, or refused",
+        )
+    if fast:
+        yield warning(
+            f"velocity limits in the URDF, rad/s or m/s, that no arm is as fast as: {', '.join(fast)}",
+            f"correct them (degrees, or a placeholder?): max_joint_velocity {snapshot.values['max_joint_velocity']:g} "
+            "alone holds",
+        )
 
 
 def _description_remedy(snapshot: Snapshot, problem: str) -> str:

@@ -61,7 +61,9 @@ def check_listeners(snapshot: Snapshot) -> Iterator[Finding]:
                 f"{name} listens to {command.topic}, but hears no command: {why}",
                 "give its subscription the default QoS: volatile, without deadline, liveliness or lifespan of its own",
             )
-        if fitting:
+        if len(set(fitting)) > 1 and command.subject == "arm":
+            yield _several(snapshot, command.topic, sorted(set(fitting)))
+        elif fitting:
             yield ok(f"{command.topic}: {', '.join(fitting)}")
         if typed:
             continue
@@ -73,6 +75,20 @@ def check_listeners(snapshot: Snapshot) -> Iterator[Finding]:
         others = sorted(t for t, kinds in snapshot.kinds.items() if command.kind in kinds and t != command.topic)
         there = f"topics of its type: {', '.join(others)}" if others else "there is no topic of its type"
         yield fail(text, f"activate the controller, or name its topic ({there})")
+
+
+def _several(snapshot: Snapshot, topic: str, names: list[str]) -> Finding:
+    """Judge several nodes that hear the arm's commands: an arm and its simulation, say, or an arm and a recorder."""
+    controllers = [name for name in names if snapshot.controllers.get(name)]
+    if len(controllers) > 1:
+        return fail(
+            f"{topic} is obeyed by {len(controllers)} controllers: {', '.join(controllers)}",
+            "end all but one, or give them topics or a ROS_DOMAIN_ID of their own: each would move an arm",
+        )
+    return warning(
+        f"{len(names)} nodes listen to {topic}: {', '.join(names)}",
+        "see that one of them alone moves an arm; a recorder or a screen does no harm",
+    )
 
 
 def _deaf(subscriber: Any) -> str | None:
@@ -90,9 +106,20 @@ def check_controller(snapshot: Snapshot) -> Iterator[Finding]:
     for name, parameters in snapshot.controllers.items():
         if not parameters:
             yield skipped(f"{name} tells none of the parameters that matter")
-            continue
-        found = list(_controller_problems(snapshot, name, parameters))
-        yield from found or [ok(f"{name}: {', '.join(f'{key} {value}' for key, value in parameters.items())}")]
+        else:
+            found = list(_controller_problems(snapshot, name, parameters))
+            yield from found or [ok(f"{name}: {', '.join(f'{key} {value}' for key, value in parameters.items())}")]
+        if (carried := _carried(snapshot)) and not (parameters or {}).get("joints"):
+            yield warning(
+                f"{name} does not tell its joints: has it {', '.join(carried)}, which every trajectory carries?",
+                "look in its settings: it rejects every trajectory with a joint that it lacks",
+            )
+
+
+def _carried(snapshot: Snapshot) -> list[str]:
+    """Return the gripper's joint where it goes along in the arm's trajectories."""
+    in_trajectory = GRIPPER_SINKS[snapshot.values["gripper_output"]].IN_TRAJECTORY
+    return [snapshot.values["gripper_joint"]] if in_trajectory else []
 
 
 def _controller_problems(snapshot: Snapshot, name: str, parameters: Mapping[str, Any]) -> Iterator[Finding]:
@@ -113,9 +140,7 @@ def _controller_problems(snapshot: Snapshot, name: str, parameters: Mapping[str,
     joints = parameters.get("joints")
     if not joints or isinstance(snapshot.arm, str):
         return
-    ours = set(snapshot.arm.joint_names)
-    if GRIPPER_SINKS[snapshot.values["gripper_output"]].IN_TRAJECTORY:
-        ours.add(snapshot.values["gripper_joint"])
+    ours = {*snapshot.arm.joint_names, *_carried(snapshot)}
     if missing := sorted(ours - set(joints)):
         yield fail(f"{name} has no joint {', '.join(missing)}", "name another controller, or correct tool_frame")
     elif (more := sorted(set(joints) - ours)) and not parameters.get("allow_partial_joints_goal"):

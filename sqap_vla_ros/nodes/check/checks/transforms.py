@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -31,6 +32,8 @@ def check_transforms(snapshot: Snapshot) -> Iterator[Finding]:
     yield from _not_finite(snapshot)
     yield from _rotations(snapshot)
     yield from _rivals(snapshot)
+    yield from _homes(snapshot)
+    yield from _doubles(snapshot)
 
 
 def _tool(snapshot: Snapshot) -> Finding:
@@ -152,10 +155,39 @@ def _rivals(snapshot: Snapshot) -> Iterator[Finding]:
                 break
 
 
+def _homes(snapshot: Snapshot) -> Iterator[Finding]:
+    """Name frames with several parents, and frames that one publisher says to be static and another to move."""
+    decisive = _between(snapshot)
+    for frame, origins in snapshot.frames.origins.items():
+        if len({(origin.parent, origin.static) for origin in origins}) > 1:
+            said = ", and ".join(
+                f"in {origin.parent} by {origin.publisher} ({'static' if origin.static else 'moving'})"
+                for origin in origins
+            )
+            yield (fail if frame in decisive else warning)(
+                f"{frame} is {said}: its place changes with whoever was heard last",
+                "a frame has one parent, on /tf or on /tf_static: end the publisher that is wrong",
+            )
+
+
+def _doubles(snapshot: Snapshot) -> Iterator[Finding]:
+    """Name moving frames with several publishers, all that the same ones send together; their poses may agree."""
+    decisive, shared = _between(snapshot), defaultdict(list)
+    for frame, origins in snapshot.frames.origins.items():
+        publishers = tuple(origin.publisher for origin in origins if not origin.static)
+        if len(publishers) > 1 and len({origin.parent for origin in origins}) == 1 and frame in decisive:
+            shared[publishers].append(frame)
+    for publishers, frames in shared.items():
+        yield warning(
+            f"{' and '.join(publishers)} both send the transform of {', '.join(frames)}",
+            "end one of them: where they differ, the node takes the arm to leap, and stops",
+        )
+
+
 def _apart(one: StaticClaim, other: StaticClaim) -> str | None:
-    """Return how two claims differ, or None."""
+    """Return how two claims of a place in one parent differ, or None."""
     if one.parent != other.parent:
-        return f"it is in {one.parent}, and in {other.parent}"
+        return None
     away_m, away_rad = pose_distance(one.parent_from_frame, other.parent_from_frame)
     if away_m <= AGREE_M and away_rad <= AGREE_RAD:
         return None
