@@ -52,6 +52,10 @@ def step_problem(whose: str, dt_s: float) -> str | None:
     return f"the {whose}'s time step must lie between {shortest:g} and {longest:g} s, got {dt_s}"
 
 
+class UnfitObservation(ValueError):
+    """An observation that a policy predicts nothing from; the text tells whoever sent it what to change."""
+
+
 class Reason(enum.IntEnum):
     """The reason a visual token was kept. The values are those of `sqap_vla_ros/msg/TokenSelection`."""
 

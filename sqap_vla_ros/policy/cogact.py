@@ -21,6 +21,7 @@ from sqap_vla_ros.contracts import (
     SelectionContext,
     TokenSelection,
     TokenSelector,
+    UnfitObservation,
 )
 from sqap_vla_ros.policy.action_head import DiffusionTransformer
 from sqap_vla_ros.policy.actions import ActionStatistics, choose_dataset, require_channels
@@ -209,12 +210,12 @@ class CogACTPolicy:
     def batch_key(self, observation: Observation) -> int:
         """Return the length of the prompt: padded rows would take part in the scales of per-tensor quantisation.
 
-        Raises ValueError for a blank instruction.
+        Raises UnfitObservation for a blank instruction.
         """
         return len(self.tokenize(observation.instruction))
 
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
-        """Predict one chunk, a function of observation and seed. Raises ValueError for a blank instruction."""
+        """Predict one chunk, a function of observation and seed. Raises UnfitObservation."""
         return self.predict_batch([observation], seeds=[seed])[0]
 
     @torch.inference_mode()
@@ -289,7 +290,7 @@ class CogACTPolicy:
         longest = max(map(len, prompts))
         positions = longest + self.model.config.vision.tokens
         if positions > self.model.config.decoder.max_positions:
-            raise ValueError(
+            raise UnfitObservation(
                 f"the instruction is too long: {positions} tokens with the image, "
                 f"the decoder has {self.model.config.decoder.max_positions} positions"
             )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from sqap_vla_ros.contracts import unreadable
+from sqap_vla_ros.contracts import UnfitObservation, unreadable
 from sqap_vla_ros.policy.checkpoints.foreign import file_problem, kind_of
 from sqap_vla_ros.policy.config import PromptConfig
 
@@ -61,9 +61,9 @@ class PromptTokenizer:
         return cls(config, vocabulary, name, data, shown=str(path))
 
     def __call__(self, instruction: str) -> list[int]:
-        """Return the ids. Raises ValueError for a blank instruction or one that does not fit the prompt."""
+        """Return the ids. Raises UnfitObservation for a blank instruction or one that does not fit the prompt."""
         if problem := unreadable(instruction):
-            raise ValueError(problem)
+            raise UnfitObservation(problem)
         words = instruction.strip()
         text = self.config.template.replace("{instruction}", words.lower()).rstrip()
         with _one_error(f"{self.file[0]} cannot encode {words[:40]!r}"):
@@ -72,7 +72,7 @@ class PromptTokenizer:
             raise ValueError(f"{self.file[0]} makes ids above the {self._vocabulary} that the model embeds")
         ids = [self.config.bos, *encoded, *self.config.suffix]
         if len(ids) > self.config.max_tokens:
-            raise ValueError(
+            raise UnfitObservation(
                 f"the instruction is too long: {len(ids)} tokens, at most {self.config.max_tokens} fit "
                 f"(it begins {words[:40]!r})"
             )

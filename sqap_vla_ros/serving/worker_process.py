@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
+from sqap_vla_ros.contracts import ActionChunk, Observation, Policy, UnfitObservation
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.batching import Batcher
 from sqap_vla_ros.serving.events import (
@@ -103,6 +103,8 @@ def _answer(number: int, chunk: ActionChunk | Exception, policy_s: float) -> byt
         if not isinstance(chunk, ActionChunk):
             raise TypeError(f"the policy returned {type(chunk).__name__} and no ActionChunk")
         return wire.encode(Result(number, chunk, policy_s))
+    except UnfitObservation as error:
+        return wire.encode(PredictFailed(number, wire.clip(str(error))))
     except wire.WireError as error:
         return wire.encode(PredictFailed(number, wire.clip(f"malformed answer: {error}")))
     except Exception as error:

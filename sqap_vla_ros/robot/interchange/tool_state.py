@@ -27,8 +27,8 @@ def tool_pose(state: ArrayLike, form: str = "axis_angle") -> NDArray[np.float64]
     count, rotation = STATES[form]
     try:
         values = np.array(state, dtype=np.float64).ravel()  # a copy: arrays of messages are read-only
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the state must be numbers: {error}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError("the state must be numbers in a flat list") from error
     if not 3 + count <= len(values) <= 64:
         raise ValueError(f"the state must begin with position and {form}, {3 + count} numbers; got {len(values)}")
     xyz, turned = values[:3], values[3 : 3 + count]

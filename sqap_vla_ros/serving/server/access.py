@@ -20,14 +20,14 @@ class Access:
     most_clients: int
     clients: int = 0
 
-    def refusal(self, headers: Headers, *, connected: bool = False) -> tuple[HTTPStatus, str] | None:
-        """Return why a request is refused, or None. connected: its client is among those counted already."""
+    def refusal(self, headers: Headers) -> tuple[HTTPStatus, str] | None:
+        """Return why a request is refused, or None."""
         if "Origin" in headers:
             # Any web page that its user opens could speak to a server on that user's own computer.
             return HTTPStatus.FORBIDDEN, "web pages may not use this server: the request has an Origin header"
         if self.token and not self._authorised(headers):
             return HTTPStatus.UNAUTHORIZED, "a token is needed: send the header Authorization: Api-Key TOKEN"
-        if self.clients - connected >= self.most_clients:
+        if self.clients >= self.most_clients:
             return HTTPStatus.SERVICE_UNAVAILABLE, f"{self.most_clients} clients are connected, no more are allowed"
         return None
 

@@ -12,9 +12,11 @@ import asyncio
 import json
 import logging
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import urlsplit
-from weakref import WeakSet
 
+import numpy as np
+from numpy.typing import NDArray
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
@@ -22,13 +24,15 @@ from websockets.http11 import Request, Response
 from sqap_vla_ros.serving.server.access import Access
 from sqap_vla_ros.serving.server.engine import PredictionError
 from sqap_vla_ros.serving.server.episode import Episode
+from sqap_vla_ros.serving.server.form import read_form
 from sqap_vla_ros.serving.server.observations import BadObservation
 from sqap_vla_ros.serving.server.packing import PackingError, decode_image
-from sqap_vla_ros.serving.server.post import HttpError, PostReader
 from sqap_vla_ros.serving.server.protocols import PROTOCOLS, Service, metadata
+from sqap_vla_ros.serving.server.requests import HttpError, RequestReader
 
 ACT_PATHS = ("/act", "/api/inference")
-_POST = b"POST "
+LINGER_S = 2.0  # that a client who was answered has to read that and close
+SPARE = 100  # connections that may be open beside two for each client, before those that say too little are closed
 _log = logging.getLogger(__name__)
 
 
@@ -56,71 +60,104 @@ def respond(service: Service, access: Access, request: Request) -> Response | No
 
 
 class HttpConnection(ServerConnection):
-    """A connection that may begin with `POST`, which the websocket library does not read.
+    """A connection whose request is read here: a `POST` is answered, a sound `GET` is left to the websocket library.
 
-    service, access, max_body, opened (its connections) and ending are set on a subclass made for each server.
+    service, access, max_body, request_s, pending and ending are set on a subclass made for each server.
+    pending: connections without an answer, the oldest first.
     """
 
     service: Service
     access: Access
     max_body: int
-    opened: WeakSet[HttpConnection]
+    request_s: float
+    pending: dict[HttpConnection, None]
     ending = False
-    _decided = False
-    _first = b""  # what came before it was clear what this is
-    _post: PostReader | None = None
+    _reader: RequestReader | None  # None once the websocket library reads
+    _counted = False  # among the clients
+    _answered = False
+    _ended = False  # the client sends no more
+    _timer: asyncio.TimerHandle
     _act_task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.opened.add(self)
+        self._reader = RequestReader(self.max_body)
+        self._timer = self.loop.call_later(self.request_s, self._expire, f"within {self.request_s:g} s")
+        self.pending[self] = None
         if self.ending:  # accepted in the same moment
             self.transport.abort()
+        if len(self.pending) > 2 * self.access.most_clients + SPARE:
+            unfinished = (one for one in self.pending if one._act_task is None and not one._answered)
+            next(unfinished)._expire("while others wait")
 
     def data_received(self, data: bytes) -> None:
-        if not self._decided:
-            data = self._first = self._first + data
-            if len(data) < len(_POST) and _POST.startswith(data):
-                return
-            self._decided = True
-            if data.startswith(_POST):
-                self._post = PostReader(self.max_body)
-                self.access.clients += 1
-        if self._post is None:
+        if self._reader is None:
             super().data_received(data)
-        elif self._act_task is None:
-            self._read(self._post, data)
+        elif not self._answered and self._act_task is None:
+            try:
+                self._read(self._reader, data)
+            except HttpError as error:
+                self._refuse(error)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's: whether to keep the connection open
+        if self._reader is None:
+            super().eof_received()
+            return False
+        self._ended = True
+        if self._act_task is not None:
+            return not self._answered  # it may have closed its side only
+        if self._reader.received and not self._answered:
+            self._refuse(HttpError(HTTPStatus.BAD_REQUEST, f"the request is cut off: {self._reader.missing()}"))
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._post is not None:
-            self.access.clients -= 1
-            self._post = None
+        self._timer.cancel()
+        self.pending.pop(self, None)
+        self._leave()
         if self._act_task is not None:
             self._act_task.cancel()
         super().connection_lost(exc)
 
-    def _read(self, post: PostReader, data: bytes) -> None:
-        try:
-            head_before = post.headers
-            complete = post.feed(data)
-            if head_before is None and post.headers is not None:
-                if post.path not in ACT_PATHS:
-                    raise HttpError(HTTPStatus.NOT_FOUND, f"POST goes to {ACT_PATHS[0]}, got {post.path[:100]}")
-                if (refusal := self.access.refusal(post.headers, connected=True)) is not None:
-                    raise HttpError(*refusal)
-                if not complete and post.headers.get_all("Expect"):
-                    self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # curl waits a second for it
-            if complete:
-                self._act_task = asyncio.get_running_loop().create_task(self._act(post))
-        except HttpError as error:
-            self._finish(_error(error.status, str(error)))
+    def _read(self, reader: RequestReader, data: bytes) -> None:
+        head_before = reader.headers
+        complete = reader.feed(data)
+        if reader.headers is None:
+            return
+        if reader.method == "GET":
+            self._timer.cancel()
+            del self.pending[self]
+            self._reader = None
+            super().data_received(reader.received)
+            return
+        if head_before is None:
+            if reader.path not in ACT_PATHS:
+                raise HttpError(HTTPStatus.NOT_FOUND, f"POST goes to {ACT_PATHS[0]}, got {reader.path[:100]}")
+            if (refusal := self.access.refusal(reader.headers)) is not None:
+                raise HttpError(*refusal)
+            self.access.clients += 1
+            self._counted = True
+            if not complete and reader.headers.get_all("Expect"):
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # curl waits a second for it
+        if complete:
+            self._timer.cancel()
+            self._act_task = self.loop.create_task(self._act(reader))
 
-    async def _act(self, post: PostReader) -> None:
+    def _expire(self, when: str) -> None:
+        """Refuse a request that has not come whole; close a connection that said nothing."""
+        assert self._reader is not None
+        if self._reader.received:
+            late = f"the request did not come {when}: {self._reader.missing()}"
+            self._refuse(HttpError(HTTPStatus.REQUEST_TIMEOUT, late))
+        else:
+            self._answered = True
+            self.transport.abort()
+
+    async def _act(self, reader: RequestReader) -> None:
         service = self.service
         try:
-            query, picture = post.form()
+            query, image = await asyncio.to_thread(_query_and_image, reader)
             observation = service.reader.read(
-                {service.reader.image_key or "image": await asyncio.to_thread(decode_image, picture)},
+                {service.reader.image_key or "image": image},
                 query.get("task_description", query.get("instruction")),
                 query.get("state"),
                 0,
@@ -134,15 +171,45 @@ class HttpConnection(ServerConnection):
         except PredictionError as error:
             self._finish(_error(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
         except HttpError as error:
-            self._finish(_error(error.status, str(error)))
+            self._refuse(error)
         except Exception:
             _log.exception("a defect in the server, met by a POST")
             self._finish(_error(HTTPStatus.INTERNAL_SERVER_ERROR, "the server has a defect; its log says more"))
 
+    def _refuse(self, error: HttpError) -> None:
+        self._finish(_error(error.status, str(error)))
+
     def _finish(self, response: Response) -> None:
+        """Send the answer and its end. What the client still sends is read for a moment and dropped.
+
+        A connection that is closed with bytes unread is reset, and the client may never see why.
+        """
+        self._answered = True
+        self._leave()
+        self._timer.cancel()
+        if self.transport.is_closing():
+            return
         response.headers["Connection"] = "close"
         self.transport.write(response.serialize())
-        self.transport.close()
+        if self._ended:
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
+
+    def _leave(self) -> None:
+        self.access.clients -= self._counted
+        self._counted = False
+
+
+def _query_and_image(reader: RequestReader) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+    """Return what a complete request asks. Raises HttpError and PackingError."""
+    assert reader.headers is not None
+    kinds = reader.headers.get_all("Content-Type")
+    if len(kinds) > 1:
+        raise HttpError(HTTPStatus.BAD_REQUEST, "the request has more than one Content-Type")
+    query, picture = read_form("".join(kinds), reader.body)
+    return query, decode_image(picture)
 
 
 def _response(status: HTTPStatus, text: str, kind: str = "application/json") -> Response:

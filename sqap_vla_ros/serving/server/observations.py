@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sqap_vla_ros.contracts import Observation, unreadable
+from sqap_vla_ros.contracts import Observation, printable, unreadable
 from sqap_vla_ros.robot.interchange.fixed_camera import FixedCamera
 from sqap_vla_ros.robot.interchange.tool_state import STATES, tool_pose
 from sqap_vla_ros.serving.server.packing import MAX_SIDE
+from sqap_vla_ros.serving.server.words import kind_of, quoted
 from sqap_vla_ros.serving.wire import MAX_INSTRUCTION
 
 
@@ -46,7 +47,11 @@ class ObservationReader:
             raise BadObservation("the instruction is missing: send what to do as a text")
         if problem := unreadable(instruction):
             raise BadObservation(problem)
-        if len(instruction.encode(errors="replace")) > MAX_INSTRUCTION:
+        try:
+            size = len(instruction.encode())
+        except UnicodeEncodeError as error:
+            raise BadObservation("the instruction holds characters that are no Unicode text") from error
+        if size > MAX_INSTRUCTION:
             raise BadObservation(f"the instruction is longer than {MAX_INSTRUCTION} bytes: shorten it")
         image = self._image(images)
         pose = None if state is None else _pose(state, self.state)
@@ -58,17 +63,20 @@ class ObservationReader:
         return Observation(image, stamp_ns, instruction, pixel, pose)
 
     def _image(self, images: Mapping[Any, Any]) -> NDArray[np.uint8]:
-        names = sorted(str(name) for name in images)
+        names = sorted(name for name in images if isinstance(name, str))
         key = self.image_key or (names[0] if len(names) == 1 else "")
         if key not in images:
-            wanted = repr(key) if key else "one of them (choose with --image-key)"
-            raise BadObservation(f"the image is missing: got {', '.join(names)[:200] or 'none'}, expected {wanted}")
+            wanted = quoted(key) if key else "one of them (choose with --image-key)"
+            got = printable(", ".join(names), 200) or "none"
+            raise BadObservation(f"the image is missing: got {got}, expected {wanted}")
         image = images[key]
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            got = f"{list(image.shape)} of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise BadObservation(f"image {key!r} must be [height, width, 3] of uint8, RGB; got {got}")
+            got = f"{list(image.shape)} of {image.dtype}" if isinstance(image, np.ndarray) else kind_of(image)
+            raise BadObservation(f"image {quoted(key)} must be [height, width, 3] of uint8, RGB; got {got}")
         if 0 in image.shape or max(image.shape[:2]) > MAX_SIDE:
-            raise BadObservation(f"image {key!r} must have 1 to {MAX_SIDE} pixels a side, got {list(image.shape)}")
+            raise BadObservation(
+                f"image {quoted(key)} must have 1 to {MAX_SIDE} pixels a side, got {list(image.shape)}"
+            )
         return np.ascontiguousarray(image)
 
 

@@ -23,6 +23,7 @@ from sqap_vla_ros.serving.server.engine import Engine, PredictionError
 from sqap_vla_ros.serving.server.episode import ChunkUse, Episode
 from sqap_vla_ros.serving.server.observations import BadObservation, ObservationReader
 from sqap_vla_ros.serving.server.packing import PackingError, pack, unpack
+from sqap_vla_ros.serving.server.words import kind_of, quoted
 
 Frame = bytes | str
 LONGEST_INLINE = 4_096  # bytes; a longer frame may hold a picture, whose decoding would keep all other clients waiting
@@ -70,13 +71,15 @@ class VlaEval:
                 raise PackingError("a message needs type, payload, seq and timestamp")
             kind, payload = message["type"], message["payload"]
             number = message["seq"] if isinstance(message["seq"], int) else 0
+            if not isinstance(kind, str):
+                raise PackingError(f"the type of a message must be a text, got {kind_of(kind)}")
             if not isinstance(payload, dict):
-                raise PackingError(f"the payload of {kind!r:.40} must be a map, got {type(payload).__name__}")
+                raise PackingError(f"the payload of {quoted(kind)} must be a map, got {kind_of(payload)}")
             return await self._reply(kind, payload, number)
         except (PackingError, BadObservation, PredictionError) as error:
             return _vla_eval_message("error", {"error": str(error)}, number)
 
-    async def _reply(self, kind: Any, payload: dict[Any, Any], number: int) -> bytes | None:
+    async def _reply(self, kind: str, payload: dict[Any, Any], number: int) -> bytes | None:
         if kind == "hello":
             return None if self._greeted else _vla_eval_message("hello", hello(self._service), number)
         if kind in ("episode_start", "episode_end"):
@@ -85,7 +88,7 @@ class VlaEval:
         if kind == "error":
             return None
         if kind != "observation":
-            raise PackingError(f"unknown message type {kind!r:.40}")
+            raise PackingError(f"unknown message type {quoted(kind)}")
         images = payload.get("images")
         if not isinstance(images, Mapping):
             raise BadObservation("images must be a map from camera names to pictures")
@@ -113,7 +116,7 @@ class OpenPi:
                 raise PackingError("openpi's frames are binary, got a text")
             message = await _unpack(frame)
             if not isinstance(message, dict):
-                raise PackingError(f"an observation is a map, got {type(message).__name__}")
+                raise PackingError(f"an observation is a map, got {kind_of(message)}")
             images = {
                 name.removeprefix("observation/"): value
                 for name, value in message.items()

@@ -10,11 +10,9 @@ import struct
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
-from weakref import WeakSet
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
-from websockets.protocol import State
 
 from sqap_vla_ros.serving import defaults
 from sqap_vla_ros.serving.frames import TOKEN_VARIABLE, DamagedFrame
@@ -35,7 +33,7 @@ class ServerConfig:
     port: 0 takes a free one. token: required of every client where it is not "", and for any host but loopback.
     max_frame: bytes of one message. idle_s: a client that says nothing for so long is disconnected.
     send_s: a client that does not read its answer for so long is disconnected.
-    request_s: an opening handshake or a POST that takes longer is broken off.
+    request_s: a request that has not come whole after so long is refused.
     """
 
     host: str = defaults.HOST
@@ -64,7 +62,7 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
         pass
 
     Connection.service, Connection.access, Connection.max_body = service, access, config.max_frame
-    Connection.opened = WeakSet()
+    Connection.request_s, Connection.pending = config.request_s, {}
 
     async def handle(connection: ServerConnection) -> None:
         access.clients += 1
@@ -90,7 +88,7 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
         max_size=config.max_frame,
         max_queue=2,
         ping_interval=None,  # clients step a simulator for longer than any patience with pings
-        open_timeout=config.request_s,
+        open_timeout=None,  # the connection itself sees to it
         close_timeout=1.0,
         server_header=None,
     ) as server:
@@ -100,9 +98,8 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
             yield server.sockets[0].getsockname()[1]
         finally:
             Connection.ending = True
-            for connection in Connection.opened:
-                if connection.state is State.CONNECTING:  # the end would wait as long for it as for a handshake
-                    connection.transport.abort()
+            for connection in list(Connection.pending):
+                connection.transport.abort()  # the end would wait for it
 
 
 def _reset(connection: ServerConnection) -> None:

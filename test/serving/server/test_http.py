@@ -12,6 +12,7 @@ from workers.requests import form, get, picture, post
 from workers.served import Served
 
 from sqap_vla_ros.serving.server.episode import ChunkUse
+from sqap_vla_ros.serving.server.http import SPARE
 
 TIMEOUT_S = 30.0
 
@@ -63,7 +64,7 @@ def test_a_post_may_be_answered_with_several_actions():
     [
         (b"{}", "application/json", 415, "must be multipart/form-data"),
         (b"", "multipart/form-data; boundary=XX", 422, "lacks the part 'images'"),
-        (form(b"", b"{}"), "multipart/form-data", 422, "lacks the part 'images'"),
+        (form(b"", b"{}"), "multipart/form-data", 422, "names no boundary"),
         (form(picture(), b"{"), "multipart/form-data; boundary=XX", 422, "is no JSON"),
         (form(picture(), b"[]"), "multipart/form-data; boundary=XX", 422, "must be an object"),
         (form(picture(), b"{}"), "multipart/form-data; boundary=XX", 422, "the instruction is missing"),
@@ -103,6 +104,76 @@ def test_a_post_with_impossible_headers_gets_a_sentence(served, header, text):
     with socket.create_connection(("127.0.0.1", served.port), timeout=TIMEOUT_S) as raw:
         raw.sendall(head + header + b"\r\n\r\n{}")
         assert text in raw.recv(1000)
+
+
+def exchange(served, sent, *, half_close=False):
+    """Send bytes; return all that comes back until the server closes."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=TIMEOUT_S) as raw:
+        raw.sendall(sent)
+        if half_close:
+            raw.shutdown(socket.SHUT_WR)
+        answer = b""
+        while data := raw.recv(65_536):
+            answer += data
+    return answer
+
+
+GOOD = form(picture(), b'{"task_description": "pick"}')
+HEAD = b"POST /act HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=XX\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "text"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01", 400, "TLS is not spoken here"),
+        (b"GET /health HTTP/3\r\n\r\n", 400, "no HTTP request line: 'GET /health HTTP/3'"),
+        (b"GET /health HTTP/1.1\r\nno header\r\n\r\n", 400, "no HTTP header: 'no header'"),
+        (b"GET /health HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 400, "a GET has no body"),
+        (b"GET /\xe4 HTTP/1.1\r\n\r\n", 400, "no HTTP request line"),
+        (b"POST //[ HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 400, "no address: '//['"),
+        (b"PUT /act HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 405, "GET or POST is needed, got PUT"),
+        (HEAD.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n") % 3, 501, "Transfer-Encoding"),
+    ],
+)
+def test_what_is_no_sound_request_gets_a_sentence(served, sent, status, text):
+    head, _, body = exchange(served, sent).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert text in json.loads(body)["error"]
+
+
+def test_a_client_that_closes_its_side_is_answered_all_the_same(served):
+    assert exchange(served, HEAD % len(GOOD) + GOOD, half_close=True).startswith(b"HTTP/1.1 200 OK")
+    cut = exchange(served, HEAD % len(GOOD) + GOOD[:100], half_close=True)
+    assert b"the request is cut off: 100 of the %d bytes of its body came" % len(GOOD) in cut
+    assert b"cut off: its headers are not complete" in exchange(served, b"GET /hea", half_close=True)
+
+
+def test_a_refusal_reaches_a_client_that_is_still_sending(served):
+    for _ in range(5):
+        sent = b"POST /elsewhere HTTP/1.1\r\nContent-Length: 8000000\r\n\r\n" + bytes(8_000_000)
+        assert b"POST goes to /act" in exchange(served, sent)
+
+
+def test_of_pipelined_requests_the_first_is_answered(served):
+    answer = exchange(served, 3 * (HEAD % len(GOOD) + GOOD))
+    assert answer.count(b"HTTP/1.1 200 OK") == 1
+
+
+def test_a_request_that_comes_too_slowly_is_told_so():
+    with Served(request_s=0.5) as served:
+        answer = exchange(served, HEAD % 100 + bytes(10))
+        assert b"408 " in answer
+        assert b"did not come within 0.5 s: 10 of the 100 bytes" in answer
+        assert exchange(served, b"") == b""
+
+
+def test_connections_that_never_ask_give_way_to_those_that_do():
+    with Served(most_clients=1) as served:
+        silent = [socket.create_connection(("127.0.0.1", served.port), timeout=TIMEOUT_S) for _ in range(2 + SPARE)]
+        assert wait_until(lambda: get(served, "/health")[0] == 200)
+        assert silent[0].recv(1) == b""
+        for one in silent:
+            one.close()
 
 
 def test_a_defect_met_by_a_post_is_an_answer_and_no_open_connection(served, monkeypatch):

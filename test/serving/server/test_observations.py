@@ -35,7 +35,7 @@ def test_the_only_picture_is_taken_and_of_several_the_one_that_was_chosen():
     ("arguments", "text"),
     [
         ({"images": {}}, "the image is missing: got none"),
-        ({"images": {"a": None}}, "image 'a' must be .* got NoneType"),
+        ({"images": {"a": None}}, "image 'a' must be .* got nothing"),
         ({"images": {"a": IMAGE.astype(float)}}, "got \\[48, 64, 3\\] of float64"),
         ({"images": {"a": IMAGE[..., :1]}}, "got \\[48, 64, 1\\]"),
         ({"images": {"a": IMAGE[:0]}}, "1 to 4096 pixels a side"),
@@ -44,6 +44,8 @@ def test_the_only_picture_is_taken_and_of_several_the_one_that_was_chosen():
         ({"instruction": "  "}, "the instruction is empty"),
         ({"instruction": "\0"}, "the instruction has no visible character"),
         ({"instruction": "x" * 5000}, "longer than 4096 bytes"),
+        ({"state": [10**400] * 8}, "the state must be numbers in a flat list"),
+        ({"instruction": "pick \ud800"}, "no Unicode text"),
         ({"state": "x"}, "the state must be numbers"),
         ({"state": [1.0, 2.0]}, "6 numbers; got 2"),
         ({"state": np.full(8, np.nan)}, "the state must be finite"),

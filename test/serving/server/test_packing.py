@@ -42,7 +42,7 @@ def test_any_bytes_are_a_value_or_a_packing_error(data):
         ({"__ndarray__": True, "data": b"", "dtype": "<f8", "shape": [-1]}, "shape must hold lengths"),
         ({"__ndarray__": True, "data": b"", "dtype": "<f8", "shape": "x"}, "shape must be a list"),
         ({"__ndarray__": True}, "dtype must be of numbers"),
-        ({b"__ndarray__": True, b"data": "text", b"dtype": b"<f8", b"shape": [1]}, "needs 8 bytes, got str"),
+        ({b"__ndarray__": True, b"data": "text", b"dtype": b"<f8", b"shape": [1]}, "needs 8 bytes, got a text"),
         ({b"__npgeneric__": True, b"data": "x", b"dtype": "<f8"}, "a scalar must be a number"),
         ({"__image__": True, "format": "gif", "data": b""}, "format must be raw, jpeg or png"),
         ({"__image__": True, "format": "png", "data": b"no picture"}, "cannot be decoded as PNG"),
@@ -51,6 +51,24 @@ def test_any_bytes_are_a_value_or_a_packing_error(data):
 def test_what_is_no_array_is_refused_by_name(entry, text):
     with pytest.raises(PackingError, match=text):
         unpack(msgpack.packb(entry))
+
+
+@pytest.mark.parametrize(
+    ("frame", "text"),
+    [
+        (b"\xdd\x00\x10\x00\x00" + bytes([0x90]) * 2**20, "more than 1024 entries"),
+        (msgpack.packb([[[]] * 1_000] * 10), "more than 10000 values"),
+        (b"\x91" * 5_000, "nested too deeply"),
+        (b"\x00\x00", "more bytes follow its end"),
+        (b"\xc1", "a byte in it begins no value"),
+        (b"\xa1\xff", "no UTF-8"),
+        (b"\x93\x00", "damaged or cut off"),
+        (msgpack.packb({"__ndarray__": True, "data": b"12345678", "dtype": None, "shape": [1]}), "got nothing"),
+    ],
+)
+def test_a_frame_is_refused_in_words_before_it_takes_much_memory(frame, text):
+    with pytest.raises(PackingError, match=text):
+        unpack(frame)
 
 
 def test_pictures_are_read_whole_or_not_at_all():

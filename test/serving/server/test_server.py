@@ -121,6 +121,12 @@ def test_a_frame_that_is_no_message_gets_a_sentence_and_the_connection_stays(cli
     assert client.act()["type"] == "action"
 
 
+def test_a_type_that_is_no_text_is_refused_and_the_connection_stays(client):
+    client.send(np.zeros(2), {})
+    assert client.receive()["payload"]["error"] == "the type of a message must be a text, got an array"
+    assert client.act()["type"] == "action"
+
+
 def test_an_unknown_kind_of_message_is_named(client):
     client.send("dance", {})
     assert "unknown message type 'dance'" in client.receive()["payload"]["error"]
