@@ -22,6 +22,8 @@ NS_PER_S = 1_000_000_000
 MOST_PIXELS = 2**26  # of an image: a header of a few bytes must not reserve gigabytes
 TRAINED_POLICY = "tabletop"  # name of the trained policy that ships, see shipped.py
 JOINS = ("path", "clock")  # ways to enter a late chunk, the default first, see robot/joining.py
+REAL_TIME_CHUNKING = ("replace", "guided")  # chunks that repeat what is executed meanwhile
+CONTINUATIONS = ("none", *REAL_TIME_CHUNKING, "best_of_8")  # see policy/sampling/continuing.py
 CROPS = ("none", "deployment")  # see policy/preprocessing.py
 STEP_S = (1e-3, 10.0)  # shortest and longest time between two actions of a chunk
 ACTION_DIM = 7  # dx dy dz, droll dpitch dyaw, gripper
@@ -70,6 +72,29 @@ class Reason(enum.IntEnum):
 
 
 @dataclass(frozen=True)
+class Commitment:
+    """The motion under way, which the next chunk is to go on from.
+
+    actions: [n, 7] as in `ActionChunk.deltas`, that will be executed or are planned from the image on.
+    executed: how many of them will have been executed when the new chunk takes effect.
+    continuation: how the chunk agrees with them, one of `CONTINUATIONS` but `none`.
+    """
+
+    actions: NDArray[np.float64]
+    executed: int
+    continuation: str
+
+    def __post_init__(self) -> None:
+        if self.actions.ndim != 2 or not 0 <= self.executed <= len(self.actions):
+            raise ValueError(
+                f"of a commitment's actions [n, 7] 0 to n are executed, got {self.executed} of {self.actions.shape}"
+            )
+        if self.continuation not in CONTINUATIONS[1:]:
+            named = ", ".join(CONTINUATIONS[1:])
+            raise ValueError(f"a commitment's continuation must be one of {named}, got {self.continuation!r}")
+
+
+@dataclass(frozen=True)
 class Observation:
     """One camera image with the instruction and the pose of the tool when it was taken: the input of a policy.
 
@@ -78,6 +103,7 @@ class Observation:
     instruction: the task in words, see `unreadable`.
     gripper_pixel: (u, v) of the tool frame in `image`, pixels, x right and y down; None when it is not in view.
     base_from_tool: [4, 4] pose of the tool frame in the base frame at `stamp_ns`; None where nothing will be executed.
+    commitment: what the chunk goes on from; None where it is free.
     """
 
     image: NDArray[np.uint8]
@@ -85,6 +111,7 @@ class Observation:
     instruction: str
     gripper_pixel: tuple[float, float] | None = None
     base_from_tool: NDArray[np.float64] | None = None
+    commitment: Commitment | None = None
 
     @classmethod
     def of(

@@ -19,8 +19,8 @@ from sqap_vla_ros.commands.options import (
     number,
 )
 from sqap_vla_ros.commands.policy_checks import require_policy
-from sqap_vla_ros.contracts import JOINS, TRAINED_POLICY
-from sqap_vla_ros.evaluation.closed_loop.choices import CONTINUATIONS, ENSEMBLES, HORIZON, LOCKSTEP
+from sqap_vla_ros.contracts import CONTINUATIONS, JOINS, TRAINED_POLICY
+from sqap_vla_ros.evaluation.closed_loop.choices import ENSEMBLES, HORIZON, LOCKSTEP
 from sqap_vla_ros.simulation.vocabulary import CONTROL_DT_S, SUITES, TaskFamily
 
 if TYPE_CHECKING:

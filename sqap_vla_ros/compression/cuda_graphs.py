@@ -18,7 +18,6 @@ from torch import Tensor
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, Policy, SelectedTokens, SelectionContext
 from sqap_vla_ros.policy.cogact import CogACTPolicy
-from sqap_vla_ros.policy.sampling.continuing import Commitment
 from sqap_vla_ros.policy.sampling.diffusion import draw_noise
 from sqap_vla_ros.pruning.ring import gripper_tensor
 
@@ -92,12 +91,11 @@ class CapturedPolicy(CogACTPolicy):
         observations: Sequence[Observation],
         *,
         seeds: Sequence[int] | None = None,
-        continuation: str = "none",
-        commitments: Sequence[Commitment | None] | None = None,
     ) -> list[ActionChunk]:
         """Predict B chunks, as in the base class; a single one that continues no other by replaying a graph."""
-        if len(observations) != 1 or continuation != "none" or self._given_up or self.uncapturable():
-            return super().predict_batch(observations, seeds=seeds, continuation=continuation, commitments=commitments)
+        free = len(observations) == 1 and observations[0].commitment is None
+        if not free or self._given_up or self.uncapturable():
+            return super().predict_batch(observations, seeds=seeds)
         return [self._predict_one(observations[0], 0 if seeds is None else seeds[0])]
 
     def uncapturable(self) -> str:

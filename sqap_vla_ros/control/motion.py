@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from sqap_vla_ros.contracts import ACTION_DIM, JOINS, NS_PER_S, ActionChunk, step_problem
-from sqap_vla_ros.robot.conventions import pose_distance
+from sqap_vla_ros.contracts import ACTION_DIM, JOINS, NS_PER_S, ActionChunk, Commitment, step_problem
+from sqap_vla_ros.robot.conventions import deltas_between, pose_distance
 from sqap_vla_ros.robot.ensemble import ALPHA, AdaptiveEnsemble
 from sqap_vla_ros.robot.gripper.hysteresis import CLOSE_BELOW, OPEN_ABOVE
 from sqap_vla_ros.robot.joining import Reach, entered, joining_ns
@@ -101,11 +101,14 @@ class Motion:
         measured: NDArray[np.float64],
         now_ns: int,
         measured_twist: NDArray[np.float64] | None = None,
+        *,
+        continues: bool = False,
     ) -> SafeMotion:
         """Return the trajectory to follow from now on; `commit` it once the arm is known to be able to.
 
         base_from_tool: [4, 4] measured at the image's stamp. measured: [4, 4] now. measured_twist: [6] now (m/s, rad/s,
         base axes); None when unknown, then the acceleration into the trajectory is not judged.
+        continues: the chunk repeats a `commitment`, so that nothing has to be joined: it is entered by the clock.
         Raises UnsafeChunk.
         """
         start_ns = now_ns + COMMAND_LEAD_NS
@@ -113,24 +116,25 @@ class Motion:
         anchor = self.anchor(base_from_tool, chunk.stamp_ns)
         # What is to be done by a certain time has to be commanded earlier by what the arm lags behind.
         fresh = anchor_chunk(deltas, anchor, chunk.stamp_ns - self.lag_ns, chunk.dt_s)
-        fresh = self._enter(replace(fresh, stamp_ns=chunk.stamp_ns), measured, start_ns)
+        join = "clock" if continues else self.config.chunk_join
+        fresh = self._enter(replace(fresh, stamp_ns=chunk.stamp_ns), join, measured, start_ns)
         try:
             return self._checked(fresh, measured, measured_twist, start_ns)
         except UnsafeChunk:
             self._ensemble.reset()  # what is not executed must not colour what comes next
             raise
 
-    def _enter(self, fresh: PoseTrajectory, measured: NDArray[np.float64], start_ns: int) -> PoseTrajectory:
+    def _enter(self, fresh: PoseTrajectory, join: str, measured: NDArray[np.float64], start_ns: int) -> PoseTrajectory:
         """Return the chunk with its times moved to what the arm did since the image.
 
         While the arm stood still (before the first chunk, after a hold, once a motion had ended) nothing of the chunk
-        was executed, so nothing of it is past: its times move on by as long. With `chunk_join: path` the chunk is
+        was executed, so nothing of it is past: its times move on by as long. Where `join` is `path` the chunk is
         entered where the arm was told to be by now, see robot/joining.py: later than by the clock only within
         max_lead_* of the measured pose [4, 4], which together with `anchor` bounds the push of a blocked arm.
         """
         shown_ns = fresh.anchor_ns  # of the commanded motion
         executed_ns = self._executed_ns(shown_ns, start_ns)
-        if self.config.chunk_join == "clock" or self.current is None:
+        if join == "clock" or self.current is None:
             idle_ns = max(0, start_ns - shown_ns - executed_ns)
             return replace(fresh, times_ns=fresh.times_ns + idle_ns, anchor_ns=fresh.anchor_ns + idle_ns)
         told, gripper_told = self.current.sample(start_ns)
@@ -183,6 +187,30 @@ class Motion:
         shown_ns = at_ns - self.lag_ns
         begun = [trajectory for trajectory in self._executed if trajectory.anchor_ns <= shown_ns]
         return begun[-1].sample(shown_ns)[0] if begun else None
+
+    def commitment(self, stamp_ns: int, dt_s: float, latency_s: float, continuation: str) -> Commitment | None:
+        """Return what the arm is told to do from the image of `stamp_ns` on, in actions `dt_s` apart.
+
+        None where it stands at any time of that: there is nothing whole to go on from. latency_s: expected from the
+        image to the chunk; what is due until the chunk takes over counts as executed.
+        """
+        if self.current is None:
+            return None
+        begin_ns, step_ns = stamp_ns - self.lag_ns, dt_s * NS_PER_S
+        left_ns = self.current.end_ns - begin_ns
+        count = math.floor(left_ns / step_ns)
+        if count < 1 or self._executed_ns(begin_ns, self.current.end_ns) < left_ns:
+            return None
+        edges_ns = [begin_ns + round(index * step_ns) for index in range(count + 1)]
+        told = [self._told(at_ns) for at_ns in edges_ns]
+        deltas = deltas_between(np.array([pose for pose, _ in told]))
+        actions = np.column_stack([deltas, [gripper for _, gripper in told[1:]]])
+        passes_ns = latency_s * NS_PER_S + COMMAND_LEAD_NS + self.lag_ns
+        return Commitment(actions, min(math.ceil(passes_ns / step_ns), count), continuation)
+
+    def _told(self, at_ns: int) -> tuple[NDArray[np.float64], float]:
+        """Return the pose [4, 4] and the gripper's opening that are commanded for a time at which the arm moves."""
+        return [trajectory for trajectory in self._executed if trajectory.anchor_ns <= at_ns][-1].sample(at_ns)
 
     def clear(self) -> None:
         """Forget what is executed: the next plan starts from the measured pose, with a ramp."""

@@ -29,7 +29,7 @@ from sqap_vla_ros.policy.config import DiffusionConfig, PolicyConfig
 from sqap_vla_ros.policy.decoder import VISUAL_START, Decoder, DecoderOutput
 from sqap_vla_ros.policy.preprocessing import ImageTransform, patch_of
 from sqap_vla_ros.policy.prompt import PromptTokenizer
-from sqap_vla_ros.policy.sampling.continuing import Commitment, Past, find_continuation, sample_on
+from sqap_vla_ros.policy.sampling.continuing import Past, find_continuation, sample_on
 from sqap_vla_ros.policy.sampling.diffusion import Sampler, draw_noise
 from sqap_vla_ros.policy.vision import Projector, VisionTowers
 from sqap_vla_ros.text_rows import text_rows
@@ -224,13 +224,11 @@ class CogACTPolicy:
         observations: Sequence[Observation],
         *,
         seeds: Sequence[int] | None = None,
-        continuation: str = "none",
-        commitments: Sequence[Commitment | None] | None = None,
     ) -> list[ActionChunk]:
         """Predict B chunks at once; row b is what `predict(observations[b], seed=seeds[b])` gives, up to rounding.
 
         seeds: one a row, None for all 0. A selector that draws at random follows the first.
-        continuation: a name of `continuing.CONTINUATIONS`, or `none`; commitments: what each chunk goes on from.
+        Raises ValueError for commitments that are to be continued in different ways.
         """
         if not observations:
             raise ValueError("predict_batch needs at least one observation, got none")
@@ -258,11 +256,12 @@ class CogACTPolicy:
             len(seeds), model.config.head.horizon, model.config.head.channels, device=device, dtype=torch.float32
         )
         noise = draw_noise(generators, shape)
-        if continuation == "none" or commitments is None or not any(commitments):
+        commitments = [observation.commitment for observation in observations]
+        if not (ways := {commitment.continuation for commitment in commitments if commitment is not None}):
             sampled = model.sample(output.cognition, noise, generators, self.sampler)
         else:
             past = Past.of(commitments, self.statistics[self.unnorm_key], noise)
-            sampled = model.sample_on(continuation, output.cognition, noise, generators, self.sampler, past)
+            sampled = model.sample_on(_only(ways), output.cognition, noise, generators, self.sampler, past)
         normalized = sampled.double().cpu().numpy()
         watch.mark("action_head")
         timings = watch.finish()
@@ -322,6 +321,13 @@ class CogACTPolicy:
             prune_layer=self.selector.prune_layer,
             gripper_patch=gripper_patch,
         )
+
+
+def _only(continuations: set[str]) -> str:
+    first, *others = sorted(continuations)
+    if others:
+        raise ValueError(f"chunks of one batch are continued in one way, got {first} and {', '.join(others)}")
+    return first
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -76,6 +76,12 @@ def rotation_from_rpy(rpy: ArrayLike) -> NDArray[np.float64]:
     return Rotation.from_euler("xyz", np.asarray(rpy, dtype=np.float64)).as_matrix()
 
 
+def deltas_between(poses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the actions [N, 6], without the gripper, that lead from each of the poses [N + 1, 4, 4] to the next."""
+    turns = Rotation.from_matrix(poses[1:, :3, :3] @ poses[:-1, :3, :3].transpose(0, 2, 1))
+    return np.concatenate([np.diff(poses[:, :3, 3], axis=0), turns.as_euler("xyz")], axis=1)
+
+
 def compose_delta(pose: ArrayLike, delta: ArrayLike) -> NDArray[np.float64]:
     """Return the pose [4, 4] after one action `delta` [6 or 7], as the module docstring defines; not the gripper."""
     action = np.asarray(delta, dtype=np.float64)

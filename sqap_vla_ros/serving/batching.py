@@ -41,7 +41,7 @@ class Batcher:
 
     def choose(self, observations: Sequence[Observation]) -> list[int]:
         """Return the positions of those to be predicted now: the first, and those that share a call with it."""
-        if self.off or self._together is None or len(observations) == 1:
+        if self.off or self._together is None or len(observations) == 1 or observations[0].commitment is not None:
             return [0]
         try:
             key = self._together.batch_key(observations[0])
@@ -74,7 +74,7 @@ class Batcher:
     def _fits(self, observation: Observation, key: int) -> bool:
         assert self._together is not None
         try:
-            return self._together.batch_key(observation) == key
+            return observation.commitment is None and self._together.batch_key(observation) == key
         except Exception:
             return False
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sqap_vla_ros.contracts import ActionChunk, PolicyInfo
+from sqap_vla_ros.contracts import ActionChunk, Commitment, Observation, PolicyInfo
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,31 @@ class PredictRequest:
     gripper_pixel: tuple[float, float] | None
     base_from_tool: NDArray[np.float64] | None
     seed: int
+    commitment: Commitment | None = None
+
+    @classmethod
+    def of(cls, request: int, observation: Observation, *, seed: int, reset: bool) -> PredictRequest:
+        """Return the request for a prediction from an observation, whose image goes another way."""
+        height, width = observation.image.shape[:2]
+        pose = observation.base_from_tool
+        return cls(
+            request,
+            reset,
+            height,
+            width,
+            observation.stamp_ns,
+            observation.instruction,
+            observation.gripper_pixel,
+            None if pose is None else np.asarray(pose, dtype=np.float64),
+            seed,
+            observation.commitment,
+        )
+
+    def observation(self, image: NDArray[np.uint8]) -> Observation:
+        """Return the observation that the request is about. Raises ValueError for an impossible one."""
+        return Observation(
+            image, self.stamp_ns, self.instruction, self.gripper_pixel, self.base_from_tool, self.commitment
+        )
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,4 @@ def split_request(sealed: bytes) -> tuple[PredictRequest, Observation]:
             f"an image of {request.width} x {request.height} pixels needs {size} bytes, got {len(frame) - end}"
         )
     image = np.frombuffer(frame, np.uint8, offset=end).reshape(request.height, request.width, 3)
-    return request, Observation(
-        image, request.stamp_ns, request.instruction, request.gripper_pixel, request.base_from_tool
-    )
+    return request, request.observation(image)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
@@ -144,19 +143,7 @@ class RemotePolicy:
     def _exchange(self, observation: Observation, seed: int, deadline_s: float) -> Result:
         assert self._connection is not None
         self._request += 1
-        height, width = observation.image.shape[:2]
-        pose = observation.base_from_tool
-        request = PredictRequest(
-            self._request,
-            self._reset_wanted,
-            height,
-            width,
-            observation.stamp_ns,
-            observation.instruction,
-            observation.gripper_pixel,
-            None if pose is None else np.asarray(pose, dtype=np.float64),
-            seed,
-        )
+        request = PredictRequest.of(self._request, observation, seed=seed, reset=self._reset_wanted)
         try:
             frame = join_request(request, observation.image)
         except wire.WireError as error:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sqap_vla_ros.contracts import ActionChunk, PolicyInfo, TokenSelection
+from sqap_vla_ros.contracts import ActionChunk, Commitment, PolicyInfo, TokenSelection
 from sqap_vla_ros.serving.defaults import MOST_BATCH
 from sqap_vla_ros.serving.events import (
     Declined,
@@ -40,7 +40,7 @@ MAX_PACKET = 65_536  # bytes; a result of 16 actions and 256 tokens has 4,000
 MAX_INSTRUCTION = 4_096  # bytes of UTF-8
 MAX_TEXT = 4_096
 MAX_IMAGE_SIDE = 16_384  # pixels
-HEADER = b"SQ\x01"  # magic and version
+HEADER = b"SQ\x02"  # magic and version
 
 _INT64 = 2**63
 _COUNT = struct.Struct("<I")
@@ -269,7 +269,11 @@ class Record:
             field.write(out, getattr(value, name), f"{self.name}.{name}")
 
     def read(self, packet: Packet, where: str) -> Any:
-        return self.type(**{name: field.read(packet, f"{self.name}.{name}") for name, field in self.fields.items()})
+        values = {name: field.read(packet, f"{self.name}.{name}") for name, field in self.fields.items()}
+        try:
+            return self.type(**values)
+        except ValueError as error:
+            raise WireError(f"{where}: {error}") from error
 
 
 MAX_HORIZON, MAX_ACTION, MAX_TOKENS = 128, 16, 4_096
@@ -287,6 +291,15 @@ _SELECTION = Record(
         "method": _NAME,
         "prune_layer": _UINT16,
         "gripper_patch": Optional(Pair(_UINT16)),
+    },
+)
+_COMMITMENT = Record(
+    "commitment",
+    Commitment,
+    {
+        "actions": Array("float64", (MAX_HORIZON, MAX_ACTION)),
+        "executed": Integer(0, MAX_HORIZON),
+        "continuation": _NAME,
     },
 )
 _CHUNK = Record(
@@ -336,6 +349,7 @@ KINDS: tuple[Record, ...] = (
             "gripper_pixel": Optional(Pair(Real())),
             "base_from_tool": Optional(Array("float64", (4, 4))),
             "seed": _SEED,
+            "commitment": Optional(_COMMITMENT),
         },
     ),
     Record("progress", LoadProgress, {"text": _REASON}),
@@ -367,6 +381,9 @@ def decode(data: bytes) -> Message:
         raise WireError(f"a packet of more than {MAX_PACKET} bytes")
     packet = Packet(data)
     header = packet.take(len(HEADER), "the header")
+    if header[:-1] == HEADER[:-1] and header != HEADER:
+        versions = f"version {header[-1]} of the form, this end speaks version {HEADER[-1]}"
+        raise WireError(f"a packet in {versions}: use the same version of sqap_vla_ros on both ends")
     if header != HEADER:
         raise WireError(f"a packet that begins with {header!r}, expected {HEADER!r}")
     number = packet.take(1, "the kind")[0]

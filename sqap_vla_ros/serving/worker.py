@@ -27,9 +27,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from sqap_vla_ros.contracts import Observation, PolicyInfo
+from sqap_vla_ros.contracts import CONTINUATIONS, Observation, PolicyInfo
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.child_process import EXIT_S, ChildProcess
 from sqap_vla_ros.serving.defaults import BATCH_TOLERANCE, LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S
@@ -69,6 +67,8 @@ class WorkerConfig:
     warmup: predictions made on a blank image before the worker says it is ready; the first ones are slow.
     load_timeout_s, prediction_timeout_s: a server is given up a little earlier, so that it is named in time.
     batch_tolerance: of requests that are offered together, see `batching.Batcher`.
+    continuation: of chunks, which observations will ask for (`contracts.Commitment`). One prediction with it is made
+        before the worker says that it is ready: a policy that cannot is refused then.
     factory: "module:function" returning a `Policy`, instead of `load_policy`.
     """
 
@@ -89,6 +89,7 @@ class WorkerConfig:
     load_timeout_s: float = LOAD_TIMEOUT_S
     prediction_timeout_s: float = PREDICTION_TIMEOUT_S
     batch_tolerance: float = BATCH_TOLERANCE
+    continuation: str = CONTINUATIONS[0]
     factory: str = ""
 
 
@@ -178,7 +179,7 @@ class PolicyWorker:
         numbers = range(self._requests + 1, self._requests + 1 + len(observations))
         self._requests += len(observations)
         for number, (observation, seed) in zip(numbers, observations, strict=True):
-            self._pending[number] = _request(number, observation, seed, reset=self._reset_wanted)
+            self._pending[number] = PredictRequest.of(number, observation, seed=seed, reset=self._reset_wanted)
             try:
                 packets[number] = wire.encode(self._pending[number])
             except wire.WireError as error:
@@ -284,19 +285,3 @@ class PolicyWorker:
             if not self._closing:
                 self._events.put(event)
                 self._notify()
-
-
-def _request(number: int, observation: Observation, seed: int, *, reset: bool) -> PredictRequest:
-    height, width = observation.image.shape[:2]
-    pose = observation.base_from_tool
-    return PredictRequest(
-        number,
-        reset,
-        height,
-        width,
-        observation.stamp_ns,
-        observation.instruction,
-        observation.gripper_pixel,
-        None if pose is None else np.asarray(pose, dtype=np.float64),
-        seed,
-    )

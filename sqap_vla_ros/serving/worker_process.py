@@ -17,11 +17,20 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from sqap_vla_ros.contracts import ActionChunk, Observation, Policy, UnfitObservation
+from sqap_vla_ros.contracts import (
+    ACTION_DIM,
+    CONTINUATIONS,
+    ActionChunk,
+    Commitment,
+    Observation,
+    Policy,
+    UnfitObservation,
+)
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.batching import Batcher
 from sqap_vla_ros.serving.events import (
@@ -55,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         policy = _load(config, connection)
         batcher = Batcher(policy, config.batch_tolerance)
-        ready = wire.encode(Ready(policy.info, _warm_up(policy, config.warmup)))
+        ready = wire.encode(Ready(policy.info, _warm_up(policy, config)))
     except Exception as error:
         text = _one_line(error)
         if isinstance(error, (ValueError, OSError)) and str(error):  # those say what is wrong with what was asked for
@@ -78,10 +87,7 @@ def _answers(
         if any(request.reset for request in requests):
             policy.reset()
         pictures = images.read([(request.height, request.width) for request in requests])
-        observations = [
-            Observation(image, asked.stamp_ns, asked.instruction, asked.gripper_pixel, asked.base_from_tool)
-            for asked, image in zip(requests, pictures, strict=True)
-        ]
+        observations = [asked.observation(image) for asked, image in zip(requests, pictures, strict=True)]
         chosen = batcher.choose(observations)
     except Exception as error:
         traceback.print_exc()
@@ -190,12 +196,16 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
     return loaded
 
 
-def _warm_up(policy: Policy, predictions: int) -> float:
-    """Return the latency in seconds of the last of them; the first pay for allocation, kernels and page faults."""
+def _warm_up(policy: Policy, config: WorkerConfig) -> float:
+    """Return the latency in seconds of the last prediction; the first pay for allocation, kernels and page faults."""
     blank = np.full((480, 640, 3), 127, np.uint8)
     observation = Observation(blank, 0, "warm up", (320.0, 240.0), np.eye(4))
+    if config.continuation != CONTINUATIONS[0]:
+        still = np.zeros((policy.info.horizon, ACTION_DIM))
+        observation = replace(observation, commitment=Commitment(still, 1, config.continuation))
+        policy.predict(observation, seed=0)
     latency_s = 0.0
-    for _ in range(predictions):
+    for _ in range(config.warmup):
         begin = time.perf_counter()
         policy.predict(observation, seed=0)
         latency_s = time.perf_counter() - begin

@@ -77,6 +77,39 @@ def under_way(planner: Motion) -> Motion:
     return planner
 
 
+def test_a_commitment_is_what_the_arm_is_told_from_the_image_on():
+    goes_on = under_way(motion()).commitment(at(0.25), DT_S, 0.3, "guided")
+    assert goes_on.executed == 4  # 0.3 s and the lead of a command, in whole actions
+    np.testing.assert_allclose(goes_on.actions, np.tile([0.005, 0, 0, 0, 0, 0, 1], (13, 1)), atol=1e-12)
+
+
+def test_a_commitment_goes_over_the_seam_of_two_chunks_and_shows_an_arm_that_is_late():
+    planner = under_way(motion(arm_lag_s=0.1))
+    planner.commit(anchor_chunk(chunk((0.0, 0.005, 0.0)).deltas, pose(0.42), at(0.4), DT_S))
+    actions = planner.commitment(at(0.3), DT_S, 0.1, "replace").actions  # shows what was commanded for 0.2 s
+    np.testing.assert_allclose(actions[:2, :3], [[0.005, 0, 0]] * 2, atol=1e-12)
+    np.testing.assert_allclose(actions[2:, :3], [[0, 0.005, 0]] * 16, atol=1e-12)
+
+
+@pytest.mark.parametrize("image_s", [-0.05, 1.55, 3.0])
+def test_an_arm_that_stands_at_some_time_from_the_image_on_is_not_committed(image_s):
+    assert under_way(motion()).commitment(at(image_s), DT_S, 0.1, "guided") is None
+    assert motion().commitment(at(0.0), DT_S, 0.1, "guided") is None
+
+
+def test_a_chunk_that_continues_is_entered_by_the_clock():
+    """Its first three actions repeat what the arm does, and then it turns; by pose it would be entered elsewhere."""
+    planner = under_way(motion(max_lead_m=0.2))
+    deltas = planner.commitment(at(0.5), DT_S, 0.25, "guided").actions[:1].repeat(HORIZON, 0)
+    deltas[3:, :3] = 0.0, 0.005, 0.0
+    late = replace(chunk(stamp_ns=at(0.5)), deltas=deltas)
+    safe = planner.plan(late, pose(0.425), pose(0.435), at(0.7), continues=True)
+    times = np.array([at(s) for s in (0.75, 0.8, 1.2, 1.6)])
+    poses, _ = safe.trajectory.sample_many(times)
+    expected = [[0.4375, 0, 0.3], [0.44, 0, 0.3], [0.44, 0.02, 0.3], [0.44, 0.04, 0.3]]
+    np.testing.assert_allclose(poses[:, :3, 3], expected, atol=1e-9)
+
+
 def test_nothing_of_a_chunk_is_past_while_the_arm_stands_still():
     """However late the first chunk comes, or the first after a motion has ended, it begins with its first action."""
     planner = motion(ramp_s=0.0, blend_s=0.0)

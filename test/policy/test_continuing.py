@@ -1,17 +1,18 @@
 """Continued chunks against closed forms: what is given stays, what is free stays free, guidance is its equation."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from sqap_vla_ros.contracts import Observation
-from sqap_vla_ros.evaluation.closed_loop import choices
+from sqap_vla_ros import contracts
+from sqap_vla_ros.contracts import Commitment, Observation
 from sqap_vla_ros.policy.config import DiffusionConfig
 from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.policy.sampling.continuing import (
     CONTINUATIONS,
     BestOfNoises,
-    Commitment,
     Guided,
     Past,
     Replace,
@@ -48,7 +49,9 @@ def curved(x, timestep):
 
 
 def test_the_options_of_the_evaluation_are_these():
-    assert choices.CONTINUATIONS[1:] == tuple(CONTINUATIONS)
+    assert contracts.CONTINUATIONS[1:] == tuple(CONTINUATIONS)
+    keep = tuple(name for name, continuation in CONTINUATIONS.items() if continuation.keeps_executed)
+    assert keep == contracts.REAL_TIME_CHUNKING
 
 
 def test_weights_fall_as_in_equation_five():
@@ -109,8 +112,8 @@ def test_the_policy_repeats_what_was_executed(name, observation):
     policy = micro_policy()
     plain = policy.predict_batch([observation, observation], seeds=[1, 2])
     actions = plain[1].deltas[:6]
-    commitments = [Commitment(actions, overlap_weights(4, 6)), None]
-    got = policy.predict_batch([observation, observation], seeds=[1, 2], continuation=name, commitments=commitments)
+    continued = dataclasses.replace(observation, commitment=Commitment(actions, 4, name))
+    got = policy.predict_batch([continued, observation], seeds=[1, 2])
     np.testing.assert_allclose(got[0].deltas[:4], actions[:4], atol=1e-6)
     assert np.abs(got[0].deltas[6:] - plain[0].deltas[6:]).max() > 1e-6
     np.testing.assert_allclose(got[1].deltas, plain[1].deltas, atol=1e-6)
@@ -131,10 +134,15 @@ def test_a_head_without_a_gradient_is_not_guided(observation):
     policy = micro_policy()
     block = policy.model.action_head.blocks[1]
     block.mlp.fc1 = Kernel(block.mlp.fc1)
-    commitment = Commitment(np.zeros((2, 7)), np.ones(2))
+    guided, replaced = (
+        dataclasses.replace(observation, commitment=Commitment(np.zeros((2, 7)), 2, name))
+        for name in ("guided", "replace")
+    )
     with pytest.raises(ValueError, match=r"whose blocks\.1\.mlp\.fc1 has no gradient .* continue by 'replace'"):
-        policy.predict_batch([observation], continuation="guided", commitments=[commitment])
-    policy.predict_batch([observation], continuation="replace", commitments=[commitment])
+        policy.predict(guided)
+    policy.predict(replaced)
+    with pytest.raises(ValueError, match="continued in one way, got guided and replace"):
+        policy.predict_batch([guided, replaced])
 
 
 def test_what_cannot_be_continued_is_said():
@@ -142,5 +150,7 @@ def test_what_cannot_be_continued_is_said():
         sample_on("magic", SAMPLER, curved, noise(), generators(), past(np.zeros(16)))
     with pytest.raises(ValueError, match="ddim sampler only, this policy has 'ddpm'"):
         sample_on("guided", Sampler(DiffusionConfig("ddpm", 100)), curved, noise(), generators(), past(np.zeros(16)))
-    with pytest.raises(ValueError, match=r"one weight an action, got actions of shape \(3, 7\)"):
-        Commitment(np.zeros((3, 7)), np.zeros(2))
+    with pytest.raises(ValueError, match=r"got 4 of \(3, 7\)"):
+        Commitment(np.zeros((3, 7)), 4, "guided")
+    with pytest.raises(ValueError, match="one of replace, guided, best_of_8, got 'none'"):
+        Commitment(np.zeros((3, 7)), 3, "none")

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("websockets", reason="websockets is not installed (pip insta
 
 from workers.served import Served
 
+from sqap_vla_ros.contracts import Commitment
 from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.remote import RemoteError, RemotePolicy
 from sqap_vla_ros.serving.supervisor import WorkerSupervisor
@@ -65,6 +67,13 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next(served):
     chunk = remote.predict(other)
     assert chunk.normalized[0, 0] == float(other.image.sum(dtype=np.int64))
     remote.close()
+
+
+def test_what_a_chunk_goes_on_from_reaches_the_policy(remote):
+    actions = np.random.default_rng(1).normal(size=(6, 7))
+    chunk = remote.predict(replace(observation(), commitment=Commitment(actions, 4, "guided")))
+    assert chunk.deltas[:4].tobytes() == actions[:4].tobytes()
+    assert chunk.deltas[4:].tobytes() == remote.predict(observation()).deltas[4:].tobytes()
 
 
 def test_resets_reach_the_policy(remote):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sqap_vla_ros.serving
-from sqap_vla_ros.contracts import ActionChunk, PolicyInfo, TokenSelection
+from sqap_vla_ros.contracts import CONTINUATIONS, ActionChunk, Commitment, PolicyInfo, TokenSelection
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.events import LoadFailed, LoadProgress, PredictFailed, PredictRequest, Ready, Result
 from sqap_vla_ros.serving.wire import MAX_PACKET, WireError, decode, encode
@@ -55,8 +55,16 @@ infos = st.builds(
 )
 poses = st.none() | arrays.arrays(np.float64, (4, 4), elements=reals)
 pixels = st.none() | st.tuples(reals, reals)
+commitments = st.none() | st.builds(
+    Commitment,
+    arrays.arrays(np.float64, st.tuples(st.integers(3, 20), st.integers(0, 8)), elements=reals),
+    st.integers(0, 3),
+    st.sampled_from(CONTINUATIONS[1:]),
+)
 messages = st.one_of(
-    st.builds(PredictRequest, requests, st.booleans(), sides, sides, integers, texts, pixels, poses, naturals),
+    st.builds(
+        PredictRequest, requests, st.booleans(), sides, sides, integers, texts, pixels, poses, naturals, commitments
+    ),
     st.builds(LoadProgress, texts),
     st.builds(Ready, infos, reals),
     st.builds(LoadFailed, texts),
@@ -180,3 +188,13 @@ def test_nothing_in_the_room_can_unpickle():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             assert not banned & {name.split(".")[0] for name in names}, path
+
+
+def test_another_version_and_an_impossible_commitment_are_said():
+    packet = encode(LoadProgress("loading"))
+    with pytest.raises(WireError, match=r"version 1 of the form.*the same version of sqap_vla_ros on both ends"):
+        decode(b"SQ\x01" + packet[3:])
+    goes_on = Commitment(np.zeros((3, 7)), 3, "guided")
+    packet = encode(PredictRequest(1, False, 4, 4, 0, "pick", None, None, 0, goes_on))
+    with pytest.raises(WireError, match="0 to n are executed, got 5"):
+        decode(packet.replace(struct.pack("<q", 3) + struct.pack("<I", 6), struct.pack("<q", 5) + struct.pack("<I", 6)))

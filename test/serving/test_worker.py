@@ -102,10 +102,17 @@ def test_an_exception_in_the_policy_is_reported_and_the_worker_lives_on():
         worker.close()
 
 
-def test_a_policy_that_cannot_be_loaded_says_why():
-    worker = start(f"{DOUBLES}:unloadable")
+@pytest.mark.parametrize(
+    ("factory", "config", "why"),
+    [
+        ("unloadable", {}, "no checkpoint here"),
+        ("Free", {"continuation": "guided"}, "this policy continues no chunk"),
+    ],
+)
+def test_a_policy_that_cannot_be_loaded_says_why(factory, config, why):
+    worker = start(f"{DOUBLES}:{factory}", **config)
     try:
-        assert wait_for(worker, LoadFailed).text == "no checkpoint here"
+        assert wait_for(worker, LoadFailed).text == why
     finally:
         worker.close()
 

@@ -35,6 +35,8 @@ class Double:
         deltas = np.zeros((HORIZON, 7))
         deltas[:, 0] = STEP_M
         deltas[:, 6] = 1.0
+        if (goes_on := observation.commitment) is not None:
+            deltas[: goes_on.executed] = goes_on.actions[: goes_on.executed]
         normalized = np.zeros((HORIZON, 7))
         normalized[0, 0] = observation.image.sum(dtype=np.int64)
         patch = None
@@ -55,6 +57,15 @@ class Double:
 
     def reset(self) -> None:
         self.calls = 0
+
+
+class Free(Double):
+    """Continues nothing."""
+
+    def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+        if observation.commitment is not None:
+            raise ValueError("this policy continues no chunk")
+        return super().predict(observation, seed=seed)
 
 
 class NotFinite(Double):

@@ -1,6 +1,5 @@
 """Choices and defaults of a study. This module imports nothing, so that the command line can offer them at once."""
 
 ENSEMBLES = ("none", "original", "by_time")
-CONTINUATIONS = ("none", "replace", "guided", "best_of_8")  # see policy/sampling/continuing.py
 HORIZON = 8  # actions executed between two images
 LOCKSTEP = 10  # episodes predicted together

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from sqap_vla_ros.contracts import JOINS, ActionChunk, Observation, Policy
+from sqap_vla_ros.contracts import CONTINUATIONS, JOINS, ActionChunk, Commitment, Observation, Policy
 from sqap_vla_ros.evaluation.action_metrics import rms_jerk
-from sqap_vla_ros.evaluation.closed_loop.choices import CONTINUATIONS, ENSEMBLES, HORIZON
+from sqap_vla_ros.evaluation.closed_loop.choices import ENSEMBLES, HORIZON
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.sampling import continuing
-from sqap_vla_ros.policy.sampling.continuing import Commitment, overlap_weights
 from sqap_vla_ros.robot.conventions import compose_delta
 from sqap_vla_ros.robot.ensemble import AdaptiveEnsemble
 from sqap_vla_ros.robot.interchange.action_rate import is_rate_of, resample_chunk
@@ -153,12 +152,9 @@ class EpisodeRun:
         self._gripper_at_image = float(env.state.gripper_open)
         self._executed = 0
         self._commitment = self._committed() if self._execution.continuation != "none" else None
-        return Observation(env.render(), env.steps * CONTROL_NS, self._instruction, env.gripper_pixel)
-
-    @property
-    def commitment(self) -> Commitment | None:
-        """The committed actions that the next chunk continues; None without continuation, and while the arm stands."""
-        return self._commitment
+        stamp_ns = env.steps * CONTROL_NS
+        pixel = env.gripper_pixel
+        return Observation(env.render(), stamp_ns, self._instruction, pixel, commitment=self._commitment)
 
     def act(self, chunk: ActionChunk, inference_ms: float = 0.0) -> None:
         """Let the world go on until the next image is due, or the episode is over.
@@ -272,7 +268,7 @@ class EpisodeRun:
             action[:3] = np.clip(action[:3], -MAX_DELTA_M, MAX_DELTA_M)
             pose = compose_delta(pose, action)
             actions.append(action)
-        return Commitment(np.array(actions), overlap_weights(how.delay_steps, len(actions)))
+        return Commitment(np.array(actions), how.delay_steps, how.continuation)
 
 
 def lockstep_width(policy: Policy, wanted: int) -> int:
@@ -310,8 +306,6 @@ def run_episodes(
             policy,
             observations,
             [episode.noise_seed for episode in active],
-            continuation=execution.continuation,
-            commitments=[episode.commitment for episode in active],
         )
         for episode, (chunk, inference_ms) in zip(active, chunks, strict=True):
             episode.act(chunk, inference_ms)
@@ -322,18 +316,16 @@ def predict_together(
     policy: Policy,
     observations: Sequence[Observation],
     seeds: Sequence[int],
-    *,
-    continuation: str = "none",
-    commitments: Sequence[Commitment | None] = (),
 ) -> list[tuple[ActionChunk, float]]:
     """Return a chunk for each observation, and its share of the processor time in milliseconds.
 
     Only observations of one `batch_key` share a batch.
     Raises ValueError where chunks are to be continued by a policy that cannot.
     """
-    if continuation != "none" and not isinstance(policy, CogACTPolicy):
+    continued = next((one.commitment for one in observations if one.commitment is not None), None)
+    if continued is not None and not isinstance(policy, CogACTPolicy):
         raise ValueError(
-            f"continuation {continuation!r} needs a policy in this process that remembers nothing, "
+            f"continuation {continued.continuation!r} needs a policy in this process that remembers nothing, "
             f"got {policy.info.checkpoint!r} under recipe {policy.info.recipe!r}"
         )
     alike: dict[int, list[int]] = defaultdict(list)
@@ -343,13 +335,8 @@ def predict_together(
     answers: dict[int, tuple[ActionChunk, float]] = {}
     for rows in alike.values():
         started = time.process_time()
-        if isinstance(policy, CogACTPolicy) and (len(rows) > 1 or continuation != "none"):
-            chunks = policy.predict_batch(
-                [observations[row] for row in rows],
-                seeds=[seeds[row] for row in rows],
-                continuation=continuation,
-                commitments=[commitments[row] for row in rows] if commitments else None,
-            )
+        if isinstance(policy, CogACTPolicy) and len(rows) > 1:
+            chunks = policy.predict_batch([observations[row] for row in rows], seeds=[seeds[row] for row in rows])
         else:
             chunks = [policy.predict(observations[row], seed=seeds[row]) for row in rows]
         spent_ms = 1e3 * (time.process_time() - started) / len(rows)

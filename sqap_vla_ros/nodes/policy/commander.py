@@ -10,12 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
+from sqap_vla_ros.contracts import CONTINUATIONS, NS_PER_S, ActionChunk
 from sqap_vla_ros.control.arm.arm_watch import ArmWatch
 from sqap_vla_ros.control.arm.progress import ProgressBounds, ProgressWatch
 from sqap_vla_ros.control.clock_monitor import Pace
@@ -62,6 +63,7 @@ class Commander:
         self._now_ns = now_ns
         self._simulated_time = simulated_time
         self._period_s = 1.0 / values["command_rate"]
+        self._continuation: str = values["chunk_continuation"]
         self._pace = Pace(self._period_s, simulated=simulated_time)
         self.motion = Motion(configuration.motion_config(values), configuration.safety_limits(values))
         parts = SinkParts(inputs.arm, self.motion.limits, values["base_frame"])
@@ -133,6 +135,16 @@ class Commander:
             return False
         return _beyond(tool, self._stood, LED_M, LED_RAD)
 
+    def committed(self, view: View, dt_s: float, latency_s: float) -> View:
+        """Return the view with what its chunk is to go on from, where `chunk_continuation` asks for that.
+
+        dt_s: between the policy's actions. latency_s: expected from the image to the chunk.
+        """
+        if self._continuation == CONTINUATIONS[0]:
+            return view
+        commitment = self.motion.commitment(view.observation.stamp_ns, dt_s, latency_s, self._continuation)
+        return replace(view, observation=replace(view.observation, commitment=commitment))
+
     def execute(
         self, chunk: ActionChunk, view: View, now_ns: int, *, moving: bool, dry_run: bool
     ) -> tuple[SafeMotion, int]:
@@ -159,7 +171,8 @@ class Commander:
         twist = self._inputs.observer.measured_twist()
         goes_on = self.motion.current is not None
         start = tool if goes_on else self._rest(tool, twist, now_ns, dry_run=dry_run, left=left)
-        safe = self.motion.plan(chunk, view.base_from_tool, start, now_ns, twist)
+        continues = view.observation.commitment is not None
+        safe = self.motion.plan(chunk, view.base_from_tool, start, now_ns, twist, continues=continues)
         trajectory = safe.trajectory
         if not dry_run:
             with self._lock:

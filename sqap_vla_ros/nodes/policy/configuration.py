@@ -56,6 +56,11 @@ def problems(values: Mapping[str, Any]) -> list[str]:
         inverse_config(values)
     except ValueError as error:
         found.append(str(error))
+    if (continuation := values["chunk_continuation"]) != "none" and values["ensemble_chunks"] != 1:
+        found.append(
+            f"chunk_continuation '{continuation}' needs ensemble_chunks 1, for an average repeats no chunk's actions; "
+            f"got {values['ensemble_chunks']}"
+        )
     for unit in ("m", "rad"):
         lead, tracking = values[f"max_lead_{unit}"], values[f"max_tracking_{unit}"]
         if lead > tracking:

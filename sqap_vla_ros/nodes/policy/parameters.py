@@ -6,7 +6,7 @@ a test keeps the two equal. Angles are radians, lengths metres, times seconds.
 
 from __future__ import annotations
 
-from sqap_vla_ros.contracts import CROPS, JOINS, TRAINED_POLICY
+from sqap_vla_ros.contracts import CROPS, JOINS, REAL_TIME_CHUNKING, TRAINED_POLICY
 from sqap_vla_ros.control.executive import Executive
 from sqap_vla_ros.control.executive_config import ExecutiveConfig
 from sqap_vla_ros.control.image_gate import ImageGateConfig
@@ -354,6 +354,16 @@ _COMMANDS = (
         "How to enter a chunk that was computed while the arm moved. path: at the action that begins nearest to where "
         "the arm was told to be; clock: after the actions whose time has passed.",
         choices=JOINS,
+    ),
+    Parameter.of(
+        WorkerConfig,
+        "chunk_continuation",
+        "Real-Time Chunking: a chunk that is computed while the arm moves repeats what the arm will have done by then, "
+        "and the policy makes the rest fit. 'replace' gives it these actions; 'guided' also draws it towards those "
+        "that were planned beyond, which needs a gradient through the action head. 'none' joins chunks as chunk_join "
+        "says, which does better with the policy that ships. The others need ensemble_chunks 1.",
+        field="continuation",
+        choices=("none", *REAL_TIME_CHUNKING),
     ),
     Parameter.of(
         MotionConfig,

@@ -17,29 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sqap_vla_ros.contracts import Commitment
 from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.sampling.diffusion import Noise, Sampler, draw_noise
 
 _NOISE_STRIDE = 1_000_003  # between the seeds of the noises of one chunk
-
-
-@dataclass(frozen=True)
-class Commitment:
-    """Actions that will be executed, or are planned, from the image on.
-
-    actions: [n, 7] as in `contracts.ActionChunk.deltas`; the first is due one step after the image.
-    weights: [n] in [0, 1]; 1 for an action that will have been executed when the new chunk takes effect.
-    """
-
-    actions: NDArray[np.float64]
-    weights: NDArray[np.float64]
-
-    def __post_init__(self) -> None:
-        if self.actions.ndim != 2 or self.weights.shape != self.actions.shape[:1]:
-            raise ValueError(
-                f"a commitment has one weight an action, got actions of shape {self.actions.shape} and weights of "
-                f"shape {self.weights.shape}"
-            )
 
 
 def overlap_weights(executed: int, planned: int) -> NDArray[np.float64]:
@@ -69,7 +51,8 @@ class Past:
                 count = min(len(commitment.actions), like.shape[1])
                 normalized = statistics.normalize(commitment.actions[:count])
                 target[row, :count] = torch.as_tensor(normalized).to(like)
-                weight[row, :count, 0] = torch.as_tensor(commitment.weights[:count]).to(like)
+                weights = overlap_weights(commitment.executed, len(commitment.actions))
+                weight[row, :count, 0] = torch.as_tensor(weights[:count]).to(like)
         return cls(target, weight)
 
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import NS_PER_S
+from sqap_vla_ros.robot.conventions import deltas_between
 from sqap_vla_ros.robot.trajectory import anchor_chunk
 
 _SAME_RATE = 1e-6  # relative; also the share of a step that is too short to be one
@@ -39,7 +39,4 @@ def resample_chunk(deltas: NDArray[np.float64], dt_s: float, control_hz: float) 
     edges_ns = np.rint(edges * (NS_PER_S / control_hz)).astype(np.int64)
     poses, _ = motion.sample_many(edges_ns)
     under_way = np.searchsorted(motion.times_ns, edges_ns[:-1], side="right")
-    turns = Rotation.from_matrix(poses[1:, :3, :3] @ poses[:-1, :3, :3].transpose(0, 2, 1))
-    return np.concatenate(
-        [np.diff(poses[:, :3, 3], axis=0), turns.as_euler("xyz"), motion.gripper[under_way][:, None]], axis=1
-    )
+    return np.concatenate([deltas_between(poses), motion.gripper[under_way][:, None]], axis=1)

@@ -140,9 +140,9 @@ def test_a_continued_chunk_repeats_what_the_arm_did_meanwhile(envs, micro, monke
     episode = EpisodeRun(envs[0], SUITE, PICK, 0, Execution(4, latency_s=0.4, continuation=continuation))
     chunks = []
     for _ in range(3):
-        observation, committed = episode.observe(), episode.commitment
-        assert (committed is None) == (not chunks)  # the arm stands still until the first chunk
-        chunks += micro.predict_batch([observation], seeds=[1], continuation=continuation, commitments=[committed])
+        observation = episode.observe()
+        assert (observation.commitment is None) == (not chunks)  # the arm stands still until the first chunk
+        chunks.append(micro.predict(observation, seed=1))
         episode.act(chunks[-1])
     for index in (1, 2):
         np.testing.assert_allclose(chunks[index].deltas[:4], actions[4 * index : 4 * index + 4], atol=1e-6)
