@@ -1,8 +1,9 @@
 """Measures the contrast of pictures in which something can be seen, and of some in which nothing can.
 
-The node refuses an image whose contrast is `LEAST_CONTRAST` levels or less (`control/image_gate.py`). Measured are the
-recorded pictures of --data, also an eighth and eight times as bright, the simulator's in its variations, and one grey
-level with the noise of a sensor.
+The node refuses an image whose contrast is `LEAST_CONTRAST` levels or less, unless something stands out from its one
+colour (`control/camera/visibility.py`). Measured are the recorded pictures of --data, also an eighth and eight times as
+bright, the simulator's in its variations, one grey level with the noise of a sensor or a caption, and a gripper before
+a white table.
 
     python benchmarks/image_contrast.py [--data ../shared/data] [--episodes 150]
 """
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rosbags.highlevel import AnyReader
 
-from sqap_vla_ros.control.image_gate import LEAST_CONTRAST, contrast
+from sqap_vla_ros.control.camera.visibility import LEAST_CONTRAST, contrast
 from sqap_vla_ros.policy.pictures import read_picture
 from sqap_vla_ros.simulation import layout
 from sqap_vla_ros.simulation.environment import TabletopEnv
@@ -70,6 +71,22 @@ def covered(deviation: float) -> Picture:
     return np.clip(np.rint(noise), 0, 255).astype(np.uint8)
 
 
+def captioned() -> Picture:
+    """One grey level with two lines of text."""
+    image = covered(1)
+    for line in (1, 2):
+        cv2.putText(image, "CAM 1 2026-01-01 12:00:00", (10, 30 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (255,) * 3, 2)
+    return image
+
+
+def white_table(share: float) -> Picture:
+    """A white table, and a dark gripper on so much of the picture."""
+    image = np.full((480, 640, 3), 235, np.uint8)
+    width = round((share * image[..., 0].size / 1.5) ** 0.5)
+    image[100 : 100 + width * 3 // 2, 300 : 300 + width] = (40, 40, 60)
+    return image
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -84,13 +101,16 @@ def main() -> None:
         ],
         "dark room": list(dark_room(arguments.data)),
         "bridge, 64 x 64": list(bridge(arguments.data)),
+        "grey, a caption": [captioned()],
+        **{f"white, gripper on {share:.1%}": [white_table(share)] for share in (0.005, 0.01, 0.015, 0.03)},
         **{f"grey, noise of {level} levels": [covered(level)] for level in (1, 2, 5, 10)},
     }
     for name in ("VISUAL_MATCHING", "VARIANT_AGGREGATION", "RANDOMISED"):
         sources[f"simulator, {name.lower()}"] = list(simulated(getattr(layout, name), arguments.episodes))
-    print(f"{'pictures':36s} count  least contrast (limit {LEAST_CONTRAST:g} of 255)")
+    print(f"{'pictures':36s} count  least contrast (limit {LEAST_CONTRAST:g} of 255)  refused")
     for name, images in sources.items():
-        print(f"{name:36s} {len(images):5d}  {min(map(contrast, images)):5.1f}")
+        refused = sum(nothing_visible(image) is not None for image in images)
+        print(f"{name:36s} {len(images):5d}  {min(map(contrast, images)):5.1f}  {refused:36d}")
 
 
 if __name__ == "__main__":

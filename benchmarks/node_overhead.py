@@ -18,7 +18,6 @@ import os
 import platform
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -123,12 +122,13 @@ def node_process(checkpoint: str) -> subprocess.Popen[bytes]:
 def measure(seconds: float, checkpoint: str) -> dict[str, Any]:
     """Run the three processes; raw overheads in ms and the counts of frames."""
     import rclpy
-    from rclpy.executors import SingleThreadedExecutor
     from rclpy.qos import DurabilityPolicy, QoSProfile
     from sqap_vla_ros.msg import ActionChunk as ChunkMessage
     from sqap_vla_ros.msg import PolicyStatus
     from std_msgs.msg import String
     from std_srvs.srv import SetBool
+
+    from sqap_vla_ros.nodes.spinning import SpinThread
 
     rclpy.init()
     node = rclpy.create_node("overhead")
@@ -143,10 +143,7 @@ def measure(seconds: float, checkpoint: str) -> dict[str, Any]:
     )
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     node.create_publisher(String, "instruction", latched).publish(String(data="measure"))
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin)
-    thread.start()
+    spinning = SpinThread(node)
     policy = node_process(checkpoint)
     source = subprocess.Popen(
         [sys.executable, str(Path(__file__).resolve()), "--camera", "--seconds", str(seconds)],
@@ -183,8 +180,7 @@ def measure(seconds: float, checkpoint: str) -> dict[str, Any]:
             if process.poll() is None:
                 process.terminate()
             process.wait(30)
-        executor.shutdown()
-        thread.join()
+        spinning.close()
         rclpy.shutdown()
     first: dict[tuple[int, int], PolicyStatus] = {}
     for status in statuses:

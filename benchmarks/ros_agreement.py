@@ -19,7 +19,6 @@ import json
 import os
 import statistics
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -95,22 +94,19 @@ def over_ros(
 ) -> Iterator[dict[str, Any]]:
     """One row for each seed, as they come. changed: parameters of policy_node other than in the file."""
     import rclpy
-    from rclpy.executors import SingleThreadedExecutor
     from rclpy.parameter import Parameter
     from rclpy.qos import QoSProfile
     from sqap_vla_ros.msg import PolicyStatus
 
     from sqap_vla_ros.nodes.recorder.run_control import RunControl
+    from sqap_vla_ros.nodes.spinning import SpinThread
 
     rclpy.init()
     node = rclpy.create_node("ros_agreement", parameter_overrides=[Parameter("use_sim_time", value=True)])
     statuses: list[PolicyStatus] = []
     node.create_subscription(PolicyStatus, "policy_node/status", statuses.append, QoSProfile(depth=100))
     control = RunControl(node)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin)
-    thread.start()
+    spinning = SpinThread(node)
     given = {**given, "seed": "0", "variation": suite, "use_sim_time": "true"}
     with tempfile.TemporaryDirectory() as folder:
         values = yaml.safe_load(Path(given["params_file"]).read_text())["/**"]["ros__parameters"]
@@ -136,9 +132,7 @@ def over_ros(
                     control.enable(False, ANSWER_TIMEOUT_S, check=check)
                     yield {"seed": seed, **row}
         finally:
-            executor.shutdown()
-            thread.join()
-            node.destroy_node()
+            spinning.close()
             rclpy.shutdown()
 
 

@@ -20,7 +20,6 @@ import json
 import os
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -185,21 +184,18 @@ def live(minutes: float, every_s: float, real_time_factor: float) -> dict[str, l
     The policy is 'micro', whose motions lead nowhere in particular: an episode ends after a simulated minute.
     """
     import rclpy
-    from rclpy.executors import SingleThreadedExecutor
     from rclpy.parameter import Parameter
 
     from sqap_vla_ros.nodes.launch.bringup import NodeProcesses
     from sqap_vla_ros.nodes.launch.table import BRINGUPS
     from sqap_vla_ros.nodes.recorder.run_control import RunControl
+    from sqap_vla_ros.nodes.spinning import SpinThread
     from sqap_vla_ros.resources import share_path
 
     rclpy.init()
     node = rclpy.create_node("soak", parameter_overrides=[Parameter("use_sim_time", value=True)])
     control = RunControl(node)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin)
-    thread.start()
+    spinning = SpinThread(node)
     samples: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
     given = {"checkpoint": "micro", "params_file": str(share_path("config/demo.yaml")), "use_sim_time": "true"}
     given |= {"seed": "0", "log_level": "error"}
@@ -233,9 +229,7 @@ def live(minutes: float, every_s: float, real_time_factor: float) -> dict[str, l
                     control.reset(ANSWER_TIMEOUT_S, check=check)
                     control.enable(True, ANSWER_TIMEOUT_S, check=check)
         finally:
-            executor.shutdown()
-            thread.join()
-            node.destroy_node()
+            spinning.close()
             rclpy.shutdown()
     return dict(samples)
 

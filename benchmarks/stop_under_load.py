@@ -61,12 +61,13 @@ class Watcher:
     def __init__(self) -> None:
         import rclpy
         from geometry_msgs.msg import PoseStamped
-        from rclpy.executors import SingleThreadedExecutor
         from rclpy.qos import DurabilityPolicy, QoSProfile
         from sqap_vla_ros.msg import ActionChunk as ChunkMessage
         from sqap_vla_ros.msg import PolicyStatus
         from std_msgs.msg import String
         from std_srvs.srv import SetBool, Trigger
+
+        from sqap_vla_ros.nodes.spinning import SpinThread
 
         rclpy.init()
         self.node = rclpy.create_node("watcher")
@@ -83,10 +84,7 @@ class Watcher:
         self._enable = self.node.create_client(SetBool, "policy_node/enable")
         self._triggers = {n: self.node.create_client(Trigger, f"policy_node/{n}") for n in ("stop", "reset_fault")}
         self._requests = (SetBool.Request(data=True), Trigger.Request())
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin)
-        self._thread.start()
+        self._spinning = SpinThread(self.node)
 
     def _command(self, message: Any) -> None:
         from sqap_vla_ros.msg import PolicyStatus
@@ -131,8 +129,7 @@ class Watcher:
         """Stop listening."""
         import rclpy
 
-        self._executor.shutdown()
-        self._thread.join()
+        self._spinning.close()
         rclpy.shutdown()
 
 

@@ -24,7 +24,7 @@ MOST_LINES = 450  # of a file
 MOST_FILES = 13  # of a folder, its __init__.py aside
 
 _BASE = ("contracts", "resources")
-_ROS = ("nodes.messages", "nodes.images", "nodes.parameter_table", "nodes.tf")
+_ROS = ("nodes.messages", "nodes.images", "nodes.parameter_table", "nodes.spinning", "nodes.tf")
 _CHECK = (*_BASE, *_ROS, "robot", "control", "nodes.policy")
 _MODEL = ("policy", "quantization", "pruning", "compression")
 _FILM = ("policy.preprocessing", "pruning.overlay", "compression.load", "shipped")  # the film's tokens

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import IO, Any, Self
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+
+from sqap_vla_ros.nodes.spinning import SpinThread
 
 END_S = 40.0  # in which an ended process is gone; several times what it takes on a busy computer
 
@@ -25,26 +26,15 @@ class NodeBeside:
         rclpy.init(context=self.context)
         self.node = Node(self.NAME, namespace=self.NAMESPACE, context=self.context)
         self.create()
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.node)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
+        self._spinning = SpinThread(self.node)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-        self._executor.shutdown()
-        self.node.destroy_node()
+        self._spinning.close()
         self.context.try_shutdown()
 
     def create(self) -> None:
         """Create publishers, subscriptions and timers on `self.node`."""
-
-    def _spin(self) -> None:
-        while not self._stopping.is_set():
-            self._executor.spin_once(timeout_sec=0.1)
 
 
 class ProcessRig(NodeBeside):

@@ -42,6 +42,7 @@ class JointMonitor:
         """timeout_s: joints whose stamps are older are not known any more. gripper_joint: one more to keep; "" none."""
         self.kinematics: ArmKinematics | None = None
         self.gripper: float | None = None  # the newest finite position of gripper_joint (rad or m)
+        self.gripper_count = 0  # finite positions of it so far
         self._gripper_joint = gripper_joint
         self._timeout_s = timeout_s
         self._description_problem = "no robot_description was received yet: publish the URDF or set the parameter"
@@ -92,7 +93,8 @@ class JointMonitor:
         """
         if self._gripper_joint in names and len(names) == len(positions):
             position = float(positions[list(names).index(self._gripper_joint)])
-            self.gripper = position if math.isfinite(position) else self.gripper
+            if math.isfinite(position):
+                self.gripper, self.gripper_count = position, self.gripper_count + 1
         arm = self.kinematics
         if arm is None or not set(arm.joint_names) & set(names):
             if len(self._others) <= MOST_NAMES:

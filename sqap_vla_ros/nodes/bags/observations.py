@@ -16,7 +16,7 @@ import numpy as np
 from sensor_msgs.msg import CameraInfo
 
 from sqap_vla_ros.contracts import NS_PER_S, Observation, unreadable
-from sqap_vla_ros.control.image_gate import ImageGate, ImageGateConfig
+from sqap_vla_ros.control.camera.image_gate import ImageGate, ImageGateConfig
 from sqap_vla_ros.nodes.bags.bag import Bag, BagMessage
 from sqap_vla_ros.nodes.bags.pairing import MAX_WAITING, NO_CAMERA_INFO, ImagePairing, Pair
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.time_sync import ImageInfoSync
+from sqap_vla_ros.control.camera.time_sync import ImageInfoSync
 from sqap_vla_ros.nodes.messages import time_ns
 
 NO_CAMERA_INFO = "no camera_info of its stamp"  # kind of an image that has none

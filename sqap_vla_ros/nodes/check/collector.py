@@ -18,8 +18,8 @@ from std_msgs.msg import String
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.arm.tool_monitor import ToolSample
+from sqap_vla_ros.control.camera.image_gate import ImageGate
 from sqap_vla_ros.control.clock_monitor import read_clocks
-from sqap_vla_ros.control.image_gate import ImageGate
 from sqap_vla_ros.nodes.check.snapshot import Arrival, CommandTopic, Snapshot
 from sqap_vla_ros.nodes.check.transform_watch import TransformWatch
 from sqap_vla_ros.nodes.messages import time_ns

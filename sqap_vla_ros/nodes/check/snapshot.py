@@ -12,8 +12,8 @@ from typing import Any
 
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk, PolicyInfo
 from sqap_vla_ros.control.arm.tool_monitor import ToolSample
+from sqap_vla_ros.control.camera.image_gate import ImageGate
 from sqap_vla_ros.control.description import read_description
-from sqap_vla_ros.control.image_gate import ImageGate
 from sqap_vla_ros.nodes.check.transform_watch import Frames
 from sqap_vla_ros.nodes.messages import time_ns
 from sqap_vla_ros.nodes.policy import configuration

@@ -9,8 +9,8 @@ from typing import Any
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.validate_topic_name import validate_topic_name
 
+from sqap_vla_ros.control.camera.image_gate import ImageGateConfig
 from sqap_vla_ros.control.executive_config import ExecutiveConfig
-from sqap_vla_ros.control.image_gate import ImageGateConfig
 from sqap_vla_ros.control.motion import MotionConfig
 from sqap_vla_ros.nodes import parameter_table
 from sqap_vla_ros.nodes.parameter_table import configured

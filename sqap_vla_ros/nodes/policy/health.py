@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqap_vla_ros.contracts import PolicyInfo
+from sqap_vla_ros.control.camera.time_sync import SyncCounters
 from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.control.executive import Counters, State
 from sqap_vla_ros.control.mission import Mission
-from sqap_vla_ros.control.time_sync import SyncCounters
 from sqap_vla_ros.robot.gripper.state import GripperReport
 
 

@@ -19,12 +19,12 @@ from std_msgs.msg import String
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.arm.joint_monitor import JointMonitor
 from sqap_vla_ros.control.arm.tool_monitor import ToolMonitor, ToolMonitorConfig, ToolSample
+from sqap_vla_ros.control.camera.image_gate import ImageGate, Order
+from sqap_vla_ros.control.camera.time_sync import ImageInfoSync
 from sqap_vla_ros.control.clock_monitor import ClockMonitor
 from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.control.description import DescriptionReader
-from sqap_vla_ros.control.image_gate import ImageGate, Order
 from sqap_vla_ros.control.refusals import Refusals
-from sqap_vla_ros.control.time_sync import ImageInfoSync
 from sqap_vla_ros.nodes import images, messages
 from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.observer import (

@@ -13,8 +13,10 @@ from rclpy.time import Time
 from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import NS_PER_S, Observation
+from sqap_vla_ros.control.camera.frozen import ToolView
+from sqap_vla_ros.control.camera.image_gate import ImageGate
+from sqap_vla_ros.control.camera.visibility import lens_problem, nothing_visible
 from sqap_vla_ros.control.conditions import Input
-from sqap_vla_ros.control.image_gate import ImageGate, lens_problem, nothing_visible
 from sqap_vla_ros.nodes.messages import time_ns
 from sqap_vla_ros.nodes.tf.api import Buffer, TransformException
 from sqap_vla_ros.robot.camera import CameraError, CameraModel, ToolProjection, project_tool
@@ -168,11 +170,12 @@ class Observer:
         camera = self._camera_of(frame)
         if camera is None and (self.needs_projection or self._contract is not None):
             raise ObservationProblem(Input.CAMERA_INFO, self._camera_problem)
-        optical_from_base = None
+        optical_from_base = tool_view = None
         tool = ToolProjection(None, self._camera_problem)
         if camera is not None:
             optical_from_base = self.transform(frame.frame_id, self._base_frame, frame.stamp_ns)
             tool = project_tool(camera, optical_from_base, base_from_tool)
+            tool_view = ToolView(camera, optical_from_base, base_from_tool)
         try:
             image = self.to_rgb(frame.image)
         except ValueError as error:
@@ -191,7 +194,7 @@ class Observer:
         unusable = nothing_visible(image) or self._gate.changed(frame.frame_id, image, focal)
         if unusable is not None:
             raise ObservationProblem(Input.IMAGE, f"{unusable} ({self._image_topic})")
-        frozen = self._gate.frozen(image, frame.stamp_ns, base_from_tool[:3, 3], tool.pixel)
+        frozen = self._gate.frozen(image, frame.stamp_ns, base_from_tool[:3, 3], tool_view)
         if frozen is not None:
             raise ObservationProblem(Input.IMAGE, f"{frozen} ({self._image_topic})")
         observation = Observation(image, frame.stamp_ns, instruction, tool.pixel, base_from_tool)

@@ -7,9 +7,9 @@ a test keeps the two equal. Angles are radians, lengths metres, times seconds.
 from __future__ import annotations
 
 from sqap_vla_ros.contracts import CROPS, JOINS, REAL_TIME_CHUNKING, TRAINED_POLICY
+from sqap_vla_ros.control.camera.image_gate import ImageGateConfig
 from sqap_vla_ros.control.executive import Executive
 from sqap_vla_ros.control.executive_config import ExecutiveConfig
-from sqap_vla_ros.control.image_gate import ImageGateConfig
 from sqap_vla_ros.control.motion import MotionConfig
 from sqap_vla_ros.nodes import parameter_table
 from sqap_vla_ros.nodes.parameter_table import Parameter, Value
@@ -211,13 +211,13 @@ _IMAGES = (
     Parameter.of(
         ImageGateConfig,
         "frozen_s",
-        "The camera is frozen when its pixels stay identical for this long while the tool moves by frozen_motion_m.",
+        "The camera is frozen when its picture stays the same for this long while the tool moves by frozen_motion_m.",
         above=0.0,
     ),
     Parameter.of(
         ImageGateConfig,
         "frozen_motion_m",
-        "Smallest motion of the tool that shows a camera to be frozen, when its images stay identical for frozen_s.",
+        "Smallest motion of the tool that shows a camera to be frozen, when its picture stays the same for frozen_s.",
         above=0.0,
     ),
     Parameter(

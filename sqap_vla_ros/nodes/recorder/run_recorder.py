@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,6 @@ import cv2
 import numpy as np
 import rclpy
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
@@ -25,6 +23,7 @@ from sqap_vla_ros.msg import ActionChunk, PolicyStatus, TokenSelection
 from sqap_vla_ros.nodes import images, messages
 from sqap_vla_ros.nodes.recorder.recording import JointCommand, RecordedChunk, RecordedEpisode, RecordedImage, Recording
 from sqap_vla_ros.nodes.recorder.run_control import RunControl
+from sqap_vla_ros.nodes.spinning import SpinThread
 from sqap_vla_ros.nodes.tf.api import Buffer, TransformException, TransformListener
 from sqap_vla_ros.robot.camera import CameraError, CameraModel, ToolProjection, project_tool
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
@@ -65,18 +64,13 @@ class RunRecorder:
         self._listener = TransformListener(self._buffer, self._node, spin_thread=False)
         self._subscribe()
         self.control = RunControl(self._node)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._spin, name="run_recorder")
-        self._thread.start()
+        self._spinning = SpinThread(self._node, "run_recorder")
 
     def __enter__(self) -> RunRecorder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._executor.shutdown()
-        self._thread.join()
-        self._node.destroy_node()
+        self._spinning.close()
         self._context.try_shutdown()
 
     @property
@@ -144,12 +138,6 @@ class RunRecorder:
         subscribe(PolicyStatus, "policy_node/status", self._on_status, QoSProfile(depth=100))
         subscribe(String, "policy_node/model_info", self._on_model, _LATCHED)
         subscribe(String, "robot_description", self._on_description, _LATCHED)
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)

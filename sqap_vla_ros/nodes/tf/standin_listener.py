@@ -51,17 +51,25 @@ class TransformListener:
         if spin_thread:
             self.executor = SingleThreadedExecutor(context=node.context)
             self.executor.add_node(node)
-            self.dedicated_listener_thread = threading.Thread(target=self.executor.spin, name="tf_listener")
+            self._ending = threading.Event()
+            self.dedicated_listener_thread = threading.Thread(target=self._spin, name="tf_listener")
             self.dedicated_listener_thread.start()
 
     def unregister(self) -> None:
         """Stop listening."""
         if self.executor is not None:
-            self.executor.shutdown()
+            self._ending.set()
+            self.executor.wake()
             self.dedicated_listener_thread.join()
+            self.executor.remove_node(self.node)
+            self.executor.shutdown()  # it does not wait for a callback, so the thread ends before
             self.executor = None
         self.node.destroy_subscription(self.tf_sub)
         self.node.destroy_subscription(self.tf_static_sub)
+
+    def _spin(self) -> None:
+        while self.executor is not None and not self._ending.is_set() and self.node.context.ok():
+            self.executor.spin_once(timeout_sec=0.1)
 
     def callback(self, data: TFMessage) -> None:
         for transform in data.transforms:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqap_vla_ros.robot.gripper.hysteresis import GripperCommand
 
 ARRIVED_SHARE = 0.05  # of the way between open and closed: no further from the commanded position is there
+MOVED_SHARE = 0.01  # of it: a smaller change of its position is noise
 BEYOND_SHARE = 0.5  # of it: a position further than this beyond both is in another unit, or of another joint
 
 
@@ -18,7 +19,7 @@ class GripperState(enum.IntEnum):
     MOVING = 1
     REACHED = 2
     HOLDING = 3  # it closed on an object
-    STALLED = 4  # it stopped before it was open, or did not leave it; or nobody knows where, or where it cannot be
+    STALLED = 4  # it did not move, or stopped before it was open; or nobody knows where, or where it cannot be
     LATE = 5  # neither there nor stalled after its time
     FAILED = 6  # absent, refused, or ended without getting there
 
@@ -46,6 +47,10 @@ class GripperRange:
         """Return whether a measured position is where the command leads."""
         return abs(position - self.target(command)) <= ARRIVED_SHARE * abs(self.opened - self.closed)
 
+    def moved(self, began: float, position: float) -> bool:
+        """Return whether two measured positions differ by more than noise."""
+        return abs(position - began) > MOVED_SHARE * abs(self.opened - self.closed)
+
     def holds(self, position: float) -> bool:
         """Return whether a gripper with these two positions can be at this one."""
         low, high = sorted((self.closed, self.opened))
@@ -62,11 +67,13 @@ class GripperMeasurement:
     reached: bool
 
 
-def judge(command: GripperCommand, measured: GripperMeasurement, span: GripperRange) -> GripperState | None:
-    """Return what became of a command, None while it is under way.
+def judge(
+    command: GripperCommand, measured: GripperMeasurement, span: GripperRange, began: float | None = None
+) -> GripperState | None:
+    """Return what became of a command, None while it is under way. began: where the gripper was then; None: unknown.
 
     Closing that ends well before the closed position and off the open one holds an object, whichever of the two flags
-    says that it ended.
+    says that it ended. One that did not move has not closed on anything.
     A position that this gripper cannot have says nothing about an object.
     """
     if not (measured.stalled or measured.reached):
@@ -77,8 +84,9 @@ def judge(command: GripperCommand, measured: GripperMeasurement, span: GripperRa
         return GripperState.REACHED
     if not span.holds(measured.position):
         return GripperState.STALLED
-    if command == "close":  # nothing as wide as the opening is held: it did not move
-        return GripperState.STALLED if span.arrived("open", measured.position) else GripperState.HOLDING
+    if command == "close":  # nothing as wide as the opening is held
+        stood = span.arrived("open", measured.position) or not (began is None or span.moved(began, measured.position))
+        return GripperState.STALLED if stood else GripperState.HOLDING
     return GripperState.REACHED if measured.reached else GripperState.STALLED
 
 

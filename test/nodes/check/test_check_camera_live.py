@@ -1,12 +1,10 @@
 """`check --camera` over DDS: somebody moves the arm, and a tag on it is found."""
 
 import json
-import threading
 
 import pytest
 import rclpy
 from hand_eye.scene import BASE_FROM_OPTICAL, ERROR, camera_info, motion, picture, tool_poses
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
@@ -15,6 +13,7 @@ from sqap_vla_ros.nodes.check.main import main
 from sqap_vla_ros.nodes.images import rgb_to_message
 from sqap_vla_ros.nodes.messages import transform_message
 from sqap_vla_ros.nodes.policy.inputs import TF_STATIC_QOS
+from sqap_vla_ros.nodes.spinning import SpinThread
 from sqap_vla_ros.robot.hand_eye.faults import MIN_PAIRS
 
 ATTEMPTS, LISTEN_S = 4, 4.0  # a busy computer needs longer
@@ -37,16 +36,11 @@ class Robot:
         self._pictures = [picture(pose, motion(*ERROR)) for pose in POSES]
         self._tick = 0
         self.node.create_timer(0.06, self._publish)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
-        self._thread.start()
+        self._spinning = SpinThread(self.node)
         return self
 
     def __exit__(self, *_):
-        self._executor.shutdown()
-        self._thread.join()
-        self.node.destroy_node()
+        self._spinning.close()
         self._context.try_shutdown()
 
     def _publish(self):

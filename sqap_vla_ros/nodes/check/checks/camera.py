@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sqap_vla_ros.control.camera.time_sync import ImageInfoSync
+from sqap_vla_ros.control.camera.visibility import nothing_visible
 from sqap_vla_ros.control.conditions import Input
-from sqap_vla_ros.control.image_gate import nothing_visible
-from sqap_vla_ros.control.time_sync import ImageInfoSync
 from sqap_vla_ros.nodes.check.checks.intrinsics import doubts, fields_of_view, whole_camera
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Snapshot

@@ -52,6 +52,7 @@ class _Goal:
     servers: frozenset[bytes] = frozenset()  # that were there when it was accepted
     cancelled_s: float | None = None  # when this node asked for its end
     measured: GripperMeasurement | None = None  # as the gripper last said
+    began: float | None = None  # where it was when it was told so; None: unknown
     ended: bool = False
     problem: str = ""
     deserted: bool = False  # its server went away
@@ -121,13 +122,14 @@ class ActionGripper(GripperSink):
             return GripperReport(GripperState.UNKNOWN, "nothing was commanded")
         measured = goal.measured
         position = None if measured is None else measured.position
-        say = partial(described, position=position, span=self._span, passed_s=now_s - goal.sent_s)
+        left = goal.began is None or position is None or self._span.moved(goal.began, position)
+        say = partial(described, position=position, span=self._span, passed_s=now_s - goal.sent_s, left=left)
         if goal.problem:
             back = ", and is back" if goal.deserted and self._client.server_is_ready() else ""
             return GripperReport(GripperState.FAILED, f"did not {goal.command}: {goal.problem}{back}", position)
         if self._wanted is not None:
             return say(self._wanted, GripperState.MOVING)
-        state = None if measured is None else judge(goal.command, measured, self._span)
+        state = None if measured is None else judge(goal.command, measured, self._span, goal.began)
         if state is None and self._late(goal, now_s):
             state = GripperState.LATE
         return say(goal.command, state or GripperState.MOVING)
@@ -188,12 +190,22 @@ class ActionGripper(GripperSink):
         return bool(self._client.server_is_ready())
 
     def _send_goal(self, command: GripperCommand, now_s: float) -> None:
-        goal = self._goal = _Goal(command, now_s)
+        goal = self._goal = _Goal(command, now_s, began=self._began(command))
         self._wanted = None
         answer = self._client.send_goal_async(
             self._goal_message(self._span.target(command)), feedback_callback=partial(self._on_feedback, goal)
         )
         answer.add_done_callback(partial(self._on_answer, goal))
+
+    def _began(self, command: GripperCommand) -> float | None:
+        """Return where the gripper is as it is told so; where it was the first time, if it is told the same again."""
+        before = self._goal
+        if before is not None and before.command == command:
+            return before.began
+        if self._joints.gripper is not None:
+            return self._joints.gripper
+        ended = before is not None and before.ended and not before.problem
+        return before.measured.position if before is not None and ended and before.measured is not None else None
 
     def _on_answer(self, goal: _Goal, answer: Future) -> None:
         if goal.ended:  # given up meanwhile

@@ -20,7 +20,7 @@ from sqap_vla_ros.robot.gripper.state import (
 )
 
 STANDS_S = 0.4  # a gripper whose position did not change for this long stands
-STANDS_SHARE = 0.01  # of the way between open and closed: a smaller change is noise
+REACTS_S = 2.0  # in which a gripper begins to move
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class GripperSink(ABC):
 
     def report(self) -> GripperReport:
         """Return what the gripper does; here by its joint in joint_states, where that is known."""
-        return self._watched.report(self._joints.gripper, self._config)
+        return self._watched.report(self._joints, self._config)
 
     def destroy(self) -> None:
         """Remove what it commands with from the node."""
@@ -126,38 +126,60 @@ class GripperSink(ABC):
 
 
 class _Watched:
-    """A gripper from which nothing comes back but the position of its joint, if that."""
+    """A gripper from which nothing comes back but the position of its joint, if that.
+
+    It stands when new positions say so. Where the joint is measured once a second, one that moves is not taken for one
+    that stands between two of them.
+    """
 
     def __init__(self, span: GripperRange) -> None:
         self._span = span
         self._command: GripperCommand | None = None
         self._since_s = 0.0  # when it was commanded
+        self._began: float | None = None  # where it was then
         self._moved: tuple[float, float] | None = None  # position and time of the last noticeable change
+        self._heard: tuple[int, float] = (-1, 0.0)  # count of the positions, and when the newest came
 
     def begin(self, command: GripperCommand) -> None:
+        if command != self._command:  # told the same again, it stays where it went
+            self._began = None
         self._command, self._since_s, self._moved = command, time.monotonic(), None
 
-    def report(self, position: float | None, config: GripperConfig) -> GripperReport:
+    def report(self, joints: JointMonitor, config: GripperConfig) -> GripperReport:
+        position = joints.gripper
         if self._command is None:
             return GripperReport(GripperState.UNKNOWN, "nothing was commanded", position)
         if position is None:
             return GripperReport(GripperState.UNKNOWN, f"told to {self._command}; its joint is not watched")
         now_s = time.monotonic()
-        noise = STANDS_SHARE * abs(self._span.opened - self._span.closed)
-        if self._moved is None or abs(position - self._moved[0]) > noise:
+        if joints.gripper_count != self._heard[0]:
+            self._heard = (joints.gripper_count, now_s)
+        if self._began is None:
+            self._began = position
+        if self._moved is None or self._span.moved(self._moved[0], position):
             self._moved = (position, now_s)
-        stands = now_s - max(self._moved[1], self._since_s) >= STANDS_S
+        left = self._span.moved(self._began, position)
+        stands_s = self._heard[1] - max(self._moved[1], self._since_s)
+        stands = stands_s >= (STANDS_S if left else REACTS_S)
         there = self._span.arrived(self._command, position)
-        state = judge(self._command, GripperMeasurement(position, stands and not there, there), self._span)
+        measured = GripperMeasurement(position, stands and not there, there)
+        state = judge(self._command, measured, self._span, self._began)
         if state is None and now_s - self._since_s > config.timeout_s:
             state = GripperState.LATE
-        return described(self._command, state or GripperState.MOVING, position, self._span, now_s - self._since_s)
+        passed_s = now_s - self._since_s
+        return described(self._command, state or GripperState.MOVING, position, self._span, passed_s, left=left)
 
 
 def described(
-    command: GripperCommand, state: GripperState, position: float | None, span: GripperRange, passed_s: float
+    command: GripperCommand,
+    state: GripperState,
+    position: float | None,
+    span: GripperRange,
+    passed_s: float,
+    *,
+    left: bool = True,
 ) -> GripperReport:
-    """Return the report on a command that was sent `passed_s` seconds ago."""
+    """Return the report on a command that was sent `passed_s` seconds ago. left: it is not where it was then."""
     doing = {"open": "opening", "close": "closing"}[command]
     at = "" if position is None else f" at {position:.3g} {span.unit}"
     target = f"{span.target(command):.3g} {span.unit}"
@@ -170,6 +192,8 @@ def described(
         GripperState.LATE: f"{doing} to {target} for {passed_s:.0f} s{at}: neither there nor stalled",
         GripperState.FAILED: f"did not {command}{at}",
     }[state]
+    if state is GripperState.STALLED and not left:
+        text = f"told to {command}, it stays{at}: does its driver listen, or does it hold something already?"
     if state in FAULTS and position is not None and not span.holds(position):
         text += f"; that is far from {span.closed:g} to {span.opened:g} {span.unit}: does its driver use another unit?"
     return GripperReport(state, text, position)

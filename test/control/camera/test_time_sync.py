@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from sqap_vla_ros.control.time_sync import ImageInfoSync
+from sqap_vla_ros.control.camera.time_sync import ImageInfoSync
 
 
 def header(ms):

@@ -1,0 +1,140 @@
+"""Counts how often the camera is called frozen: while it shows the simulated arm, and while it shows what was.
+
+The rules of `control/camera/frozen.py` are fed with the pictures of simulated tasks at 5 Hz, as the scripted expert
+solves them: as they are, with a sensor's noise, late by what a camera may be late, and then wrong in several ways.
+
+    python benchmarks/frozen_pictures.py [--episodes 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sqap_vla_ros.control.camera.frozen import ToolView
+from sqap_vla_ros.control.camera.image_gate import ImageGate, ImageGateConfig
+from sqap_vla_ros.robot.conventions import invert_pose
+from sqap_vla_ros.simulation import layout
+from sqap_vla_ros.simulation.camera import camera_model
+from sqap_vla_ros.simulation.environment import CONTROL_NS, TabletopEnv
+from sqap_vla_ros.simulation.experts import expert
+
+Image = NDArray[np.uint8]
+REST = 10  # pictures before the arm moves
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Pictures [n] at 5 Hz, where the tool was, and the geometry of each."""
+
+    images: list[Image]
+    views: list[ToolView]
+
+
+def episodes(variation: layout.Variation, count: int, width: int, height: int) -> Iterator[Episode]:
+    """Tasks that the scripted expert solves, after two seconds of rest."""
+    with TabletopEnv(variation=variation, width=width, height=height) as tabletop:
+        for seed in range(count):
+            task = tabletop.reset(seed)
+            world = tabletop.world
+            camera = camera_model(world.camera_fovy_rad, width, height)
+            optical = invert_pose(world.base_from_optical)
+            images, views, ended = [], [], False
+            while not ended:
+                resting = len(images) < REST
+                images.append(tabletop.render())
+                views.append(ToolView(camera, optical, world.base_from_tool.copy()))
+                if not resting:
+                    result = tabletop.step(expert(task, tabletop.state))
+                    ended = result.terminated or result.truncated
+            yield Episode(images, views)
+
+
+def noisy(deviation: float) -> Callable[[Episode], list[Image]]:
+    """As they are, with a sensor's noise."""
+
+    def pictures(episode: Episode) -> list[Image]:
+        rng = np.random.default_rng(0)
+        return [_noise(image, deviation, rng) for image in episode.images]
+
+    return pictures
+
+
+def late(steps: int) -> Callable[[Episode], list[Image]]:
+    """Pictures of before under fresh stamps."""
+    return lambda episode: [episode.images[max(0, n - steps)] for n in range(len(episode.images))]
+
+
+def frozen(change: Callable[[Image, Image, int], Image], after: int = REST + 5) -> Callable[[Episode], list[Image]]:
+    """One picture for ever, from a moment of the task on. change: (frozen, live, number) to what is shown."""
+    return lambda episode: [
+        image if n < after else change(episode.images[after], image, n) for n, image in enumerate(episode.images)
+    ]
+
+
+def _noise(image: Image, deviation: float, rng: np.random.Generator) -> Image:
+    return np.clip(np.rint(image + rng.normal(0.0, deviation, image.shape)), 0, 255).astype(np.uint8)
+
+
+def _clock(still: Image, live: Image, n: int) -> Image:
+    shown = still.copy()
+    height, width = still.shape[:2]
+    shown[: height // 24, : width // 6] = 255 * (n % 2)
+    return shown
+
+
+def _halves(still: Image, live: Image, n: int) -> Image:
+    half = len(still) // 2
+    return np.concatenate([live[:half], still[half:]])
+
+
+CASES: dict[str, Callable[[Episode], list[Image]]] = {
+    "as it is": lambda episode: episode.images,
+    "noise of 2 levels": noisy(2.0),
+    "noise of 8 levels": noisy(8.0),
+    "late by 0.2 s": late(1),
+    "late by 0.4 s": late(2),
+    "late by 0.6 s": late(3),
+    "late by 1.0 s": late(5),
+    "late by 2.0 s": late(10),
+    "frozen": frozen(lambda still, live, n: still),
+    "frozen, a clock": frozen(_clock),
+    "frozen, noise of 2 levels": frozen(lambda still, live, n: _noise(still, 2.0, np.random.default_rng(n))),
+    "frozen, noise of 8 levels": frozen(lambda still, live, n: _noise(still, 8.0, np.random.default_rng(n))),
+    "its lower half frozen": frozen(_halves),
+}
+
+
+def verdicts(episode: Episode, images: list[Image]) -> list[str | None]:
+    """What the gate says of each picture; the arm goes on as if it said nothing."""
+    gate = ImageGate(ImageGateConfig())
+    return [
+        gate.frozen(image, n * CONTROL_NS, view.base_from_tool[:3, 3], view)
+        for n, (image, view) in enumerate(zip(images, episode.views, strict=True))
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"))
+    arguments = parser.parse_args()
+    for name in ("VISUAL_MATCHING", "VARIANT_AGGREGATION", "RANDOMISED"):
+        found: Counter[str] = Counter()
+        pictures = 0
+        for episode in episodes(getattr(layout, name), arguments.episodes, *arguments.size):
+            pictures += len(episode.images)
+            for case, change in CASES.items():
+                found[case] += any(verdict is not None for verdict in verdicts(episode, change(episode)))
+        print(f"{name.lower()}: {arguments.episodes} tasks, {pictures} pictures")
+        for case in CASES:
+            print(f"  {case:28s} named in {found[case]:3d}")
+
+
+if __name__ == "__main__":
+    main()
