@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rosbags.highlevel import AnyReader
 
-from sqap_vla_ros.control.camera.visibility import LEAST_CONTRAST, contrast
+from sqap_vla_ros.control.camera.visibility import LEAST_CONTRAST, contrast, nothing_visible
 from sqap_vla_ros.policy.pictures import read_picture
 from sqap_vla_ros.simulation import layout
 from sqap_vla_ros.simulation.environment import TabletopEnv
@@ -72,11 +72,8 @@ def covered(deviation: float) -> Picture:
 
 
 def captioned() -> Picture:
-    """One grey level with two lines of text."""
-    image = covered(1)
-    for line in (1, 2):
-        cv2.putText(image, "CAM 1 2026-01-01 12:00:00", (10, 30 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (255,) * 3, 2)
-    return image
+    """One grey level with a line of text."""
+    return cv2.putText(covered(1), "CAM 1  12:00:00", (10, 30), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (255, 255, 255), 2)
 
 
 def white_table(share: float) -> Picture:

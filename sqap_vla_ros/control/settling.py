@@ -22,6 +22,7 @@ class Settling:
     def __init__(self) -> None:
         self._held_s: dict[Input, deque[float]] = defaultdict(lambda: deque(maxlen=HOLDS))
         self._bad_s: dict[Input, float] = defaultdict(lambda: -math.inf)  # when each input last had a problem
+        self._bad: dict[Input, str] = {}  # and which
         self._doubted: set[Input] = set()
         self._waiting: set[Input] = set()
 
@@ -41,7 +42,7 @@ class Settling:
         """Return the problem that an input has, or that it had one just now and too often, or None."""
         self._waiting.discard(source)
         if problem is not None:
-            self._bad_s[source] = now_s
+            self._bad_s[source], self._bad[source] = now_s, problem
             return problem
         if source not in self._doubted:
             return None
@@ -52,5 +53,5 @@ class Settling:
         self._waiting.add(source)
         return (
             f"{HOLDS} holds for {source.value} within {WITHIN_S:g} s: nothing moves until it was good for {GOOD_S:g} s "
-            f"({good_s:.1f} s so far)"
+            f"({good_s:.1f} s so far; before: {self._bad[source]})"
         )

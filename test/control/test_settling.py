@@ -16,7 +16,7 @@ def test_an_input_is_believed_at_once_until_it_held_the_arm_three_times_within_s
     assert settling.judge(Input.IMAGE, None, 1.7) is None  # another input is not doubted
     assert settling.judge(Input.TF, "gone", 1.8) == "gone"
     assert not settling  # its own problem is told
-    assert "(0.9 s so far)" in settling.judge(Input.TF, None, 2.7)
+    assert "(0.9 s so far; before: gone)" in settling.judge(Input.TF, None, 2.7)
     assert settling.judge(Input.TF, None, 2.81) is None
     assert not settling
 
