@@ -8,8 +8,8 @@ import numpy as np
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.arm.joint_monitor import FUTURE_S
+from sqap_vla_ros.control.camera.image_gate import ImageGate
 from sqap_vla_ros.control.clock_monitor import JUMP_S, STANDS_S
-from sqap_vla_ros.control.image_gate import ImageGate
 from sqap_vla_ros.nodes.check.checks.streams import CAMERA
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Arrival, Snapshot
