@@ -24,12 +24,23 @@ class _Deadline:
 class WorkerSupervisor:
     """Owns the current worker. Only `close` blocks. Times are those of a steady clock, and come from the caller."""
 
-    def __init__(self, make: Callable[[], PolicyWorker], *, prediction_timeout_s: float, load_timeout_s: float) -> None:
-        """make: a new worker, not started. After the time-outs, a prediction and the loading count as hung."""
+    def __init__(
+        self,
+        make: Callable[[], PolicyWorker],
+        *,
+        prediction_timeout_s: float,
+        load_timeout_s: float,
+        policy: str = "the policy",
+    ) -> None:
+        """make: a new worker, not started. After the time-outs, a prediction and the loading count as hung.
+
+        policy: what predicts, as a sentence names it.
+        """
         self.info: PolicyInfo | None = None
         self.restarts = 0
         self.progress = ""  # what the worker said last while it loads
         self._make = make
+        self._policy = policy
         self._prediction_timeout_s = prediction_timeout_s
         self._load_timeout_s = load_timeout_s
         self._worker: PolicyWorker | None = None
@@ -133,7 +144,9 @@ class WorkerSupervisor:
 
     def _prediction_deadline(self, now_s: float) -> _Deadline:
         timeout_s = self._prediction_timeout_s
-        return _Deadline(now_s + timeout_s, f"a prediction took longer than {timeout_s:g} s")
+        return _Deadline(
+            now_s + timeout_s, f"a prediction took longer than {timeout_s:g} s: {self._policy} does not answer"
+        )
 
     def _end_if_hung(self, worker: PolicyWorker, now_s: float) -> None:
         if self._loading and self._deadline is None:

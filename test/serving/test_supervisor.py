@@ -144,7 +144,7 @@ def test_a_hung_prediction_is_ended(supervisor, made):
     assert made[0].killed == []
     supervisor.poll(15.1)
     supervisor.poll(15.2)
-    assert made[0].killed == ["a prediction took longer than 5 s"]
+    assert made[0].killed == ["a prediction took longer than 5 s: the policy does not answer"]
 
 
 def test_a_policy_that_does_not_finish_loading_is_ended(supervisor, made):

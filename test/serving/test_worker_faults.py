@@ -149,7 +149,10 @@ def test_a_hung_worker_is_ended_named_and_replaced(fault):
             events = supervisor.poll(begin)
             longest_s = max(longest_s, time.monotonic() - begin)
             time.sleep(0.01)
-        assert "a prediction took longer than 0.3 s; starting it again in 1 s" in supervisor.problem
+        assert (
+            "a prediction took longer than 0.3 s: the policy does not answer; starting it again in 1 s"
+            in supervisor.problem
+        )
         assert wait_until(lambda: gone(pid))
         assert wait_until(lambda: any(isinstance(event, Ready) for event in supervisor.poll(time.monotonic())))
         assert supervisor.restarts == 1

@@ -25,6 +25,7 @@ BEGINS = 0.25  # of frozen_motion_m: a tool that is so far away has begun to mov
 CELLS_ACROSS = 80  # cells in which pictures are compared; the noise of their pixels averages out
 LEVELS = 2.0  # of 255: a cell that differs by no more is the same, for pictures are rounded
 NOISES = 4.0  # times the median difference of all cells: no more is noise
+SOME = 3  # one cell in so many, each way, tells the median
 MOST_NOISE = 12.0  # levels; in a picture with more nothing is found out
 FEW, FEW_ROWS = 0.02, 1 / 12  # of the cells, and of their rows: a clock that the driver writes into a frozen picture
 GRIPPER_M = 0.12  # around the tool's place, where a gripper that moves changes the picture
@@ -36,6 +37,7 @@ LATENCY_S = 0.6  # after which the picture of a tool that stands changes no more
 LATE_S, LATE_CHANGES = 0.25, 3  # so long and so often it has to change all the same to be an old one
 WATCHED = "the camera was frozen a moment ago, and is watched until the tool has stood for a second"
 WATCHED_S = 1.0  # that a camera which was frozen is watched at rest before it is believed
+LONGEST_WATCH_S = 5.0  # where the tool never rests, as in a recording
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,10 @@ def equal(then: Picture, now: Picture) -> Same | None:
 def changed_cells(then: Picture, now: Picture) -> NDArray[np.bool_] | None:
     """Return which cells [h, w] differ by more than noise and a change of brightness; None where that is not known."""
     difference = now.cells - then.cells
-    difference -= np.median(difference, axis=(0, 1)).astype(np.int16)
+    some = difference[::SOME, ::SOME].reshape(-1, 3)  # medians of all take as long as the rest
+    difference -= np.median(some, axis=0).astype(np.int16)
     levels = np.abs(difference).max(axis=2)
-    limit = max(LEVELS, NOISES * float(np.median(levels)))
+    limit = max(LEVELS, NOISES * float(np.median(levels[::SOME, ::SOME])))
     return np.asarray(levels > limit) if limit <= MOST_NOISE else None
 
 
@@ -241,7 +244,7 @@ class FrozenCamera:
 
     def begin(self) -> None:
         """Believe the camera again: another task begins."""
-        self._doubted = False  # it was frozen a moment ago
+        self._frozen_ns: int | None = None  # when it was last, and is not believed again yet
         self._late: str | None = None
         self._rest: Picture | None = None  # since when the tool stands
         self._changes: list[int] = []  # stamps at which the picture changed although the tool stands
@@ -253,30 +256,31 @@ class FrozenCamera:
         self._unchanged.add(now)
         for found, what in ((self._equal, "equal images"), (self._unchanged, "equal images but for noise")):
             if found.lasts(self._frozen_s):
-                self._doubted, self._rest, self._changes = True, None, []
+                self._frozen_ns, self._rest, self._changes = now.stamp_ns, None, []
                 but = f" and {found.else_share * 100:.1f} % of the picture" if found.else_share > 0.0 else ""
                 return (
                     f"the camera is frozen: {found.same_s:.1f} s of {what}{but} while the tool moved "
                     f"{found.moved_m * 1e3:.0f} mm"
                 )
-        return self._late or (self._watch(before, now) if self._doubted else None)
+        return self._late or (self._watch(before, now, self._frozen_ns) if self._frozen_ns is not None else None)
 
-    def _watch(self, before: Picture | None, now: Picture) -> str | None:
+    def _watch(self, before: Picture | None, now: Picture, frozen_ns: int) -> str | None:
         """Return what is wrong with a camera that was frozen, or that it is still watched; None when it is believed."""
         if before is None or self._rest is None or now.away(self._rest) > STANDS_M:
             self._rest, self._changes = now, []
-            return WATCHED
-        stands_s = (now.stamp_ns - self._rest.stamp_ns) / NS_PER_S
-        if stands_s >= LATENCY_S and _changed_at_tool(before, now):
-            self._changes.append(now.stamp_ns)
-        changes = self._changes
-        if len(changes) >= LATE_CHANGES and changes[-1] - changes[0] >= LATE_S * NS_PER_S:
-            self._late = (
-                f"the camera is late by {stands_s:.1f} s or more, under fresh stamps: its picture stood while the tool "
-                "moved, and moved while the tool stood"
-            )
-            return self._late
-        if stands_s < WATCHED_S:
+        elif (stands_s := (now.stamp_ns - self._rest.stamp_ns) / NS_PER_S) >= LATENCY_S:
+            if _changed_at_tool(before, now):
+                self._changes.append(now.stamp_ns)
+            if len(self._changes) >= LATE_CHANGES and now.stamp_ns - self._changes[0] >= LATE_S * NS_PER_S:
+                self._late = (
+                    f"the camera is late by {stands_s:.1f} s or more, under fresh stamps: its picture stood while the "
+                    "tool moved, and moved while the tool stood"
+                )
+                return self._late
+            if stands_s >= WATCHED_S:
+                self.begin()
+                return None
+        if now.stamp_ns - frozen_ns < LONGEST_WATCH_S * NS_PER_S:
             return WATCHED
         self.begin()
         return None

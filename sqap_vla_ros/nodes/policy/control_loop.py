@@ -86,13 +86,10 @@ class ControlLoop:
             lambda: PolicyWorker(loads, self._guard.trigger),
             prediction_timeout_s=values["prediction_timeout_s"],
             load_timeout_s=values["load_timeout_s"],
+            policy=config.policy,
         )
         self.inputs = Inputs(
-            node,
-            values,
-            simulated_time=self._simulated_time,
-            turn=self.turn,
-            wake=self._guard.trigger,
+            node, values, simulated_time=self._simulated_time, turn=self.turn, wake=self._guard.trigger
         )
         self.commander = Commander(node, values, self.inputs, self._running_ns, simulated_time=self._simulated_time)
         period_s = 1.0 / values["command_rate"]

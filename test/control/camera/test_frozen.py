@@ -165,3 +165,13 @@ def test_a_camera_that_was_frozen_is_believed_once_it_was_watched_at_rest():
     assert frozen[-1] == 29
     assert watched == list(range(30, 50))  # the tool stands from 4.0 s on
     assert not any(found[50:])
+
+
+def test_a_tool_that_never_rests_does_not_keep_a_camera_from_being_believed():
+    def x_at(t_s: float) -> float:
+        return 0.07 * float(np.sin(t_s))
+
+    found = verdicts(lambda t: gripper_at(x_at(0.0 if t < 2.0 else t)), x_at, seconds=9.0)
+    assert "the camera is frozen" in found[19]
+    assert "was frozen a moment ago" in found[30]
+    assert not any(found[75:])

@@ -266,13 +266,17 @@ def test_a_broken_description_keeps_the_one_before(text):
 
 
 def test_a_server_that_is_slow_is_named():
-    with Cell("pose", seed=7, parameters={**QUICK, "checkpoint": "ws://workstation:8000"}) as cell:
+    server = {"checkpoint": "ws://workstation:8000", "prediction_timeout_s": 2.0}
+    with Cell("pose", seed=7, parameters={**QUICK, **server}) as cell:
         cell.switches.latency_s = 4.0
         cell.run(0.2)
         cell.instruct("pick")
         cell.enable()
         cell.run(1.0)
         assert "the server at ws://workstation:8000 has been computing for" in told(cell)
+        cell.run(1.5)
+        named = "a prediction took longer than 2 s: the server at ws://workstation:8000 does not answer"
+        assert named in told(cell)
 
 
 @pytest.mark.parametrize("mode", MODES)
