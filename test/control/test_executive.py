@@ -270,6 +270,13 @@ def test_tracking_errors_hold_and_then_latch(rig):
     assert len(rig.holds) == 3
 
 
+def test_a_chunk_that_is_rejected_after_a_hold_does_not_hide_why_it_was_held(rig):
+    rig.executive.tracking_error("20 cm off", rig.s)
+    rig.tick()
+    rig.executive.rejected("it starts elsewhere", malformed=False, latency_s=0.1)
+    assert rig.reason == "chunk rejected: it starts elsewhere (held before: 20 cm off)"
+
+
 def test_tracking_errors_far_apart_do_not_add_up():
     rig = Rig(task_deadline_s=1000.0)
     rig.executive.set_instruction("pick the cube")
