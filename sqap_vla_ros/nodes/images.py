@@ -12,6 +12,7 @@ import array
 import io
 import re
 import struct
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,11 +33,16 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class _Encoding:
-    """The memory layout of an encoding and the OpenCV code that makes it RGB (None: it is RGB)."""
+    """The memory layout of an encoding and the OpenCV code that makes it RGB (None: it is RGB).
+
+    subsampled: half as many rows of colours follow the rows of brightness. in_bridge: every cv_bridge converts it.
+    """
 
     dtype: str
     channels: int
     to_rgb: int | None
+    subsampled: bool = False
+    in_bridge: bool = True
 
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -59,11 +65,23 @@ _ENCODINGS: dict[str, _Encoding] = {
             ("bayer_grbg", 1, cv2.COLOR_BayerGB2RGB),
         )
     },
-    "yuv422": _Encoding("u1", 2, cv2.COLOR_YUV2RGB_UYVY),
-    "uyvy": _Encoding("u1", 2, cv2.COLOR_YUV2RGB_UYVY),
-    "yuv422_yuy2": _Encoding("u1", 2, cv2.COLOR_YUV2RGB_YUY2),
-    "yuyv": _Encoding("u1", 2, cv2.COLOR_YUV2RGB_YUY2),
+    **{
+        name: _Encoding("u1", channels, code, subsampled, in_bridge=False)
+        for name, channels, code, subsampled in (
+            ("yuv422", 2, cv2.COLOR_YUV2RGB_UYVY, False),
+            ("uyvy", 2, cv2.COLOR_YUV2RGB_UYVY, False),
+            ("yuv422_yuy2", 2, cv2.COLOR_YUV2RGB_YUY2, False),
+            ("yuyv", 2, cv2.COLOR_YUV2RGB_YUY2, False),
+            ("nv12", 1, cv2.COLOR_YUV2RGB_NV12, True),
+            ("nv21", 1, cv2.COLOR_YUV2RGB_NV21, True),
+            # without a name for their channels: OpenCV's order, as RViz shows them
+            ("8UC1", 1, cv2.COLOR_GRAY2RGB, False),
+            ("8UC3", 3, cv2.COLOR_BGR2RGB, False),
+            ("8UC4", 4, cv2.COLOR_BGRA2RGB, False),
+        )
+    },
 }
+_BY_NAME = {name.lower(): encoding for name, encoding in _ENCODINGS.items()}
 _NOT_COLOUR = re.compile(r"(16|32|64)[usf]c\d")  # OpenCV's types: depth in millimetres or metres, or anything else
 SUPPORTED_ENCODINGS = tuple(sorted(_ENCODINGS))
 
@@ -87,7 +105,7 @@ def to_rgb(message: Image) -> NDArray[np.uint8]:
 
     An rgb8 image without padding is not copied: the array shares the memory of the message.
     """
-    encoding = _ENCODINGS.get(message.encoding.lower())
+    encoding = _BY_NAME.get(message.encoding.lower())
     if encoding is None:
         raise ImageError(
             f"image encoding {message.encoding[:40]!r} is not supported; "
@@ -97,7 +115,7 @@ def to_rgb(message: Image) -> NDArray[np.uint8]:
     # The rest goes to the own converter: releases of cv_bridge differ in the names of YUV and fail on swapped bytes and
     # on a last row without its padding.
     whole = len(message.data) >= message.step * message.height
-    suits_bridge = encoding.to_rgb is not None and encoding.channels != 2 and pixels.dtype.isnative and whole
+    suits_bridge = encoding.to_rgb is not None and encoding.in_bridge and pixels.dtype.isnative and whole
     if _CV_BRIDGE is not None and suits_bridge:
         return np.asarray(_CV_BRIDGE.imgmsg_to_cv2(message, "rgb8"))
     return _convert(pixels, encoding.to_rgb)
@@ -125,7 +143,7 @@ def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
     except cv2.error:  # a header that claims an absurd size
         decoded = None
     if decoded is None:
-        raise ImageError(f"{what}: {data.size} bytes that are neither a whole jpeg nor a png")
+        raise ImageError(f"{what}: {data.size} bytes that are no whole jpeg, png, webp or tiff")
     if decoded.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{what}: its pixels are {decoded.dtype}, where 8 or 16 bits are needed")
     if check is _jpeg_damage and jpeg.is_cut(raw, decoded):
@@ -161,7 +179,10 @@ def rgb_to_message(rgb: NDArray[np.uint8], *, stamp: Any, frame_id: str) -> Imag
 
 
 def _pixels(message: Image, encoding: _Encoding) -> NDArray[Any]:
-    """Return a view [H, W] or [H, W, C] of a message's data without padding, in native or swapped byte order."""
+    """Return a view [H, W] or [H, W, C] of a message's data without padding, in native or swapped byte order.
+
+    Where the colours are subsampled, H is half as much again.
+    """
     height, width, step = message.height, message.width, message.step
     dtype = np.dtype(encoding.dtype).newbyteorder(">" if message.is_bigendian else "<")
     row_bytes = width * encoding.channels * dtype.itemsize
@@ -170,13 +191,16 @@ def _pixels(message: Image, encoding: _Encoding) -> NDArray[Any]:
         raise ImageError(f"{what}: it is empty")
     if step < row_bytes:
         raise ImageError(f"{what}: step {step} is less than the {row_bytes} bytes of a row")
-    needed = step * (height - 1) + row_bytes
+    if encoding.subsampled and (height % 2 or width % 2):
+        raise ImageError(f"{what}: four pixels share their colour, so width and height must be even")
+    rows_stored = height * 3 // 2 if encoding.subsampled else height
+    needed = step * (rows_stored - 1) + row_bytes
     data = np.frombuffer(message.data, np.uint8)
     if data.size < needed:
         raise ImageError(f"{what}: {data.size} bytes of data where {needed} are needed (step {step}): it is truncated")
     if encoding.dtype == "u2" and step % 2:
         raise ImageError(f"{what}: step {step} is odd, but a pixel takes two bytes a channel")
-    rows = np.lib.stride_tricks.as_strided(data, (height, row_bytes), (step, 1))
+    rows = np.lib.stride_tricks.as_strided(data, (rows_stored, row_bytes), (step, 1))
     pixels = rows.view(dtype)
     if encoding.channels == 1:
         return pixels
@@ -245,13 +269,30 @@ def _size_problem(width: int, height: int) -> str | None:
     return f"its header says {width}x{height} pixels, at most {MOST_PIXELS} are decoded"
 
 
-def _tiff_damage(data: bytes) -> str | None:
-    """Return what tells that a TIFF should not be decoded, None where its header is sound."""
+def _header_damage(data: bytes, kind: str) -> str | None:
+    """Return what tells that a picture should not be decoded, None where Pillow finds its header sound."""
     try:
-        with PillowImage.open(io.BytesIO(data)) as header:
-            return _size_problem(*header.size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)  # the size is judged here
+            with PillowImage.open(io.BytesIO(data)) as header:
+                return _size_problem(*header.size)
+    except PillowImage.UnidentifiedImageError:
+        return f"the {kind} is damaged"
     except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
-        return f"the tiff is damaged: {error}"
+        return f"the {kind} is damaged: {error}"
+
+
+def _tiff_damage(data: bytes) -> str | None:
+    return _header_damage(data, "tiff")
+
+
+def _webp_damage(data: bytes) -> str | None:
+    """Return what tells that a file of the RIFF kind is no whole WebP, None for a whole one."""
+    if data[8:12] != b"WEBP":
+        return "it is no picture: jpeg, png, webp and tiff are decoded"
+    if len(data) < 8 + struct.unpack_from("<I", data, 4)[0]:
+        return f"the webp is cut off after {len(data)} bytes"
+    return _header_damage(data, "webp")
 
 
 # How a file of each codec begins, and what is checked before it is decoded.
@@ -260,4 +301,5 @@ _CODECS: dict[bytes, Callable[[bytes], str | None]] = {
     _PNG: _png_damage,
     b"II*\x00": _tiff_damage,
     b"MM\x00*": _tiff_damage,
+    b"RIFF": _webp_damage,
 }

@@ -58,8 +58,8 @@ class WorkerConfig:
 
     checkpoint, recipe, device, unnorm_key, seed: as `compression.load.load_policy` takes them. A checkpoint that is the
         address of a server (ws://host:port) is predicted there, and what says how to load it is the server's business.
-        `micro` has random weights and no data set: it takes any `unnorm_key`, so that robot files that name one can be
-        tried with it.
+        `micro` has random weights and no data set: it passes for any published one, so that robot files that name one
+        can be tried with it.
     dtype: torch dtype name ("float32", "bfloat16"), "" leaves the choice to the loader.
     tokenizer, dt, crop, ema, cfg_scale, ddim_steps: see `policy.settings.CheckpointSettings`; "", 0 and False leave the
         checkpoint's own, and so does a negative cfg_scale.

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,7 +163,7 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
     import torch
 
     from sqap_vla_ros.compression.files.kept import KeptPolicies, default_folder
-    from sqap_vla_ros.compression.load import RANDOM_WEIGHTS, load_policy
+    from sqap_vla_ros.compression.load import load_policy
     from sqap_vla_ros.policy.actions import require_arm_actions
     from sqap_vla_ros.policy.cogact import CogACTPolicy
     from sqap_vla_ros.policy.settings import CheckpointSettings
@@ -179,7 +179,7 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
         device=config.device,
         dtype=getattr(torch, config.dtype) if config.dtype else None,
         settings=CheckpointSettings(
-            unnorm_key=None if config.checkpoint in RANDOM_WEIGHTS else config.unnorm_key or None,
+            unnorm_key=_dataset(config, say),
             tokenizer=Path(config.tokenizer) if config.tokenizer else None,
             dt_s=config.dt or None,
             crop=config.crop or None,
@@ -194,6 +194,17 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
         require_arm_actions(config.checkpoint, loaded.model.config.head.channels)
     say(f"loaded in {time.perf_counter() - begin:.1f} s, warming up")
     return loaded
+
+
+def _dataset(config: WorkerConfig, say: Callable[[str], None]) -> str | None:
+    """Return the data set to ask for; random weights have none, and pass for those that robot files name."""
+    from sqap_vla_ros.compression.load import RANDOM_WEIGHTS
+    from sqap_vla_ros.policy.actions import CONTROL_PERIOD_S
+
+    if config.checkpoint in RANDOM_WEIGHTS and config.unnorm_key in CONTROL_PERIOD_S:
+        say(f"unnorm_key {config.unnorm_key} is left out: {config.checkpoint} has random weights and no data set")
+        return None
+    return config.unnorm_key or None
 
 
 def _warm_up(policy: Policy, config: WorkerConfig) -> float:

@@ -115,7 +115,33 @@ def test_rgb8_is_not_copied(picture):
 def test_every_supported_encoding_is_tried_here():
     tried = {f"{layout}{bits}" for layout in [*LAYOUTS, "mono"] for bits in (8, 16)}
     tried |= {f"bayer_{p}{bits}" for p in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)}
+    tried |= {"8UC1", "8UC3", "8UC4", "nv12", "nv21"}
     assert set(SUPPORTED_ENCODINGS) == tried | {"yuv422", "uyvy", "yuv422_yuy2", "yuyv"}
+
+
+@pytest.mark.parametrize(("encoding", "named"), [("8UC1", "mono8"), ("8UC3", "bgr8"), ("8UC4", "bgra8")])
+def test_opencvs_types_of_8_bits_are_in_opencvs_order(picture, encoding, named):
+    pixels = picture[..., 0] if encoding == "8UC1" else LAYOUTS[named[:-1]](picture)
+    expected = to_rgb(message_of(pixels, named, padding=2))
+    np.testing.assert_array_equal(to_rgb(message_of(pixels, encoding, padding=2)), expected)
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize("encoding", ["nv12", "nv21"])
+def test_subsampled_colours_are_close(picture, encoding, padding):
+    """OpenCV writes planes (I420), from which the pairs of NV12 (U first) and NV21 are put together."""
+    planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
+    u, v = planes[HEIGHT:].reshape(2, HEIGHT // 2, WIDTH // 2)
+    pairs = np.stack((u, v) if encoding == "nv12" else (v, u), axis=-1).reshape(HEIGHT // 2, WIDTH)
+    message = message_of(np.vstack((planes[:HEIGHT], pairs)), encoding, padding=padding)
+    message.height = HEIGHT
+    assert np.abs(to_rgb(message).astype(int) - picture).max() <= 8  # a pair the wrong way round is off by tens
+    message.data = message.data[: HEIGHT * message.step]
+    with pytest.raises(ImageError, match="it is truncated"):
+        to_rgb(message)
+    message.height -= 1
+    with pytest.raises(ImageError, match="width and height must be even"):
+        to_rgb(message)
 
 
 def test_unknown_encoding_lists_the_known_ones(picture):
@@ -195,9 +221,18 @@ def test_compressed_mosaic_is_demosaiced(picture):
     np.testing.assert_array_equal(rgb, to_rgb(message_of(raw, "bayer_bggr8")))
 
 
+def test_webp_is_decoded_whole_or_refused(picture):
+    whole = cv2.imencode(".webp", picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()  # 101: lossless
+    np.testing.assert_array_equal(compressed_to_rgb(CompressedImage(format="webp", data=whole)), picture)
+    with pytest.raises(ImageError, match="the webp is cut off after"):
+        compressed_to_rgb(CompressedImage(format="webp", data=whole[:-8]))
+    with pytest.raises(ImageError, match="the webp is damaged"):
+        compressed_to_rgb(CompressedImage(format="webp", data=whole[:12] + bytes(len(whole) - 12)))
+
+
 @pytest.mark.parametrize("data", [b"", b"not a picture"])
 def test_undecodable_data_is_refused(data):
-    with pytest.raises(ImageError, match=rf"'jpeg': {len(data)} bytes that are neither"):
+    with pytest.raises(ImageError, match=rf"'jpeg': {len(data)} bytes that are no whole"):
         compressed_to_rgb(CompressedImage(format="jpeg", data=array.array("B", data)))
 
 
@@ -268,7 +303,7 @@ def jpeg() -> bytes:
         (lambda data: data[: len(data) // 2], "cut off after"),
         (lambda data: data[: len(data) // 2] + bytes(len(data) // 2), "cut off after"),
         (lambda data: data[: len(data) // 2] + data, "breaks off where another one begins"),
-        (lambda data: data[2:], "neither a whole jpeg nor a png"),
+        (lambda data: data[2:], "no whole jpeg, png, webp or tiff"),
         (lambda data: data[: len(data) // 2] + b"\xff\xd9", "lost data"),
         (lambda data: data[: len(data) // 2] + data[len(data) * 7 // 10 :], "lost data"),
     ],

@@ -12,6 +12,7 @@ import pytest
 from places import SUPPORT
 from workers import TIMEOUT_S, gone, observation, start, wait_for, wait_until
 
+from sqap_vla_ros.serving import worker_process
 from sqap_vla_ros.serving.defaults import MOST_BATCH
 from sqap_vla_ros.serving.events import Declined, LoadFailed, Lost, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.wire import MAX_INSTRUCTION
@@ -115,6 +116,13 @@ def test_a_policy_that_cannot_be_loaded_says_why(factory, config, why):
         assert wait_for(worker, LoadFailed).text == why
     finally:
         worker.close()
+
+
+@pytest.mark.parametrize(("key", "asked", "notes"), [("", None, 0), ("bridge_orig", None, 1), ("mine", "mine", 0)])
+def test_random_weights_pass_for_the_data_sets_of_robot_files_alone(key, asked, notes):
+    said = []
+    assert worker_process._dataset(WorkerConfig("micro", unnorm_key=key), said.append) == asked
+    assert len(said) == notes
 
 
 def test_a_worker_that_dies_is_reported_with_its_exit(worker):

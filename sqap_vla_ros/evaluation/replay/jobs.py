@@ -186,8 +186,10 @@ def run_jobs(jobs: Sequence[ReplayJob], *, processes: int = 1, ray_address: str 
 def _attempt(job: ReplayJob, *, show: bool = False) -> JobResult:
     try:
         return run_job(job, show=show)
-    except (ValueError, OSError) as error:
+    except Exception as error:  # also what a library raises, or a lack of memory: the other bags are replayed
         text = described(error, resumes=True)
+        if not isinstance(error, (ValueError, OSError)):
+            text = f"{type(error).__name__}: {text}".rstrip(": ")
         return JobResult(job, [], text if str(job.bag) in text else f"{job.bag}: {text}", traceback.format_exc())
 
 

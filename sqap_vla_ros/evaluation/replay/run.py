@@ -136,8 +136,8 @@ def replay_recipe(
 
     Raises BagError or DatasetError, ReplayError (policy does not load, worker lost, the folder is another replay's).
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with open_recording(path, spec) as source:
+        folder.mkdir(parents=True, exist_ok=True)
         identity = _identity(source, spec, worker)
         done, complete = _resume(folder, identity)
         if complete:

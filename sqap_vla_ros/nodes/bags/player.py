@@ -84,6 +84,8 @@ class BagPlayer(Node):
                     return
                 outputs[topic].publish(data)
                 count += 1
+            if not count:
+                raise BagError(f"{bag.path} ends before its first message: it is damaged")
             self._advance(clock, self._bag_ns + round(self._values["tail_s"] * NS_PER_S), bag.start_ns, started_s)
             self.get_logger().info(f"played {count} messages of {bag.path} in {time.monotonic() - started_s:.1f} s")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import struct
@@ -33,6 +34,10 @@ def bag_path(path: str | Path) -> Path:
     """
     given = Path(path).expanduser()
     if not given.exists():
+        if address := re.match(r"([a-z][a-z0-9+.-]+):/", str(given)):
+            raise BagError(
+                f"{given} is an address ({address[1]}), and nothing is downloaded: download it, give {_FORMS}"
+            )
         raise BagError(f"bag {given} does not exist: give {_FORMS}")
     if given.is_dir():
         _stores_in(given)
@@ -76,6 +81,25 @@ def open_readers(path: Path) -> list[Ros1Reader] | list[Ros2Reader]:
         if "Serialization format" in str(error) and (stores := _stores_in(path)):
             return _open_ros2(stores, path)
         raise
+
+
+def require_playable(path: str | Path) -> None:
+    """Raise BagError for a recording that cannot be opened or holds no messages."""
+    found = bag_path(path)
+    readers = open_readers(found)
+    try:
+        if not any(connection.msgcount for reader in readers for connection in reader.connections):
+            raise BagError(f"{found} has no messages to play")
+    finally:
+        for reader in readers:
+            with contextlib.suppress(AttributeError, TypeError):  # of an index whose values are no paths
+                reader.close()
+
+
+def require_new(path: Path) -> None:
+    """Raise BagError where a recording that is to be written is there already."""
+    if path.exists():
+        raise BagError(f"{path} exists already: choose another folder, nothing is overwritten")
 
 
 def unreadable(path: Path, error: BaseException) -> BagError:

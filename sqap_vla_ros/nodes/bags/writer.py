@@ -17,7 +17,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from sqap_vla_ros.nodes.bags.conversion import message_class
-from sqap_vla_ros.nodes.bags.store import BagError
+from sqap_vla_ros.nodes.bags.store import BagError, require_new
 from sqap_vla_ros.resources import share_path
 
 _FOREVER = QosTime(9223372036, 854775807)
@@ -31,8 +31,7 @@ class BagWriter:
 
     def __init__(self, path: str | Path, *, latched: tuple[str, ...] = ("/tf_static", "/robot_description")) -> None:
         self.path = Path(path).expanduser()
-        if self.path.exists():
-            raise BagError(f"{self.path} exists already: choose another folder, nothing is overwritten")
+        require_new(self.path)
         self._latched = latched
         self._connections: dict[str, Connection] = {}
         try:

@@ -6,7 +6,7 @@ parameter file decides.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,6 +64,7 @@ class NodeEntry:
     topics: arguments that replace the topic of the same name.
     robot: the argument `robot` adds a robot file to its parameter files, in front of one that is given.
     finite: it ends by itself when its work is done, and with it the run; any other node's end is a failure.
+    judge: raises ValueError for arguments with which the node would end at once, before any node is started.
     """
 
     executable: str
@@ -74,6 +75,7 @@ class NodeEntry:
     topics: tuple[str, ...] = ()
     robot: bool = False
     finite: bool = False
+    judge: Callable[[Mapping[str, Value]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,18 @@ _SIMULATOR_NODE = NodeEntry(
     "config/simulator.yaml",
     (*_same("instruction", "task", "seed", "variation"), ("publish_clock", "use_sim_time")),
 )
+
+
+def _judge_recordings(values: Mapping[str, Value]) -> None:
+    """Judge what is played and what is recorded; the policy node would load its model meanwhile."""
+    from sqap_vla_ros.nodes.bags.store import require_new, require_playable
+
+    if "bag" in values:
+        require_playable(str(values["bag"]))
+    if "record" in values:
+        require_new(Path(str(values["record"])).expanduser())
+
+
 _BAG_PLAYER = NodeEntry(
     "bag_player",
     "sqap_vla_ros.nodes.bags.player",
@@ -254,6 +268,7 @@ _BAG_PLAYER = NodeEntry(
     "config/replay.yaml",
     _same("bag", "record", "rate", "instruction"),
     finite=True,
+    judge=_judge_recordings,
 )
 
 BRINGUPS: dict[str, Bringup] = {
@@ -341,6 +356,8 @@ def resolve(bringup: Bringup, given: Mapping[str, str]) -> list[NodeCommand]:
     values = {name: known[name].parse(text) for name, text in texts.items() if text}
     commands = []
     for node in bringup.nodes:
+        if node.judge is not None:
+            node.judge(values)
         remappings = [(topic, texts[topic]) for topic in node.topics if texts[topic] not in ("", topic)]
         # image_transport's convention: the compressed image is beside the raw one.
         remappings += [(f"{a}/compressed", f"{b}/compressed") for a, b in remappings if a == "image"]

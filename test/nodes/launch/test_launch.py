@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from bag_factory import write_bag
 
+from sqap_vla_ros.nodes.bags.writer import BagWriter
 from sqap_vla_ros.nodes.launch import bringup as bringup_module
 from sqap_vla_ros.nodes.launch.bringup import NodeProcesses, main, run, show_arguments
 from sqap_vla_ros.nodes.launch.robots import read_robot, robot_names
@@ -371,6 +373,21 @@ def test_bringup_refuses_bad_arguments_before_it_starts_anything(capsys):
     assert "not of the form name:=value" in capsys.readouterr().err
     assert main(["policy", "ur5e"]) == 2
     assert "did you mean robot:=ur5e?" in capsys.readouterr().err
+
+
+def test_a_replay_judges_its_recordings_before_it_starts_anything(tmp_path, capsys):
+    """The policy node would load its model while the player finds out."""
+    bag, empty = write_bag(tmp_path / "bag", frames=1), tmp_path / "empty"
+    with BagWriter(empty):
+        pass
+    for given, said in (
+        (f"bag:={tmp_path / 'none'}", "none does not exist: give a rosbag2 folder"),
+        (f"bag:={empty}", "empty has no messages to play"),
+        (f"bag:={bag} record:={empty}", "empty exists already: choose another folder"),
+    ):
+        assert main(["replay", *given.split()]) == 2
+        assert said in capsys.readouterr().err
+    assert resolve(BRINGUPS["replay"], {"bag": str(bag), "record": str(tmp_path / "new")})
 
 
 # --- launch
