@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ INFO = "meta/info.json"
 VERSIONS = ("v3.0", "v2.1", "v2.0")
 _LARGEST_JSON = 2**26  # bytes
 _FPS = (0.01, 1000.0)
+_MOST_ROWS = 10**15
+_WIDTH = re.compile(r"(0?\d{1,2}d?|d)?")  # of a number in a template: 03d
 
 
 class DatasetError(ValueError):
@@ -200,8 +204,8 @@ def _feature(key: str, raw: Any) -> Feature:
 def _whole(row: Mapping[str, Any], name: str) -> int:
     """Return a whole number of a row. Raises ValueError for anything else, KeyError where it is missing."""
     value = row[name]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or value % 1:
-        raise ValueError(f"{name} must be a whole number from 0, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MOST_ROWS or value % 1:
+        raise ValueError(f"{name} must be a whole number from 0 to {_MOST_ROWS:.0e}, got {value!r}")
     return int(value)
 
 
@@ -246,11 +250,13 @@ def _episodes_v3(root: Path, info: Mapping[str, Any], films: list[str]) -> tuple
 
 def _episodes_v2(root: Path, info: Mapping[str, Any], films: list[str]) -> tuple[dict[int, str], list[Episode]]:
     tasks = {_whole(row, "task_index"): _text_of(row["task"]) for row in _read_json_lines(root / "meta/tasks.jsonl")}
-    data, video = str(info["data_path"]), str(info.get("video_path") or "")
+    data, video, chunk = str(info["data_path"]), str(info.get("video_path") or ""), _whole(info, "chunks_size")
+    if not chunk:
+        raise ValueError("chunks_size must be at least 1, got 0")
     episodes, first = [], 0
     for row in _read_json_lines(root / "meta/episodes.jsonl"):
         index, length = _whole(row, "episode_index"), _whole(row, "length")
-        place = {"episode_index": index, "episode_chunk": index // int(info["chunks_size"])}
+        place = {"episode_index": index, "episode_chunk": index // chunk}
         found = {key: (_inside(root, video, video_key=key, **place), 0.0) for key in films}
         told = tuple(map(_text_of, row["tasks"] or ()))
         episodes.append(Episode(index, first, length, told, _inside(root, data, **place), found))
@@ -261,11 +267,16 @@ def _episodes_v2(root: Path, info: Mapping[str, Any], films: list[str]) -> tuple
 def _inside(root: Path, template: str, **values: Any) -> Path:
     """Return the file that a template of the dataset names. Raises DatasetError where it lies elsewhere."""
     try:
+        for _, name, width, conversion in string.Formatter().parse(template):  # attributes and wide gaps never
+            if name is not None and (name not in values or conversion or not _WIDTH.fullmatch(width or "")):
+                raise ValueError(name)
         path = root / template.format(**values)
         inside = path.resolve().is_relative_to(root.resolve())
-    except (AttributeError, LookupError, MemoryError, OSError, TypeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         needs = ", ".join(f"{{{name}}}" for name in values)
-        raise DatasetError(f"{root / INFO}: the template {template!r} cannot be filled in with {needs}") from error
+        raise DatasetError(
+            f"{root / INFO}: the template {template[:200]!r} cannot be filled in with {needs}"
+        ) from error
     if not inside:
         raise DatasetError(f"{root / INFO} names a file outside of the dataset: {template}")
     return path

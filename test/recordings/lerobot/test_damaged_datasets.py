@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tiny_datasets.factory import CAMERA, LENGTHS, edit_info, write_dataset
 
 from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
-from sqap_vla_ros.recordings.lerobot.layout import DatasetError
+from sqap_vla_ros.recordings.lerobot.layout import DatasetError, read_layout
 from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
 
 DATA = "data/chunk-000/file-000.parquet"
@@ -76,6 +76,8 @@ def test_a_damaged_table_is_refused(dataset, file, column, values, said):
         ({"features": {CAMERA: None}}, f"feature {CAMERA} must be a JSON object, got null"),
         ({"data_path": "data/{chunk_index:03z}"}, "cannot be filled in with {chunk_index}, {file_index}"),
         ({"data_path": "data/{chunk_index:99999999999d}"}, "cannot be filled in with {chunk_index}, {file_index}"),
+        ({"data_path": "data/{chunk_index:{file_index}d}"}, "cannot be filled in with {chunk_index}, {file_index}"),
+        ({"data_path": "data/{chunk_index.__class__}"}, "cannot be filled in with {chunk_index}, {file_index}"),
         ({"data_path": "data/{nope}.parquet"}, "cannot be filled in with {chunk_index}, {file_index}"),
     ],
 )
@@ -83,6 +85,22 @@ def test_a_damaged_description_is_refused(dataset, changes, said):
     edit_info(dataset, **changes)
     with pytest.raises(DatasetError, match=said):
         DatasetFrames(dataset, DatasetSpec())
+
+
+@pytest.mark.parametrize(
+    ("chunks_size", "length", "said"),
+    [(0, 3, "chunks_size must be at least 1"), ("x", 3, "chunks_size must be"), (1000, 1e30, "length must be a whole")],
+)
+def test_a_damaged_description_of_version_2_is_refused(tmp_path, chunks_size, length, said):
+    (tmp_path / "meta").mkdir()
+    info = {"codebase_version": "v2.1", "fps": 5, "features": {}, "chunks_size": chunks_size}
+    info["data_path"] = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    (tmp_path / "meta/info.json").write_text(json.dumps(info))
+    (tmp_path / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "push"}))
+    episode = {"episode_index": 0, "tasks": ["push"], "length": length}
+    (tmp_path / "meta/episodes.jsonl").write_text(json.dumps(episode))
+    with pytest.raises(DatasetError, match=said):
+        read_layout(tmp_path)
 
 
 def test_a_byte_order_mark_is_no_fault(dataset):
