@@ -10,6 +10,7 @@ from planted.robot import (
     OPTICAL,
     URDF,
     arm,
+    arrivals,
     endpoint,
     frames,
     healthy,
@@ -31,10 +32,6 @@ from sqap_vla_ros.nodes.check.table import CHECKS
 from sqap_vla_ros.nodes.check.transform_watch import Origin
 
 CAMERA, ARM = stamps(10.0), stamps(60.0, age_s=0.001)
-
-
-def arrivals(**changed):
-    return {f"/{name}": changed.get(name, CAMERA) for name in ("image", "camera_info")}
 
 
 def publishers(**added):
@@ -121,24 +118,6 @@ LISTENS = endpoint("controller", TRAJECTORY)
 
 # name -> (check that finds it, part of its text, the snapshot's fields)
 FAULTS: dict[str, tuple] = {
-    "camera's clock ahead": ("clocks", "in the future", {"arrivals": arrivals(image=stamps(10.0, age_s=-3.0))}),
-    "arm's clock behind": (
-        "clocks",
-        "joint_states is 4.00 s old",
-        {"joint_states": joint_states(stamps(60, age_s=4))},
-    ),
-    "stamps of zero": (
-        "clocks",
-        "stamped zero",
-        {"arrivals": arrivals(image=tuple(dataclasses.replace(a, stamp_ns=0) for a in CAMERA))},
-    ),
-    "no clock": ("clocks", "no /clock", {"simulated_time": True, "now_ns": 0}),
-    "clock of the simulation stands": ("clocks", "/clock stands still", {"simulated_time": True, "passed_s": 0.0}),
-    "two simulations": (
-        "clocks",
-        "/gazebo, /player publish /clock",
-        {"simulated_time": True, "clock_publishers": ("/gazebo", "/player")},
-    ),
     "no image": ("rates", "/image: no message", {"arrivals": arrivals(image=()), "images": ()}),
     "image pauses": ("rates", "longest gap", {"arrivals": arrivals(image=CAMERA[:5] + CAMERA[25:])}),
     "stamps repeat": ("rates", "repeat", {"joint_states": joint_states([a for a in ARM for _ in "12"])}),
@@ -331,11 +310,6 @@ def test_a_planted_fault_is_found(fault):
         ("rates", {"arrivals": arrivals(camera_info=CAMERA[:10] + CAMERA[14:])}),
         ("transforms", leaping(50)),
         ("transforms", {"frames": frames(origins={"tool0": (Origin("/rsp", "base_link"), Origin("/b", "base_link"))})}),
-        ("clocks", {"clock_publishers": ("/gazebo",)}),
-        ("clocks", {"passed_s": 3.4}),
-        ("clocks", {"joint_states": joint_states(stamps(60.0, age_s=-0.06))}),
-        ("clocks", {"arrivals": arrivals(image=stamps(10.0, age_s=-0.06))}),
-        ("clocks", {"joint_states": joint_states(stamps(60.0, age_s=0.08))}),
         ("robot_description", {"description": URDF.replace('velocity="2.175"', 'velocity="0.01"')}),
         ("robot_description", {"description": URDF.replace('velocity="2.175"', 'velocity="1000"')}),
         ("listeners", subscribers(joint_trajectory=(LISTENS, endpoint("recorder", TRAJECTORY)))),
@@ -349,20 +323,6 @@ def test_what_is_only_unwise_is_a_warning(check, fields):
     rows = examine(healthy(**fields), CHECKS)
     assert Level.WARNING in {row.finding.level for row in rows if row.check == check}
     assert Report(rows).go
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"joint_states": joint_states(stamps(60.0, age_s=0.08)), "simulated_time": True},  # in steps of /clock
-        {"joint_states": joint_states(stamps(60.0, age_s=0.08)), "paused_s": 0.3},
-        {"arrivals": arrivals(image=CAMERA[:9] + CAMERA[14:], camera_info=CAMERA[:9] + CAMERA[14:]), "paused_s": 0.3},
-    ],
-)
-def test_a_computer_that_is_busy_is_named_and_not_the_streams(changed):
-    rows = [row.finding for row in examine(healthy(**changed), CHECKS) if row.check in ("clocks", "rates")]
-    assert {row.level for row in rows if "this computer is busy" not in row.text} == {Level.OK}
-    assert ("paused_s" in changed) == any("this computer is busy: the check itself was paused" in r.text for r in rows)
 
 
 def test_the_policy_node_itself_may_command():
@@ -412,11 +372,6 @@ def test_the_remedy_is_that_of_the_fault(fields, check, text):
     rows = examine(healthy(**fields), CHECKS)
     found = [row.finding.remedy for row in rows if row.check == check and row.finding.level is Level.FAIL]
     assert [remedy for remedy in found if text in remedy]
-
-
-def test_without_a_clock_nothing_else_is_told_about_stamps():
-    found = failures(healthy(simulated_time=True, now_ns=0))
-    assert {check for check, _ in found} & {"transforms", "joint_states"} == set()
 
 
 @pytest.mark.parametrize("behind_s", [0.001, 0.2])

@@ -52,6 +52,11 @@ def stamps(rate_hz, *, seconds=3.0, age_s=0.02):
     return tuple(Arrival(int(t) - round(age_s * NS_PER_S), int(t), int(t - NOW_NS) / NS_PER_S + 100.0) for t in times)
 
 
+def arrivals(**changed):
+    """Arrivals of images and camera_infos, those of a healthy camera but for what is changed."""
+    return {f"/{name}": changed.get(name, stamps(10.0)) for name in ("image", "camera_info")}
+
+
 def transforms(*, base_from_tool=None, camera=True, until_ns=NOW_NS, base_from_camera=None, leaps=()):
     """A buffer with the tool over the last three seconds, and with the camera, which looks down at it.
 

@@ -11,7 +11,7 @@ from sqap_vla_ros.msg import PolicyStatus
 from std_msgs.msg import String
 from std_srvs.srv import SetBool
 
-from sqap_vla_ros.contracts import ActionChunk, Observation
+from sqap_vla_ros.contracts import NS_PER_S, ActionChunk, Observation
 from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.images import rgb_to_message
 from sqap_vla_ros.nodes.launch.robots import RobotFile
@@ -27,12 +27,22 @@ TIMEOUT_S = 0.1  # of moveit_servo
 class StandInCell:
     """The node, the robot file's arm, and a policy that moves the tool by `step` [7] in every action.
 
-    refusals: of the arm's controllers. accepted: commands that they executed.
+    refusals: of the arm's controllers. accepted: commands that they executed. ahead_s: by which their clock is ahead of
+    the node's. lag_s: of the joints behind what the controller wants.
     """
 
-    def __init__(self, robot: RobotFile, urdf: str, step: np.ndarray, **changed: Any) -> None:
+    def __init__(
+        self,
+        robot: RobotFile,
+        urdf: str,
+        step: np.ndarray,
+        *,
+        ahead_s: float = 0.0,
+        lag_s: float = 0.05,
+        **changed: Any,
+    ) -> None:
         self.urdf, self.step = urdf, step
-        self.arm = arm_of(robot, urdf, {"lag_s": 0.05, "interpolate_from_desired_state": True})
+        self.arm = arm_of(robot, urdf, {"lag_s": lag_s, "interpolate_from_desired_state": True})
         self._camera = camera_of(robot)
         self._base: str = robot.parameters["base_frame"]
         self._tool: str = robot.parameters["tool_frame"]
@@ -46,6 +56,7 @@ class StandInCell:
         self.diagnostics: DiagnosticArray | None = None  # the newest
         self.status = PolicyStatus()  # the newest
         self._ticks = 0
+        self._ahead_ns = round(ahead_s * NS_PER_S)
 
     def __enter__(self) -> StandInCell:
         self._engine = engine(self.clock, self._on_sent, self._predict, self.clock.advance, **self._parameters)
@@ -73,7 +84,7 @@ class StandInCell:
         for _ in range(round(seconds / TICK_S)):
             self.clock.advance(TICK_S)
             self._ticks += 1
-            self.arm.update(self.clock.ros_ns, TICK_S)
+            self.arm.update(self._controllers_ns, TICK_S)
             self._publish_state()
             for guard in self.node.guards:
                 if guard.triggered:
@@ -83,6 +94,10 @@ class StandInCell:
                 if timer.running:
                     timer.callback()
             self.node.action.step()
+
+    @property
+    def _controllers_ns(self) -> int:
+        return self.clock.ros_ns + self._ahead_ns
 
     def _publish(self, topic: str, message: Any) -> None:
         self.node.subscriptions[topic](message)
@@ -108,7 +123,7 @@ class StandInCell:
         try:
             match topic:
                 case "joint_trajectory":
-                    self.arm.follow(message, self.clock.ros_ns)
+                    self.arm.follow(message, self._controllers_ns)
                 case "target_pose":
                     self.arm.go_to(messages.pose_from_message(message.pose))
                 case "delta_twist_cmds":

@@ -14,10 +14,12 @@ from sqap_vla_ros.nodes.check.checks.streams import CAMERA
 from sqap_vla_ros.nodes.check.finding import Finding, fail, ok, skipped, warning
 from sqap_vla_ros.nodes.check.snapshot import Arrival, Snapshot
 from sqap_vla_ros.nodes.policy import configuration
+from sqap_vla_ros.nodes.policy.sinks.joint import HEAD_NS
 
 # Between synchronised clocks no stamp is ahead, and joint states need some milliseconds. A controller whose clock is
-# ahead enters every chunk so much later, beyond the 30 ms by which a message begins in the past; one whose clock is
-# behind begins every stop so much later. Holds last for a second at rest, so that they are never refused within these.
+# ahead by more than HEAD_NS, by which a trajectory begins in the past, enters each chunk where it has left the one
+# before already, and steps there. One whose clock is behind begins every stop so much later. Holds last for a second
+# at rest, so that they are not refused within these.
 AHEAD_S, BEHIND_S = 0.01, 0.05
 
 
@@ -82,9 +84,11 @@ def _clock(snapshot: Snapshot, name: str, arrivals: tuple[Arrival, ...], oldest_
             "synchronise the clocks (chrony, PTP), shorten the driver's delay, or use_sim_time:=true in simulated time",
         )
     if not snapshot.simulated_time and middle_s < -AHEAD_S:
-        return warning(
+        steps = name == "joint_states" and snapshot.values["output_mode"] == "joint" and -middle_s > HEAD_NS / NS_PER_S
+        return (fail if steps else warning)(
             f"{name} is stamped {-1e3 * middle_s:.0f} ms in the future: the clock of its driver's computer is ahead",
-            "synchronise the clocks (chrony, PTP): a controller on that computer enters each chunk so much too late",
+            "synchronise the clocks (chrony, PTP): a controller whose clock is ahead by more than "
+            f"{HEAD_NS // 10**6} ms steps at each chunk",
         )
     if not snapshot.simulated_time and name == "joint_states" and middle_s > BEHIND_S + snapshot.paused_s:
         return warning(

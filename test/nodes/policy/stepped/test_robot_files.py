@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from places import ROOT
-from stepped.stand_in_cell import DT_S, LATENCY_S, StandInCell
+from stepped.stand_in_cell import DT_S, LATENCY_S, TICK_S, StandInCell
 
 from sqap_vla_ros.nodes.launch.robots import read_robot, robot_names
 from sqap_vla_ros.nodes.launch.table import BRINGUPS, resolve
@@ -106,6 +106,38 @@ def test_a_tenth_of_the_speed_is_a_tenth_of_the_speed(real_data):
             assert max(speeds) <= 0.4 * scale * 1.05
     assert moved[1] > 0.01
     assert moved[0] > 1.5 * moved[1]
+
+
+class ToAndFro(StandInCell):
+    """The cell with a policy that changes its mind with every chunk, so that each leaves the one before."""
+
+    def _predict(self, observation):
+        self.step = -self.step
+        return super()._predict(observation)
+
+    def furthest_in_a_tick(self, seconds):
+        """The furthest that a joint goes in a tick (rad)."""
+        moves = []
+        for _ in range(round(seconds / TICK_S)):
+            before = self.arm.position
+            self.run(TICK_S)
+            moves.append(np.abs(self.arm.position - before).max())
+        return max(moves)
+
+
+def test_a_controller_whose_clock_is_ahead_steps_at_each_chunk_beyond_30_ms(real_data):
+    """The numbers of docs/robots.md, at 0.1 m/s."""
+    urdf = real_data("robots/ur5e_robotiq.urdf").read_text()
+    step = np.array([0.0, 0.02, 0.0, 0.0, 0.0, 0.0, 1.0])
+    furthest = {}
+    for ahead_ms in (-100, 0, 20, 100):
+        with ToAndFro(read_robot("ur5e"), urdf, step, ahead_s=ahead_ms / 1e3, lag_s=0.0) as cell:
+            cell.start()
+            furthest[ahead_ms] = cell.furthest_in_a_tick(1.2)
+            assert cell.refusals == []
+    assert furthest[100] > furthest[0] + 0.01
+    assert furthest[-100] == pytest.approx(furthest[0], rel=0.1)
+    assert furthest[20] == pytest.approx(furthest[0], rel=0.1)
 
 
 @pytest.mark.parametrize("name", ["so101", "ur5e"])
