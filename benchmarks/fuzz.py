@@ -9,6 +9,7 @@ on behind them.
     python benchmarks/fuzz.py bag --seconds 600      one target, for so much processor time
     python benchmarks/fuzz.py recipe --case 4711     one case, with its traceback
     python benchmarks/fuzz.py --again                the findings once more: what becomes of them now
+    python benchmarks/fuzz.py --afresh 1000000       count cases and time anew, from this number; findings stay
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "test" / "support")]
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
 SECONDS_PER_CASE = 20  # of processor time
 MOST_MEMORY, MOST_RESERVED = 3 * 2**29, 3 * 2**30  # bytes more than before the case
+_NEW: dict[str, Any] = {"first": 0, "cases": 0, "refused": 0, "cpu_s": 0.0, "findings": []}
 BLOCK, BLOCK_SECONDS = 10_000, 120  # cases and processor time of one process, whichever ends first
 HANGS_S = 3600  # a block that runs longer than this hangs where Python's signals do not reach
 
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="processor time of each target")
     parser.add_argument("--case", type=int, help="run this case alone and show what happens")
     parser.add_argument("--again", action="store_true", help="run the cases that were findings once more")
+    parser.add_argument("--afresh", type=int, metavar="FIRST", help="count anew, from this case")
     parser.add_argument("--cases", type=json.loads, help=argparse.SUPPRESS)  # of one process
     parser.add_argument("--within", type=float, default=BLOCK_SECONDS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -55,6 +58,8 @@ def main() -> None:
         run_block(args.targets[0], range(args.cases, args.cases + BLOCK), args.within)
     else:
         for target in args.targets:
+            if args.afresh is not None:
+                store(target, {**_NEW, "first": args.afresh, "findings": found(target)["findings"]})
             again(target) if args.again else fuzz(target, args.seconds)
         report()
 
@@ -63,8 +68,8 @@ def fuzz(target: str, seconds: float) -> None:
     """Run blocks of cases, each in a process of its own, until the time is used."""
     spent = 0.0
     while spent < seconds:
-        known = results().get(target, {"cases": 0, "refused": 0, "cpu_s": 0.0, "findings": []})
-        done = _in_process(target, known["cases"], min(BLOCK_SECONDS, seconds - spent))
+        known = found(target)
+        done = _in_process(target, known["first"] + known["cases"], min(BLOCK_SECONDS, seconds - spent))
         known["cases"] += done["cases"]
         known["refused"] += done["refused"]
         known["cpu_s"] = round(known["cpu_s"] + done["cpu_s"], 1)
@@ -74,23 +79,33 @@ def fuzz(target: str, seconds: float) -> None:
                 known["findings"].append(finding)
                 seen.add(finding["what"])
         spent += done["cpu_s"]
-        RESULTS.write_text(json.dumps({**results(), target: known}, indent=1) + "\n")
+        store(target, known)
 
 
 def again(target: str) -> None:
     """Run each finding once more and write beside it what becomes of it now."""
-    known = results().get(target, {"findings": []})
+    known = found(target)
     for finding in known["findings"]:
         done = _in_process(target, finding["case"], 0.0)
-        found = done["findings"][0]["what"] if done["findings"] else None
-        finding["now"] = found or ("refused" if done["refused"] else "read")
+        what = done["findings"][0]["what"] if done["findings"] else None
+        finding["now"] = what or ("refused" if done["refused"] else "read")
     if known["findings"]:
-        RESULTS.write_text(json.dumps({**results(), target: known}, indent=1) + "\n")
+        store(target, known)
 
 
 def results() -> dict[str, Any]:
     """Return what earlier runs found, by target."""
     return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+
+
+def found(target: str) -> dict[str, Any]:
+    """Return what is known of one target. first: the number of its first case."""
+    return {**_NEW, **results().get(target, {})}
+
+
+def store(target: str, known: dict[str, Any]) -> None:
+    """Write what is known of one target beside what is known of the others."""
+    RESULTS.write_text(json.dumps({**results(), target: known}, indent=1) + "\n")
 
 
 def report() -> None:

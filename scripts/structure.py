@@ -31,7 +31,7 @@ _FILM = ("policy.preprocessing", "pruning.overlay", "compression.load", "shipped
 _WHOLE = ("policy.checkpoints.writing",)  # files that appear whole or not at all
 _DOORS = ("shipped", "policies")  # to a policy
 _SUBJECTS = ("robot", "simulation", "serving", "nodes", "recordings", "training")
-_STUDY = ("processes", "evaluation.action_metrics", "evaluation.ray_cluster")
+_STUDY = ("processes", "field_types", "evaluation.action_metrics", "evaluation.ray_cluster")
 RULES: dict[str, tuple[str, ...]] = {
     "__init__": ("policies", "contracts"),
     "contracts": (),
@@ -86,6 +86,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "nodes.check": (*_CHECK, "serving", "nodes.launch", "nodes.check.hand_eye"),
     "nodes.check.hand_eye": (
         *_CHECK,
+        "field_types",
         "nodes.bags",
         "nodes.launch",
         "nodes.check",

@@ -32,13 +32,18 @@ def chunk_problem(chunk: ActionChunk, *, info: PolicyInfo, stamp_ns: int, seed: 
         return f"the chunk has the stamp {chunk.stamp_ns} ns, the image it was asked for has {stamp_ns} ns"
     if chunk.seed != seed:
         return f"the chunk was made with seed {chunk.seed}, it was asked for with {seed}"
+    return content_problem(chunk, info.horizon, info.grid)
+
+
+def content_problem(chunk: ActionChunk, horizon: int, grid: tuple[int, int]) -> str | None:
+    """Return what is wrong with a chunk whatever it was asked for, or None. grid: of its token selection."""
     found = step_problem("chunk", chunk.dt_s)
-    found = found or _array_problem("action", chunk.deltas, info.horizon, LARGEST_DELTA)
-    found = found or _array_problem("normalized action", chunk.normalized, info.horizon, LARGEST_NORMALIZED)
+    found = found or _array_problem("action", chunk.deltas, horizon, LARGEST_DELTA)
+    found = found or _array_problem("normalized action", chunk.normalized, horizon, LARGEST_NORMALIZED)
     for stage, milliseconds in chunk.timings_ms.items():
         found = found or duration_problem(f"timings_ms[{stage!r}]", milliseconds)
     if found is None and chunk.selection is not None:
-        found = _selection_problem(chunk.selection, info.grid)
+        found = _selection_problem(chunk.selection, grid)
     return found
 
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from sqap_vla_ros.compression.sensitivity.plan import RowPlan
 
 Linear = tuple[int, str]  # decoder layer, linear
+_PLANNED = "planned"  # metadata of a plan
 _NO_LINEAR = "none"  # a tensor beside the widths: there may be none, and an empty file cannot be read
 
 
@@ -224,6 +225,8 @@ class _Workspace:
                     "remove that folder or choose another --out"
                 )
         else:
+            if folder.is_dir() and any(folder.glob("*.safetensors")):
+                raise CompressedFileError(f"{file} is missing, so it is unknown whose work this is; {self._remedy}")
             folder.mkdir(exist_ok=True)
             temporary = file.with_suffix(".writing")
             temporary.write_text(content)
@@ -238,9 +241,15 @@ class _Workspace:
         if path.is_file():
             from sqap_vla_ros.compression.sensitivity.plan import RowPlan
 
-            file = CheckedFile(path, self._remedy)
+            file = self._open(path)
+            if _PLANNED not in file.metadata:
+                raise CompressedFileError(f"{path} holds no plan; {self._remedy}")
+            planned = json.loads(file.metadata[_PLANNED])
+            kept = set(map(_file_name, hessians))
+            if lost := [name for name in planned["hessians"] if name not in kept]:
+                raise CompressedFileError(f"{self.folder} lacks the Hessian of {lost[0]}; {self._remedy}")
             bits = {name: file.tensor(name) for name in file.names if name != _NO_LINEAR}
-            damage = json.loads(file.metadata["damage"])
+            damage = planned["damage"]
             return RowPlan(
                 {_linear_of(name): tensor for name, tensor in bits.items()},
                 hessians,
@@ -250,8 +259,15 @@ class _Workspace:
         if plan is not None:
             bits = {_file_name(linear): tensor.contiguous() for linear, tensor in plan.bits.items()}
             damage = {_file_name(linear): dict(each) for linear, each in plan.damage.items()}
-            self._save(path, {_NO_LINEAR: torch.zeros(1), **bits}, {"damage": json.dumps(damage)})
+            planned = {"damage": damage, "hessians": list(map(_file_name, hessians))}
+            self._save(path, {_NO_LINEAR: torch.zeros(1), **bits}, {_PLANNED: json.dumps(planned)})
         return plan
+
+    def _open(self, path: Path) -> CheckedFile:
+        file = CheckedFile(path, self._remedy)
+        if not file.sealed:
+            raise CompressedFileError(f"{path} is damaged or of an older version of this package; {self._remedy}")
+        return file
 
     def _layer(self, index: int) -> Path:
         return self.folder / f"layer_{index:03d}.safetensors"
@@ -266,9 +282,11 @@ class _Workspace:
         """
         done = 0
         while done < depth and self._layer(done).is_file():
-            file = CheckedFile(self._layer(done), self._remedy)
+            file = self._open(self._layer(done))
             for name in file.names:
                 file.tensor(name)
+                if not name.startswith(f"decoder.layers.{done}."):
+                    raise CompressedFileError(f"{self._layer(done)} holds {name} of another layer; {self._remedy}")
             done += 1
         while done and calibrated and done < depth and not self._hidden(done).is_file():
             done -= 1  # without its calibration inputs a layer cannot follow
@@ -292,7 +310,7 @@ class _Workspace:
         path = self._hidden(index)
         if not path.is_file():
             return None
-        file = CheckedFile(path, self._remedy)
+        file = self._open(path)
         return [file.tensor(str(i)) for i in range(len(file.names))]
 
     def finished(self) -> tuple[list[dict[str, Any]], dict[str, Read]]:
@@ -300,7 +318,7 @@ class _Workspace:
         report: list[dict[str, Any]] = []
         tensors: dict[str, Read] = {}
         for path in sorted(self.folder.glob("layer_*.safetensors")):
-            file = CheckedFile(path, self._remedy)
+            file = self._open(path)
             report += json.loads(file.metadata["report"])
             tensors |= {name: partial(file.tensor, name) for name in file.names}
         return report, tensors
@@ -330,12 +348,13 @@ class _StoredHessians(MutableMapping[Linear, torch.Tensor]):
 
     def __getitem__(self, linear: Linear) -> torch.Tensor:
         try:
-            return CheckedFile(self._path(linear), f"remove {self._folder} and start again").tensor("hessian")
+            file = CheckedFile(self._path(linear), f"remove {self._folder} and start again")
+            return file.tensor(_file_name(linear))
         except FileNotFoundError:
             raise KeyError(linear) from None
 
     def __setitem__(self, linear: Linear, hessian: torch.Tensor) -> None:
-        write_file(self._path(linear), {"hessian": partial(_itself, hessian.contiguous())}, {})
+        write_file(self._path(linear), {_file_name(linear): partial(_itself, hessian.contiguous())}, {})
 
     def __delitem__(self, linear: Linear) -> None:
         self._path(linear).unlink()

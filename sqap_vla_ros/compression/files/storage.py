@@ -1,9 +1,9 @@
 """The compressed policy on disk: one safetensors file, with everything a robot needs in its header.
 
 Tensors are named as in the model's state dict; packed integer weights are uint8. The header's metadata holds the
-policy's configuration, dataset statistics, the recipe, the source checkpoint's hash, a calibration summary and a CRC-32
-of every tensor; the tokenizer file travels as a tensor of bytes. Every decoder layer is handed to its backend before
-the next one is read.
+policy's configuration, dataset statistics, the recipe, the source checkpoint's hash, a calibration summary, a CRC-32 of
+every tensor and one of the header; the tokenizer file travels as a tensor of bytes. Every decoder layer is handed to its
+backend before the next one is read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from sqap_vla_ros.quantization.reordered_weights import give_back_freed_memory
 
 VERSION = "1"
 TOKENIZER = "tokenizer."  # followed by the tokenizer's file name
+_SEAL = "header_crc32"
 _NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -140,7 +141,7 @@ def _raw(tensor: torch.Tensor) -> memoryview:
 def write_file(path: Path, tensors: Mapping[str, Read], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file atomically; its tensors are read one at a time, twice (checksums, then data).
 
-    A CRC-32 of every tensor joins the metadata.
+    A CRC-32 of every tensor and one of the header join the metadata.
     """
     entries: dict[str, Any] = {}
     checksums: dict[str, int] = {}
@@ -155,7 +156,9 @@ def write_file(path: Path, tensors: Mapping[str, Read], metadata: Mapping[str, s
             "data_offsets": [offset, offset + raw.nbytes],
         }
         offset += raw.nbytes
-    header = json.dumps({"__metadata__": {**metadata, "crc32": json.dumps(checksums)}, **entries}).encode()
+    sealed = {**metadata, "crc32": json.dumps(checksums)}
+    sealed[_SEAL] = seal(sealed, {name: (entry["dtype"], entry["shape"]) for name, entry in entries.items()})
+    header = json.dumps({"__metadata__": sealed, **entries}).encode()
     header += b" " * (-len(header) % 8)
     with written_aside(path) as partial, partial.open("wb") as file:
         file.write(struct.pack("<Q", len(header)))
@@ -166,10 +169,17 @@ def write_file(path: Path, tensors: Mapping[str, Read], metadata: Mapping[str, s
         os.fsync(file.fileno())
 
 
+def seal(metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, Sequence[int]]]) -> str:
+    """Return the CRC-32 of what a header says. tensors: name -> data type in safetensors' words, and shape."""
+    said = [sorted(metadata.items()), sorted((name, kind, list(shape)) for name, (kind, shape) in tensors.items())]
+    return str(zlib.crc32(json.dumps(said).encode()))
+
+
 class CheckedFile:
     """An open file of `write_file`: metadata at once, tensors on demand, each checked against its CRC-32.
 
     names: of the tensors. remedy: what helps where it is damaged, for the sentence of the error.
+    sealed: its header is as it was written; None where it has no checksum, as in files of the first versions.
     Raises FileNotFoundError, and `CompressedFileError` where it is damaged.
     """
 
@@ -178,6 +188,8 @@ class CheckedFile:
         try:
             self._file = SafetensorsFile(path)
             self.metadata, self.names = self._file.metadata, self._file.names
+            sealed = self.metadata.pop(_SEAL, None)
+            self.sealed = None if sealed is None else sealed == seal(self.metadata, self._file.stored)
             self._checksums: dict[str, int] = json.loads(self.metadata.pop("crc32", "{}"))
             self.complete = set(self.names) == set(self._checksums)  # each tensor has a checksum, and the reverse
         except FileNotFoundError:
@@ -187,6 +199,8 @@ class CheckedFile:
 
     def tensor(self, name: str) -> torch.Tensor:
         """Return a tensor. Raises `CompressedFileError` when its bytes have changed."""
+        if name not in self.names:
+            raise CompressedFileError(f"{self._path} has no tensor {name}: its content is another's; {self._remedy}")
         try:
             tensor = self._file.read(name)
         except CheckpointError as error:
@@ -212,6 +226,8 @@ class CompressedFile:
             raise CompressedFileError(
                 f"{path} has format version {metadata.get('version')!r}, this package reads {VERSION}; compress anew"
             )
+        if self._file.sealed is False:
+            raise CompressedFileError(f"{path} is damaged: its header has changed; copy it again or compress anew")
         try:
             self.header = Header.from_metadata(metadata)
         except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.evaluation.closed_loop.choices import LOCKSTEP
-from sqap_vla_ros.evaluation.closed_loop.episodes import Execution
+from sqap_vla_ros.evaluation.closed_loop.deviation import Deviation
+from sqap_vla_ros.evaluation.closed_loop.episodes import EpisodeResult, Execution
+from sqap_vla_ros.field_types import field_problem, name_problem
 from sqap_vla_ros.serving.frames import is_remote
 from sqap_vla_ros.simulation.layout import VARIATIONS
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
@@ -139,18 +141,11 @@ class Store:
 
     def episodes(self, method: str) -> list[dict[str, Any]]:
         """Return the stored episodes of a method."""
-        path = self.out / EPISODES / f"{method}.jsonl"
-        rows = _read_lines(path)
-        if (wrong := next((row for row in rows if not isinstance(row.get("success"), bool)), None)) is not None:
-            raise ClosedLoopError(
-                f"{path}: success of seed {wrong.get('seed')} must be true or false, got {wrong.get('success')!r}: "
-                "remove the line and run again"
-            )
-        return rows
+        return _read_lines(self.out / EPISODES / f"{method}.jsonl", EpisodeResult)
 
     def deviations(self, method: str) -> list[dict[str, Any]]:
         """Return the stored deviations of a method."""
-        return _read_lines(self.out / DEVIATIONS / f"{method}.jsonl")
+        return _read_lines(self.out / DEVIATIONS / f"{method}.jsonl", Deviation)
 
     def append(self, method: str, folder: str, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows; they are on disk when this returns."""
@@ -164,8 +159,11 @@ class Store:
         """Return what is known about each method, by name."""
         path = self.out / METHODS
         try:
-            return dict(json.loads(path.read_text())) if path.is_file() else {}
-        except (TypeError, ValueError) as error:
+            known = json.loads(path.read_text()) if path.is_file() else {}
+            if problem := next((text for one in known.values() if (text := field_problem(_Measured, one))), None):
+                raise ValueError(problem)
+            return dict(known)
+        except (AttributeError, TypeError, ValueError, RecursionError) as error:
             raise ClosedLoopError(f"{path} is damaged: delete it, and the next run writes it anew") from error
 
     def describe(self, method: str, description: dict[str, Any]) -> None:
@@ -259,7 +257,15 @@ def identity(method: Method) -> dict[str, Any]:
     }
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Measured:
+    """The types of what tables show of a method's description."""
+
+    bops: float | None
+    bops_7b: float | None
+
+
+def _read_lines(path: Path, kind: type[EpisodeResult | Deviation]) -> list[dict[str, Any]]:
     """Read a JSON-lines file; a last line that was cut off while being written is removed from it."""
     if not path.is_file():
         return []
@@ -268,7 +274,16 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     if whole < len(data):
         with path.open("rb+") as file:
             file.truncate(whole)
-    try:
-        return [dict(json.loads(line)) for line in data[:whole].splitlines()]
-    except (TypeError, ValueError) as error:
-        raise ClosedLoopError(f"{path} holds a line that is not JSON ({error}): remove it and run again") from error
+    rows = []
+    for number, line in enumerate(data[:whole].splitlines(), 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("it is no JSON object")
+            said = {name: value for name, value in row.items() if name != "method"}
+            if problem := name_problem(kind, said) or field_problem(kind, said):
+                raise ValueError(problem)
+        except (ValueError, RecursionError) as error:
+            raise ClosedLoopError(f"{path}, line {number}: {error}: remove the line and run again") from error
+        rows.append(row)
+    return rows

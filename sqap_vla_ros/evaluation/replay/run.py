@@ -12,7 +12,7 @@ import json
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,17 +23,22 @@ from tqdm import tqdm
 
 from sqap_vla_ros.contracts import ActionChunk, PolicyInfo, Reason, TokenSelection
 from sqap_vla_ros.evaluation.replay.sources import open_recording
+from sqap_vla_ros.field_types import field_problem
 from sqap_vla_ros.policy.checkpoints.writing import write_text
 from sqap_vla_ros.processes import busy_share
-from sqap_vla_ros.recordings.frames import Recording, ReplayFrame
+from sqap_vla_ros.recordings.frames import Recording, ReplayCounters, ReplayFrame
 from sqap_vla_ros.serving.events import Event, LoadFailed, Lost, PredictFailed, Ready, Result
+from sqap_vla_ros.serving.validation import content_problem
 from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig
 
 if TYPE_CHECKING:
     from sqap_vla_ros.evaluation.replay.sources import RecordingSpec
 
 FRAMES, RUN = "frames.jsonl", "run.json"
-_DAMAGE = (AttributeError, KeyError, TypeError, ValueError)  # of a file that holds other JSON than was written, or none
+# of a file that holds other JSON than was written, or none
+_DAMAGE = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
+_ARRAYS = ("pose", "commanded", "deltas", "normalized")
+_COUNTED = ("images", "used", "observed", "stale", "restarts", "problems", "without_camera_info")
 
 
 class ReplayError(ValueError):
@@ -91,16 +96,20 @@ class FrameRecord:
 
     @classmethod
     def from_json(cls, line: str) -> FrameRecord:
+        """Read what `to_json` wrote. Raises one of `_DAMAGE` for anything else."""
         values = json.loads(line)
         # Texts repeat in every line: one copy of each, or they would be most of a long replay's memory.
         for name in ("instruction", "note", "problem"):
             values[name] = sys.intern(values.get(name, ""))
         values["timings_ms"] = {sys.intern(stage): ms for stage, ms in values["timings_ms"].items()}
-        for name in ("pose", "commanded", "deltas", "normalized"):
+        if problem := field_problem(cls, {k: v for k, v in values.items() if k not in (*_ARRAYS, "selection")}):
+            raise ValueError(problem)
+        for name in _ARRAYS:
             if name in values:
                 values[name] = np.asarray(values[name], dtype=np.float64)
         if "pixel" in values:
-            values["pixel"] = tuple(values["pixel"])
+            u, v = values["pixel"]
+            values["pixel"] = u, v
         if "selection" in values:
             selection = values["selection"]
             patch = selection["gripper_patch"]
@@ -112,7 +121,24 @@ class FrameRecord:
                 selection["prune_layer"],
                 None if patch is None else tuple(patch),
             )
-        return cls(**values)
+        record = cls(**values)
+        if problem := _record_problem(record):
+            raise ValueError(problem)
+        return record
+
+
+def _record_problem(record: FrameRecord) -> str | None:
+    """Return what no prediction can have written, or None."""
+    if not (record.index >= 0 and abs(record.stamp_ns) < 2**63):
+        return f"frame {record.index} with the stamp {record.stamp_ns} ns"
+    for pose in (record.pose, record.commanded):
+        if pose is not None and not (pose.shape == (4, 4) and np.isfinite(pose).all()):
+            return f"a pose of shape {pose.shape}, or not finite"
+    if record.deltas is None or record.normalized is None:
+        return None if record.deltas is record.normalized else "half a chunk"
+    selection = record.selection
+    chunk = ActionChunk(record.stamp_ns, record.deltas, record.dt_s, record.normalized, selection, record.timings_ms)
+    return content_problem(chunk, len(record.deltas), (0, 0) if selection is None else selection.grid)
 
 
 @dataclass(frozen=True)
@@ -181,6 +207,8 @@ def load_run(folder: Path, recipe: str) -> RecipeRun:
     """Read a finished pass from its folder. Raises ReplayError where it is not finished."""
     try:
         summary = json.loads((folder / RUN).read_text())
+        if problem := _summary_problem(summary):
+            raise ValueError(problem)
         info = PolicyInfo(**{**summary["info"], "grid": tuple(summary["info"]["grid"])})
         with (folder / FRAMES).open() as lines:
             records = [FrameRecord.from_json(line) for line in lines]
@@ -189,6 +217,27 @@ def load_run(folder: Path, recipe: str) -> RecipeRun:
             f"{folder} holds no finished replay of {recipe}: delete it, and run the same command again"
         ) from error
     return RecipeRun(recipe, info, records, summary["peak_memory_mb"], summary["counters"])
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The types of what a finished pass says of itself besides its policy and its counts of images."""
+
+    peak_memory_mb: float
+    sources: Mapping[str, str]
+    machine_busy: float
+
+
+def _summary_problem(summary: dict[str, Any]) -> str | None:
+    counters = summary["counters"]
+    if lacking := [name for name in _COUNTED if name not in counters]:
+        return f"counters lack {lacking[0]}"
+    measured = {**summary, "machine_busy": counters.get("machine_busy", 0.0)}
+    return (
+        field_problem(PolicyInfo, summary["info"])
+        or field_problem(ReplayCounters, counters)
+        or field_problem(_Measured, measured)
+    )
 
 
 def frames_again(path: Path, spec: RecordingSpec, wanted: set[int]) -> Iterator[ReplayFrame]:
@@ -298,7 +347,7 @@ def _resume(folder: Path, identity: str) -> tuple[list[FrameRecord], bool]:
     if summary["complete"] or not frames.exists():
         return [], summary["complete"]
     records = []
-    with frames.open() as lines:
+    with frames.open(errors="replace") as lines:
         for line in lines:
             try:
                 records.append(FrameRecord.from_json(line))

@@ -107,6 +107,11 @@ class SafetensorsFile:
         self._entries = json.loads(self._file.file.read(length))
         self._data = 8 + length
 
+    @property
+    def stored(self) -> dict[str, tuple[str, list[int]]]:
+        """Data type, in safetensors' words, and shape of each tensor."""
+        return {name: (self._entries[name]["dtype"], self._entries[name]["shape"]) for name in self.names}
+
     def form(self, name: str) -> Tensor:
         """Return a tensor's shape and dtype as a tensor on the meta device. Raises CheckpointError."""
         import torch

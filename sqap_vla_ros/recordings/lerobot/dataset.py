@@ -169,6 +169,8 @@ class DatasetFrames:
 
     def _rows(self, order: int, episode: Episode) -> _Rows:
         """Read an episode's numbers. Raises DatasetError where rows are missing."""
+        import pyarrow as pa
+
         keys = [feature.key for feature in (self.choice.state, self.choice.action) if feature]
         columns = ["index", "timestamp", "task_index", *keys]
         if self._table is None or self._table[0] != episode.data:
@@ -177,6 +179,8 @@ class DatasetFrames:
                 raise DatasetError(f"{episode.data} has no column {absent[0]}")
             self._table = episode.data, table
         table = self._table[1]
+        if not pa.types.is_integer(table.schema.field("index").type):
+            raise DatasetError(f"{episode.data}: index must be a whole number in every row")
         index = np.asarray(table["index"])
         mine = np.flatnonzero((index >= episode.first) & (index < episode.first + episode.length))
         if len(mine) != episode.length:

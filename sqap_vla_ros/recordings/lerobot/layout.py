@@ -117,7 +117,7 @@ def read_layout(root: Path) -> Layout:
             raise ValueError(f"fps must lie between {_FPS[0]:g} and {_FPS[1]:g}, got {fps}")
         find = _episodes_v3 if version == "v3.0" else _episodes_v2
         tasks, episodes = find(root, info, [key for key, one in features.items() if one.dtype == "video"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError) as error:
         if isinstance(error, DatasetError):
             raise
         fault = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -159,7 +159,9 @@ def test_truncated_and_corrupted_files_are_refused(file, tmp_path):
         load_policy(str(path))
 
 
-def with_metadata(file, path, **changes) -> None:
+def with_metadata(file, path, *, sealed=False, **changes) -> None:
+    """Write a copy with another header, without its checksum, as files of the first versions are."""
+    changes |= {} if sealed else {"header_crc32": None}
     data = file.read_bytes()
     (size,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + size])
@@ -186,6 +188,17 @@ def test_damaged_headers_are_named(file, tmp_path, changes, match):
     with_metadata(file, path, **changes)
     with pytest.raises(CompressedFileError, match=match):
         load_policy(str(path))
+
+
+def test_a_header_that_was_damaged_is_refused_though_it_reads_well(file, tmp_path):
+    """Its report holds the clips of the activations: another digit is another policy."""
+    path = tmp_path / "policy.safetensors"
+    report = json.dumps([{**row, "activation_clip": 0.5} for row in CompressedFile(file).header.report])
+    with_metadata(file, path, report=report)
+    assert set(CompressedFile(path).header.clips.values()) == {0.5}
+    with_metadata(file, path, sealed=True, report=report)
+    with pytest.raises(CompressedFileError, match="its header has changed; copy it again or compress anew"):
+        CompressedFile(path)
 
 
 def test_recipes_on_a_compressed_file(file):

@@ -318,9 +318,6 @@ def test_a_line_cut_off_while_being_written_is_done_again(tmp_path):
     assert [r["seed"] for r in store.episodes("fp32")] == [0]
     store.append("fp32", EPISODES, [row("pick", 1, True)])
     assert [json.loads(line)["seed"] for line in path.read_text().splitlines()] == [0, 1]
-    store.append("fp32", EPISODES, [row("pick", 2, True) | {"success": "maybe"}])
-    with pytest.raises(ClosedLoopError, match=r"fp32\.jsonl: success of seed 2 must be true or false, got 'maybe'"):
-        store.episodes("fp32")
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
@@ -345,9 +342,10 @@ def test_results_of_something_else_are_not_continued(tmp_path):
         store.describe("ours", identity(Method("ours", "fp32", "micro", Execution(4))))
     with pytest.raises(ClosedLoopError, match="no slash"):
         Method("a/b", "fp32")
-    (tmp_path / METHODS).write_text("{")
-    with pytest.raises(ClosedLoopError, match=r"methods\.json is damaged: delete it"):
-        store.methods()
+    for damage in ("{", "[]", '{"ours": 5}', '{"ours": {"bops": "x"}}', "[" * 9000):
+        (tmp_path / METHODS).write_text(damage)
+        with pytest.raises(ClosedLoopError, match=r"methods\.json is damaged: delete it"):
+            store.methods()
 
 
 def test_rows_compare_the_same_episodes(tmp_path):

@@ -8,13 +8,14 @@ import json
 import pickletools
 import struct
 import zipfile
+from functools import cache
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import torch
 from fuzzing.mutation import damaged, damaged_copy, fresh
-from fuzzing.originals import originals
+from fuzzing.originals import mixed_files, originals
 from safetensors.torch import load_file, save
 
 from sqap_vla_ros.compression.files.storage import load_compressed
@@ -40,6 +41,25 @@ def fuzz_compressed(folder: Path, seed: int) -> None:
     rng = Random(f"compressed {seed}")
     copy = damaged_copy(rng, originals(folder / "good")["packed.safetensors"], folder / "compressed")
     _predict(load_compressed(copy))
+
+
+def fuzz_mixed(folder: Path, seed: int) -> None:
+    """Damage a file with rows of several widths, GPTQ or quantised towers: it is refused, or predicts as before."""
+    rng = Random(f"mixed {seed}")
+    good = mixed_files(folder / "good_mixed")
+    name = rng.choice(sorted(good))
+    if rng.random() < 0.5:
+        _predict(load_compressed(damaged_copy(rng, good[name], folder / "mixed")))
+        return
+    path = fresh(folder / "mixed") / name
+    path.write_bytes(damaged(rng, good[name].read_bytes()))
+    found = _predict(load_compressed(path))
+    assert np.array_equal(found, _expected(good[name])), "damage changed what is predicted"
+
+
+@cache
+def _expected(path: Path) -> np.ndarray:
+    return _predict(load_compressed(path))
 
 
 def fuzz_pickle(folder: Path, seed: int) -> None:
@@ -161,9 +181,9 @@ def _other_pickle(rng: Random, data: bytes, escaped: Path) -> bytes:
     return b"".join(parts)
 
 
-def _predict(policy: CogACTPolicy) -> None:
+def _predict(policy: CogACTPolicy) -> np.ndarray:
     # a file that damage made large but possible is not predicted with: that is slow and proves nothing
     sampling = dataclasses.replace(policy.diffusion, steps=min(policy.diffusion.steps, 10))
     if policy.diffusion.sampler == "ddim" and sampling.stride is not None:
         policy.diffusion = sampling
-    policy.predict(Observation(np.zeros((20, 30, 3), np.uint8), 0, "pick up the can"))
+    return policy.predict(Observation(np.zeros((20, 30, 3), np.uint8), 0, "pick up the can")).normalized

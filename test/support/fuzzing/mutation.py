@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import struct
@@ -10,6 +11,8 @@ from random import Random
 from typing import Any
 
 import yaml
+
+from sqap_vla_ros.compression.files.storage import seal
 
 REFUSALS = (ValueError, OSError)
 LARGE = 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1
@@ -54,11 +57,11 @@ def distorted(rng: Random, tree: Any) -> Any:
     for _ in range(rng.choice((1, 1, 2, 4))):
         found = list(_places(tree))
         if not found:
-            return rng.choice(HOSTILE)
+            return _hostile(rng)
         owner, key = rng.choice(found)
         kind = rng.randrange(6)
         if kind <= 2:
-            owner[key] = rng.choice(HOSTILE)
+            owner[key] = _hostile(rng)
         elif kind == 3:
             del owner[key]
         elif kind == 4 and isinstance(owner, dict):
@@ -68,6 +71,11 @@ def distorted(rng: Random, tree: Any) -> Any:
             owner[key] = _nest(owner[key], 300) if deep and not nested else [owner[key]] * rng.choice((1, 2, 9))
             nested = nested or deep
     return tree
+
+
+def _hostile(rng: Random) -> Any:
+    """Return a hostile value of its own: the next change may be inside it."""
+    return copy.deepcopy(rng.choice(HOSTILE))
 
 
 def _places(tree: Any) -> Any:
@@ -97,12 +105,16 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
-def damage_file(rng: Random, path: Path) -> None:
-    """Damage the bytes of a file; of a safetensors file also its header as JSON, with the right length before it."""
+def damage_file(rng: Random, path: Path, *, sealed: bool = True) -> None:
+    """Damage the bytes of a file; of a safetensors file also its header as JSON, with the right length before it.
+
+    sealed: give a changed header its right checksum, where it has one, so that what it says is read.
+    """
     data = path.read_bytes()
     if path.suffix == ".safetensors" and rng.random() < 0.6:
         length = struct.unpack("<Q", data[:8])[0]
         header = json.loads(data[8 : 8 + length])
+        before = header["__metadata__"].pop("header_crc32", None)
         if rng.random() < 0.7:
             key = rng.choice(sorted(header["__metadata__"]))
             try:
@@ -112,23 +124,39 @@ def damage_file(rng: Random, path: Path) -> None:
             header["__metadata__"][key] = text
         else:
             header = distorted(rng, header)
+        if before is not None and isinstance(header.get("__metadata__"), dict):
+            header["__metadata__"]["header_crc32"] = _seal(header) if sealed else before
         raw = json.dumps(header).encode()
         path.write_bytes(struct.pack("<Q", len(raw)) + raw + data[8 + length :])
     elif path.suffix == ".json" and rng.random() < 0.7:
         path.write_text(json.dumps(distorted(rng, json.loads(data))))
+    elif path.suffix == ".jsonl" and data and rng.random() < 0.7:
+        lines = data.decode().splitlines()
+        at = rng.randrange(len(lines))
+        lines[at] = json.dumps(distorted(rng, json.loads(lines[at])))
+        path.write_text("\n".join(lines) + rng.choice(("", "\n", "\n")))
     elif path.suffix == ".yaml" and rng.random() < 0.7:
         path.write_text(as_yaml(distorted(rng, yaml.safe_load(data))))
     else:
         path.write_bytes(damaged(rng, data))
 
 
+def _seal(header: dict[str, Any]) -> str:
+    """Return the checksum of a header; any where it is no header of tensors any more."""
+    try:
+        tensors = {name: (each["dtype"], each["shape"]) for name, each in header.items() if name != "__metadata__"}
+        return seal(header["__metadata__"], tensors)
+    except (KeyError, TypeError):
+        return "0"
+
+
 def damaged_copy(rng: Random, source: Path, folder: Path) -> Path:
     """Copy a file or folder and damage one file of it. Returns the copy."""
-    copy = fresh(folder) / source.name
+    target = fresh(folder) / source.name
     if source.is_file():
-        shutil.copy(source, copy)
-        damage_file(rng, copy)
+        shutil.copy(source, target)
+        damage_file(rng, target)
     else:
-        shutil.copytree(source, copy)
-        damage_file(rng, rng.choice(sorted(path for path in copy.rglob("*") if path.is_file())))
-    return copy
+        shutil.copytree(source, target)
+        damage_file(rng, rng.choice(sorted(path for path in target.rglob("*") if path.is_file())))
+    return target

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image as Picture
 
+from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
@@ -38,6 +39,16 @@ def tiny_policy() -> CogACTPolicy:
     return CogACTPolicy(model, micro_tokenizer(), micro_policy().statistics)
 
 
+def moving_policy() -> CogACTPolicy:
+    """The same with an action head that is not new: a new one's last layer is zero, and so is every gradient."""
+    policy = tiny_policy()
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.model.action_head.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=random)
+    return policy
+
+
 @cache
 def originals(folder: Path) -> dict[str, Path]:
     """Write one good file of each kind; they are damaged as copies."""
@@ -58,6 +69,26 @@ def originals(folder: Path) -> dict[str, Path]:
     cv2.imwrite(str(folder / "deep.png"), pixels.astype(np.uint16) * 257)
     cv2.imwrite(str(folder / "float.tiff"), pixels.astype(np.float32) / 255)
     return {path.name: path for path in folder.iterdir()}
+
+
+_MIXED = {
+    "rows": "{activation_bits: 8, rounding: gptq, hessian: weighted, row_bits: {average: 4.0, vision: 4.0}}",
+    "gptq": "{weight_bits: 4, activation_bits: 4, rotation: hadamard, rounding: gptq, activation_clip: null}",
+    "parts": "{weight_bits: 4, activation_bits: 8, parts: {vision: 8, projector: 8}}",
+}
+
+
+@cache
+def mixed_files(folder: Path) -> dict[str, Path]:
+    """Write a compressed file of each scheme that changes what is stored."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for name, text in _MIXED.items():
+        recipe, path = folder / f"{name}.yaml", folder / f"{name}.safetensors"
+        recipe.write_text(f"quantization: {text}\n")
+        compress_to_file(moving_policy(), load_recipe(recipe), synthetic_observations(4, size=28), path)
+        found[path.name] = path
+    return found
 
 
 def as_sqlite(source: Path, target: Path) -> None:

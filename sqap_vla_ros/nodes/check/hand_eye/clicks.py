@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,6 @@ def read_clicks(path: Path) -> dict[int, Array]:
             found[int(Decimal(str(stamp)) * NS_PER_S)] = pixel
     except OSError as error:
         raise OSError(f"{path} cannot be read as clicks ({error.strerror}): {_FORM}") from error
-    except (ValueError, KeyError, TypeError, InvalidOperation, OverflowError, csv.Error, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, ArithmeticError, csv.Error, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as clicks ({type(error).__name__}: {error}): {_FORM}") from error
     return found

@@ -9,12 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sqap_vla_ros.field_types import field_problem
 from sqap_vla_ros.nodes.check.hand_eye.clicks import stamp_text
-from sqap_vla_ros.nodes.check.hand_eye.sights import Sight, Survey
+from sqap_vla_ros.nodes.check.hand_eye.sights import Array, Sight, Survey
 from sqap_vla_ros.nodes.check.picture import save
 from sqap_vla_ros.resources import share_path
-from sqap_vla_ros.robot.camera import CameraModel
+from sqap_vla_ros.robot.camera import COEFFICIENTS, CameraModel
 
+_DISTORTIONS = {(0,), *((count,) for counts in COEFFICIENTS.values() for count in counts)}
 SIGHTS, CLICKS, PAGE = "sights.json", "clicks.csv", "clicks.html"
 
 
@@ -50,8 +52,8 @@ def read_folder(folder: Path) -> Survey:
     try:
         content = json.loads(path.read_text())
         camera = _camera(content["camera"])
-        survey = Survey(content["where"], content["base_frame"], content["tool_frame"], content["optical_frame"])
-        survey.mounts = {child: (parent, np.array(pose)) for child, (parent, pose) in content["mounts"].items()}
+        survey = Survey(*(str(content[name]) for name in ("where", "base_frame", "tool_frame", "optical_frame")))
+        survey.mounts = {child: (str(parent), _pose(pose)) for child, (parent, pose) in content["mounts"].items()}
         for entry in content["sights"]:
             picture = folder / f"{stamp_text(entry['stamp_ns'])}.png"
             image = cv2.imread(str(picture), cv2.IMREAD_COLOR)
@@ -61,9 +63,9 @@ def read_folder(folder: Path) -> Survey:
             if image.shape[:2] != (camera.height, camera.width):
                 survey.refuse(f"{picture} was resized: it must be {camera.width}x{camera.height}")
                 continue
-            poses = (np.array(entry[name]) for name in ("base_from_tool", "optical_from_base"))
+            poses = (_pose(entry[name]) for name in ("base_from_tool", "optical_from_base"))
             image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-            survey.sights.append(Sight(entry["stamp_ns"], image, camera, *poses))
+            survey.sights.append(Sight(int(entry["stamp_ns"]), image, camera, *poses))
             survey.images += 1
         return survey
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -89,7 +91,21 @@ def _to_json(survey: Survey) -> dict[str, Any]:
     }
 
 
-_ARRAYS = ("matrix", "distortion", "rotation", "translation")
+_ARRAYS = {"matrix": (3, 3), "distortion": None, "rotation": (3, 3), "translation": (3,)}  # None: see COEFFICIENTS
+
+
+def _pose(rows: Any) -> Array:
+    """Return a pose [4, 4]. Raises ValueError for anything else."""
+    return _numbers(rows, (4, 4))
+
+
+def _numbers(values: Any, shape: tuple[int, ...] | None) -> Array:
+    array = np.array(values, dtype=np.float64)
+    fits = array.shape in _DISTORTIONS if shape is None else array.shape == shape
+    if not fits or not np.isfinite(array).all():
+        wanted = "coefficients of a lens" if shape is None else f"{'x'.join(map(str, shape))} finite numbers"
+        raise ValueError(f"{wanted} are needed, got {str(values)[:40]}")
+    return array
 
 
 def _camera_to_json(camera: CameraModel) -> dict[str, Any]:
@@ -104,8 +120,10 @@ def _camera_to_json(camera: CameraModel) -> dict[str, Any]:
 
 
 def _camera(content: dict[str, Any]) -> CameraModel:
-    fields: dict[str, Any] = dict(content)
-    fields |= {name: np.array(fields[name], dtype=np.float64) for name in _ARRAYS}
+    fields: dict[str, Any] = {name: value for name, value in content.items() if name not in _ARRAYS}
     if fields["max_radius"] is None:
-        fields["max_radius"] = np.inf
-    return CameraModel(**fields)
+        del fields["max_radius"]
+    if problem := field_problem(CameraModel, fields):
+        raise ValueError(problem)
+    fields = {"max_radius": np.inf} | fields
+    return CameraModel(**fields, **{name: _numbers(content[name], shape) for name, shape in _ARRAYS.items()})
