@@ -33,7 +33,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "test" / "support")]
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
 SECONDS_PER_CASE = 20  # of processor time
 MOST_MEMORY, MOST_RESERVED = 3 * 2**29, 3 * 2**30  # bytes more than before the case
-_NEW: dict[str, Any] = {"first": 0, "cases": 0, "refused": 0, "cpu_s": 0.0, "findings": []}
+_NOTHING: dict[str, Any] = {"first": 0, "cases": 0, "refused": 0, "cpu_s": 0.0}
 BLOCK, BLOCK_SECONDS = 10_000, 120  # cases and processor time of one process, whichever ends first
 HANGS_S = 3600  # a block that runs longer than this hangs where Python's signals do not reach
 
@@ -59,7 +59,7 @@ def main() -> None:
     else:
         for target in args.targets:
             if args.afresh is not None:
-                store(target, {**_NEW, "first": args.afresh, "findings": found(target)["findings"]})
+                store(target, {**_NOTHING, "first": args.afresh, "findings": found(target)["findings"]})
             again(target) if args.again else fuzz(target, args.seconds)
         report()
 
@@ -100,7 +100,7 @@ def results() -> dict[str, Any]:
 
 def found(target: str) -> dict[str, Any]:
     """Return what is known of one target. first: the number of its first case."""
-    return {**_NEW, **results().get(target, {})}
+    return {**_NOTHING, "findings": [], **results().get(target, {})}
 
 
 def store(target: str, known: dict[str, Any]) -> None:
