@@ -55,6 +55,7 @@ def put_feature(dataset, key, **changes):
         (DATA, "timestamp", [0.0] * ROWS, "timestamp of episode 0 must increase: row 1 has 0 s after 0 s"),
         (DATA, "timestamp", [1e30] * ROWS, "timestamp of episode 0 must lie between 0 and 1e.09 s"),
         (DATA, "task_index", pa.array([None] * ROWS, pa.int64()), "task_index of episode 0 must be a finite number"),
+        (DATA, "index", [str(n) for n in range(ROWS)], "index must be a whole number in every row"),
         (DATA, "observation.state", [[0.0] * (n % 8) for n in range(ROWS)], "must be 8 finite numbers a frame"),
         (EPISODES, "data/chunk_index", pa.array([None, 0], pa.int64()), "data/chunk_index must be a whole number"),
         (EPISODES, "length", [10**15, 5], "rows of episode 0, not 1000000000000000"),
@@ -74,6 +75,7 @@ def test_a_damaged_table_is_refused(dataset, file, column, values, said):
     [
         ({"features": None}, "features must be a JSON object, got null"),
         ({"features": {CAMERA: None}}, f"feature {CAMERA} must be a JSON object, got null"),
+        ({"features": {CAMERA: {"dtype": "video", "shape": [1e999]}}}, "cannot convert float infinity to integer"),
         ({"data_path": "data/{chunk_index:03z}"}, "cannot be filled in with {chunk_index}, {file_index}"),
         ({"data_path": "data/{chunk_index:99999999999d}"}, "cannot be filled in with {chunk_index}, {file_index}"),
         ({"data_path": "data/{chunk_index:{file_index}d}"}, "cannot be filled in with {chunk_index}, {file_index}"),

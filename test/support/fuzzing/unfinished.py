@@ -50,14 +50,19 @@ def fuzz_partial(folder: Path, seed: int) -> None:
     """Go on with a damaged compression: it is refused, or makes what an undamaged one would have made."""
     rng = Random(f"partial {seed}")
     name = rng.choice(tuple(_RECIPES))
-    before, expected = _unfinished(folder / "good_partial", name)
+    before, expected = unfinished_compression(folder / "good_partial", name)
     out = fresh(folder / "partial") / "policy.safetensors"
     work = out.with_name(out.name + ".partial")
     shutil.copytree(before, work)
     for _ in range(rng.choice((1, 1, 1, 2))):
         _damage_in(rng, work)
-    compress_to_file(moving_policy(), _recipe(before.parent, name), synthetic_observations(_IMAGES, size=28), out)
+    compress_again(before.parent, name, out)
     assert _digest(out) == expected, "damage went into the file"
+
+
+def compress_again(folder: Path, name: str, out: Path) -> None:
+    """Go on with the compression that `unfinished_compression` began."""
+    compress_to_file(moving_policy(), _recipe(folder, name), synthetic_observations(_IMAGES, size=28), out)
 
 
 def fuzz_study(folder: Path, seed: int) -> None:
@@ -76,12 +81,12 @@ def fuzz_study(folder: Path, seed: int) -> None:
     write_csv(out / "table.csv", rows)
 
 
-def fuzz_replayed(folder: Path, seed: int) -> None:
+def fuzzreplayed_folder(folder: Path, seed: int) -> None:
     """Go on with a replay whose files were damaged, and write its tables."""
     rng = Random(f"replayed {seed}")
     out = fresh(folder / "replayed") / "out"
     complete = rng.random() < 0.6
-    shutil.copytree(_replayed(folder / "good_replayed", complete), out)
+    shutil.copytree(replayed_folder(folder / "good_replayed", complete), out)
     for _ in range(rng.choice((1, 1, 1, 2))):
         _damage_in(rng, out)
     records, finished = _resume(out, "abc")
@@ -121,7 +126,7 @@ def _damage_in(rng: Random, folder: Path) -> None:
 
 
 @cache
-def _unfinished(folder: Path, name: str) -> tuple[Path, str]:
+def unfinished_compression(folder: Path, name: str) -> tuple[Path, str]:
     """Return the unfinished work of a compression after its first layer, and the digest of the whole one."""
     folder.mkdir(parents=True, exist_ok=True)
     recipe, observations = _recipe(folder, name), synthetic_observations(_IMAGES, size=28)
@@ -166,7 +171,8 @@ def _study(folder: Path) -> Path:
 
 
 @cache
-def _replayed(folder: Path, complete: bool) -> Path:
+def replayed_folder(folder: Path, complete: bool) -> Path:
+    """Write a replay of four frames, finished or not."""
     folder = folder / str(complete)
     folder.mkdir(parents=True)
     selection = TokenSelection(np.arange(4, dtype=np.int32), np.ones(4, np.uint8), (4, 4), "sqap", 2, (1, 1))
