@@ -2,8 +2,8 @@
 
 Tensors are named as in the model's state dict; packed integer weights are uint8. The header's metadata holds the
 policy's configuration, dataset statistics, the recipe, the source checkpoint's hash, a calibration summary, a CRC-32 of
-every tensor and one of the header; the tokenizer file travels as a tensor of bytes. Every decoder layer is handed to its
-backend before the next one is read.
+every tensor and one of the header; the tokenizer file travels as a tensor of bytes. Every decoder layer is handed to
+its backend before the next one is read.
 """
 
 from __future__ import annotations

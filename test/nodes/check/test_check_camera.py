@@ -216,7 +216,13 @@ def test_wrong_arguments_are_told(arguments, text, capsys):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.csv", "time,x,y\n1,2,3\n"), ("a.csv", "stamp,u,v\n1.0,left,3\n"), ("a.json", "[1, 2]"), ("a.json", "{")],
+    [
+        ("a.csv", "time,x,y\n1,2,3\n"),
+        ("a.csv", "stamp,u,v\n1.0,left,3\n"),
+        ("a.csv", "stamp,u,v\n1e99999999,2,3\n"),
+        ("a.json", "[1, 2]"),
+        ("a.json", "{"),
+    ],
 )
 def test_files_that_are_no_clicks_are_told(name, content, tmp_path):
     (tmp_path / name).write_text(content)

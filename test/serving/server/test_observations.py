@@ -47,7 +47,6 @@ def test_the_only_picture_is_taken_and_of_several_the_one_that_was_chosen():
         ({"state": [10**400] * 8}, "the state must be numbers in a flat list"),
         ({"instruction": "pick \ud800"}, "no Unicode text"),
         ({"state": "x"}, "the state must be numbers"),
-        ({"state": [10**400] * 6}, "the state must be numbers: int too large"),
         ({"state": [1.0, 2.0]}, "6 numbers; got 2"),
         ({"state": np.full(8, np.nan)}, "the state must be finite"),
         ({"state": np.full(8, 1e6)}, "within 100 m"),

@@ -110,7 +110,6 @@ def test_a_bad_observation_gets_a_sentence_and_the_connection_stays(client, payl
 
 
 NO_MESSAGES = [b"", b"\xc1", b"\x00", pack([], keys=str), pack({"type": "hello"}, keys=str), "text"]
-NO_MESSAGES.append(pack({"type": np.zeros(2), "payload": {}, "seq": 1}, keys=str))
 
 
 @pytest.mark.parametrize("frame", NO_MESSAGES)

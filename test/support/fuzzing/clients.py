@@ -23,10 +23,10 @@ from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, PredictRequest, Ready, Result
 from sqap_vla_ros.serving.frames import DamagedFrame, join_request, seal
 from sqap_vla_ros.serving.server.episode import ChunkUse
-from sqap_vla_ros.serving.server.observations import BadObservation, ObservationReader
-from sqap_vla_ros.serving.server.packing import PackingError, decode_image
-from sqap_vla_ros.serving.server.post import HttpError, PostReader
+from sqap_vla_ros.serving.server.http import _query_and_image
+from sqap_vla_ros.serving.server.observations import ObservationReader
 from sqap_vla_ros.serving.server.protocols import PROTOCOLS, Conversation, Frame, Service
+from sqap_vla_ros.serving.server.requests import HttpError, RequestReader
 
 _SHAPE = (12, 16, 3)
 _PIXELS = np.arange(np.prod(_SHAPE), dtype=np.uint8).reshape(_SHAPE)
@@ -46,20 +46,17 @@ def fuzz_frames(folder: Path, seed: int) -> None:
 def fuzz_posts(folder: Path, seed: int) -> None:
     """Post a distorted form."""
     rng = Random(f"posts {seed}")
-    post = PostReader(2**20)
+    reader = RequestReader(2**20)
     data = _request(rng)
     try:
         for part in (data[: len(data) // 3], data[len(data) // 3 :]):
-            complete = post.feed(part)
+            complete = reader.feed(part)
         if not complete:
-            raise ValueError("the request goes on")
-        query, image = post.form()
-        state = query.get("state")
-        ObservationReader().read({"image": decode_image(image)}, query.get("task_description"), state, 0)
+            raise ValueError(reader.missing())
+        query, image = _query_and_image(reader)
     except HttpError as error:
         raise ValueError(str(error)) from error
-    except (PackingError, BadObservation):
-        raise
+    ObservationReader().read({"image": image}, query.get("task_description"), query.get("state"), 0)
 
 
 def fuzz_answers(folder: Path, seed: int) -> None:

@@ -81,7 +81,7 @@ def fuzz_study(folder: Path, seed: int) -> None:
     write_csv(out / "table.csv", rows)
 
 
-def fuzzreplayed_folder(folder: Path, seed: int) -> None:
+def fuzz_replayed(folder: Path, seed: int) -> None:
     """Go on with a replay whose files were damaged, and write its tables."""
     rng = Random(f"replayed {seed}")
     out = fresh(folder / "replayed") / "out"
