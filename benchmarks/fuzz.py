@@ -158,6 +158,8 @@ def run_block(target: str, cases: range, within: float) -> None:
                 TARGETS[target](Path(folder), case)
             except REFUSALS:
                 refused += 1
+            except KeyboardInterrupt:
+                raise
             except TooLong as error:
                 findings.append({"case": case, "what": _described(error)})
                 within = 0.0  # native code that was broken off may be in any state: a new process goes on
