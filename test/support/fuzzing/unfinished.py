@@ -24,6 +24,7 @@ from sqap_vla_ros.evaluation.closed_loop.tables import markdown, method_results,
 from sqap_vla_ros.evaluation.replay.metrics import summarise
 from sqap_vla_ros.evaluation.replay.run import FRAMES, RUN, FrameRecord, RecipeRun, _resume, load_run
 from sqap_vla_ros.evaluation.replay.tables import busy_warning, write_frames_csv, write_recipes_csv
+from sqap_vla_ros.recordings.frames import ReplayCounters
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 _RECIPES = {
@@ -193,7 +194,7 @@ def replayed_folder(folder: Path, complete: bool) -> Path:
     ]
     (folder / FRAMES).write_text("".join(record.to_json() + "\n" for record in records))
     info = dataclasses.asdict(PolicyInfo("micro", "0", "fp32", 5, 4, 0.1, 28, (4, 4), "x", "none"))
-    counters = {"images": 4, "used": 4, "paired": 4, "observed": 4, "problems": {}, "machine_busy": 0.1}
+    counters = {**vars(ReplayCounters(images=4, used=4, paired=4, observed=4)), "without_camera_info": 0}
     summary = {"identity": "abc", "info": info, "peak_memory_mb": 50.0, "counters": counters, "sources": {}}
     (folder / RUN).write_text(json.dumps({**summary, "complete": complete}))
     return folder
