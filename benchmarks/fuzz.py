@@ -20,7 +20,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -47,15 +46,11 @@ def main() -> None:
     parser.add_argument("--case", type=int, help="run this case alone and show what happens")
     parser.add_argument("--again", action="store_true", help="run the cases that were findings once more")
     parser.add_argument("--afresh", type=int, metavar="FIRST", help="count anew, from this case")
-    parser.add_argument("--cases", type=json.loads, help=argparse.SUPPRESS)  # of one process
-    parser.add_argument("--within", type=float, default=BLOCK_SECONDS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case is not None:
         with tempfile.TemporaryDirectory() as folder:
             TARGETS[args.targets[0]](Path(folder), args.case)
         print("no refusal")
-    elif args.cases is not None:
-        run_block(args.targets[0], range(args.cases, args.cases + BLOCK), args.within)
     else:
         for target in args.targets:
             if args.afresh is not None:
@@ -120,23 +115,35 @@ def report() -> None:
 
 
 def _in_process(target: str, first: int, within: float) -> dict[str, Any]:
-    """Run one block; a crash is a finding, and the block ends there."""
-    began = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, __file__, target, "--cases", str(first), "--within", str(within)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
-    )  # native parsers quote the damaged bytes
-    try:
-        shown, errors = process.communicate(timeout=HANGS_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        shown, errors = process.communicate()
-    if process.returncode == 0:
-        return dict(json.loads(shown.splitlines()[-1]))
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    at = next((int(line.split()[1]) for line in reversed(errors.splitlines()) if line[:5] == "case "), first)
-    what = f"ended by signal {-process.returncode}" if process.returncode < 0 else errors[-300:]
-    cpu_s = ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
+    """Run one block in a fork, which has the libraries already; a crash is a finding, and the block ends there."""
+    with tempfile.TemporaryDirectory() as folder:
+        shown, errors = Path(folder, "shown"), Path(folder, "errors")
+        sys.stdout.flush()
+        if (process := os.fork()) == 0:
+            code = 1
+            try:
+                for descriptor, path in ((1, shown), (2, errors)):  # native parsers quote the damaged bytes there
+                    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+                run_block(target, range(first, first + BLOCK), within)
+                sys.stdout.flush()
+                code = 0
+            except BaseException:  # the fuzzer's own
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        began = time.monotonic()
+        ended, status, used = os.wait4(process, os.WNOHANG)
+        while not ended:
+            time.sleep(0.05)
+            if time.monotonic() - began > HANGS_S:
+                os.kill(process, signal.SIGKILL)
+            ended, status, used = os.wait4(process, os.WNOHANG)
+        if status == 0:
+            return dict(json.loads(shown.read_text(errors="replace").splitlines()[-1]))
+        said = errors.read_text(errors="replace")
+    at = next((int(line.split()[1]) for line in reversed(said.splitlines()) if line[:5] == "case "), first)
+    what = f"ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else said[-300:]
+    cpu_s = used.ru_utime + used.ru_stime
     return {"cases": at - first + 1, "refused": 0, "cpu_s": cpu_s, "findings": [{"case": at, "what": what}]}
 
 
@@ -147,7 +154,8 @@ def run_block(target: str, cases: range, within: float) -> None:
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGPROF, _too_long)
-    findings, refused, began = [], 0, time.process_time()
+    findings: list[dict[str, Any]] = []
+    refused, began = 0, time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:
             print(f"case {case}", file=sys.stderr, flush=True)
