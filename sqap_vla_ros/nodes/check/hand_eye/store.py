@@ -125,5 +125,5 @@ def _camera(content: dict[str, Any]) -> CameraModel:
         del fields["max_radius"]
     if problem := field_problem(CameraModel, fields):
         raise ValueError(problem)
-    fields = {"max_radius": np.inf} | fields
-    return CameraModel(**fields, **{name: _numbers(content[name], shape) for name, shape in _ARRAYS.items()})
+    arrays: dict[str, Any] = {name: _numbers(content[name], shape) for name, shape in _ARRAYS.items()}
+    return CameraModel(**{"max_radius": np.inf, **fields, **arrays})
