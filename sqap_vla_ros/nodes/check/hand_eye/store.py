@@ -52,7 +52,10 @@ def read_folder(folder: Path) -> Survey:
     try:
         content = json.loads(path.read_text())
         camera = _camera(content["camera"])
-        survey = Survey(*(str(content[name]) for name in ("where", "base_frame", "tool_frame", "optical_frame")))
+        where, base, tool, optical = (
+            str(content[name]) for name in ("where", "base_frame", "tool_frame", "optical_frame")
+        )
+        survey = Survey(where, base, tool, optical)
         survey.mounts = {child: (str(parent), _pose(pose)) for child, (parent, pose) in content["mounts"].items()}
         for entry in content["sights"]:
             picture = folder / f"{stamp_text(entry['stamp_ns'])}.png"
