@@ -20,6 +20,7 @@ from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.arm.tool_monitor import ToolSample
 from sqap_vla_ros.control.camera.image_gate import ImageGate
 from sqap_vla_ros.control.clock_monitor import read_clocks
+from sqap_vla_ros.nodes.check.processors import ProcessorTime
 from sqap_vla_ros.nodes.check.snapshot import Arrival, CommandTopic, Snapshot
 from sqap_vla_ros.nodes.check.transform_watch import TransformWatch
 from sqap_vla_ros.nodes.messages import time_ns
@@ -108,6 +109,7 @@ class Collector:
         for early in (self._arrivals, self._joint_states, self._tools):  # rates count from now on
             early.clear()
         self._longest_pause_s, (begin_ns, begin_s) = 0.0, read_clocks(self._now_ns)
+        processors = ProcessorTime.read()
         while time.monotonic() - begin_s < seconds:
             executor.spin_once(timeout_sec=0.05)
         now_ns, now_s = read_clocks(self._now_ns)
@@ -126,6 +128,7 @@ class Collector:
             now_ns=now_ns,
             listened_s=now_s - begin_s,
             passed_s=(now_ns - begin_ns) / NS_PER_S,
+            free=ProcessorTime.read().free_since(processors),
             paused_s=self._longest_pause_s,
             clock_publishers=tuple(sorted({*map(node_name, _named(graph, "/clock"))})),
             listeners=self._listeners,

@@ -23,6 +23,7 @@ from sqap_vla_ros.nodes.policy.publishers import Listener
 from sqap_vla_ros.nodes.tf.api import Buffer
 from sqap_vla_ros.robot.kinematics import ArmKinematics
 
+FREE_SHARE, PAUSE_S = 0.1, 0.05  # less free time of the processors, or a longer pause of the check, is busy
 NO_FRAMES = Frames({}, {}, {})
 _STDERR = 2  # of the process
 
@@ -72,7 +73,8 @@ class Snapshot:
     values: parameters of policy_node. node: its fully qualified name. topics: resolved names of `image`, `camera_info`,
         `joint_states`, `robot_description`.
     now_ns: ROS time at the end of listening; listened_s: for how long, passed_s: how much ROS time passed meanwhile.
-    paused_s: the longest time for which this process itself could not listen: the computer is busy.
+    free: share of the processors' time that nobody used meanwhile. paused_s: the longest time for which this process
+        itself could not listen.
     clock_publishers: nodes that publish /clock.
     arrivals: resolved topic of images and camera_infos -> messages in order. images, infos, joint_states: messages, the
         newest last; joint states with their arrival.
@@ -112,9 +114,15 @@ class Snapshot:
     gripper_action: str = ""
     gripper_servers: tuple[str, ...] = ()
     safety_stop: str | None = None
+    free: float = 1.0
     paused_s: float = 0.0
     clock_publishers: tuple[str, ...] = ()
     trial: PolicyTrial | None = None
+
+    @property
+    def busy(self) -> bool:
+        """True where this computer had no time to spare, so that what came unevenly may have been sent evenly."""
+        return self.free < FREE_SHARE or self.paused_s > PAUSE_S
 
     @property
     def timeless(self) -> bool:

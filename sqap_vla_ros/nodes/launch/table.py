@@ -13,6 +13,7 @@ from pathlib import Path
 from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.nodes.launch.params_files import check_params_file
 from sqap_vla_ros.nodes.launch.robots import FOLDER, RobotFile, read_robot, robot_names
+from sqap_vla_ros.nodes.launch.ros_names import check_namespace, check_topic
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.simulation.vocabulary import TaskFamily, VariationName
 
@@ -354,11 +355,14 @@ def resolve(bringup: Bringup, given: Mapping[str, str]) -> list[NodeCommand]:
     # The launch files hand over every argument, also one that nobody gave: it is equal to its default.
     texts |= {name: text for name, text in given.items() if text != known[name].default}
     values = {name: known[name].parse(text) for name, text in texts.items() if text}
+    check_namespace(texts["namespace"])
     commands = []
     for node in bringup.nodes:
         if node.judge is not None:
             node.judge(values)
         remappings = [(topic, texts[topic]) for topic in node.topics if texts[topic] not in ("", topic)]
+        for topic, name in remappings:
+            check_topic(topic, name)
         # image_transport's convention: the compressed image is beside the raw one.
         remappings += [(f"{a}/compressed", f"{b}/compressed") for a, b in remappings if a == "image"]
         commands.append(
@@ -381,7 +385,8 @@ def _params_files(node: NodeEntry, text: str, robot: RobotFile | None) -> tuple[
     if text:
         path = Path(text).expanduser().resolve()
         if not path.is_file():
-            raise FileNotFoundError(f"{node.params_file}:={text}: there is no such file ({path})")
+            fault = "this is a folder: name a file in it" if path.is_dir() else "there is no such file"
+            raise FileNotFoundError(f"{node.params_file}:={text}: {fault} ({path})")
         files.append(path)
     for path in files:
         check_params_file(path, node.executable, shipped)

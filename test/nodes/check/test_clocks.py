@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from planted.robot import arrivals, healthy, joint_states, stamps, values
 
+from sqap_vla_ros.nodes.check import processors
 from sqap_vla_ros.nodes.check.finding import Level
 from sqap_vla_ros.nodes.check.report import Report, examine
 from sqap_vla_ros.nodes.check.table import CHECKS
@@ -65,15 +66,27 @@ def test_what_may_be_wrong_with_a_clock_is_a_warning(fields):
         {"joint_states": joint_states(stamps(60.0, age_s=0.08)), "simulated_time": True},  # in steps of /clock
         {"joint_states": joint_states(stamps(60.0, age_s=0.08)), "paused_s": 0.3},
         {"arrivals": arrivals(image=GAP, camera_info=GAP), "paused_s": 0.3},
+        {"arrivals": arrivals(image=GAP, camera_info=GAP), "free": 0.02},
     ],
 )
 def test_a_computer_that_is_busy_is_named_and_not_the_streams(changed):
     rows = [row.finding for row in examine(healthy(**changed), CHECKS) if row.check in ("clocks", "rates")]
     assert {row.level for row in rows if "this computer is busy" not in row.text} == {Level.OK}
-    assert ("paused_s" in changed) == any("this computer is busy: the check itself was paused" in r.text for r in rows)
+    assert any("this computer is busy" in row.text for row in rows) == (not changed.get("simulated_time", False))
 
 
 def test_without_a_clock_nothing_else_is_told_about_stamps():
     rows = examine(healthy(simulated_time=True, now_ns=0), CHECKS)
     failed = {row.check for row in rows if row.finding.level is Level.FAIL}
     assert failed & {"transforms", "joint_states"} == set()
+
+
+def test_processors_are_told_busy_by_their_counters(monkeypatch, tmp_path):
+    counters = tmp_path / "stat"
+    monkeypatch.setattr(processors, "_COUNTERS", counters)
+    counters.write_text("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 1 2 3 4\n")
+    before = processors.ProcessorTime.read()
+    counters.write_text("cpu  190 0 100 705 105 0 0 0 0 0\ncpu0 1 2 3 4\n")
+    assert processors.ProcessorTime.read().free_since(before) == pytest.approx(0.1)
+    counters.unlink()
+    assert processors.ProcessorTime.read().free_since(before) == 1.0

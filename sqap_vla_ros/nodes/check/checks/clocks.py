@@ -90,7 +90,7 @@ def _clock(snapshot: Snapshot, name: str, arrivals: tuple[Arrival, ...], oldest_
             "synchronise the clocks (chrony, PTP): a controller whose clock is ahead by more than "
             f"{HEAD_NS // 10**6} ms steps at each chunk",
         )
-    if not snapshot.simulated_time and name == "joint_states" and middle_s > BEHIND_S + snapshot.paused_s:
+    if not snapshot.simulated_time and name == "joint_states" and middle_s > BEHIND_S and not snapshot.busy:
         return warning(
             f"{name} is {1e3 * middle_s:.0f} ms old when it comes",
             "synchronise the clocks (chrony, PTP), or shorten the driver's delay: where its clock is behind, a stop "

@@ -17,16 +17,16 @@ SLOW_HZ, SLOWEST_HZ = 18.0, 9.0  # those that are meant to be 20 and 10
 WANTED_HZ = 20.0
 PAIRED, PAIRED_LEAST = 0.9, 0.5  # share of the images that have a camera_info of their stamp
 ON_THEIR_WAY = 2  # newest images whose camera_info may still come
-BUSY_S = 0.05  # by which a timer of the check comes too late on a computer that is busy
 IRREGULAR = 3.0  # times the median period that a gap may last before it is worth a word
 
 
 def check_rates(snapshot: Snapshot) -> Iterator[Finding]:
     """Count what comes, and look for gaps and for stamps that repeat or go back."""
-    if snapshot.paused_s > BUSY_S:
+    if snapshot.busy:
         yield warning(
-            f"this computer is busy: the check itself was paused for up to {1e3 * snapshot.paused_s:.0f} ms",
-            "end what else runs: the node would be paused, too, and what comes unevenly here may be even",
+            f"this computer is busy: {snapshot.free:.0%} of its processors' time was free, the check was paused for "
+            f"up to {1e3 * snapshot.paused_s:.0f} ms",
+            "end what else runs: the node would be paused, too, and what comes unevenly here may be sent evenly",
         )
     for name in CAMERA:
         topic = snapshot.topics[name]
@@ -101,7 +101,7 @@ def _rate(snapshot: Snapshot, name: str, text: str, arrivals: tuple[Arrival, ...
             "one driver alone may publish here, and must stamp each measurement once",
         )
     if gaps_s.max() > max(IRREGULAR * float(np.median(gaps_s)), 0.1):
-        if snapshot.paused_s > BUSY_S:
+        if snapshot.busy:
             return ok(f"{text}, uneven, on a busy computer")
         return warning(f"{text}, uneven", "look at the driver's load and at the network")
     return ok(text)
