@@ -1,4 +1,4 @@
-"""How busy this computer is, from the kernel's counters."""
+"""Tells how busy this computer is, from the counters of its kernel."""
 
 from __future__ import annotations
 

@@ -89,6 +89,17 @@ def test_the_first_chunks_without_the_arm_move_it_in_the_box_of_its_robot_file(n
         assert np.linalg.norm(cell.arm.tool()[:3, 3] - before[:3, 3]) > 0.005
 
 
+def test_the_frame_between_the_finger_tips_of_the_page_moves_an_arm(real_data):
+    (tip,) = re.findall(r"```xml\n(.*?)```", (ROOT / "docs" / "robots.md").read_text(), re.S)
+    urdf = real_data("robots/ur5e.urdf").read_text().replace("</robot>", f"{tip}</robot>")
+    robot = read_robot("ur5e")
+    flange = StandInCell(robot, urdf, STEP).arm.tool()
+    robot.parameters["tool_frame"] = "tip"
+    away = StandInCell(robot, urdf, STEP).arm.tool()[:3, 3] - flange[:3, 3]
+    assert np.linalg.norm(away) == pytest.approx(0.16)
+    assert away[2] < -0.15
+
+
 def test_a_tenth_of_the_speed_is_a_tenth_of_the_speed(real_data):
     urdf = real_data("robots/ur5e_robotiq.urdf").read_text()
     fast = np.array([0.0, -0.02, 0.0, 0.0, 0.0, 0.0, 1.0])  # 0.1 m/s
