@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from sqap_vla_ros.policy.checkpoints.published_names import (
     source_of,
     to_groups,
 )
-from sqap_vla_ros.policy.checkpoints.reading import TensorFile
+from sqap_vla_ros.policy.checkpoints.torch_archive import TorchArchive
 from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import COGACT_BASE, COGACT_LARGE, COGACT_SMALL, PolicyConfig
@@ -43,8 +42,7 @@ def open_published(path: Path, config: PolicyConfig | None, *, ema: bool = False
     """
     folder = read_folder(path, config)
     weights, config = folder.weights, folder.config
-    file = TensorFile(weights)
-    groups = _read_groups(file)
+    archive, groups = _read_groups(weights)
     notes = []
     if AVERAGED_HEAD in groups:
         if ema:
@@ -69,6 +67,8 @@ def open_published(path: Path, config: PolicyConfig | None, *, ema: bool = False
         if source.part == "absent":
             return torch.empty(1, config.vision.dino.width, device="meta")
         stored = groups[source.group][source.key]
+        if stored.layout != torch.strided:
+            return stored
         try:
             return source.complete(source.view(stored))
         except (IndexError, RuntimeError) as error:  # no dimension to split or to take from
@@ -80,7 +80,7 @@ def open_published(path: Path, config: PolicyConfig | None, *, ema: bool = False
         if source.part == "absent":
             return torch.zeros(1, config.vision.dino.width)
         view = source.view(groups[source.group][source.key])
-        return source.complete(file.read(view, _place(view)))
+        return source.complete(archive.read(view, f"{source.group}/{source.key}"))
 
     held = {n for n, s in sources.items() if s.part == "absent" or s.key in groups[s.group]}
     if len(held) < len(sources):
@@ -128,19 +128,10 @@ def save_published(policy: CogACTPolicy, folder: str | Path) -> Path:
     return folder / "checkpoints" / "model.pt"
 
 
-def _place(stored: Tensor) -> int:
-    """Return the byte of the file at which the storage of a tensor that `torch.load` put on the meta device begins."""
-    place: int | None = stored.untyped_storage()._checkpoint_offset
-    assert place is not None
-    return place
-
-
-def _read_groups(file: TensorFile) -> Groups:
-    """Return the dict of dicts, its tensors on the meta device: they are read from their places (`_place`)."""
-    weights = file.path
+def _read_groups(weights: Path) -> tuple[TorchArchive, Groups]:
+    """Return the dict of dicts, its tensors on the meta device, and the archive that their numbers are read from."""
     try:
-        _require_readable(file)
-        stored = torch.load(file.file, map_location="meta", weights_only=True)
+        archive = TorchArchive(weights)
     except CheckpointError:
         raise
     except NotImplementedError as error:
@@ -157,6 +148,7 @@ def _read_groups(file: TensorFile) -> Groups:
                 f"{weights} is truncated or damaged: it begins as torch.save writes but is not whole: copy it again"
             ) from error
         raise CheckpointError(f"{weights} {_other_file(weights)}") from error
+    stored = archive.content
     model = stored.get("model", stored) if isinstance(stored, dict) else stored
     if isinstance(model, dict) and not any(isinstance(part, dict) for part in model.values()):
         model = _regrouped(weights, model)
@@ -165,24 +157,11 @@ def _read_groups(file: TensorFile) -> Groups:
     lacking = [group for group in GROUPS if not isinstance(model.get(group), dict)]
     if lacking:
         raise CheckpointError(f"{weights} lacks the part {lacking[0]!r} of a CogACT checkpoint")
-    return {
+    return archive, {
         name: _without_wrapper(weights, name, model[name])
         for name in (*GROUPS, AVERAGED_HEAD)
         if isinstance(model.get(name), dict) and (model[name] or name != AVERAGED_HEAD)
     }
-
-
-def _require_readable(file: TensorFile) -> None:
-    """Raise CheckpointError for an archive whose tensors do not lie in it byte by byte as torch.save writes them."""
-    with zipfile.ZipFile(file.file) as archive:
-        for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise CheckpointError(
-                    f"{file.path} was compressed by another program: give the file as torch.save wrote it"
-                )
-            if entry.filename.endswith("/byteorder") and archive.read(entry) != b"little":
-                raise CheckpointError(f"{file.path} was saved on a big-endian computer: save it again on this one")
-    file.file.seek(0)
 
 
 def _other_file(weights: Path) -> str:

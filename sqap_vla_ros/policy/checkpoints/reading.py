@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _AT_ONCE = 2**30  # bytes; Linux reads less than 2 GiB a call
+_CHUNK = 2**22  # bytes that are in memory for a checksum
 _SAFETENSORS = {
     "F64": "float64",
     "F32": "float32",
@@ -66,7 +68,8 @@ class TensorFile:
         elements = last + 1 if form.numel() else 0
         storage = torch.empty(elements * width, dtype=torch.uint8)
         try:
-            whole = self._fill(storage, begin + int(form.storage_offset()) * width)
+            left = storage.numpy().data if elements else memoryview(b"")
+            whole = _fill(self.file.fileno(), left, begin + int(form.storage_offset()) * width)
             now = self._now()
         except OSError as error:
             raise CheckpointError(f"{self.path} cannot be read ({error.strerror}): copy it again") from error
@@ -77,17 +80,33 @@ class TensorFile:
             )
         return storage.view(form.dtype).as_strided(form.shape, form.stride())
 
-    def _fill(self, storage: Tensor, begin: int) -> bool:
-        """Read bytes from `begin` on into a tensor of bytes; return whether the file had enough of them."""
-        if not storage.numel():
-            return True
-        left = storage.numpy().data
-        while left:
-            count = os.preadv(self.file.fileno(), [left[:_AT_ONCE]], begin)
-            if not count:
-                return False
-            left, begin = left[count:], begin + count
-        return True
+    def bytes(self, begin: int, size: int) -> bytes:
+        """Return a few bytes; fewer where the file ends before. Raises OSError."""
+        return os.pread(self.file.fileno(), size, begin)
+
+    def crc32(self, begin: int, size: int) -> int:
+        """Return the checksum of a part of the file. Raises CheckpointError where it cannot be read."""
+        checksum, buffer = 0, memoryview(bytearray(min(size, _CHUNK)))
+        try:
+            while size:
+                part = buffer[: min(size, _CHUNK)]
+                if not _fill(self.file.fileno(), part, begin):
+                    break  # reading says so
+                checksum = zlib.crc32(part, checksum)
+                begin, size = begin + len(part), size - len(part)
+        except OSError as error:
+            raise CheckpointError(f"{self.path} cannot be read ({error.strerror}): copy it again") from error
+        return checksum
+
+
+def _fill(file: int, left: memoryview, begin: int) -> bool:
+    """Read bytes from `begin` on; return whether the file had enough of them."""
+    while left:
+        count = os.preadv(file, [left[:_AT_ONCE]], begin)
+        if not count:
+            return False
+        left, begin = left[count:], begin + count
+    return True
 
 
 class SafetensorsFile:

@@ -37,8 +37,12 @@ _LATEST_S = 1e9  # of a timestamp within its episode: stamps of ROS have 32 bits
 
 @dataclass(frozen=True)
 class _Rows:
-    """The numbers of an episode. states: [n, S], actions: [n, 7] in the package's convention; None where not read."""
+    """The numbers of an episode. times_s: from its beginning.
 
+    states: [n, S], actions: [n, 7] in the package's convention; None where not read.
+    """
+
+    times_s: list[float]
     stamps_ns: list[int]
     tasks: list[int]
     states: NDArray[np.float64] | None
@@ -130,7 +134,8 @@ class DatasetFrames:
         rows = self._rows(order, episode)
         commanded = None if rows.actions is None else _composed(rows.actions)
         before = ""
-        found = pictures(episode, self.choice.image, wanted, self.layout.fps)
+        times_s = [rows.times_s[number] for number in wanted]
+        found = pictures(episode, self.choice.image, wanted, times_s, self.layout.fps)
         for number, image in zip(wanted, found, strict=True):
             self.counters.used += 1
             self.counters.paired += self.spec.camera is not None
@@ -191,6 +196,7 @@ class DatasetFrames:
         states = self._numbers(rows, self.choice.state)
         actions = self._numbers(rows, self.choice.action)
         return _Rows(
+            since_s.tolist(),
             [start_ns + round(second * NS_PER_S) for second in since_s],
             _column(rows, "task_index", episode).astype(int).tolist(),
             states,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ pytest.importorskip("pyarrow", reason="LeRobot datasets need pyarrow")
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tiny_datasets.factory import CAMERA, LENGTHS, edit_info, write_dataset
+from imageio_ffmpeg import get_ffmpeg_exe
+from tiny_datasets.factory import CAMERA, FPS, LENGTHS, edit_info, write_dataset
 
 from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
 from sqap_vla_ros.recordings.lerobot.layout import DatasetError, read_layout
@@ -147,4 +149,43 @@ def test_a_damaged_film_is_refused(tmp_path, monkeypatch):
     data[middle] = bytes(2000)
     (dataset / FILM).write_bytes(data)
     with pytest.raises(DatasetError, match=r"cannot be decoded|is damaged at frame"):
+        list(DatasetFrames(dataset, DatasetSpec()))
+
+
+def film(path, levels, rate, *how):
+    """Write a film of grey pictures."""
+    size = (64, 48)
+    pixels = b"".join(np.full((size[1], size[0], 3), level, np.uint8).tobytes() for level in levels)
+    command = [get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x48"]
+    command += ["-r", str(rate), "-i", "-", "-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv444p", *how, str(path)]
+    subprocess.run(command, input=pixels, check=True)
+
+
+LEVELS = [20 * n for n in range(ROWS)]
+UNEVEN = ["-vf", f"setpts=(N+3*gt(N\\,{LENGTHS[0] - 1}))/{FPS}/TB", "-fps_mode", "vfr"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "rate", "how", "begin_s"),
+    [
+        (LEVELS, FPS, [], LENGTHS[0] / FPS),
+        (LEVELS, FPS, ["-bf", "3", "-g", "50"], LENGTHS[0] / FPS),
+        ([level for level in LEVELS for _ in range(3)], 3 * FPS, [], LENGTHS[0] / FPS),
+        (LEVELS, FPS, UNEVEN, (LENGTHS[0] + 3) / FPS),
+    ],
+    ids=["as the rows", "coded out of order", "thrice the rate", "a pause between the episodes"],
+)
+def test_a_films_frames_are_taken_by_their_times(dataset, shown, rate, how, begin_s):
+    film(dataset / FILM, shown, rate, *how)
+    put(dataset, EPISODES, f"videos/{CAMERA}/from_timestamp", [0.0, begin_s])
+    seen = [int(frame.observation.image[24, 32, 0]) for frame in DatasetFrames(dataset, DatasetSpec())]
+    np.testing.assert_allclose(seen, LEVELS, atol=3)
+    picked = [int(one.image[24, 32, 0]) for one in DatasetFrames(dataset, DatasetSpec()).sample(4)]
+    np.testing.assert_allclose(picked, [LEVELS[n] for n in np.linspace(0, ROWS - 1, 4).astype(int)], atol=3)
+
+
+@pytest.mark.parametrize(("rate", "how"), [(FPS / 2, []), (FPS, ["-output_ts_offset", "1.0"])])
+def test_a_film_without_a_frame_for_a_row_is_refused(dataset, rate, how):
+    film(dataset / FILM, LEVELS, rate, *how)
+    with pytest.raises(DatasetError, match=r"has no frame at .* s, where the table has a row"):
         list(DatasetFrames(dataset, DatasetSpec()))
