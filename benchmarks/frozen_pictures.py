@@ -3,7 +3,7 @@
 The rules of `control/camera/frozen.py` are fed with the pictures of simulated tasks at 5 Hz, as the scripted expert
 solves them: as they are, with a sensor's noise, late by what a camera may be late, and then wrong in several ways.
 
-    python benchmarks/frozen_pictures.py [--episodes 20]
+    python benchmarks/frozen_pictures.py [--episodes 20] [--first 0] [--size 640 480]
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Episode:
     views: list[ToolView]
 
 
-def episodes(variation: layout.Variation, count: int, width: int, height: int) -> Iterator[Episode]:
+def episodes(variation: layout.Variation, seeds: range, width: int, height: int) -> Iterator[Episode]:
     """Tasks that the scripted expert solves, after two seconds of rest."""
     with TabletopEnv(variation=variation, width=width, height=height) as tabletop:
-        for seed in range(count):
+        for seed in seeds:
             task = tabletop.reset(seed)
             world = tabletop.world
             camera = camera_model(world.camera_fovy_rad, width, height)
@@ -122,12 +122,14 @@ def verdicts(episode: Episode, images: list[Image]) -> list[str | None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first task")
     parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"))
     arguments = parser.parse_args()
+    seeds = range(arguments.first, arguments.first + arguments.episodes)
     for name in ("VISUAL_MATCHING", "VARIANT_AGGREGATION", "RANDOMISED"):
         found: Counter[str] = Counter()
         pictures = 0
-        for episode in episodes(getattr(layout, name), arguments.episodes, *arguments.size):
+        for episode in episodes(getattr(layout, name), seeds, *arguments.size):
             pictures += len(episode.images)
             for case, change in CASES.items():
                 found[case] += any(verdict is not None for verdict in verdicts(episode, change(episode)))
