@@ -34,6 +34,7 @@ SHOWS = 0.1  # of the cells around the tool that must look different from those 
 SHOWS_ALL = 0.25  # of all cells, for a camera that moves
 STANDS_M = 0.002  # a tool that moved by no more stands
 LATENCY_S = 0.6  # after which the picture of a tool that stands changes no more
+CHANGES = 0.02  # of the cells around the tool: what moves there changes more, and noise fewer
 LATE_S, LATE_CHANGES = 0.25, 3  # so long and so often it has to change all the same to be an old one
 WATCHED = "the camera was frozen a moment ago, and is watched until the tool has stood for a second"
 WATCHED_S = 1.0  # that a camera which was frozen is watched at rest before it is believed
@@ -291,4 +292,4 @@ def _changed_at_tool(before: Picture, now: Picture) -> bool:
     if before.image.shape != now.image.shape or (changed := changed_cells(before, now)) is None:
         return False
     around = now.around_tool()
-    return bool(changed.any() if around is None else changed[around].any())
+    return float((changed if around is None else changed[around]).mean()) >= CHANGES

@@ -158,8 +158,17 @@ def test_old_pictures_under_fresh_stamps_are_late_until_the_next_task():
     assert gate.frozen(live(9.0), 9 * NS_PER_S, tool_at(to_and_fro(9.0))[:3, 3], view(to_and_fro(9.0))) is None
 
 
-def test_a_camera_that_was_frozen_is_believed_once_it_was_watched_at_rest():
-    found = verdicts(lambda t: live(1.2 if 1.2 <= t < 3.0 else t))
+def speckled(image: np.ndarray, n: int) -> np.ndarray:
+    """Noise with a few strong outliers, as compression leaves it."""
+    rng = np.random.default_rng(n)
+    shown = noise(image, 1.0, n)
+    shown[rng.integers(0, HEIGHT, 40), rng.integers(0, WIDTH, 40)] = rng.integers(0, 256, 3)
+    return shown
+
+
+@pytest.mark.parametrize("noisy", [lambda image, n: image, speckled])
+def test_a_camera_that_was_frozen_is_believed_once_it_was_watched_at_rest(noisy):
+    found = verdicts(lambda t: live(1.2) if 1.2 <= t < 3.0 else noisy(live(t), round(t / PERIOD_S)))
     frozen = [step for step, text in enumerate(found) if "the camera is frozen" in (text or "")]
     watched = [step for step, text in enumerate(found) if "was frozen a moment ago" in (text or "")]
     assert frozen[-1] == 29
