@@ -361,7 +361,7 @@ class Executive:
         if self._motion is not None:
             return State.RUNNING, f"finishing the current chunk: {problems}" if problems else ""
         if self._held is not None:
-            if set(self._problems) == {Input.CHUNK} and self._held not in problems:  # it does not say why it was held
+            if set(self._problems) == {Input.CHUNK} and not self._held.startswith(REJECTED):  # which is not why
                 return State.HOLDING, f"{problems} (held before: {self._held})"
             return State.HOLDING, problems or f"{self._held}; {self._idle_text()}"
         if problems:
