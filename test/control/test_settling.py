@@ -36,3 +36,22 @@ def test_holds_that_are_long_ago_do_not_count():
         settling.judge(Input.TF, "gone", at_s)
         settling.held([Input.TF], at_s)
     assert settling.judge(Input.TF, None, 12.1) is None
+
+
+def test_an_input_that_holds_the_arm_again_soon_must_be_good_for_twice_as_long_each_time():
+    settling = Settling()
+    settling.judge(Input.TF, "gone", 0.0)
+    settling.held([Input.TF] * 3, 0.0)
+    now_s, needed = 0.0, []
+    for _ in range(5):
+        begin_s = now_s
+        while settling.judge(Input.TF, None, now_s) is not None:
+            now_s += 0.5
+        needed.append(now_s - begin_s)
+        settling.judge(Input.TF, "gone", now_s)
+        settling.held([Input.TF], now_s)
+    assert needed == [1.0, 2.0, 4.0, 8.0, 8.0]
+    assert settling.judge(Input.TF, None, now_s + 8.0) is None
+    settling.judge(Input.TF, "gone", now_s + 60.0)
+    settling.held([Input.TF], now_s + 60.0)
+    assert settling.judge(Input.TF, None, now_s + 60.1) is None  # that was long ago

@@ -82,6 +82,8 @@ class Commander:
         self.blind = False  # velocities add up while the measurement stands to the last bit: nobody knows where to
         self._held_at: NDArray[np.float64] | None = None  # where the arm was measured at the last hold
         self._stood: NDArray[np.float64] | None = None  # where the arm was measured when it had come to rest
+        self._seen: NDArray[np.float64] | None = None  # where it was measured last
+        self._nearest: tuple[float, float] | None = None  # how near (m, rad) it came to where it was told to rest
         self._returned = False  # the command went back to the arm since a motion last started from rest
 
     @property
@@ -123,17 +125,33 @@ class Commander:
         return self.watch.note(sample, astray)
 
     def _note_rest(self, tool: NDArray[np.float64], now_ns: int, *, moving: bool) -> None:
-        """Note where the arm stands once it has come to rest."""
+        """Note where the arm stands once it has come to rest, and how near it has come to its command."""
+        before, self._seen = self._seen, tool
         if moving or not self.sink.at_rest(now_ns):
-            self._stood = None
-        elif self._stood is None and _stands(self._inputs.observer.measured_twist()):
+            self._stood = self._nearest = None
+            return
+        if (commanded := self.sink.commanded_tool(now_ns)) is not None:
+            ways = [pose_distance(pose, commanded) for pose in (before, tool) if pose is not None]
+            ways += [self._nearest] if self._nearest is not None else []
+            self._nearest = min(way_m for way_m, _ in ways), min(way_rad for _, way_rad in ways)
+        if self._stood is None and _stands(self._inputs.observer.measured_twist()):
             self._stood = tool
 
-    def _led(self, tool: NDArray[np.float64] | None) -> bool:
-        """Return whether the arm is measured elsewhere than where it had come to rest; never in output mode twist."""
-        if tool is None or self._stood is None or not self.sink.KEEPS_POSE:
+    def _led(self, tool: NDArray[np.float64] | None, now_ns: int) -> bool:
+        """Return whether the arm is measured elsewhere than where it had come to rest; never in output mode twist.
+
+        Also where nobody saw it stand before, because its transform was missing: what follows a command that rests only
+        comes nearer to it.
+        """
+        if tool is None or not self.sink.KEEPS_POSE:
             return False
-        return _beyond(tool, self._stood, LED_M, LED_RAD)
+        if self._stood is not None and _beyond(tool, self._stood, LED_M, LED_RAD):
+            return True
+        commanded = self.sink.commanded_tool(now_ns)
+        if self._nearest is None or commanded is None:
+            return False
+        away_m, away_rad = pose_distance(tool, commanded)
+        return away_m > self._nearest[0] + LED_M or away_rad > self._nearest[1] + LED_RAD
 
     def committed(self, view: View, dt_s: float, latency_s: float) -> View:
         """Return the view with what its chunk is to go on from, where `chunk_continuation` asks for that.
@@ -202,7 +220,7 @@ class Commander:
         away = f"the arm is {away_m * 1e3:.0f} mm and {away_rad:.2f} rad from where it was told to rest"
         # Joints that say so, and are not the very numbers of the last hold, which may be frozen.
         left = left and not (self._held_at is not None and np.array_equal(tool, self._held_at))
-        if left or (self._led(tool) and _beyond(tool, commanded, LED_M, LED_RAD)):
+        if left or (self._led(tool, now_ns) and _beyond(tool, commanded, LED_M, LED_RAD)):
             if not self.sink.NEEDS_JOINTS:
                 raise UnsafeChunk(f"{away}, and was moved there since: {BRING_BACK}")
             if not _stands(twist):
@@ -342,7 +360,7 @@ class Commander:
         self.commanded = False
         measured = self._inputs.measured()
         self._held_at = measured.base_from_tool
-        if self.sink.at_rest(at_ns) and self._led(measured.base_from_tool):
+        if self.sink.at_rest(at_ns) and self._led(measured.base_from_tool, now_ns):
             self._log.warning(f"holding: {hold.why} (nothing is commanded: the arm was led away from where it rested)")
             return
         evidence = Evidence.STALE if hold.reason is HoldReason.TIME else self.watch.evidence(now_ns)

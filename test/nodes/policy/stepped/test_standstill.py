@@ -107,6 +107,24 @@ def test_an_arm_that_is_put_elsewhere_as_soon_as_its_task_ends_starts_there():
         assert violations(cell) == []
 
 
+@pytest.mark.parametrize("silent_s", [0.0, 3.0])
+def test_an_arm_that_nobody_saw_stand_before_it_was_put_elsewhere_is_not_fetched_back(silent_s):
+    """Its driver ended with the task, say, and begins anew with the arm at another place."""
+    with careful("pose") as cell:
+        moving(cell, 1.0)
+        cell.enable(False)
+        cell.switches.tf_silent = cell.switches.image_silent = silent_s > 0.0
+        cell.run(0.1 + silent_s)
+        cell.relocate(cell.joints + 0.3 * np.eye(7)[0])
+        cell.switches.tf_silent = cell.switches.image_silent = False
+        cell.run(1.0)
+        sent = len(cell.commands)
+        cell.enable()
+        assert fastest_m_s(cell, 2.0) == 0.0
+        assert "from where it was told to rest, and was moved there since" in told(cell)
+        assert len(cell.commands) == sent
+
+
 @pytest.mark.parametrize("by_rad", [0.13, 0.24, 0.6])
 @pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
 def test_an_arm_that_was_led_elsewhere_while_disabled_is_not_fetched_back(mode, by_rad):
