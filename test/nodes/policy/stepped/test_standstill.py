@@ -107,14 +107,13 @@ def test_an_arm_that_is_put_elsewhere_as_soon_as_its_task_ends_starts_there():
         assert violations(cell) == []
 
 
-@pytest.mark.parametrize("silent_s", [0.0, 3.0])
-def test_an_arm_that_nobody_saw_stand_before_it_was_put_elsewhere_is_not_fetched_back(silent_s):
+def test_an_arm_that_nobody_saw_stand_before_it_was_put_elsewhere_is_not_fetched_back():
     """Its driver ended with the task, say, and begins anew with the arm at another place."""
     with careful("pose") as cell:
         moving(cell, 1.0)
         cell.enable(False)
-        cell.switches.tf_silent = cell.switches.image_silent = silent_s > 0.0
-        cell.run(0.1 + silent_s)
+        cell.switches.tf_silent = cell.switches.image_silent = True
+        cell.run(2.0)
         cell.relocate(cell.joints + 0.3 * np.eye(7)[0])
         cell.switches.tf_silent = cell.switches.image_silent = False
         cell.run(1.0)
