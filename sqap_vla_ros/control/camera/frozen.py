@@ -1,8 +1,8 @@
 """Notices a camera that shows what was while the tool moves: frozen pictures, and old ones under fresh stamps.
 
-Two rules find a picture that stands. Equal to the last bit is one. The other knows where the tool is in the picture:
-when it went elsewhere, something must have changed where it was or where it is. Both compare pictures with the last few
-different ones, because a broken driver may repeat several in turn.
+Two rules find a picture that stands. Equal to the last bit is one. The other knows where the tool is in the picture,
+and how it looks without: when a gripper that was seen went elsewhere, something must have changed. Both compare
+pictures with the last few different ones, because a broken driver may repeat several in turn.
 """
 
 from __future__ import annotations
@@ -10,103 +10,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.robot.camera import CameraModel
-from sqap_vla_ros.robot.conventions import invert_pose
+from sqap_vla_ros.control.camera.pictures import Picture, changed_cells
+from sqap_vla_ros.control.camera.scene import FEW, FEW_ROWS, SEEN_CELLS, Scene, shift
 
 REPEATED = 4  # pictures that a broken driver may repeat in turn
 BEGINS = 0.25  # of frozen_motion_m: a tool that is so far away has begun to move
-CELLS_ACROSS = 80  # cells in which pictures are compared; the noise of their pixels averages out
-LEVELS = 2.0  # of 255: a cell that differs by no more is the same, for pictures are rounded
-NOISES = 4.0  # times the median difference of all cells: no more is noise
-SOME = 3  # one cell in so many, each way, tells the median
-MOST_NOISE = 12.0  # levels; in a picture with more nothing is found out
-FEW, FEW_ROWS = 0.02, 1 / 12  # of the cells, and of their rows: a clock that the driver writes into a frozen picture
-GRIPPER_M = 0.12  # around the tool's place, where a gripper that moves changes the picture
-SEEN_CELLS = 2.0  # a tool that is seen to move so far is elsewhere
-SHOWS = 0.1  # of the cells around the tool that must look different from those where it is now, or nothing would change
-SHOWS_ALL = 0.25  # of all cells, for a camera that moves
 STANDS_M = 0.002  # a tool that moved by no more stands
 LATENCY_S = 0.6  # after which the picture of a tool that stands changes no more
 CHANGES = 0.02  # of the cells around the tool: what moves there changes more, and noise fewer
 LATE_S, LATE_CHANGES = 0.25, 3  # so long and so often it has to change all the same to be an old one
+HIDDEN = "; or is the tool hidden from it?"
 WATCHED = "the camera was frozen a moment ago, and is watched until the tool has stood for a second"
 WATCHED_S = 1.0  # that a camera which was frozen is watched at rest before it is believed
 LONGEST_WATCH_S = 5.0  # where the tool never rests, as in a recording
-
-
-@dataclass(frozen=True)
-class ToolView:
-    """The geometry of a picture. optical_from_base, base_from_tool: [4, 4] at its stamp."""
-
-    camera: CameraModel
-    optical_from_base: NDArray[np.float64]
-    base_from_tool: NDArray[np.float64]
-
-    def pixel(self, point: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """Return the pixel [2] of a point [3] of the base frame; None where it is not before the camera."""
-        found = self.camera.project((self.optical_from_base[:3, :3] @ point + self.optical_from_base[:3, 3])[None])
-        return found.pixels[0] if np.isfinite(found.pixels[0]).all() else None
-
-    @cached_property
-    def tool(self) -> NDArray[np.float64] | None:
-        """The pixel [2] of the tool; None where it is not in the picture."""
-        pixel = self.pixel(self.base_from_tool[:3, 3])
-        if pixel is None or not (0 <= pixel[0] < self.camera.width and 0 <= pixel[1] < self.camera.height):
-            return None
-        return pixel
-
-    @cached_property
-    def gripper_px(self) -> float:
-        """GRIPPER_M in pixels, at the tool's distance."""
-        depth_m = float((self.optical_from_base @ self.base_from_tool)[2, 3])
-        return GRIPPER_M * float(self.camera.matrix[0, 0]) / max(depth_m, 0.05)
-
-    @cached_property
-    def ahead(self) -> NDArray[np.float64]:
-        """The point [3] of the base frame that is 1 m before the camera."""
-        return invert_pose(self.optical_from_base)[:3] @ np.array([0.0, 0.0, 1.0, 1.0])
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image [H, W, 3] with the tool's position [3] (m) at its stamp; view None: of a camera without calibration."""
-
-    image: NDArray[np.uint8]
-    stamp_ns: int
-    tool_position: NDArray[np.float64]
-    view: ToolView | None = None
-
-    @cached_property
-    def cell(self) -> int:
-        """The side of a cell in pixels."""
-        return max(1, round(self.image.shape[1] / CELLS_ACROSS))
-
-    @cached_property
-    def cells(self) -> NDArray[np.int16]:
-        """The mean colours [h, w, 3] of the cells."""
-        height, width = (max(1, side // self.cell) for side in self.image.shape[:2])
-        return cv2.resize(self.image, (width, height), interpolation=cv2.INTER_AREA).astype(np.int16)
-
-    def away(self, other: Picture) -> float:
-        """Return how far the tool is from its place in another picture, metres."""
-        return float(np.linalg.norm(self.tool_position - other.tool_position))
-
-    def around_tool(self) -> NDArray[np.bool_] | None:
-        """Return the cells [h, w] around the tool; None where it is not seen."""
-        if self.view is None or self.view.tool is None:
-            return None
-        height, width = self.cells.shape[:2]
-        u, v = (self.view.tool + 0.5) / self.cell - 0.5
-        radius = float(np.clip(self.view.gripper_px / self.cell, 3.0, width / 4))
-        rows, columns = np.ogrid[:height, :width]
-        return np.asarray((columns - u) ** 2 + (rows - v) ** 2 <= radius**2)
 
 
 @dataclass(frozen=True)
@@ -128,41 +50,24 @@ def equal(then: Picture, now: Picture) -> Same | None:
     return Same(shown=True) if np.array_equal(one, other) else None
 
 
-def changed_cells(then: Picture, now: Picture) -> NDArray[np.bool_] | None:
-    """Return which cells [h, w] differ by more than noise and a change of brightness; None where that is not known."""
-    difference = now.cells - then.cells
-    some = difference[::SOME, ::SOME].reshape(-1, 3)  # medians of all take as long as the rest
-    difference -= np.median(some, axis=0).astype(np.int16)
-    levels = np.abs(difference).max(axis=2)
-    limit = max(LEVELS, NOISES * float(np.median(levels[::SOME, ::SOME])))
-    return np.asarray(levels > limit) if limit <= MOST_NOISE else None
-
-
-def unchanged(then: Picture, now: Picture) -> Same | None:
+def unchanged(scene: Scene, then: Picture, now: Picture) -> Same | None:
     """Return Same for two pictures without a change where the tool was and is, and with no more than a clock elsewhere.
 
-    For a camera that moves the place of the tool does not count. None also where the tool is not seen: a still scene
-    looks like this.
+    For a camera that moves the place of the tool does not count. None also where the tool is not in the picture: a
+    still scene looks like this.
     """
-    before, after = then.view, now.view
-    if before is None or after is None or then.image.shape != now.image.shape:
-        return None
-    ahead, was_ahead = after.pixel(before.ahead), before.pixel(before.ahead)
-    if ahead is None or was_ahead is None:
+    if then.image.shape != now.image.shape or (way := shift(then, now)) is None:
         return None
     changed = changed_cells(then, now)
     if changed is None or changed.mean() > FEW or _rows(changed) > FEW_ROWS * len(changed):
         return None
     share = float(changed.mean())
-    way = (ahead - was_ahead) / then.cell
     if np.linalg.norm(way) >= 1.0:  # the camera moves, and with it all that it sees
-        limit = np.array(then.cells.shape[1::-1]) / 4
-        return Same(_moves(way) and _differs(then.cells, np.clip(way, -limit, limit)) >= SHOWS_ALL, share)
+        return Same(_elsewhere(way) and scene.moves_past(then, way), share)
     was, here = then.around_tool(), now.around_tool()
-    if was is None or here is None or before.tool is None or after.tool is None or changed[was | here].any():
+    if was is None or here is None or changed[was | here].any():
         return None
-    way = (after.tool - before.tool) / then.cell
-    return Same(_moves(way) and _differs(then.cells, way, was) >= SHOWS, share)
+    return Same(_elsewhere((now.tool - then.tool) / then.cell) and scene.shows_tool(then), share)
 
 
 def _rows(cells: NDArray[np.bool_]) -> int:
@@ -171,20 +76,8 @@ def _rows(cells: NDArray[np.bool_]) -> int:
     return int(rows[-1] - rows[0] + 1) if rows.size else 0
 
 
-def _moves(way: NDArray[np.float64]) -> bool:
+def _elsewhere(way: NDArray[np.float64]) -> bool:
     return bool(np.linalg.norm(way) >= SEEN_CELLS)
-
-
-def _differs(cells: NDArray[np.int16], way: NDArray[np.float64], where: NDArray[np.bool_] | None = None) -> float:
-    """Return the share of the cells [h, w, 3] that look different from those that are `way` [2] (right, down) away."""
-    height, width = cells.shape[:2]
-    right, down = (round(float(step)) for step in way)
-    rows, columns = slice(max(0, -down), height - max(0, down)), slice(max(0, -right), width - max(0, right))
-    there = slice(rows.start + down, rows.stop + down), slice(columns.start + right, columns.stop + right)
-    differs = np.abs(cells[rows, columns] - cells[there]).max(axis=2) > MOST_NOISE
-    if where is not None:
-        differs = differs[where[rows, columns]]
-    return float(differs.mean()) if differs.size else 0.0
 
 
 class Repetition:
@@ -203,13 +96,13 @@ class Repetition:
         self.same_s = self.moved_m = self.else_share = 0.0
         self._begin_ns, self._begun, self._shown = stamp_ns, False, False
 
-    def add(self, now: Picture) -> None:
-        """Take the next picture."""
+    def add(self, now: Picture) -> bool:
+        """Take the next picture. Return whether it is another one than those before."""
         found = [(now.away(then), same) for then in self._pictures if (same := self._same(then, now)) is not None]
         if not found:
             self._pictures.append(now)
             self._restart(now.stamp_ns)
-            return
+            return True
         away_m, same = min(found, key=lambda pair: pair[0])
         self._begun = self._begun or away_m >= BEGINS * self._motion_m
         if not self._begun:
@@ -218,6 +111,7 @@ class Repetition:
         self.same_s = (now.stamp_ns - self._begin_ns) / NS_PER_S
         self.moved_m = max(self.moved_m, away_m)
         self.else_share = max(self.else_share, same.else_share)
+        return False
 
     def lasts(self, frozen_s: float) -> bool:
         """Return whether the same was seen for long enough while the tool moved."""
@@ -238,15 +132,19 @@ class FrozenCamera:
 
     def reset(self) -> None:
         """Forget every picture."""
+        self._scene = Scene()
         self._equal = Repetition(equal, self._motion_m)
-        self._unchanged = Repetition(unchanged, self._motion_m)
         self._before: Picture | None = None
         self.begin()
 
     def begin(self) -> None:
-        """Believe the camera again: another task begins."""
-        self._frozen_ns: int | None = None  # when it was last, and is not believed again yet
+        """Believe the camera again: another task begins. Pictures that are equal to the last bit stay so."""
+        self._unchanged = Repetition(partial(unchanged, self._scene), self._motion_m)
         self._late: str | None = None
+        self._believe()
+
+    def _believe(self) -> None:
+        self._frozen_ns: int | None = None  # when it was last, and is not believed again yet
         self._rest: Picture | None = None  # since when the tool stands
         self._changes: list[int] = []  # stamps at which the picture changed although the tool stands
 
@@ -254,14 +152,16 @@ class FrozenCamera:
         """Return the problem when the camera shows what was, else None."""
         before, self._before = self._before, now
         self._equal.add(now)
-        self._unchanged.add(now)
-        for found, what in ((self._equal, "equal images"), (self._unchanged, "equal images but for noise")):
+        if self._unchanged.add(now):
+            self._scene.note(now)
+        rules = ((self._equal, "equal images", ""), (self._unchanged, "equal images but for noise", HIDDEN))
+        for found, what, doubt in rules:
             if found.lasts(self._frozen_s):
                 self._frozen_ns, self._rest, self._changes = now.stamp_ns, None, []
                 but = f" and {found.else_share * 100:.1f} % of the picture" if found.else_share > 0.0 else ""
                 return (
                     f"the camera is frozen: {found.same_s:.1f} s of {what}{but} while the tool moved "
-                    f"{found.moved_m * 1e3:.0f} mm"
+                    f"{found.moved_m * 1e3:.0f} mm{doubt}"
                 )
         return self._late or (self._watch(before, now, self._frozen_ns) if self._frozen_ns is not None else None)
 
@@ -279,11 +179,11 @@ class FrozenCamera:
                 )
                 return self._late
             if stands_s >= WATCHED_S:
-                self.begin()
+                self._believe()
                 return None
         if now.stamp_ns - frozen_ns < LONGEST_WATCH_S * NS_PER_S:
             return WATCHED
-        self.begin()
+        self._believe()
         return None
 
 

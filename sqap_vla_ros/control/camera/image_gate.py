@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import NS_PER_S
-from sqap_vla_ros.control.camera.frozen import FrozenCamera, Picture, ToolView
+from sqap_vla_ros.control.camera.frozen import FrozenCamera
+from sqap_vla_ros.control.camera.pictures import Picture, ToolView
 
 REFOCUSED = 0.05  # share of the focal length that autofocus may change
 

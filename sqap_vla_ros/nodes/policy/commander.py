@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import CONTINUATIONS, NS_PER_S, ActionChunk
-from sqap_vla_ros.control.arm.arm_watch import ArmWatch
+from sqap_vla_ros.control.arm.arm_watch import AGREE_M, AGREE_RAD, ArmWatch
 from sqap_vla_ros.control.arm.progress import ProgressBounds, ProgressWatch
 from sqap_vla_ros.control.clock_monitor import Pace
 from sqap_vla_ros.control.conditions import Hold
@@ -39,7 +39,8 @@ STANDS_M_S, STANDS_RAD_S = 0.02, 0.1  # a tool no faster than this stands
 LED_M, LED_RAD = 0.02, 0.1  # an arm that is so far from where it came to rest was led there
 LOCKED_S = 0.05  # the watchdog waits so long for a command that is being sent
 BRING_BACK = (
-    "is the tool's transform right? Bring the arm back, or clean up and configure the node again to start where it is"
+    "is the tool's transform right? Bring the arm back, publish joint_states and robot_description, which tell whether "
+    "it is, or clean up and configure the node again to start where it is"
 )
 EMERGENCY = Hold("the node's executor stands still", HoldReason.INPUT)
 
@@ -210,8 +211,9 @@ class Commander:
         the measurement may be wrong about: the motion leads there. Beyond a tracking error nothing starts before the
         two are together: the command goes slowly to where the arm is measured, once, and not further than a blocked arm
         can be. An arm that moved since was led elsewhere, and its controller has it there: from where it rested before,
-        it would be fetched back in a leap. So it starts where it is, if joints and TF agree on that; where TF alone
-        says so, and may have slipped, nothing starts. left: the joints say that it is elsewhere. Raises UnsafeChunk.
+        it would be fetched back in a leap. So it starts where it is, if joints and TF agree on that, in every output
+        mode; where TF alone says so, and may have slipped, nothing starts. left: the joints say that it is elsewhere.
+        Raises UnsafeChunk.
         """
         commanded = self.sink.commanded_tool(now_ns) if self.sink.KEEPS_POSE else None
         if commanded is None or dry_run:
@@ -221,7 +223,7 @@ class Commander:
         # Joints that say so, and are not the very numbers of the last hold, which may be frozen.
         left = left and not (self._held_at is not None and np.array_equal(tool, self._held_at))
         if left or (self._led(tool, now_ns) and _beyond(tool, commanded, LED_M, LED_RAD)):
-            if not self.sink.NEEDS_JOINTS:
+            if not (self.sink.NEEDS_JOINTS or self._joints_agree(tool)):
                 raise UnsafeChunk(f"{away}, and was moved there since: {BRING_BACK}")
             if not _stands(twist):
                 raise UnsafeChunk(f"{away}, and still moves")
@@ -245,6 +247,12 @@ class Commander:
                 self._log.warning(f"{away}: {self.sink.hold(order)}")
                 self._returned = self.commanded = True
         raise UnsafeChunk(f"{away}: its command goes back to it first")
+
+    def _joints_agree(self, tool: NDArray[np.float64]) -> bool:
+        """Return whether joint_states are known and have the tool [4, 4] at the same place, give or take."""
+        newest = self._inputs.tool.newest
+        by_joints = None if newest is None else self._inputs.tool_by_joints(newest.stamp_ns)
+        return by_joints is not None and not _beyond(by_joints, tool, AGREE_M, AGREE_RAD)
 
     def go_on(self, now_ns: int) -> int:
         """Let a stream that paused go on from what was sent last, not from where its path would be by now.

@@ -13,8 +13,8 @@ from rclpy.time import Time
 from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.contracts import NS_PER_S, Observation
-from sqap_vla_ros.control.camera.frozen import ToolView
 from sqap_vla_ros.control.camera.image_gate import ImageGate
+from sqap_vla_ros.control.camera.pictures import ToolView
 from sqap_vla_ros.control.camera.visibility import lens_problem, nothing_visible
 from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.nodes.messages import time_ns

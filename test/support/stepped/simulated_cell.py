@@ -86,13 +86,17 @@ class SentCommand:
 
 @dataclass
 class Cell:
-    """mode: output mode. seed: of the policy's motion and of the noise. lag_s: of the arm. simulated: the time is."""
+    """mode: output mode. seed: of the policy's motion and of the noise. lag_s: of the arm. simulated: the time is.
+
+    described: robot_description and joint_states are published also where the output mode needs none.
+    """
 
     mode: str
     seed: int = 0
     lag_s: float = 0.06
     simulated: bool = False
     parameters: dict[str, Any] = field(default_factory=dict)
+    described: bool = False
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
@@ -133,7 +137,7 @@ class Cell:
         self.loop, self.node, self.workers = self._engine.__enter__()
         self.watchdog = self.loop._watchdog
         self.place_camera()
-        if self.mode == "joint":
+        if self.mode == "joint" or self.described:
             self.publish("robot_description", String(data=self.urdf))
         self.loop.activate()
         return self
@@ -343,7 +347,7 @@ class Cell:
         if switches.second_tf is not None:
             self.clock.ros_ns += 1
             self._send_tf(switches.second_tf, switches.tf_age_s)
-        if self.mode != "joint":
+        if self.mode != "joint" and not self.described:
             return
         if not switches.joints_silent:
             names, values = list(self.kinematics.joint_names), (self.joints + self._noise(7)).tolist()

@@ -35,6 +35,8 @@ def test_a_frozen_picture_with_a_level_of_noise_is_named():
     with Cell("pose", seed=9, parameters={**QUICK, "max_open_loop_s": 1.0}) as cell:
         cell.switches.focal = 300.0  # the tool's place in the image moves as in one of usual size
         moving(cell)
+        # As if the gripper had been seen; the cell's pictures are noise.
+        cell.loop.inputs.gate._frozen._scene.shows_tool = lambda picture: True
         rng = np.random.default_rng(0)
         frozen = cell._image // 2 + 64
         cell.switches.image_edit = lambda image: (frozen + rng.integers(-1, 2, image.shape)).astype(np.uint8)

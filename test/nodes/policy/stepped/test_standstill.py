@@ -29,8 +29,8 @@ def resting(chunk: ActionChunk) -> ActionChunk:
     return replace(chunk, deltas=noise * [1, 1, 1, 3, 3, 3, 0])
 
 
-def careful(mode: str, **parameters: float) -> Cell:
-    cell = Cell(mode, seed=3, parameters=CAREFUL | parameters)
+def careful(mode: str, *, described: bool = False, **parameters: float) -> Cell:
+    cell = Cell(mode, seed=3, parameters=CAREFUL | parameters, described=described)
     cell.switches.chunk_edit = pushing
     return cell
 
@@ -104,6 +104,28 @@ def test_an_arm_that_is_put_elsewhere_as_soon_as_its_task_ends_starts_there():
         cell.enable()
         assert fastest_m_s(cell, 2.0) < 0.06
         assert np.linalg.norm(cell.tool[:3, 3] - put[:3, 3]) > 0.01, told(cell)
+        assert violations(cell) == []
+
+
+@pytest.mark.parametrize("slipped", [False, True])
+def test_in_output_mode_pose_joint_states_tell_an_arm_that_was_led_from_a_transform_that_slipped(slipped):
+    with careful("pose", described=True) as cell:
+        moving(cell, 1.0)
+        cell.enable(False)
+        cell.run(1.0)
+        if slipped:
+            slip = np.eye(4)
+            slip[0, 3] = 0.1
+            cell.switches.tf_edit = lambda pose: slip @ pose
+        else:
+            cell.relocate(cell.joints + 0.3 * np.eye(7)[0])
+        cell.run(1.0)
+        put, sent = cell.tool.copy(), len(cell.commands)
+        cell.enable()
+        assert fastest_m_s(cell, 2.0) < 0.06
+        assert (len(cell.commands) == sent) is slipped
+        if not slipped:
+            assert np.linalg.norm(cell.tool[:3, 3] - put[:3, 3]) > 0.01, told(cell)
         assert violations(cell) == []
 
 
