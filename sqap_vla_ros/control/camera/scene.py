@@ -19,7 +19,7 @@ PLACES, LIVES = 3.0, 0.2  # so many tell which cells change, those in this share
 
 
 class Scene:
-    """What a camera has shown.
+    """Keeps what a camera has shown.
 
     Of one that stands: each cell as it was when the tool was elsewhere. A gripper that is hidden, or looks like what is
     behind it, changes nothing as it leaves. Of one that moves: which cells change as it does. Its own gripper is not
