@@ -7,14 +7,16 @@ import importlib
 
 import pytest
 from bag_factory import write_bag
+from command_lines.options import GIVEN, answer, options, parsers
 from PIL import Image
-from test_hostile_values import GIVEN, answer, options, parsers
 
 from sqap_vla_ros import cli
+from sqap_vla_ros.commands.recordings import record_demo
+from sqap_vla_ros.nodes.check import main as check
 from sqap_vla_ros.nodes.launch import bringup
 from sqap_vla_ros.nodes.launch.table import BRINGUPS, resolve
 
-VALUES = ("", "-1", "0", "nan", "1e400", str(2**70), "/", "\x1b[31m", "a b")
+VALUES = ("", "-1", "nan", str(2**70), "/", "a \x1b[31m")
 MICRO = {name: ["--checkpoint", "micro"] for name in ("demo", "evaluate", "replay", "predict", "serve")}
 WORK = {  # command -> the function that begins its work
     "demo": "sqap_vla_ros.commands.demo.run_demo",
@@ -46,14 +48,11 @@ def place(tmp_path, monkeypatch):
     """A folder to run in, with what the commands read, and nothing that works."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    Image.new("RGB", (64, 48)).save(tmp_path / "IMAGE")
+    Image.new("RGB", (64, 48)).save(tmp_path / "IMAGE", "PNG")
     write_bag(tmp_path / "BAG", frames=1)
     for path in filter(None, WORK.values()):
         module, _, name = path.rpartition(".")
         monkeypatch.setattr(importlib.import_module(module), name, reached)
-    from sqap_vla_ros.commands.recordings import record_demo
-    from sqap_vla_ros.nodes.check import main as check
-
     monkeypatch.setattr(record_demo, "_FORMATS", {"bag": reached, "lerobot": reached})
     monkeypatch.setattr(check, "standing_in", lambda given: reached(resolve(BRINGUPS["policy"], given)))
     return tmp_path
@@ -79,13 +78,14 @@ def test_whatever_is_typed_for_operate_is_judged_before_a_node_is_looked_for(wha
 def test_whatever_is_typed_for_a_launch_argument_is_taken_or_refused_in_one_line(name, monkeypatch, capsys):
     """`check` takes those of `policy`."""
     monkeypatch.setattr(bringup, "NodeProcesses", lambda kind, given: reached(resolve(kind, given)))
+    monkeypatch.setattr(check, "standing_in", lambda given: reached(resolve(BRINGUPS["policy"], given)))
     for argument in BRINGUPS[name].arguments:
         for value in (*VALUES, "\x00", "é", "//", "a//b", "1a", "~", "a/", "{", "{node}"):
             assert bringup.main([name, f"{argument.name}:={value}"]) == 2
             said = capsys.readouterr().err
             assert said.startswith("bringup: ")
             assert said.rstrip("\n").count("\n") <= 12
-            if name == "policy" and value != "\x00":
+            if name == "policy" and value == VALUES[-1]:
                 assert answer(["check", f"{argument.name}:={value}"], capsys) == 2
 
 

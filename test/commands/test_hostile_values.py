@@ -1,10 +1,10 @@
 """Whatever a user types for an option, the answer is a run or one line: never a traceback, never half a run."""
 
-import argparse
 from pathlib import Path
 
 import pytest
 from bag_factory import write_bag
+from command_lines.options import GIVEN, answer, options, parsers
 from PIL import Image
 
 from sqap_vla_ros import cli
@@ -31,41 +31,9 @@ HOSTILE = (
     ),
     *("cuda:", "cuda:-1", "cpu:0", "nearest:", "nearest:x", "simulator:", "simulator:-1", "fp32,fp32", "\x00"),
 )
-GIVEN = {  # what each command needs before any option is tried
-    "record-demo": ["OUT"],
-    "replay": ["BAG"],
-    "train": ["--out", "OUT"],
-    "compress": ["--checkpoint", "micro", "--out", "OUT"],
-    "predict": ["--image", "IMAGE", "--instruction", "pick up the can"],
-    "inspect": ["CHECKPOINT"],
-    "convert": ["CHECKPOINT", "OUTPUT"],
-    "inspect-tokens": ["--image", "IMAGE"],
-}
 WRITTEN = {"out", "output", "report", "picture"}  # options of type Path that name no file to read
 READ_LATER = {"checkpoint", "tokenizer", "urdf"}  # by demo, serve and replay; check listens to a robot first
 TEXTS_THAT_NAME_FILES = {"checkpoint", "recipe", "recipes", "camera_info", "calibration"}
-
-
-def parsers():
-    (subparsers,) = (a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return subparsers.choices.items()
-
-
-def options():
-    for name, parser in parsers():
-        for action in parser._actions:
-            if action.option_strings and action.nargs != 0 and "--help" not in action.option_strings:
-                yield name, action.option_strings[-1], action.nargs if isinstance(action.nargs, int) else 1
-
-
-def answer(arguments, capsys):
-    status = cli.main(arguments)
-    shown = capsys.readouterr()
-    assert "Traceback" not in shown.err
-    if status == 2:
-        assert shown.err.startswith("sqap-vla: error: ")
-        assert shown.err.rstrip("\n").count("\n") <= 12, shown.err  # a list of candidates may follow
-    return status
 
 
 @pytest.mark.parametrize(("command", "option", "count"), list(options()))

@@ -1,0 +1,1 @@
+"""What is typed for `sqap-vla`, in tests."""
