@@ -7,9 +7,11 @@ A closed loop of 200 episodes cannot tell methods apart that differ by three poi
 in `config/recipes/sqap.yaml` and `coverage_w4a8.yaml` rest on.
 
 The rows named `oracle` choose by each image's own sensitivity, the norm of the noise's gradient at every token: no
-selector can know it without a backward pass, so they bound what a budget by sensitivity can gain.
+selector can know it without a backward pass, so they bound what a budget by sensitivity can gain. Rows `in two steps`
+drop before two layers, at the cost of dropping everything before the layer between them. Rows `budget by` give half of
+the scenes more tokens and half of them fewer at the same mean (SpecPrune-VLA gives them where the arm is slow).
 
-    OMP_NUM_THREADS=1 python benchmarks/selection_error.py [--observations 64]
+    OMP_NUM_THREADS=1 python benchmarks/selection_error.py [--observations 64] [--only "two steps" "budget by"]
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from papers_rows import VARIANTS
 from torch import Tensor
 from tqdm import tqdm
@@ -30,8 +34,10 @@ from tqdm import tqdm
 from sqap_vla_ros.compression.load import checkpoint_digest, load_policy
 from sqap_vla_ros.contracts import TRAINED_POLICY, Observation, Reason, SelectedTokens, SelectionContext, TokenSelector
 from sqap_vla_ros.policy.cogact import CogACTPolicy
+from sqap_vla_ros.policy.decoder import VISUAL_START, Decoder
 from sqap_vla_ros.pruning import make_selector
 from sqap_vla_ros.pruning.base import Selector
+from sqap_vla_ros.pruning.coverage import CoverageSelector
 from sqap_vla_ros.pruning.merging import feature_distances, merge_into_kept
 from sqap_vla_ros.shipped import SHIPPED
 from sqap_vla_ros.simulation.observations import expert_observations
@@ -63,6 +69,16 @@ ORACLES = {
     "oracle: most sensitive, others merged": {"spread": False, "merge": True},
     "oracle: coverage weighted by sensitivity": {"spread": True, "merge": True},
 }
+
+
+BUDGETS = {  # what decides which half of the scenes keeps more tokens
+    "coverage, budget by speed, slow arms keep more": "slow",
+    "coverage, budget by speed, fast arms keep more": "fast",
+    "coverage, budget by the sensitivity of all tokens": "sensitive",
+}
+TWO_STEPS = "coverage, in two steps"
+SPREAD = 0.2  # of the ratio, up and down
+Chosen = TokenSelector | list[TokenSelector | None] | None  # a list has one for every scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +137,52 @@ def _weighted_cover(distances: Tensor, weights: Tensor, budget: int) -> Tensor:
     return torch.tensor(sorted(kept))
 
 
+@dataclass(frozen=True, kw_only=True)
+class RememberedCoverage(CoverageSelector):
+    """`coverage` that keeps its latest answer in `answers`."""
+
+    answers: list[SelectedTokens] = field(default_factory=list)
+
+    def select(self, context: SelectionContext) -> SelectedTokens:
+        self.answers[:] = [super().select(context)]
+        return self.answers[0]
+
+
+@contextmanager
+def second_step(decoder: Decoder, selector: RememberedCoverage, ratio: float) -> Iterator[None]:
+    """Merge more visual tokens by `coverage`'s rule before the final layer, so that `ratio` of all are gone then."""
+    layer = decoder._layer
+    budget = dataclasses.replace(selector, ratio=ratio).budget
+
+    def wrapped(module: Any, hidden: Tensor, cos: Tensor, sin: Tensor, last: None, **how: Any) -> Any:
+        if not how["final"]:
+            return layer(module, hidden, cos, sin, last, **how)
+        first = selector.answers[0]
+        assert first.sizes is not None
+        tokens = int(first.sizes.sum())
+        visual = slice(VISUAL_START, VISUAL_START + first.indices.shape[1])
+        distances = feature_distances(hidden[:, visual])
+        kept = selector._grow(distances, first.reasons == int(Reason.RING), budget(tokens))
+        indices = kept.nonzero()[:, 1][None]
+        group = distances[0][:, indices[0]].argmin(dim=1)
+        group[indices[0]] = torch.arange(indices.shape[1])
+        sizes = torch.zeros(1, indices.shape[1]).index_add_(1, group, first.sizes)
+        total = torch.zeros(indices.shape[1], hidden.shape[2])
+        total.index_add_(0, group, hidden[0, visual].float() * first.sizes[0, :, None])
+        behind = torch.arange(visual.stop, hidden.shape[1])
+        rows = torch.cat((torch.arange(VISUAL_START), VISUAL_START + indices[0], behind))
+        hidden, cos, sin = hidden[:, rows], cos[:, rows], sin[:, rows]
+        hidden[0, VISUAL_START : VISUAL_START + indices.shape[1]] = (total / sizes[0, :, None]).to(hidden.dtype)
+        how["sizes_log"] = F.pad(sizes.log(), (VISUAL_START, len(behind)))
+        return layer(module, hidden, cos, sin, last, **how)
+
+    decoder._layer = wrapped  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del decoder._layer
+
+
 class Scenes:
     """Observations whose visual tokens are computed once for each policy, and the reference's answers to them."""
 
@@ -146,11 +208,12 @@ class Scenes:
             self._chunks = self._reference.model.sample(self.whole, start, [], self._reference.sampler)
         self.predicted = self.noise(self.whole)
 
-    def features(self, name: str, selector: TokenSelector | None, *, gradients: bool = False) -> Tensor:
+    def features(self, name: str, selector: Chosen, *, gradients: bool = False) -> Tensor:
         """Return the cognition features [n, D] of one policy, fp32."""
         model, found = self.policies[name].model, []
+        selectors = selector if isinstance(selector, list) else [selector] * len(self._prompts[name])
         with torch.inference_mode(not gradients):
-            for visual, ids, patch in self._prompts[name]:
+            for (visual, ids, patch), selector in zip(self._prompts[name], selectors, strict=True):
                 context = SelectionContext(model.config.vision.grid, [patch])
                 found.append(model.decode(visual.clone(), ids, None, selector=selector, context=context).cognition)
         return torch.cat(found).float()
@@ -165,12 +228,16 @@ class Scenes:
             found.append(head(noised, step, features.to(head.positional_embedding.dtype)).float())
         return torch.stack(found)
 
-    def errors(self, name: str, selector: TokenSelector | None) -> dict[str, float]:
+    def errors(self, name: str, selector: Chosen) -> dict[str, float]:
         """Return `cog` and `eps` of one policy with one selector."""
         features = self.features(name, selector)
         with torch.inference_mode():
             predicted = self.noise(features)
         return {f"{name} cog": _relative(features, self.whole), f"{name} eps": _relative(predicted, self.predicted)}
+
+    def speeds(self) -> Tensor:
+        """Return the mean normalised translation of the first eight actions that the reference answers, [n]."""
+        return self._chunks[:, :8, :3].norm(dim=2).mean(dim=1)
 
     def sensitivities(self, layer: int) -> list[Tensor]:
         """Return for each observation the squared norm of the noise's gradient at every visual token, [N]."""
@@ -186,6 +253,12 @@ class Scenes:
         return total
 
 
+def budgets(order: Tensor, ratio: float, layer: int) -> list[TokenSelector | None]:
+    """Return `coverage` for every scene, which drops more of those in the lower half of `order` [n]."""
+    many, few = (make_selector("coverage", ratio=ratio + change, prune_layer=layer) for change in (SPREAD, -SPREAD))
+    return [many if rank < len(order) // 2 else few for rank in order.argsort().argsort()]
+
+
 def _relative(found: Tensor, expected: Tensor) -> float:
     return round(float((found - expected).norm() / expected.norm()), 5)
 
@@ -194,6 +267,7 @@ def main() -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--observations", type=int, default=64)
+    parser.add_argument("--only", nargs="+", default=[""], help="rows whose names have one of these; the others stay")
     args = parser.parse_args()
     observations = expert_observations(args.observations, seed=SEED)
     policies = {name: cast(CogACTPolicy, load_policy(TRAINED_POLICY, name, shipped=SHIPPED)) for name in RECIPES}
@@ -204,22 +278,40 @@ def main() -> None:
     for name in RECIPES:
         rows[0] |= scenes.errors(name, None)
     depth = len(policies["bf16"].model.decoder.layers)
+
+    def wanted(name: str) -> bool:
+        return any(part in name for part in args.only)
+
     for layer in tqdm(range(1, depth)):
         sensitivities = scenes.sensitivities(layer)
         for ratio in (0.4, 0.7):
-            chosen: dict[str, TokenSelector] = {
+            chosen: dict[str, Chosen] = {
                 name: make_selector(selector, ratio=ratio, prune_layer=layer, **parameters)
                 for name, (selector, parameters) in SELECTORS.items()
             }
             for name in ORACLES:
                 chosen[name] = OracleSelector(ratio=ratio, prune_layer=layer, scores=iter(()), **ORACLES[name])
+            orders = {"slow": -scenes.speeds(), "fast": scenes.speeds()}
+            orders["sensitive"] = torch.stack([each.sum() for each in sensitivities])
+            chosen |= {name: budgets(orders[order], ratio, layer) for name, order in BUDGETS.items()}
+            if layer == depth - 2:  # two steps around this layer cost what one before it does
+                chosen[TWO_STEPS] = RememberedCoverage(ratio=ratio / 2, prune_layer=layer - 1)
             for name, selector in chosen.items():
+                if not wanted(name):
+                    continue
                 row: dict[str, Any] = {"selector": name, "dropped": ratio, "before_layer": layer}
                 for recipe in RECIPES:
                     if isinstance(selector, OracleSelector):
                         selector = dataclasses.replace(selector, scores=iter(sensitivities))
-                    row |= scenes.errors(recipe, selector)
+                    if isinstance(selector, RememberedCoverage):
+                        with second_step(policies[recipe].model.decoder, selector, ratio):
+                            row |= scenes.errors(recipe, selector)
+                    else:
+                        row |= scenes.errors(recipe, selector)
                 rows.append(row)
+    stored = [] if args.only == [""] else json.loads(RESULTS.read_text())["rows"]
+    place_of = {(row["selector"], row.get("dropped"), row.get("before_layer")): row for row in (*stored, *rows)}
+    rows = list(place_of.values())
     columns = [f"{name} {error}" for name in RECIPES for error in ("cog", "eps")]
     print(f"{'selector':48s}{'dropped':>8s}{'layer':>6s}" + "".join(f"{column:>10s}" for column in columns))
     for row in rows:

@@ -5,9 +5,10 @@
     python benchmarks/sensitivity.py schemes [--observations 24]
 
 `proxies` rounds random rows at 0, 2, 4 and 8 bits, one at a time, and measures the squared deviation of the action
-(Eq. 4). It prints Spearman's rank correlation of every metric with it, pooled and within a width. `rollouts` does
-the same with Eq. 5, the deviation cumulated over short episodes in the simulator, at 0 and 2 bits. `schemes` compresses
-the policy in memory and prints its errors on held-out scenes. All go to results/sensitivity.json.
+(Eq. 4). It prints Spearman's rank correlation with it, pooled and within a width, of every metric, of two proxies that
+no recipe offers, and of Eq. 4 on half of the observations with Eq. 4 on the other half. `rollouts` does the same with
+Eq. 5, the deviation cumulated over short episodes in the simulator, at 0 and 2 bits. `schemes` compresses the policy in
+memory and prints its errors on held-out scenes. All go to results/sensitivity.json.
 Calibration and held-out scenes are the simulator's, with the seeds of `quantization_error.py`.
 """
 
@@ -17,7 +18,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,18 @@ from sqap_vla_ros.compression.layer_work import rotary_of
 from sqap_vla_ros.compression.load import load_uncompressed
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RowBits, load_recipe
 from sqap_vla_ros.compression.sensitivity.allocation import Linear
-from sqap_vla_ros.compression.sensitivity.backward import FloatDecoder, layer_moments, make_cotangents, make_references
+from sqap_vla_ros.compression.sensitivity.backward import (
+    FloatDecoder,
+    LinearMoments,
+    layer_moments,
+    make_cotangents,
+    make_references,
+)
 from sqap_vla_ros.compression.sensitivity.measured import action_deviation, held_out_errors, spearman
-from sqap_vla_ros.compression.sensitivity.objectives import OBJECTIVES, FrozenHead, Reference
+from sqap_vla_ros.compression.sensitivity.objectives import OBJECTIVES, FrozenHead, Objective, Reference
 from sqap_vla_ros.compression.sensitivity.plan import TurnedLayers
 from sqap_vla_ros.compression.sensitivity.rounding import rounding_changes, rounding_hessian
-from sqap_vla_ros.compression.sensitivity.scores import METRICS, RowScores
+from sqap_vla_ros.compression.sensitivity.scores import METRICS, Metric, RowScores
 from sqap_vla_ros.contracts import TRAINED_POLICY, ActionChunk
 from sqap_vla_ros.evaluation.action_metrics import chunk_distance
 from sqap_vla_ros.evaluation.closed_loop.episodes import EpisodeRun, Execution
@@ -51,6 +58,27 @@ ROLLOUT_SEED, CHUNKS = 0, 4  # of eight executed actions each
 ROLLOUT_BITS, ROLLOUT_METRICS = (0, 2), ("epsilon", "action", "eq6", "released")
 PROBES = 4
 ROTATED = {"rotation": "hadamard", "rounding": "gptq", "weight_clip": True, "activation_clip": None}
+
+
+class WeightError(Metric):
+    """|dW|^2: neither inputs nor the action are looked at."""
+
+    def score(self, moments: LinearMoments, deltas: Mapping[int, torch.Tensor]) -> RowScores:
+        return {bits: delta.square().sum(1) for bits, delta in deltas.items()}
+
+
+class OutputError(Metric):
+    """E |dW x|^2, which GPTQ makes small."""
+
+    second_moments = True
+
+    def score(self, moments: LinearMoments, deltas: Mapping[int, torch.Tensor]) -> RowScores:
+        assert moments.plain is not None
+        second = moments.plain.sum / moments.observations
+        return {bits: ((delta @ second) * delta).sum(1) for bits, delta in deltas.items()}
+
+
+PROXIES: dict[str, Metric] = {**METRICS, "weight_error": WeightError(), "output_error": OutputError()}
 
 
 def spec(activation_bits: int, **more: Any) -> QuantizationSpec:
@@ -128,12 +156,12 @@ def score(observations: int, metrics: Sequence[str]) -> Scored:
             changes[index, name] = rounding_changes(
                 COGACT.linear(layers[index], name).weight.data, rounding_hessian(found, scheme), scheme
             )
-    scores: dict[str, dict[Linear, RowScores]] = {}
+    scores: dict[str, dict[Linear, RowScores]] = {key: {} for key in metrics}
+    by_objective: dict[Objective, list[str]] = {}
     for key in metrics:
-        metric = METRICS[key]
-        objective = metric.objective or OBJECTIVES["epsilon"]
+        by_objective.setdefault(PROXIES[key].objective or OBJECTIVES["epsilon"], []).append(key)
+    for objective, keys in by_objective.items():
         cotangents = make_cotangents(decoder, judged, head, objective, probes=PROBES, seed=1)
-        scores[key] = {}
         for index in reversed(range(len(layers))):
             mine = {name: deltas for (at, name), deltas in changes.items() if at == index}
             moments, cotangents = layer_moments(
@@ -144,7 +172,8 @@ def score(observations: int, metrics: Sequence[str]) -> Scored:
                 final=index == len(layers) - 1,
                 deltas=mine,
             )
-            scores[key] |= {(index, name): metric.score(moments[name], mine[name]) for name in mine}
+            for key in keys:
+                scores[key] |= {(index, name): PROXIES[key].score(moments[name], mine[name]) for name in mine}
     return Scored(policy, decoder, head, judged, changes, scores, time.monotonic() - started)
 
 
@@ -156,22 +185,27 @@ def correlations(predicted: dict[int, list[float]], measured: dict[int, list[flo
 
 
 def proxies(rows: int, observations: int) -> dict[str, Any]:
-    """Spearman of every metric with measured Eq. 4: pooled, and within each width."""
-    scored = score(observations, list(METRICS))
+    """Spearman of every proxy with measured Eq. 4: pooled, and within each width."""
+    scored = score(observations, list(PROXIES))
+    halves = scored.judged[::2], scored.judged[1::2]
     measured: dict[int, list[float]] = {}
-    predicted: dict[str, dict[int, list[float]]] = {key: {} for key in METRICS}
+    of_half: tuple[dict[int, list[float]], ...] = ({}, {})
+    predicted: dict[str, dict[int, list[float]]] = {key: {} for key in PROXIES}
     for linear, row in scored.draw(rows):
         weight = scored.weight(linear)
         for bits, delta in scored.changes[linear].items():
-            deviation = action_deviation(
-                scored.decoder, scored.judged, scored.head, *linear, row, weight[row] + delta[row]
-            )
-            measured.setdefault(bits, []).append(deviation)
-            for key in METRICS:
+            total = 0.0
+            for half, found in zip(halves, of_half, strict=True):
+                deviation = action_deviation(scored.decoder, half, scored.head, *linear, row, weight[row] + delta[row])
+                found.setdefault(bits, []).append(deviation)
+                total += len(half) * deviation
+            measured.setdefault(bits, []).append(total / len(scored.judged))
+            for key in PROXIES:
                 predicted[key].setdefault(bits, []).append(float(scored.scores[key][linear][bits][row]))
-    table = {}
+    table = {"halves": correlations(*of_half)}
     for key, by_bits in predicted.items():
         table[key] = correlations(by_bits, measured)
+    for key in table:
         print(f"{key:10s}" + "".join(f"{name:>8s} {value:.3f}" for name, value in table[key].items()), flush=True)
     return {
         "rows": rows,

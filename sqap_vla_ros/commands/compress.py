@@ -200,17 +200,10 @@ def _print_plan(args: argparse.Namespace, recipe: Recipe, observations: int, nee
 
 
 def _print_widths(header: Header) -> None:
-    from sqap_vla_ros.compression.bits import linear_widths, part_widths, width_summary
+    from sqap_vla_ros.compression.bits import widths_in_words
 
-    widths = width_summary(linear_widths(header.report, header.config), header.recipe, header.config)
-    if widths:
-        shares = ", ".join(f"{share:.1%} ({name.replace('_', ' ')})" for name, share in widths["bops"].items())
-        weight, row = widths["average_bits_per_parameter"], widths["average_bits_per_channel"]
-        print(f"decoder: {weight:.2f} bits a weight, {row:.2f} a row; operations of the uncompressed policy: {shares}")
-    for part, found in part_widths(header.report).items():
-        means = found.to_dict()
-        weight, row = means["average_bits_per_parameter"], means["average_bits_per_channel"]
-        print(f"{part.replace('_', ' ')}: {weight:.2f} bits a weight, {row:.2f} a row")
+    for name, words in widths_in_words(header.report, header.recipe, header.config).items():
+        print(f"{name}: {words}")
 
 
 def _report(

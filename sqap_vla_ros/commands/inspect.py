@@ -77,9 +77,11 @@ def _describe_made(name: str) -> dict[str, Any]:
 
 def _describe_compressed(path: Path) -> dict[str, Any]:
     """Return the facts of a file made by `sqap-vla compress`."""
+    from sqap_vla_ros.compression.bits import widths_in_words
     from sqap_vla_ros.compression.files.storage import CompressedFile
 
     header = CompressedFile(path).header
+    packed = sum(row.get("stored_bytes", 0) for row in header.report)
     return {
         "file": str(path),
         "format": "sqap_vla_ros, compressed",
@@ -87,7 +89,15 @@ def _describe_compressed(path: Path) -> dict[str, Any]:
         "recipe": header.recipe.name,
         "what it does": header.recipe.description,
         "size [GiB]": round(path.stat().st_size / 2**30, 3),
+        "packed linears [GiB]": round(packed / 2**30, 3),
+        **widths_in_words(header.report, header.recipe, header.config),
+        "calibrated on": _calibration(header.calibration),
         "compressed from": header.source.get("checkpoint", "unknown"),
         "its sha256": header.source.get("sha256", "unknown"),
         "datasets (unnorm_key)": sorted(header.statistics),
     }
+
+
+def _calibration(summary: dict[str, Any]) -> str:
+    count = summary.get("observations")
+    return f"{count} observations of {summary.get('source', 'an unknown source')}" if count else "nothing"

@@ -93,6 +93,25 @@ def width_summary(linears: Sequence[LinearWidths], recipe: Recipe, config: Polic
     }
 
 
+def widths_in_words(report: Sequence[Mapping[str, Any]], recipe: Recipe, config: PolicyConfig) -> dict[str, str]:
+    """Return average widths by part, and operations in both counts, as a user reads them; empty for no report.
+
+    report: that of a compressed file's header.
+    """
+    words: dict[str, str] = {}
+    if found := width_summary(linear_widths(report, config), recipe, config):
+        words["decoder"] = _means(found)
+    words |= {part.replace("_", " "): _means(widths.to_dict()) for part, widths in part_widths(report).items()}
+    if found:
+        shares = (f"{share:.1%} ({name.replace('_', ' ')})" for name, share in found["bops"].items())
+        words["operations"] = f"{', '.join(shares)} of the uncompressed policy's"
+    return words
+
+
+def _means(found: Mapping[str, Any]) -> str:
+    return f"{found['average_bits_per_parameter']:.2f} bits a weight, {found['average_bits_per_channel']:.2f} a row"
+
+
 @dataclass(frozen=True)
 class PartWidths:
     """The widths of a part's quantised linears: the vision towers, the projector or the action head.
@@ -135,9 +154,9 @@ def _mean(counts: Mapping[int, int]) -> float:
 
 
 def draw_widths(path: Path, linears: Sequence[LinearWidths], title: str, parts: Mapping[str, PartWidths]) -> None:
-    """Draw mean width and share of widths, and sensitivity by layer and module (QVLA, Figure 1) where it is known.
+    """Draw mean width, share of widths and size, and sensitivity by layer and module (QVLA, Figure 1) where known.
 
-    parts: what else is quantised; its shares are drawn below those of the decoder's modules.
+    parts: what else is quantised; its shares and sizes are drawn below those of the decoder's modules.
     """
     import matplotlib
 
@@ -148,24 +167,25 @@ def draw_widths(path: Path, linears: Sequence[LinearWidths], title: str, parts: 
     layers = sorted({each.layer for each in linears})
     at = {(each.layer, each.name): each for each in linears}
     compared = _compared_width(linears)
-    panels = 2 if compared is None else 4
+    panels = 3 if compared is None else 5
     height = 3.2 + 0.22 * max(len(layers), 7)
     figure, axes = plt.subplots(1, panels, figsize=(4.6 * panels, height), layout="constrained")
     figure.suptitle(title)
     means = np.array([[at[layer, name].mean for name in COGACT.linears] for layer in layers])
     _grid(figure, axes[0], means, layers, "mean bits of the rows", annotate=len(layers) <= 8)
     _shares(axes[1], linears, parts)
+    _sizes(axes[2], linears, parts)
     if compared is not None:
         damage = np.array([[at[layer, name].damage[compared] for name in COGACT.linears] for layer in layers])
         words = f"sensitivity: all rows of a linear at {compared} bits"
-        _grid(figure, axes[2], damage, layers, words, norm=LogNorm(damage[damage > 0].min(), damage.max()))
+        _grid(figure, axes[3], damage, layers, words, norm=LogNorm(damage[damage > 0].min(), damage.max()))
         for name, column in zip(COGACT.linears, damage.T, strict=True):
-            axes[3].plot(layers, column, "o-", markersize=3, label=name)
-        axes[3].plot(layers, damage.sum(1), "k--", linewidth=1, label="all seven, summed")
-        axes[3].set(title=f"expected squared change at {compared} bits", xlabel="decoder layer", yscale="log")
-        axes[3].set_xticks(layers if len(layers) <= 12 else layers[::4])
-        axes[3].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize="small", ncols=4)
-        axes[3].grid(alpha=0.3)
+            axes[4].plot(layers, column, "o-", markersize=3, label=name)
+        axes[4].plot(layers, damage.sum(1), "k--", linewidth=1, label="all seven, summed")
+        axes[4].set(title=f"expected squared change at {compared} bits", xlabel="decoder layer", yscale="log")
+        axes[4].set_xticks(layers if len(layers) <= 12 else layers[::4])
+        axes[4].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize="small", ncols=4)
+        axes[4].grid(alpha=0.3)
     with written_aside(path) as partial:
         figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)
@@ -190,6 +210,23 @@ def _grid(figure: Any, axis: Any, values: Any, layers: Sequence[int], title: str
         for row, col in np.ndindex(values.shape):
             colour = "white" if values[row, col] < middle else "black"
             axis.text(col, row, f"{values[row, col]:.1f}", ha="center", va="center", color=colour, fontsize="small")
+
+
+def _sizes(axis: Any, linears: Sequence[LinearWidths], parts: Mapping[str, PartWidths]) -> None:
+    before: Counter[str] = Counter()
+    stored: Counter[str] = Counter()
+    for each in linears:
+        before[each.name] += sum(each.rows.values()) * each.columns * FULL_BITS // 8
+        stored[each.name] += each.stored_bytes
+    for part, widths in parts.items():
+        before[part], stored[part] = sum(widths.weights.values()) * FULL_BITS // 8, widths.stored_bytes
+    unit, divisor = ("GiB", 2**30) if max(before.values()) > 2**30 else ("MiB", 2**20)
+    words = [name.removesuffix("_proj").replace("_", " ") for name in before]
+    axis.barh(words, [before[name] / divisor for name in before], color="0.85", label="at 16 bits")
+    axis.barh(words, [stored[name] / divisor for name in before], color="#4477aa", label="stored, with scales")
+    axis.invert_yaxis()
+    axis.set(title=f"size by module, {unit}")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2, fontsize="small")
 
 
 def _shares(axis: Any, linears: Sequence[LinearWidths], parts: Mapping[str, PartWidths]) -> None:

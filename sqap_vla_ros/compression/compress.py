@@ -5,7 +5,7 @@ One layer is in float32 at a time; everything else keeps its dtype, so the peak 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from sqap_vla_ros.policy.decoder import Decoder
 
 if TYPE_CHECKING:
     from sqap_vla_ros.compression.sensitivity.plan import RowPlan
+    from sqap_vla_ros.compression.sensitivity.unfinished import ScoringStore
 
 
 LEAST_OBSERVATIONS = 4  # of a recipe that looks at the action: half of them fit the rounding, half judge it
@@ -162,7 +163,7 @@ def make_plan(
     hidden: list[Tensor] | None,
     observations: Sequence[Observation] = (),
     *,
-    hessians: MutableMapping[tuple[int, str], Tensor] | None = None,
+    store: ScoringStore | None = None,
     progress: OnProgress | None = None,
 ) -> RowPlan | None:
     """Plan widths and Hessians where the recipe looks at the action; None where it does not. See `plan_rows`."""
@@ -171,7 +172,7 @@ def make_plan(
     from sqap_vla_ros.compression.sensitivity.plan import plan_rows
 
     images = _inputs_of(policy, policy.model.vision, observations) if spec.vision_by_row else []
-    return plan_rows(policy, spec, hidden or [], images, hessians=hessians, progress=progress)
+    return plan_rows(policy, spec, hidden or [], images, store=store, progress=progress)
 
 
 def quantize_towers(

@@ -68,7 +68,8 @@ class RowBits:
     """Widths for the rows of the decoder's weights, chosen by what their rounding does to the action (QVLA).
 
     average: bits a weight, which the widths keep to. widths: that a row may take, of 0, 2, 4, 8 and 16.
-    metric: of the damage, one of `sensitivity.scores.METRICS`. probes: random directions it samples an observation.
+    metric: of the damage, one of `sensitivity.scores.METRICS`; `epsilon` where rows may take 0 bits.
+    probes: random directions it samples an observation.
     method: `heap` (always the cheapest step anywhere) or `stages` (the paper's words).
     by_parameters: the average is over weights; False: over rows, as in the paper.
     ties: `none`; `layout` for rows that need no permutation where the order of rows matters; `linear` for one width a
@@ -109,6 +110,11 @@ class RowBits:
         _choice(owner, "ties", self.ties, TIES)
         if self.probes < 1:
             raise RecipeError(f"{owner}.probes must be at least 1, got {self.probes}")
+        if 0 in self.widths and self.metric != "epsilon":
+            raise RecipeError(
+                f"{owner}: rows of 0 bits are checked together against the sum of their scores, which needs metric: "
+                f"epsilon, got {self.metric!r}; leave 0 out of widths"
+            )
         try:
             _ = self.limits, self.vision_limits
         except AllocationError as error:

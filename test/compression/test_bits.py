@@ -73,5 +73,5 @@ def test_the_picture_has_sensitivities_where_they_are_known(scored, tmp_path, mo
         more["damage"] = lambda layer, _: {"2": 1.0, "4": 0.1 / (1 + layer), "8": 0.001}
     draw_widths(tmp_path / "bits.png", linear_widths(report(**more), CONFIG), "title", part_widths(TOWERS))
     titles = [axes.get_title() for axes in drawn[0].axes if axes.get_title()]
-    assert titles[:2] == ["mean bits of the rows", "share of the rows by width"]
+    assert titles[:3] == ["mean bits of the rows", "share of the rows by width", "size by module, MiB"]
     assert ("sensitivity: all rows of a linear at 4 bits" in titles) == scored

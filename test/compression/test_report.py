@@ -16,7 +16,12 @@ def test_compress_command_writes_a_policy_that_predicts_and_a_report(tmp_path, c
     assert main(["compress", *arguments, "--out", str(out), "--report", str(report)]) == 0
     printed = capsys.readouterr().out
     assert "packed linears" in printed
-    assert "4.00 bits a weight, 4.00 a row; operations of the uncompressed policy: " in printed
+    assert "decoder: 4.00 bits a weight, 4.00 a row\noperations: " in printed
+    assert main(["inspect", str(out), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["decoder"] == "4.00 bits a weight, 4.00 a row"
+    assert facts["operations"].endswith("% (bit product) of the uncompressed policy's")
+    assert facts["calibrated on"] == "2 observations of synthetic"
     summary = json.loads((report / "report.json").read_text())
     assert summary["total_bytes"]["after"] < summary["total_bytes"]["before"]
     assert len(summary["linears"]) == 42

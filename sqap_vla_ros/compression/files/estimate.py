@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sqap_vla_ros.compression.files.skeleton import empty_model, quantize_structure
-from sqap_vla_ros.compression.recipe import Recipe, RecipeError
+from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.config import PolicyConfig
 
@@ -48,12 +48,31 @@ def estimate(config: PolicyConfig, recipe: Recipe, observations: int, *, layers_
     if spec.row_bits is not None:  # `quantize_structure` took the width of rows that differ as uniform
         packed = int(linears * spec.row_bits.average / 8) + config.decoder.depth * sum(inputs) * _FP32
     file = _bytes(model, width, head_width) - _bytes(model, width, only=_LAYERS) + packed
-    hidden = 2 * observations * (config.vision.tokens + _PROMPT) * config.decoder.width * _FP32
+    states = observations * (config.vision.tokens + _PROMPT) * config.decoder.width * _FP32
+    hidden = 2 * states
     hessians = sum(size * size for size in inputs) * _FP32
     work = packed + hidden + (config.decoder.depth * hessians if spec.hessian == "weighted" else 0)
     resident = whole - config.decoder.depth * layer // _FP32 * width if layers_in_file else whole
-    memory = resident + 2 * layer + hidden + (hessians if spec.needs_hessian and observations else 0)
-    return Estimate(file, work, memory)
+    memory = 2 * layer + hidden + (hessians if spec.needs_hessian and observations else 0)
+    if spec.looks_at_the_action:
+        memory = max(memory, _scoring(config, spec, layer, states))
+    return Estimate(file, work, resident + memory)
+
+
+def _scoring(config: PolicyConfig, spec: QuantizationSpec, layer: int, states: int) -> int:
+    """Return the bytes that scoring a layer needs.
+
+    They are its weights, the inputs of all layers, cotangents, and the larger of two second moments of every linear's
+    inputs and the changes at every width.
+
+    layer: bytes of a layer in float32. states: of its inputs, of all observations.
+    """
+    from sqap_vla_ros.compression.sensitivity.plan import probes_of
+
+    one = empty_model(config).decoder.layers[0]
+    moments = 2 * sum(COGACT.linear(one, name).in_features ** 2 for name in COGACT.linears) * _FP32
+    changes = layer * sum(width < 16 for width in spec.row_bits.widths) if spec.row_bits is not None else 0
+    return layer + states * (config.decoder.depth + probes_of(spec)) + max(moments, changes)
 
 
 def require_room(needs: Estimate, recipe: Recipe, out: Path) -> None:

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from sqap_vla_ros.compression.files.storage import (
     tokenizer_tensors,
     write_file,
 )
+from sqap_vla_ros.compression.files.unfinished_scoring import StoredScoring, file_name, linear_of, open_sealed
 from sqap_vla_ros.compression.layer_work import OnProgress
 from sqap_vla_ros.compression.layers import LinearReport
 from sqap_vla_ros.compression.parts import AFTER_DECODER, quantize_parts
@@ -49,7 +50,6 @@ from sqap_vla_ros.quantization.reordered_weights import give_back_freed_memory
 if TYPE_CHECKING:
     from sqap_vla_ros.compression.sensitivity.plan import RowPlan
 
-Linear = tuple[int, str]  # decoder layer, linear
 _PLANNED = "planned"  # metadata of a plan
 _NO_LINEAR = "none"  # a tensor beside the widths: there may be none, and an empty file cannot be read
 
@@ -151,8 +151,8 @@ def _compress(
         spec = recipe.quantization
         hidden, beside = prepare_stream(policy, spec, observations)
 
-        def make(hessians: MutableMapping[Linear, torch.Tensor]) -> RowPlan | None:
-            return make_plan(policy, spec, hidden, observations, hessians=hessians, progress=progress)
+        def make(store: StoredScoring) -> RowPlan | None:
+            return make_plan(policy, spec, hidden, observations, store=store, progress=progress)
 
         plan = work.plan(make)
         towers, inputs = quantize_towers(policy, spec, hidden, observations, plan)
@@ -232,12 +232,12 @@ class _Workspace:
             temporary.write_text(content)
             temporary.replace(file)
 
-    def plan(self, make: Callable[[MutableMapping[Linear, torch.Tensor]], RowPlan | None]) -> RowPlan | None:
+    def plan(self, make: Callable[[StoredScoring], RowPlan | None]) -> RowPlan | None:
         """Return the plan of an earlier run, or make and keep it. None where the recipe needs none.
 
-        make: plans, and puts Hessians where it is told; they are files, each read when its layer is due.
+        make: plans, and keeps what it finishes where it is told.
         """
-        path, hessians = self.folder / "row_bits.safetensors", _StoredHessians(self.folder)
+        path, store = self.folder / "row_bits.safetensors", StoredScoring(self.folder, self._remedy)
         if path.is_file():
             from sqap_vla_ros.compression.sensitivity.plan import RowPlan
 
@@ -245,29 +245,27 @@ class _Workspace:
             if _PLANNED not in file.metadata:
                 raise CompressedFileError(f"{path} holds no plan; {self._remedy}")
             planned = json.loads(file.metadata[_PLANNED])
-            kept = set(map(_file_name, hessians))
+            kept = set(map(file_name, store.hessians))
             if lost := [name for name in planned["hessians"] if name not in kept]:
                 raise CompressedFileError(f"{self.folder} lacks the Hessian of {lost[0]}; {self._remedy}")
             bits = {name: file.tensor(name) for name in file.names if name != _NO_LINEAR}
             damage = planned["damage"]
             return RowPlan(
-                {_linear_of(name): tensor for name, tensor in bits.items()},
-                hessians,
-                {_linear_of(name): {int(k): v for k, v in each.items()} for name, each in damage.items()},
+                {linear_of(name): tensor for name, tensor in bits.items()},
+                store.hessians,
+                {linear_of(name): {int(k): v for k, v in each.items()} for name, each in damage.items()},
             )
-        plan = make(hessians)
+        plan = make(store)
         if plan is not None:
-            bits = {_file_name(linear): tensor.contiguous() for linear, tensor in plan.bits.items()}
-            damage = {_file_name(linear): dict(each) for linear, each in plan.damage.items()}
-            planned = {"damage": damage, "hessians": list(map(_file_name, hessians))}
+            bits = {file_name(linear): tensor.contiguous() for linear, tensor in plan.bits.items()}
+            damage = {file_name(linear): dict(each) for linear, each in plan.damage.items()}
+            planned = {"damage": damage, "hessians": list(map(file_name, store.hessians))}
             self._save(path, {_NO_LINEAR: torch.zeros(1), **bits}, {_PLANNED: json.dumps(planned)})
+            store.remove()
         return plan
 
     def _open(self, path: Path) -> CheckedFile:
-        file = CheckedFile(path, self._remedy)
-        if not file.sealed:
-            raise CompressedFileError(f"{path} is damaged or of an older version of this package; {self._remedy}")
-        return file
+        return open_sealed(path, self._remedy)
 
     def _layer(self, index: int) -> Path:
         return self.folder / f"layer_{index:03d}.safetensors"
@@ -325,43 +323,3 @@ class _Workspace:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
-
-
-def _file_name(linear: Linear) -> str:
-    layer, name = linear
-    return f"{layer:03d}_{name}"
-
-
-def _linear_of(file_name: str) -> Linear:
-    layer, _, name = file_name.partition("_")
-    return int(layer), name
-
-
-class _StoredHessians(MutableMapping[Linear, torch.Tensor]):
-    """Matrices by linear, each a file of the workspace."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def _path(self, linear: Linear) -> Path:
-        return self._folder / f"hessian_{_file_name(linear)}.safetensors"
-
-    def __getitem__(self, linear: Linear) -> torch.Tensor:
-        try:
-            file = CheckedFile(self._path(linear), f"remove {self._folder} and start again")
-            return file.tensor(_file_name(linear))
-        except FileNotFoundError:
-            raise KeyError(linear) from None
-
-    def __setitem__(self, linear: Linear, hessian: torch.Tensor) -> None:
-        write_file(self._path(linear), {_file_name(linear): partial(_itself, hessian.contiguous())}, {})
-
-    def __delitem__(self, linear: Linear) -> None:
-        self._path(linear).unlink()
-
-    def __iter__(self) -> Iterator[Linear]:
-        paths = sorted(self._folder.glob("hessian_*.safetensors"))
-        return (_linear_of(path.stem.removeprefix("hessian_")) for path in paths)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)

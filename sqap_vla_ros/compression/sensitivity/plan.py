@@ -7,7 +7,7 @@ inputs that it was fitted to.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -28,6 +28,7 @@ from sqap_vla_ros.compression.sensitivity.objectives import OBJECTIVES, FrozenHe
 from sqap_vla_ros.compression.sensitivity.rounding import rounding_changes, rounding_hessian
 from sqap_vla_ros.compression.sensitivity.scores import METRICS, RowScores
 from sqap_vla_ros.compression.sensitivity.towers import score_towers
+from sqap_vla_ros.compression.sensitivity.unfinished import KeptInMemory, Scoring, ScoringStore
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.decoder import Decoder
@@ -89,6 +90,11 @@ class RowPlan:
         return self.layer(VISION)
 
 
+def probes_of(spec: QuantizationSpec) -> int:
+    """Return the random directions that an observation's action is differentiated in."""
+    return WEIGHTED_PROBES if spec.row_bits is None else spec.row_bits.probes
+
+
 def _of_layer(every: Mapping[Linear, Any], index: int) -> dict[str, Any]:
     return {linear[1]: every[linear] for linear in every if linear[0] == index}
 
@@ -99,7 +105,7 @@ def plan_rows(
     hidden: Sequence[Tensor],
     images: Sequence[Tensor] = (),
     *,
-    hessians: MutableMapping[Linear, Tensor] | None = None,
+    store: ScoringStore | None = None,
     progress: OnProgress | None = None,
 ) -> RowPlan:
     """Score every row of the decoder, and of the vision towers where the recipe has them, at every width, and choose.
@@ -108,7 +114,8 @@ def plan_rows(
     hidden: the decoder's inputs [1, S, D] float32, one per calibration observation. Each needs its inputs of all layers
         in memory: 145 MB for the published geometry.
     images: where the vision towers' rows take widths, what the towers are given, [1, 3, H, W] uint8 per observation.
-    hessians: where the weighted Hessians go, 0.9 GB a layer of the published geometry; None keeps them in memory.
+    store: where scored layers go, so that an interruption loses one at most, and the weighted Hessians, 0.9 GB a layer
+        of the published geometry; None keeps all in memory.
     Raises RecipeError where too few rows may be zero to keep to the average.
     """
     rows = spec.row_bits
@@ -117,23 +124,29 @@ def plan_rows(
     head, depth = FrozenHead(policy), len(source.layers)
     metric = METRICS["epsilon" if rows is None else rows.metric]
     objective = metric.objective or OBJECTIVES["epsilon"]
-    probes = WEIGHTED_PROBES if rows is None else rows.probes
+    probes = probes_of(spec)
     references = make_references(decoder, hidden, head)
     fitted, judged = (references, []) if rows is None else (references[::2], references[1::2])
     to_fit, to_judge = (
         make_cotangents(decoder, some, head, objective, probes=probes, seed=seed) if some else []
         for seed, some in enumerate((fitted, judged))
     )
-    hessians = {} if hessians is None else hessians
-    scores: dict[Linear, RowScores] = {}
-    columns: dict[Linear, int] = {}
+    store = store or KeptInMemory()
+    hessians = store.hessians
+    scoring = store.read() or Scoring(depth, to_fit, to_judge)
+    del to_fit, to_judge  # they are as large as a layer
+    scores = scoring.scores
+    columns = {
+        (index, name): COGACT.linear(layer, name).in_features
+        for index, layer in enumerate(source.layers)
+        for name in COGACT.linears
+    }
 
     def score_layer(index: int) -> None:
         """Score one layer; what it needs for that (4 GB of the published geometry) is gone before the next begins."""
-        nonlocal to_fit, to_judge
         layer, final = decoder.layers[index], index == depth - 1
-        moments, to_fit = layer_moments(
-            layer, [each.hidden[index] for each in fitted], to_fit, decoder.rotary, final=final
+        moments, scoring.to_fit = layer_moments(
+            layer, [each.hidden[index] for each in fitted], scoring.to_fit, decoder.rotary, final=final
         )
         found = {name: rounding_hessian(moments.pop(name), spec) for name in list(moments)}
         if spec.hessian == "weighted":
@@ -145,10 +158,10 @@ def plan_rows(
             name: rounding_changes(COGACT.linear(layer, name).weight.data, found.pop(name), spec)
             for name in COGACT.linears
         }
-        judged_moments, to_judge = layer_moments(
+        judged_moments, scoring.to_judge = layer_moments(
             layer,
             [each.hidden[index] for each in judged],
-            to_judge,
+            scoring.to_judge,
             decoder.rotary,
             final=final,
             deltas=deltas,
@@ -156,12 +169,13 @@ def plan_rows(
         )
         for name, changes in deltas.items():
             scores[index, name] = metric.score(judged_moments[name], changes)
-            columns[index, name] = COGACT.linear(layer, name).in_features
 
-    for index in reversed(range(depth)):
+    while scoring.left:
         if progress is not None:
-            progress("scoring decoder layers", depth - 1 - index, depth)
-        score_layer(index)
+            progress("scoring decoder layers", depth - scoring.left, depth)
+        score_layer(scoring.left - 1)
+        scoring.left -= 1
+        store.write(scoring)
     if progress is not None:
         progress("scoring decoder layers", depth, depth)
     if rows is None:
@@ -185,7 +199,9 @@ def plan_rows(
             break
         never_zero |= harmful
     if rows.vision_limits is not None:
-        towers = score_towers(policy, spec, metric, (images[::2], to_fit), (images[1::2], to_judge), hessians)
+        towers = score_towers(
+            policy, spec, metric, (images[::2], scoring.to_fit), (images[1::2], scoring.to_judge), hessians
+        )
         scores |= towers.scores
         ties = "linear" if rows.ties == "linear" else "none"
         bits |= allocate(towers.scores, towers.columns, rows.vision_limits, method=rows.method, ties=ties, head_width=1)

@@ -9,13 +9,15 @@ import torch
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import compress, decoder_inputs, make_plan, prepare_stream
+from sqap_vla_ros.compression.files.estimate import estimate
 from sqap_vla_ros.compression.files.job import compress_to_file
-from sqap_vla_ros.compression.files.storage import CompressedFile
+from sqap_vla_ros.compression.files.storage import CompressedFile, CompressedFileError
 from sqap_vla_ros.compression.load import load_policy, load_uncompressed
 from sqap_vla_ros.compression.parts import fuse_parts
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, RowBits, load_recipe
 from sqap_vla_ros.compression.sensitivity.allocation import averages
 from sqap_vla_ros.compression.sensitivity.plan import TurnedLayers, plan_rows
+from sqap_vla_ros.policy.config import COGACT_BASE
 from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 from sqap_vla_ros.quantization.mixed import MixedLinear, MixedWeightOnlyLinear
@@ -51,6 +53,17 @@ def test_planning_changes_nothing_in_the_policy():
     assert plan.bits == {}
     assert len(plan.hessians) == 6 * 7
     assert all(torch.equal(before[name], tensor) for name, tensor in policy.model.state_dict().items())
+
+
+def test_the_memory_of_scoring_is_part_of_the_estimate():
+    """It is what compression by row needs most of, and grows with the observations."""
+    spec = load_recipe("qvla_w4a8")
+    few, many, uniform = (
+        estimate(COGACT_BASE, recipe, count, layers_in_file=True).memory / 2**30
+        for recipe, count in ((spec, 4), (spec, 16), (load_recipe("w4a8"), 16))
+    )
+    assert many - few == pytest.approx(12 * 4.5 * 36 / 1024, rel=0.1)  # 4.5 MiB a layer's input, 32 layers and 4 probes
+    assert uniform + 1.0 < few < many < 14.3
 
 
 def test_turned_layers_are_what_the_recipe_leaves_behind():
@@ -112,15 +125,33 @@ class Interrupted(Exception):
 
 @pytest.mark.parametrize("rows", [ROWS_AND_TOWERS, None], ids=["rows", "uniform"])
 def test_an_interruption_keeps_the_plan(rows, tmp_path, monkeypatch):
-    """Widths and weighted Hessians both: the file is what an uninterrupted run writes."""
+    """Scores, widths and weighted Hessians: the file is what an uninterrupted run writes."""
     spec = QuantizationSpec(activation_bits=8, rounding="gptq", hessian="weighted", row_bits=rows)
     recipe, out, whole = Recipe("quick", quantization=spec), tmp_path / "policy.safetensors", tmp_path / "w.safetensors"
+    scored = []
+
+    def interrupt_scoring(stage, done, _):
+        if stage == "scoring decoder layers" and done == 4:
+            raise Interrupted
+
+    def note(stage, done, _):
+        if stage == "scoring decoder layers":
+            scored.append(done)
 
     def interrupt(layer):
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        compress_to_file(micro_policy(), recipe, OBSERVATIONS, out, after_layer=interrupt)
+        compress_to_file(micro_policy(), recipe, OBSERVATIONS, out, progress=interrupt_scoring)
+    work = out.with_name(out.name + ".partial")
+    lost = (work / "hessian_003_o_proj.safetensors").rename(work / "elsewhere")
+    with pytest.raises(CompressedFileError, match=r"lacks the Hessian of 003_o_proj; remove .* and start again"):
+        compress_to_file(micro_policy(), recipe, OBSERVATIONS, out)
+    lost.rename(work / "hessian_003_o_proj.safetensors")
+    with pytest.raises(Interrupted):
+        compress_to_file(micro_policy(), recipe, OBSERVATIONS, out, progress=note, after_layer=interrupt)
+    assert scored == [4, 5, 6]
+    assert not (work / "scoring.safetensors").exists()
     with monkeypatch.context() as patched:
         patched.setattr(
             "sqap_vla_ros.compression.sensitivity.plan.plan_rows", lambda *_, **__: pytest.fail("planned twice")
@@ -128,7 +159,7 @@ def test_an_interruption_keeps_the_plan(rows, tmp_path, monkeypatch):
         compress_to_file(micro_policy(), recipe, OBSERVATIONS, out)
     compress_to_file(micro_policy(), recipe, OBSERVATIONS, whole)
     assert out.read_bytes() == whole.read_bytes()
-    assert not out.with_name(out.name + ".partial").exists()
+    assert not work.exists()
 
 
 def test_weighted_hessians_serve_uniform_recipes_too(tmp_path):
@@ -150,6 +181,10 @@ def test_weighted_hessians_serve_uniform_recipes_too(tmp_path):
         ("row_bits: {average: 4, metric: guess}", r"row_bits\.metric must be one of epsilon, .*, got 'guess'"),
         ("row_bits: {average: 4, method: best}", r"row_bits\.method must be one of heap, stages, got 'best'"),
         ("row_bits: {average: 4, ties: all}", r"row_bits\.ties must be one of none, layout, linear, got 'all'"),
+        (
+            "row_bits: {average: 4, widths: [0, 4, 8], metric: action}",
+            r"row_bits: rows of 0 bits .* epsilon, got 'action'",
+        ),
         ("row_bits: {average: 4, probes: 0}", r"row_bits\.probes must be at least 1, got 0"),
         ("row_bits: {mean: 4}", r"row_bits: unknown 'mean'; known: average"),
         ("row_bits: {average: 4}\n  equalization: awq\n  activation_bits: 16", r"cannot be combined with equalization"),
