@@ -22,7 +22,7 @@ from PIL import Image
 from rosbags.highlevel import AnyReader
 
 from sqap_vla_ros.control.camera.visibility import LEAST_CONTRAST, contrast, nothing_visible
-from sqap_vla_ros.policy.pictures import read_picture
+from sqap_vla_ros.pictures import read_picture
 from sqap_vla_ros.simulation import layout
 from sqap_vla_ros.simulation.environment import TabletopEnv
 

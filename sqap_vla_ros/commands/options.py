@@ -315,7 +315,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def add_picture(parser: Any) -> None:
-    """Add --image; read it with `policy.pictures.read_picture`."""
+    """Add --image; read it with `pictures.read_picture`."""
     parser.add_argument("--image", type=Path, required=True, help="picture of the robot's camera (png, jpg, ...)")
 
 

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     import numpy as np
 
     from sqap_vla_ros.contracts import Observation
-    from sqap_vla_ros.policy.pictures import read_picture
+    from sqap_vla_ros.pictures import read_picture
     from sqap_vla_ros.processes import busy_share, busy_warning
     from sqap_vla_ros.serving.frames import is_remote
     from sqap_vla_ros.shipped import SHIPPED

@@ -72,13 +72,15 @@ def run(args: argparse.Namespace) -> None:
     from PIL import Image
 
     from sqap_vla_ros.contracts import Observation
+    from sqap_vla_ros.pictures import read_picture
     from sqap_vla_ros.policy.checkpoints.writing import check_folder, written_aside
-    from sqap_vla_ros.policy.pictures import read_picture
     from sqap_vla_ros.shipped import SHIPPED
 
     kind = Image.registered_extensions().get(args.out.suffix.lower())
     if kind is None:
         raise UsageError(f"--out {args.out}: no kind of picture ends in {args.out.suffix!r}; .png is one that does")
+    if args.out.exists() and args.image.exists() and args.out.samefile(args.image):
+        raise UsageError(f"--out {args.out} is the picture that is read: name another file")
     check_folder(args.out.parent, args.out)
     require_policy(args.checkpoint, args.recipe)
     named = {text: parse_selector(text) for text in args.selectors}

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from sqap_vla_ros.contracts import Observation, unreadable
-from sqap_vla_ros.policy.pictures import PictureError, read_picture
+from sqap_vla_ros.pictures import PictureError, read_picture
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 INSTRUCTIONS_FILE = "instructions.txt"

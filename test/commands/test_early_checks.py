@@ -43,6 +43,7 @@ _CASES = [
     ([*_PREDICT, "--checkpoint", "tabletop", "--unnorm-key", "other"], "--unnorm-key"),
     (["predict", "--image", "fifo", "--instruction", "pick"], "fifo is no file"),
     (["inspect-tokens", "--image", "view.png", "--recipe", "nope"], "no recipe named"),
+    (["inspect-tokens", "--image", "view.png", "--out", "view.png"], "view.png is the picture that is read"),
     (["inspect-tokens", "--image", "fifo"], "fifo is no file"),
     ([*_COMPRESS, "--calibration", "synthetic:99999999999"], "at most"),
     ([*_COMPRESS, "--calibration", "nowhere"], "is not a folder of images"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from imageio_ffmpeg import get_ffmpeg_exe, read_frames  # type: ignore[import-un
 from numpy.typing import NDArray
 
 from sqap_vla_ros.contracts import MOST_PIXELS
+from sqap_vla_ros.pictures import PictureError, decode_picture
 from sqap_vla_ros.recordings.lerobot.layout import (
     DatasetError,
     Episode,
@@ -140,17 +140,10 @@ def _groups(table: object, episode: Episode) -> list[int]:
 
 
 def _decoded(cell: object, episode: Episode, index: int) -> NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
     data = cell.get("bytes") if isinstance(cell, dict) else None
     if not data:
         raise DatasetError(f"{episode.data} holds no picture at frame {index}: embed the images in the table")
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if picture.width * picture.height > MOST_PIXELS:
-                raise DatasetError(
-                    f"{episode.data}, frame {index}: {picture.width}x{picture.height} are too many pixels"
-                )
-            return np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{episode.data}, frame {index}: the picture is damaged: {error}") from error
+        return decode_picture(data, f"{episode.data}, frame {index}: the picture")
+    except PictureError as error:
+        raise DatasetError(str(error)) from error

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sqap_vla_ros.control.camera.visibility import LEAST_CONTRAST, contrast, lens_problem, nothing_visible
-from sqap_vla_ros.policy.pictures import read_picture
+from sqap_vla_ros.pictures import read_picture
 
 
 def noise(seed=0, shape=(48, 64, 3)):

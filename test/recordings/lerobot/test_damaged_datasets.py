@@ -1,5 +1,6 @@
 """Damaged LeRobot datasets: each is refused in a sentence that names the file and what is wrong in it."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ pytest.importorskip("pyarrow", reason="LeRobot datasets need pyarrow")
 import pyarrow as pa
 import pyarrow.parquet as pq
 from imageio_ffmpeg import get_ffmpeg_exe
-from tiny_datasets.factory import CAMERA, FPS, LENGTHS, edit_info, write_dataset
+from PIL import Image
+from tiny_datasets.factory import CAMERA, FPS, LENGTHS, SIDE, edit_info, write_dataset
 
 from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
 from sqap_vla_ros.recordings.lerobot.layout import DatasetError, read_layout
@@ -188,4 +190,46 @@ def test_a_films_frames_are_taken_by_their_times(dataset, shown, rate, how, begi
 def test_a_film_without_a_frame_for_a_row_is_refused(dataset, rate, how):
     film(dataset / FILM, LEVELS, rate, *how)
     with pytest.raises(DatasetError, match=r"has no frame at .* s, where the table has a row"):
+        list(DatasetFrames(dataset, DatasetSpec()))
+
+
+def put_pictures(dataset, data):
+    """Put the same encoded picture into each row of the table."""
+    table = pq.read_table(dataset / DATA)
+    cells = pa.array([{"bytes": data, "path": None}] * ROWS)
+    pq.write_table(table.append_column(CAMERA, cells), dataset / DATA)
+    put_feature(dataset, CAMERA, dtype="image")
+
+
+def encoded(picture, kind, **options):
+    written = io.BytesIO()
+    Image.fromarray(picture).save(written, kind, **options)
+    return written.getvalue()
+
+
+RAMP = np.tile(np.linspace(0, 65535, SIDE).astype(np.uint16), (SIDE, 1))
+SIDEWAYS = Image.Exif()
+SIDEWAYS[274] = 6  # the right side of what is stored is the bottom
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (encoded(RAMP, "PNG"), RAMP / 257.0),
+        (encoded(RAMP / np.float32(65535), "TIFF"), RAMP / 257.0),
+        (encoded((RAMP // 257).astype(np.uint8), "PNG", exif=SIDEWAYS), np.rot90(RAMP // 257, -1)),
+    ],
+    ids=["16 bits", "floating point", "turned"],
+)
+def test_pictures_in_a_table_are_read_as_files_are(dataset, data, expected):
+    put_pictures(dataset, data)
+    image = next(iter(DatasetFrames(dataset, DatasetSpec()))).observation.image
+    np.testing.assert_allclose(image, np.repeat(expected[..., None], 3, axis=2), atol=0.51)
+
+
+def test_a_damaged_jpeg_in_a_table_is_refused(dataset):
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    whole = encoded(noise, "JPEG")
+    put_pictures(dataset, whole[: 2 * len(whole) // 3] + b"\xff\xd9")
+    with pytest.raises(DatasetError, match=r"frame 0: the picture is damaged: what the jpeg holds ends before"):
         list(DatasetFrames(dataset, DatasetSpec()))

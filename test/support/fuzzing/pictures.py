@@ -17,7 +17,7 @@ from PIL import Image as Picture
 from sensor_msgs.msg import CompressedImage, Image
 
 from sqap_vla_ros.nodes.images import SUPPORTED_ENCODINGS, compressed_to_rgb, to_rgb
-from sqap_vla_ros.policy.pictures import read_picture
+from sqap_vla_ros.pictures import read_picture
 
 _FORMATS = ("jpeg", "png", "bgr8; jpeg compressed bgr8", "16UC1; compressedDepth png", "", "rgb8; png compressed")
 _SIZES = (0, 1, 2, 15, 16, 17, 255, 256, 8191, 8192, 13000, 2**15, 2**16 - 1)

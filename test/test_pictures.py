@@ -4,9 +4,9 @@ import struct
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
-from sqap_vla_ros.policy.pictures import PictureError, read_picture
+from sqap_vla_ros.pictures import PictureError, decode_picture, read_picture
 
 RAMP = np.tile(np.linspace(0, 65535, 32).astype(np.uint16), (8, 1))
 
@@ -78,7 +78,7 @@ def test_floating_point_colours_are_black_to_white(tmp_path):
 
 def test_pixels_of_unknown_meaning_are_refused(tmp_path):
     Image.fromarray(np.full((4, 4), 255, np.int32)).save(tmp_path / "whole.tiff")
-    with pytest.raises(PictureError, match=r"whole\.tiff has whole numbers of 32 bits"):
+    with pytest.raises(PictureError, match=r"whole\.tiff has whole numbers with a sign or of 32 bits"):
         read_picture(tmp_path / "whole.tiff")
     Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "nan.tiff")
     with pytest.raises(PictureError, match=r"nan\.tiff has pixels that are not finite numbers"):
@@ -110,3 +110,39 @@ def test_a_floating_point_tiff_is_turned_as_its_exif_data_say(orientation, tmp_p
     turned = Image.fromarray(np.rint(255.0 * colours).astype(np.uint8))
     turned.getexif()[274] = orientation
     np.testing.assert_array_equal(read_picture(file), np.asarray(ImageOps.exif_transpose(turned)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_of_sixteen_bits_is_turned_as_its_exif_data_say(orientation, tmp_path):
+    """Pillow maps one that is not compressed into memory, with its sides exchanged, where it is given a path."""
+    stored = np.random.default_rng(0).integers(0, 65536, (4, 6)).astype(np.uint16)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[274] = orientation
+    Image.fromarray(stored).save(tmp_path / "turned.tiff", tiffinfo=tags)
+    turned = Image.fromarray(np.rint(stored / 257.0).astype(np.uint8))
+    turned.getexif()[274] = orientation
+    upright = np.asarray(ImageOps.exif_transpose(turned))
+    np.testing.assert_array_equal(read_picture(tmp_path / "turned.tiff"), np.repeat(upright[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32])
+def test_a_tiff_with_signs_is_refused(kind, tmp_path):
+    cv2.imwrite(str(tmp_path / "signed.tiff"), np.full((4, 6), 100, kind))
+    with pytest.raises(PictureError, match=r"signed\.tiff has whole numbers with a sign or of 32 bits"):
+        read_picture(tmp_path / "signed.tiff")
+
+
+def test_damage_is_told_once_and_without_warnings(tmp_path, recwarn):
+    Image.fromarray(RAMP).save(tmp_path / "cut.tiff")
+    (tmp_path / "cut.tiff").write_bytes((tmp_path / "cut.tiff").read_bytes()[:-3])
+    with pytest.raises(PictureError, match=r"cut\.tiff"):
+        read_picture(tmp_path / "cut.tiff")
+    assert not recwarn.list
+
+
+def test_bytes_are_decoded_as_files_are(tmp_path):
+    Image.fromarray(RAMP).save(tmp_path / "a.png")
+    decoded = decode_picture((tmp_path / "a.png").read_bytes(), "frame 7")
+    np.testing.assert_array_equal(decoded, read_picture(tmp_path / "a.png"))
+    with pytest.raises(PictureError, match="frame 7 is not a picture"):
+        decode_picture(b"nothing", "frame 7")

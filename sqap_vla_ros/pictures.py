@@ -1,11 +1,13 @@
-"""Picture files as the policy takes images: upright RGB of eight bits."""
+"""Pictures, as files and as bytes, as the policy takes images: upright RGB of eight bits."""
 
 from __future__ import annotations
 
+import io
 import struct
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 _DRAWINGS = ("EPS", "WMF", "PDF")
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION, _TIFF_KINDS = 256, 257, 274, 339  # tags
-_FLOATING = 3  # a kind of sample
+_SIGNED, _FLOATING = 2, 3  # kinds of samples
 # EXIF orientation -> how the picture becomes upright
 _TURNS: Mapping[int, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
     2: lambda picture: picture[:, ::-1],
@@ -41,76 +43,110 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     A rotation in its EXIF data is applied, so that the policy sees what a viewer shows. Sixteen bits are scaled to
     eight as the node scales them; floating point is taken as 0 (black) to 1 (white).
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
         raise PictureError(f"{path} is no file: save the picture as one")
+    with path.open("rb") as file:
+        return _read(file, str(path))
+
+
+def decode_picture(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode the contents of a picture file as `read_picture` does. name: of the picture, for the errors."""
+    return _read(io.BytesIO(data), name)
+
+
+def _read(file: BinaryIO, name: str) -> NDArray[np.uint8]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of size and of EXIF data: both are judged here
+        return _decoded(file, name)
+
+
+def _decoded(file: BinaryIO, name: str) -> NDArray[np.uint8]:
+    """Decode an open file: given a path, Pillow maps a turned TIFF into memory with its sides exchanged."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     try:
-        with Image.open(path) as picture:
+        with Image.open(file) as picture:
             if picture.format in _DRAWINGS:
-                raise PictureError(f"{path} is a drawing ({picture.format}) and no camera's picture: give a png or jpg")
-            _require_size(path, *picture.size)
-            if picture.format in ("JPEG", "MPO") and jpeg.is_cut(path.read_bytes()):
-                raise PictureError(f"{path} is damaged: what the jpeg holds ends before the picture does")
-            if picture.format == "TIFF" and picture.mode == "I":
-                raise PictureError(f"{path} has whole numbers of 32 bits, whose white is not known: save it with 16")
+                raise PictureError(f"{name} is a drawing ({picture.format}) and no camera's picture: give a png or jpg")
+            _require_size(name, *picture.size)
+            _require_known_white(name, picture)
+            is_jpeg = picture.format in ("JPEG", "MPO")
             try:
                 upright = ImageOps.exif_transpose(picture)
             except TypeError as error:  # a rotation that is no number
-                raise PictureError(f"{path} has damaged EXIF data: {error}") from error
-            return _eight_bits(path, upright)
+                raise PictureError(f"{name} has damaged EXIF data: {error}") from error
+            image = _eight_bits(name, upright)
+        if is_jpeg and jpeg.is_cut(_contents(file)):
+            raise PictureError(f"{name} is damaged: what the jpeg holds ends before the picture does")
+        return image
     except UnidentifiedImageError as error:
-        if (colours := _floating_colours(path)) is not None:
-            return _scaled(path, colours, 1.0)
-        raise PictureError(f"{path} is not a picture: cannot identify image file") from error
+        if (colours := _floating_colours(file, name)) is not None:
+            return _scaled(name, colours, 1.0)
+        raise PictureError(f"{name} is not a picture: cannot identify image file") from error
     except Image.DecompressionBombError as error:
-        raise PictureError(f"{path} is too large for a camera image: {error}") from error
+        raise PictureError(f"{name} is too large for a camera image: {error}") from error
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except MemoryError as error:
-        raise PictureError(f"{path} asks for more memory than there is: is it damaged?") from error
+        raise PictureError(f"{name} asks for more memory than there is: is it damaged?") from error
     except (OSError, SyntaxError) as error:
-        raise PictureError(f"{path} is damaged: {error}") from error
+        raise PictureError(f"{name} is damaged: {error}") from error
 
 
-def _require_size(path: Path, width: int, height: int) -> None:
+def _contents(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def _require_known_white(name: str, picture: Image.Image) -> None:
+    """Raise PictureError for a TIFF with whole numbers that a camera does not write."""
+    if picture.format != "TIFF":
+        return
+    kinds = set(picture.tag_v2.get(_TIFF_KINDS, ()))  # type: ignore[attr-defined]
+    if picture.mode == "I" or _SIGNED in kinds:
+        raise PictureError(
+            f"{name} has whole numbers with a sign or of 32 bits, whose white is not known: save it with 8 or 16 bits"
+        )
+
+
+def _require_size(name: str, width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
-        raise PictureError(f"{path} has {width}x{height} pixels, at most {MOST_PIXELS} are read")
+        raise PictureError(f"{name} has {width}x{height} pixels, at most {MOST_PIXELS} are read")
 
 
-def _eight_bits(path: Path, picture: Image.Image) -> NDArray[np.uint8]:
+def _eight_bits(name: str, picture: Image.Image) -> NDArray[np.uint8]:
     if picture.mode == "F" or picture.mode.startswith("I"):
         values = np.asarray(picture, dtype=np.float64)
-        return _scaled(path, np.repeat(values[..., None], 3, axis=2), 1.0 if picture.mode == "F" else 65535.0)
+        return _scaled(name, np.repeat(values[..., None], 3, axis=2), 1.0 if picture.mode == "F" else 65535.0)
     return np.asarray(picture.convert("RGB"))
 
 
-def _scaled(path: Path, values: NDArray[Any], white: float) -> NDArray[np.uint8]:
+def _scaled(name: str, values: NDArray[Any], white: float) -> NDArray[np.uint8]:
     """Return values from 0 to `white` as 0 to 255. Raises PictureError for values outside."""
     if not np.isfinite(values).all():
-        raise PictureError(f"{path} has pixels that are not finite numbers")
+        raise PictureError(f"{name} has pixels that are not finite numbers")
     if values.min() < 0.0 or values.max() > white:
         raise PictureError(
-            f"{path} has pixels from {values.min():g} to {values.max():g}, where 0 to {white:g} are expected"
+            f"{name} has pixels from {values.min():g} to {values.max():g}, where 0 to {white:g} are expected"
         )
     return np.rint(255.0 / white * values).astype(np.uint8)
 
 
-def _floating_colours(path: Path) -> NDArray[np.float32] | None:
+def _floating_colours(file: BinaryIO, name: str) -> NDArray[np.float32] | None:
     """Return the RGB of a TIFF with floating-point colours, which Pillow does not know; None for another file."""
     import cv2
     from PIL import TiffImagePlugin
 
     try:
-        with path.open("rb") as file:
-            tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
-            start = tags.next or 0
-            file.seek(start)
-            tags.load(file)
+        file.seek(0)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        start = tags.next or 0
+        file.seek(start)
+        tags.load(file)
         if set(tags.get(_TIFF_KINDS, ())) != {_FLOATING}:
             return None
-        _require_size(path, int(tags[_TIFF_WIDTH]), int(tags[_TIFF_HEIGHT]))
-        data = bytearray(path.read_bytes())
+        _require_size(name, int(tags[_TIFF_WIDTH]), int(tags[_TIFF_HEIGHT]))
+        data = bytearray(_contents(file))
         orientation = int(tags.get(_TIFF_ORIENTATION, 1))
         _forget_orientation(data, start, "<" if tags.prefix == b"II" else ">")  # OpenCV turns some and fails at others
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
