@@ -1,4 +1,4 @@
-"""What scoring finished before it was interrupted, as files of a compression's folder of unfinished work."""
+"""Files that hold what scoring finished, in a compression's folder of unfinished work."""
 
 from __future__ import annotations
 
