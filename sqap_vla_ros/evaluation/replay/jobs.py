@@ -22,8 +22,9 @@ from tqdm import tqdm
 from sqap_vla_ros.compression.files.kind import is_compressed
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.evaluation.ray_cluster import ray_cluster
+from sqap_vla_ros.evaluation.replay.identity import policy_files
 from sqap_vla_ros.evaluation.replay.metrics import summarise
-from sqap_vla_ros.evaluation.replay.run import RUN, RecipeRun, ReplayError, replay_recipe
+from sqap_vla_ros.evaluation.replay.run import RUN, RecipeRun, ReplayError, replay_recipe, require_same_policy
 from sqap_vla_ros.evaluation.replay.tables import write_frames_csv
 from sqap_vla_ros.policy.checkpoints.writing import described
 from sqap_vla_ros.processes import worker_pool
@@ -116,8 +117,10 @@ def run_job(job: ReplayJob, *, show: bool = True) -> JobResult:
     from sqap_vla_ros.evaluation.replay.report import write_report  # plotting takes a second to import
 
     runs: list[RecipeRun] = []
+    loaded_from = policy_files(job.worker)
     for recipe in job.recipes:
         worker = dataclasses.replace(job.worker, recipe=recipe)
+        require_same_policy(worker, loaded_from)  # recipes are compared, not policies
         runs.append(replay_recipe(job.bag, job.spec, worker, job.out / recipe_folder(recipe), show=show))
         if not any(record.instruction for record in runs[0].records):
             write_frames_csv(job.out / "frames.csv", runs)

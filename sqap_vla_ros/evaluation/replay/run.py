@@ -7,7 +7,6 @@ are the live node's. Every frame is written as soon as it is predicted: an inter
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import sys
 import threading
@@ -22,11 +21,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sqap_vla_ros.contracts import ActionChunk, PolicyInfo, Reason, TokenSelection
+from sqap_vla_ros.evaluation.replay.identity import FileState, policy_files, replay_identity
 from sqap_vla_ros.evaluation.replay.sources import open_recording
 from sqap_vla_ros.field_types import field_problem
 from sqap_vla_ros.policy.checkpoints.writing import write_text
 from sqap_vla_ros.processes import busy_share
-from sqap_vla_ros.recordings.frames import Recording, ReplayCounters, ReplayFrame
+from sqap_vla_ros.recordings.frames import ReplayCounters, ReplayFrame
 from sqap_vla_ros.serving.events import Event, LoadFailed, Lost, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.validation import content_problem
 from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig
@@ -164,13 +164,15 @@ def replay_recipe(
     """
     with open_recording(path, spec) as source:
         folder.mkdir(parents=True, exist_ok=True)
-        identity = _identity(source, spec, worker)
+        loaded_from = policy_files(worker)
+        identity = replay_identity(source, spec, worker, loaded_from)
         done, complete = _resume(folder, identity)
         if complete:
             return load_run(folder, worker.recipe)
         busy = busy_share()
         policy = _Policy(worker)
         try:
+            require_same_policy(worker, loaded_from)
             records = _keep(done, policy.info)
             kept = folder / f"{FRAMES}.kept"  # renamed when whole: an interruption now loses nothing either
             with kept.open("w") as file:
@@ -253,6 +255,12 @@ def frames_again(path: Path, spec: RecordingSpec, wanted: set[int]) -> Iterator[
                 return
 
 
+def require_same_policy(worker: WorkerConfig, before: list[FileState]) -> None:
+    """Raise ReplayError where the policy's files were replaced. before: see `policy_files`."""
+    if policy_files(worker) != before:
+        raise ReplayError(f"checkpoint {worker.checkpoint} was changed during the replay: choose another --out")
+
+
 class _Policy:
     """The worker process, given one frame at a time."""
 
@@ -322,12 +330,6 @@ def _predicted(seen: FrameRecord, chunk: ActionChunk, policy_s: float) -> FrameR
     )
 
 
-def _identity(source: Recording, spec: RecordingSpec, worker: WorkerConfig) -> str:
-    """Return a digest of what must be the same for a replay to be continued."""
-    content = [*source.identity, repr(spec), repr(worker)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
 def _resume(folder: Path, identity: str) -> tuple[list[FrameRecord], bool]:
     """Return the frames that were predicted before, and whether that was all of them."""
     run, frames = folder / RUN, folder / FRAMES
@@ -342,7 +344,8 @@ def _resume(folder: Path, identity: str) -> tuple[list[FrameRecord], bool]:
         return [], False
     if summary["identity"] != identity:
         raise ReplayError(
-            f"{folder} holds the replay of another recording, or with other options: choose another --out, or delete it"
+            f"{folder} holds the replay of another recording, or with other options, or of a checkpoint, recipe or "
+            "recording that was changed since: choose another --out, or delete it"
         )
     if summary["complete"] or not frames.exists():
         return [], summary["complete"]
