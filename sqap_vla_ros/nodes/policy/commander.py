@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sqap_vla_ros.contracts import CONTINUATIONS, NS_PER_S, ActionChunk
 from sqap_vla_ros.control.arm.arm_watch import AGREE_M, AGREE_RAD, ArmWatch
 from sqap_vla_ros.control.arm.progress import ProgressBounds, ProgressWatch
+from sqap_vla_ros.control.arm.tool_monitor import ToolSample
 from sqap_vla_ros.control.clock_monitor import Pace
 from sqap_vla_ros.control.conditions import Hold
 from sqap_vla_ros.control.motion import Motion, SafeMotion, UnsafeChunk
@@ -37,6 +38,7 @@ REST_S = 2.0  # the node waits so long for the arm to come to rest before it is 
 START_AGE_NS = 250_000_000  # a motion from rest starts at a pose that is measured no longer ago
 STANDS_M_S, STANDS_RAD_S = 0.02, 0.1  # a tool no faster than this stands
 LED_M, LED_RAD = 0.02, 0.1  # an arm that is so far from where it came to rest was led there
+UNSEEN_NS = 500_000_000  # between two measurements nobody saw the arm, when they are further apart
 LOCKED_S = 0.05  # the watchdog waits so long for a command that is being sent
 BRING_BACK = (
     "is the tool's transform right? Bring the arm back, publish joint_states and robot_description, which tell whether "
@@ -83,7 +85,7 @@ class Commander:
         self.blind = False  # velocities add up while the measurement stands to the last bit: nobody knows where to
         self._held_at: NDArray[np.float64] | None = None  # where the arm was measured at the last hold
         self._stood: NDArray[np.float64] | None = None  # where the arm was measured when it had come to rest
-        self._seen: NDArray[np.float64] | None = None  # where it was measured last
+        self._seen: ToolSample | None = None  # where it was measured last
         self._nearest: tuple[float, float] | None = None  # how near (m, rad) it came to where it was told to rest
         self._returned = False  # the command went back to the arm since a motion last started from rest
 
@@ -108,7 +110,7 @@ class Commander:
             self._tool = MeasuredTool(measured.pose, stamp_ns - self.motion.lag_ns)
         shown_ns = stamp_ns - self.motion.lag_ns
         told = self.motion.commanded(stamp_ns) if moving else None
-        self._note_rest(measured.pose, now_ns, moving=moving)
+        self._note_rest(ToolSample(measured.pose, stamp_ns), now_ns, moving=moving)
         sample = ArmSample(
             stamp_ns,
             measured.pose,
@@ -125,18 +127,23 @@ class Commander:
             )
         return self.watch.note(sample, astray)
 
-    def _note_rest(self, tool: NDArray[np.float64], now_ns: int, *, moving: bool) -> None:
-        """Note where the arm stands once it has come to rest, and how near it has come to its command."""
-        before, self._seen = self._seen, tool
+    def _note_rest(self, seen: ToolSample, now_ns: int, *, moving: bool) -> None:
+        """Note where the arm stands once it has come to rest, and how near it has come to its command.
+
+        One that nobody saw for a while, and not come to rest either, has come there or was led.
+        """
+        before, self._seen = self._seen, seen
         if moving or not self.sink.at_rest(now_ns):
             self._stood = self._nearest = None
             return
         if (commanded := self.sink.commanded_tool(now_ns)) is not None:
-            ways = [pose_distance(pose, commanded) for pose in (before, tool) if pose is not None]
+            ways = [pose_distance(sample.pose, commanded) for sample in (before, seen) if sample is not None]
             ways += [self._nearest] if self._nearest is not None else []
+            if self._stood is None and before is not None and seen.stamp_ns - before.stamp_ns > UNSEEN_NS:
+                ways.append((0.0, 0.0))
             self._nearest = min(way_m for way_m, _ in ways), min(way_rad for _, way_rad in ways)
         if self._stood is None and _stands(self._inputs.observer.measured_twist()):
-            self._stood = tool
+            self._stood = seen.pose
 
     def _led(self, tool: NDArray[np.float64] | None, now_ns: int) -> bool:
         """Return whether the arm is measured elsewhere than where it had come to rest; never in output mode twist.
