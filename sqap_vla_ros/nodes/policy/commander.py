@@ -73,6 +73,7 @@ class Commander:
         self.sink = SINKS[values["output_mode"]](node, parts)
         gripper = GripperParts(configuration.gripper_config(values), self.sink, inputs.arm)
         self._gripper = GRIPPER_SINKS[values["gripper_output"]](node, gripper)
+        self._carries = f", has it the joint {values['gripper_joint']}" if self._gripper.IN_TRAJECTORY else ""
         self.watch = ArmWatch(values["max_tracking_m"], values["max_tracking_rad"])
         config = self.motion.config
         self._progress = ProgressWatch(
@@ -122,8 +123,8 @@ class Commander:
         self.blind = stands is not None and not self._progress.lives and not self.sink.KEEPS_POSE
         if stands is not None and astray is None:
             astray = (
-                f"{stands}: is its controller active and listening on {self.sink.publisher.topic_name}, do "
-                "joint_states and TF still come from it, or is it blocked?"
+                f"{stands}: is its controller active and listening on {self.sink.publisher.topic_name}{self._carries}, "
+                "do joint_states and TF still come from it, or is it blocked?"
             )
         return self.watch.note(sample, astray)
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from stepped.running import told
 from stepped.simulated_cell import TICK_NS, Cell
 
 from sqap_vla_ros.contracts import NS_PER_S
@@ -140,3 +141,10 @@ def test_a_joint_that_is_not_measured_is_named(cell):
     cell.run(1.0)
     assert not cell.commands
     assert "joint_states have no position of gripper_joint jaw" in cell.told()
+
+
+def test_a_controller_that_may_refuse_the_jaw_is_asked_about_it(cell):
+    cell.move(1.0, 1.0)
+    cell.switches.blocked = True
+    cell.run(2.5)
+    assert "is its controller active and listening on joint_trajectory, has it the joint jaw, do" in told(cell)
