@@ -1,5 +1,6 @@
 """Makes small recordings for tests: a camera that sees a tool move through its view."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,14 +59,15 @@ def write_bag(
     joints: dict[str, float] | None = None,
     instruction: str | None = "pick up the can",
     images: bool = True,
+    more: Sequence[tuple[int, str, object]] = (),
 ) -> Path:
-    """A rosbag2 folder of `frames` images at 10 Hz; the options leave things out or spoil them.
+    """A rosbag2 folder of `frames` images at 10 Hz; the options leave things out, spoil or add them.
 
     stamps_s: seconds of each stamp after the start, instead of 10 Hz. tf_late_s: TF is recorded that much later.
-    info_offset_ns: between the stamps of image and camera_info.
+    info_offset_ns: between the stamps of image and camera_info. more: times of recording, topics and messages.
     """
     seconds = stamps_s if stamps_s is not None else [0.1 * number for number in range(frames)]
-    written: list[tuple[int, str, object]] = []
+    written: list[tuple[int, str, object]] = list(more)
     if tf:
         static = transform_message(BASE_FROM_OPTICAL, START_NS, "base_link", "camera")
         written.append((START_NS, "/tf_static", TFMessage(transforms=[static])))

@@ -102,6 +102,8 @@ class BagObservations:
             topics=(image.name, self.camera_info.name if self.camera_info else "camera_info"),
         )
         self._observer.needs_projection = self._calibrated
+        self._parents: dict[str, str] = {}  # frame -> the one above it
+        self._camera_frame = ""
         self._begin()
 
     @property
@@ -185,21 +187,33 @@ class BagObservations:
         self._followed = ""  # instruction of the observation before; empty at the start of an episode
 
     def _goes_back(self, recorded: BagMessage) -> bool:
-        """Return whether the stamps of a stream jump back: the recording, or what was recorded, began anew."""
+        """Return whether the stamps of a stream in use jump back: the recording, or what was recorded, began anew."""
         if recorded.topic in self.tf_topics:
             static = recorded.topic.endswith("tf_static")
             stamps = {t.child_frame_id: time_ns(t.header.stamp) for t in recorded.message.transforms if not static}
+            self._parents.update({t.child_frame_id: t.header.frame_id for t in recorded.message.transforms})
         elif recorded.topic in {topic.name for topic in (self.image, self.pose, self.joints) if topic}:
             stamps = {recorded.topic: time_ns(recorded.message.header.stamp)}
         else:
             return False
-        back = any(self._newest.get(name, stamp) - stamp > NS_PER_S for name, stamp in stamps.items())
+        used = {recorded.topic} | self._frames_in_use()
+        back = any(self._newest.get(name, stamps[name]) - stamps[name] > NS_PER_S for name in used & stamps.keys())
         self._newest.update(stamps)
         return back
+
+    def _frames_in_use(self) -> set[str]:
+        """Return the frames that place the tool and the camera: base, tool, camera, and all above them."""
+        used: set[str] = set()
+        for frame in (self.spec.base_frame, self.spec.tool_frame, self._camera_frame):
+            while frame and frame not in used:
+                used.add(frame)
+                frame = self._parents.get(frame, "")
+        return used
 
     def _add_image(self, message: Any, recorded_ns: int) -> None:
         index = self.counters.images
         self.counters.images += 1
+        self._camera_frame = message.header.frame_id
         if index % self.spec.stride:
             return
         self.counters.used += 1

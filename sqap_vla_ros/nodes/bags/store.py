@@ -68,6 +68,12 @@ def open_readers(path: Path) -> list[Ros1Reader] | list[Ros2Reader]:
     for file in [path] if path.is_file() else _stores_in(path):
         if is_pointer(file):
             raise BagError(f"{file} is a Git LFS pointer, not the recording: run `git lfs pull` in its repository")
+        log = file.with_name(f"{file.name}-wal")  # of a recorder that did not end
+        if file.suffix == ".db3" and log.is_file() and log.stat().st_size:
+            raise BagError(
+                f"{log} holds messages that are not yet in {file.name}: once the recorder has ended, bring them in "
+                f"with `sqlite3 {file.name} 'PRAGMA wal_checkpoint(TRUNCATE)'`"
+            )
     if path.is_file() and path.suffix == ".bag":
         return [_open_ros1(path)]
     if path.is_file():

@@ -4,11 +4,14 @@ import bag_factory
 import numpy as np
 import pytest
 from bag_factory import START_NS, tool_pixel, tool_pose, write_bag
+from tf2_msgs.msg import TFMessage
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.nodes.bags.bag import Bag
 from sqap_vla_ros.nodes.bags.observations import BagObservations
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.nodes.bags.store import BagError
+from sqap_vla_ros.nodes.messages import transform_message
 from sqap_vla_ros.recordings.frames import nothing_observed
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.robot.kinematics import ArmKinematics
@@ -142,6 +145,17 @@ def test_time_that_goes_back_starts_a_new_episode(tmp_path):
     assert [frame.stamp_ns for frame in observed] == [START_NS + round(second * 1e9) for second in seconds]
     assert [frame.new_episode for frame in observed] == [True, False, False, True, False]
     assert source.counters.restarts == 1
+
+
+def test_a_transform_of_something_else_that_goes_back_starts_nothing(tmp_path):
+    """Two computers stamp odom -> wheel, and the clock of one is 5 s behind."""
+    stamps_ns = [START_NS + 25_000_000 * n - (5 * NS_PER_S if n % 2 else 0) for n in range(20)]
+    others = [transform_message(np.eye(4), stamp_ns, "odom", "wheel") for stamp_ns in stamps_ns]
+    more = [(START_NS + 25_000_000 * n, "/tf", TFMessage(transforms=[other])) for n, other in enumerate(others)]
+    frames, source = read(write_bag(tmp_path / "bag", more=more))
+    assert_tool_seen(frames, [0.0, 0.1, 0.2, 0.3, 0.4])
+    assert [frame.new_episode for frame in frames] == [True, False, False, False, False]
+    assert source.counters.restarts == 0
 
 
 def test_stride(tmp_path):

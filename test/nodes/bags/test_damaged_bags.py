@@ -68,3 +68,16 @@ def test_damage_is_a_bag_error_or_harmless(recordings, kind, damage, alone):
             assert sum(1 for _ in bag.serialized(list(bag.topics))) <= 1000
             source = BagObservations(bag, ReplaySpec(instruction="pick up the can"))
             assert sum(1 for _ in source) <= 1000
+
+
+def test_messages_that_a_database_keeps_in_its_log_are_named(recordings, tmp_path):
+    copy = shutil.copytree(recordings["db3"], tmp_path / "bag")
+    (store,) = copy.glob("*.db3")
+    log = store.with_name(f"{store.name}-wal")
+    log.touch()  # what a recorder that ended leaves
+    Bag(copy).close()
+    log.write_bytes(b"messages")
+    with pytest.raises(
+        BagError, match=rf"{log.name} holds messages that are not yet in {store.name}: .*wal_checkpoint"
+    ):
+        Bag(copy)
