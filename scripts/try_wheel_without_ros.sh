@@ -13,7 +13,7 @@ unset PYTHONPATH AMENT_PREFIX_PATH
 "${PYTHON:-python3}" -m venv "$folder/venv"
 torch=$(grep '^torch==' "$root/requirements.txt")
 "$folder/venv/bin/pip" install -q ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$torch"
-SQAP_VLA_WITHOUT_ROS=1 "$folder/venv/bin/pip" install -q -c "$root/constraints.txt" "$root[serve]"
+SQAP_VLA_WITHOUT_ROS=1 "$folder/venv/bin/pip" install -q -c "$root/constraints.txt" "${root}[serve]"
 
 cd "$folder"
 absent="rclpy mujoco rosbags pinocchio matplotlib"
