@@ -23,7 +23,9 @@ DESCRIPTION = """Instruct, enable, stop and watch a running policy_node, as `ros
                        hears the arm's commands
   disable              end the task; the arm holds
   stop                 latch a stop
-  reset                clear a latched stop or fault"""
+  reset                clear a latched stop or fault
+  reload               clean up and configure the node: parameters and policy are read anew, and it begins where the
+                       arm is"""
 
 
 def register(subparsers: Any) -> None:
@@ -39,7 +41,7 @@ def register(subparsers: Any) -> None:
     _add_options(parser)
     # A parser for each, so that options may stand before the instruction as well.
     kinds = parser.add_subparsers(dest="what", required=True, help="see above")
-    for what in ("status", "start", "disable", *TRIGGERS):
+    for what in ("status", "start", "disable", *TRIGGERS, "reload"):
         kind = kinds.add_parser(what)
         kind.add_argument("instruction", nargs="?", help="of `start`: the task in words")
         kind.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -84,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     with Operator(args.node, lambda text: print(text, flush=True)) as operator:
         if args.what in TRIGGERS:
             return 0 if operator.trigger(TRIGGERS[args.what]) else 1
+        if args.what == "reload":
+            return 0 if operator.reload() else 1
         if args.what == "disable":
             return 0 if operator.enable(False) else 1
         if args.once:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import rclpy
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import GetParameters
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
@@ -50,6 +52,18 @@ TOLD = ("output_mode", "base_frame", "tool_frame", "gripper_output", "speed_scal
 STATES = {
     getattr(PolicyStatus, name): name for name in ("DISABLED", "WAITING", "RUNNING", "HOLDING", "STOPPED", "FAULT")
 }
+TRANSITIONS = {
+    Transition.TRANSITION_DEACTIVATE: "deactivate",
+    Transition.TRANSITION_CLEANUP: "cleanup",
+    Transition.TRANSITION_CONFIGURE: "configure",
+    Transition.TRANSITION_ACTIVATE: "activate",
+}
+RELOAD = (  # transition, the state that it begins in, the state that it ends in
+    (Transition.TRANSITION_DEACTIVATE, State.PRIMARY_STATE_ACTIVE, State.PRIMARY_STATE_INACTIVE),
+    (Transition.TRANSITION_CLEANUP, State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_UNCONFIGURED),
+    (Transition.TRANSITION_CONFIGURE, State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_INACTIVE),
+    (Transition.TRANSITION_ACTIVATE, State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE),
+)
 LATCHED_STATES = (PolicyStatus.STOPPED, PolicyStatus.FAULT)
 
 
@@ -157,6 +171,18 @@ class Operator:
         done, answer = self._call(Trigger, service, Trigger.Request())
         self._say(f"{service}: {answer}")
         return done
+
+    def reload(self) -> bool:
+        """Clean the node up, configure it and activate it, whatever it does now; return whether it is active then.
+
+        It reads its parameters and loads its policy anew, and begins where the arm is. Raises ConnectionError.
+        """
+        self._require_one_node()
+        now = self._lifecycle_state()
+        steps = RELOAD[next((i for i, (_, begins, _) in enumerate(RELOAD) if begins == now), len(RELOAD)) :]
+        if not steps:
+            raise ConnectionError(f"{self._name} is in the midst of a transition: try again when it has ended")
+        return all(self._transition(transition, begins, ends) for transition, begins, ends in steps)
 
     def tell(self) -> None:
         """Say once what the node does. Raises ConnectionError."""
@@ -278,6 +304,26 @@ class Operator:
             own = f"{self._name}/"
             return {t: {*kinds} for t, kinds in published if not t.startswith(own) and {*kinds} & {*COMMANDS}}
         return {}
+
+    def _lifecycle_state(self) -> int:
+        return int(self._ask(GetState, "get_state", GetState.Request()).current_state.id)
+
+    def _transition(self, transition: int, begins: int, ends: int) -> bool:
+        """Ask for a transition once, and wait until the node has made it; say so, and return whether it has."""
+        client = self._node.create_client(ChangeState, f"{self._name}/change_state")
+        self._wait(client.service_is_ready, f"there is no service {self._name}/change_state")
+        request = ChangeState.Request(transition=Transition(id=transition))
+        name, answer = TRANSITIONS[transition], client.call_async(request)
+        self._say(f"{name}: asked for")
+        asked_s = time.monotonic()
+        while (now := self._lifecycle_state()) != ends:
+            refused = answer.done() and not answer.result().success
+            if now == begins and (refused or time.monotonic() - asked_s > ANSWER_S):
+                self._say(f"{name}: failed; the node's log says why")
+                return False
+            self._spin(ASK_AGAIN_S)
+        self._say(f"{name}: done")
+        return True
 
     def _call(self, kind: Any, service: str, request: Any) -> tuple[bool, str]:
         """Return whether the node did it, and its answer in words."""

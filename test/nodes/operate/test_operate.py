@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 from beside import NodeBeside
 from geometry_msgs.msg import PoseStamped
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import ChangeState, GetState
 from policy_node_rig import LATCHED
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -43,7 +45,22 @@ class PolicyNodeDouble(NodeBeside):
             JointTrajectory, "/arm_controller/joint_trajectory", lambda _: None, 1
         )
         self.node.create_publisher(PoseStamped, "/cell/policy_node/tool", 1)
+        self.lifecycle, self.fails = State.PRIMARY_STATE_ACTIVE, ""
+        self.node.create_service(GetState, "/cell/policy_node/get_state", self._get_state)
+        self.node.create_service(ChangeState, "/cell/policy_node/change_state", self._change_state)
         self._publish(PolicyStatus.DISABLED, "call ~/enable with true to start")
+
+    def _get_state(self, request: GetState.Request, response: GetState.Response) -> GetState.Response:
+        response.current_state.id = self.lifecycle
+        return response
+
+    def _change_state(self, request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+        name = operator.TRANSITIONS[request.transition.id]
+        response.success = name != self.fails
+        if response.success:
+            self.asked.append(name)
+            (self.lifecycle,) = (ends for asked, _, ends in operator.RELOAD if asked == request.transition.id)
+        return response
 
     def _publish(self, state: int, reason: str = "") -> None:
         gripper = {"gripper_state": PolicyStatus.GRIPPER_HOLDING, "gripper": "closed on an object at 0.3 rad"}
@@ -236,6 +253,16 @@ def test_a_refusal_is_the_exit_status(policy_node, run, capsys):
     assert run("reset") == 1
     assert "reset_fault: refused; safety_stop is still true" in capsys.readouterr().out
     assert run("stop") == 0
+
+
+def test_a_node_is_configured_anew(policy_node, run, capsys):
+    assert run("reload") == 0
+    assert policy_node.asked == ["deactivate", "cleanup", "configure", "activate"]
+    assert "configure: done\nactivate: asked for\nactivate: done\n" in capsys.readouterr().out
+    policy_node.fails = "configure"
+    assert run("reload") == 1
+    assert "configure: failed; the node's log says why" in capsys.readouterr().out
+    assert policy_node.asked[4:] == ["deactivate", "cleanup"]
 
 
 def test_a_node_that_does_not_run_is_named(monkeypatch, capsys):
