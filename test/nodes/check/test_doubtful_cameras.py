@@ -8,6 +8,7 @@ from planted.robot import (
     endpoint,
     frames,
     healthy,
+    images,
     infos,
     looking_down,
     stamps,
@@ -38,10 +39,22 @@ def pose(*, turned=None, beside_m=0.0, scale=1.0, above_m=0.0):
     return found
 
 
+def images_in(frame):
+    found = images(CAMERA)
+    for image in found:
+        image.header.frame_id = frame
+    return found
+
+
 AWAY = np.diag([1.0, -1.0, -1.0])
 BODY = [[0, -1, 0], [0, 0, -1], [1, 0, 0]]  # a frame that looks along x
 SERIOUS = {
     "matrix of half the resolution": ("camera_info", "of about 80x60 pixels", {"infos": infos(CAMERA, k=HALF)}),
+    "image in the base's frame": (
+        "camera_info",
+        "the images' frame is base_link, which is the arm's base and no camera",
+        {"images": images_in("base_link")},
+    ),
     "cx and cy swapped": ("camera_info", "with cx and cy swapped", {"infos": infos(CAMERA, k=SWAPPED)}),
     "focal length": ("camera_info", "field of view of 6 x 5 degrees", {"infos": infos(CAMERA, k=FAR)}),
     "distortion": ("camera_info", "its distortion", {"infos": infos(CAMERA, d=[50.0, -300.0, 0.0, 0.0, 0.0])}),

@@ -70,6 +70,12 @@ def check_camera_info(snapshot: Snapshot) -> Iterator[Finding]:
     names = {str(message.header.frame_id) for message in (view.frame.image, view.frame.camera_info)}
     if len(names) > 1:
         yield warning(f"image and camera_info name different frames: {', '.join(sorted(names))}", "see the driver")
+    for name, what in (("base_frame", "base"), ("tool_frame", "tool")):
+        if view.frame.frame_id == snapshot.values[name]:
+            yield judged(
+                f"the images' frame is {view.frame.frame_id}, which is the arm's {what} and no camera",
+                "have the driver stamp them with its optical frame, and publish where that is",
+            )
     if not confirmed:
         yield warning(
             "training_camera is unknown, so that nobody compares this camera with the one of the training",
