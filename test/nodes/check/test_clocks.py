@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from planted.robot import arrivals, healthy, joint_states, stamps, values
 
+from sqap_vla_ros.control.arm.tool_monitor import ToolSample
 from sqap_vla_ros.nodes.check import processors
 from sqap_vla_ros.nodes.check.finding import Level
 from sqap_vla_ros.nodes.check.report import Report, examine
@@ -12,6 +13,13 @@ from sqap_vla_ros.nodes.check.table import CHECKS
 
 CAMERA = stamps(10.0)
 GAP = CAMERA[:9] + CAMERA[14:]
+
+
+def tool_every(period_s):
+    """The tool's transform that comes seldom."""
+    pose = healthy().tools[-1][0].pose
+    return tuple((ToolSample(pose, a.now_ns), a.now_ns) for a in stamps(1.0 / period_s))
+
 
 # name -> (part of the text, the snapshot's fields)
 FAULTS = {
@@ -26,6 +34,7 @@ FAULTS = {
         "joint_states is stamped 60 ms in the future",
         {"joint_states": joint_states(stamps(60.0, age_s=-0.06))},
     ),
+    "TF at 4 Hz": ("longer than tf_timeout_s = 0.2 s", {"tools": tool_every(0.4)}),
     "clock of the simulation stands": ("/clock stands still", {"simulated_time": True, "passed_s": 0.0}),
     "two simulations": (
         "/gazebo, /player publish /clock",

@@ -21,6 +21,7 @@ from sqap_vla_ros.nodes.policy.sinks.joint import HEAD_NS
 # before already, and steps there. One whose clock is behind begins every stop so much later. Holds last for a second
 # at rest, so that they are not refused within these.
 AHEAD_S, BEHIND_S = 0.01, 0.05
+FEW_SHARE, LATE_SHARE = 0.05, 0.2  # of the images that the tool's transform comes too late for
 
 
 def check_clocks(snapshot: Snapshot) -> Iterator[Finding]:
@@ -120,6 +121,12 @@ def _tf_delay(snapshot: Snapshot) -> Finding:
         return skipped("tf: no image came after the tool's first transform")
     middle_s, newest_ns = float(np.median(waits_s)), max(image.stamp_ns for image in images)
     text = f"tf: images wait {1e3 * middle_s:.0f} ms for the tool's transform at their stamps"
+    share = float(np.mean(np.array(waits_s) > limit_s))
+    if LATE_SHARE < share <= 0.5 or (FEW_SHARE < share <= 0.5 and not snapshot.busy):
+        return (fail if share > LATE_SHARE else warning)(
+            f"{text}, but {share:.0%} of them longer than tf_timeout_s = {limit_s:g} s, in vain",
+            "have /tf published more often and sooner, or lengthen tf_timeout_s",
+        )
     if middle_s > limit_s:
         behind_s = (newest_ns - int(reached_ns[-1])) / NS_PER_S
         return fail(
