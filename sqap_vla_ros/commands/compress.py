@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     require_policy(args.checkpoint, settings=settings)
     check_target(args.out, overwrite=args.overwrite, source=checkpoint_path(args.checkpoint, SHIPPED))
     if args.report is not None:
+        if args.report.absolute() == args.out.absolute():
+            raise UsageError(f"--report {args.report} is the file of --out: give a folder of its own")
         check_folder(args.report)
     _require_source(args)
     from sqap_vla_ros.compression.compress import require_calibration, require_loadable

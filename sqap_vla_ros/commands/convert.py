@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
     path = checkpoint_path(args.checkpoint, SHIPPED)
     if path is None:
         raise UsageError(f"{args.checkpoint} has random weights and no file: there is nothing to convert")
+    if path.is_dir() and args.output.resolve().is_relative_to(path.resolve()):
+        raise UsageError(f"OUTPUT {args.output} lies in the checkpoint {path}: choose another place")
     if is_compressed(path):
         raise UsageError(f"{path} is compressed, which cannot be undone: convert the checkpoint that it was made from")
     require_policy(args.checkpoint, settings=CheckpointSettings(args.unnorm_key or None, args.tokenizer))

@@ -11,6 +11,7 @@ from sqap_vla_ros.commands.options import (
     add_command,
     add_recipe,
     add_seed,
+    instruction,
     integer,
     number,
 )
@@ -30,7 +31,7 @@ def register(subparsers: Any) -> None:
         description="Start simulator_node and policy_node, enable the policy, record the run and report on it.",
     )
     task = parser.add_mutually_exclusive_group()
-    task.add_argument("--instruction", default="", help="task in words, such as 'pick up the red cube'")
+    task.add_argument("--instruction", type=instruction, help="task in words, such as 'pick up the red cube'")
     task.add_argument("--task", default="", choices=tuple(map(str, TaskFamily)), help="kind of task, else drawn")
     add_seed(parser, "layout of the first scene")
     parser.add_argument("--episodes", type=integer(1, 100), default=1, metavar="N", help="scenes, one after the other")
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     run_demo(
         DemoOptions(
             args.out,
-            instruction=args.instruction,
+            instruction=args.instruction or "",
             task=args.task,
             seed=args.seed,
             episodes=args.episodes,

@@ -395,6 +395,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 def _recipe_path(name_or_path: str | Path, folder: Path) -> Path:
     """Find a recipe's file; relative paths start at `folder`. Raises `RecipeError` where there is none."""
+    if not str(name_or_path).strip():
+        raise RecipeError(f"the recipe's name is empty; there are: {', '.join(list_recipes())}")
     path = Path(name_or_path).expanduser()
     if path.suffix in (".yaml", ".yml"):
         path = folder / path

@@ -69,7 +69,7 @@ class ActionStatistics:
         try:
             action = entry["action"]
             names = _BOUNDS if any(name in action for name in _BOUNDS) else _RANGE
-            q01, q99 = (np.asarray(action[name], dtype=np.float64) for name in names)
+            q01, q99 = (_numbers(action[name]) for name in names)
             given = action.get("mask", [True] * q01.size)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
@@ -78,7 +78,10 @@ class ActionStatistics:
         mask = _mask(key, given)
         if mask.shape == (ACTION_DIM,):
             mask[GRIPPER] = False
-        period = _number(dt_s) or _number(entry.get("dt_s")) or CONTROL_PERIOD_S.get(key)
+        stated = entry.get("dt_s")
+        if dt_s is None and stated is not None and _number(stated) is None:
+            raise ValueError(f"dataset statistics of {key!r}: dt_s must be seconds between actions, got {stated!r:.80}")
+        period = _number(dt_s) or _number(stated) or CONTROL_PERIOD_S.get(key)
         if period is None:
             raise ValueError(
                 f"the control period of dataset {key!r} is not known: pass dt_s (--dt), or write a number of seconds "
@@ -162,6 +165,14 @@ def _mask(key: str, values: Any) -> NDArray[np.bool_]:
             f"dataset statistics of {key!r}: mask must be a list of true and false, got {str(values)[:80]}"
         )
     return np.asarray(values, dtype=bool)
+
+
+def _numbers(values: object) -> NDArray[np.float64]:
+    """Return the numbers of a JSON value. Raises TypeError and ValueError for texts, truth values and ragged lists."""
+    found = np.asarray(values)
+    if not (np.issubdtype(found.dtype, np.number) or found.size == 0):
+        raise TypeError(f"no numbers: {found.dtype}")
+    return found.astype(np.float64)
 
 
 def _number(value: object) -> float | None:

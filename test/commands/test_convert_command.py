@@ -116,6 +116,16 @@ def test_a_checkpoint_is_not_replaced_by_what_is_made_of_it(file, tmp_path, caps
     assert file.read_bytes() == before
 
 
+def test_a_report_and_a_copy_have_places_of_their_own(file, tmp_path, capsys):
+    out = str(tmp_path / "out.safetensors")
+    assert main(["compress", "--checkpoint", str(file), "--recipe", "rtn_w8a16", "--out", out, "--report", out]) == 2
+    assert f"--report {out} is the file of --out" in capsys.readouterr().err
+    assert main(["convert", str(file), str(tmp_path / "own")]) == 0
+    assert main(["convert", str(tmp_path / "own"), str(tmp_path / "own" / "sub")]) == 2
+    assert "lies in the checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "own" / "sub").exists()
+
+
 def test_a_file_has_the_rights_that_the_umask_leaves(tmp_path):
     """safetensors writes for the owner alone, and a node may run as another user."""
     before = os.umask(0o027)

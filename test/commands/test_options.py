@@ -92,10 +92,26 @@ def test_a_ray_that_is_not_installed_is_said_before_anything_is_written(command,
 
 
 @pytest.mark.parametrize("command", [("evaluate",), ("replay", "bag"), ("demo",), ("train",)], ids=lambda c: c[0])
-def test_results_are_not_written_among_a_checkpoints_files(command, tmp_path, capsys):
-    (tmp_path / "dataset_statistics.json").touch()
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        ("dataset_statistics.json", "a checkpoint or demonstrations"),
+        ("metadata.yaml", "a recording"),
+        ("meta/info.json", "a recording"),
+    ],
+)
+def test_results_are_not_written_among_other_files(command, file, what, tmp_path, capsys):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
     assert cli.main([*command, "--out", str(tmp_path)]) == 2
-    assert f"{tmp_path} holds a checkpoint or demonstrations: choose another place" in capsys.readouterr().err
+    assert f"{tmp_path} holds {what}: choose another place for results" in capsys.readouterr().err
+
+
+def test_an_empty_instruction_or_recipe_is_no_choice_of_one(capsys):
+    assert cli.main(["demo", "--instruction", ""]) == 2
+    assert "argument --instruction: the instruction is empty" in capsys.readouterr().err
+    assert cli.main(["compress", "--checkpoint", "micro", "--recipe", "", "--out", "x.safetensors"]) == 2
+    assert "the recipe's name is empty; there are: bf16, " in capsys.readouterr().err
 
 
 def test_a_name_does_not_write_to_the_terminal_what_it_likes(capsys):

@@ -70,6 +70,23 @@ def test_published_statistics_file():
 
 
 @pytest.mark.parametrize(
+    ("changes", "dt_s", "message"),
+    [
+        ({"q99": ["1"] * 7}, 0.2, "'mine' lack action q01/q99"),
+        ({"q99": [True] * 7}, 0.2, "'mine' lack action q01/q99"),
+        ({"q99": [[1], [1, 2]]}, 0.2, "'mine' lack action q01/q99"),
+        ({}, 0, "dt_s must be seconds between actions, got 0"),
+        ({}, "0.2", "dt_s must be seconds between actions, got '0.2'"),
+    ],
+)
+def test_what_is_no_number_is_not_made_one(changes, dt_s, message):
+    action = {"q01": [-1] * 7, "q99": [1] * 7, "mask": [True] * 7}
+    assert ActionStatistics.from_dataset("mine", {"action": action, "dt_s": 0.2}).q99.tolist() == [1.0] * 7
+    with pytest.raises(ValueError, match=message):
+        ActionStatistics.from_dataset("mine", {"action": action | changes, "dt_s": dt_s})
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"q01": np.zeros(6)}, "q01 must have 7 values"),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sqap_vla_ros.evaluation.replay.sources import RecordingSpec
 
 OPEN_LOOP = (
-    "Open loop: the recorded camera went on whatever the policy would have done. The differences below say what "
+    "Open loop: the recorded camera went on whatever the policy would have done. Differences between recipes say what "
     "compression did to the actions on this recording; they are not task success."
 )
 RANDOM_WEIGHTS = (

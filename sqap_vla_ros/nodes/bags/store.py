@@ -113,6 +113,7 @@ def unreadable(path: Path, error: BaseException) -> BagError:
     if isinstance(error, BagError):
         return error
     text = " ".join((str(error) or type(error).__name__).split()).rstrip(".")
+    text = re.sub(r"\(['\"](.*?)\.?['\"],\)", r"\1", text)  # the arguments of another exception
     if isinstance(error, (MemoryError, OverflowError)):  # lengths and counts that flipped bits have made
         text = "a length in it is impossible"
     stores = [path] if path.is_file() else sorted(child for child in path.iterdir() if child.suffix in _STORES)

@@ -80,7 +80,7 @@ def _statistics_problems(contents: Contents) -> list[str]:
     problems = []
     for key, entry in contents.datasets.items():
         try:
-            lacks_period = isinstance(entry, dict) and not entry.get("dt_s")
+            lacks_period = isinstance(entry, dict) and entry.get("dt_s") is None
             statistics = ActionStatistics.from_dataset(key, entry, STEP_S[1] if lacks_period else None)
             require_channels(key, statistics, contents.config.head.channels)
         except ValueError as error:

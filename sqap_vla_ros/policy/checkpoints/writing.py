@@ -18,7 +18,11 @@ _REMEDIES = {
     errno.EROFS: "the disk is read-only: choose another place",
 }
 _ELSEWHERE = "choose another place"
-_STATISTICS = "dataset_statistics.json"  # beside published checkpoints and demonstrations
+_NO_RESULTS = (  # a file in a folder -> what the folder is
+    ("dataset_statistics.json", "a checkpoint or demonstrations"),
+    ("metadata.yaml", "a recording"),
+    ("meta/info.json", "a recording"),
+)
 _WRITING = {
     errno.EROFS: _ELSEWHERE,
     errno.EACCES: _ELSEWHERE,
@@ -77,8 +81,8 @@ def check_folder(folder: Path, file: Path | None = None) -> None:
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(f"{there} is a file: choose another place for {(file or folder).name}")
-    if file is None and (folder / _STATISTICS).is_file():
-        raise FileExistsError(f"{folder} holds a checkpoint or demonstrations: choose another place for results")
+    if file is None and (found := next((name for name, _ in _NO_RESULTS if (folder / name).is_file()), None)):
+        raise FileExistsError(f"{folder} holds {dict(_NO_RESULTS)[found]}: choose another place for results")
     _require_writable(there, file or folder)
 
 

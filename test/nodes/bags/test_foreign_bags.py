@@ -16,7 +16,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from sqap_vla_ros.nodes.bags.bag import Bag
 from sqap_vla_ros.nodes.bags.observations import BagObservations
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
-from sqap_vla_ros.nodes.bags.store import BagError
+from sqap_vla_ros.nodes.bags.store import BagError, unreadable
 
 NO_HASH = "RIHS01_" + "0" * 64
 
@@ -290,3 +290,10 @@ def test_what_another_tool_makes_readable_is_said_with_the_tool(tmp_path, name, 
     file.write_bytes(b"#ROSBAG V1.2\n" + bytes(200))
     with pytest.raises(BagError, match=re.escape(said)):
         Bag(file if "/" not in name else file.parent)
+
+
+def test_what_another_library_raised_is_told_without_its_brackets(tmp_path):
+    bag = tmp_path / "cut.bag"
+    bag.touch()
+    error = unreadable(bag, RuntimeError("Bag index looks damaged: ('Header could not be read from file.',)"))
+    assert "looks damaged: Header could not be read from file. If the recording" in str(error)

@@ -43,7 +43,10 @@ def states(folder, entries):
         ({"x": {"action": {"q01": [0.0] * 7}, "dt_s": 0.2}}, "dataset statistics of 'x' lack action q01/q99"),
         ({"x": {"action": BOUNDS, "dt_s": -0.1}}, "the dataset's time step must lie between 0.001 and 10 s, got -0.1"),
         ({"x": {"action": BOUNDS, "dt_s": 1e9}}, "the dataset's time step must lie between"),
-        ({"x": {"action": BOUNDS, "dt_s": True}}, "the control period of dataset 'x' is not known"),
+        (
+            {"x": {"action": BOUNDS, "dt_s": True}},
+            "dataset statistics of 'x': dt_s must be seconds between actions, got True",
+        ),
         ({"x": {"action": BOUNDS | {"mask": [True] * 6}, "dt_s": 0.2}}, "mask must have 7 values"),
         (
             {"x": {"action": BOUNDS | {"mask": ["true"] * 7}, "dt_s": 0.2}},
