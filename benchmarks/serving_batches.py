@@ -1,7 +1,8 @@
 """Predictions a second of `sqap-vla serve` for 1 to 8 clients, with and without batches.
 
     python benchmarks/serving_batches.py [--recipes fp32 sqap] [--threads 1] [--rounds 6]
-    python benchmarks/serving_batches.py --bits [--recipes …]     in which batches a bit of a chunk differs; no server
+    python benchmarks/serving_batches.py --bits [--recipes …]     in which batches a bit of a chunk differs; no server,
+                                                                  and every recipe that docs/serving.md speaks of
 
 Two servers of the shipped policy stand side by side, one with `--max-batch 1` and one with batches. Clients ask without
 a pause and the servers take turns, a second each, so that a busy machine slows both. The CPU time of the policy's
@@ -39,6 +40,9 @@ RESULT = Path(__file__).parent / "results" / "serving_batches.json"
 CLIENTS = (1, 2, 4, 8)
 BLOCK_S = 1.0
 TOLERANCE = {"fp32": 1e-3}
+MEASURED = ("fp32", "sqap")
+INTEGERS = ("w4a4", "w4a8", "sqap", "sqap_w4a8", "coverage_w4a8", "qvla_w4a8")
+BITS = (*INTEGERS, "fp32", "bf16", "w4a16_awq", "rtn_w8a8")
 PROMPTS = ("go", "push the cube", "pick up the red cube", "put the blue cylinder on the left of the green plate")
 COLOURS = ("blue", "pink", "grey", "gold", "teal", "lime", "cyan", "rust")
 
@@ -175,14 +179,14 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", default=["fp32", "sqap"])
+    parser.add_argument("--recipes", nargs="+")
     parser.add_argument("--bits", action="store_true", help="compare predictions without a server")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=6)
     args = parser.parse_args()
     results = json.loads(RESULT.read_text()) if RESULT.is_file() else {"rows": [], "bits": []}
     kind = "bits" if args.bits else "rows"
-    for recipe in args.recipes:
+    for recipe in args.recipes or (BITS if args.bits else MEASURED):
         if args.bits:
             rows = [compare_bits(recipe, args.threads)]
         else:

@@ -238,7 +238,10 @@ def _brief(value: object) -> str:
 
 
 class Policy(Protocol):
-    """Predicts an action chunk from an observation. Deterministic for a given observation and seed."""
+    """Predicts an action chunk from an observation. Deterministic for a given observation and seed.
+
+    One that cannot go on from a commitment raises ValueError where an observation has one.
+    """
 
     @property
     def info(self) -> PolicyInfo: ...
