@@ -85,10 +85,10 @@ class Commitment:
     continuation: str
 
     def __post_init__(self) -> None:
-        if self.actions.ndim != 2 or not 0 <= self.executed <= len(self.actions):
-            raise ValueError(
-                f"of a commitment's actions [n, 7] 0 to n are executed, got {self.executed} of {self.actions.shape}"
-            )
+        if self.actions.ndim != 2 or self.actions.shape[1] != ACTION_DIM or not np.isfinite(self.actions).all():
+            raise ValueError(f"a commitment's actions must be finite [n, {ACTION_DIM}], got {list(self.actions.shape)}")
+        if not 0 <= self.executed <= len(self.actions):
+            raise ValueError(f"of a commitment's {len(self.actions)} actions {self.executed} cannot be executed")
         if self.continuation not in CONTINUATIONS[1:]:
             named = ", ".join(CONTINUATIONS[1:])
             raise ValueError(f"a commitment's continuation must be one of {named}, got {self.continuation!r}")

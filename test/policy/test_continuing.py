@@ -150,7 +150,10 @@ def test_what_cannot_be_continued_is_said():
         sample_on("magic", SAMPLER, curved, noise(), generators(), past(np.zeros(16)))
     with pytest.raises(ValueError, match="ddim sampler only, this policy has 'ddpm'"):
         sample_on("guided", Sampler(DiffusionConfig("ddpm", 100)), curved, noise(), generators(), past(np.zeros(16)))
-    with pytest.raises(ValueError, match=r"got 4 of \(3, 7\)"):
+    with pytest.raises(ValueError, match="3 actions 4 cannot be executed"):
         Commitment(np.zeros((3, 7)), 4, "guided")
+    for wrong in (np.zeros((3, 6)), np.full((3, 7), np.nan), np.zeros(7)):
+        with pytest.raises(ValueError, match=r"must be finite \[n, 7\]"):
+            Commitment(wrong, 0, "guided")
     with pytest.raises(ValueError, match="one of replace, guided, best_of_8, got 'none'"):
         Commitment(np.zeros((3, 7)), 3, "none")
