@@ -11,7 +11,7 @@ export AMENT_PREFIX_PATH := $(VENV):$(AMENT_PREFIX_PATH)
 export LD_LIBRARY_PATH := $(VENV)/lib:$(LD_LIBRARY_PATH)
 endif
 
-.PHONY: help setup demo test pytest gpu lint structure format clean
+.PHONY: help setup demo test pytest ray gpu lint structure format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' "$(firstword $(MAKEFILE_LIST))"
@@ -26,6 +26,10 @@ test: setup lint pytest  ## check everything that CI checks
 
 pytest: setup  ## run tests alone: make pytest ARGS="test/robot -k camera"
 	@$(RUN) -m pytest -n 2 --dist loadgroup $(ARGS)
+
+ray: setup  ## run the tests over a Ray cluster, which `make test` skips: installs Ray at first, 280 MB
+	@SQAP_VENV="$(VENV)" scripts/with_ray.sh -m pytest test/evaluation/closed_loop/test_study_ray.py \
+	    test/evaluation/replay/test_replay_ray.py test/commands/test_endings.py -k ray $(ARGS)
 
 gpu:  ## on a machine with a GPU, compare the kernels with their definitions and time everything: results in OUT
 	@$(PYTHON) benchmarks/gpu.py --out "$(OUT)"
