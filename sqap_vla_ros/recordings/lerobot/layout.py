@@ -194,8 +194,8 @@ def _object(what: str, raw: Any) -> dict[str, Any]:
 def _feature(key: str, raw: Any) -> Feature:
     raw = _object(f"feature {key}", raw)
     names = raw.get("names") or ()
-    if isinstance(names, Mapping):  # {"motors": ["x", "y", ...]}
-        names = [name for part in names.values() for name in (part if isinstance(part, list) else [part])]
+    parts = names.values() if isinstance(names, Mapping) else names  # also {"motors": ["x", "y"]} and [["x", "y"]]
+    names = [name for part in parts for name in (part if isinstance(part, list) else [part])]
     film = raw.get("info") or raw.get("video_info") or {}
     depth = isinstance(film, Mapping) and bool(film.get("video.is_depth_map") or film.get("is_depth_map"))
     return Feature(key, str(raw["dtype"]), tuple(int(n) for n in raw["shape"]), tuple(map(str, names)), depth)

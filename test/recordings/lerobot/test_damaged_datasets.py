@@ -109,6 +109,12 @@ def test_a_damaged_description_of_version_2_is_refused(tmp_path, chunks_size, le
         read_layout(tmp_path)
 
 
+@pytest.mark.parametrize("names", [{"motors": ["x", "y"], "gripper": "open"}, [["x", "y", "open"]]])
+def test_names_may_be_grouped(dataset, names):
+    put_feature(dataset, "action", names=names)
+    assert str(DatasetFrames(dataset, DatasetSpec()).layout.features["action"]) == "action [float32 7: x, y, open]"
+
+
 def test_a_byte_order_mark_is_no_fault(dataset):
     info = dataset / "meta/info.json"
     info.write_bytes(b"\xef\xbb\xbf" + info.read_bytes())
