@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "public_files.json"
+INTERRUPTED = (130, 143)
 SHOWN = 200  # characters of what was said
 HEAD = """# Files of public repositories
 
@@ -44,7 +45,10 @@ def main() -> None:
     for entry in entries:
         if args.only in entry["repository"] and not (args.left and entry["status"] is not None):
             with tempfile.TemporaryDirectory() as folder:
-                entry |= tried(entry, args.clones, Path(folder))
+                result = tried(entry, args.clones, Path(folder))
+            if result["status"] in INTERRUPTED:
+                break
+            entry |= result
             print(f"{entry['status']} {entry['repository']} {entry['file']}: {entry['now']}", flush=True)
             RESULTS.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     rows = [
@@ -74,14 +78,14 @@ def tried(entry: dict[str, Any], clones: Path, folder: Path) -> dict[str, Any]:
         except BaseException as error:  # whatever it is, it belongs into the table
             status = f"TRACEBACK {type(error).__name__}: {error}"
     lines = [line.strip() for line in (shown.getvalue() + errors.getvalue()).splitlines() if line.strip()]
-    told = [line for line in lines if "error" in line] or [line for line in lines if str(file) in line] or lines
-    said = "works" if status == 0 else told[-1] if told else ""
+    told = [n for word in ("error", str(file)) for n, line in enumerate(lines) if word in line]
+    said = "works" if status == 0 else " ".join(lines[told[0] if told else 0 :])
     if status == 0 and entry["command"] == "replay":
         records = [json.loads(line) for line in (folder / "out/fp32/frames.jsonl").read_text().splitlines()]
         said = f"replayed: {sum('deltas' in record for record in records)} of {len(records)} images"
     for name in (f"{file}: ", f"{file}/", f"{file} ", str(file), f"{folder}/", "sqap-vla: error: "):
         said = said.replace(name, "")
-    said = " ".join(said.split())
+    said = " ".join(said.split()).removeprefix("error: ")
     return {"status": status, "now": said if len(said) <= SHOWN else said[:SHOWN].rstrip() + "…"}
 
 
