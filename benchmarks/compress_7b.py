@@ -6,7 +6,8 @@ Each phase is a process of its own, so that its peak resident memory is its own:
 * `first`: `--recipe` with GPTQ on calibration observations, until one layer is on disk, then killed as by a power cut.
   A recipe that looks at the action (`qvla_w4a8`) scores all layers first, which counts by itself;
 * `resumed`: the same command again, which goes on with the second layer and finishes the file;
-* `load`: that file loaded, one prediction.
+* `load`: that file loaded, one prediction;
+* `observation`: what one more calibration observation adds to scoring one layer, where the recipe scores.
 
 Layers stay in the checkpoint file until their turn and leave memory afterwards, so the peak is that of one layer
 whatever the depth (the file's pages aside, which the system takes back when it needs them); time goes with the depth.
@@ -38,16 +39,21 @@ from checkpoint_7b import fill_randomly, peak_gib
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.files.job import compress_to_file
+from sqap_vla_ros.compression.layer_work import rotary_of
 from sqap_vla_ros.compression.load import load_policy, load_uncompressed
-from sqap_vla_ros.compression.recipe import load_recipe
+from sqap_vla_ros.compression.recipe import RowBits, load_recipe
+from sqap_vla_ros.compression.sensitivity.backward import layer_moments
 from sqap_vla_ros.policy.actions import ActionStatistics
+from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import COGACT_BASE
+from sqap_vla_ros.policy.decoder import Decoder
 from sqap_vla_ros.policy.micro.tokenizer import build
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 
 RESULTS = Path(__file__).parent / "results"
+PROMPT_TOKENS = 21  # of a usual instruction
 
 
 def write(path: Path, depth: int) -> dict[str, float]:
@@ -112,6 +118,22 @@ def load(path: Path) -> dict[str, Any]:
     }
 
 
+def observation() -> dict[str, float]:
+    """Return the CPU seconds that one more observation adds to a layer: one that is fitted to, and one that judges."""
+    decoder = Decoder(replace(COGACT_BASE.decoder, depth=1, vocabulary=8)).requires_grad_(False)
+    layer, tokens = decoder.layers[0], COGACT_BASE.vision.tokens + PROMPT_TOKENS
+    hidden, *cotangents = (torch.randn(1, tokens, COGACT_BASE.decoder.width) for _ in range(1 + RowBits.probes))
+    changed = {
+        name: dict.fromkeys(RowBits.widths, COGACT.linear(layer, name).weight.detach()) for name in COGACT.linears
+    }
+    seconds = {}
+    for kind, more in (("fitted_cpu_s", {}), ("judged_cpu_s", {"deltas": changed, "second": False})):
+        started = time.process_time()
+        layer_moments(layer, [hidden], [cotangents], rotary_of(decoder), **more)
+        seconds[kind] = time.process_time() - started
+    return seconds
+
+
 def main() -> None:
     """Runs the phases, prints, writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,7 +142,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="w4a4", help="`sqap` quantises the same way and needs four layers")
     parser.add_argument("--observations", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--phase", choices=["write", "compress", "load"], help=argparse.SUPPRESS)
+    parser.add_argument("--phase", choices=["write", "compress", "load", "observation"], help=argparse.SUPPRESS)
     parser.add_argument("--layers", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -131,6 +153,8 @@ def main() -> None:
         compress(checkpoint, args.recipe, out, args.observations, args.layers)
     elif args.phase == "load":
         print(json.dumps(load(out)))
+    elif args.phase == "observation":
+        print(json.dumps(observation()))
     if args.phase:
         return
 
@@ -160,6 +184,9 @@ def main() -> None:
         results["first"] = phase("first", "compress", "--layers", "1")
         results["resumed"] = phase("resumed", "compress")
         results["load"] = phase("load", "load")
+        spec = load_recipe(args.recipe).quantization
+        if spec is not None and spec.looks_at_the_action:
+            results["observation"] = phase("observation", "observation")
     finally:
         shutil.rmtree(args.folder)
         name = "compress_7b" if args.recipe == "w4a4" else f"compress_7b_{args.recipe}"
