@@ -57,6 +57,7 @@ _CASES = [
     (["evaluate", "--recipes", "nope"], "no recipe named"),
     (["evaluate", "--checkpoint", "."], "checkpoints"),
     (["demo", "--checkpoint", "."], "checkpoints"),
+    (["demo", "--instruction", " "], "the instruction is empty"),
     (["evaluate", "--checkpoint", "nowhere"], "does not exist"),
     (["serve", "--checkpoint", "micro", "--ddim-steps", "37"], "--ddim-steps"),
     (["serve", "--checkpoint", "micro", "--tokenizer", "./nope"], "does not exist"),

@@ -90,7 +90,8 @@ def make_jobs(
 
     Several recordings get a folder each under `out`, named after them.
 
-    Raises ValueError for a recipe that cannot be read, before any work, and for bags or recipes of the same name.
+    Raises ValueError for a recipe that cannot be read, before any work, for bags or recipes of the same name, and for
+    results within a recording.
     """
     for name in () if is_remote(worker.checkpoint) else recipes:
         load_recipe(name)
@@ -100,6 +101,9 @@ def make_jobs(
     names = [bag.expanduser().resolve().stem for bag in bags]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"several bags are called {', '.join(twice)}: rename them or replay them into different --out")
+    for bag in bags:
+        if bag.expanduser().resolve() in (out.expanduser().resolve(), *out.expanduser().resolve().parents):
+            raise ValueError(f"--out {out} lies in the recording {bag}: name another folder for the results")
     folders = [out] if len(names) == 1 else [out / name for name in names]
     return [
         ReplayJob(bag, spec, tuple(recipes), worker, folder, control_rate_hz, video=video)

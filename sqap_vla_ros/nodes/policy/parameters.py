@@ -78,6 +78,7 @@ _WHAT_RUNS = (
         "cfg_scale",
         "Scale of the classifier-free guidance; 1 or less turns it off, which halves the action head's work. Negative: "
         "the checkpoint's.",
+        maximum=100.0,
     ),
     Parameter.of(
         WorkerConfig,

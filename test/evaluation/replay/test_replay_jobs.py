@@ -116,3 +116,9 @@ def test_a_checkpoint_that_is_replaced_between_two_recipes_is_refused(mine, tmp_
     monkeypatch.setattr(jobs, "replay_recipe", replay)
     with pytest.raises(ReplayError, match="was changed during the replay"):
         jobs.run_job(mine)
+
+
+@pytest.mark.parametrize("inside", [".", "results", "a/b"])
+def test_results_are_not_written_into_the_recording(inside, tmp_path):
+    with pytest.raises(ValueError, match=r"lies in the recording .*: name another folder"):
+        make_jobs([tmp_path], tmp_path / inside, [None], ("fp32",), WorkerConfig("micro"), control_rate_hz=5.0)
