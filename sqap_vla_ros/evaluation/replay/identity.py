@@ -1,4 +1,4 @@
-"""Which recording, options and policy a replay is of: what must be the same for it to be continued."""
+"""Identify a replay by its recording, options and policy: they have to be the same for it to be continued."""
 
 from __future__ import annotations
 
