@@ -214,6 +214,8 @@ def load_run(folder: Path, recipe: str) -> RecipeRun:
         info = PolicyInfo(**{**summary["info"], "grid": tuple(summary["info"]["grid"])})
         with (folder / FRAMES).open() as lines:
             records = [FrameRecord.from_json(line) for line in lines]
+        if len(records) != summary["counters"]["used"]:
+            raise ValueError(f"{len(records)} frames of {summary['counters']['used']}")
     except (OSError, *_DAMAGE) as error:
         raise ReplayError(
             f"{folder} holds no finished replay of {recipe}: delete it, and run the same command again"

@@ -12,6 +12,7 @@ from sqap_vla_ros.policy.actions import CONTROL_PERIOD_S, ActionStatistics, requ
 from sqap_vla_ros.policy.checkpoints.contents import Contents
 from sqap_vla_ros.policy.checkpoints.load import is_plain
 from sqap_vla_ros.policy.cogact import CogACT
+from sqap_vla_ros.policy.preprocessing import ImageTransform
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 
 # Facts only where the checkpoint cannot be loaded.
@@ -25,7 +26,7 @@ def describe(contents: Contents) -> dict[str, Any]:
     """Return the facts in reading order. Counts and sizes are those of the file's tensors that the policy uses.
 
     `MISSING`, `MISSHAPEN` and `NOT_FLOATS` are among them only where the file is incomplete or of another model,
-    `UNUSABLE` only where statistics or tokenizer are damaged.
+    `UNUSABLE` only where statistics, tokenizer or crop are damaged.
     """
     config = contents.config
     with torch.device("meta"):
@@ -68,7 +69,7 @@ def describe(contents: Contents) -> dict[str, Any]:
         facts[UNUSABLE] = problems[0] if problems else "there are no dataset statistics"
     else:
         notes = [*problems, *notes]
-    if (problem := _tokenizer_problem(contents)) is not None:
+    for problem in filter(None, (_tokenizer_problem(contents), _crop_problem(contents))):
         facts[UNUSABLE] = "; ".join(filter(None, [facts.get(UNUSABLE), problem]))
     if notes := [*contents.notes, *notes[:3], *([f"{len(notes) - 3} more"] if len(notes) > 3 else [])]:
         facts["notes"] = notes
@@ -86,6 +87,14 @@ def _statistics_problems(contents: Contents) -> list[str]:
         except ValueError as error:
             problems.append(str(error))
     return problems
+
+
+def _crop_problem(contents: Contents) -> str | None:
+    try:
+        ImageTransform(contents.config.vision.image_size, contents.crop)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _tokenizer_problem(contents: Contents) -> str | None:

@@ -104,7 +104,8 @@ class DatasetFrames:
             mine = [int(at - starts[order]) for at in chosen if starts[order] <= at < starts[order + 1]]
             found += [frame.observation for frame in self._frames(order, episode, mine) if frame.observation]
         if not found:
-            raise DatasetError(f"{self.path} gave no observation: {'; '.join(self.counters.reasons.values())}")
+            reasons = "; ".join(self.counters.reasons.values()) or "its episodes are empty"
+            raise DatasetError(f"{self.path} gave no observation: {reasons}")
         return found
 
     def _episodes(self) -> tuple[Episode, ...]:

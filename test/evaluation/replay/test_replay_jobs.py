@@ -101,6 +101,14 @@ def test_another_file_of_the_same_name_is_another_replay(mine, tmp_path, changed
         replay_first(mine)
 
 
+def test_a_finished_replay_that_lost_a_frame_is_none(mine):
+    replay_first(mine)
+    frames = mine.out / replay_run.FRAMES
+    frames.write_text(frames.read_text().splitlines(keepends=True)[0])
+    with pytest.raises(ReplayError, match=r"holds no finished replay of .*: delete it, and run the same command again"):
+        replay_first(mine)
+
+
 def test_a_checkpoint_that_is_replaced_while_it_is_loaded_is_refused(mine, tmp_path, monkeypatch):
     monkeypatch.setattr(_Silent, "while_loading", lambda _: os.utime(tmp_path / "mine.safetensors", ns=(1, 1)))
     with pytest.raises(ReplayError, match="was changed during the replay"):

@@ -12,6 +12,7 @@ from sqap_vla_ros.policy.actions import ActionStatistics, statistics_notes
 from sqap_vla_ros.policy.checkpoints import published, published_names
 from sqap_vla_ros.policy.checkpoints.contents import CheckpointError
 from sqap_vla_ros.policy.checkpoints.load import open_checkpoint, read_header
+from sqap_vla_ros.policy.checkpoints.published import save_published
 from sqap_vla_ros.policy.config import MICRO
 from sqap_vla_ros.policy.micro.policy import micro_policy
 
@@ -69,6 +70,14 @@ def test_a_period_that_is_not_stated_and_one_damaged_dataset_of_two_are_noted(mi
     shown = capsys.readouterr().out
     assert "the control period of 'mine' is not stated: give it as dt_s (--dt)" in shown
     assert "dataset statistics of 'other' lack action" in shown
+
+
+def test_inspect_fails_where_the_crop_is_none_that_there_is(tmp_path, capsys):
+    save_published(micro_policy(), tmp_path / "own")
+    config = tmp_path / "own" / "config.json"
+    config.write_text(config.read_text().replace('"crop": "none"', '"crop": 7'))
+    assert main(["inspect", str(tmp_path / "own")]) == 1
+    assert "error: unusable: ImageTransform.crop must be 'none' or 'deployment', got '7'" in capsys.readouterr().err
 
 
 def test_inspect_fails_where_the_tokenizer_is_none(mine, capsys):
