@@ -38,6 +38,7 @@ REST_S = 2.0  # the node waits so long for the arm to come to rest before it is 
 START_AGE_NS = 250_000_000  # a motion from rest starts at a pose that is measured no longer ago
 STANDS_M_S, STANDS_RAD_S = 0.02, 0.1  # a tool no faster than this stands
 LED_M, LED_RAD = 0.02, 0.1  # an arm that is so far from where it came to rest was led there
+PUSHED_M, PUSHED_RAD = 0.005, 0.03  # or pushed, where joint_states and TF agree on less
 UNSEEN_NS = 500_000_000  # between two measurements nobody saw the arm, when they are further apart
 LOCKED_S = 0.05  # the watchdog waits so long for a command that is being sent
 BRING_BACK = (
@@ -146,7 +147,7 @@ class Commander:
         if self._stood is None and _stands(self._inputs.observer.measured_twist()):
             self._stood = seen.pose
 
-    def _led(self, tool: NDArray[np.float64] | None, now_ns: int) -> bool:
+    def _led(self, tool: NDArray[np.float64] | None, now_ns: int, by_m: float = LED_M, by_rad: float = LED_RAD) -> bool:
         """Return whether the arm is measured elsewhere than where it had come to rest; never in output mode twist.
 
         Also where nobody saw it stand before, because its transform was missing: what follows a command that rests only
@@ -154,13 +155,13 @@ class Commander:
         """
         if tool is None or not self.sink.KEEPS_POSE:
             return False
-        if self._stood is not None and _beyond(tool, self._stood, LED_M, LED_RAD):
+        if self._stood is not None and _beyond(tool, self._stood, by_m, by_rad):
             return True
         commanded = self.sink.commanded_tool(now_ns)
         if self._nearest is None or commanded is None:
             return False
         away_m, away_rad = pose_distance(tool, commanded)
-        return away_m > self._nearest[0] + LED_M or away_rad > self._nearest[1] + LED_RAD
+        return away_m > self._nearest[0] + by_m or away_rad > self._nearest[1] + by_rad
 
     def committed(self, view: View, dt_s: float, latency_s: float) -> View:
         """Return the view with what its chunk is to go on from, where `chunk_continuation` asks for that.
@@ -237,6 +238,10 @@ class Commander:
                 raise UnsafeChunk(f"{away}, and still moves")
             self._returned = False
             return tool
+        pushed = self._led(tool, now_ns, PUSHED_M, PUSHED_RAD) and _beyond(tool, commanded, PUSHED_M, PUSHED_RAD)
+        if pushed and _stands(twist) and self._joints_agree(tool):
+            self._returned = False
+            return tool  # the command comes to the arm, and not the arm to the command
         config = self.motion.config
         if away_m <= config.max_lead_m and away_rad <= config.max_lead_rad:
             self._returned = False

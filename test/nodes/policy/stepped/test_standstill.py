@@ -10,9 +10,11 @@ from stepped.simulated_cell import Cell
 
 from sqap_vla_ros.contracts import ActionChunk
 from sqap_vla_ros.control.executive import State
+from sqap_vla_ros.robot.conventions import pose_distance
 
 # The first motions of an arm, as docs/robots.md has them: the lead keeps the tracking error from ever being reached.
 CAREFUL = QUICK | {"speed_scale": 0.1, "max_lead_m": 0.02, "max_tracking_m": 0.1}
+
 NAMED = "the arm has not moved in 1."
 REMEDY = "is its controller active and listening on "
 
@@ -126,6 +128,26 @@ def test_in_output_mode_pose_joint_states_tell_an_arm_that_was_led_from_a_transf
         assert (len(cell.commands) == sent) is slipped
         if not slipped:
             assert np.linalg.norm(cell.tool[:3, 3] - put[:3, 3]) > 0.01, told(cell)
+        assert violations(cell) == []
+
+
+@pytest.mark.parametrize("joint", [0, 6])
+@pytest.mark.parametrize("mode", ["joint", "pose"])
+def test_an_arm_that_was_pushed_a_little_is_not_fetched_back_either(mode, joint):
+    with careful(mode, described=True) as cell:
+        moving(cell, 1.0)
+        cell.enable(False)
+        cell.run(1.0)
+        cell.relocate(cell.joints + {0: 0.03, 6: 0.09}[joint] * np.eye(7)[joint])  # 15 mm, or a turn of the wrist
+        cell.run(1.0)
+        put = cell.tool.copy()
+        cell.enable()
+        assert fastest_m_s(cell, 0.3) < 0.06
+        away_m, away_rad = pose_distance(put, cell.tool)
+        assert away_m < 0.01
+        assert away_rad < 0.04
+        assert fastest_m_s(cell, 1.5) < 0.06
+        assert pose_distance(put, cell.tool)[0] > 0.01, told(cell)
         assert violations(cell) == []
 
 
