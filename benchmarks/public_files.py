@@ -83,7 +83,7 @@ def tried(entry: dict[str, Any], clones: Path, folder: Path) -> dict[str, Any]:
     if status == 0 and entry["command"] == "replay":
         records = [json.loads(line) for line in (folder / "out/fp32/frames.jsonl").read_text().splitlines()]
         said = f"replayed: {sum('deltas' in record for record in records)} of {len(records)} images"
-    for name in (f"{file}: ", f"{file}/", f"{file} ", str(file), f"{folder}/", "sqap-vla: error: "):
+    for name in (f"{folder}/files ", f"{file}: ", f"{file}/", f"{file} ", str(file), f"{folder}/", "sqap-vla: error: "):
         said = said.replace(name, "")
     said = " ".join(said.split()).removeprefix("error: ")
     return {"status": status, "now": said if len(said) <= SHOWN else said[:SHOWN].rstrip() + "…"}

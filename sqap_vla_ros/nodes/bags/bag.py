@@ -23,6 +23,8 @@ from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.nodes.bags.conversion import Ros1Decoder, message_class, type_name
 from sqap_vla_ros.nodes.bags.store import BagError, bag_path, open_readers, unreadable
 
+_INSTANT_S = 1e-3  # a recording that is shorter has no rates
+
 
 @dataclass(frozen=True)
 class TopicSummary:
@@ -195,7 +197,7 @@ class Bag:
         summaries = {}
         for name, by_type in sorted(counts.items()):
             kind, count = by_type.most_common(1)[0]
-            summaries[name] = TopicSummary(name, kind, count, (count - 1) / seconds if seconds > 0 else 0.0)
+            summaries[name] = TopicSummary(name, kind, count, (count - 1) / seconds if seconds > _INSTANT_S else 0.0)
         return summaries
 
 

@@ -78,6 +78,8 @@ def _published_files(path: Path) -> tuple[Path, Path]:
     found = sorted((path / "checkpoints").glob("*.pt")) or sorted(path.glob("*.pt"))
     if len(found) == 1:
         return path, found[0]
+    if len(found) > 1 and found[0].parent == path and (problem := location_problem(path)):
+        raise CheckpointError(problem)  # such as OpenVLA-OFT's, whose heads lie beside the shards
     if len(found) > 1:
         names = ", ".join(str(file.relative_to(path)) for file in found[:6]) + (", …" if len(found) > 6 else "")
         raise CheckpointError(f"{path} holds {len(found)} .pt files ({names}): name one of them, such as {found[-1]}")

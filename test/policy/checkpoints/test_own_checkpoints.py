@@ -152,6 +152,15 @@ def test_one_of_several_files_is_named(tmp_path, groups):
     assert load_checkpoint(other, config=MICRO).info.horizon == 16
 
 
+def test_heads_beside_another_model_are_not_offered(tmp_path):
+    """OpenVLA-OFT keeps its action head and its projector as .pt files beside the model's shards."""
+    for name in ("action_head--150000_checkpoint.pt", "proprio_projector--150000_checkpoint.pt"):
+        (tmp_path / name).write_bytes(b"PK")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "openvla"}))
+    with pytest.raises(CheckpointError, match="holds an OpenVLA model"):
+        open_checkpoint(tmp_path)
+
+
 def test_layers_that_were_wrapped_one_by_one_load(tmp_path, groups):
     folder = write(tmp_path / "mine", groups)
     edit(folder, lambda stored: stored["model"].update(llm_backbone=wrapped_layers(groups["llm_backbone"])))
