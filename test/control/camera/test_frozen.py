@@ -84,8 +84,8 @@ def live(t_s: float) -> np.ndarray:
     return gripper_at(to_and_fro(t_s))
 
 
-@pytest.mark.parametrize("levels", [0.0, 1.0, 3.0, 8.0])
-@pytest.mark.parametrize("late_s", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize("levels", [0.0, 3.0, 8.0])
+@pytest.mark.parametrize("late_s", [0.0, 0.7])
 def test_a_live_camera_is_not_frozen_whatever_its_noise_and_its_latency(levels, late_s):
     assert not any(verdicts(lambda t: noise(live(t - late_s), levels, round(t / PERIOD_S))))
 
@@ -132,9 +132,8 @@ def shelf(image: np.ndarray) -> np.ndarray:
         lambda t: TABLE,  # and so is this one, which nobody ever sees
     ],
 )
-@pytest.mark.parametrize("levels", [1.0, 3.0])
-def test_a_tool_that_cannot_be_seen_to_move_does_not_make_a_picture_frozen(shown, levels):
-    assert not any(verdicts(lambda t: noise(shown(t), levels, round(t / PERIOD_S))))
+def test_a_tool_that_cannot_be_seen_to_move_does_not_make_a_picture_frozen(shown):
+    assert not any(verdicts(lambda t: noise(shown(t), 1.0, round(t / PERIOD_S))))
 
 
 def test_a_tool_that_goes_to_and_fro_in_a_picture_without_noise_is_not_frozen():
