@@ -287,6 +287,11 @@ class Executive:
             self._motion = None
             self._pending_hold = Hold(why, reason)
 
+    def end_task(self, why: str) -> None:
+        """End the mission and stay enabled: the next instruction, goal or ~/enable begins anew."""
+        self.report(Input.CHUNK, None)
+        self._end(Termination.STOPPED, why)
+
     def time_jumped(self, what: str) -> None:
         """Hold, because ROS time jumped: nothing known about times is true any more."""
         self.interrupt(what, HoldReason.TIME)

@@ -35,6 +35,10 @@ class UnsafeChunk(ValueError):
     """A chunk that must not be executed; the message holds every reason."""
 
 
+class ArmWasLed(UnsafeChunk):
+    """A task must not go on by itself: somebody led the arm meanwhile, and may have his hands on it."""
+
+
 @dataclass(frozen=True)
 class MotionConfig:
     """Settings of the execution of chunks; the parameters of the same names in config/policy.yaml explain them."""

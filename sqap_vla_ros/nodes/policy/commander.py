@@ -22,7 +22,7 @@ from sqap_vla_ros.control.arm.progress import ProgressBounds, ProgressWatch
 from sqap_vla_ros.control.arm.tool_monitor import ToolSample
 from sqap_vla_ros.control.clock_monitor import Pace
 from sqap_vla_ros.control.conditions import Hold
-from sqap_vla_ros.control.motion import Motion, SafeMotion, UnsafeChunk
+from sqap_vla_ros.control.motion import ArmWasLed, Motion, SafeMotion, UnsafeChunk
 from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.grippers.gripper import GripperParts
 from sqap_vla_ros.nodes.policy.grippers.table import GRIPPER_SINKS
@@ -89,6 +89,7 @@ class Commander:
         self._stood: NDArray[np.float64] | None = None  # where the arm was measured when it had come to rest
         self._seen: ToolSample | None = None  # where it was measured last
         self._nearest: tuple[float, float] | None = None  # how near (m, rad) it came to where it was told to rest
+        self._begun = False  # the task has moved the arm
         self._returned = False  # the command went back to the arm since a motion last started from rest
 
     @property
@@ -191,7 +192,8 @@ class Commander:
         measured = self._inputs.measured()
         tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
         left = not moving and self.sink.left_rest(now_ns, measured)
-        if not moving and ((astray := self.motion.tracking_error(tool, now_ns)) is not None or left):
+        moved = left or (not moving and self._pushed(tool, now_ns))
+        if not moving and ((astray := self.motion.tracking_error(tool, now_ns)) is not None or moved):
             # The last motion is over and did not get there: what follows does not continue it.
             if self.motion.current is not None:
                 self._log.warning(f"starting anew: {astray or 'the arm was moved from where it was told to rest'}")
@@ -208,7 +210,7 @@ class Commander:
                     raise UnsafeChunk("the node's executor stood still")
                 trajectory = self.sink.start(trajectory, measured, self.motion.latest_ns(chunk.stamp_ns))
                 self.motion.commit(trajectory)
-                self.commanded = True
+                self.commanded = self._begun = True
         return safe, trajectory.end_ns
 
     def _rest(
@@ -221,8 +223,8 @@ class Commander:
         two are together: the command goes slowly to where the arm is measured, once, and not further than a blocked arm
         can be. An arm that moved since was led elsewhere, and its controller has it there: from where it rested before,
         it would be fetched back in a leap. So it starts where it is, if joints and TF agree on that, in every output
-        mode; where TF alone says so, and may have slipped, nothing starts. left: the joints say that it is elsewhere.
-        Raises UnsafeChunk.
+        mode; where TF alone says so, and may have slipped, nothing starts. A task that has moved the arm does not
+        go on by itself then. left: the joints say that it is elsewhere. Raises UnsafeChunk.
         """
         commanded = self.sink.commanded_tool(now_ns) if self.sink.KEEPS_POSE else None
         if commanded is None or dry_run:
@@ -236,10 +238,13 @@ class Commander:
                 raise UnsafeChunk(f"{away}, and was moved there since: {BRING_BACK}")
             if not _stands(twist):
                 raise UnsafeChunk(f"{away}, and still moves")
+            if self._begun:
+                raise ArmWasLed(
+                    f"{away}: somebody moved it while its task was held, and the task does not go on by itself"
+                )
             self._returned = False
             return tool
-        pushed = self._led(tool, now_ns, PUSHED_M, PUSHED_RAD) and _beyond(tool, commanded, PUSHED_M, PUSHED_RAD)
-        if pushed and _stands(twist) and self._joints_agree(tool):
+        if self._pushed(tool, now_ns) and _beyond(tool, commanded, PUSHED_M, PUSHED_RAD) and _stands(twist):
             self._returned = False
             return tool  # the command comes to the arm, and not the arm to the command
         config = self.motion.config
@@ -260,6 +265,10 @@ class Commander:
                 self._log.warning(f"{away}: {self.sink.hold(order)}")
                 self._returned = self.commanded = True
         raise UnsafeChunk(f"{away}: its command goes back to it first")
+
+    def _pushed(self, tool: NDArray[np.float64], now_ns: int) -> bool:
+        """Return whether the arm was led, or at least pushed, since it had come to rest."""
+        return self._led(tool, now_ns) or (self._led(tool, now_ns, PUSHED_M, PUSHED_RAD) and self._joints_agree(tool))
 
     def _joints_agree(self, tool: NDArray[np.float64]) -> bool:
         """Return whether joint_states are known and have the tool [4, 4] at the same place, give or take."""
@@ -352,6 +361,7 @@ class Commander:
 
     def new_task(self) -> None:
         """Do not average what comes next with what came before: it follows another instruction."""
+        self._begun = False
         self.motion.new_task()
 
     def task_over(self, *, moving: bool) -> None:

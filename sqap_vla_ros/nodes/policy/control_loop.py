@@ -24,7 +24,7 @@ from sqap_vla_ros.control.clock_monitor import SIMULATED_JUMP_S, ClockMonitor, r
 from sqap_vla_ros.control.conditions import REFUSES_ENABLE, Hold, Input
 from sqap_vla_ros.control.executive import REJECTED, Executive, State
 from sqap_vla_ros.control.mission import Mission
-from sqap_vla_ros.control.motion import MalformedChunk, UnsafeChunk
+from sqap_vla_ros.control.motion import ArmWasLed, MalformedChunk, UnsafeChunk
 from sqap_vla_ros.control.watchdog import Watchdog
 from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.nodes.policy.commander import Commander
@@ -414,6 +414,8 @@ class ControlLoop:
             )
         except (UnsafeChunk, KinematicsError) as error:
             self._reject(str(error), flight, malformed=False)
+            if isinstance(error, ArmWasLed):
+                self.executive.end_task(str(error))
             return
         if safe.note:
             self._changed += 1

@@ -131,6 +131,28 @@ def test_in_output_mode_pose_joint_states_tell_an_arm_that_was_led_from_a_transf
         assert violations(cell) == []
 
 
+@pytest.mark.parametrize("mode", ["joint", "pose"])
+def test_a_task_does_not_go_on_by_itself_after_somebody_led_its_arm(mode):
+    with careful(mode, described=True, max_open_loop_s=1.0) as cell:
+        moving(cell, 1.0)
+        cell.switches.image_silent = True
+        cell.run(3.0)
+        assert not cell.loop.executive.moving
+        cell.relocate(cell.joints + 0.3 * np.eye(7)[0])
+        cell.run(0.5)
+        cell.switches.image_silent = False
+        assert fastest_m_s(cell, 2.0) == 0.0
+        state, reason = cell.loop.executive.state()
+        assert state is State.HOLDING
+        assert "somebody moved it while its task was held, and the task does not go on by itself" in reason
+        assert "waiting for a new instruction, goal or ~/enable" in reason
+        put = cell.tool.copy()
+        cell.enable()  # once more
+        assert fastest_m_s(cell, 2.0) < 0.06
+        assert np.linalg.norm(cell.tool[:3, 3] - put[:3, 3]) > 0.01, told(cell)
+        assert violations(cell) == []
+
+
 @pytest.mark.parametrize("joint", [0, 6])
 @pytest.mark.parametrize("mode", ["joint", "pose"])
 def test_an_arm_that_was_pushed_a_little_is_not_fetched_back_either(mode, joint):
