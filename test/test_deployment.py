@@ -99,7 +99,8 @@ def panels(layout):
 
 
 SCENE = {"cameraState", "followMode", "followTf", "scene", "transforms", "topics", "layers", "publish", "imageMode"}
-SERIES = {"value", "label", "enabled", "timestampMethod", "color"}
+TITLES = {"foxglovePanelTitle", "lichtblickPanelTitle"}  # each program has a key of its own
+SERIES = {"value", "label", "enabled", "timestampMethod", "color", "showLine"}
 # The panels of Foxglove and the keys of their configurations; what is missing takes its default.
 PANELS = {
     "Image": SCENE,
@@ -127,7 +128,8 @@ def test_foxglove_knows_the_panels_and_their_keys():
     for name, config in FOXGLOVE["configById"].items():
         kind, _, number = name.partition("!")
         assert number
-        assert set(config) <= {"foxglovePanelTitle", *PANELS[kind]}, name
+        assert set(config) - PANELS[kind] == TITLES, name
+        assert len({config[title] for title in TITLES}) == 1
         assert config.get("legendDisplay", "floating") in ("floating", "top", "left", "none")
         assert config.get("xAxisVal", "timestamp") in ("timestamp", "index", "custom", "currentCustom")
         assert config.get("followMode", "follow-pose") in ("follow-pose", "follow-position", "follow-none")
@@ -150,11 +152,13 @@ def test_foxglove_shows_topics_and_fields_of_the_node():
         shown.update(topics)
     assert shown <= set(PUBLISHED)
     assert shown >= {f"/policy_node/{topic}" for topic in ("overlay", "path", "markers", "status", "token_selection")}
-    assert FOXGLOVE["configById"]["3D!arm"]["followTf"] == parameters.defaults()["base_frame"]
+    arm = FOXGLOVE["configById"]["3D!arm"]
+    assert arm["followTf"] == parameters.defaults()["base_frame"]
+    assert not arm["scene"]["transforms"]["showLabel"]  # the labels are as large as an arm
 
 
 def test_foxglove_names_the_states_as_the_message_does():
-    (title,) = re.findall(r"State: ([^\"]*)", json.dumps(FOXGLOVE))
+    (title,) = set(re.findall(r"State: ([^\"]*)", json.dumps(FOXGLOVE)))
     for number, name in re.findall(r"(\d) (\w+)", title):
         assert getattr(PolicyStatus, name.upper()) == int(number)
 
