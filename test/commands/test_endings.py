@@ -121,7 +121,7 @@ def test_nothing_is_left_running(tmp_path, command, count):
 def test_nothing_is_left_running_over_ray(tmp_path, number, status):
     """Ray starts its own daemons, in sessions of their own; they are known by a variable that all inherit."""
     pytest.importorskip(
-        "ray", reason="Ray is not installed: `make ray` runs these tests in an environment of their own"
+        "ray", reason="Ray is not installed: `make ray` runs these tests with Ray in a folder of its own"
     )
     mark = f"ENDINGS_MARK={tmp_path}"
     process = start([*EVALUATE, "--ray", "local", "--out", str(tmp_path / "out")], ENDINGS_MARK=str(tmp_path))

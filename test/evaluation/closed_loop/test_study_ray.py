@@ -12,7 +12,7 @@ from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
 from sqap_vla_ros.evaluation.closed_loop.study import Method, Store, Unit
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
-pytest.importorskip("ray", reason="Ray is not installed: `make ray` runs these tests in an environment of their own")
+pytest.importorskip("ray", reason="Ray is not installed: `make ray` runs these tests with Ray in a folder of its own")
 MEASURED = ("inference_ms",)
 
 

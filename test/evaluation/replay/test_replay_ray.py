@@ -11,7 +11,7 @@ from sqap_vla_ros.evaluation.replay.run import FRAMES, FrameRecord
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.serving.worker import WorkerConfig
 
-pytest.importorskip("ray", reason="Ray is not installed: `make ray` runs these tests in an environment of their own")
+pytest.importorskip("ray", reason="Ray is not installed: `make ray` runs these tests with Ray in a folder of its own")
 
 
 def actions(folder):
