@@ -67,7 +67,7 @@ class Decoder(nn.Module):
             num_key_value_heads=config.heads,
             intermediate_size=config.mlp_width,
             vocab_size=config.vocabulary,
-            rms_norm_eps=config.rms_eps,
+            rms_norm_eps=float(config.rms_eps),  # transformers refuses 1
             max_position_embeddings=config.max_positions,
             attn_implementation="sdpa",
         )

@@ -142,3 +142,8 @@ def test_gradients_reach_the_embeddings(decoder):
     values = embeddings().requires_grad_()
     decoder(values).cognition.square().sum().backward()
     assert values.grad.abs().sum(dim=-1).min() > 0
+
+
+def test_an_epsilon_may_be_a_whole_number(decoder):
+    """JSON that people write says 1, and transformers takes no whole number."""
+    assert Decoder(dataclasses.replace(decoder.config, rms_eps=1)).norm.variance_epsilon == 1.0
