@@ -237,6 +237,8 @@ def _summary_problem(summary: dict[str, Any]) -> str | None:
     if lacking := [name for name in _COUNTED if name not in counters]:
         return f"counters lack {lacking[0]}"
     measured = {**summary, "machine_busy": counters.get("machine_busy", 0.0)}
+    if lacking := [each.name for each in dataclasses.fields(_Measured) if each.name not in measured]:
+        return f"{lacking[0]} is missing"
     return (
         field_problem(PolicyInfo, summary["info"])
         or field_problem(ReplayCounters, counters)

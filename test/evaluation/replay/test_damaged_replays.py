@@ -56,3 +56,13 @@ def test_a_description_of_another_form_is_no_finished_replay(finished, tmp_path,
     (folder / RUN).write_text(json.dumps(summary | changes))
     with pytest.raises(ReplayError, match="holds no finished replay of fp32: delete it"):
         load_run(folder, "fp32")
+
+
+@pytest.mark.parametrize("name", ["info", "counters", "peak_memory_mb", "sources"])
+def test_a_description_that_lacks_something_is_no_finished_replay(finished, tmp_path, name):
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    summary = json.loads((folder / RUN).read_text())
+    del summary[name]
+    (folder / RUN).write_text(json.dumps(summary))
+    with pytest.raises(ReplayError, match="holds no finished replay of fp32: delete it"):
+        load_run(folder, "fp32")
