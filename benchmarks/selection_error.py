@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ RESULTS = Path(__file__).parent / "results" / "selection_error.json"
 SEED = 970_000
 RECIPES = ("bf16", "w4a8", "w4a4")
 TIMESTEPS = (5, 25, 50, 75, 95)
+GRADIENTS = "fp32"  # what is differentiated: linears in oneDNN's order have no gradient
 PROBES = 4  # random directions of the noise a gradient is taken of
 FEATURES = VARIANTS["features"]
 SELECTORS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -218,11 +220,11 @@ class Scenes:
                 found.append(model.decode(visual.clone(), ids, None, selector=selector, context=context).cognition)
         return torch.cat(found).float()
 
-    def noise(self, features: Tensor, timesteps: Sequence[int] = TIMESTEPS) -> Tensor:
-        """Return the noise [timesteps, n, T, 7] that the reference's head sees in its own noised chunks."""
-        head = self._reference.model.action_head
+    def noise(self, features: Tensor, name: str = "bf16") -> Tensor:
+        """Return the noise [timesteps, n, T, 7] that a policy's head sees in the reference's noised chunks."""
+        head = self.policies[name].model.action_head
         found = []
-        for timestep in timesteps:
+        for timestep in TIMESTEPS:
             step = torch.full((len(features),), timestep)
             noised = self._reference.sampler.add_noise(self._chunks, step, self._noise)
             found.append(head(noised, step, features.to(head.positional_embedding.dtype)).float())
@@ -242,7 +244,7 @@ class Scenes:
     def sensitivities(self, layer: int) -> list[Tensor]:
         """Return for each observation the squared norm of the noise's gradient at every visual token, [N]."""
         selector = LeafSelector(prune_layer=layer)
-        predicted = self.noise(self.features("bf16", selector, gradients=True))
+        predicted = self.noise(self.features(GRADIENTS, selector, gradients=True), GRADIENTS)
         generator = torch.Generator().manual_seed(SEED)
         total = [torch.zeros(leaf.shape[1]) for leaf in selector.leaves]
         for _ in range(PROBES):
@@ -268,14 +270,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--observations", type=int, default=64)
     parser.add_argument("--only", nargs="+", default=[""], help="rows whose names have one of these; the others stay")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES, help="what the tokens are dropped in")
     args = parser.parse_args()
+    recipes = [name for name in RECIPES if name == "bf16" or name in args.recipes]  # bf16 is the reference
     observations = expert_observations(args.observations, seed=SEED)
-    policies = {name: cast(CogACTPolicy, load_policy(TRAINED_POLICY, name, shipped=SHIPPED)) for name in RECIPES}
+    policies = {
+        name: cast(CogACTPolicy, load_policy(TRAINED_POLICY, name, shipped=SHIPPED)) for name in (*recipes, GRADIENTS)
+    }
     for policy in policies.values():
         policy.model.requires_grad_(False)
     scenes = Scenes(policies, observations)
     rows: list[dict[str, Any]] = [{"selector": "none"}]
-    for name in RECIPES:
+    for name in recipes:
         rows[0] |= scenes.errors(name, None)
     depth = len(policies["bf16"].model.decoder.layers)
 
@@ -300,7 +306,7 @@ def main() -> None:
                 if not wanted(name):
                     continue
                 row: dict[str, Any] = {"selector": name, "dropped": ratio, "before_layer": layer}
-                for recipe in RECIPES:
+                for recipe in recipes:
                     if isinstance(selector, OracleSelector):
                         selector = dataclasses.replace(selector, scores=iter(sensitivities))
                     if isinstance(selector, RememberedCoverage):
@@ -309,14 +315,17 @@ def main() -> None:
                     else:
                         row |= scenes.errors(recipe, selector)
                 rows.append(row)
-    stored = [] if args.only == [""] else json.loads(RESULTS.read_text())["rows"]
-    place_of = {(row["selector"], row.get("dropped"), row.get("before_layer")): row for row in (*stored, *rows)}
-    rows = list(place_of.values())
+    partly = args.only != [""] or len(recipes) < len(RECIPES)
+    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in (*(json.loads(RESULTS.read_text())["rows"] if partly else ()), *rows):
+        key = row["selector"], row.get("dropped"), row.get("before_layer")
+        merged[key] = merged.get(key, {}) | row
+    rows = list(merged.values())
     columns = [f"{name} {error}" for name in RECIPES for error in ("cog", "eps")]
     print(f"{'selector':48s}{'dropped':>8s}{'layer':>6s}" + "".join(f"{column:>10s}" for column in columns))
     for row in rows:
         place = f"{row.get('dropped', 0):8.1f}{row.get('before_layer', '-'):>6}"
-        print(f"{row['selector']:48s}{place}" + "".join(f"{row[column]:10.4f}" for column in columns))
+        print(f"{row['selector']:48s}{place}" + "".join(f"{row.get(column, math.nan):10.4f}" for column in columns))
     weights = checkpoint_digest(TRAINED_POLICY, SHIPPED)
     content = {"observations": len(observations), "seed": SEED, "weights_sha256": weights, "rows": rows}
     RESULTS.write_text(json.dumps(content, indent=1) + "\n")
