@@ -118,7 +118,7 @@ def test_a_worker_that_breaks_off_is_lost_with_the_reason(worker, evil, fault, t
     assert not worker.ready
     assert not worker.busy
     assert worker.pid is None
-    assert group not in children()
+    assert wait_until(lambda: group not in children()), "the process that ended was not collected"
     assert wait_until(lambda: not members(group)), "something it started still runs"
     assert worker.events() == []
 

@@ -69,4 +69,4 @@ def test_bad_options(tmp_path, capsys, arguments, message):
 
 def test_nothing_is_overwritten(capsys):
     assert cli.main(["record-demo", str(TABLETOP_BAG)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "holds a recording" in capsys.readouterr().err

@@ -34,11 +34,11 @@ def test_a_robot_file_sets_parameters_and_topics_and_arguments_have_the_last_wor
 )
 def test_values_of_a_robot_file_are_arguments_as_they_are_typed(tmp_path, written, dry_run):
     file = tmp_path / "mine.yaml"
-    launch = f"{{dry_run: {written}, gripper_open: 1, speed_scale: 1.0e-1, namespace: 7}}"
+    launch = f"{{dry_run: {written}, gripper_open: 1, speed_scale: 1.0e-1, namespace: seven}}"
     file.write_text(f"/**:\n  ros__parameters: {{}}\n/launch:\n  ros__parameters: {launch}\n")
     command = policy(robot=str(file))
     given = {name: command.parameters[name] for name in ("dry_run", "gripper_open", "speed_scale")}
-    assert (given, command.namespace) == ({"dry_run": dry_run, "gripper_open": 1.0, "speed_scale": 0.1}, "7")
+    assert (given, command.namespace) == ({"dry_run": dry_run, "gripper_open": 1.0, "speed_scale": 0.1}, "seven")
 
 
 @pytest.mark.parametrize(
