@@ -112,16 +112,16 @@ def cells() -> dict[str, Cell]:
     return table
 
 
-def read(name: str) -> dict[tuple[str, int], dict[str, object]]:
+def read(name: str, folder: Path = RESULTS) -> dict[tuple[str, int], dict[str, object]]:
     """The stored episodes of a cell by family and seed."""
-    path = RESULTS / f"{name}.jsonl"
+    path = folder / f"{name}.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     return {(row["family"], row["seed"]): row for row in rows}
 
 
-def run(name: str, seeds: int, lockstep: int) -> None:
+def run(name: str, seeds: int, lockstep: int, checkpoint: str = "tabletop", folder: Path = RESULTS) -> None:
     """Add the missing episodes of a cell."""
-    cell, done = cells()[name], read(name)
+    cell, done = cells()[name], read(name, folder)
     groups = []
     for first in range(FIRST_SEED, FIRST_SEED + seeds, lockstep):
         wanted = range(first, min(first + lockstep, FIRST_SEED + seeds))
@@ -129,9 +129,9 @@ def run(name: str, seeds: int, lockstep: int) -> None:
     groups = [(family, missing) for family, missing in groups if missing]
     if not groups:
         return
-    policy = load_policy("tabletop", cell.recipe, shipped=SHIPPED)
+    policy = load_policy(checkpoint, cell.recipe, shipped=SHIPPED)
     envs = [TabletopEnv() for _ in range(lockstep)]
-    with (RESULTS / f"{name}.jsonl").open("a") as file:
+    with (folder / f"{name}.jsonl").open("a") as file:
         for family, missing in tqdm(groups, desc=name):
             for result in run_episodes(policy, envs, cell.suite, family, missing, cell.execution, cell.runs):
                 file.write(json.dumps(result.to_dict()) + "\n")

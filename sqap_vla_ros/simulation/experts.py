@@ -39,16 +39,21 @@ def expert(task: Task, state: WorldState) -> NDArray[np.float64]:
     return _carry(task, state)
 
 
-def plan_actions(task: Task, state: WorldState, horizon: int = 16) -> NDArray[np.float64]:
+def plan_actions(
+    task: Task, state: WorldState, horizon: int = 16, committed: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Return the expert's next `horizon` actions [horizon, 7], rolled out with kinematics instead of physics.
 
     Closed fingers hold what is between them, the drawer follows the hand, a released object drops: so much of the world
     is enough for labels without noise, in a millisecond.
+
+    committed: actions [d, 7] that are executed first, whoever chose them; the expert goes on from where they lead.
     """
+    committed = np.empty((0, 7)) if committed is None else committed
     actions = np.empty((horizon, 7))
     closing_steps = 2 if state.target.held else int(not state.gripper_open)
     for i in range(horizon):
-        actions[i] = expert(task, state)
+        actions[i] = committed[i] if i < len(committed) else expert(task, state)
         state, closing_steps = _roll(task, state, actions[i], closing_steps)
     return actions
 

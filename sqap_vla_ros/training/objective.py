@@ -90,8 +90,19 @@ def total(parts: dict[str, Tensor], weights: LossWeights) -> Tensor:
     return torch.stack([parts["diffusion"], *auxiliary]).sum()
 
 
-def diffusion_loss(model: CogACT, sampler: Sampler, cognition: Tensor, chunk: Tensor, weights: LossWeights) -> Tensor:
-    """Return the mean squared error of the predicted noise. cognition: [B, K, D]; chunk: [B, K, 16, 7]."""
+def diffusion_loss(
+    model: CogACT,
+    sampler: Sampler,
+    cognition: Tensor,
+    chunk: Tensor,
+    weights: LossWeights,
+    committed: Tensor | None = None,
+) -> Tensor:
+    """Return the mean squared error of the predicted noise. cognition: [B, K, D]; chunk: [B, K, 16, 7].
+
+    committed: [B, K] how many first actions of each chunk are given. The network sees them at the noise level of the
+    others, as `continuing.Replace` shows them to it, and has no loss on them.
+    """
     head = model.action_head
     condition = cognition.flatten(0, 1).repeat(weights.repeats, 1)
     x0 = chunk.flatten(0, 1).repeat(weights.repeats, 1, 1)
@@ -101,7 +112,11 @@ def diffusion_loss(model: CogACT, sampler: Sampler, cognition: Tensor, chunk: Te
     noise = torch.randn_like(x0)
     noisy = sampler.add_noise(x0, timestep, noise).to(condition.dtype)
     predicted = head(noisy, timestep, condition)
-    return F.mse_loss(predicted.float(), noise)
+    if committed is None:
+        return F.mse_loss(predicted.float(), noise)
+    given = committed.flatten().repeat(weights.repeats)[:, None]
+    free = torch.arange(x0.shape[1], device=x0.device) >= given  # [B * K * repeats, 16]
+    return (predicted.float() - noise).square()[free].mean()
 
 
 def _squared(found: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:

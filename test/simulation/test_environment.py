@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.experts import expert, plan_actions
 from sqap_vla_ros.simulation.layout import VARIANT_AGGREGATION
+from sqap_vla_ros.simulation.scene import FINGER_RANGE_M
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 from sqap_vla_ros.simulation.world import ReachError, tool_pose
 
@@ -107,6 +110,29 @@ def test_plans_reach_the_end_of_every_task(env):
         if family == TaskFamily.PICK:
             assert actions[-1, 6] == 0.0
             assert actions[:, 6].max() == 1.0
+
+
+@pytest.mark.parametrize("family", TaskFamily)
+def test_plan_goes_on_from_where_committed_actions_lead(env, family):
+    task = env.reset(11, family)
+    state = env.state
+    rng = np.random.default_rng(3)
+    committed = np.zeros((4, 7))
+    committed[:, :3] = rng.normal((0.0, 0.0, 0.01), 0.01, (4, 3))
+    committed[:, 5], committed[:, 6] = 0.05, 1.0
+    planned = plan_actions(task, state, committed=committed)
+    np.testing.assert_array_equal(planned[:4], committed)
+    moved = replace(
+        state,
+        tool_xyz_m=state.tool_xyz_m + committed[:, :3].sum(axis=0),
+        tool_yaw_rad=state.tool_yaw_rad + committed[:, 5].sum(),
+        gripper_open=True,
+        finger_m=FINGER_RANGE_M[1],
+    )
+    np.testing.assert_allclose(planned[4:], plan_actions(task, moved, 12), atol=1e-9)
+    plain = plan_actions(task, state)
+    assert np.abs(planned[4:] - plain[4:]).max() > 0.005
+    np.testing.assert_allclose(plan_actions(task, state, committed=plain[:9]), plain, atol=1e-12)
 
 
 def test_the_world_must_be_reset_first():
