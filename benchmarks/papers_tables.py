@@ -2,6 +2,7 @@
 
     python benchmarks/papers_tables.py run [--jobs 2] [--minutes 40] [--only main sweep] [--scale 0.2]
     python benchmarks/papers_tables.py tables      # prints and writes the tables from what has been measured
+    python benchmarks/papers_tables.py costs       # memory, widths and operations of rows without them
 
 `run` goes through SECTIONS in the order of their importance and may be interrupted: the same command goes on.
 Raw results, one line an episode: benchmarks/results/closed_loop/episodes/; tables.md, CSV and pictures beside them.
@@ -39,7 +40,10 @@ from papers_rows import (
     at,
 )
 
+from sqap_vla_ros.compression.bops import operation_shares
+from sqap_vla_ros.compression.costs import costs_of_file, expected_costs
 from sqap_vla_ros.compression.files.job import compress_to_file
+from sqap_vla_ros.compression.files.storage import CompressedFile
 from sqap_vla_ros.compression.load import checkpoint_digest, load_uncompressed
 from sqap_vla_ros.compression.recipe import Recipe, load_recipe
 from sqap_vla_ros.contracts import TRAINED_POLICY
@@ -48,6 +52,7 @@ from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
 from sqap_vla_ros.evaluation.closed_loop.study import Method, Store, Unit
 from sqap_vla_ros.evaluation.closed_loop.tables import MethodResult, markdown, method_results, write_csv
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
+from sqap_vla_ros.policy.config import COGACT_BASE
 from sqap_vla_ros.shipped import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,6 +92,24 @@ def compressed(checkpoint: str, recipe: Recipe, kind: str) -> str:
         compress_to_file(policy, plain, calibration() if needs else [], path, calibration={"source": "simulator"})
         print(f"compressed {recipe.name} ({kind}) in {time.monotonic() - started:.0f} s", flush=True)
     return _short(path)
+
+
+def add_costs(store: Store, checkpoint: str) -> None:
+    """Add the costs to methods that have none; widths by row are chosen anew, for `checkpoint` alone."""
+    config = load_uncompressed(checkpoint, load_recipe("fp32"), shipped=SHIPPED).model.config
+    described, weights = store.methods(), checkpoint_digest(checkpoint, SHIPPED)
+    lacking = {name: Recipe.from_dict(known["recipe"]) for name, known in described.items() if "costs" not in known}
+    by_row = {name for name, recipe in lacking.items() if recipe.quantization and recipe.quantization.row_bits}
+    for name in sorted(lacking, key=by_row.__contains__):  # these take minutes
+        costs = expected_costs(lacking[name], config)
+        if name in by_row:
+            if described[name]["checkpoint_sha256"] != weights:
+                continue
+            file = costs_of_file(CompressedFile(Path(compressed(checkpoint, lacking[name], "plain"))))
+            costs |= {key: value for key, value in file.items() if not key.startswith("bops")}
+        shares = operation_shares(lacking[name], COGACT_BASE)
+        costs |= {f"bops_{definition}_7b": share for definition, share in shares.items()}
+        store.describe(name, {"costs": {key: round(value, 4) for key, value in costs.items()}})
 
 
 def calibration(cached: list[Any] = []) -> list[Any]:  # noqa: B006 made once
@@ -180,7 +203,7 @@ def _pictures(store: Store) -> None:
 def main() -> int:
     """Measure or print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "tables"))
+    parser.add_argument("what", choices=("run", "tables", "costs"))
     parser.add_argument("--checkpoint", default=TRAINED_POLICY)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--minutes", type=float, help="stop then; the same command goes on")
@@ -194,7 +217,9 @@ def main() -> int:
     if args.out is not None:
         OUT, WORK = args.out.resolve(), args.out.resolve() / "compressed"
     OUT.mkdir(parents=True, exist_ok=True)
-    if args.what == "tables":
+    if args.what == "costs":
+        add_costs(Store(OUT), args.checkpoint)
+    if args.what != "run":
         print(write_tables(Store(OUT)))
         return 0
     scaled: Callable[[int], int] = lambda episodes: max(1, round(args.scale * episodes))  # noqa: E731

@@ -203,6 +203,7 @@ class PolicyInfo:
     image_size, crop: the policy's preprocessing (`policy.preprocessing.ImageTransform.of`).
     unnorm_key: the dataset whose statistics un-normalise the chunk.
     stateful: a chunk depends on earlier observations, through a cache across time steps or a selector with memory.
+    costs: memory, widths and operations, by the names in `compression.costs`; empty where they are not known.
     """
 
     checkpoint: str
@@ -217,6 +218,7 @@ class PolicyInfo:
     selector: str
     stateful: bool = False
     crop: str = "none"
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def looks_at_gripper(self) -> bool:
@@ -230,6 +232,33 @@ class PolicyInfo:
         said = [f"{name} {_brief(getattr(self, name))}, was {_brief(getattr(before, name))}" for name in names[:2]]
         more = [f"{len(names) - 2} more"] if len(names) > 2 else []
         return "; ".join([*said, *more])
+
+
+def costs_in_words(costs: Mapping[str, float]) -> dict[str, str]:
+    """Return costs as a user reads them, by subject; what is not known is left out."""
+    words = {}
+    if "weight_bytes" in costs:
+        words["weights"] = size_in_words(costs["weight_bytes"])
+    widths = [
+        f"{costs[name]:.2f} {unit}"
+        for name, unit in (("bits_per_parameter", "bits a weight"), ("bits_per_channel", "a row"))
+        if name in costs
+    ]
+    if widths:
+        words["decoder"] = ", ".join(widths)
+    counted = [
+        f"{costs[name]:.1%} ({name.removeprefix('bops_').replace('_', ' ')})"
+        for name in ("bops_paper", "bops_bit_product")
+        if name in costs
+    ]
+    if counted:
+        words["operations"] = f"{', '.join(counted)} of the uncompressed policy's"
+    return words
+
+
+def size_in_words(count: float) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"
 
 
 def _brief(value: object) -> str:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from sqap_vla_ros.commands.options import add_command, add_recipe, integer
+from sqap_vla_ros.contracts import costs_in_words
 
 _MOST_TOKENS = 2**20
 
@@ -26,7 +27,16 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print operations by module under both definitions."""
-    from sqap_vla_ros.compression.bops import TEXT_TOKENS, Definition, Workload, bops, macs, relative_bops, workload_of
+    from sqap_vla_ros.compression.bops import (
+        TEXT_TOKENS,
+        Definition,
+        Workload,
+        bops,
+        macs,
+        operation_shares,
+        workload_of,
+    )
+    from sqap_vla_ros.compression.costs import expected_costs
     from sqap_vla_ros.compression.recipe import load_recipe
     from sqap_vla_ros.policy.config import named_config
 
@@ -41,9 +51,11 @@ def run(args: argparse.Namespace) -> None:
         }
         for module in baseline
     }
-    shares = {d.value: relative_bops(work, recipe.quantization, d) for d in Definition}
+    shares = operation_shares(recipe, work.config, text_tokens)
+    costs = expected_costs(recipe, work.config)
     if args.json:
-        print(json.dumps({"recipe": recipe.name, "model": args.model, "modules": table, "relative": shares}, indent=2))
+        said = {"recipe": recipe.name, "model": args.model, "modules": table, "relative": shares, "costs": costs}
+        print(json.dumps(said, indent=2))
         return
     print(f"recipe {recipe.name} on {args.model}, {work.config.vision.tokens} visual and {text_tokens} other tokens")
     print(f"{'module':22s}{'GMACs at 16 bits':>18s}{'paper':>12s}{'bit product':>14s}   (16-bit equivalents, 1e9)")
@@ -52,3 +64,5 @@ def run(args: argparse.Namespace) -> None:
             f"{module:22s}{row['baseline_macs'] / 1e9:18.2f}{row['paper'] / 1e9:12.2f}{row['bit_product'] / 1e9:14.2f}"
         )
     print(f"{'share of uncompressed':22s}{'100.0 %':>18s}{shares['paper']:12.1%}{shares['bit_product']:14.1%}")
+    words = costs_in_words(costs)
+    print(f"weights {words['weights']}; decoder {words['decoder']}")

@@ -30,10 +30,10 @@ from sqap_vla_ros.commands.recordings.bags import (
     bag_spec,
     ignored_bag_options,
 )
+from sqap_vla_ros.contracts import costs_in_words
 
 if TYPE_CHECKING:
     from sqap_vla_ros.compression.files.estimate import Estimate
-    from sqap_vla_ros.compression.files.storage import Header
     from sqap_vla_ros.compression.recipe import Recipe
     from sqap_vla_ros.contracts import Observation
 
@@ -118,9 +118,10 @@ def run(args: argparse.Namespace) -> int:
     policy = load_uncompressed(args.checkpoint, recipe, shipped=SHIPPED, settings=settings, layers_in_file=in_file)
     before = None
     if args.report:
-        from sqap_vla_ros.compression.report import module_bytes, probe
+        from sqap_vla_ros.compression.costs import weight_bytes
+        from sqap_vla_ros.compression.report import probe
 
-        before = probe(policy, held_out), module_bytes(policy, [])
+        before = probe(policy, held_out), weight_bytes(policy.model)
     with progress_bar() as progress:
         header = compress_to_file(
             policy,
@@ -134,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     del policy
     packed = sum(row["stored_bytes"] for row in header.report)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, of it packed linears {packed / 2**20:.1f} MiB")
-    _print_widths(header)
+    _print_costs(args.out)
     if before is not None:
         _report(args.report, args.out, recipe, before, held_out)
     return 0
@@ -193,7 +194,7 @@ def _print_plan(args: argparse.Namespace, recipe: Recipe, observations: int, nee
         "calibration": f"{observations} observations from {args.calibration}" if observations else "none",
         "file": f"{args.out}, about {needs.file / 2**20:.1f} MiB",
         "disk while working": f"about {(needs.file + needs.work) / 2**20:.1f} MiB",
-        "memory": f"at least {needs.memory / 2**30:.2f} GiB"
+        "memory": f"about {needs.memory / 2**30:.2f} GiB"
         + (f" of {available / 2**30:.1f} GiB available" if available is not None else ""),
     }
     for name, value in rows.items():
@@ -201,10 +202,13 @@ def _print_plan(args: argparse.Namespace, recipe: Recipe, observations: int, nee
     print("everything fits; nothing was written (--dry-run)")
 
 
-def _print_widths(header: Header) -> None:
-    from sqap_vla_ros.compression.bits import widths_in_words
+def _print_costs(out: Path) -> None:
+    from sqap_vla_ros.compression.bits import parts_in_words
+    from sqap_vla_ros.compression.costs import costs_of_file
+    from sqap_vla_ros.compression.files.storage import CompressedFile
 
-    for name, words in widths_in_words(header.report, header.recipe, header.config).items():
+    file = CompressedFile(out)
+    for name, words in (costs_in_words(costs_of_file(file)) | parts_in_words(file.header.report)).items():
         print(f"{name}: {words}")
 
 
@@ -212,16 +216,19 @@ def _report(
     folder: Path, out: Path, recipe: Recipe, before: tuple[object, dict[str, int]], held_out: list[Observation]
 ) -> None:
     from sqap_vla_ros.compression.bits import linear_widths, part_widths, width_summary
+    from sqap_vla_ros.compression.costs import costs_of_file, weight_bytes
     from sqap_vla_ros.compression.files.storage import CompressedFile, load_compressed
-    from sqap_vla_ros.compression.report import Probe, module_bytes, probe, summarize, write_report
+    from sqap_vla_ros.compression.report import Probe, probe, summarize, write_report
 
     was, sizes = before
     assert isinstance(was, Probe)
-    header = CompressedFile(out).header
+    file = CompressedFile(out)
+    header = file.header
     report, widths = header.report, linear_widths(header.report, header.config)
     policy = load_compressed(out)
     now = probe(policy, held_out)
-    summary = summarize(was, now, {"before": sizes, "after": module_bytes(policy, report)}, report)
+    summary = summarize(was, now, {"before": sizes, "after": weight_bytes(policy.model)}, report)
+    summary["costs"] = costs_of_file(file)
     summary |= width_summary(widths, recipe, header.config)
     summary["parts"] = {part: found.to_dict() for part, found in part_widths(report).items()}
     write_report(folder, was, now, summary, f"{out.name}: {recipe.name}, {recipe.description}", widths)

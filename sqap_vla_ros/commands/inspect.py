@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqap_vla_ros.commands.options import CHECKPOINT_HELP, add_command
+from sqap_vla_ros.contracts import costs_in_words
 
 
 def register(subparsers: Any) -> None:
@@ -77,10 +78,12 @@ def _describe_made(name: str) -> dict[str, Any]:
 
 def _describe_compressed(path: Path) -> dict[str, Any]:
     """Return the facts of a file made by `sqap-vla compress`."""
-    from sqap_vla_ros.compression.bits import widths_in_words
+    from sqap_vla_ros.compression.bits import parts_in_words
+    from sqap_vla_ros.compression.costs import costs_of_file
     from sqap_vla_ros.compression.files.storage import CompressedFile
 
-    header = CompressedFile(path).header
+    file = CompressedFile(path)
+    header = file.header
     packed = sum(row.get("stored_bytes", 0) for row in header.report)
     return {
         "file": str(path),
@@ -90,7 +93,8 @@ def _describe_compressed(path: Path) -> dict[str, Any]:
         "what it does": header.recipe.description,
         "size [GiB]": round(path.stat().st_size / 2**30, 3),
         "packed linears [GiB]": round(packed / 2**30, 3),
-        **widths_in_words(header.report, header.recipe, header.config),
+        **costs_in_words(costs_of_file(file)),
+        **parts_in_words(header.report),
         "calibrated on": _calibration(header.calibration),
         "compressed from": header.source.get("checkpoint", "unknown"),
         "its sha256": header.source.get("sha256", "unknown"),

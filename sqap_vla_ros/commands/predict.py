@@ -30,12 +30,13 @@ from sqap_vla_ros.commands.options import (
     use_threads,
 )
 from sqap_vla_ros.commands.policy_checks import require_device, require_policy
+from sqap_vla_ros.contracts import costs_in_words
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sqap_vla_ros.contracts import ActionChunk, Observation
+    from sqap_vla_ros.contracts import ActionChunk, Observation, Policy
 
 _CHANNELS = ("dx_m", "dy_m", "dz_m", "droll_rad", "dpitch_rad", "dyaw_rad", "gripper")
 
@@ -90,9 +91,10 @@ def run(args: argparse.Namespace) -> None:
     require_device(args.device)
     image = read_picture(args.image)
     observation = Observation(image, stamp_ns=0, instruction=args.instruction, gripper_pixel=_gripper(args, image))
+    policy: Policy
     if is_remote(args.checkpoint):
         note(ignored_by_server(args))
-        chunk = _predict_remotely(args, observation)
+        policy, chunk = _predict_remotely(args, observation)
     else:
         from sqap_vla_ros.compression.files.kept import KeptPolicies, default_folder
         from sqap_vla_ros.compression.load import load_policy
@@ -114,7 +116,12 @@ def run(args: argparse.Namespace) -> None:
     note(_ignored_gripper(args, observation, chunk))
     if not np.isfinite(chunk.deltas).all():
         raise ValueError(f"{args.checkpoint} predicts actions that are not finite: weights or statistics are damaged")
-    print(json.dumps(chunk_to_dict(chunk), indent=2) if args.json else chunk_table(chunk))
+    costs = policy.info.costs
+    if args.json:
+        print(json.dumps(chunk_to_dict(chunk) | {"costs": dict(costs)}, indent=2))
+        return
+    print(chunk_table(chunk))
+    print("; ".join(f"{name} {words}" for name, words in costs_in_words(costs).items()))
 
 
 def _ignored_gripper(args: argparse.Namespace, observation: Observation, chunk: ActionChunk) -> list[str]:
@@ -127,13 +134,13 @@ def _ignored_gripper(args: argparse.Namespace, observation: Observation, chunk: 
     return ignored(args, (options, useless, "no tokens are kept for being near the gripper"))
 
 
-def _predict_remotely(args: argparse.Namespace, observation: Observation) -> ActionChunk:
+def _predict_remotely(args: argparse.Namespace, observation: Observation) -> tuple[Policy, ActionChunk]:
     from sqap_vla_ros.serving.remote import RemoteError, RemotePolicy
 
     try:
         policy = RemotePolicy(args.checkpoint)
         note(ignored_recipe(args, policy.info.recipe))
-        return policy.predict(observation, seed=args.seed)
+        return policy, policy.predict(observation, seed=args.seed)
     except RemoteError as error:
         raise UsageError(f"--checkpoint {args.checkpoint}: {error}") from error
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sqap_vla_ros.compression.bops import FULL_BITS, Definition, relative_bops, workload_of
+from sqap_vla_ros.compression.bops import FULL_BITS, operation_shares
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.checkpoints.writing import written_aside
@@ -64,6 +64,16 @@ def linear_widths(report: Sequence[Mapping[str, Any]], config: PolicyConfig) -> 
     return found
 
 
+def averages(linears: Sequence[LinearWidths]) -> tuple[float, float]:
+    """Return the mean bits of a weight, and of a row."""
+    rows = [(each, sum(each.rows.values())) for each in linears]
+    weights, channels = sum(count * each.columns for each, count in rows), sum(count for _, count in rows)
+    return (
+        sum(each.mean * count * each.columns for each, count in rows) / weights,
+        sum(each.mean * count for each, count in rows) / channels,
+    )
+
+
 def width_summary(linears: Sequence[LinearWidths], recipe: Recipe, config: PolicyConfig) -> dict[str, Any]:
     """Return averages, operations and sizes in plain containers; empty where nothing was quantised.
 
@@ -71,18 +81,16 @@ def width_summary(linears: Sequence[LinearWidths], recipe: Recipe, config: Polic
     """
     if not linears:
         return {}
-    channels = sum(sum(each.rows.values()) for each in linears)
-    weights = sum(sum(each.rows.values()) * each.columns for each in linears)
+    by_weight, by_row = averages(linears)
     counts: dict[int, int] = {}
     for each in linears:
         for bits, many in each.rows.items():
             counts[bits] = counts.get(bits, 0) + many
-    work = workload_of(recipe, config)
     return {
-        "average_bits_per_parameter": sum(e.mean * sum(e.rows.values()) * e.columns for e in linears) / weights,
-        "average_bits_per_channel": sum(e.mean * sum(e.rows.values()) for e in linears) / channels,
+        "average_bits_per_parameter": by_weight,
+        "average_bits_per_channel": by_row,
         "rows": {str(bits): counts[bits] for bits in sorted(counts)},
-        "bops": {each.value: relative_bops(work, recipe.quantization, each) for each in Definition},
+        "bops": operation_shares(recipe, config),
         "bytes_by_module": {
             name: {
                 "at_16_bits": sum(sum(e.rows.values()) * e.columns for e in linears if e.name == name) * FULL_BITS // 8,
@@ -93,19 +101,9 @@ def width_summary(linears: Sequence[LinearWidths], recipe: Recipe, config: Polic
     }
 
 
-def widths_in_words(report: Sequence[Mapping[str, Any]], recipe: Recipe, config: PolicyConfig) -> dict[str, str]:
-    """Return average widths by part, and operations in both counts, as a user reads them; empty for no report.
-
-    report: that of a compressed file's header.
-    """
-    words: dict[str, str] = {}
-    if found := width_summary(linear_widths(report, config), recipe, config):
-        words["decoder"] = _means(found)
-    words |= {part.replace("_", " "): _means(widths.to_dict()) for part, widths in part_widths(report).items()}
-    if found:
-        shares = (f"{share:.1%} ({name.replace('_', ' ')})" for name, share in found["bops"].items())
-        words["operations"] = f"{', '.join(shares)} of the uncompressed policy's"
-    return words
+def parts_in_words(report: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the average widths of the quantised parts beside the decoder, as a user reads them."""
+    return {part.replace("_", " "): _means(widths.to_dict()) for part, widths in part_widths(report).items()}
 
 
 def _means(found: Mapping[str, Any]) -> str:

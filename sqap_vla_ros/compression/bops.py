@@ -143,6 +143,12 @@ def relative_bops(
     return sum(bops(work, quantization, definition).values()) / sum(baseline.values())
 
 
+def operation_shares(recipe: Recipe, config: PolicyConfig, text_tokens: int = TEXT_TOKENS) -> dict[str, float]:
+    """Return, by the name of the definition, the operations of a recipe over those of the uncompressed policy."""
+    work = workload_of(recipe, config, text_tokens)
+    return {each.value: relative_bops(work, recipe.quantization, each) for each in Definition}
+
+
 def _tower(tower: TowerConfig, vision: VisionConfig, prefix: int, blocks_left_out: int) -> int:
     tokens = vision.tokens + prefix
     block = tokens * (4 * tower.width**2 + 2 * tower.width * tower.mlp_width) + 2 * tokens**2 * tower.width

@@ -295,6 +295,7 @@ def _quantize(
 
 def _finish(policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedPolicy], device: str) -> Policy:
     """Prepare the weights, equip the policy with a selector or accelerator, and capture it where that is possible."""
+    from sqap_vla_ros.compression.costs import costs_of_model
     from sqap_vla_ros.compression.cuda_graphs import with_graphs
     from sqap_vla_ros.compression.parts import fuse_parts
     from sqap_vla_ros.quantization.reordered_weights import reorder_weights
@@ -303,6 +304,7 @@ def _finish(policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedP
     fuse_parts(policy.model)
     known = shipped.get(policy.model.config.name)
     equipped = equip(policy, recipe, lambda: [] if known is None else known.observations(known.ranking_count))
+    policy.provenance = dataclasses.replace(policy.provenance, costs=costs_of_model(policy.model, recipe))
     return with_graphs(equipped, device)
 
 

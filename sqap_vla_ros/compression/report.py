@@ -83,16 +83,6 @@ def probe(policy: CogACTPolicy, observations: Sequence[Observation]) -> Probe:
     )
 
 
-def module_bytes(policy: CogACTPolicy, report: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Return the stored bytes by part of the model; quantised linears apart."""
-    sizes: dict[str, int] = defaultdict(int)
-    for name, tensor in policy.model.named_parameters():
-        sizes[name.split(".")[0]] += tensor.nbytes
-    for row in report:
-        sizes[f"{row['name'].split('.')[0]} linears, packed"] += row["stored_bytes"]
-    return dict(sizes)
-
-
 def attention_overlap(before: Probe, after: Probe, kept: int) -> float:
     """Return the share of the `kept` most attended tokens that are the same in both."""
     top = [set(np.argsort(-p.attention.ravel(), kind="stable")[:kept].tolist()) for p in (before, after)]
@@ -108,7 +98,7 @@ def peak_to_rms(activations: NDArray[np.float32]) -> float:
 def summarize(
     before: Probe, after: Probe, sizes: dict[str, dict[str, int]], report: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the numbers of the report. sizes: {"before": ..., "after": ...} of `module_bytes`."""
+    """Return the numbers of the report. sizes: {"before": ..., "after": ...} of `costs.weight_bytes`."""
     difference = after.chunks - before.chunks
     tokens = before.attention.size
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -115,11 +115,12 @@ class CogACT(nn.Module):
 
 @dataclass(frozen=True)
 class Provenance:
-    """The origin of the weights, for `PolicyInfo`."""
+    """The origin of the weights, for `PolicyInfo`. costs: what they cost as they are, see there."""
 
     checkpoint: str
     sha256: str = ""
     recipe: str = "fp32"
+    costs: Mapping[str, float] = field(default_factory=dict)
 
 
 class CogACTPolicy:
@@ -190,6 +191,7 @@ class CogACTPolicy:
             selector="none" if self.selector is None else self.selector.name,
             stateful=self.selector is not None and self.selector.stateful,
             crop=self.transform.crop,
+            costs=self.provenance.costs,
         )
 
     def reset(self) -> None:

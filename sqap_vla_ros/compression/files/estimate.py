@@ -7,22 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from sqap_vla_ros.compression.files.skeleton import empty_model, quantize_structure
+from sqap_vla_ros.compression.bops import FULL_BITS
+from sqap_vla_ros.compression.costs import expected_bytes, stored_bytes
+from sqap_vla_ros.compression.files.skeleton import empty_model
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError
+from sqap_vla_ros.contracts import size_in_words
 from sqap_vla_ros.policy.architecture import COGACT
+from sqap_vla_ros.policy.cogact import CogACT
 from sqap_vla_ros.policy.config import PolicyConfig
 
 GIB = 2**30
-_LAYERS = "decoder.layers."
+PROGRAM = 450 * 2**20  # bytes of Python and the libraries, before any weight
 _PROMPT = 32  # tokens of a usual prompt
-_FP32 = 4
+_FP32, _FP64 = 4, 8
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes. file: of the compressed file. work: of the unfinished work beside it. memory: a lower bound."""
+    """Bytes. file: of the compressed file. work: of the unfinished work beside it. memory: of the process at its peak.
+
+    The memory is within a fifth of what was measured (test/compression/files/test_estimate.py).
+    """
 
     file: int
     work: int
@@ -37,42 +43,89 @@ def estimate(config: PolicyConfig, recipe: Recipe, observations: int, *, layers_
     spec = recipe.quantization
     model = empty_model(config)
     width, head_width = (torch.finfo(getattr(torch, name)).bits // 8 for name in (recipe.dtype, recipe.head_dtype))
-    whole = _bytes(model, width, head_width)
-    layer = sum(parameter.numel() for parameter in model.decoder.layers[0].parameters()) * _FP32
+    whole = stored_bytes(model, width, head_width)
     if spec is None:
-        return Estimate(whole, 0, whole)
-    linears = sum(COGACT.linear(one, name).weight.numel() for one in model.decoder.layers for name in COGACT.linears)
-    inputs = [COGACT.linear(model.decoder.layers[0], group.first).in_features for group in COGACT.groups]
-    quantize_structure(model, spec, {})
-    packed = _bytes(model, width, only=_LAYERS)
-    if spec.row_bits is not None:  # `quantize_structure` took the width of rows that differ as uniform
-        packed = int(linears * spec.row_bits.average / 8) + config.decoder.depth * sum(inputs) * _FP32
-    file = _bytes(model, width, head_width) - _bytes(model, width, only=_LAYERS) + packed
-    states = observations * (config.vision.tokens + _PROMPT) * config.decoder.width * _FP32
-    hidden = 2 * states
-    hessians = sum(size * size for size in inputs) * _FP32
-    work = packed + hidden + (config.decoder.depth * hessians if spec.hessian == "weighted" else 0)
-    resident = whole - config.decoder.depth * layer // _FP32 * width if layers_in_file else whole
-    memory = 2 * layer + hidden + (hessians if spec.needs_hessian and observations else 0)
+        return Estimate(whole, 0, PROGRAM + whole)
+    file, packed = expected_bytes(recipe, config)
+    sizes = _Sizes.of(model, config, observations)
+    hessians = config.decoder.depth * sum(sizes.hessians.values()) if spec.hessian == "weighted" else 0
+    resident = whole - config.decoder.depth * sizes.layer // _FP32 * width if layers_in_file else whole
+    memory = _rounding(sizes, spec)
     if spec.looks_at_the_action:
-        memory = max(memory, _scoring(config, spec, layer, states))
-    return Estimate(file, work, resident + memory)
+        memory = max(memory, _scoring(sizes, spec, config.decoder.depth))
+    return Estimate(file, packed + 2 * sizes.states + hessians, PROGRAM + resident + memory)
 
 
-def _scoring(config: PolicyConfig, spec: QuantizationSpec, layer: int, states: int) -> int:
-    """Return the bytes that scoring a layer needs.
+@dataclass(frozen=True)
+class _Sizes:
+    """Bytes in float32: a decoder layer, its largest weight, the second moment of each linear's inputs by name.
 
-    They are its weights, the inputs of all layers, cotangents, and the larger of two second moments of every linear's
-    inputs and the changes at every width.
+    states: a layer's inputs for all observations. graph: what one observation's pass through a layer keeps for its
+    gradients.
+    """
 
-    layer: bytes of a layer in float32. states: of its inputs, of all observations.
+    layer: int
+    weight: int
+    hessians: dict[str, int]
+    states: int
+    graph: int
+
+    @classmethod
+    def of(cls, model: CogACT, config: PolicyConfig, observations: int) -> _Sizes:
+        layer, tokens = model.decoder.layers[0], config.vision.tokens + _PROMPT
+        linears = {name: COGACT.linear(layer, name) for name in COGACT.linears}
+        return cls(
+            sum(parameter.numel() for parameter in layer.parameters()) * _FP32,
+            max(linear.weight.numel() for linear in linears.values()) * _FP32,
+            {name: linear.in_features**2 * _FP32 for name, linear in linears.items()},
+            observations * tokens * config.decoder.width * _FP32,
+            tokens * (20 * config.decoder.width + 8 * config.decoder.mlp_width) * _FP32,
+        )
+
+    @property
+    def hessian(self) -> int:
+        """Return the largest second moment."""
+        return max(self.hessians.values())
+
+    def turned(self, spec: QuantizationSpec) -> int:
+        """Return what a layer takes while it is rotated in float64: four copies of one weight beside it."""
+        return self.layer + (4 * self.weight // _FP32 * _FP64 if spec.rotation != "none" else 0)
+
+    def rounded(self, spec: QuantizationSpec, kept: int = 0) -> int:
+        """Return what rounding the largest weight takes: its second moment, factored in four more, or six weights.
+
+        kept: bytes of what the weight was rounded to at other widths.
+        """
+        if not spec.rounding_scheme.needs_hessian:
+            return kept + 6 * self.weight
+        return self.hessian + max(4 * self.hessian, self.hessian + kept + 6 * self.weight)
+
+
+def _rounding(sizes: _Sizes, spec: QuantizationSpec) -> int:
+    """Return the bytes that rounding a layer needs."""
+    groups = sum(sizes.hessians[group.first] for group in COGACT.groups) if spec.needs_hessian and sizes.states else 0
+    planned = sizes.hessian if spec.hessian == "weighted" else 0
+    return 2 * sizes.states + max(sizes.turned(spec), sizes.layer + groups + planned + sizes.rounded(spec))
+
+
+def _scoring(sizes: _Sizes, spec: QuantizationSpec, depth: int) -> int:
+    """Return the bytes that scoring the rows of a layer needs.
+
+    Beside the inputs of all layers and cotangents these are, whichever is most: two layers of which one is being
+    turned; one layer and two second moments of every linear's inputs, or the largest being blended; one layer, its
+    changes at every width, and the last of its weights being rounded.
     """
     from sqap_vla_ros.compression.sensitivity.plan import probes_of
 
-    one = empty_model(config).decoder.layers[0]
-    moments = 2 * sum(COGACT.linear(one, name).in_features ** 2 for name in COGACT.linears) * _FP32
-    changes = layer * sum(width < 16 for width in spec.row_bits.widths) if spec.row_bits is not None else 0
-    return layer + states * (config.decoder.depth + probes_of(spec)) + max(moments, changes)
+    moments = sum(sizes.hessians.values())
+    blended = moments - sizes.hessian + 5 * sizes.hessian
+    steps = [sizes.turned(spec), max(2 * moments, blended)]
+    if spec.row_bits is not None:
+        widths = sum(width < FULL_BITS for width in spec.row_bits.widths)
+        others = widths * (sizes.layer - sizes.weight)
+        steps.append(others + sizes.rounded(spec, (widths - 1) * sizes.weight))
+    inputs = sizes.states * (depth + 3 * probes_of(spec) // 2)
+    return inputs + sizes.layer + 2 * sizes.graph + max(steps)
 
 
 def require_room(needs: Estimate, recipe: Recipe, out: Path) -> None:
@@ -80,19 +133,15 @@ def require_room(needs: Estimate, recipe: Recipe, out: Path) -> None:
     free = shutil.disk_usage(out.absolute().parent).free
     if needs.file + needs.work > free:
         raise RecipeError(
-            f"recipe {recipe.name!r} needs about {_size(needs.file + needs.work)} beside {out} while it works "
-            f"({_size(needs.file)} in the end), {_size(free)} are free: choose another --out"
+            f"recipe {recipe.name!r} needs about {size_in_words(needs.file + needs.work)} beside {out} while it works "
+            f"({size_in_words(needs.file)} in the end), {size_in_words(free)} are free: choose another --out"
         )
     available = available_memory()
-    if available is not None and needs.memory > available:
+    if available is not None and needs.memory - PROGRAM > available:
         raise RecipeError(
-            f"recipe {recipe.name!r} needs at least {needs.memory / GIB:.1f} GiB of memory here, "
+            f"recipe {recipe.name!r} needs about {needs.memory / GIB:.1f} GiB of memory here, "
             f"{available / GIB:.1f} GiB are available: compress on a larger machine"
         )
-
-
-def _size(count: int) -> str:
-    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.1f} MiB"
 
 
 def available_memory() -> int | None:
@@ -102,17 +151,3 @@ def available_memory() -> int | None:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
         return None
-
-
-def _bytes(model: nn.Module, width: int, head_width: int = _FP32, *, only: str = "") -> int:
-    """Return the size of the model's tensors, floating-point parameters counted with `width` bytes.
-
-    head_width: of the action head's. only: count the names that begin so.
-    """
-    parameters = {name for name, _ in model.named_parameters()}
-    total = 0
-    for name, tensor in model.state_dict().items():
-        if name.startswith(only):
-            stored = head_width if name.startswith("action_head.") else width
-            total += tensor.numel() * (stored if name in parameters else tensor.element_size())
-    return total

@@ -197,6 +197,10 @@ class CheckedFile:
         except (SafetensorError, OSError, TypeError, ValueError, RecursionError, struct.error) as error:
             raise CompressedFileError(f"{path} is truncated or damaged ({error}); {remedy}") from error
 
+    def form(self, name: str) -> torch.Tensor:
+        """Return a tensor's shape and dtype as a tensor on the meta device."""
+        return self._file.form(name)
+
     def tensor(self, name: str) -> torch.Tensor:
         """Return a tensor. Raises `CompressedFileError` when its bytes have changed."""
         if name not in self.names:
@@ -239,6 +243,11 @@ class CompressedFile:
     def tensor(self, name: str) -> torch.Tensor:
         """Return a tensor. Raises `CompressedFileError` when its bytes have changed."""
         return self._file.tensor(name)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Return the bytes of all weights, scales and widths included."""
+        return sum(self._file.form(name).nbytes for name in self.names if not name.startswith(TOKENIZER))
 
     def tokenizer(self) -> PromptTokenizer:
         """Return the tokenizer that travelled with the policy."""

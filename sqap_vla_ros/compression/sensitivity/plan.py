@@ -32,6 +32,7 @@ from sqap_vla_ros.compression.sensitivity.unfinished import KeptInMemory, Scorin
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.decoder import Decoder
+from sqap_vla_ros.quantization.reordered_weights import give_back_freed_memory
 
 WEIGHTED_PROBES = 4  # random directions an observation, where only Hessians are weighted
 
@@ -176,6 +177,7 @@ def plan_rows(
         score_layer(scoring.left - 1)
         scoring.left -= 1
         store.write(scoring)
+        give_back_freed_memory()  # each pass leaves holes of the size of its activations
     if progress is not None:
         progress("scoring decoder layers", depth, depth)
     if rows is None:

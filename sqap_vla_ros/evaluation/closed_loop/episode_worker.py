@@ -83,10 +83,10 @@ class EpisodeWorker:
 
 
 def load(method: Method) -> tuple[Policy, dict[str, Any]]:
-    """Load the policy of a method on one thread; return it and a description, without costs where a server has it."""
+    """Load the policy of a method on one thread; return it and a description, with the costs of `tables.COSTS`."""
     import torch
 
-    from sqap_vla_ros.compression.bops import Definition, relative_bops, workload_of
+    from sqap_vla_ros.compression.bops import operation_shares
     from sqap_vla_ros.compression.load import applied_recipe
     from sqap_vla_ros.policies import load_policy
     from sqap_vla_ros.policy.config import COGACT_BASE
@@ -95,16 +95,14 @@ def load(method: Method) -> tuple[Policy, dict[str, Any]]:
     torch.set_num_threads(1)
     started = time.monotonic()
     policy: Any = load_policy(method.checkpoint, method.recipe)
-    info, share = policy.info, {}
+    info = policy.info
+    costs = dict(info.costs)
     if not is_remote(method.checkpoint):
-        recipe = applied_recipe(method.checkpoint, method.recipe, SHIPPED)
-        share = {
-            key: round(relative_bops(workload_of(recipe, config), recipe.quantization, Definition.PAPER), 4)
-            for key, config in (("bops", policy.model.config), ("bops_7b", COGACT_BASE))
-        }
+        shares = operation_shares(applied_recipe(method.checkpoint, method.recipe, SHIPPED), COGACT_BASE)
+        costs |= {f"bops_{name}_7b": share for name, share in shares.items()}
     return policy, {
         "parameters": info.parameters,
         "selector": info.selector,
         "load_s": round(time.monotonic() - started, 1),
-        **share,
+        "costs": {name: round(value, 4) for name, value in costs.items()},
     }

@@ -13,7 +13,7 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -261,7 +261,8 @@ def identity(method: Method) -> dict[str, Any]:
 class _Measured:
     """The types of what tables show of a method's description."""
 
-    bops: float | None
+    costs: Mapping[str, float]
+    bops: float | None  # of earlier versions, as the next one
     bops_7b: float | None
 
 

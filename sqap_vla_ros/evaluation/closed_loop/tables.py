@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from sqap_vla_ros.evaluation.closed_loop.statistics import Interval, PairedOutcomes, wilson
 from sqap_vla_ros.evaluation.closed_loop.study import Store
-from sqap_vla_ros.policy.checkpoints.writing import written_aside
+from sqap_vla_ros.policy.checkpoints.writing import write_text, written_aside
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 FAMILY_WORDS = {
@@ -26,12 +27,35 @@ FAMILY_WORDS = {
 
 
 @dataclass(frozen=True)
+class CostColumn:
+    """A number of `compression.costs` in a table: its name there, its words, and how it is written."""
+
+    name: str
+    words: str
+    text: Callable[[float], str]
+
+
+COSTS = (
+    CostColumn("bops_paper", "BOPs, paper", lambda share: f"{share:.1%}"),
+    CostColumn("bops_bit_product", "BOPs, product", lambda share: f"{share:.1%}"),
+    CostColumn("bits_per_parameter", "bits a weight", lambda bits: f"{bits:.2f}"),
+    CostColumn("bits_per_channel", "a row", lambda bits: f"{bits:.2f}"),
+    CostColumn("weight_bytes", "weights, MiB", lambda size: f"{size / 2**20:.2f}"),
+)
+COSTS_7B = (
+    "bops_paper_7b",
+    "bops_bit_product_7b",
+)  # of the recipe on the published geometry; in the CSV and JSON alone
+
+
+@dataclass(frozen=True)
 class MethodResult:
     """The results of one method on one suite: a row of the report.
 
     success: over all episodes. families: by family, None without episodes. against: success minus the reference's on
     the episodes both did, with its interval; p_value: exact McNemar. Means are over episodes: path_m and steps over
     successful ones only, since a failed episode lasts until its time is over. deviation: of a whole taught episode.
+    costs: by the names in `COSTS` and `COSTS_7B`, without those that are not known.
     """
 
     method: str
@@ -47,8 +71,7 @@ class MethodResult:
     jerk_m_s3: float | None
     deviation: float | None
     inference_ms: float
-    bops: float | None
-    bops_7b: float | None
+    costs: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         """Return one flat line, rates in percent."""
@@ -61,8 +84,12 @@ class MethodResult:
         for name, digits in (("steps", 1), ("path_m", 3), ("jerk_m_s3", 2), ("deviation", 3), ("inference_ms", 1)):
             value = getattr(self, name)
             line[name] = None if value is None else round(value, digits)
-        line |= {"bops": self.bops, "bops_7b": self.bops_7b}
+        line |= {name: self.costs.get(name) for name in (*(column.name for column in COSTS), *COSTS_7B)}
         return line
+
+    def cost_texts(self) -> list[str]:
+        """Return the cells of `COSTS`, empty where a number is not known."""
+        return [column.text(self.costs[column.name]) if column.name in self.costs else "" for column in COSTS]
 
 
 def method_results(
@@ -104,11 +131,16 @@ def method_results(
                 jerk_m_s3=_mean([r["jerk_m_s3"] for r in episodes if r["jerk_m_s3"] is not None]),
                 deviation=_mean(distances),
                 inference_ms=_mean([r["inference_ms"] for r in episodes]) or 0.0,
-                bops=known.get("bops"),
-                bops_7b=known.get("bops_7b"),
+                costs=_costs(known),
             )
         )
     return rows
+
+
+def _costs(known: Mapping[str, Any]) -> dict[str, float]:
+    """Return a method's costs; studies of earlier versions have the paper's count of operations alone."""
+    before = {"bops_paper": known.get("bops"), "bops_paper_7b": known.get("bops_7b")}
+    return {name: value for name, value in before.items() if value is not None} | known.get("costs", {})
 
 
 def markdown(rows: Sequence[MethodResult], words: Mapping[str, str] | None = None) -> str:
@@ -123,7 +155,7 @@ def markdown(rows: Sequence[MethodResult], words: Mapping[str, str] | None = Non
         "jerk",
         "deviation",
     ]
-    columns += ["BOPs"]
+    columns += [column.words for column in COSTS]
     lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
     for row in rows:
         cells = [(words or {}).get(row.method, row.method), str(row.episodes)]
@@ -139,7 +171,7 @@ def markdown(rows: Sequence[MethodResult], words: Mapping[str, str] | None = Non
         cells.append("" if row.p_value is None else "< 0.001" if row.p_value < 0.001 else f"{row.p_value:.3f}")
         cells.append("" if row.jerk_m_s3 is None else f"{row.jerk_m_s3:.2f}")
         cells.append("" if row.deviation is None else f"{row.deviation:.2f}")
-        cells.append("" if row.bops is None else f"{100 * row.bops:.1f} %")
+        cells += row.cost_texts()
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -151,6 +183,11 @@ def write_csv(path: Path, rows: Sequence[MethodResult]) -> None:
         writer = csv.DictWriter(file, list(lines[0]) if lines else ["method"])
         writer.writeheader()
         writer.writerows(lines)
+
+
+def write_json(path: Path, rows: Sequence[MethodResult]) -> None:
+    """Write the same numbers as `write_csv` as a list of mappings."""
+    write_text(path, json.dumps([row.to_dict() for row in rows], indent=1) + "\n")
 
 
 def _of(records: Sequence[dict[str, Any]], suite: str) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from PIL import Image
 
+from sqap_vla_ros.contracts import costs_in_words
 from sqap_vla_ros.evaluation.demo.figures import run_figure
 from sqap_vla_ros.evaluation.demo.film import Film
 from sqap_vla_ros.nodes.recorder.recording import RecordedImage
@@ -48,6 +49,7 @@ def summary_text(summary: dict[str, Any]) -> str:
     lines = [
         *_outcomes(summary["episodes"]),
         f"policy        {model.get('checkpoint')}, recipe {model.get('recipe')}{aimless}",
+        *(f"{name:<14}{words}" for name, words in costs_in_words(model.get("costs", {})).items()),
         f"chunks        {counters.get('chunks_published', summary['chunks'])} published, "
         f"{counters.get('chunks_rejected', 0)} rejected for safety, in {summary['duration_s']:.1f} s",
         f"latency       {_pair(summary['image_to_chunk_ms'])} ms from the image's stamp to the chunk (median, p95)",

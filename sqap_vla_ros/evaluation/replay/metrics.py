@@ -47,6 +47,7 @@ def summarise(run: RecipeRun, reference: RecipeRun, *, control_rate_hz: float) -
         "deadline_misses": float(np.mean(policy_ms > 1e3 / control_rate_hz)) if len(policy_ms) else None,
         "peak_memory_mb": run.peak_memory_mb,
         "parameters": run.info.parameters,
+        "costs": dict(run.info.costs),
         "kept": kept_tokens(predicted),
         "ring": ring_coverage(run.records),
         "action_difference": action_difference(run.records, reference.records),

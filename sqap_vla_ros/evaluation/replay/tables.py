@@ -60,6 +60,15 @@ GROUPS: dict[str, tuple[Measure, ...]] = {
         Measure("deadline_misses", "deadline missed", ("deadline_misses",), share=True),
         Measure("peak_memory_mb", "peak memory of the policy's process, MB", ("peak_memory_mb",), terminal="peak MB"),
     ),
+    "Size and operations": (
+        Measure("weight_bytes", "weights, bytes", ("costs", "weight_bytes")),
+        Measure(
+            "bits_per_parameter", "mean bits of the decoder's weights", ("costs", "bits_per_parameter"), terminal="bits"
+        ),
+        Measure("bits_per_channel", "mean bits of its rows", ("costs", "bits_per_channel")),
+        Measure("bops_paper", "operations, the paper's count", ("costs", "bops_paper"), share=True, terminal="BOPs"),
+        Measure("bops_bit_product", "operations, products of widths", ("costs", "bops_bit_product"), share=True),
+    ),
     "Visual tokens": (
         Measure("kept_tokens", "kept tokens, mean", ("kept", "total"), terminal="tokens"),
         Measure("gripper_in_view", "gripper in view", ("ring", "in_view"), share=True),

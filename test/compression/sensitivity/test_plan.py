@@ -9,7 +9,6 @@ import torch
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import compress, decoder_inputs, make_plan, prepare_stream
-from sqap_vla_ros.compression.files.estimate import estimate
 from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.files.storage import CompressedFile, CompressedFileError
 from sqap_vla_ros.compression.load import load_policy, load_uncompressed
@@ -17,7 +16,6 @@ from sqap_vla_ros.compression.parts import fuse_parts
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, RowBits, load_recipe
 from sqap_vla_ros.compression.sensitivity.allocation import averages
 from sqap_vla_ros.compression.sensitivity.plan import TurnedLayers, plan_rows
-from sqap_vla_ros.policy.config import COGACT_BASE
 from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 from sqap_vla_ros.quantization.mixed import MixedLinear, MixedWeightOnlyLinear
@@ -53,17 +51,6 @@ def test_planning_changes_nothing_in_the_policy():
     assert plan.bits == {}
     assert len(plan.hessians) == 6 * 7
     assert all(torch.equal(before[name], tensor) for name, tensor in policy.model.state_dict().items())
-
-
-def test_the_memory_of_scoring_is_part_of_the_estimate():
-    """It is what compression by row needs most of, and grows with the observations."""
-    spec = load_recipe("qvla_w4a8")
-    few, many, uniform = (
-        estimate(COGACT_BASE, recipe, count, layers_in_file=True).memory / 2**30
-        for recipe, count in ((spec, 4), (spec, 16), (load_recipe("w4a8"), 16))
-    )
-    assert many - few == pytest.approx(12 * 4.5 * 36 / 1024, rel=0.1)  # 4.5 MiB a layer's input, 32 layers and 4 probes
-    assert uniform + 1.0 < few < many < 14.3
 
 
 def test_turned_layers_are_what_the_recipe_leaves_behind():

@@ -342,7 +342,7 @@ def test_results_of_something_else_are_not_continued(tmp_path):
         store.describe("ours", identity(Method("ours", "fp32", "micro", Execution(4))))
     with pytest.raises(ClosedLoopError, match="no slash"):
         Method("a/b", "fp32")
-    for damage in ("{", "[]", '{"ours": 5}', '{"ours": {"bops": "x"}}', "[" * 9000):
+    for damage in ("{", "[]", '{"ours": 5}', '{"ours": {"bops": "x"}}', '{"ours": {"costs": {"a": "x"}}}', "[" * 9000):
         (tmp_path / METHODS).write_text(damage)
         with pytest.raises(ClosedLoopError, match=r"methods\.json is damaged: delete it"):
             store.methods()

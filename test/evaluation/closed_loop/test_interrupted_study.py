@@ -39,7 +39,8 @@ def test_a_run_is_stored_and_resumed(tmp_path):
     assert all(sum(d["distances"]) < 1e-3 for d in store.deviations("fp32"))
     assert run_units([UNIT], tmp_path, reference=UNIT.method, show=False) == {}
     assert store.episodes("fp32") == episodes
-    assert store.methods()["fp32"]["bops"] == 1.0
+    costs = store.methods()["fp32"]["costs"]
+    assert (costs["bops_paper"], costs["bops_bit_product_7b"], costs["bits_per_parameter"]) == (1.0, 1.0, 32.0)
     # killed in the middle of a line
     stored = tmp_path / EPISODES / "fp32.jsonl"
     text = stored.read_text()

@@ -72,6 +72,8 @@ def test_report_is_complete(replayed):
     assert second["action_difference"]["squared"] > 0.0
     assert second["ring"]["in_view"] == 1.0
     assert first["peak_memory_mb"] > 50
+    assert (first["costs"]["bits_per_channel"], first["costs"]["bops_paper"]) == (32.0, 1.0)
+    assert second["costs"]["bops_bit_product"] == pytest.approx(0.878, abs=0.001)
     assert first["recorded_motion"]["frames"] == 6
     assert [recipe["compression"]["calibration"] for recipe in report["recipes"]] == ["nothing, it needs none"] * 2
     page = (replayed / "report.html").read_text()

@@ -12,6 +12,7 @@ import numpy as np
 from policy_doubles import Double
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo
+from sqap_vla_ros.serving.wire import HEADER
 
 HUGE = 2**80
 
@@ -139,9 +140,9 @@ def recurse() -> None:
 
 FAULTS: dict[str, Callable[[], Any]] = {
     "garbage": lambda: os.write(socket_fd(), b"garbage!garbage!"),
-    "header alone": lambda: os.write(socket_fd(), b"SQ\x02"),
+    "header alone": lambda: os.write(socket_fd(), HEADER),
     "a pickle": lambda: os.write(socket_fd(), __import__("pickle").dumps(RunsCode())),
-    "too long": lambda: os.write(socket_fd(), b"SQ\x02\x01" + bytes(100_000)),
+    "too long": lambda: os.write(socket_fd(), HEADER + b"\x01" + bytes(100_000)),
     "closes the socket": lambda: os.close(socket_fd()),
     "shuts the socket": lambda: (__import__("socket").socket(fileno=socket_fd()).shutdown(2), time.sleep(600)),
     "fork": fork_a_child_that_keeps_the_socket,
