@@ -16,6 +16,7 @@ from sqap_vla_ros.commands.options import (
     number,
 )
 from sqap_vla_ros.commands.policy_checks import require_device
+from sqap_vla_ros.contracts import TRAINED_POLICY
 
 
 def register(subparsers: Any) -> None:
@@ -39,7 +40,10 @@ def register(subparsers: Any) -> None:
         help="shards from another world, instead of the simulator's; the first folder describes them all",
     )
     parser.add_argument(
-        "--start", type=Path, help="OUT of an earlier training on demonstrations, whose weights this one begins with"
+        "--start",
+        type=Path,
+        help="weights to begin with: OUT of an earlier training on demonstrations, a .safetensors of the same "
+        f"geometry, or {TRAINED_POLICY}, the policy that ships",
     )
     add_seed(parser, "of scenes, weights and noise; 0 is the shipped policy's")
     add_jobs(parser, 2, "processes, one for each core")
@@ -55,6 +59,20 @@ def register(subparsers: Any) -> None:
         "--no-attention-supervision", action="store_true", help="train the control that is not told where to look"
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress bars")
+
+
+def _named_or(start: Path) -> Path:
+    """Return what to start from: the shipped policy's file where that is named, or the path. Raises UsageError."""
+    from sqap_vla_ros.shipped import SHIPPED
+    from sqap_vla_ros.training.pipeline import starting_weights
+
+    shipped = SHIPPED[TRAINED_POLICY].weights
+    found = shipped if shipped is not None and str(start) == TRAINED_POLICY else start
+    try:
+        starting_weights(found)
+    except ValueError as error:
+        raise UsageError(f"--start: {error}") from error
+    return found
 
 
 def run(args: argparse.Namespace) -> int:
@@ -84,8 +102,9 @@ def run(args: argparse.Namespace) -> int:
         training = pipeline.recorded_training(
             args.scale, args.seed, attention=not args.no_attention_supervision, again=args.start is not None
         )
+        start = None if args.start is None else _named_or(args.start)
         try:
-            result = pipeline.train_on_recorded(args.out, args.demonstrations, training, start=args.start, **how)
+            result = pipeline.train_on_recorded(args.out, args.demonstrations, training, start=start, **how)
         except ValueError as error:
             raise UsageError(f"--demonstrations: {error}") from error
         trial = f"sqap-vla serve --checkpoint {final}"

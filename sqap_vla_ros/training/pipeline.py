@@ -14,7 +14,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from sqap_vla_ros.policy.checkpoints.load import open_checkpoint
 from sqap_vla_ros.policy.checkpoints.writing import WriteError
+from sqap_vla_ros.policy.config import TABLETOP
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
 from sqap_vla_ros.processes import end_with_parent
 from sqap_vla_ros.training.batch import Demonstrations
@@ -23,7 +25,7 @@ from sqap_vla_ros.training.corrections import correction_shard
 from sqap_vla_ros.training.dataset import TabletopDemonstrations
 from sqap_vla_ros.training.objective import LossWeights
 from sqap_vla_ros.training.recorded import RecordedDemonstrations, action_statistics
-from sqap_vla_ros.training.train import STATE, TrainingConfig, train
+from sqap_vla_ros.training.train import CHECKPOINT, STATE, TrainingConfig, train
 
 # Large tensors come and go with every operation: kept and on large pages they cost a CPU less.
 _MEMORY = (
@@ -128,19 +130,31 @@ def train_on_recorded(
 ) -> Path:
     """Imitate the shards in `folders`, or go on with that, and return the checkpoint.
 
-    folders: the first one's description and scale of the actions count for all. start: the `out` of a training whose
-        weights this one begins with.
+    folders: the first one's description and scale of the actions count for all. start: whose weights this one begins
+        with: the `out` of a training on demonstrations, or a checkpoint of the same geometry.
     """
     for folder in folders:
         if not shards_in([folder]):
             raise ValueError(f"{folder} holds no finished shards of demonstrations: collect some first")
-    state = None if start is None else start / IMITATION / STATE
-    if state is not None and not state.is_file():
-        raise ValueError(f"{state} is missing: {start} is no folder of a training on demonstrations")
+    weights = None if start is None else starting_weights(start)
     action_statistics(folders[0], shards_in(folders[:1]))  # written once, before several processes read it
     stage = out / IMITATION
-    _train(stage, training, folders, [], state, jobs, device, compiled, show, load=recorded)
+    _train(stage, training, folders, [], weights, jobs, device, compiled, show, load=recorded)
     return stage / "policy.safetensors"
+
+
+def starting_weights(start: Path) -> Path:
+    """Return the file of the weights: of the training whose `out` this is, or the checkpoint. Raises ValueError."""
+    if start.suffix == CHECKPOINT:
+        if not start.is_file():
+            raise ValueError(f"{start} does not exist")
+        if open_checkpoint(start).config.replace(name=TABLETOP.name) != TABLETOP:
+            raise ValueError(f"{start} is of another geometry than the network that is trained")
+        return start
+    state = start / IMITATION / STATE
+    if not state.is_file():
+        raise ValueError(f"{state} is missing: {start} is neither a training on demonstrations nor a checkpoint")
+    return state
 
 
 def run_pipeline(

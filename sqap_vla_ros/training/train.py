@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from sqap_vla_ros.policy.checkpoints.load import load_checkpoint
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy, Provenance
@@ -28,6 +29,7 @@ from sqap_vla_ros.training.objective import LossWeights, Supervision, losses, to
 from sqap_vla_ros.training.packed import decoder_block
 
 STATE = "state.pt"  # in the folder of a training
+CHECKPOINT = ".safetensors"
 _SAVE_EVERY = 250  # steps
 _AVERAGE_EVERY = 4
 
@@ -109,7 +111,8 @@ def train(
 ) -> Path:
     """Train and write `out/policy.safetensors` (averaged weights, bfloat16) and `out/log.jsonl`.
 
-    start: a state to begin from (`state.pt` of another run) instead of random weights. An interrupted run goes on.
+    start: weights to begin from instead of random ones: `state.pt` of another run, or a checkpoint. An interrupted
+        run goes on.
     """
     out.mkdir(parents=True, exist_ok=True)
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -117,7 +120,7 @@ def train(
     learner = Learner(config, demonstrations.read_outs, device, name=demonstrations.dataset)
     step = learner.restore(out / STATE)
     if step == 0 and start is not None:
-        learner.restore(start, weights_only=True)
+        learner.begin_with(start)
     (out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
 
     batch = -(-config.batch // ranks)
@@ -215,6 +218,19 @@ class Learner:
         state = {"step": step, "masters": [p.detach() for p in self._masters], "averaged": self.averaged}
         with written_aside(path) as partial:
             torch.save({**state, "optimizer": self._optimizer.state_dict()}, partial)
+
+    def begin_with(self, path: Path) -> None:
+        """Take the weights of a `state.pt`, or those of a checkpoint, which has no read-outs: they begin anew."""
+        if path.suffix != CHECKPOINT:
+            self.restore(path, weights_only=True)
+            return
+        found = dict(load_checkpoint(path).model.named_parameters())
+        with torch.no_grad():
+            for (name, parameter), master, averaged in zip(
+                self.model.named_parameters(), self._masters, self.averaged, strict=False
+            ):
+                for copy in (master, averaged, parameter):
+                    copy.copy_(found[name])
 
     def restore(self, path: Path, *, weights_only: bool = False) -> int:
         """Read a state; return its step, 0 where there is no such file. weights_only: without the optimiser's state."""

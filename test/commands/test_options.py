@@ -39,6 +39,8 @@ HOSTILE = [
     (("bops", "--text-tokens", "0"), "--text-tokens: must be at least 1, got 0"),
     (("train", "--out", "x", "--scale", "0"), "--scale: must be above 0, got 0"),
     (("train", "--out", "x", "--demonstrations", "nowhere"), "--demonstrations: nowhere holds no finished shards"),
+    (("train", "--out", "x", "--demonstrations", "y", "--start", "z.safetensors"), "--start: z.safetensors does not"),
+    (("train", "--out", "x", "--demonstrations", "y", "--start", "z"), "state.pt is missing: z is neither"),
     (("demo", "--task", "juggle"), "--task: invalid choice: 'juggle'"),
     (("record-demo", "x", "--jpeg-quality", "101"), "--jpeg-quality: must be at most 100, got 101"),
     (("predict", *IMAGE), "--image nowhere.png: no such file or directory"),

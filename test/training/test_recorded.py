@@ -1,17 +1,30 @@
 """Demonstrations from another world: labels that are there are learned, those that are not are left out."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from sqap_vla_ros.commands.train import _named_or
+from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.checkpoints.load import load_checkpoint
+from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
+from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
+from sqap_vla_ros.policy.config import MICRO
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
+from sqap_vla_ros.shipped import SHIPPED
 from sqap_vla_ros.training.batch import ReadOuts
-from sqap_vla_ros.training.pipeline import recorded, recorded_training, shards_in, train_on_recorded
+from sqap_vla_ros.training.pipeline import (
+    recorded,
+    recorded_training,
+    shards_in,
+    starting_weights,
+    train_on_recorded,
+)
 from sqap_vla_ros.training.recorded import DESCRIPTION, STATISTICS, RecordedDemonstrations, action_statistics
-from sqap_vla_ros.training.train import Learner, TrainingConfig, train
+from sqap_vla_ros.training.train import Learner, TrainingConfig, new_model, train
 
 FRAMES, LABELS = 3, 2
 THINGS = ("milk", "butter", "basket", "hand")
@@ -92,6 +105,39 @@ def test_training_writes_a_policy_under_the_name_of_the_data(tmp_path):
     assert path.stat().st_size <= 15e6
     assert policy.model.config.name == "kitchen"
     assert policy.statistics["kitchen"].dt_s == 0.05
+
+
+def test_a_checkpoint_is_a_beginning_whose_read_outs_are_new(tmp_path):
+    data = read(written(tmp_path / "data"))
+    earlier = new_model(seed=5)
+    policy = CogACTPolicy(earlier.to(torch.bfloat16), micro_tokenizer(), {"other": data.statistics})
+    path = tmp_path / "other.safetensors"
+    save_checkpoint(policy, path)
+    learner, fresh = (Learner(TrainingConfig(steps=1, batch=2), data.read_outs, "cpu") for _ in range(2))
+    learner.begin_with(path)
+    for name, parameter in learner.model.named_parameters():
+        assert torch.equal(parameter, earlier.get_parameter(name)), name
+    for one, other in zip(learner.supervision.parameters(), fresh.supervision.parameters(), strict=True):
+        assert torch.equal(one, other)
+    before = [p.clone() for p in learner.averaged]
+    assert torch.equal(before[0], next(earlier.parameters()).float())
+    learner.learn([data.batch(np.array([0, 1]))], 0)  # the optimiser goes on from these, not from the random ones
+    now = [p.detach().float() for p in learner.model.parameters()]
+    moved = max(float((p - q).abs().max()) for p, q in zip(now, before, strict=False))
+    assert 0 < moved < 1e-3
+
+
+def test_the_shipped_policy_is_a_beginning_and_one_of_another_geometry_is_none(tmp_path):
+    assert _named_or(Path("tabletop")) == starting_weights(SHIPPED["tabletop"].weights)
+    small = CogACTPolicy(
+        CogACT(MICRO), micro_tokenizer(), {"other": ActionStatistics(-np.ones(7), np.ones(7), np.arange(7) < 6, 0.05)}
+    )
+    path = tmp_path / "micro.safetensors"
+    save_checkpoint(small, path)
+    with pytest.raises(ValueError, match="another geometry"):
+        starting_weights(path)
+    with pytest.raises(ValueError, match="does not exist"):
+        starting_weights(tmp_path / "nothing.safetensors")
 
 
 def test_more_shards_do_not_change_the_scale_of_a_training_that_goes_on(tmp_path):
