@@ -3,20 +3,23 @@
     python benchmarks/outside/libero_table.py policy.safetensors --demonstrations demonstrations --out table
 
 Runs in the package's environment and starts LIBERO's own (LIBERO_VENV, made by libero.sh) for the benchmark. Recipes
-that quantise are compressed once, calibrated on pictures of the demonstrations. Each episode is a line of
-OUT/episodes.jsonl, and a run that was interrupted repeats ten episodes at most.
+that quantise are compressed once, calibrated on pictures of the demonstrations. Each of --jobs processes of the
+benchmark has a server of its own, so that a policy never predicts for two together and the number of processes changes
+no bit. vla-eval keeps episodes and what is left to do in OUT/SUITE-RECIPE; a run that was interrupted repeats the
+episodes that were under way. Its reports lie there too, and OUT/episodes.jsonl has a line for each episode.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -35,7 +38,9 @@ from sqap_vla_ros.evaluation.closed_loop.statistics import PairedOutcomes, wilso
 HERE = Path(__file__).parent
 SUITES = ("libero_object", "libero_object_swap")
 RECIPES = ("fp32", "w4a4", "w4a8", "sqap", "qvla_w4a8", "fastv", "random_drop")
+TASKS = 10  # of each of these suites
 CALIBRATION_PICTURES = 48
+EVALUATION = "table"  # vla-eval's name of it, in the name of its database
 COMMAND = (sys.executable, "-m", "sqap_vla_ros.cli")
 
 
@@ -74,24 +79,30 @@ def compressed(checkpoint: Path, recipe: str, pictures: Path, out: Path) -> Path
 
 
 @contextmanager
-def served(checkpoint: Path, recipe: str, camera: Path, horizon: int, log: Path) -> Iterator[str]:
-    """Serve a policy while the block runs; gives its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ["--checkpoint", checkpoint, "--recipe", recipe, "--port", port, "--execution-horizon", horizon]
+def served(checkpoint: Path, recipe: str, camera: Path, horizon: int, logs: list[Path]) -> Iterator[list[str]]:
+    """Serve a policy while the block runs, once for each log; gives the addresses."""
+    arguments = ["--checkpoint", checkpoint, "--recipe", recipe, "--execution-horizon", horizon, "--threads", 1]
     arguments += ["--action-space", "libero", "--simulator-camera", camera, "--mirrored", "--image-key", "agentview"]
-    with log.open("a") as file:
-        server = subprocess.Popen([*COMMAND, "serve", *map(str, arguments)], stdout=file, stderr=file)
+    servers: list[tuple[subprocess.Popen[bytes], int, Path]] = []
     try:
-        while not _healthy(port):
-            if server.poll() is not None:
-                raise SystemExit(f"the server ended: {log.read_text()[-500:]}")
-            time.sleep(1.0)
-        yield f"ws://127.0.0.1:{port}/vla-eval"
+        for log in logs:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            with log.open("a") as file:
+                command = [*COMMAND, "serve", *map(str, arguments), "--port", str(port)]
+                servers.append((subprocess.Popen(command, stdout=file, stderr=file), port, log))
+        for server, port, log in servers:
+            while not _healthy(port):
+                if server.poll() is not None:
+                    raise SystemExit(f"the server ended: {log.read_text()[-500:]}")
+                time.sleep(0.5)
+        yield [f"ws://127.0.0.1:{port}/vla-eval" for _, port, _ in servers]
     finally:
-        server.terminate()
-        server.wait(30)
+        for server, _, _ in servers:
+            server.terminate()
+        for server, _, _ in servers:
+            server.wait(30)
 
 
 def _healthy(port: int) -> bool:
@@ -102,41 +113,120 @@ def _healthy(port: int) -> bool:
         return False
 
 
-def environment(out: Path) -> dict[str, str]:
-    """Return the variables for LIBERO's own interpreter."""
+def environment(out: Path, jobs: int = 1) -> dict[str, str]:
+    """Return the variables for LIBERO's own interpreter, of which `jobs` run at a time."""
     values = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return {**values, "LIBERO_CONFIG_PATH": str(out / "config"), "MUJOCO_GL": "osmesa", "PYTHONPATH": str(HERE)}
+    if jobs >= (os.cpu_count() or 1):
+        values["LP_NUM_THREADS"] = "0"  # Mesa draws in the process's own thread
+    values |= {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "osmesa", "PYTHONPATH": str(HERE)}
+    return {**values, "LIBERO_CONFIG_PATH": str(out / "config")}
 
 
-def episodes_of(venv: Path, url: str, suite: str, number: int, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run episode `number` of each task of a suite; return one record for each."""
-    params = {"suite": suite, "send_state": True, "first_episode": number}
-    entry = {"benchmark": "libero_benchmark:OneCamera", "subname": suite, "episodes_per_task": 1, "params": params}
-    entry |= {"max_tasks": args.max_tasks, "max_steps": args.max_steps}
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "run.json"
-        config.write_text(json.dumps({"server": {"url": url}, "benchmarks": [entry]}))
-        command = [venv / "bin" / "vla-eval", "run", "--no-docker", "--render", "cpu", "--config", config]
-        with (args.out / "vla-eval.log").open("a") as log:
-            subprocess.run(
-                [*command, "--output-dir", folder],
-                check=True,
-                env=environment(args.out),
-                stdout=log,
-                stderr=log,
-            )
-        found = [json.loads(path.read_text()) for path in Path(folder).rglob("*.json") if path != config]
-    tasks = [task for result in found for task in result.get("tasks", ())]
-    records = []
-    for task in tasks:
-        for episode in task["episodes"]:
-            if episode.get("failure_reason"):
-                raise SystemExit(f"vla-eval could not run {task['task']}: {episode['failure_reason']}")
-            success = bool(episode["metrics"]["success"])
-            records.append({"task": task["task"], "episode": number, "success": success, "steps": episode["steps"]})
-    if not records:
-        raise SystemExit(f"vla-eval wrote no episodes: see {args.out / 'vla-eval.log'}")
-    return records
+class Run:
+    """The episodes of one suite with one recipe, kept by vla-eval in a database. folder: where that is."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._database = folder / f"recording-{EVALUATION}.sqlite"
+
+    def _rows(self, query: str) -> list[Any]:
+        if not self._database.is_file():
+            return []
+        connection = sqlite3.connect(self._database, timeout=60.0)
+        try:
+            return connection.execute(query).fetchall()
+        except sqlite3.OperationalError:  # made, but without tables yet
+            return []
+        finally:
+            connection.close()
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many episodes are done, and of how many; 0 of 0 before the first start."""
+        found = self._rows("SELECT COALESCE(SUM(done), 0), COUNT(*) FROM work_queue")
+        return (int(found[0][0]), int(found[0][1])) if found else (0, 0)
+
+    def finished(self) -> bool:
+        """Return whether every episode is done and none failed to run."""
+        done, total = self.progress()
+        return 0 < total == done and not self.failure()
+
+    def failure(self) -> str:
+        """Return why an episode could not be run; empty where all could."""
+        rows = self._rows(
+            "SELECT task_name, failure_reason, failure_detail FROM episode_results WHERE status = 'error'"
+        )
+        return "" if not rows else f"{rows[0][0]}: {rows[0][1]}, {str(rows[0][2]).strip().splitlines()[-1]}"
+
+    def release(self) -> None:
+        """Give back the episodes that a process took and did not finish, and those that could not be run."""
+        if not self._database.is_file():
+            return
+        connection = sqlite3.connect(self._database, timeout=60.0)
+        with connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not {"work_queue", "episode_results"} <= tables:
+                return
+            failed = "FROM episode_results WHERE status = 'error'"
+            for context, episode in connection.execute(f"SELECT context, episode_id {failed}").fetchall():
+                task = json.loads(context)["task_idx"]
+                item = "SELECT item FROM work_queue WHERE task_idx = ? ORDER BY item LIMIT 1 OFFSET ?"
+                connection.execute(f"UPDATE work_queue SET done = 0 WHERE item = ({item})", (task, episode))
+            connection.execute(f"DELETE {failed}")
+            connection.execute("UPDATE work_queue SET shard_id = NULL WHERE done = 0")
+        connection.close()
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return one record for each episode, in order. One that was repeated came out the same."""
+        rows = self._rows("SELECT task_name, episode_id, status, steps FROM episode_results WHERE status != 'error'")
+        found = {
+            (task, episode): {"task": task, "episode": episode, "success": status == "success", "steps": steps}
+            for task, episode, status, steps in rows
+        }
+        return [found[key] for key in sorted(found)]
+
+    def go_on(self, venv: Path, suite: str, urls: list[str], args: argparse.Namespace, bar: tqdm[Any]) -> None:
+        """Run what is left, one process for each server. Raises SystemExit where it cannot be run."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.release()
+        params = {"suite": suite, "send_state": True, "picture_every": args.execution_horizon}
+        entry = {"benchmark": "libero_benchmark:OneCamera", "subname": suite, "episodes_per_task": args.episodes}
+        entry |= {"params": params, "max_tasks": args.max_tasks, "max_steps": args.max_steps}
+        entry["recording"] = {"record_step": False}
+        config = self._folder / "run.json"
+        config.write_text(json.dumps({"server": {"url": urls[0], "timeout": 300}, "benchmarks": [entry]}, indent=1))
+        program = venv / "bin" / "vla-eval"
+        command = [program, "run", "--no-docker", "--render", "cpu", "--config", config, "--output-dir", self._folder]
+        command += ["--eval-id", EVALUATION, "--num-shards", len(urls)]
+        log = self._folder / "vla-eval.log"
+        before = self.progress()[0]
+        with log.open("ab") as file:
+            processes = [
+                subprocess.Popen(
+                    [*map(str, command), "--shard-id", str(number), "--server-url", url],
+                    env=environment(args.out, len(urls)),
+                    stdout=file,
+                    stderr=file,
+                )
+                for number, url in enumerate(urls)
+            ]
+            try:
+                while any(process.poll() is None for process in processes):
+                    time.sleep(1.0)
+                    done = self.progress()[0]
+                    bar.update(done - before)
+                    before = done
+                    if any(process.poll() for process in processes) or self.failure():
+                        break
+            finally:
+                for process in processes:
+                    process.terminate()
+                for process in processes:
+                    process.wait(60)
+            if not self.finished():
+                raise SystemExit(f"{suite}: {self.failure() or 'vla-eval ended early'}; see {log}")
+            bar.update(self.progress()[0] - before)
+            export = [program, "export", self._database, "--output-dir", self._folder]
+            subprocess.run([*map(str, export)], check=True, env=environment(args.out), stdout=file, stderr=file)
 
 
 def table(records: list[dict[str, Any]]) -> str:
@@ -173,45 +263,65 @@ def main() -> None:
     parser.add_argument("--suites", default=",".join(SUITES))
     parser.add_argument("--episodes", type=int, default=20, help="of each task, at most 50")
     parser.add_argument("--execution-horizon", type=int, default=8)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of the benchmark; 2 GB each")
     parser.add_argument("--max-tasks", type=int, help="for a trial")
     parser.add_argument("--max-steps", type=int, help="for a trial")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and benchmarks end too
     args.out = args.out.resolve()
     venv = Path(os.environ.get("LIBERO_VENV", "out/libero/venv")).resolve()
     if not (venv / "bin" / "vla-eval").is_file():
         raise SystemExit(f"{venv} is no environment of LIBERO: make it with libero.sh, or set LIBERO_VENV")
     args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / "episodes.jsonl"
-    records = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    done = {(r["suite"], r["recipe"], r["episode"]) for r in records}
+    same_settings(args)
     suites, recipes = args.suites.split(","), args.recipes.split(",")
-    missing = {
-        (suite, recipe): [n for n in range(args.episodes) if (suite, recipe, n) not in done]
-        for suite in suites
-        for recipe in recipes
-    }
-    with tqdm(total=sum(map(len, missing.values())), unit="round") as bar:
-        for (suite, recipe), numbers in missing.items():
-            if not numbers:
+    runs = {(suite, recipe): Run(args.out / f"{suite}-{recipe}") for suite in suites for recipe in recipes}
+    each = args.episodes * min(TASKS, args.max_tasks or TASKS)
+    done = sum(run.progress()[0] for run in runs.values())
+    with tqdm(total=each * len(runs), initial=done, unit="episode", smoothing=0.05) as bar:
+        for (suite, recipe), run in runs.items():
+            if run.finished():
                 continue
+            bar.set_postfix_str(f"{suite} {recipe}")
             camera = args.out / f"camera_{suite}.json"
             if not camera.is_file():
                 script = [venv / "bin" / "python", HERE / "libero_camera.py", suite, camera]
                 subprocess.run(script, check=True, env=environment(args.out), input="n\n", text=True)
-            policy = compressed(
-                args.checkpoint, recipe, calibration(args.demonstrations, args.out / "calibration"), args.out
-            )
-            with served(policy, recipe, camera, args.execution_horizon, args.out / "serve.log") as url:
-                for number in numbers:
-                    bar.set_postfix_str(f"{suite} {recipe}")
-                    new = episodes_of(venv, url, suite, number, args)
-                    records += [{"suite": suite, "recipe": recipe, **record} for record in new]
-                    with file.open("a") as lines:  # a round at once: no half of one is ever read
-                        lines.write("".join(json.dumps(r) + "\n" for r in records[-len(new) :]))
-                    bar.update()
-    (args.out / "table.md").write_text(table(records))
-    print(table(records))
+            pictures = calibration(args.demonstrations, args.out / "calibration")
+            policy = compressed(args.checkpoint, recipe, pictures, args.out)
+            logs = [args.out / f"serve{number}.log" for number in range(args.jobs)]
+            with served(policy, recipe, camera, args.execution_horizon, logs) as urls:
+                run.go_on(venv, suite, urls, args, bar)
+            write(args.out, runs)
+    print(write(args.out, runs))
+
+
+def same_settings(args: argparse.Namespace) -> None:
+    """Refuse to go on with other settings than those that OUT was begun with: its episodes would not be comparable."""
+    names = ("episodes", "execution_horizon", "max_tasks", "max_steps")
+    wanted = {name: getattr(args, name) for name in names}
+    wanted["checkpoint"] = hashlib.sha256(args.checkpoint.read_bytes()).hexdigest()
+    file = args.out / "settings.json"
+    if not file.is_file():
+        file.write_text(json.dumps(wanted, indent=1) + "\n")
+    found = json.loads(file.read_text())
+    if different := [name for name, value in wanted.items() if found.get(name) != value]:
+        raise SystemExit(
+            f"{args.out} was begun with another {different[0]}: choose another --out, or the same settings"
+        )
+
+
+def write(out: Path, runs: dict[tuple[str, str], Run]) -> str:
+    """Write the episodes so far and their table; return the table."""
+    records = [
+        {"suite": suite, "recipe": recipe, **record}
+        for (suite, recipe), run in runs.items()
+        for record in run.records()
+    ]
+    (out / "episodes.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    shown = table(records)
+    (out / "table.md").write_text(shown)
+    return shown
 
 
 if __name__ == "__main__":
