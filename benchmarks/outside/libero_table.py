@@ -2,11 +2,11 @@
 
     python benchmarks/outside/libero_table.py policy.safetensors --demonstrations demonstrations --out table
 
-Runs in the package's environment and starts LIBERO's own (LIBERO_VENV, made by libero.sh) for the benchmark. Recipes
-that quantise are compressed once, calibrated on pictures of the demonstrations. Each of --jobs processes of the
-benchmark has a server of its own, so that a policy never predicts for two together and the number of processes changes
-no bit. vla-eval keeps episodes and what is left to do in OUT/SUITE-RECIPE; a run that was interrupted repeats the
-episodes that were under way. Its reports lie there too, and OUT/episodes.jsonl has a line for each episode.
+Runs in the package's environment and starts LIBERO's own (LIBERO_VENV, made by libero_environment.sh) for the
+benchmark. Recipes that quantise are compressed once, calibrated on pictures of the demonstrations. Each of --jobs
+processes of the benchmark has a server of its own, so that a policy never predicts for two together and the number of
+processes changes no bit. vla-eval keeps the episodes and what is left to do in OUT/SUITE-RECIPE: a run that was
+interrupted repeats the episodes that were under way. Its reports lie there too; OUT/episodes.jsonl has all episodes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import argparse
 import hashlib
 import json
 import os
-import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from tqdm import tqdm
 from sqap_vla_ros.compression.calibration import INSTRUCTIONS_FILE
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.evaluation.closed_loop.statistics import PairedOutcomes, wilson
+from sqap_vla_ros.processes import signals_raise
 
 HERE = Path(__file__).parent
 SUITES = ("libero_object", "libero_object_swap")
@@ -74,15 +74,19 @@ def compressed(checkpoint: Path, recipe: str, pictures: Path, out: Path) -> Path
     if not path.is_file():
         arguments = ("--checkpoint", checkpoint, "--recipe", recipe, "--calibration", pictures, "--out", path)
         count = ("--observations", str(CALIBRATION_PICTURES))
-        subprocess.run([*COMMAND, "compress", *map(str, arguments), *count], check=True)
+        run([*COMMAND, "compress", *arguments, *count])
     return path
 
 
 @contextmanager
-def served(checkpoint: Path, recipe: str, camera: Path, horizon: int, logs: list[Path]) -> Iterator[list[str]]:
-    """Serve a policy while the block runs, once for each log; gives the addresses."""
+def served(checkpoint: Path, recipe: str, camera: Path | None, horizon: int, logs: list[Path]) -> Iterator[list[str]]:
+    """Serve a policy while the block runs, once for each log; gives the addresses.
+
+    camera: projects the tool's pose for recipes that keep tokens around it; clients need not send a pose without it.
+    """
     arguments = ["--checkpoint", checkpoint, "--recipe", recipe, "--execution-horizon", horizon, "--threads", 1]
-    arguments += ["--action-space", "libero", "--simulator-camera", camera, "--mirrored", "--image-key", "agentview"]
+    arguments += ["--action-space", "libero", "--image-key", "agentview"]
+    arguments += [] if camera is None else ["--simulator-camera", camera, "--mirrored"]
     servers: list[tuple[subprocess.Popen[bytes], int, Path]] = []
     try:
         for log in logs:
@@ -111,6 +115,27 @@ def _healthy(port: int) -> bool:
             return bool(json.load(answer)["status"] == "ok")
     except OSError:
         return False
+
+
+def run(command: Sequence[Any], **how: Any) -> None:
+    """Run a command to its end; one that is interrupted is ended in its own way. Raises CalledProcessError."""
+    process = subprocess.Popen([*map(str, command)], **how)
+    try:
+        status = process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait(60)
+        raise
+    if status:
+        raise subprocess.CalledProcessError(status, [*map(str, command)])
+
+
+def environment_of_libero() -> Path:
+    """Return the folder of LIBERO's environment. Raises SystemExit where there is none."""
+    venv = Path(os.environ.get("LIBERO_VENV", "out/libero/venv")).resolve()
+    if not (venv / "bin" / "vla-eval").is_file():
+        raise SystemExit(f"{venv} is no environment of LIBERO: make it with libero_environment.sh, or set LIBERO_VENV")
+    return venv
 
 
 def environment(out: Path, jobs: int = 1) -> dict[str, str]:
@@ -226,7 +251,7 @@ class Run:
                 raise SystemExit(f"{suite}: {self.failure() or 'vla-eval ended early'}; see {log}")
             bar.update(self.progress()[0] - before)
             export = [program, "export", self._database, "--output-dir", self._folder]
-            subprocess.run([*map(str, export)], check=True, env=environment(args.out), stdout=file, stderr=file)
+            run(export, env=environment(args.out), stdout=file, stderr=file)
 
 
 def table(records: list[dict[str, Any]]) -> str:
@@ -254,7 +279,7 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Run what is missing, then print the table."""
+    """Read the options and run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -267,20 +292,23 @@ def main() -> None:
     parser.add_argument("--max-tasks", type=int, help="for a trial")
     parser.add_argument("--max-steps", type=int, help="for a trial")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and benchmarks end too
+    with signals_raise():  # so that servers and benchmarks end too
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Run what is missing, then print the table."""
     args.out = args.out.resolve()
-    venv = Path(os.environ.get("LIBERO_VENV", "out/libero/venv")).resolve()
-    if not (venv / "bin" / "vla-eval").is_file():
-        raise SystemExit(f"{venv} is no environment of LIBERO: make it with libero.sh, or set LIBERO_VENV")
+    venv = environment_of_libero()
     args.out.mkdir(parents=True, exist_ok=True)
     same_settings(args)
     suites, recipes = args.suites.split(","), args.recipes.split(",")
     runs = {(suite, recipe): Run(args.out / f"{suite}-{recipe}") for suite in suites for recipe in recipes}
     each = args.episodes * min(TASKS, args.max_tasks or TASKS)
-    done = sum(run.progress()[0] for run in runs.values())
+    done = sum(one.progress()[0] for one in runs.values())
     with tqdm(total=each * len(runs), initial=done, unit="episode", smoothing=0.05) as bar:
-        for (suite, recipe), run in runs.items():
-            if run.finished():
+        for (suite, recipe), one in runs.items():
+            if one.finished():
                 continue
             bar.set_postfix_str(f"{suite} {recipe}")
             camera = args.out / f"camera_{suite}.json"
@@ -291,7 +319,7 @@ def main() -> None:
             policy = compressed(args.checkpoint, recipe, pictures, args.out)
             logs = [args.out / f"serve{number}.log" for number in range(args.jobs)]
             with served(policy, recipe, camera, args.execution_horizon, logs) as urls:
-                run.go_on(venv, suite, urls, args, bar)
+                one.go_on(venv, suite, urls, args, bar)
             write(args.out, runs)
     print(write(args.out, runs))
 
@@ -315,8 +343,8 @@ def write(out: Path, runs: dict[tuple[str, str], Run]) -> str:
     """Write the episodes so far and their table; return the table."""
     records = [
         {"suite": suite, "recipe": recipe, **record}
-        for (suite, recipe), run in runs.items()
-        for record in run.records()
+        for (suite, recipe), one in runs.items()
+        for record in one.records()
     ]
     (out / "episodes.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     shown = table(records)

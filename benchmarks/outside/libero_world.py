@@ -1,6 +1,6 @@
 """LIBERO's environment as the expert and the recorder see it: privileged poses, pictures, what each patch shows.
 
-Runs in LIBERO's own environment (`libero.sh` makes it) and imports nothing of this package.
+Runs in LIBERO's own environment (`libero_environment.sh` makes it) and imports nothing of this package.
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ def test_what_is_served_and_what_becomes_of_it_is_the_same_to_the_bit(tmp_path):
     with sqlite3.connect(tmp_path / "recording-both.sqlite") as recording:
         every, few = (
             recording.execute(
-                "SELECT episode_id, status, steps, step_id, fields FROM episode_results JOIN step_rows USING (sid, eid) "
-                "WHERE eval_id LIKE ? ORDER BY episode_id, step_id",
+                "SELECT episode_id, status, steps, step_id, fields FROM episode_results "
+                "JOIN step_rows USING (sid, eid) WHERE eval_id LIKE ? ORDER BY episode_id, step_id",
                 (f"%every{one}",),
             ).fetchall()
             for one in (1, HORIZON)
