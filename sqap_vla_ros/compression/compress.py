@@ -95,7 +95,10 @@ def require_loadable(recipe: Recipe, depth: int | None = None) -> None:
     savings = Savings()
     try:
         if recipe.accelerator is not None:
-            savings = make_accelerator(recipe.accelerator.name, **recipe.accelerator.parameters).savings
+            accelerator = make_accelerator(recipe.accelerator.name, **recipe.accelerator.parameters)
+            savings = accelerator.savings
+            if depth is not None and (problem := accelerator.depth_problem(depth)):
+                raise ValueError(problem)
         elif recipe.pruning is not None:
             savings = Savings(make_selector(recipe.pruning.selector, **recipe.pruning.parameters))
     except ValueError as error:

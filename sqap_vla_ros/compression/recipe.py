@@ -115,10 +115,11 @@ class RowBits:
                 f"{owner}: rows of 0 bits are checked together against the sum of their scores, which needs metric: "
                 f"epsilon, got {self.metric!r}; leave 0 out of widths"
             )
-        try:
-            _ = self.limits, self.vision_limits
-        except AllocationError as error:
-            raise RecipeError(f"{owner}: {error}") from error
+        for place, limits in ((owner, "limits"), (f"{owner}.vision", "vision_limits")):
+            try:
+                getattr(self, limits)
+            except AllocationError as error:
+                raise RecipeError(f"{place}: {error}") from error
 
     @property
     def limits(self) -> Budget:
@@ -154,7 +155,9 @@ class QuantizationSpec:
         action comes from; None: `activation_bits` like the image's.
     overrides: linear name (`down_proj`, ...) -> {weight_bits, activation_bits} for that one.
     row_bits: widths by row in place of `weight_bits`.
-    hessian: `plain`, or `weighted` for GPTQ on inputs weighted by the squared gradient of the action there.
+    hessian: `plain`, or `weighted` for GPTQ on inputs weighted by the squared gradient of the action there. The last
+        layer then is fitted to the cognition token alone, which is all that it computes beside keys and values; `plain`
+        fits it to every token.
     parts: `vision`, `projector` or `action_head` -> bits of its weights, 4 or 8, rounded to nearest; its activations
         take 8 bits. The parts that are not named keep 16.
     """
@@ -343,11 +346,7 @@ class Recipe:
         name = str(data.get("name", "?"))
         for section, kind in _SECTIONS.items():
             if data.get(section) is not None:
-                content = data[section]
-                if isinstance(content, Mapping) and isinstance(content.get("row_bits"), Mapping):
-                    rows = build(RowBits, f"recipe {name!r}, {section}.row_bits", content["row_bits"], RecipeError)
-                    content = {**content, "row_bits": rows}
-                data[section] = build(kind, f"recipe {name!r}, {section}", content, RecipeError)
+                data[section] = _section(name, section, kind, data[section])
         pruning = data.get("pruning")
         if pruning is not None and pruning.selector in FORMER_SELECTORS:
             data |= {"pruning": None, "accelerator": AcceleratorSpec(pruning.selector, pruning.parameters)}
@@ -364,6 +363,19 @@ class Recipe:
 
 
 _SECTIONS = {"pruning": PruningSpec, "quantization": QuantizationSpec, "accelerator": AcceleratorSpec}
+
+
+def _section(recipe: str, section: str, kind: type[Any], content: Any) -> Any:
+    """Make a section of a recipe; errors name the recipe."""
+    owner = f"recipe {recipe!r}, {section}"
+    try:
+        if isinstance(content, Mapping) and isinstance(content.get("row_bits"), Mapping):
+            content = {**content, "row_bits": build(RowBits, f"{owner}.row_bits", content["row_bits"], RecipeError)}
+        return build(kind, owner, content, RecipeError)
+    except RecipeError as error:
+        if str(error).startswith("recipe "):
+            raise
+        raise RecipeError(f"recipe {recipe!r}: {error}") from error
 
 
 def _leave_out_defaults(spec: Any, content: dict[str, Any]) -> None:

@@ -38,6 +38,10 @@ class Accelerator(ABC):
         """Return whether `install` looks at observations."""
         return False
 
+    def depth_problem(self, depth: int) -> str:
+        """Return why it cannot be installed on a decoder of `depth` layers, "" where it can."""
+        return ""
+
     @abstractmethod
     def install(self, policy: CogACTPolicy, calibration: Sequence[Observation] = ()) -> Policy:
         """Change `policy` in place and return the policy that predicts. Raises ValueError where it cannot work."""

@@ -53,6 +53,9 @@ class EfficientVla(Accelerator):
         removed = self.remove if self.removed_layers is None else len(self.removed_layers)
         return Savings(self.selector, removed, self.head_interval)
 
+    def depth_problem(self, depth: int) -> str:
+        return _removal_problem(self.removed_layers or (), depth)
+
     def install(self, policy: CogACTPolicy, calibration: Sequence[Observation] = ()) -> CogACTPolicy:
         """Change `policy` in place and return it."""
         depth = len(policy.model.decoder.layers)
@@ -114,12 +117,17 @@ def least_important(importance: Sequence[float], count: int) -> list[int]:
 def remove_layers(model: CogACT, removed: Sequence[int]) -> None:
     """Take decoder layers out of `model`. Raises ValueError for layers it does not have, or for all of them."""
     depth = len(model.decoder.layers)
-    unknown = [layer for layer in removed if not 0 <= layer < depth]
-    if unknown or len(set(removed)) >= depth:
-        raise ValueError(f"efficient_vla: cannot remove layers {list(removed)} of a decoder with {depth}")
+    if problem := _removal_problem(removed, depth):
+        raise ValueError(problem)
     model.decoder.layers = nn.ModuleList(
         layer for index, layer in enumerate(model.decoder.layers) if index not in set(removed)
     )
+
+
+def _removal_problem(removed: Sequence[int], depth: int) -> str:
+    if all(layer in range(depth) for layer in removed) and len(set(removed)) < depth:
+        return ""
+    return f"efficient_vla: cannot remove layers {list(removed)} of a decoder with {depth}"
 
 
 class CachedDiffusionTransformer(DiffusionTransformer):

@@ -10,6 +10,7 @@ from sqap_vla_ros.compression.accelerators.table import ACCELERATORS, make_accel
 from sqap_vla_ros.compression.accelerators.vla_cache import VlaCachePolicy
 from sqap_vla_ros.compression.bops import relative_bops, workload_of
 from sqap_vla_ros.compression.calibration import synthetic_observations
+from sqap_vla_ros.compression.compress import require_loadable
 from sqap_vla_ros.compression.load import equip, load_policy
 from sqap_vla_ros.compression.recipe import AcceleratorSpec, PruningSpec, Recipe, RecipeError, load_recipe
 from sqap_vla_ros.policy.config import MICRO
@@ -68,6 +69,13 @@ def test_recipes_that_name_an_accelerator_as_a_selector_keep_loading(name):
     assert former.accelerator == AcceleratorSpec(name)
     assert former.pruning is None
     assert former.digest == load_recipe(name).digest
+
+
+def test_layers_that_are_not_there_are_refused_before_anything_is_loaded():
+    recipe = Recipe("mine", accelerator=AcceleratorSpec("efficient_vla", {"removed_layers": [1, 9], "selector": None}))
+    require_loadable(recipe, 10)
+    with pytest.raises(RecipeError, match=r"'mine': efficient_vla: cannot remove layers \[1, 9\] of a decoder with 4"):
+        require_loadable(recipe, 4)
 
 
 def test_a_recipe_has_a_selector_or_an_accelerator():

@@ -15,10 +15,13 @@ from sqap_vla_ros.compression.load import load_policy, load_uncompressed
 from sqap_vla_ros.compression.parts import fuse_parts
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError, RowBits, load_recipe
 from sqap_vla_ros.compression.sensitivity.allocation import averages
+from sqap_vla_ros.compression.sensitivity.backward import EVERY_TOKEN
 from sqap_vla_ros.compression.sensitivity.plan import TurnedLayers, plan_rows
+from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.quantization.layer_fusion import prepare_inference
-from sqap_vla_ros.quantization.mixed import MixedLinear, MixedWeightOnlyLinear
+from sqap_vla_ros.quantization.mixed import MixedLinear, MixedWeightOnlyLinear, quantize_mixed
+from sqap_vla_ros.quantization.quantizers import quantize_weight
 
 OBSERVATIONS = synthetic_observations(4)
 HELD_OUT = synthetic_observations(1, seed=7)[0]
@@ -175,7 +178,7 @@ def test_weighted_hessians_serve_uniform_recipes_too(tmp_path):
         ("row_bits: {average: 4, probes: 0}", r"row_bits\.probes must be at least 1, got 0"),
         ("row_bits: {mean: 4}", r"row_bits: unknown 'mean'; known: average"),
         ("row_bits: {average: 4}\n  equalization: awq\n  activation_bits: 16", r"cannot be combined with equalization"),
-        ("row_bits: {average: 4, vision: 1}", r"an average of 1 bits cannot be met with widths 2, 4, 8"),
+        ("row_bits: {average: 4, vision: 1}", r"row_bits\.vision: an average of 1 bits cannot be met"),
         ("row_bits: {average: 4, vision: 4}\n  parts: {vision: 8}", r"row_bits\.vision and parts\.vision both say"),
         ("hessian: weighted", r"hessian: weighted needs rounding: gptq, got 'nearest'"),
         ("hessian: diagonal", r"hessian must be one of plain, weighted, got 'diagonal'"),
@@ -184,7 +187,7 @@ def test_weighted_hessians_serve_uniform_recipes_too(tmp_path):
 def test_bad_recipes_are_one_sentence(tmp_path, text, match):
     path = tmp_path / "mine.yaml"
     path.write_text(f"quantization:\n  {text}\n")
-    with pytest.raises(RecipeError, match=match):
+    with pytest.raises(RecipeError, match=rf"^recipe 'mine'[:,] quantization\.?.*{match}"):
         load_recipe(path)
 
 
@@ -195,6 +198,32 @@ def test_too_few_observations_are_named():
         compress(micro_policy(), QUICK, OBSERVATIONS[:2])
     with pytest.raises(RecipeError, match="needs calibration observations"):
         compress(micro_policy(), QUICK)
+
+
+@pytest.mark.parametrize(("rows", "fitted"), [(None, 4), (ROWS, 2)])
+def test_the_last_layer_is_rounded_on_the_cognition_token_alone(rows, fitted, monkeypatch):
+    """Of recipes with `hessian: weighted`, uniform or by row; keys and values are computed for every token."""
+    independent = []  # inputs that each second moment was made of
+
+    def nearest(weight, bits, hessian=None, **_):
+        strength = torch.linalg.eigvalsh(hessian.double())
+        independent.append(int((strength > 1e-6 * strength.max()).sum()))
+        return quantize_weight(weight, bits)
+
+    def nearest_by_row(weight, bits, hessian=None, **_):
+        nearest(weight, 4, hessian)
+        return quantize_mixed(weight, bits, clip_search=False)
+
+    monkeypatch.setattr("sqap_vla_ros.quantization.gptq.gptq", lambda w, h, bits, **_: nearest(w, bits, h))
+    monkeypatch.setattr("sqap_vla_ros.compression.layers.quantize_mixed", nearest_by_row)
+    spec = QuantizationSpec(activation_bits=8, rounding="gptq", hessian="weighted", row_bits=rows)
+    compress(micro_policy(), Recipe("weighted", quantization=spec), OBSERVATIONS)
+    *_, before, last = (dict(zip(COGACT.linears, independent[at : at + 7], strict=True)) for at in range(0, 42, 7))
+    assert {name: count for name, count in last.items() if name not in EVERY_TOKEN} == {
+        name: fitted for name in COGACT.linears if name not in EVERY_TOKEN
+    }
+    assert all(last[name] > 40 for name in EVERY_TOKEN)
+    assert all(count > 40 for count in before.values())
 
 
 def test_qvla_recipes_differ_in_what_they_say():
