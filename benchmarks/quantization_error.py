@@ -8,11 +8,14 @@ but its own actions are still what it is compared with).
 * `micro`: random weights, three of them. Frames of real robots where the data is at hand ($SQAP_VLA_DATA,
   ../shared/data), made-up scenes elsewhere.
 * `tabletop`: the trained policy that ships, calibrated on 48 observations of the simulator and judged on 24 of others.
+  With `--seeds 5` each recipe is calibrated on five such sets, so that what differs by chance is seen.
 
 Raw results go to benchmarks/results/quantization_error[_tabletop].json, where rows that are measured anew replace the
 old ones.
 
     python benchmarks/quantization_error.py [--checkpoint tabletop] [--seeds 3] [--recipes rtn_w4a4 w4a4 ...]
+    python benchmarks/quantization_error.py --checkpoint tabletop --kinds plain --seeds 5 --recipes \
+        qvla_w3a8_by_{epsilon,action}
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from papers_rows import SECTIONS
+from papers_rows import SECTIONS, row_bits
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import compress
@@ -35,11 +38,12 @@ from sqap_vla_ros.compression.parts import fuse_parts
 from sqap_vla_ros.compression.recipe import Recipe, load_recipe
 from sqap_vla_ros.compression.report import attention_overlap, probe
 from sqap_vla_ros.compression.sensitivity.measured import held_out_errors
+from sqap_vla_ros.compression.sensitivity.scores import METRICS
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 from sqap_vla_ros.shipped import SHIPPED
-from sqap_vla_ros.simulation.observations import expert_observations
+from sqap_vla_ros.simulation.observations import CALIBRATION_SEED, HELD_OUT_SEED, expert_observations
 
 RESULTS = Path(__file__).parent / "results"
 KINDS = ("plain", "outliers")
@@ -79,6 +83,11 @@ ROWS = {  # of QVLA's tables, those that are no shipped recipes
     for entry in section.entries
     if isinstance(entry.quantization, dict)
 }
+METRIC_ROWS = {  # qvla_w3a8, with widths and Hessians by another metric of the damage
+    name: row_bits(name, f"W3A8, widths by {metric}", average=3.0, metric=metric)
+    for metric in METRICS
+    for name in (f"qvla_w3a8_by_{metric}",)
+}
 CLIPS = {"bridge_real_1.mp4": "pick up the carrot", "rt1_real_standing_coke_can_1.mp4": "pick up the can"}
 LOUD_CHANNELS, LOUDNESS = (7, 23, 64, 101), 30.0
 
@@ -110,8 +119,9 @@ def make_policy(checkpoint: str, kind: str, seed: int) -> CogACTPolicy:
 
 
 def recipe_of(name: str) -> Recipe:
-    """A shipped recipe, or that of a row of QVLA's tables."""
-    return ROWS[name].recipe() if name in ROWS else load_recipe(name)
+    """A shipped recipe, that of a row of QVLA's tables, or of `METRIC_ROWS`."""
+    rows = ROWS | METRIC_ROWS
+    return rows[name].recipe() if name in rows else load_recipe(name)
 
 
 def errors(
@@ -139,26 +149,26 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", choices=["micro", "tabletop"], default="micro")
-    parser.add_argument("--seeds", type=int, default=3, help="random policies of each kind (micro)")
+    parser.add_argument(
+        "--seeds", type=int, help="random policies of each kind (micro: 3), or sets to calibrate on (tabletop: 1)"
+    )
     parser.add_argument("--recipes", nargs="+", help="default: all; on `tabletop` the rows of QVLA's tables too")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="kinds of policies")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     trained = args.checkpoint == "tabletop"
-    seeds = 1 if trained else args.seeds
+    seeds = args.seeds or (1 if trained else 3)
     recipes = args.recipes or (*RECIPES, *(ROWS if trained else ()))
     if trained:
-        source, calibration, held_out = (
-            "simulator",
-            expert_observations(48),
-            expert_observations(24, seed=950_000),
-        )
+        source, held_out = "simulator", expert_observations(24, seed=HELD_OUT_SEED)
+        sets = [expert_observations(48, seed=CALIBRATION_SEED + 1000 * seed) for seed in range(seeds)]
     else:
         frames = real_frames()
         source = "real frames" if frames else "synthetic"
         frames = frames or synthetic_observations(32)
-        calibration, held_out = frames[0::4][:10], frames[2::4][:10]
-    print(f"{source}: {len(calibration)} to calibrate, {len(held_out)} held out, {seeds} policies of each kind")
+        sets, held_out = [frames[0::4][:10]] * seeds, frames[2::4][:10]
+    of_each = f"{seeds} {'sets' if trained else 'policies of each kind'}"
+    print(f"{source}: {len(sets[0])} to calibrate, {len(held_out)} held out, {of_each}")
     out = args.out or RESULTS / f"quantization_error{'_tabletop' if trained else ''}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     sha256 = checkpoint_digest(args.checkpoint, SHIPPED) if trained else None
@@ -166,10 +176,10 @@ def main() -> None:
     rows = {(row["policy"], row["recipe"]): row for row in stored}
     for kind in args.kinds:
         for recipe in recipes:
-            runs = [errors(args.checkpoint, kind, recipe, seed, calibration, held_out) for seed in range(seeds)]
+            runs = [errors(args.checkpoint, kind, recipe, seed, sets[seed], held_out) for seed in range(seeds)]
             medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
             rows[kind, recipe] = {"policy": kind, "recipe": recipe, "median": medians, "runs": runs}
-            print(f"{kind:9s}{recipe:18s}" + "  ".join(f"{k} {v:.4f}" for k, v in medians.items()), flush=True)
+            print(f"{kind:9s}{recipe:24s}" + "  ".join(f"{k} {v:.4f}" for k, v in medians.items()), flush=True)
             content = {"observations": source, "weights_sha256": sha256, "rows": list(rows.values())}
             out.write_text(json.dumps(content, indent=1) + "\n")
 
