@@ -2,7 +2,7 @@
 
     python benchmarks/outside/libero_costs.py [--steps 32] [--suite libero_object]      in LIBERO's own environment
 
-Times are the process's own seconds of CPU, which other programs disturb less than the clock; nothing is sent to a policy.
+Times are the process's own seconds of CPU, which other programs disturb less than the clock; no policy is asked.
 """
 
 import argparse

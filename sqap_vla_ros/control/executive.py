@@ -29,6 +29,7 @@ from sqap_vla_ros.robot.holding import HoldReason
 
 TRACKING_MEMORY_S = 10.0
 STOPPING_NS = 300_000_000  # a motion is brought to rest in less
+HITCH = 3.0  # times the median: a prediction that took longer says nothing about the next
 REJECTED = "chunk rejected: "  # begins the reason of a chunk that is not executed
 
 
@@ -379,8 +380,15 @@ class Executive:
         return self._chunks
 
     def latency_s(self, percentile: float) -> float:
-        """Return a percentile of the time from the image's stamp to the chunk (ROS time, last 100); 0 before any."""
-        return float(np.percentile(self._latencies_s, percentile)) if self._latencies_s else 0.0
+        """Return a percentile of the time from the image's stamp to the chunk (ROS time, last 100); 0 before any.
+
+        One or two that took over `HITCH` times the median are left out: among few they would be the answer.
+        """
+        if not self._latencies_s:
+            return 0.0
+        ordered = sorted(self._latencies_s)
+        usual = [one for one in ordered if one <= HITCH * ordered[(len(ordered) - 1) // 2]]
+        return float(np.percentile(usual if len(ordered) - len(usual) <= 2 else ordered, percentile))
 
     def _problem_text(self) -> str:
         return "; ".join(self._problems.values())

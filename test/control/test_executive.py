@@ -173,6 +173,27 @@ def test_horizon_replanning_waits_until_little_motion_remains():
     assert rig.executive.wants_prediction(rig.ns)
 
 
+@pytest.mark.parametrize("usual", [1, 2, 5, 30])
+@pytest.mark.parametrize("later", [0, 1])
+def test_one_hitch_or_two_among_few_predictions_say_nothing_about_the_next(usual, later):
+    rig = Rig(replan="horizon")
+    rig.executive.set_instruction("pick the cube")
+    rig.executive.enable()
+    assert rig.executive.latency_s(95) == 0.0
+    for latency_s in [5.0] + [0.3] * (usual + later) + [4.0] * later:  # the first one had kernels to build
+        rig.accept(latency_s=latency_s)
+    assert rig.executive.latency_s(95) == pytest.approx(0.3)
+
+
+def test_latencies_that_only_scatter_all_count():
+    rig = Rig(replan="horizon")
+    rig.executive.set_instruction("pick the cube")
+    rig.executive.enable()
+    for latency_s in (0.2, 0.5):
+        rig.accept(latency_s=latency_s)
+    assert rig.executive.latency_s(95) > 0.48
+
+
 def test_horizon_replanning_uses_the_p95_latency():
     rig = Rig(replan="horizon", request_margin_s=0.1)
     rig.executive.set_instruction("pick the cube")

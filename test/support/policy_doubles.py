@@ -189,6 +189,30 @@ class WithMemory(Double):
         return replace(super().info, stateful=True)
 
 
+class Turning(Double):
+    """Late by several actions, and turns with every chunk, but for the actions that its observation commits it to.
+
+    normalized[1] of its chunks begins with how many those are, and whether they are to be continued by 'guided'.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(latency_s=0.25)
+
+    def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
+        chunk = super().predict(observation, seed=seed)
+        free, goes_on = 0, observation.commitment
+        if goes_on is not None:
+            free = chunk.normalized[1, 0] = goes_on.executed
+            chunk.normalized[1, 1] = goes_on.continuation == "guided"
+        angle = 2.4 * self.calls
+        chunk.deltas[free:, :2] = 0.005 * np.cos(angle), 0.005 * np.sin(angle)
+        return chunk
+
+
+def turning() -> Turning:
+    return Turning()
+
+
 def with_memory() -> WithMemory:
     return WithMemory()
 
