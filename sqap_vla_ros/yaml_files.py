@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,12 @@ def _problem(value: Any) -> str | None:
         if content + len(waiting) > _MOST_CONTENT:
             return f"stands for more than {_MOST_CONTENT} values, because an alias contains itself or many others"
     return None
+
+
+def merged(parent: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `parent` with the keys of `own`; mappings inside are merged likewise."""
+    result = dict(parent)
+    for key, value in own.items():
+        nested = isinstance(value, Mapping) and isinstance(parent.get(key), Mapping)
+        result[key] = merged(parent[key], value) if nested else value
+    return result

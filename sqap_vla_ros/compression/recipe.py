@@ -22,7 +22,7 @@ from sqap_vla_ros.field_types import build
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.checkpoints.foreign import kind_of
 from sqap_vla_ros.resources import share_path
-from sqap_vla_ros.yaml_files import read_yaml
+from sqap_vla_ros.yaml_files import merged, read_yaml
 
 if TYPE_CHECKING:
     from sqap_vla_ros.compression.sensitivity.allocation import Budget
@@ -373,9 +373,8 @@ def _section(recipe: str, section: str, kind: type[Any], content: Any) -> Any:
             content = {**content, "row_bits": build(RowBits, f"{owner}.row_bits", content["row_bits"], RecipeError)}
         return build(kind, owner, content, RecipeError)
     except RecipeError as error:
-        if str(error).startswith("recipe "):
-            raise
-        raise RecipeError(f"recipe {recipe!r}: {error}") from error
+        said = str(error)
+        raise RecipeError(said if said.startswith("recipe ") else f"recipe {recipe!r}: {said}") from error
 
 
 def _leave_out_defaults(spec: Any, content: dict[str, Any]) -> None:
@@ -448,13 +447,4 @@ def _resolve(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"recipe {path.stem!r} extends {name!r}: {error}") from error
     content = {key: value for key, value in _resolve(parent, chain).items() if key not in ("name", "description")}
     both = [spec for spec in (content.get("quantization"), own.get("quantization")) if isinstance(spec, Mapping)]
-    return content | own | ({"quantization": _merge(*both)} if len(both) == 2 else {})
-
-
-def _merge(parent: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `parent` with the keys of `own`; mappings inside are merged likewise."""
-    merged = dict(parent)
-    for key, value in own.items():
-        nested = isinstance(value, Mapping) and isinstance(parent.get(key), Mapping)
-        merged[key] = _merge(parent[key], value) if nested else value
-    return merged
+    return content | own | ({"quantization": merged(*both)} if len(both) == 2 else {})
