@@ -41,7 +41,9 @@ TEXT = 21
 KEPT = 154  # visual tokens behind layer 3 under `sqap`
 PRUNE_LAYER = 3
 HEAD_STEPS = 10
+HEAD_BYTES = 2.0 * 12 * COGACT_BASE.head.depth * COGACT_BASE.head.width**2
 GIB = 2**30
+LINE_GIB = 0.75  # height of a line of small letters in the picture of the memory
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,26 @@ class Machine:
         rate, size = (self.integer, self.packed_bytes) if kind == "w4a4" else (self.half, 2.0)
         return max(2.0 * weights * tokens / rate, size * weights / self.bandwidth)
 
+    def bounds_s(self, recipe: str) -> dict[str, tuple[float, float]]:
+        """Return for each stage the seconds that its products' operations take, and that reading its weights takes.
+
+        The longer is the stage's roof.
+        """
+        kind, _, towers = RECIPES[recipe]
+        counts = macs(Workload(COGACT_BASE, TEXT, as_published=False))
+        vision = counts["vision.dino"] + counts["vision.siglip"] + counts["projector"]
+        sizes = {"w4a4": (self.integer, self.packed_bytes), "int8": (self.integer, 1.0), "bf16": (self.half, 2.0)}
+        rate, size = sizes[kind]
+        tower_rate, tower_size = sizes[towers]
+        return {
+            "vision": (2.0 * vision / tower_rate, tower_size * (1.28 + 0.13) / 2 * GIB / self.bandwidth),
+            "decoder": (
+                LAYERS * 2.0 * LAYER_WEIGHTS * (256 + TEXT) / rate,
+                LAYERS * size * LAYER_WEIGHTS / self.bandwidth,
+            ),
+            "head": (2.0 * counts["action_head"] / self.half, HEAD_STEPS * HEAD_BYTES / self.bandwidth),
+        }
+
     def parts_s(self, kind: str, tokens: int, batch: int = 1) -> dict[str, float]:
         """Return the seconds of a decoder layer: linears, attention, all else."""
         return {
@@ -78,17 +100,14 @@ class Machine:
 
     def prediction_s(self, recipe: str) -> dict[str, float]:
         """Return the seconds of a prediction by stage. recipe: a key of `RECIPES`."""
-        kind, pruned, towers = RECIPES[recipe]
-        counts = macs(Workload(COGACT_BASE, TEXT, as_published=False))
-        vision = counts["vision.dino"] + counts["vision.siglip"] + counts["projector"]
-        rate = self.integer if towers == "int8" else self.half
+        kind, pruned, _ = RECIPES[recipe]
         long, short = 256 + TEXT, KEPT + TEXT
         early = PRUNE_LAYER if pruned else LAYERS
-        head_bytes = 2.0 * 12 * COGACT_BASE.head.depth * COGACT_BASE.head.width**2
+        roofs = self.bounds_s(recipe)
         return {
-            "vision": 2.0 * vision / rate,
+            "vision": max(roofs["vision"]),
             "decoder": early * self.layer_s(kind, long) + (LAYERS - early) * self.layer_s(kind, short),
-            "head": max(2.0 * counts["action_head"] / self.half, HEAD_STEPS * head_bytes / self.bandwidth),
+            "head": max(roofs["head"]),
         }
 
 
@@ -239,6 +258,11 @@ def show(report: Mapping[str, Any], full: Mapping[str, Any] | None) -> None:
                 cells = [f"{measured[stage]:.0f} ({1e3 * want[stage]:.0f})" for stage in want]
                 total = f"{got['total']:.0f} ({1e3 * sum(want.values()):.0f})"
                 print(f"| {recipe} | " + " | ".join(cells) + f" | {total} |")
+    print("\n| roofs, ms: operations, bytes | recipe | vision | decoder | head |\n|---|---|---|---|---|")
+    for machine in (*([two] if two is not None else []), *BOARDS):
+        for recipe in ("bf16_prepared", "w4a4"):
+            roofs = [f"{1e3 * a:.0f}, {1e3 * b:.0f}" for a, b in machine.bounds_s(recipe).values()]
+            print(f"| {machine.name} | {recipe} | " + " | ".join(roofs) + " |")
     print(
         "\n| by the model, ms | recipe | vision | decoder | head | all | weights, GiB |\n|---|---|---|---|---|---|---|"
     )
@@ -316,13 +340,21 @@ def figure(report: Mapping[str, Any], full: Mapping[str, Any] | None, path: Path
         rest = weights_gib(recipe) - LAYERS * LAYER_WEIGHTS * size / GIB
         memory.plot(depth, rest + depth * LAYER_WEIGHTS * size / GIB, color=colours[kind], label=f"{kind}: weights")
     if full is not None:
-        for recipe, peak in full["memory"].items():
-            kind = "bf16" if recipe.startswith("bf16") else "w4a4"
-            memory.plot(LAYERS, peak["peak_rss_gib"], "o", color=colours[kind])
-            if recipe in ("bf16", "coverage_w4a8"):
-                memory.annotate(
-                    recipe, (LAYERS, peak["peak_rss_gib"]), (-8, -3), textcoords="offset points", ha="right", fontsize=7
-                )
+        below = 0.0
+        for recipe, peak in sorted(full["memory"].items(), key=lambda item: item[1]["peak_rss_gib"]):
+            gib, kind = peak["peak_rss_gib"], "bf16" if recipe.startswith("bf16") else "w4a4"
+            memory.plot(LAYERS, gib, "o", color=colours[kind])
+            below = max(gib, below + LINE_GIB)  # of names of points that lie together
+            memory.annotate(
+                f"{recipe} {gib:.1f}",
+                (LAYERS, gib),
+                (LAYERS + 1.5, below),
+                va="center",
+                fontsize=7,
+                arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": colours[kind]},
+            )
+        memory.set_xlim(-1.6, LAYERS + 18)
+        memory.set_xticks(range(0, LAYERS + 1, 8))
     memory.set(xlabel="decoder layers", ylabel="GiB", title="memory; points: peak of the process", ylim=(0, None))
     memory.legend(fontsize=8, frameon=False)
     panels.savefig(path, dpi=110)
