@@ -130,11 +130,13 @@ def run_cuda(child: Callable[[str], Any], out: Path, variants: Sequence[str]) ->
     for variant in variants:
         try:
             results[variant] = child(f"cuda:{variant}")
-        except (subprocess.CalledProcessError, ValueError, IndexError) as error:
+        except (subprocess.SubprocessError, ValueError, IndexError) as error:
             results[variant] = {"error": str(error)}
         out.parent.mkdir(parents=True, exist_ok=True)
         report = {"machine": machine, "tokens": len(PROMPT) + 256, "variants": results}
-        out.write_text(json.dumps(report, indent=1) + "\n")
+        whole = out.with_name(f"{out.name}.new")  # whoever ends this meanwhile leaves the results before
+        whole.write_text(json.dumps(report, indent=1) + "\n")
+        whole.replace(out)
         print(cuda_row(variant, results), flush=True)
 
 
@@ -218,6 +220,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--distinct", type=int, default=4, choices=range(1, 33), metavar="1..32")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, help="to be timed")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds for a variant on a GPU")
     parser.add_argument("--memory", nargs="*", default=MEMORY, choices=VARIANTS, help="peaks to measure")
     parser.add_argument("--sizes", action="store_true", help="count the sizes of files, and nothing else")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # what a child process does
@@ -241,16 +244,18 @@ def main() -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch sees no CUDA device here")
 
-    def child(what: str) -> Any:
+    def child(what: str, limit_s: float | None = None) -> Any:
         options = {"--only": what, "--rounds": args.rounds, "--threads": args.threads, "--distinct": args.distinct}
         command = [sys.executable, __file__, *(str(part) for option in options.items() for part in option)]
         command += ["--variants", *args.variants]
         return json.loads(
-            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=limit_s).stdout.splitlines()[
+                -1
+            ]
         )
 
     if args.device == "cuda":
-        run_cuda(child, args.out or RESULTS / "full_geometry_cuda.json", args.variants)
+        run_cuda(lambda what: child(what, args.limit), args.out or RESULTS / "full_geometry_cuda.json", args.variants)
         return
     memory = {}
     for variant in args.memory:

@@ -9,9 +9,10 @@ Parts run one after the other, each in a process of its own with a share of the 
 * geometry: the whole 7B geometry, one variant after the other (full_geometry.py --device cuda).
 
 Each writes its result as soon as it has one, and its whole output to a file beside it. A part that fails or takes too
-long does not keep the next from running, and table.md is written anew after each. Tiles that were chosen are in the
-output of `linear`. Needs torch, transformers, triton and a C compiler for Triton's launcher, no network and no set-up.
-Without a GPU it says so and ends.
+long does not keep the next from running, and no variant of the geometry the next one; table.md is written anew after
+each part, and printed even where the disk is full. Results of an earlier run are kept as *.earlier. Tiles that were
+chosen are in the output of `linear`. Needs torch, transformers, triton and a C compiler for Triton's launcher, no
+network and no set-up. Without a GPU it says so and ends.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ PARTS = (
     Part("linear", ("linear.py", "--device", "cuda", "--repeats", "9"), 0.35, "linear_cuda.json"),
     Part(
         "geometry",
-        ("full_geometry.py", "--device", "cuda", "--rounds", "20", "--variants", *VARIANTS),
+        ("full_geometry.py", "--device", "cuda", "--rounds", "20", "--limit", "120", "--variants", *VARIANTS),
         1.0,
         "full_geometry_cuda.json",
     ),
@@ -77,15 +78,30 @@ def run(parts: Sequence[Part], folder: Path, seconds: float) -> dict[str, dict[s
     for part in parts:
         started = time.monotonic()
         left = deadline - started
+        put_aside(folder / part.result if part.result else None)
         if left < WORTH_STARTING_S:
             ended[part.name] = {"status": "left out, no time", "seconds": 0.0}
         else:
             status = run_part(part, folder, part.share * left)
             ended[part.name] = {"status": status, "seconds": round(time.monotonic() - started, 1)}
-        (folder / "summary.json").write_text(json.dumps(ended, indent=1) + "\n")
-        (folder / "table.md").write_text(table(parts, folder, ended))
+        keep(folder / "summary.json", json.dumps(ended, indent=1) + "\n")
+        keep(folder / "table.md", table(parts, folder, ended))
         print(f"{part.name}: {ended[part.name]['status']}, {ended[part.name]['seconds']:.0f} s", flush=True)
     return ended
+
+
+def put_aside(result: Path | None) -> None:
+    """Rename the result of an earlier run, which would be taken for this one's."""
+    if result is not None and result.exists():
+        result.replace(result.with_name(f"{result.name}.earlier"))
+
+
+def keep(path: Path, text: str) -> None:
+    """Write a file, or say why it cannot be written."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        print(f"{path} is not written: {error}", flush=True)
 
 
 def run_part(part: Part, folder: Path, seconds: float) -> str:
@@ -95,17 +111,27 @@ def run_part(part: Part, folder: Path, seconds: float) -> str:
     if part.result:
         command += ["--out", str(folder / part.result)]
     paths = (str(HERE.parent), os.environ.get("PYTHONPATH", ""))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    with (folder / f"{part.name}.log").open("w") as log:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "HF_HUB_OFFLINE": "1",  # so that nothing waits for a network that is not there
+    }
+    try:
+        log = (folder / f"{part.name}.log").open("w")
+    except OSError as error:
+        return f"not started: {error}"
+    with log:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
         try:
             status = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)  # with the processes that it started
-            process.wait()
             return f"ended after {seconds:.0f} s"
+        finally:  # at Ctrl-C too, which does not reach another session
+            if process.poll() is None:
+                os.killpg(process.pid, 9)  # with the processes that it started
+                process.wait()
     return "done" if status == 0 else f"failed with status {status}, see {part.name}.log"
 
 
@@ -116,7 +142,11 @@ def table(parts: Sequence[Part], folder: Path, ended: dict[str, dict[str, Any]])
     for part in parts:
         path = folder / part.result
         if part.result and path.is_file():
-            content = json.loads(path.read_text())
+            try:
+                content = json.loads(path.read_text())
+            except ValueError:  # its process was ended while it wrote
+                lines += ["", f"{part.name}: {part.result} is cut off"]
+                continue
             rows = linear_rows(content) if "rows" in content else geometry_rows(content)
             lines += ["", f"{part.name}, {content['machine']['device']}:", "", *rows]
     return "\n".join(lines) + "\n"
@@ -172,7 +202,7 @@ def main() -> int:
         print("PyTorch sees no CUDA device here, so there is nothing to measure.")
         return 1
     ended = run(PARTS, args.out.absolute(), args.seconds)
-    print((args.out / "table.md").read_text())
+    print(table(PARTS, args.out.absolute(), ended))
     return 0 if all(each["status"] == "done" for each in ended.values()) else 1
 
 

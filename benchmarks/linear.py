@@ -257,7 +257,9 @@ def main() -> None:
 def write(out: Path, machine: dict[str, object], rows: list[dict[str, object]]) -> None:
     """The raw results."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    whole = out.with_name(f"{out.name}.new")  # whoever ends this meanwhile leaves the rows before
+    whole.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    whole.replace(out)
 
 
 if __name__ == "__main__":

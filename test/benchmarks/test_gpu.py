@@ -83,6 +83,54 @@ def test_every_part_is_kept_whatever_becomes_of_the_others(gpu, tmp_path, capsys
     assert "later: done" in capsys.readouterr().out
 
 
+def test_a_result_that_is_cut_off_and_one_of_an_earlier_run_are_not_taken_for_results(gpu, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "linear_cuda.json").write_text(json.dumps(LINEAR))
+    cut = "pathlib.Path(sys.argv[sys.argv.index('--out') + 1]).write_text('{\"rows\": [')\nsys.exit(1)"
+    parts = (
+        gpu.Part("linear", script(tmp_path, "linear", "sys.exit(1)"), 0.5, "linear_cuda.json"),
+        gpu.Part("geometry", script(tmp_path, "geometry", cut), 0.5, "full_geometry_cuda.json"),
+        gpu.Part("later", script(tmp_path, "later", ""), 1.0),
+    )
+    assert gpu.run(parts, out, 60.0)["later"]["status"] == "done"
+    table = (out / "table.md").read_text()
+    assert "| q | 277 |" not in table
+    assert "geometry: full_geometry_cuda.json is cut off" in table
+    assert json.loads((out / "linear_cuda.json.earlier").read_text()) == LINEAR
+
+
+def test_the_table_is_printed_where_nothing_can_be_written(gpu, tmp_path, monkeypatch, capsys):
+    def full(self, *_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(gpu, "PARTS", (gpu.Part("exact", script(tmp_path, "exact", ""), 1.0),))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "out")])
+    assert gpu.main() == 0
+    said = capsys.readouterr().out
+    assert "table.md is not written: [Errno 28] No space left on device" in said
+    assert "| exact | done |" in said
+
+
+def test_a_variant_that_hangs_does_not_keep_the_next_one_from_being_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import full_geometry
+
+    def child(what):
+        if what == "cuda:bf16":
+            raise subprocess.TimeoutExpired("full_geometry.py", 120.0)
+        return {"total_ms": [10.0], "peak_gib": 5.0, "stages_ms": {"decoder": 5.0}}
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    full_geometry.run_cuda(child, tmp_path / "results.json", ["bf16", "w4a8"])
+    variants = json.loads((tmp_path / "results.json").read_text())["variants"]
+    assert "timed out after 120.0 seconds" in variants["bf16"]["error"]
+    assert variants["w4a8"]["total_ms"] == [10.0]
+    assert "bf16                 failed: " in capsys.readouterr().out
+
+
 def test_parts_for_which_no_time_is_left_are_named(gpu, tmp_path):
     ended = gpu.run((gpu.Part("exact", script(tmp_path, "exact", ""), 1.0),), tmp_path / "out", 1.0)
     assert ended["exact"]["status"] == "left out, no time"
