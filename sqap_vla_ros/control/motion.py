@@ -14,13 +14,12 @@ from sqap_vla_ros.contracts import ACTION_DIM, JOINS, NS_PER_S, ActionChunk, Com
 from sqap_vla_ros.robot.conventions import deltas_between, pose_distance
 from sqap_vla_ros.robot.ensemble import ALPHA, AdaptiveEnsemble
 from sqap_vla_ros.robot.gripper.hysteresis import CLOSE_BELOW, OPEN_ABOVE
-from sqap_vla_ros.robot.joining import Reach, entered, joining_ns
+from sqap_vla_ros.robot.joining import SUBSTEPS, Reach, entered, joining_ns
 from sqap_vla_ros.robot.safety import Decision, SafetyLimits
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, hold, interrupted
 
 # Commands computed now reach the controller a little later; what is due before that would arrive in its past.
 COMMAND_LEAD_NS = 10_000_000
-SUBSTEPS = 8  # parts of an action at which a chunk may be entered
 # What was executed when the image was taken is among the last few: while its chunk was computed, one or two more came.
 REMEMBERED = 6
 SLOWED_BELOW = 1.4  # a chunk that is too fast is slowed to 1 / this of its limit: the seam and the joints overshoot

@@ -20,6 +20,8 @@ from scipy.spatial.transform import Rotation
 
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
+SUBSTEPS = 8  # parts of an action at which policy_node may enter a chunk
+
 
 @dataclass(frozen=True)
 class JoinWeights:

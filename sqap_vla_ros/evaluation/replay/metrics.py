@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.evaluation.action_metrics import chunk_distance, rms_jerk
 from sqap_vla_ros.evaluation.replay.run import FrameRecord, RecipeRun
 from sqap_vla_ros.policy.actions import GRIPPER, OPEN_FROM
+from sqap_vla_ros.robot.joining import SUBSTEPS, joining_ns
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
 
 PERCENTILES = (50, 95, 99)
@@ -54,6 +55,7 @@ def summarise(run: RecipeRun, reference: RecipeRun, *, control_rate_hz: float) -
         "recorded_motion": against_recording(run.records),
         "recorded_actions": against_actions(run.records),
         "seams": seams(run.records),
+        "late_seams": late_seams(run.records),
         "jerk_m_s3": _quantiles(jerk(record) for record in predicted),
         "inputs": dict(run.counters),
     }
@@ -210,23 +212,54 @@ def seams(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
     Both are read at the first time the newer one has an action for. None without poses or with a single chunk.
     """
     jumps_mm, jumps_deg = [], []
-    for episode in episodes_of(records):
-        plans = (  # one at a time: an episode may be half an hour
-            anchor_chunk(record.deltas, record.pose, record.stamp_ns, record.dt_s)
-            for record in episode
-            if record.deltas is not None and record.pose is not None
-        )
-        for before, after in itertools.pairwise(plans):
-            due_ns = int(after.times_ns[0])
-            if due_ns > before.end_ns:
-                continue
-            old, _ = before.sample(due_ns)
-            jumps_mm.append(1e3 * float(np.linalg.norm(old[:3, 3] - after.poses[0, :3, 3])))
-            turn = Rotation.from_matrix(old[:3, :3].T @ after.poses[0, :3, :3]).magnitude()
-            jumps_deg.append(math.degrees(turn))
+    for before, after, _ in _replacements(records):
+        due_ns = int(after.times_ns[0])
+        if due_ns > before.end_ns:
+            continue
+        old, _ = before.sample(due_ns)
+        jumps_mm.append(1e3 * float(np.linalg.norm(old[:3, 3] - after.poses[0, :3, 3])))
+        turn = Rotation.from_matrix(old[:3, :3].T @ after.poses[0, :3, :3]).magnitude()
+        jumps_deg.append(math.degrees(turn))
     if not jumps_mm:
         return None
     return {"translation_mm": _quantiles(jumps_mm), "rotation_deg": _quantiles(jumps_deg), "seams": len(jumps_mm)}
+
+
+def late_seams(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
+    """Return the same jump in mm when the newer chunk takes over as late as it was computed, by how it is entered.
+
+    clock, path: see `robot.joining` and the parameter chunk_join. None as for `seams`.
+    """
+    jumps_mm: dict[str, list[float]] = {"clock": [], "path": []}
+    for before, after, late_ns in _replacements(records):
+        start_ns = after.stamp_ns + late_ns
+        if start_ns > min(before.end_ns, after.end_ns):
+            continue
+        told, opening = before.sample(start_ns)
+        entry_ns = joining_ns(
+            after,
+            told,
+            executed_ns=late_ns,
+            gripper_at_image=before.sample(after.stamp_ns)[1],
+            gripper_told=opening,
+            substeps=SUBSTEPS,
+        )
+        for join, at_ns in (("clock", start_ns), ("path", entry_ns)):
+            entered_at, _ = after.sample(at_ns)
+            jumps_mm[join].append(1e3 * float(np.linalg.norm(told[:3, 3] - entered_at[:3, 3])))
+    return {join: _quantiles(values) for join, values in jumps_mm.items()} if jumps_mm["clock"] else None
+
+
+def _replacements(records: Sequence[FrameRecord]) -> Iterator[tuple[PoseTrajectory, PoseTrajectory, int]]:
+    """Yield each plan with the one that replaces it in its episode, and the time (ns) that this one took to compute."""
+    for episode in episodes_of(records):
+        plans = (  # one at a time: an episode may be half an hour
+            (anchor_chunk(record.deltas, record.pose, record.stamp_ns, record.dt_s), round(record.policy_ms * 1e6))
+            for record in episode
+            if record.deltas is not None and record.pose is not None
+        )
+        for (before, _), (after, late_ns) in itertools.pairwise(plans):
+            yield before, after, late_ns
 
 
 def jerk(record: FrameRecord) -> float:

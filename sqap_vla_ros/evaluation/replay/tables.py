@@ -108,6 +108,12 @@ GROUPS: dict[str, tuple[Measure, ...]] = {
     "Smoothness": (
         Measure("seam_mm", "jump between chunks, mean, mm", ("seams", "translation_mm", "mean")),
         Measure("seam_deg", "jump between chunks, mean, degrees", ("seams", "rotation_deg", "mean")),
+        Measure(
+            "late_clock_mm",
+            "jump where a late chunk is entered by the clock, mean, mm",
+            ("late_seams", "clock", "mean"),
+        ),
+        Measure("late_path_mm", "the same, entered by pose, mm", ("late_seams", "path", "mean")),
         Measure("jerk_m_s3", "jerk within a chunk, rms, m/s³", ("jerk_m_s3", "mean")),
     ),
     "Frames": (

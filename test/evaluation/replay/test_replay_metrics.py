@@ -146,6 +146,19 @@ def test_seams():
     assert metrics.seams(records[:1]) is None
 
 
+def test_seams_of_late_chunks_by_how_they_are_entered():
+    """As above, and the newer plan comes after 0.4 s: the jump stays by the clock, by pose there is none."""
+    records = [
+        record(0, deltas=constant(x=0.02), pose=pose_at(0.0)),
+        record(1, deltas=constant(x=0.02), pose=pose_at(0.01), second=0.2, ms=400.0),
+    ]
+    jump = metrics.late_seams(records)
+    assert jump["clock"]["mean"] == pytest.approx(10.0)
+    assert jump["path"]["mean"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics.late_seams(records[:1]) is None
+    assert metrics.late_seams([records[0], record(1, pose=pose_at(0.0), second=0.2, ms=3300.0)]) is None  # all past
+
+
 def test_jerk_of_a_cubic():
     """x = t^3 has jerk 6."""
     t = DT_S * np.arange(17)
