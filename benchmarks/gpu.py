@@ -157,10 +157,11 @@ def linear_rows(content: dict[str, Any]) -> list[str]:
     rows = content["rows"]
     if not rows:
         return []
-    names = list(rows[0]["median_ms"])
+    names = list(dict.fromkeys(name for row in rows for name in row["median_ms"]))  # a contender may fail in some
     lines = [f"| linear | tokens | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
     for row in rows:
-        cells = " | ".join(f"{row['median_ms'][name]:.4f}" for name in names)
+        medians = row["median_ms"]
+        cells = " | ".join(f"{medians[name]:.4f}" if name in medians else "" for name in names)
         lines.append(f"| {row['linear']} | {row['tokens']} | {cells} |")
     return lines
 

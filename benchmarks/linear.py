@@ -14,8 +14,9 @@ the process's CPU time, which other processes hardly change; with more it is the
     python benchmarks/linear.py --device cuda [--repeats 15]
 
 On a GPU: torch's bf16 linear and `_int_mm` against the layer on the backend that `auto` takes, launched one by one
-("eager") and as CUDA graphs, timed by events, each from a cold cache. There are no results of that: it has not been run
-on a GPU yet.
+("eager") and as CUDA graphs, timed by events, each from a cold cache. Where `humming` can be imported (`pip install
+humming-kernels`), its kernels for weights of four bits take part, as long as they compute the same linear. A contender
+that cannot run here is left out, and a line says why. There are no results of that: it has not been run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import torch
@@ -43,6 +44,8 @@ from sqap_vla_ros.quantization.rotations import OrthogonalMix
 
 RESULTS = Path(__file__).parent / "results"
 HEADS, HEAD_WIDTH = 32, 128
+HUMMING = {"humming, w4a16": "bfloat16", "humming, w4a8": "int8", "humming, w4a4": "int4"}
+ROUNDED = 0.5  # relative error: twice and more what rounding to four bits makes of normal weights and activations
 SHARES = (0.27, 0.6, 0.13)  # of rows at 2, 4 and 8 bits
 # linear of the 7B decoder -> (inputs, outputs, online rotation)
 SHAPES: dict[str, tuple[int, int, OrthogonalMix | None]] = {
@@ -97,6 +100,57 @@ def torchao_linear(inputs: int, outputs: int) -> nn.Module | None:
     model = nn.Sequential(nn.Linear(inputs, outputs, bias=False).bfloat16())
     quantize_(model, Int8DynamicActivationInt8WeightConfig())
     return model
+
+
+def humming_linear(weight: torch.Tensor, activations: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Return humming's linear of this weight [N, K] rounded to int4, activations rounded to `activations` inside.
+
+    None where humming is not installed. Raises RuntimeError where what it computes is not this linear.
+    """
+    try:
+        from humming.layer import HummingLayer  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return None
+    outputs, inputs = weight.shape
+    layer = HummingLayer(
+        shape_n=outputs,
+        shape_k=inputs,
+        weight_config={"dtype": "int4"},
+        input_config={"dtype": activations},
+        torch_dtype=weight.dtype,
+    ).to(weight.device)
+    layer.load_from_unquantized(weight)
+    layer.transform()
+    layer.prepare_default_kernel_configs()
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        return layer(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+    x = torch.randn(1, 64, inputs, device=weight.device, dtype=weight.dtype)
+    expected = nn.functional.linear(x, weight).float()
+    error = float((multiply(x).float() - expected).norm() / expected.norm())
+    if not error < ROUNDED:  # also where it is not a number
+        raise RuntimeError(f"its result is {error:.2f} away from the linear's")
+    return multiply
+
+
+def left_out(name: str, error: Exception) -> None:
+    """Say why a contender does not take part."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    print(f"{name} is left out: {first}", flush=True)
+
+
+def captured_each(works: dict[str, Callable[[], object]], needed: Container[str]) -> dict[str, Callable[[], object]]:
+    """Return the works as CUDA graphs, without those that cannot be captured; raises where one of `needed` cannot."""
+    graphs: dict[str, Callable[[], object]] = {}
+    for name, work in works.items():
+        try:
+            graphs[name] = captured(work)
+        except Exception as error:  # whatever a library raises
+            if name in needed:
+                raise
+            left_out(name, error)
+    return graphs
 
 
 def interleaved(
@@ -199,6 +253,13 @@ def measure_cuda(repeats: int, save: Callable[[list[dict[str, object]]], None]) 
         use_backend(plain, fused=False)
         mixed = random_mixed(inputs, outputs, "cuda")
         integers = torch.randint(-7, 8, (outputs, inputs), dtype=torch.int8, device="cuda").t()
+        peers: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
+        for key, activations in HUMMING.items():
+            try:
+                if (peer := humming_linear(half.weight.detach(), activations)) is not None:
+                    peers[key] = peer
+            except Exception as error:  # whatever a library raises
+                left_out(key, error)
         for tokens in TOKENS:
             x = torch.randn(1, tokens, inputs, device="cuda").bfloat16()
             x_integer = torch.randint(-7, 8, (tokens, inputs), dtype=torch.int8, device="cuda")
@@ -212,7 +273,8 @@ def measure_cuda(repeats: int, save: Callable[[list[dict[str, object]]], None]) 
                 "rows of 2/4/8 bits, a16": lambda layer=mixed[1], x=x: layer(x),
                 "_int_mm (product only)": lambda weight=integers, x=x_integer: torch._int_mm(x, weight),
             }
-            contenders = {key: captured(work) for key, work in works.items()}
+            works |= {key: lambda layer=layer, x=x: layer(x) for key, layer in peers.items()}
+            contenders = captured_each(works, needed=("bfloat16", "w4a4"))
             contenders |= {f"{key}, eager": works[key] for key in ("bfloat16", "w4a4")}
             times: dict[str, list[float]] = {key: [] for key in contenders}
             for _ in range(repeats):

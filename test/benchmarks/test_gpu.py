@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,72 @@ def test_a_variant_that_hangs_does_not_keep_the_next_one_from_being_measured(tmp
     assert "timed out after 120.0 seconds" in variants["bf16"]["error"]
     assert variants["w4a8"]["total_ms"] == [10.0]
     assert "bf16                 failed: " in capsys.readouterr().out
+
+
+class Humming(torch.nn.Module):
+    """What the package's class does, in PyTorch. right: it computes the linear it was given."""
+
+    right = True
+
+    def __init__(self, *, shape_n, shape_k, weight_config, input_config, torch_dtype):
+        super().__init__()
+        assert weight_config == {"dtype": "int4"}
+        assert input_config["dtype"] in ("bfloat16", "int8", "int4")
+        self.shape, self.ready = (shape_n, shape_k), False
+
+    def load_from_unquantized(self, weight):
+        assert weight.shape == self.shape
+        self.weight = weight
+
+    def transform(self):
+        pass
+
+    def prepare_default_kernel_configs(self):
+        self.ready = True
+
+    def forward(self, x):
+        assert self.ready
+        assert x.ndim == 2
+        return x @ (self.weight if self.right else -self.weight).t()
+
+
+def test_humming_takes_part_where_it_is_installed_and_computes_the_same(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import linear
+
+    weight = torch.randn(8, 16)
+    monkeypatch.setitem(sys.modules, "humming", None)
+    assert linear.humming_linear(weight, "int8") is None
+    layer = types.ModuleType("humming.layer")
+    layer.HummingLayer = Humming
+    monkeypatch.setitem(sys.modules, "humming", types.ModuleType("humming"))
+    monkeypatch.setitem(sys.modules, "humming.layer", layer)
+    x = torch.randn(1, 5, 16)
+    for activations in linear.HUMMING.values():
+        torch.testing.assert_close(linear.humming_linear(weight, activations)(x), x @ weight.t())
+    monkeypatch.setattr(Humming, "right", False)
+    with pytest.raises(RuntimeError, match=r"its result is 2.00 away from the linear's"):
+        linear.humming_linear(weight, "int8")
+
+
+def test_a_contender_that_cannot_run_is_left_out_and_one_that_must_run_is_not(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import linear
+
+    def broken():
+        raise RuntimeError("no kernel image\nis available")
+
+    monkeypatch.setattr(linear, "captured", lambda work: work() or work)
+    assert list(linear.captured_each({"w4a4": int, "peer": broken}, needed=("w4a4",))) == ["w4a4"]
+    assert capsys.readouterr().out == "peer is left out: no kernel image\n"
+    with pytest.raises(RuntimeError):
+        linear.captured_each({"w4a4": broken}, needed=("w4a4",))
+
+
+def test_a_contender_that_some_rows_lack_has_an_empty_cell(gpu):
+    rows = [*LINEAR["rows"], {"linear": "o", "tokens": 175, "median_ms": {"bfloat16": 0.2, "humming": 0.3}}]
+    lines = gpu.linear_rows({"rows": rows})
+    assert lines[2:] == ["| q | 277 | 0.2000 | 0.1000 |  |", "| o | 175 | 0.2000 |  | 0.3000 |"]
 
 
 def test_parts_for_which_no_time_is_left_are_named(gpu, tmp_path):
