@@ -17,6 +17,7 @@ import sqap_vla_ros
 from sqap_vla_ros import resources
 from sqap_vla_ros.nodes.launch import bringup
 from sqap_vla_ros.nodes.launch.table import BRINGUPS
+from sqap_vla_ros.quantization.backends.cpu import compiling
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -129,6 +130,14 @@ def test_what_pip_installs_is_known_to_rosdep_where_it_has_a_key():
 def test_the_readme_skips_the_keys_that_the_virtual_environment_has():
     (skipped,) = re.findall(r'--skip-keys "([^"]+)"', (ROOT / "README.md").read_text())
     assert set(skipped.replace("\\", " ").split()) == {key for key in package_keys() if key.endswith("-pip")}
+
+
+def test_the_kernels_are_installed_where_they_are_looked_for():
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    assert "add_custom_target(kernels ALL" in cmake
+    (where,) = re.findall(r"install\(DIRECTORY \$\{_kernels\}/ DESTINATION \$\{PYTHON_INSTALL_DIR\}/(\S+)\)", cmake)
+    assert where.replace("${PROJECT_NAME}", "sqap_vla_ros") == compiling.INSTALLED
+    assert "-m ${PROJECT_NAME}.quantization.backends.cpu.compiling --to ${_kernels}" in cmake
 
 
 def test_pytest_collects_where_launch_testing_is_installed(tmp_path):
