@@ -30,6 +30,29 @@ def normalised(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...], d
     return ((image - mean_) / std_).to(dtype)
 
 
+class FlatAttention(nn.Module):
+    """DINOv2's attention with its linears at the names that transformers 5.23 gives them.
+
+    nested: that of earlier versions (5.17), whose linears are two modules further down; they are the same parameters.
+    """
+
+    def __init__(self, nested: Any, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj = nested.attention.query, nested.attention.key, nested.attention.value
+        self.o_proj = nested.output.dense
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the attention's output [B, S, D] for hidden states [B, S, D]."""
+        q, k, v = (
+            linear(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for linear in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attended = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+        output: Tensor = self.o_proj(attended)
+        return output
+
+
 class VisionTowers(nn.Module):
     """Computes fused features [B, N, dino + siglip], row-major in the patch grid, from images [B, 3, H, W] uint8."""
 
@@ -53,6 +76,9 @@ class VisionTowers(nn.Module):
                 attn_implementation="sdpa",
             )
         )
+        for layer in self.dino.encoder.layer:
+            if not hasattr(layer.attention, "q_proj"):
+                layer.attention = FlatAttention(layer.attention, dino.heads)
         self.siglip = SiglipVisionModel(
             SiglipVisionConfig(
                 hidden_size=siglip.width,
