@@ -97,11 +97,13 @@ def diffusion_loss(
     chunk: Tensor,
     weights: LossWeights,
     committed: Tensor | None = None,
+    *,
+    clean: bool = False,
 ) -> Tensor:
     """Return the mean squared error of the predicted noise. cognition: [B, K, D]; chunk: [B, K, 16, 7].
 
     committed: [B, K] how many first actions of each chunk are given. The network sees them at the noise level of the
-    others, as `continuing.Replace` shows them to it, and has no loss on them.
+    others, as `continuing.Replace` shows them to it, or `clean`, and has no loss on them.
     """
     head = model.action_head
     condition = cognition.flatten(0, 1).repeat(weights.repeats, 1)
@@ -111,12 +113,13 @@ def diffusion_loss(
     timestep = torch.randint(0, sampler.config.train_steps, (len(x0),), device=x0.device)
     noise = torch.randn_like(x0)
     noisy = sampler.add_noise(x0, timestep, noise).to(condition.dtype)
-    predicted = head(noisy, timestep, condition)
     if committed is None:
-        return F.mse_loss(predicted.float(), noise)
+        return F.mse_loss(head(noisy, timestep, condition).float(), noise)
     given = committed.flatten().repeat(weights.repeats)[:, None]
     free = torch.arange(x0.shape[1], device=x0.device) >= given  # [B * K * repeats, 16]
-    return (predicted.float() - noise).square()[free].mean()
+    if clean:
+        noisy = torch.where(free[..., None], noisy, x0.to(noisy.dtype))
+    return (head(noisy, timestep, condition).float() - noise).square()[free].mean()
 
 
 def _squared(found: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:

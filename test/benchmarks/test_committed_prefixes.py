@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import importlib
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from sqap_vla_ros.policy.config import DiffusionConfig
+from sqap_vla_ros.policy.sampling.continuing import Past, Replace, find_continuation, sample_on
+from sqap_vla_ros.policy.sampling.diffusion import Sampler
 from sqap_vla_ros.simulation.environment import WORKSPACE_M, TabletopEnv
 from sqap_vla_ros.training.labels import sensible_tasks
 
@@ -74,11 +78,28 @@ def test_the_control_has_the_same_states_and_no_prefix(study, data):
     assert not ours[1][~prefixed].any()
 
 
+def _keep(kept: list[torch.Tensor], x: torch.Tensor, timestep: int) -> torch.Tensor:
+    kept.append(x)
+    return x
+
+
+def test_the_clean_head_sees_executed_actions_as_they_are(study):
+    past = Past(torch.full((1, 16, 7), 0.25), (torch.arange(16) < 3).float().view(1, 16, 1))
+    seen: dict[str, list[torch.Tensor]] = {study.NOISED: [], study.CLEAN: []}
+    for head, kept in seen.items():
+        with study.shown_to(head):
+            predict = functools.partial(_keep, kept)
+            sample_on("replace", Sampler(DiffusionConfig()), predict, torch.ones(1, 16, 7), [], past)
+    assert all((x[:, :3] == 0.25).all() for x in seen[study.CLEAN])
+    assert all((x[:, :3] != 0.25).all() for x in seen[study.NOISED])
+    assert type(find_continuation("replace")) is Replace, "others are not changed"
+
+
 def test_only_the_head_is_trained(study, data):
     policy = study.shipped()
     before = copy.deepcopy(policy.model.state_dict())
     config = dataclasses.replace(study.TRAINING, steps=2, batch=4)
-    study.tune(policy, data, config, prefixes=True)
+    study.tune(policy, data, config, study.CLEAN)
     changed = {name for name, value in policy.model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.startswith("action_head.") for name in changed)

@@ -32,10 +32,12 @@ def chunk():
     return torch.rand(1, 1, 16, 7, generator=torch.Generator().manual_seed(1)) - 0.5
 
 
-def _loss(head: Head, chunk: torch.Tensor, committed: int | None = COMMITTED) -> torch.Tensor:
+def _loss(head: Head, chunk: torch.Tensor, committed: int | None = COMMITTED, *, clean: bool = False) -> torch.Tensor:
     given = None if committed is None else torch.tensor([[committed]])
     sampler = Sampler(DiffusionConfig())
-    return diffusion_loss(SimpleNamespace(action_head=head), sampler, torch.zeros(1, 1, 3), chunk, WEIGHTS, given)
+    return diffusion_loss(
+        SimpleNamespace(action_head=head), sampler, torch.zeros(1, 1, 3), chunk, WEIGHTS, given, clean=clean
+    )
 
 
 def test_training_shows_the_prefix_as_sampling_does(chunk, monkeypatch):
@@ -55,6 +57,12 @@ def test_training_shows_the_prefix_as_sampling_does(chunk, monkeypatch):
         _loss(head := Head(torch.zeros(1, 16, 7)), chunk)
         assert head.timestep.item() == timestep
         torch.testing.assert_close(head.shown[:, :COMMITTED], x[:, :COMMITTED])
+
+
+def test_a_clean_prefix_is_shown_as_it_is(chunk):
+    _loss(head := Head(torch.zeros(1, 16, 7)), chunk, clean=True)
+    assert torch.equal(head.shown[:, :COMMITTED], chunk[0, :, :COMMITTED])
+    assert (head.shown[:, COMMITTED:] != chunk[0, :, COMMITTED:]).all()
 
 
 def test_the_loss_is_on_the_actions_after_the_prefix_alone(chunk):

@@ -84,10 +84,14 @@ class Replace(Continuation):
     ) -> Tensor:
         x = noise
         for timestep, alpha, alpha_next in sampler.ddim_steps():
-            x = torch.where(past.fixed, alpha**0.5 * past.target + (1.0 - alpha) ** 0.5 * noise, x)
+            x = torch.where(past.fixed, self.shown(past, alpha, noise), x)
             x0, epsilon = self.estimate(predict, x, timestep, alpha, past)
             x = alpha_next**0.5 * x0 + (1.0 - alpha_next) ** 0.5 * epsilon
         return torch.where(past.fixed, past.target, x)
+
+    def shown(self, past: Past, alpha: float, noise: Tensor) -> Tensor:
+        """Return what the network sees of the executed actions at a noise level."""
+        return alpha**0.5 * past.target + (1.0 - alpha) ** 0.5 * noise
 
     def estimate(self, predict: Noise, x: Tensor, timestep: int, alpha: float, past: Past) -> tuple[Tensor, Tensor]:
         """Return x_0 and the noise, estimated from x_t."""
