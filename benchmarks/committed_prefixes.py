@@ -9,7 +9,8 @@ else, and go on as the expert would from where these lead. The network sees thes
 
     python benchmarks/committed_prefixes.py collect    states, features and labels, 2,450 pictures
     python benchmarks/committed_prefixes.py train      the three heads
-    python benchmarks/committed_prefixes.py measure    errors on held-out pictures, then episodes, the main cells first
+    python benchmarks/committed_prefixes.py errors     of each head on held-out pictures
+    python benchmarks/committed_prefixes.py measure    the errors, then episodes, the main cells first
     python benchmarks/committed_prefixes.py measure --only clean/fp32_vm_replace0.8:240
     python benchmarks/committed_prefixes.py table      prints what is there
 
@@ -455,8 +456,8 @@ def _compensation(made: Actions, usual: Actions, behind: NDArray[np.bool_], wron
     return float((undone * wrong).sum() / np.square(wrong).sum())
 
 
-def measure(work: Path, cells: Mapping[str, int], lockstep: int) -> None:
-    """Measure the errors on held-out pictures, then run the missing episodes of each cell."""
+def measure_errors(work: Path) -> None:
+    """Measure the errors on held-out pictures of the heads that are there."""
     torch.set_num_threads(1)
     RESULTS.mkdir(parents=True, exist_ok=True)
     policy = shipped()
@@ -470,6 +471,12 @@ def measure(work: Path, cells: Mapping[str, int], lockstep: int) -> None:
         with shown_to(name):
             found = errors(policy, head, data)
         path.write_text(json.dumps({"errors": found, "loss": loss}) + "\n")
+
+
+def measure(work: Path, cells: Mapping[str, int], lockstep: int) -> None:
+    """Run the missing episodes of each cell."""
+    torch.set_num_threads(1)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     for key, episodes in cells.items():
         name, cell = key.split("/")
         folder_of(name).mkdir(exist_ok=True)
@@ -525,7 +532,7 @@ def wanted(text: str) -> tuple[str, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("collect", "train", "measure", "table"))
+    parser.add_argument("stage", choices=("collect", "train", "errors", "measure", "table"))
     parser.add_argument("--work", type=Path, default=WORK, help="folder of data and weights (default: %(default)s)")
     parser.add_argument("--heads", nargs="*", choices=HEADS, default=HEADS, help="heads to train (default: all)")
     parser.add_argument(
@@ -538,7 +545,11 @@ def main() -> int:
     elif args.stage == "train":
         train(args.work, args.heads)
     elif args.stage == "measure":
+        if not args.only:
+            measure_errors(args.work)
         measure(args.work, dict(args.only or CELLS), args.lockstep)
+    elif args.stage == "errors":
+        measure_errors(args.work)
     table()
     return 0
 
