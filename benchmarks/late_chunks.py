@@ -6,7 +6,7 @@ same in all of them, so cells are compared pair by pair with the synchronous one
 begin at 2000: neither the policy nor the weights of the join were chosen on them.
 
     python benchmarks/late_chunks.py                       go on with benchmarks/results/late_chunks, print the table
-    python benchmarks/late_chunks.py --only fp32_path0.8   some cells
+    python benchmarks/late_chunks.py --only fp32_vm_path0.8   some cells
     python benchmarks/late_chunks.py --table               print the table of what is there
 
 Episodes are appended to one file a cell as they end, so an interrupted run goes on where it was.
@@ -16,12 +16,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sqap_vla_ros.compression.load import load_policy
@@ -30,14 +33,20 @@ from sqap_vla_ros.evaluation.closed_loop.episodes import EpisodeRun, Execution, 
 from sqap_vla_ros.evaluation.closed_loop.statistics import PairedOutcomes, wilson
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
 from sqap_vla_ros.shipped import SHIPPED
-from sqap_vla_ros.simulation.environment import TabletopEnv
+from sqap_vla_ros.simulation.environment import CONTROL_DT_S, TabletopEnv
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 RESULTS = Path(__file__).parent / "results" / "late_chunks"
 FIRST_SEED = 2000
 SUITES = {"vm": "visual_matching", "va": "variant_aggregation"}
-RECIPES = ("fp32",)
+RECIPES = ("fp32", "coverage_w4a8", "sqap_w4a8")
+COMPRESSED_WAYS = ("path", "path_h6")  # of the recipes behind the first: whether compression makes lateness worse
 DELAYS_S = (0.4, 0.8, 1.6)
+# a prediction of the 7B geometry, image to chunk (results/full_geometry_*.json), and the recipe that takes so long
+LATENCIES_S = {
+    "AVX512-VNNI": (("fp32", "bf16"), ("sqap", "sqap"), ("coverage_w4a8_full", "coverage_w4a8_full")),
+    "AMX": (("fp32", "bf16"), ("sqap", "sqap")),
+}
 
 
 class DroppedAsPast(EpisodeRun):
@@ -47,16 +56,42 @@ class DroppedAsPast(EpisodeRun):
         return self._execution.delay_steps
 
 
-class StoppedWhileThinking(EpisodeRun):
+class Stopped(EpisodeRun):
     """Stands still until the chunk is there, then does its first actions: synchronous, and slower."""
 
+    wait_steps = 0
+
     def act(self, chunk: ActionChunk, inference_ms: float = 0.0) -> None:
-        for _ in range(self._execution.delay_steps):
+        for _ in range(self.wait_steps):
             if not self._step(self._planned(self._env.commanded_pose, self._env.steps)):
                 return
-        delay, self._execution = self._execution, replace(self._execution, latency_s=0.0)
         super().act(chunk, inference_ms)
-        self._execution = delay
+
+
+def stopped(wait_s: float) -> type[EpisodeRun]:
+    """Return the executor that stands still for so long before every chunk."""
+    return type("Stopped", (Stopped,), {"wait_steps": math.ceil(wait_s / CONTROL_DT_S - 1e-9)})
+
+
+class LongerLimit(EpisodeRun):
+    """Has `allowed_steps` before the episode ends for want of time."""
+
+    def allowed_steps(self) -> int:
+        """Return the limit: the task's own, and the steps that pass before the first chunk is there."""
+        return self._env.task.max_steps + self._execution.delay_steps
+
+    def _step(self, action: NDArray[np.float64]) -> bool:
+        super()._step(action)
+        if self.reason == "time" and self._env.steps < self.allowed_steps():
+            self.reason = ""
+        return not self.finished
+
+
+class DoubledLimit(LongerLimit):
+    """Has twice the time."""
+
+    def allowed_steps(self) -> int:
+        return 2 * self._env.task.max_steps
 
 
 @dataclass(frozen=True)
@@ -77,7 +112,9 @@ WAYS = {
     "replace": Way("Real-Time Chunking, replaced only", join="clock", continuation="replace"),
     "guided": Way("Real-Time Chunking, guided", join="clock", continuation="guided"),
     "best": Way("by pose, best of eight noises", continuation="best_of_8"),
-    "stop": Way("stop while thinking", runs=StoppedWhileThinking),
+    "waited": Way("by pose, the first wait is not counted", runs=LongerLimit),
+    "doubled": Way("by pose, twice the time", runs=DoubledLimit),
+    "stop": Way("stop while thinking", runs=Stopped),
     "plain": Way("by the clock, first actions dropped too", join="clock", runs=DroppedAsPast),
 }
 
@@ -98,6 +135,29 @@ def cell_name(recipe: str, short: str, way: str, delay_s: float) -> str:
     return f"{recipe}_{short}_{name}{delay_s:g}" + (f"_h{more}" if more else "")
 
 
+def latency_cells() -> dict[str, tuple[Cell, float, str]]:
+    """Return the cells of the 7B geometry's latencies with the latency and its processor.
+
+    Up to the 16 actions of a chunk the arm goes on while the policy computes, with an image for each prediction; the
+    slower ones leave it without a plan, so it stops, and does 8 or all actions of a chunk.
+    """
+    table = {}
+    for processor, recipes in LATENCIES_S.items():
+        file = Path(__file__).parent / "results" / f"full_geometry_{processor.split('-')[-1].lower()}_2_threads.json"
+        medians = json.loads(file.read_text())["median_ms"]
+        for recipe, timed in recipes:
+            wait_s = medians[timed]["total"] / 1e3
+            steps = math.ceil(wait_s / CONTROL_DT_S)
+            suite = SUITES["vm"]
+            if steps <= 16:
+                execution = Execution(max(8, steps), "none", wait_s, "path")
+                table[f"{recipe}_vm_7b_path{wait_s:.2f}"] = (Cell(recipe, suite, execution), wait_s, processor)
+            for horizon in (8, 16):
+                name = f"{recipe}_vm_7b_stop{wait_s:.2f}_h{horizon}"
+                table[name] = (Cell(recipe, suite, Execution(horizon), stopped(wait_s)), wait_s, processor)
+    return table
+
+
 def cells() -> dict[str, Cell]:
     """Return the cells by name; the synchronous cell of a recipe and suite comes first."""
     table = {}
@@ -105,11 +165,16 @@ def cells() -> dict[str, Cell]:
         for short, suite in SUITES.items():
             table[f"{recipe}_{short}_sync"] = Cell(recipe, suite, Execution(8))
             for delay_s in DELAYS_S:
-                for key, way in WAYS.items():
-                    if delay_s <= way.horizon * 0.2:
+                for key in WAYS if recipe == RECIPES[0] else COMPRESSED_WAYS:
+                    way, name = WAYS[key], cell_name(recipe, short, key, delay_s)
+                    if way.runs is Stopped:
+                        table[name] = Cell(recipe, suite, Execution(way.horizon), stopped(delay_s))
+                    elif delay_s <= way.horizon * CONTROL_DT_S:
                         execution = Execution(way.horizon, "none", delay_s, way.join, way.continuation)
-                        table[cell_name(recipe, short, key, delay_s)] = Cell(recipe, suite, execution, way.runs)
-    return table
+                        table[name] = Cell(recipe, suite, execution, way.runs)
+    for recipe in sorted({recipe for recipes in LATENCIES_S.values() for recipe, _ in recipes} - set(RECIPES)):
+        table[f"{recipe}_vm_sync"] = Cell(recipe, SUITES["vm"], Execution(8))
+    return table | {name: cell for name, (cell, _, _) in latency_cells().items()}
 
 
 def read(name: str, folder: Path = RESULTS) -> dict[tuple[str, int], dict[str, object]]:
@@ -140,7 +205,7 @@ def run(name: str, seeds: int, lockstep: int, checkpoint: str = "tabletop", fold
 
 def table() -> None:
     """Success, its difference from the synchronous cell on the same episodes, and jerk."""
-    print(f"{'cell':24s}{'n':>5s}  success [95 %]        minus sync [95 %]      jerk m/s³")
+    print(f"{'cell':36s}{'n':>5s}  success [95 %]        minus sync [95 %]      jerk m/s³")
     for name, cell in cells().items():
         rows = read(name)
         if not rows:
@@ -158,14 +223,14 @@ def table() -> None:
             d = outcomes.difference()
             paired = f"{100 * d.value:+5.1f} [{100 * d.low:+5.1f}, {100 * d.high:+5.1f}]"
         success = f"{100 * rate.value:5.1f} [{100 * rate.low:4.1f}, {100 * rate.high:4.1f}]"
-        print(f"{name:24s}{len(rows):5d}  {success:22s}{paired:24s}{sum(jerk) / max(1, len(jerk)):6.2f}")
+        print(f"{name:36s}{len(rows):5d}  {success:22s}{paired:24s}{sum(jerk) / max(1, len(jerk)):6.2f}")
 
 
-def points_of(short: str, way: str) -> list[tuple[float, float, float, float, int]]:
+def points_of(recipe: str, short: str, way: str) -> list[tuple[float, float, float, float, int]]:
     """Return delay, success, interval and episodes of every cell of a way that was run; success in percent."""
     points = []
     for delay_s in (0.0, *DELAYS_S):
-        if rows := read(f"fp32_{short}_sync" if delay_s == 0.0 else cell_name("fp32", short, way, delay_s)):
+        if rows := read(f"{recipe}_{short}_sync" if delay_s == 0.0 else cell_name(recipe, short, way, delay_s)):
             rate = wilson(sum(bool(row["success"]) for row in rows.values()), len(rows))
             points.append((delay_s, 100 * rate.value, 100 * rate.low, 100 * rate.high, len(rows)))
     return points
@@ -179,26 +244,25 @@ def figure() -> None:
     from matplotlib import pyplot as plt
 
     styles = {
-        "path": ("#0072b2", "o", "-"),
-        "clock": ("#d55e00", "s", "-"),
-        "guided": ("#009e73", "^", "--"),
-        "stop": ("#cc79a7", "v", "--"),
-        "plain": ("#7f7f7f", "D", ":"),
+        ("fp32", "path"): ("#0072b2", "o", "-"),
+        ("coverage_w4a8", "path"): ("#56b4e9", "P", "-"),
+        ("fp32", "clock"): ("#d55e00", "s", "-"),
+        ("fp32", "guided"): ("#009e73", "^", "--"),
+        ("fp32", "stop"): ("#cc79a7", "v", "--"),
+        ("fp32", "plain"): ("#7f7f7f", "D", ":"),
     }
     panels, axes = plt.subplots(1, len(SUITES), figsize=(9.6, 4.2), sharey=True, constrained_layout=True)
     for axis, (short, suite) in zip(axes, SUITES.items(), strict=True):
-        for index, (way, (colour, marker, line)) in enumerate(styles.items()):
-            points = points_of(short, way)
+        for index, ((recipe, way), (colour, marker, line)) in enumerate(styles.items()):
+            points = points_of(recipe, short, way)
             if len(points) < 2:
                 continue
             x, y, low, high, episodes = (list(column) for column in zip(*points, strict=True))
             errors = [[b - a for a, b in zip(low, y, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
             moved = [value + 0.014 * (index - 2) for value in x]
-            label = (
-                WAYS[way].label
-                if min(episodes) == max(episodes)
-                else f"{WAYS[way].label} (from {min(episodes)} episodes)"
-            )
+            label = WAYS[way].label + ("" if recipe == RECIPES[0] else f", {recipe}")
+            if min(episodes) != max(episodes):
+                label += f" (from {min(episodes)} episodes)"
             axis.errorbar(moved, y, errors, label=label, color=colour, marker=marker, linestyle=line, capsize=3)
         axis.set_title(suite.replace("_", " "))
         axis.set_xticks((0.0, *DELAYS_S))
