@@ -36,11 +36,12 @@ def run(args: argparse.Namespace) -> None:
         operation_shares,
         workload_of,
     )
-    from sqap_vla_ros.compression.costs import expected_costs
     from sqap_vla_ros.compression.recipe import load_recipe
     from sqap_vla_ros.policy.config import named_config
 
     recipe = load_recipe(args.recipe)
+    from sqap_vla_ros.compression.costs import expected_costs  # takes a second: the recipe is judged before
+
     text_tokens = args.text_tokens or TEXT_TOKENS
     work = workload_of(recipe, named_config(args.model), text_tokens)
     baseline = macs(Workload(work.config, text_tokens))

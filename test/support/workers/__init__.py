@@ -1,5 +1,6 @@
 """Start a policy worker and wait for what it says."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -51,7 +52,10 @@ def children() -> set[int]:
     """Process ids of this process's children, zombies included."""
     pids = set()
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(f"/proc/self/task/{task}/children") as file,
+        ):  # the thread ended
             pids |= {int(pid) for pid in file.read().split()}
     return pids
 
