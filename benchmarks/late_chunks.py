@@ -19,8 +19,10 @@ import json
 import math
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,8 +137,8 @@ def cell_name(recipe: str, short: str, way: str, delay_s: float) -> str:
     return f"{recipe}_{short}_{name}{delay_s:g}" + (f"_h{more}" if more else "")
 
 
-def latency_cells() -> dict[str, tuple[Cell, float, str]]:
-    """Return the cells of the 7B geometry's latencies with the latency and its processor.
+def latency_cells() -> dict[str, Cell]:
+    """Return the cells of the 7B geometry's latencies; their names hold the seconds.
 
     Up to the 16 actions of a chunk the arm goes on while the policy computes, with an image for each prediction; the
     slower ones leave it without a plan, so it stops, and does 8 or all actions of a chunk.
@@ -151,10 +153,10 @@ def latency_cells() -> dict[str, tuple[Cell, float, str]]:
             suite = SUITES["vm"]
             if steps <= 16:
                 execution = Execution(max(8, steps), "none", wait_s, "path")
-                table[f"{recipe}_vm_7b_path{wait_s:.2f}"] = (Cell(recipe, suite, execution), wait_s, processor)
+                table[f"{recipe}_vm_7b_path{wait_s:.2f}"] = Cell(recipe, suite, execution)
             for horizon in (8, 16):
                 name = f"{recipe}_vm_7b_stop{wait_s:.2f}_h{horizon}"
-                table[name] = (Cell(recipe, suite, Execution(horizon), stopped(wait_s)), wait_s, processor)
+                table[name] = Cell(recipe, suite, Execution(horizon), stopped(wait_s))
     return table
 
 
@@ -174,10 +176,10 @@ def cells() -> dict[str, Cell]:
                         table[name] = Cell(recipe, suite, execution, way.runs)
     for recipe in sorted({recipe for recipes in LATENCIES_S.values() for recipe, _ in recipes} - set(RECIPES)):
         table[f"{recipe}_vm_sync"] = Cell(recipe, SUITES["vm"], Execution(8))
-    return table | {name: cell for name, (cell, _, _) in latency_cells().items()}
+    return table | latency_cells()
 
 
-def read(name: str, folder: Path = RESULTS) -> dict[tuple[str, int], dict[str, object]]:
+def read(name: str, folder: Path = RESULTS) -> dict[tuple[str, int], dict[str, Any]]:
     """The stored episodes of a cell by family and seed."""
     path = folder / f"{name}.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
@@ -203,27 +205,49 @@ def run(name: str, seeds: int, lockstep: int, checkpoint: str = "tabletop", fold
             file.flush()
 
 
+Rows = Mapping[tuple[str, int], Mapping[str, Any]]
+
+
+def success_text(rows: Rows) -> str:
+    """Return success in percent with its interval, and the mean jerk in m/s³."""
+    rate = wilson(sum(bool(row["success"]) for row in rows.values()), len(rows))
+    jerk = [float(row["jerk_m_s3"]) for row in rows.values() if row["jerk_m_s3"] is not None]
+    return (
+        f"{100 * rate.value:5.1f} [{100 * rate.low:4.1f}, {100 * rate.high:4.1f}]{sum(jerk) / max(1, len(jerk)):8.2f}"
+    )
+
+
+def difference_text(rows: Rows, against: Rows) -> str:
+    """Return the difference of success in points on the episodes that both have, "" where there are none."""
+    shared = sorted(rows.keys() & against.keys())
+    if not shared:
+        return ""
+    d = PairedOutcomes.of(
+        [bool(rows[key]["success"]) for key in shared], [bool(against[key]["success"]) for key in shared]
+    ).difference()
+    return f"{100 * d.value:+5.1f} [{100 * d.low:+5.1f}, {100 * d.high:+5.1f}] ({len(shared)})"
+
+
 def table() -> None:
-    """Success, its difference from the synchronous cell on the same episodes, and jerk."""
-    print(f"{'cell':36s}{'n':>5s}  success [95 %]        minus sync [95 %]      jerk m/s³")
+    """Success and jerk, and differences on the same episodes: from the synchronous cell, from path join, and from fp32.
+
+    The last two are of the same suite and delay.
+    """
+    print(f"{'cell':36s}{'n':>5s}  success [95 %]       jerk  {'minus sync':29s}{'minus path':29s}minus fp32")
     for name, cell in cells().items():
         rows = read(name)
         if not rows:
             continue
-        rate = wilson(sum(bool(row["success"]) for row in rows.values()), len(rows))
-        jerk = [float(row["jerk_m_s3"]) for row in rows.values() if row["jerk_m_s3"] is not None]
         short = next(key for key, value in SUITES.items() if value == cell.suite)
-        sync = read(f"{cell.recipe}_{short}_sync")
-        shared = sorted(rows.keys() & sync.keys())
-        paired = ""
-        if shared and not name.endswith("_sync"):
-            outcomes = PairedOutcomes.of(
-                [bool(rows[key]["success"]) for key in shared], [bool(sync[key]["success"]) for key in shared]
-            )
-            d = outcomes.difference()
-            paired = f"{100 * d.value:+5.1f} [{100 * d.low:+5.1f}, {100 * d.high:+5.1f}]"
-        success = f"{100 * rate.value:5.1f} [{100 * rate.low:4.1f}, {100 * rate.high:4.1f}]"
-        print(f"{name:36s}{len(rows):5d}  {success:22s}{paired:24s}{sum(jerk) / max(1, len(jerk)):6.2f}")
+        late = name.removeprefix(f"{cell.recipe}_{short}_").partition("_h")[0]
+        late = late.lstrip("abcdefghijklmnopqrstuvwxyz")  # the seconds, unless it is of the 7B's latencies
+        others = {
+            "sync": f"{cell.recipe}_{short}_sync",
+            "path": cell_name(cell.recipe, short, "path", float(late)) if late.replace(".", "").isdigit() else "",
+            "fp32": RECIPES[0] + name.removeprefix(cell.recipe),
+        }
+        texts = ["" if other in ("", name) else difference_text(rows, read(other)) for other in others.values()]
+        print(f"{name:36s}{len(rows):5d}  {success_text(rows)}  {texts[0]:29s}{texts[1]:29s}{texts[2]}".rstrip())
 
 
 def points_of(recipe: str, short: str, way: str) -> list[tuple[float, float, float, float, int]]:

@@ -121,7 +121,8 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(chunk_to_dict(chunk) | {"costs": dict(costs)}, indent=2))
         return
     print(chunk_table(chunk))
-    print("; ".join(f"{name} {words}" for name, words in costs_in_words(costs).items()))
+    if costs:
+        print("; ".join(f"{name} {words}" for name, words in costs_in_words(costs).items()))
 
 
 def _ignored_gripper(args: argparse.Namespace, observation: Observation, chunk: ActionChunk) -> list[str]:

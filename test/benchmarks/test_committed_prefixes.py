@@ -25,31 +25,36 @@ def study(monkeypatch):
     return importlib.import_module("committed_prefixes")
 
 
-def test_a_label_repeats_its_prefix_and_kinds_differ(study):
+@pytest.fixture
+def drawn(study):
+    return importlib.import_module("committed_prefixes_data")
+
+
+def test_a_label_repeats_its_prefix_and_kinds_differ(study, drawn):
     env = TabletopEnv()
     env.reset(1_700_000_000, "move_near")
     own = np.tile([0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], (16, 1))
     asked = sensible_tasks(env.world)[:3]
-    found = study.labels(env, asked, own, np.random.default_rng(0))
+    found = drawn.labels(env, asked, own, np.random.default_rng(0))
     assert found["chunk"].shape == (3, len(study.KINDS), 16, 7)
     assert found["expert"].shape == (3, 16, 7)
     for k in range(3):
         for kind, name in enumerate(study.KINDS):
             count = found["committed"][k, kind]
-            assert 1 <= count <= study.LONGEST
+            assert 1 <= count <= drawn.LONGEST
             first = found["chunk"][k, kind, :count]
             assert (first == own[:count].astype(np.float32)).all() == (name == study.OWN)
-            if name != study.OTHER:  # two instructions may ask for the same thing first
+            if name != drawn.OTHER:  # two instructions may ask for the same thing first
                 assert np.abs(first - found["expert"][k, :count]).max() > 1e-4, "nobody else's actions"
 
 
-def test_prefixes_stay_in_the_workspace(study):
+def test_prefixes_stay_in_the_workspace(drawn):
     env = TabletopEnv()
     env.reset(1_700_000_001, "pick")
     state = env.state
     down = np.tile([0.0, 0.0, -0.5, 0.0, 0.0, 0.0, 1.0], (8, 1))
-    kept = study.inside(state, down)
-    assert np.abs(kept[:, :3]).max() <= study.MAX_MOVE_M + 1e-12
+    kept = drawn.inside(state, down)
+    assert np.abs(kept[:, :3]).max() <= drawn.MAX_MOVE_M + 1e-12
     path = state.tool_xyz_m + kept[:, :3].cumsum(axis=0)
     assert (path >= np.array(WORKSPACE_M[0]) - 1e-12).all()
     assert path[-1, 2] == pytest.approx(WORKSPACE_M[0][2])
