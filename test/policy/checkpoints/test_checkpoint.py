@@ -272,7 +272,10 @@ print((resident("VmHWM") - before) / size)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory from /proc (Linux)")
 @pytest.mark.parametrize("form", ["published", "safetensors"])
 def test_loading_never_holds_two_copies(tmp_path, form):
-    """The fp32 file is twice the bf16 model: kept in memory, it would make the peak three times the model."""
+    """The fp32 file is twice the bf16 model: kept in memory, it would make the peak three times the model.
+
+    Libraries that are read from the disk meanwhile count as well, and make up to 1.65 times of so small a model.
+    """
     decoder = {"width": 512, "mlp_width": 1408}
     policy = micro_policy()
     config = MICRO.replace(decoder=dataclasses.replace(MICRO.decoder, **decoder))
@@ -284,4 +287,4 @@ def test_loading_never_holds_two_copies(tmp_path, form):
     path = next(tmp_path.glob("checkpoint*"))
     command = [sys.executable, "-c", LOAD_AND_MEASURE.format(decoder=decoder), str(path)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert float(output) < 1.5
+    assert float(output) < 2
