@@ -98,13 +98,25 @@ class DoubledLimit(LongerLimit):
 
 @dataclass(frozen=True)
 class Way:
-    """A way to deal with late chunks. horizon, join, continuation: as in `Execution`."""
+    """A way to deal with late chunks. horizon, ensemble, join, continuation: as in `Execution`.
+
+    horizon None: an image whenever the policy is free, as policy_node's `replan: continuous` has it.
+    """
 
     label: str
-    horizon: int = 8
+    horizon: int | None = 8
     join: str = "path"
     continuation: str = "none"
     runs: type[EpisodeRun] = EpisodeRun
+    ensemble: str = "none"
+    delays_s: tuple[float, ...] = DELAYS_S
+
+    def execution(self, delay_s: float) -> Execution | None:
+        """Return how chunks that are late by so much are executed, None where the way is not for such chunks."""
+        horizon = self.horizon or math.ceil(delay_s / CONTROL_DT_S - 1e-9)
+        if delay_s not in self.delays_s or delay_s > horizon * CONTROL_DT_S:
+            return None
+        return Execution(horizon, self.ensemble, delay_s, self.join, self.continuation)
 
 
 WAYS = {
@@ -118,6 +130,11 @@ WAYS = {
     "doubled": Way("by pose, twice the time", runs=DoubledLimit),
     "stop": Way("stop while thinking", runs=Stopped),
     "plain": Way("by the clock, first actions dropped too", join="clock", runs=DroppedAsPast),
+    # 1.6 s are eight actions, which the others have between images anyway
+    "free": Way("by pose, an image whenever the policy is free", None, delays_s=(0.2, 0.4, 0.8)),
+    "averaged": Way("the same, chunks averaged by time", None, ensemble="by_time", delays_s=(0.2, 0.4, 0.8)),
+    "averaged_h8": Way("by pose, chunks averaged by time", ensemble="by_time"),
+    "original": Way("by pose, averaged as published", None, ensemble="original", delays_s=(0.2,)),
 }
 
 
@@ -166,13 +183,13 @@ def cells() -> dict[str, Cell]:
     for recipe in RECIPES:
         for short, suite in SUITES.items():
             table[f"{recipe}_{short}_sync"] = Cell(recipe, suite, Execution(8))
-            for delay_s in DELAYS_S:
+            for delay_s in (CONTROL_DT_S, *DELAYS_S):
                 for key in WAYS if recipe == RECIPES[0] else COMPRESSED_WAYS:
                     way, name = WAYS[key], cell_name(recipe, short, key, delay_s)
-                    if way.runs is Stopped:
-                        table[name] = Cell(recipe, suite, Execution(way.horizon), stopped(delay_s))
-                    elif delay_s <= way.horizon * CONTROL_DT_S:
-                        execution = Execution(way.horizon, "none", delay_s, way.join, way.continuation)
+                    execution = way.execution(delay_s)
+                    if execution is not None and way.runs is Stopped:
+                        table[name] = Cell(recipe, suite, Execution(execution.horizon), stopped(delay_s))
+                    elif execution is not None:
                         table[name] = Cell(recipe, suite, execution, way.runs)
     for recipe in sorted({recipe for recipes in LATENCIES_S.values() for recipe, _ in recipes} - set(RECIPES)):
         table[f"{recipe}_vm_sync"] = Cell(recipe, SUITES["vm"], Execution(8))

@@ -153,6 +153,7 @@ ROW_BITS = (  # rows of mixed widths, and one width for all rows rounded on the 
     shipped("qvla_w4a8", "QVLA W4A8"),
     weighted(4),
     shipped("qvla_w3a8", "QVLA W3A8"),
+    shipped("qvla_w3a8_vision", "QVLA W3A8, the towers' rows at 4 bits too"),
     weighted(3),
     shipped("qvla_w2.5a8", "QVLA W2.5A8"),
     weighted(2),

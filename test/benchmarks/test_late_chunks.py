@@ -56,3 +56,11 @@ def test_latencies_are_those_of_the_stored_runs_of_the_geometry(study):
     assert cells["fp32_vm_7b_stop5.71_h16"].runs.wait_steps == 29
     assert cells["coverage_w4a8_full_vm_7b_path2.02"].execution.horizon == 11
     assert "fp32_vm_7b_path5.71" not in cells  # the arm has no plan for so long
+
+
+def test_an_image_whenever_the_policy_is_free_leaves_as_many_actions_as_the_delay_has_steps(study):
+    cells = study.cells()
+    assert [cells[f"fp32_vm_free{delay}"].execution.horizon for delay in (0.2, 0.4, 0.8)] == [1, 2, 4]
+    assert cells["fp32_va_averaged0.8"].execution.ensemble == "by_time"
+    assert "fp32_vm_free1.6" not in cells  # eight actions, as by pose
+    assert not {"fp32_vm_original0.4", "fp32_vm_path0.2"} & set(cells)
