@@ -1,6 +1,7 @@
 """What every test runs under: a private, local DDS domain, one thread per process, strict message fields, real data."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -38,6 +39,9 @@ os.environ.update(
     PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
 )
 os.environ.update(dds_environment(os.environ))
+# Hundreds of processes import the package, which takes half a second longer where each compiles it for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 _cache = tempfile.TemporaryDirectory(
     prefix="sqap_vla_ros_cache_"
 )  # of compressed policies; compiled kernels are taken over
