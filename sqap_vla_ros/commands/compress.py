@@ -33,11 +33,12 @@ from sqap_vla_ros.commands.recordings.bags import (
 from sqap_vla_ros.contracts import costs_in_words
 
 if TYPE_CHECKING:
+    from sqap_vla_ros.compression.calibration import ReportObservations
     from sqap_vla_ros.compression.files.estimate import Estimate
     from sqap_vla_ros.compression.recipe import Recipe
     from sqap_vla_ros.contracts import Observation
 
-_HELD_OUT = 8  # observations that the report compares on
+_COMPARED = 8  # observations that the report compares on
 
 
 def register(subparsers: Any) -> None:
@@ -108,12 +109,13 @@ def run(args: argparse.Namespace) -> int:
     in_file = lies_in_a_file and args.report is None and recipe.quantization is not None
     use_threads(args.threads)
     note(ignored_options(args, recipe))
-    observations, held_out = _observations(args)
+    observations, compared = _observations(args)
     require_calibration(recipe, observations)
+    note(_observation_notes(args, recipe, len(observations), compared))
     needs = estimate(config, recipe, len(observations), layers_in_file=in_file)
     require_room(needs, recipe, args.out)
     if args.dry_run:
-        _print_plan(args, recipe, len(observations), needs)
+        _print_plan(args, recipe, len(observations), compared, needs)
         return 0
     policy = load_uncompressed(args.checkpoint, recipe, shipped=SHIPPED, settings=settings, layers_in_file=in_file)
     before = None
@@ -121,7 +123,8 @@ def run(args: argparse.Namespace) -> int:
         from sqap_vla_ros.compression.costs import weight_bytes
         from sqap_vla_ros.compression.report import probe
 
-        before = probe(policy, held_out), weight_bytes(policy.model)
+        assert compared is not None
+        before = probe(policy, compared.observations), weight_bytes(policy.model)
     with progress_bar() as progress:
         header = compress_to_file(
             policy,
@@ -136,8 +139,8 @@ def run(args: argparse.Namespace) -> int:
     packed = sum(row["stored_bytes"] for row in header.report)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, of it packed linears {packed / 2**20:.1f} MiB")
     _print_costs(args.out)
-    if before is not None:
-        _report(args.report, args.out, recipe, before, held_out)
+    if before is not None and compared is not None:
+        _report(args.report, args.out, recipe, before, compared)
     return 0
 
 
@@ -184,7 +187,9 @@ def ignored_options(args: argparse.Namespace, recipe: Recipe) -> list[str]:
     return said + (ignored_bag_options(args) if kind == "bag" else [])
 
 
-def _print_plan(args: argparse.Namespace, recipe: Recipe, observations: int, needs: Estimate) -> None:
+def _print_plan(
+    args: argparse.Namespace, recipe: Recipe, observations: int, compared: ReportObservations | None, needs: Estimate
+) -> None:
     from sqap_vla_ros.compression.files.estimate import available_memory
 
     available = available_memory()
@@ -192,6 +197,7 @@ def _print_plan(args: argparse.Namespace, recipe: Recipe, observations: int, nee
         "recipe": f"{recipe.name}: {recipe.description}",
         "checkpoint": args.checkpoint,
         "calibration": f"{observations} observations from {args.calibration}" if observations else "none",
+        **({} if compared is None else {"report": f"in {args.report}, on {compared.words}"}),
         "file": f"{args.out}, about {needs.file / 2**20:.1f} MiB",
         "disk while working": f"about {(needs.file + needs.work) / 2**20:.1f} MiB",
         "memory": f"about {needs.memory / 2**30:.2f} GiB"
@@ -213,12 +219,12 @@ def _print_costs(out: Path) -> None:
 
 
 def _report(
-    folder: Path, out: Path, recipe: Recipe, before: tuple[object, dict[str, int]], held_out: list[Observation]
+    folder: Path, out: Path, recipe: Recipe, before: tuple[object, dict[str, int]], compared: ReportObservations
 ) -> None:
     from sqap_vla_ros.compression.bits import linear_widths, part_widths, width_summary
     from sqap_vla_ros.compression.costs import costs_of_file, weight_bytes
     from sqap_vla_ros.compression.files.storage import CompressedFile, load_compressed
-    from sqap_vla_ros.compression.report import Probe, probe, summarize, write_report
+    from sqap_vla_ros.compression.report import CALIBRATED_ON, HELD_OUT, Probe, probe, summarize, write_report
 
     was, sizes = before
     assert isinstance(was, Probe)
@@ -226,42 +232,84 @@ def _report(
     header = file.header
     report, widths = header.report, linear_widths(header.report, header.config)
     policy = load_compressed(out)
-    now = probe(policy, held_out)
-    summary = summarize(was, now, {"before": sizes, "after": weight_bytes(policy.model)}, report)
+    now = probe(policy, compared.observations)
+    weights = {"before": sizes, "after": weight_bytes(policy.model)}
+    summary = summarize(was, now, weights, report, held_out=compared.held_out)
     summary["costs"] = costs_of_file(file)
     summary |= width_summary(widths, recipe, header.config)
     summary["parts"] = {part: found.to_dict() for part, found in part_widths(report).items()}
     write_report(folder, was, now, summary, f"{out.name}: {recipe.name}, {recipe.description}", widths)
-    error = summary["held_out"]["rms_action_error"]
-    print(
-        f"{folder / 'report.png'}: rms action error on {len(held_out)} held-out observations {error:.4f} (normalised)"
+    error = summary[HELD_OUT if compared.held_out else CALIBRATED_ON]["rms_action_error"]
+    print(f"{folder / 'report.png'}: rms action error on {compared.words} {error:.4f} (normalised)")
+    if widths:
+        scored = "widths, sizes and sensitivity" if any(each.damage for each in widths) else "widths and sizes"
+        print(f"{folder / 'bits.png'}: {scored} by linear")
+
+
+def _observation_notes(
+    args: argparse.Namespace, recipe: Recipe, count: int, compared: ReportObservations | None
+) -> list[str]:
+    """Return what is said about the observations that calibrate, and about those that the report compares on."""
+    from sqap_vla_ros.compression.compress import ADVISABLE, advisable_observations, observations_in_words
+
+    spec, notes = recipe.quantization, []
+    few = spec is not None and spec.looks_at_the_action and count < ADVISABLE[0]
+    if count and spec is not None and (compared is not None or few):
+        said = observations_in_words(spec, count)
+        notes.append(f"{said}; {advisable_observations()} (--observations)" if few else said)
+    if count and compared is not None and not compared.held_out:
+        notes.append(
+            f"the report compares on observations that calibrate, because {args.calibration} has no others: give more "
+            "of them, or fewer --observations, for an error on held-out ones"
+        )
+    return notes
+
+
+def _observations(args: argparse.Namespace) -> tuple[list[Observation], ReportObservations | None]:
+    """Return observations for calibration (none where none were named), and those of the report where one is asked for.
+
+    The former are the same with a report as without.
+    """
+    from sqap_vla_ros.compression.calibration import (
+        ReportObservations,
+        load_observations,
+        report_observations,
+        synthetic_observations,
     )
-
-
-def _observations(args: argparse.Namespace) -> tuple[list[Observation], list[Observation]]:
-    """Return observations for calibration (none where none were named), and others held out for the report."""
-    from sqap_vla_ros.compression.calibration import hold_out, load_observations, synthetic_observations
-    from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
-    from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
     from sqap_vla_ros.shipped import CALIBRATION_SOURCES, SIMULATOR
-    from sqap_vla_ros.simulation.observations import HELD_OUT_SEED, expert_observations
 
     kind = _kind(args.calibration)
-    if kind == "nothing":
-        return [], synthetic_observations(_HELD_OUT, seed=1)
-    if kind == "scenes":
-        found = load_observations(args.calibration, args.observations, CALIBRATION_SOURCES)
-        if args.calibration.partition(":")[0] != SIMULATOR:
-            return found, synthetic_observations(_HELD_OUT, seed=1)
-        return found, expert_observations(_HELD_OUT, seed=HELD_OUT_SEED) if args.report else []
+    if kind in ("nothing", "scenes"):
+        source = args.calibration or ""
+        found = load_observations(source, args.observations, CALIBRATION_SOURCES) if source else []
+        if args.report is None:
+            return found, None
+        if source.partition(":")[0] != SIMULATOR:
+            return found, ReportObservations(synthetic_observations(_COMPARED, seed=1), held_out=True)
+        from sqap_vla_ros.simulation.observations import HELD_OUT_SEED, expert_observations
+
+        return found, ReportObservations(expert_observations(_COMPARED, seed=HELD_OUT_SEED), held_out=True)
+    calibrated = _recorded(args, kind, args.observations)
+    if args.report is None:
+        return calibrated, None
+    more = _recorded(args, kind, args.observations + _COMPARED)
+    return calibrated, report_observations(calibrated, more, _COMPARED)
+
+
+def _recorded(args: argparse.Namespace, kind: str, wanted: int) -> list[Observation]:
+    """Return up to `wanted` observations of the folder, bag or dataset that --calibration names."""
+    from sqap_vla_ros.compression.calibration import load_observations
+    from sqap_vla_ros.shipped import CALIBRATION_SOURCES
+
     path = Path(args.calibration).expanduser()
-    wanted = args.observations + (_HELD_OUT if args.report else 0)
     if kind == "dataset":
-        found = DatasetFrames(path, DatasetSpec(args.image_key, instruction=args.instruction or "")).sample(wanted)
-    elif kind == "bag":
+        from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
+        from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
+
+        spec = DatasetSpec(args.image_key, instruction=args.instruction or "")
+        return DatasetFrames(path, spec).sample(wanted)
+    if kind == "bag":
         from sqap_vla_ros.nodes.bags.observations import sample_observations
 
-        found = sample_observations(path, wanted, bag_spec(args))
-    else:
-        found = load_observations(args.calibration, wanted, CALIBRATION_SOURCES)
-    return hold_out(found, _HELD_OUT) if args.report else (found[: args.observations], [])
+        return sample_observations(path, wanted, bag_spec(args))
+    return load_observations(args.calibration, wanted, CALIBRATION_SOURCES)

@@ -7,7 +7,9 @@ neither. A folder holds images (png, jpg) and `instructions.txt`: one line for a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -127,14 +129,34 @@ def require_source(source: str, limit: int, sources: Mapping[str, ObservationSou
     return limit
 
 
-def hold_out(observations: Sequence[Observation], count: int) -> tuple[list[Observation], list[Observation]]:
-    """Split into observations to calibrate on, and about `count` held-out ones, both spread over the whole.
+@dataclass(frozen=True)
+class ReportObservations:
+    """The observations that a report compares a policy on, before and after. held_out: none of them calibrated it."""
 
-    Where there are no more than `count`, all of them are used for both.
+    observations: Sequence[Observation]
+    held_out: bool
+
+    @property
+    def words(self) -> str:
+        """Return what they are, as a report says it."""
+        count = len(self.observations)
+        one = "observation" if count == 1 else "observations"
+        return f"{count} held-out {one}" if self.held_out else f"the calibration's own {one} ({count})"
+
+
+def report_observations(
+    calibrated: Sequence[Observation], found: Sequence[Observation], count: int
+) -> ReportObservations:
+    """Return about `count` of `found` whose pictures did not calibrate; where there are none, the calibration's own.
+
+    Both are spread over the whole. Calibration comes first: a compressed file does not depend on its report.
     """
-    if len(observations) <= count:
-        return list(observations), list(observations)
-    held = set(range(0, len(observations), max(2, len(observations) // count)))
-    return [o for i, o in enumerate(observations) if i not in held], [
-        o for i, o in enumerate(observations) if i in held
-    ]
+    seen = set(map(_picture, calibrated))
+    others = [observation for observation in found if _picture(observation) not in seen]
+    pool = others or calibrated
+    chosen = np.unique(np.linspace(0, len(pool) - 1, min(count, len(pool))).astype(int))
+    return ReportObservations([pool[index] for index in chosen], bool(others))
+
+
+def _picture(observation: Observation) -> tuple[tuple[int, ...], bytes]:
+    return observation.image.shape, hashlib.sha256(observation.image.tobytes()).digest()

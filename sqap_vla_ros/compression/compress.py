@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 LEAST_OBSERVATIONS = 4  # of a recipe that looks at the action: half of them fit the rounding, half judge it
+ADVISABLE = 24, 48  # observations of such a recipe: fewer leave chance in it, more change little
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,21 @@ def require_calibration(recipe: Recipe, observations: Sequence[Observation] | No
     if spec.looks_at_the_action and count < LEAST_OBSERVATIONS:
         raise RecipeError(
             f"recipe {recipe.name!r} looks at the action of at least {LEAST_OBSERVATIONS} calibration observations, "
-            f"got {count}; 24 to 48 are enough"
+            f"got {count}; {advisable_observations()}"
         )
+
+
+def advisable_observations() -> str:
+    """Return in words how many observations a recipe that looks at the action should have."""
+    least, enough = ADVISABLE
+    return f"{least} to {enough} are enough"
+
+
+def observations_in_words(spec: QuantizationSpec, count: int) -> str:
+    """Return what a recipe does with `count` calibration observations."""
+    if spec.row_bits is None:
+        return f"{count} observations calibrate"
+    return f"{count} observations calibrate: {count - count // 2} fit the rounding, {count // 2} judge the rows' widths"
 
 
 def require_loadable(recipe: Recipe, depth: int | None = None) -> None:

@@ -2,7 +2,7 @@
 
 Sizes by part and module, bits and operations, error by decoder layer, the spread of the activations before and after
 (the SQAP paper's Figure 3), the cognition token's attention before and after (its Figure 2), and the error of the
-actions on held-out observations.
+actions on held-out observations or, where there are none, on those that calibrated.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.pruning.base import Selector, keep_same
 
 PROBED_LAYER = 2  # where the SQAP selector reads the attention
+HELD_OUT, CALIBRATED_ON = "held_out", "calibrated_on"  # names of the actions' errors in report.json
+_ON = {True: "actions on held-out observations", False: "actions on the calibration's own observations"}
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A policy's behaviour on the held-out observations.
+    """A policy's behaviour on the observations of a report.
 
     chunks: [n, T, 7] normalised actions. attention: [rows, cols] of the first observation, at `PROBED_LAYER`.
     activations: [S, D] input of that layer's query projection, first observation.
@@ -58,7 +60,7 @@ class _AttentionProbe(Selector):
 
 
 def probe(policy: CogACTPolicy, observations: Sequence[Observation]) -> Probe:
-    """Predict the held-out observations, every token kept, and look inside for the first."""
+    """Predict the observations, every token kept, and look inside for the first."""
     selector, watching = policy.selector, _AttentionProbe()
     seen: list[Tensor] = []
 
@@ -96,15 +98,23 @@ def peak_to_rms(activations: NDArray[np.float32]) -> float:
 
 
 def summarize(
-    before: Probe, after: Probe, sizes: dict[str, dict[str, int]], report: Sequence[dict[str, Any]]
+    before: Probe,
+    after: Probe,
+    sizes: dict[str, dict[str, int]],
+    report: Sequence[dict[str, Any]],
+    *,
+    held_out: bool = True,
 ) -> dict[str, Any]:
-    """Return the numbers of the report. sizes: {"before": ..., "after": ...} of `costs.weight_bytes`."""
+    """Return the numbers of the report. The actions' errors are called `held_out` or else `calibrated_on`.
+
+    sizes: {"before": ..., "after": ...} of `costs.weight_bytes`.
+    """
     difference = after.chunks - before.chunks
     tokens = before.attention.size
     return {
         "bytes": sizes,
         "total_bytes": {key: sum(value.values()) for key, value in sizes.items()},
-        "held_out": {
+        HELD_OUT if held_out else CALIBRATED_ON: {
             "observations": len(before.chunks),
             "rms_action_error": float(np.sqrt(np.square(difference).mean())),
             "rms_by_channel": np.sqrt(np.square(difference).mean(axis=(0, 1))).tolist(),
@@ -158,9 +168,11 @@ def write_report(
         figure.colorbar(image, ax=axis, shrink=0.8)
     _sizes(axes[0, 2], summary["bytes"])
     _errors(axes[0, 3], summary["linears"])
-    _scatter(axes[1, 2], before, after, summary["held_out"]["rms_action_error"])
+    held_out = HELD_OUT in summary
+    errors = summary[HELD_OUT if held_out else CALIBRATED_ON]
+    _scatter(axes[1, 2], before, after, f"{_ON[held_out]}, rms error {errors['rms_action_error']:.3f}")
     channels = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
-    axes[1, 3].bar(channels, summary["held_out"]["rms_by_channel"], color="#4477aa")
+    axes[1, 3].bar(channels, errors["rms_by_channel"], color="#4477aa")
     axes[1, 3].set(title="error by action channel, normalised units, rms")
     with written_aside(folder / "report.png") as partial:
         figure.savefig(partial, dpi=110, format="png")
@@ -201,7 +213,7 @@ def _errors(axis: Any, report: Sequence[dict[str, Any]]) -> None:
     axis.legend()
 
 
-def _scatter(axis: Any, before: Probe, after: Probe, error: float) -> None:
+def _scatter(axis: Any, before: Probe, after: Probe, title: str) -> None:
     axis.plot([-1, 1], [-1, 1], color="0.7", linewidth=1)
     axis.plot(before.chunks.ravel(), after.chunks.ravel(), ".", markersize=2, color="#4477aa")
-    axis.set(title=f"held-out actions, rms error {error:.3f}", xlabel="before", ylabel="after")
+    axis.set(title=title, xlabel="before", ylabel="after")

@@ -1,3 +1,5 @@
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from sqap_vla_ros.compression.calibration import (
     CalibrationError,
     load_observations,
+    report_observations,
     synthetic_observations,
 )
 from sqap_vla_ros.shipped import CALIBRATION_SOURCES
@@ -63,6 +66,21 @@ def test_synthetic_scenes_repeat_and_differ():
     assert np.array_equal(one[1].image, again[1].image)
     assert not np.array_equal(one[1].image, other[1].image)
     assert not np.array_equal(one[0].image, one[1].image)
+
+
+def test_a_picture_that_calibrates_is_never_held_out():
+    """Not even as a copy under another time and instruction, as a still camera gives it."""
+    scenes = synthetic_observations(6)
+    copies = [dataclasses.replace(scene, stamp_ns=99, instruction="other") for scene in scenes[:2]]
+    compared = report_observations(scenes[:2], [*copies, *scenes], 3)
+    assert compared.held_out
+    assert [each.stamp_ns for each in compared.observations] == [2, 3, 5]
+    assert compared.words == "3 held-out observations"
+    assert report_observations(scenes[:2], scenes[:3], 3).words == "1 held-out observation"
+    own = report_observations(scenes[:4], [*copies, *scenes[:4]], 8)
+    assert [each.stamp_ns for each in own.observations] == [0, 1, 2, 3]
+    assert not own.held_out
+    assert own.words == "the calibration's own observations (4)"
 
 
 def test_the_number_after_the_source_counts():
