@@ -40,10 +40,13 @@ def run(args: argparse.Namespace) -> None:
     from sqap_vla_ros.policy.config import named_config
 
     recipe = load_recipe(args.recipe)
+    config = named_config(args.model)
+    from sqap_vla_ros.compression.compress import require_loadable
     from sqap_vla_ros.compression.costs import expected_costs  # takes a second: the recipe is judged before
 
+    require_loadable(recipe, config.decoder.depth)
     text_tokens = args.text_tokens or TEXT_TOKENS
-    work = workload_of(recipe, named_config(args.model), text_tokens)
+    work = workload_of(recipe, config, text_tokens)
     baseline = macs(Workload(work.config, text_tokens))
     table = {
         module: {

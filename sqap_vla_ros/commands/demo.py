@@ -15,7 +15,7 @@ from sqap_vla_ros.commands.options import (
     integer,
     number,
 )
-from sqap_vla_ros.commands.policy_checks import require_policy
+from sqap_vla_ros.commands.policy_checks import require_fitting, require_policy
 from sqap_vla_ros.contracts import TRAINED_POLICY
 from sqap_vla_ros.evaluation.demo.run import RECIPE, DemoOptions, run_demo
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
@@ -53,6 +53,7 @@ def register(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demonstration. Raises DemoFailed where the arm did not move under the policy."""
     require_policy(args.checkpoint, args.recipe)
+    require_fitting(args.checkpoint, (args.recipe,))
     run_demo(
         DemoOptions(
             args.out,

@@ -18,7 +18,7 @@ from sqap_vla_ros.commands.options import (
     names_among,
     number,
 )
-from sqap_vla_ros.commands.policy_checks import require_policy
+from sqap_vla_ros.commands.policy_checks import require_fitting, require_policy
 from sqap_vla_ros.contracts import CONTINUATIONS, JOINS, TRAINED_POLICY
 from sqap_vla_ros.evaluation.closed_loop.choices import ENSEMBLES, HORIZON, LOCKSTEP
 from sqap_vla_ros.simulation.vocabulary import CONTROL_DT_S, SUITES, TaskFamily
@@ -145,6 +145,7 @@ def run(args: argparse.Namespace) -> int:
         lasts = f"the time that --horizon {args.horizon} lasts"
         raise UsageError(f"--async-latency must be at most {longest_s:g} s, {lasts}, got {args.async_latency:g}")
     require_policy(args.checkpoint, *(() if is_remote(args.checkpoint) else args.recipes))
+    require_fitting(args.checkpoint, args.recipes)  # all of them, before the first episode
     from sqap_vla_ros.evaluation.closed_loop.report import print_summary, write_report
     from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
     from sqap_vla_ros.evaluation.closed_loop.study import METHODS, Store

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sqap_vla_ros.commands.options import UsageError
@@ -74,6 +75,26 @@ def _require_settings(checkpoint: str, settings: CheckpointSettings) -> None:
     settings.sampling(config.diffusion)
     if settings.tokenizer is not None:
         PromptTokenizer.load(settings.tokenizer, config.prompt, config.decoder.vocabulary)
+
+
+def require_fitting(checkpoint: str, recipes: Iterable[str]) -> None:
+    """Raise RecipeError where a recipe drops tokens or removes layers that the checkpoint's decoder does not have.
+
+    Imports torch. A server has judged its recipe itself.
+    """
+    from sqap_vla_ros.serving.frames import is_remote
+
+    if is_remote(checkpoint):
+        return
+    from sqap_vla_ros.compression.compress import require_loadable
+    from sqap_vla_ros.compression.load import applied_recipe, checkpoint_path, decoder_depth
+    from sqap_vla_ros.policy.config import named_config
+    from sqap_vla_ros.shipped import SHIPPED
+
+    path = checkpoint_path(checkpoint, SHIPPED)
+    depth = named_config(checkpoint).decoder.depth if path is None else decoder_depth(path)
+    for recipe in recipes:
+        require_loadable(applied_recipe(checkpoint, recipe, SHIPPED), depth)
 
 
 def require_mover(checkpoint: str, settings: CheckpointSettings) -> None:

@@ -103,6 +103,8 @@ def load_policy(
     require_loadable(chosen)
     path = checkpoint_path(checkpoint, shipped)
     if path is not None:
+        require_loadable(chosen, decoder_depth(path))
+    if path is not None:
         from sqap_vla_ros.compression.files.storage import load_compressed
 
         if is_compressed(path):
@@ -142,6 +144,17 @@ def checkpoint_path(checkpoint: str, shipped: Mapping[str, ShippedPolicy] = RAND
         _elsewhere(checkpoint)
         or f"checkpoint {path} does not exist; give a folder, a .safetensors file, or one of {', '.join(shipped)}"
     )
+
+
+def decoder_depth(path: Path) -> int:
+    """Return how many layers the decoder of a checkpoint has, from its headers alone."""
+    if is_compressed(path):
+        from sqap_vla_ros.compression.files.storage import CompressedFile
+
+        return CompressedFile(path).header.config.decoder.depth
+    from sqap_vla_ros.policy.checkpoints.load import open_checkpoint
+
+    return open_checkpoint(path).config.decoder.depth
 
 
 def _elsewhere(checkpoint: str) -> str:

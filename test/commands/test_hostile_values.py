@@ -107,3 +107,41 @@ def test_every_command_with_values_is_driven():
     names = {module.__name__.rpartition(".")[2].replace("_", "-") for module in cli.COMMANDS}
     driven = {name for name, _, _ in options()}
     assert driven == names - {"inspect", "tokens"} | {"inspect-tokens"}  # inspect takes a path and no values
+
+
+UNFITTING = {  # a recipe that a decoder of six layers cannot take -> what is said about it
+    "{extends: w4a8, pruning: {selector: sqap, parameters: {prune_layer: 99}}}": "drops tokens before decoder layer 99; "
+    "this model has layers 0 to ",
+    "{accelerator: {name: efficient_vla, parameters: {removed_layers: [1, 99]}}}": "cannot remove layers [1, 99] of a "
+    "decoder with ",
+    "{accelerator: {name: efficient_vla, parameters: {remove: 99, selector: null}}}": "takes 99 layers out of a decoder "
+    "of ",
+}
+
+
+@pytest.mark.parametrize("recipe", UNFITTING)
+def test_a_recipe_that_does_not_fit_the_decoder_is_refused_before_any_work(recipe, tmp_path, monkeypatch, capsys):
+    """By every command that takes one; where several are named, before the first is run."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(recipe)
+    Image.new("RGB", (64, 48)).save("view.png")
+    write_bag(tmp_path / "bag", frames=1)
+    monkeypatch.setattr("sqap_vla_ros.commands.demo.run_demo", lambda options: pytest.fail("a robot is started"))
+    monkeypatch.setattr("sqap_vla_ros.compression.load.load_uncompressed", lambda *_, **__: pytest.fail("it is loaded"))
+    given = ["--checkpoint", "tabletop"]
+    for arguments in (
+        ["evaluate", *given, "--recipes", "fp32,mine.yaml", "--episodes", "1"],
+        ["replay", "bag", *given, "--recipes", "fp32,mine.yaml", "--instruction", "x"],
+        ["predict", *given, "--recipe", "mine.yaml", "--image", "view.png", "--instruction", "x"],
+        ["inspect-tokens", *given, "--recipe", "mine.yaml", "--image", "view.png"],
+        ["compress", *given, "--recipe", "mine.yaml", "--calibration", "synthetic:4", "--out", "p.safetensors"],
+        ["demo", *given, "--recipe", "mine.yaml"],
+        ["bops", "--recipe", "mine.yaml", "--model", "tabletop"],
+        ["bops", "--recipe", "mine.yaml"],
+    ):
+        assert cli.main(arguments) == 2, arguments
+        said = capsys.readouterr().err
+        assert said.startswith("sqap-vla: error: recipe 'mine'"), arguments
+        assert UNFITTING[recipe] in said, arguments
+        assert said.count("\n") == 1, arguments
+    assert not list(tmp_path.rglob("*.jsonl"))

@@ -27,7 +27,7 @@ from sqap_vla_ros.commands.options import (
     number,
     worker_settings,
 )
-from sqap_vla_ros.commands.policy_checks import require_device, require_mover, require_policy
+from sqap_vla_ros.commands.policy_checks import require_device, require_fitting, require_mover, require_policy
 from sqap_vla_ros.commands.recordings.bags import (
     BAG_OPTIONS,
     add_bag_frames,
@@ -155,6 +155,7 @@ def jobs_of(args: argparse.Namespace) -> list[ReplayJob]:
         video=not args.no_video,
     )
     require_mover(args.checkpoint, settings)
+    require_fitting(args.checkpoint, args.recipes)
     return jobs
 
 

@@ -39,12 +39,17 @@ class EpisodeWorker:
             if self._loaded is None or self._loaded[0] != method:
                 self._loaded = None  # never two policies at a time
                 self._loaded = (method, *load(method))
+        except Exception as error:
+            sentence = isinstance(error, OSError | ValueError)  # about the checkpoint or the recipe
+            yield "problem", method.name, str(error) if sentence else _with_trace(error)
+            return
+        try:
             _, policy, description = self._loaded
             yield "described", method.name, description
             for group in assignment.groups:
                 yield from self._run_group(policy, method, group)
         except Exception as error:  # one method that cannot be run must not end the others
-            yield "problem", method.name, f"{error}\n{traceback.format_exc()}"
+            yield "problem", method.name, _with_trace(error)
 
     def close(self) -> None:
         """Give back the simulators."""
@@ -80,6 +85,10 @@ class EpisodeWorker:
         if key not in self._taught:
             self._taught[key] = teach(self._teacher, self._envs[0], suite, family, seed)
         return self._taught[key]
+
+
+def _with_trace(error: Exception) -> str:
+    return f"{error}\n{''.join(traceback.format_exception(error))}"
 
 
 def load(method: Method) -> tuple[Policy, dict[str, Any]]:

@@ -33,6 +33,7 @@ def test_a_run_is_stored_and_resumed(tmp_path):
     problems = run_units(units, tmp_path, reference=UNIT.method, show=False)
     assert list(problems) == ["broken"]
     assert "layer 99" in problems["broken"]
+    assert "\n" not in problems["broken"]  # a sentence, no traceback
     store = Store(tmp_path)
     episodes = store.episodes("fp32")
     assert {(e["family"], e["seed"]) for e in episodes} == {("pick", 0), ("open_drawer", 0)}
