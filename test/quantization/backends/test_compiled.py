@@ -8,7 +8,7 @@ from sqap_vla_ros.quantization.linear import ActivationQuantizer
 
 @pytest.fixture(autouse=True)
 def a_compiler():
-    """Asked for when a test begins: the answer takes seconds, which whoever only collects the tests need not wait for."""
+    """Asked for when a test begins: the answer takes seconds, which collecting the tests need not wait for."""
     if reason := compilation_unavailable():
         pytest.skip(reason)
 
