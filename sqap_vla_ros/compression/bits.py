@@ -190,9 +190,13 @@ def draw_widths(path: Path, linears: Sequence[LinearWidths], title: str, parts: 
 
 
 def _compared_width(linears: Sequence[LinearWidths]) -> int | None:
-    """Return the width that all linears were scored at and that lies nearest to four bits; None where there is none."""
+    """Return the width nearest to four bits that all linears were scored at, and where a damage can be drawn.
+
+    None where there is none.
+    """
     common = set.intersection(*({*each.damage} for each in linears)) - {0, FULL_BITS}
-    return min(common, key=lambda bits: (abs(bits - 4), bits), default=None)
+    drawn = [bits for bits in common if any(0 < each.damage[bits] < np.inf for each in linears)]
+    return min(drawn, key=lambda bits: (abs(bits - 4), bits), default=None)
 
 
 def _grid(figure: Any, axis: Any, values: Any, layers: Sequence[int], title: str, **how: Any) -> None:

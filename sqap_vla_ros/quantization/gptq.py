@@ -44,10 +44,16 @@ def blended_hessian(weighted: torch.Tensor, plain: torch.Tensor, plain_share: fl
     weighted: second moment of the inputs, each token weighted by the squared gradient of the action at the linear's
         output there: its errors are the ones that reach the action.
     plain: the unweighted one, which keeps directions that few weighted tokens have from being neglected.
+    Where `weighted` is zero, `plain` is all there is: a linear that the action does not depend on, as in a layer whose
+    output was zeroed to take it out, is rounded on its inputs. Raises ValueError for what is not finite.
     """
     traces = weighted.trace(), plain.trace()
-    if not all(torch.isfinite(trace) and trace > 0 for trace in traces):
-        raise ValueError(f"the traces of the two Hessians must be positive, got {traces[0]:.3g} and {traces[1]:.3g}")
+    if not all(torch.isfinite(trace) for trace in traces):
+        raise ValueError(
+            f"the traces of its weighted and its plain Hessian must be finite, got {traces[0]:.3g} and {traces[1]:.3g}"
+        )
+    if not traces[0]:
+        return plain / traces[1] if traces[1] else plain
     return weighted / traces[0] + plain_share * (plain / traces[1])
 
 

@@ -81,6 +81,7 @@ def quantize_mixed(
         else:
             found = gptq(weight[chosen], hessian, width, mid_rise=width == 2, clip_search=clip_search, factor=factor)
         values[chosen], scale[chosen] = found.values, found.scale
+    scale[~weight.any(1)] = 0.0  # the levels of two bits have no zero among them
     return MixedWeight(values, scale, bits, weight[bits == 16].bfloat16())
 
 

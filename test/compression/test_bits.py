@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sqap_vla_ros.compression.bits import draw_widths, linear_widths, part_widths, width_summary
+from sqap_vla_ros.compression.bits import LinearWidths, draw_widths, linear_widths, part_widths, width_summary
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.config import MICRO
@@ -75,3 +75,11 @@ def test_the_picture_has_sensitivities_where_they_are_known(scored, tmp_path, mo
     titles = [axes.get_title() for axes in drawn[0].axes if axes.get_title()]
     assert titles[:3] == ["mean bits of the rows", "share of the rows by width", "size by module, MiB"]
     assert ("sensitivity: all rows of a linear at 4 bits" in titles) == scored
+
+
+def test_a_picture_of_widths_whose_damage_is_none_is_drawn_all_the_same(tmp_path):
+    """Weights that lie on a grid already lose nothing at its width."""
+    linears = [LinearWidths(0, name, 8, {4: 8}, 40, {2: 0.5, 4: 0.0, 8: 0.0}) for name in COGACT.linears]
+    draw_widths(tmp_path / "bits.png", linears, "mine", {})
+    draw_widths(tmp_path / "none.png", [dataclasses.replace(each, damage={4: 0.0}) for each in linears], "mine", {})
+    assert (tmp_path / "none.png").stat().st_size

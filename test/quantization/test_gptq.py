@@ -93,14 +93,19 @@ def test_a_weighted_hessian_is_the_weighted_second_moment():
     torch.testing.assert_close(hessian.matrix, expected)
 
 
-def test_blending_is_invariant_to_the_scales_and_refuses_empty_ones():
+def test_blending_is_invariant_to_the_scales_and_falls_back_to_the_plain_inputs():
     torch.manual_seed(0)
     weighted, plain = (torch.cov(torch.randn(5, 20)) for _ in range(2))
     blended = blended_hessian(weighted, plain)
     torch.testing.assert_close(blended, blended_hessian(weighted * 1e-6, plain * 1e3))
     torch.testing.assert_close(blended.trace(), torch.tensor(1.1))
-    with pytest.raises(ValueError, match="traces of the two Hessians must be positive, got 0"):
-        blended_hessian(weighted * 0, plain)
+    torch.testing.assert_close(blended_hessian(weighted * 0, plain), plain / plain.trace())
+    assert not blended_hessian(weighted * 0, plain * 0).any()
+    for broken in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match=rf"weighted and its plain Hessian must be finite, got {broken} and"):
+            blended_hessian(weighted * 0 + broken, plain)
+        with pytest.raises(ValueError, match=rf"must be finite, got 0 and {broken}"):
+            blended_hessian(weighted * 0, plain * 0 + broken)
 
 
 def test_mid_rise_gptq_stays_on_its_grid_and_beats_rounding():

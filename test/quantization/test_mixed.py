@@ -49,6 +49,13 @@ def test_every_row_is_the_row_of_its_width():
         torch.testing.assert_close(found[row : row + 1], expected)
 
 
+def test_a_row_of_zeros_stays_zero_at_every_width():
+    """The levels of two bits have no zero among them."""
+    weight = random(10, 8)
+    weight[::2] = 0.0
+    assert not quantize_mixed(weight, torch.tensor(WIDTHS).repeat(2)).dequantize()[::2].any()
+
+
 def test_gptq_rows_err_less_on_the_inputs_than_rounded_ones():
     weight, bits, x = random(30, 20, seed=2), some_bits(30, (2, 4)), random(200, 20, seed=3) @ random(20, 20, seed=4)
     hessian = Hessian(20)

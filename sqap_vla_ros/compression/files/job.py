@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from sqap_vla_ros.compression.layer_work import OnProgress
 from sqap_vla_ros.compression.layers import LinearReport
 from sqap_vla_ros.compression.parts import AFTER_DECODER, quantize_parts
 from sqap_vla_ros.compression.recipe import Recipe
+from sqap_vla_ros.compression.sensitivity.soundness import ScoringError
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.checkpoints.writing import WriteError
 from sqap_vla_ros.policy.cogact import CogACTPolicy
@@ -111,7 +113,8 @@ def compress_to_file(
     calibration: summary for the header (what the observations were).
     after_layer: called with the index of every layer once it is safely on disk.
     overwrite: replace `out` where it exists.
-    Raises CompressedFileError, RecipeError; OSError where nothing can be written, and then nothing stays behind.
+    Raises CompressedFileError, RecipeError; ScoringError where the policy's rows cannot be scored, and OSError where
+    nothing can be written, and then nothing stays behind.
     """
     require_calibration(recipe, observations)
     require_loadable(recipe, len(policy.model.decoder.layers))
@@ -123,7 +126,7 @@ def compress_to_file(
     work = _Workspace(out.with_name(out.name + ".partial"), identity)
     try:
         header = _compress(policy, recipe, observations, out, work, source, calibration, progress, after_layer)
-    except WriteError:
+    except (WriteError, ScoringError):  # neither would end better from here
         work.remove()
         raise
     except OSError as error:  # what is read raises CompressedFileError
@@ -250,6 +253,9 @@ class _Workspace:
                 raise CompressedFileError(f"{self.folder} lacks the Hessian of {lost[0]}; {self._remedy}")
             bits = {name: file.tensor(name) for name in file.names if name != _NO_LINEAR}
             damage = planned["damage"]
+            for name, each in damage.items():
+                if not all(math.isfinite(value) for value in each.values()):
+                    raise CompressedFileError(f"{path} holds a damage of {name} that is not finite; {self._remedy}")
             return RowPlan(
                 {linear_of(name): tensor for name, tensor in bits.items()},
                 store.hessians,

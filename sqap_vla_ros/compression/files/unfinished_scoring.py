@@ -60,6 +60,8 @@ class StoredScoring(ScoringStore):
         for name in sorted(file.names):
             kind, place, number = name.rsplit("/", 2)
             tensor = file.tensor(name)
+            if not torch.isfinite(tensor).all():
+                raise CompressedFileError(f"{self._path} holds {name}, which is not finite; {self._remedy}")
             if kind == _SCORES:
                 found.scores.setdefault(linear_of(place), {})[int(number)] = tensor
                 continue
@@ -97,9 +99,12 @@ class _StoredHessians(MutableMapping[Linear, torch.Tensor]):
 
     def __getitem__(self, linear: Linear) -> torch.Tensor:
         try:
-            return CheckedFile(self._path(linear), self._remedy).tensor(file_name(linear))
+            hessian = CheckedFile(self._path(linear), self._remedy).tensor(file_name(linear))
         except FileNotFoundError:
             raise KeyError(linear) from None
+        if not torch.isfinite(hessian).all():
+            raise CompressedFileError(f"{self._path(linear)} is not finite; {self._remedy}")
+        return hessian
 
     def __setitem__(self, linear: Linear, hessian: torch.Tensor) -> None:
         write_file(self._path(linear), {file_name(linear): partial(_itself, hessian.contiguous())}, {})

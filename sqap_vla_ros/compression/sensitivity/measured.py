@@ -92,7 +92,7 @@ def harmful_zeros(
             continue
         nothing = torch.zeros(len(rows), COGACT.linear(decoder.layers[layer], name).in_features)
         together = epsilon_deviation(decoder, references, head, layer, name, rows, nothing)
-        if together > JOINT_LIMIT * float(scores[layer, name][0][rows].sum()):
+        if not together <= JOINT_LIMIT * float(scores[layer, name][0][rows].sum()):  # nor where it is not a number
             found.add((layer, name))
     return found
 

@@ -27,6 +27,12 @@ from sqap_vla_ros.compression.sensitivity.measured import harmful_zeros
 from sqap_vla_ros.compression.sensitivity.objectives import OBJECTIVES, FrozenHead
 from sqap_vla_ros.compression.sensitivity.rounding import rounding_changes, rounding_hessian
 from sqap_vla_ros.compression.sensitivity.scores import METRICS, RowScores
+from sqap_vla_ros.compression.sensitivity.soundness import (
+    about,
+    require_damage,
+    require_finite,
+    require_gradient,
+)
 from sqap_vla_ros.compression.sensitivity.towers import score_towers
 from sqap_vla_ros.compression.sensitivity.unfinished import KeptInMemory, Scoring, ScoringStore
 from sqap_vla_ros.policy.architecture import COGACT
@@ -117,7 +123,8 @@ def plan_rows(
     images: where the vision towers' rows take widths, what the towers are given, [1, 3, H, W] uint8 per observation.
     store: where scored layers go, so that an interruption loses one at most, and the weighted Hessians, 0.9 GB a layer
         of the published geometry; None keeps all in memory.
-    Raises RecipeError where too few rows may be zero to keep to the average.
+    Raises RecipeError where too few rows may be zero to keep to the average, and ScoringError where the action of this
+    policy cannot tell one width from another: see `soundness`.
     """
     rows = spec.row_bits
     source = policy.model.decoder
@@ -132,6 +139,8 @@ def plan_rows(
         make_cotangents(decoder, some, head, objective, probes=probes, seed=seed) if some else []
         for seed, some in enumerate((fitted, judged))
     )
+    if metric.objective is not None or spec.hessian == "weighted":
+        require_gradient([*to_fit, *to_judge], policy)
     store = store or KeptInMemory()
     hessians = store.hessians
     scoring = store.read() or Scoring(depth, to_fit, to_judge)
@@ -149,16 +158,19 @@ def plan_rows(
         moments, scoring.to_fit = layer_moments(
             layer, [each.hidden[index] for each in fitted], scoring.to_fit, decoder.rotary, final=final
         )
-        found = {name: rounding_hessian(moments.pop(name), spec) for name in list(moments)}
+        found: dict[str, Tensor] = {}
+        for name in list(moments):
+            with about((index, name), policy):
+                found[name] = rounding_hessian(moments.pop(name), spec)
         if spec.hessian == "weighted":
             for name, hessian in found.items():
                 hessians[index, name] = hessian
         if rows is None:
             return
-        deltas = {
-            name: rounding_changes(COGACT.linear(layer, name).weight.data, found.pop(name), spec)
-            for name in COGACT.linears
-        }
+        deltas = {}
+        for name in COGACT.linears:
+            with about((index, name), policy):
+                deltas[name] = rounding_changes(COGACT.linear(layer, name).weight.data, found.pop(name), spec)
         judged_moments, scoring.to_judge = layer_moments(
             layer,
             [each.hidden[index] for each in judged],
@@ -169,7 +181,9 @@ def plan_rows(
             second=metric.second_moments,
         )
         for name, changes in deltas.items():
-            scores[index, name] = metric.score(judged_moments[name], changes)
+            with about((index, name), policy):
+                scores[index, name] = metric.score(judged_moments[name], changes)
+            require_finite((index, name), scores[index, name], policy)
 
     while scoring.left:
         if progress is not None:
@@ -182,6 +196,7 @@ def plan_rows(
         progress("scoring decoder layers", depth, depth)
     if rows is None:
         return RowPlan({}, hessians)
+    require_damage(scores, policy)
     never_zero: set[Linear] = set()
     while True:  # ends: every round but the last forbids zeros in another linear
         try:

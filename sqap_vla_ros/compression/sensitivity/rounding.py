@@ -12,11 +12,16 @@ from sqap_vla_ros.quantization.mixed import quantize_mixed
 
 
 def rounding_hessian(moments: LinearMoments, spec: QuantizationSpec) -> Tensor:
-    """Return the second moment [K, K] that a linear is rounded on."""
+    """Return the second moment [K, K] that a linear is rounded on.
+
+    Raises ValueError where rounding needs it and it is not finite.
+    """
     assert moments.plain is not None
     if spec.hessian == "weighted":
         assert moments.weighted is not None
         return blended_hessian(moments.weighted.sum, moments.plain.sum)
+    if spec.rounding_scheme.needs_hessian and not torch.isfinite(trace := moments.plain.sum.trace()):
+        raise ValueError(f"the second moment of its inputs must be finite, got a trace of {trace:.3g}")
     return moments.plain.matrix
 
 

@@ -17,6 +17,7 @@ from sqap_vla_ros.compression.sensitivity.allocation import VISION, Linear
 from sqap_vla_ros.compression.sensitivity.backward import block_moments
 from sqap_vla_ros.compression.sensitivity.rounding import rounding_changes, rounding_hessian
 from sqap_vla_ros.compression.sensitivity.scores import Metric, RowScores
+from sqap_vla_ros.compression.sensitivity.soundness import about, require_finite
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.decoder import VISUAL_START
@@ -60,8 +61,9 @@ def score_towers(
             moments, fit.cotangents = block_moments(linears, run, fit.inputs[index], fit.cotangents)
             deltas = {}
             for path, linear in linears.items():
-                hessian = rounding_hessian(moments[path], spec)
-                deltas[path] = rounding_changes(linear.weight.data, hessian, spec)
+                with about((VISION, path), policy):
+                    hessian = rounding_hessian(moments[path], spec)
+                    deltas[path] = rounding_changes(linear.weight.data, hessian, spec)
                 if spec.rounding_scheme.needs_hessian:
                     hessians[VISION, path] = hessian
             moments, judge.cotangents = block_moments(
@@ -73,7 +75,9 @@ def score_towers(
                 second=metric.second_moments,
             )
             for path, changes in deltas.items():
-                found.scores[VISION, path] = metric.score(moments[path], changes)
+                with about((VISION, path), policy):
+                    found.scores[VISION, path] = metric.score(moments[path], changes)
+                require_finite((VISION, path), found.scores[VISION, path], policy)
                 found.columns[VISION, path] = linears[path].in_features
     return found
 
