@@ -47,7 +47,7 @@ class MotionConfig:
     max_open_loop_s: float = 4.0
     blend_s: float = 0.2
     ramp_s: float = 1.0
-    ensemble_chunks: int = 2
+    ensemble_chunks: int = 1
     ensemble_alpha: float = ALPHA
     arm_lag_s: float = 0.0
     max_lead_m: float = 0.05
@@ -120,9 +120,10 @@ class Motion:
         # What is to be done by a certain time has to be commanded earlier by what the arm lags behind.
         fresh = anchor_chunk(deltas, anchor, chunk.stamp_ns - self.lag_ns, chunk.dt_s)
         join = "clock" if continues else self.config.chunk_join
-        fresh = self._enter(replace(fresh, stamp_ns=chunk.stamp_ns), join, measured, start_ns)
+        rest = self._enter(replace(fresh, stamp_ns=chunk.stamp_ns), join, measured, start_ns)
+        self._ensemble.moved(rest.end_ns - fresh.end_ns)
         try:
-            return self._checked(fresh, measured, measured_twist, start_ns)
+            return self._checked(rest, measured, measured_twist, start_ns)
         except UnsafeChunk:
             self._ensemble.reset()  # what is not executed must not colour what comes next
             raise
@@ -172,6 +173,7 @@ class Motion:
     def interrupted(self, at_ns: int, pause_ns: int) -> None:
         """Note that what is executed stood still from `at_ns` on for so long, and goes on later."""
         self._executed = deque(interrupted(self._executed, at_ns, pause_ns), maxlen=REMEMBERED)
+        self._ensemble.moved(pause_ns)
 
     def anchor(self, base_from_tool: NDArray[np.float64], stamp_ns: int) -> NDArray[np.float64]:
         """Return the pose [4, 4] that a chunk of the image of `stamp_ns` is composed onto.

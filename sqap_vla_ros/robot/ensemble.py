@@ -22,7 +22,8 @@ class AdaptiveEnsemble:
 
     align="time": asynchronous execution makes chunks start at any time, so an older chunk's candidate for a step is
     the motion it prescribes between the moments that step begins and ends; only chunks that cover the whole step
-    take part. The cosine is of the six motion dimensions, rotations are averaged on SO(3), the gripper is the newest
+    take part. A chunk that the arm follows later than its stamp says must be `moved` by that: otherwise its candidates
+    are of what comes after the step. The cosine is of the six motion dimensions, rotations are averaged on SO(3), the gripper is the newest
     chunk's: an average of open and closed is neither.
 
     align="call": as in CogACT's public evaluation: the chunk made j calls ago is read j steps further on whatever the
@@ -45,6 +46,15 @@ class AdaptiveEnsemble:
     def reset(self) -> None:
         """Forget all chunks: a new instruction, episode or a jump in time."""
         self._chunks.clear()
+
+    def moved(self, later_ns: int) -> None:
+        """Note that the newest chunk is executed by so many nanoseconds later than its stamp says.
+
+        It was entered late, at an action other than the one whose time had come, or stood still.
+        """
+        if self._chunks:
+            actions, motion = self._chunks[-1]
+            self._chunks[-1] = actions, motion.moved_by(later_ns)
 
     def update(self, deltas: ArrayLike, stamp_ns: int, dt_s: float) -> NDArray[np.float64]:
         """Take in the newest chunk [T, 7] and return the averaged one [T, 7], of the same stamp and dt.

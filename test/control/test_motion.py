@@ -273,6 +273,30 @@ def test_two_chunks_are_averaged_where_they_speak_of_the_same_moment():
     np.testing.assert_allclose(np.diff(second.poses[:14, 0, 3]), 0.005, atol=1e-9)
 
 
+def winding(*, stamp_ns: int, first: int) -> ActionChunk:
+    """What is left from action `first` on of a motion whose actions all differ, as a policy without memory sees it."""
+    deltas = np.zeros((HORIZON, 7))
+    deltas[:, 0] = 0.004 * np.cos(0.4 * (first + np.arange(HORIZON)))
+    deltas[:, 6] = 1.0
+    return ActionChunk(stamp_ns, deltas, DT_S, deltas.copy())
+
+
+@pytest.mark.parametrize("join", JOINS)
+@pytest.mark.parametrize("paused_s", [0.0, 0.3])
+def test_a_chunk_that_began_late_is_averaged_by_what_the_arm_did_of_it(join, paused_s):
+    planner = motion(ensemble_chunks=2, ensemble_alpha=0.0, ramp_s=0.0, blend_s=0.0, chunk_join=join)
+    late_s = 0.8 - COMMAND_LEAD_NS / NS_PER_S
+    first = planner.plan(winding(stamp_ns=STAMP_NS, first=0), pose(), pose(), at(late_s)).trajectory
+    planner.commit(first)
+    if paused_s:
+        planner.interrupted(at(0.9), round(paused_s * NS_PER_S))
+    seen = at(1.0 + paused_s)  # two actions are done of the first chunk
+    where = planner.commanded(seen)
+    second = planner.plan(winding(stamp_ns=seen, first=2), where, where, seen - COMMAND_LEAD_NS).trajectory
+    expected = winding(stamp_ns=seen, first=2).deltas[:, 0]
+    np.testing.assert_allclose(np.diff(second.poses[:, 0, 3]), expected[1:], atol=1e-9)
+
+
 def test_clear_forgets_the_ensemble_and_the_seam():
     planner = motion(ensemble_chunks=2, ensemble_alpha=0.0, ramp_s=0.0)
     planner.commit(planner.plan(chunk((0.004, 0.0, 0.0)), pose(), pose(), at(0.01)).trajectory)

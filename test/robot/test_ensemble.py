@@ -44,6 +44,22 @@ def test_aligned_steps_are_weighted_by_their_cosine_with_the_newest():
     np.testing.assert_allclose(averaged[14:], new[14:], atol=1e-12)  # the old chunk has nothing to say about these
 
 
+def test_a_chunk_that_is_executed_later_speaks_of_later_moments():
+    whole = chunk(3, 20)
+    ensemble = AdaptiveEnsemble(horizon=2, alpha=1.0)
+    ensemble.update(whole[:16], 0, DT_S)
+    ensemble.moved(4 * STEP_NS)  # the arm stood still so long
+    for _ in range(2):  # the same when it is moved in two parts
+        np.testing.assert_allclose(ensemble.update(whole[2:18], 6 * STEP_NS, DT_S), whole[2:18], atol=1e-9)
+        ensemble.reset()
+        ensemble.update(whole[:16], 0, DT_S)
+        ensemble.moved(3 * STEP_NS)
+        ensemble.moved(STEP_NS)
+    ensemble.reset()
+    ensemble.moved(STEP_NS)  # of nothing
+    np.testing.assert_allclose(ensemble.update(whole[:16], 0, DT_S), whole[:16], atol=1e-12)
+
+
 def test_the_gripper_is_the_newest_chunks_and_not_averaged():
     ensemble = AdaptiveEnsemble()
     closed, opened = chunk(1), chunk(2)

@@ -196,7 +196,10 @@ class EpisodeRun:
             rest = anchor_chunk(deltas[how.delay_steps :], self._env.commanded_pose, motion.anchor_ns, CONTROL_DT_S)
             self._plan = (self._env.steps, rest.poses, rest.gripper)
             return
-        self._plan = (self._env.steps - self._joining_action(motion), motion.poses, motion.gripper)
+        first_step = self._env.steps - self._joining_action(motion)
+        if self._ensemble is not None:
+            self._ensemble.moved(first_step * CONTROL_NS - motion.anchor_ns)
+        self._plan = (first_step, motion.poses, motion.gripper)
 
     def _joining_action(self, motion: PoseTrajectory) -> int:
         """Return the action of a chunk that comes first."""
