@@ -16,6 +16,8 @@ old ones.
     python benchmarks/quantization_error.py [--checkpoint tabletop] [--seeds 3] [--recipes rtn_w4a4 w4a4 ...]
     python benchmarks/quantization_error.py --checkpoint tabletop --kinds plain --seeds 5 --recipes \
         qvla_w3a8_by_{epsilon,action}
+    python benchmarks/quantization_error.py --checkpoint tabletop --kinds plain --seeds 5 --recipes \
+        w4a8_weighted qvla_w4a8 w3a8_weighted qvla_w3a8 --out benchmarks/results/quantization_error_five_sets.json
 """
 
 from __future__ import annotations
