@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--report {args.report} is the file of --out: give a folder of its own")
         check_folder(args.report)
     _require_source(args)
-    from sqap_vla_ros.compression.compress import require_calibration, require_loadable
+    from sqap_vla_ros.compression.compress import require_calibration, require_loadable, require_plannable
     from sqap_vla_ros.compression.files.estimate import estimate, require_room
     from sqap_vla_ros.compression.files.job import compress_to_file
 
@@ -104,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
     if config is None:
         raise UsageError(f"--checkpoint {args.checkpoint} is compressed already: name the one that it was made from")
     require_loadable(recipe, config.decoder.depth)
+    require_plannable(recipe, config.decoder)
     # the report predicts with the whole policy first; without it, and with layers to quantise, they stay in the file
     lies_in_a_file = checkpoint_path(args.checkpoint, SHIPPED) is not None
     in_file = lies_in_a_file and args.report is None and recipe.quantization is not None
@@ -194,7 +195,7 @@ def _print_plan(
 
     available = available_memory()
     rows = {
-        "recipe": f"{recipe.name}: {recipe.description}",
+        "recipe": recipe.in_words,
         "checkpoint": args.checkpoint,
         "calibration": f"{observations} observations from {args.calibration}" if observations else "none",
         **({} if compared is None else {"report": f"in {args.report}, on {compared.words}"}),
@@ -238,7 +239,7 @@ def _report(
     summary["costs"] = costs_of_file(file)
     summary |= width_summary(widths, recipe, header.config)
     summary["parts"] = {part: found.to_dict() for part, found in part_widths(report).items()}
-    write_report(folder, was, now, summary, f"{out.name}: {recipe.name}, {recipe.description}", widths)
+    write_report(folder, was, now, summary, f"{out.name}: {recipe.in_words}", widths)
     error = summary[HELD_OUT if compared.held_out else CALIBRATED_ON]["rms_action_error"]
     print(f"{folder / 'report.png'}: rms action error on {compared.words} {error:.4f} (normalised)")
     if widths:

@@ -90,7 +90,7 @@ def _describe_compressed(path: Path) -> dict[str, Any]:
         "format": "sqap_vla_ros, compressed",
         "model": header.config.name,
         "recipe": header.recipe.name,
-        "what it does": header.recipe.description,
+        "what it does": header.recipe.description or "the recipe does not say",
         "size [GiB]": round(path.stat().st_size / 2**30, 3),
         "packed linears [GiB]": round(packed / 2**30, 3),
         **costs_in_words(costs_of_file(file)),

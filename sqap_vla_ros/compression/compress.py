@@ -16,8 +16,11 @@ from sqap_vla_ros.compression.layer_work import NO_PLAN, OnProgress, rotary_of
 from sqap_vla_ros.compression.layers import LinearReport, compress_layer
 from sqap_vla_ros.compression.parts import AFTER_DECODER, BEFORE_DECODER, quantize_parts
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError
+from sqap_vla_ros.compression.recipe_errors import errors_name
 from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.cogact import CogACTPolicy
+from sqap_vla_ros.policy.config import DecoderConfig
 from sqap_vla_ros.policy.decoder import Decoder
 
 if TYPE_CHECKING:
@@ -97,6 +100,26 @@ def observations_in_words(spec: QuantizationSpec, count: int) -> str:
     return f"{count} observations calibrate: {count - count // 2} fit the rounding, {count // 2} judge the rows' widths"
 
 
+def require_plannable(recipe: Recipe, decoder: DecoderConfig) -> None:
+    """Raise `RecipeError` for row widths that contradict the recipe's other keys, or that no scores make possible."""
+    spec = recipe.quantization
+    if spec is None or spec.row_bits is None:
+        return
+    from sqap_vla_ros.compression.sensitivity.allocation import AllocationError, require_reachable
+
+    narrow, wide = decoder.width, decoder.mlp_width
+    every = [(index, name) for index in range(decoder.depth) for name in COGACT.linears]
+    rows = {linear: wide if linear[1] in ("gate_proj", "up_proj") else narrow for linear in every}
+    columns = {linear: wide if linear[1] == "down_proj" else narrow for linear in every}
+    ties, head_width = spec.row_bits.ties, decoder.width // decoder.heads
+    with errors_name(recipe.name):
+        spec.require_no_contradiction()
+        try:
+            require_reachable(rows, columns, spec.row_bits.limits, ties=ties, head_width=head_width)
+        except AllocationError as error:
+            raise RecipeError(f"quantization.row_bits: {error}") from error
+
+
 def require_loadable(recipe: Recipe, depth: int | None = None) -> None:
     """Raise `RecipeError` when the recipe's selector or accelerator cannot be put on a decoder of `depth` layers.
 
@@ -151,8 +174,10 @@ def compress(
     require_calibration(recipe, observations)
     decoder = policy.model.decoder
     require_loadable(recipe, len(decoder.layers))
+    require_plannable(recipe, decoder.config)
     hidden, reports = prepare_stream(policy, spec, observations)
-    plan = make_plan(policy, spec, hidden, observations, progress=progress)
+    with errors_name(recipe.name):
+        plan = make_plan(policy, spec, hidden, observations, progress=progress)
     towers, hidden = quantize_towers(policy, spec, hidden, observations, plan)
     reports += towers
     for layer in compress_layers(decoder, spec, hidden, plan=plan, progress=progress):

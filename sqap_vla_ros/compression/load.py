@@ -279,10 +279,11 @@ def _quantize(
     device: str,
     kept: KeptPolicies | None,
 ) -> CogACTPolicy:
-    from sqap_vla_ros.compression.compress import compress, require_loadable
+    from sqap_vla_ros.compression.compress import compress, require_loadable, require_plannable
     from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 
     require_loadable(recipe, len(policy.model.decoder.layers))  # before observations are drawn
+    require_plannable(recipe, policy.model.config.decoder)
     observations: list[Observation] = []
     if recipe.quantization is not None and recipe.quantization.needs_calibration:
         known = shipped.get(policy.model.config.name)

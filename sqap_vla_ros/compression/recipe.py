@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from sqap_vla_ros.compression.recipe_errors import RecipeError, errors_name, require_one_of
+from sqap_vla_ros.compression.row_bits import RowBits, require_no_contradiction, rows_from_dict
 from sqap_vla_ros.compression.schemes.equalization import EQUALIZATIONS, Equalization
 from sqap_vla_ros.compression.schemes.execution import EXECUTIONS
 from sqap_vla_ros.compression.schemes.rotation import ROTATIONS, Rotation
@@ -24,23 +26,11 @@ from sqap_vla_ros.policy.checkpoints.foreign import kind_of
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.yaml_files import merged, read_yaml
 
-if TYPE_CHECKING:
-    from sqap_vla_ros.compression.sensitivity.allocation import Budget
-
 DTYPES = ("float32", "bfloat16")
 FORMER_SELECTORS = ("efficient_vla", "tome", "vla_cache")  # accelerators that recipes used to name as selectors
 WEIGHT_BITS = (2, 3, 4, 8)
 PART_BITS, PART_ACTIVATION_BITS = (4, 8), 8  # of the linears beside the decoder
 HESSIANS = ("plain", "weighted")
-
-
-class RecipeError(ValueError):
-    """A recipe that does not exist or does not make sense; the message says which and what to do."""
-
-
-def _choice(owner: str, name: str, value: object, allowed: Iterable[object]) -> None:
-    if value not in allowed:
-        raise RecipeError(f"{owner}.{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -64,78 +54,6 @@ class AcceleratorSpec:
 
 
 @dataclass(frozen=True)
-class RowBits:
-    """Widths for the rows of the decoder's weights, chosen by what their rounding does to the action (QVLA).
-
-    average: bits a weight, which the widths keep to. widths: that a row may take, of 0, 2, 4, 8 and 16.
-    metric: of the damage, one of `sensitivity.scores.METRICS`; `epsilon` where rows may take 0 bits.
-    probes: random directions it samples an observation.
-    method: `heap` (always the cheapest step anywhere) or `stages` (the paper's words).
-    by_parameters: the average is over weights; False: over rows, as in the paper.
-    ties: `none`; `layout` for rows that need no permutation where the order of rows matters; `linear` for one width a
-        linear.
-    zero_share: at most this share of rows may take 0 bits.
-    vision: average of the vision towers' rows, which then take widths too; None leaves the towers to `parts`.
-    """
-
-    ALWAYS_STORED: ClassVar = (
-        "average",
-        "widths",
-        "metric",
-        "probes",
-        "method",
-        "by_parameters",
-        "ties",
-        "zero_share",
-    )
-
-    average: float
-    widths: Sequence[int] = (2, 4, 8)
-    metric: str = "epsilon"
-    probes: int = 4
-    method: str = "heap"
-    by_parameters: bool = True
-    ties: str = "none"
-    zero_share: float = 0.0
-    vision: float | None = None
-
-    def __post_init__(self) -> None:
-        from sqap_vla_ros.compression.sensitivity.allocation import ALLOCATIONS, TIES, AllocationError
-        from sqap_vla_ros.compression.sensitivity.scores import METRICS
-
-        owner = "quantization.row_bits"
-        object.__setattr__(self, "widths", tuple(self.widths))  # a list where it comes from a file
-        _choice(owner, "metric", self.metric, METRICS)
-        _choice(owner, "method", self.method, ALLOCATIONS)
-        _choice(owner, "ties", self.ties, TIES)
-        if self.probes < 1:
-            raise RecipeError(f"{owner}.probes must be at least 1, got {self.probes}")
-        if 0 in self.widths and self.metric != "epsilon":
-            raise RecipeError(
-                f"{owner}: rows of 0 bits are checked together against the sum of their scores, which needs metric: "
-                f"epsilon, got {self.metric!r}; leave 0 out of widths"
-            )
-        for place, limits in ((owner, "limits"), (f"{owner}.vision", "vision_limits")):
-            try:
-                getattr(self, limits)
-            except AllocationError as error:
-                raise RecipeError(f"{place}: {error}") from error
-
-    @property
-    def limits(self) -> Budget:
-        """Return the budget that widths are allocated within."""
-        from sqap_vla_ros.compression.sensitivity.allocation import Budget
-
-        return Budget(self.average, self.by_parameters, tuple(self.widths), self.zero_share)
-
-    @property
-    def vision_limits(self) -> Budget | None:
-        """Return the budget of the vision towers' rows, which are never zero; None where they take no widths."""
-        widths = tuple(width for width in self.widths if width)
-        return None if self.vision is None else dataclasses.replace(self.limits, average=self.vision, widths=widths)
-
-
-@dataclass(frozen=True)
 class QuantizationSpec:
     """The way linears are stored and multiplied: the decoder's, and those of the parts beside it that are named.
 
@@ -154,7 +72,7 @@ class QuantizationSpec:
     text_activation_bits: of the tokens behind the image (instruction and cognition token), a tenth of all and what the
         action comes from; None: `activation_bits` like the image's.
     overrides: linear name (`down_proj`, ...) -> {weight_bits, activation_bits} for that one.
-    row_bits: widths by row in place of `weight_bits`.
+    row_bits: widths by row in place of `weight_bits`, which then keeps its default.
     hessian: `plain`, or `weighted` for GPTQ on inputs weighted by the squared gradient of the action there. The last
         layer then is fitted to the cognition token alone, which is all that it computes beside keys and values; `plain`
         fits it to every token.
@@ -196,7 +114,7 @@ class QuantizationSpec:
 
     def __post_init__(self) -> None:
         owner = "quantization"
-        _choice(owner, "hessian", self.hessian, HESSIANS)
+        require_one_of(owner, "hessian", self.hessian, HESSIANS)
         if self.hessian == "weighted" and not self.rounding_scheme.needs_hessian:
             raise RecipeError(f"{owner}.hessian: weighted needs rounding: gptq, got {self.rounding!r}")
         if self.looks_at_the_action and self.equalization != "none":
@@ -207,18 +125,18 @@ class QuantizationSpec:
         if self.row_bits is not None and (self.weight_group or not self.weight_symmetric):
             raise RecipeError(f"{owner}.row_bits needs symmetric weights with one scale a row: leave weight_group out")
         for part, bits in self.parts.items():
-            _choice(owner, "parts", part, COGACT.parts)
-            _choice(f"{owner}.parts", part, bits, PART_BITS)
+            require_one_of(owner, "parts", part, COGACT.parts)
+            require_one_of(f"{owner}.parts", part, bits, PART_BITS)
         if self.vision_by_row and "vision" in self.parts:
             raise RecipeError(
                 f"{owner}: row_bits.vision and parts.vision both say how the towers are quantised; keep one"
             )
-        _choice(owner, "weight_bits", self.weight_bits, WEIGHT_BITS)
-        _choice(owner, "activation_bits", self.activation_bits, EXECUTIONS)
-        _choice(owner, "rounding", self.rounding, ROUNDINGS)
-        _choice(owner, "rotation", self.rotation, ROTATIONS)
-        _choice(owner, "equalization", self.equalization, EQUALIZATIONS)
-        _choice(owner, "activation_granularity", self.activation_granularity, ("token", "tensor"))
+        require_one_of(owner, "weight_bits", self.weight_bits, WEIGHT_BITS)
+        require_one_of(owner, "activation_bits", self.activation_bits, EXECUTIONS)
+        require_one_of(owner, "rounding", self.rounding, ROUNDINGS)
+        require_one_of(owner, "rotation", self.rotation, ROTATIONS)
+        require_one_of(owner, "equalization", self.equalization, EQUALIZATIONS)
+        require_one_of(owner, "activation_granularity", self.activation_granularity, ("token", "tensor"))
         if self.weight_group < 0:
             raise RecipeError(f"{owner}.weight_group must be 0 (per row) or a positive size, got {self.weight_group}")
         if self.quantizes_activations and (self.weight_group or not self.weight_symmetric):
@@ -236,15 +154,22 @@ class QuantizationSpec:
                 "choose one"
             )
         if self.text_activation_bits is not None:
-            _choice(owner, "text_activation_bits", self.text_activation_bits, (4, 8))
+            require_one_of(owner, "text_activation_bits", self.text_activation_bits, (4, 8))
             if not self.quantizes_activations:
                 raise RecipeError(f"{owner}.text_activation_bits needs quantised activations; activation_bits is 16")
         for linear, widths in self.overrides.items():
-            _choice(owner, "overrides", linear, COGACT.linears)
+            require_one_of(owner, "overrides", linear, COGACT.linears)
             if unknown := set(widths) - {"weight_bits", "activation_bits"}:
                 raise RecipeError(f"{owner}.overrides.{linear}: unknown {', '.join(sorted(unknown))}")
-            _choice(f"{owner}.overrides.{linear}", "weight_bits", widths.get("weight_bits", 4), WEIGHT_BITS)
-            _choice(f"{owner}.overrides.{linear}", "activation_bits", widths.get("activation_bits", 4), EXECUTIONS)
+            require_one_of(f"{owner}.overrides.{linear}", "weight_bits", widths.get("weight_bits", 4), WEIGHT_BITS)
+            require_one_of(
+                f"{owner}.overrides.{linear}", "activation_bits", widths.get("activation_bits", 4), EXECUTIONS
+            )
+
+    def require_no_contradiction(self) -> None:
+        """Raise `RecipeError` for keys that `row_bits` would silently pass over."""
+        if self.row_bits is not None:
+            require_no_contradiction(self.row_bits, self.weight_bits, QuantizationSpec.weight_bits, self.overrides)
 
     def bits(self, linear: str) -> tuple[int, int]:
         """Return the (weight, activation) bits of a linear of the decoder layer."""
@@ -325,8 +250,8 @@ class Recipe:
                 f"recipe {self.name!r}: accelerator {self.accelerator.name!r} brings its own choice of tokens, so it "
                 f"cannot be combined with the selector {self.pruning.selector!r}; leave one of them out"
             )
-        _choice(f"recipe {self.name!r}", "dtype", self.dtype, DTYPES)
-        _choice(f"recipe {self.name!r}", "head_dtype", self.head_dtype, DTYPES)
+        require_one_of(f"recipe {self.name!r}", "dtype", self.dtype, DTYPES)
+        require_one_of(f"recipe {self.name!r}", "head_dtype", self.head_dtype, DTYPES)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe in plain containers, as stored in a compressed file.
@@ -353,6 +278,11 @@ class Recipe:
         return build(cls, f"recipe {name!r}", data, RecipeError)
 
     @property
+    def in_words(self) -> str:
+        """Return its name, and its description where it has one."""
+        return f"{self.name}: {self.description}" if self.description else self.name
+
+    @property
     def digest(self) -> str:
         """Return the sha256 of what the recipe does to the numbers; its name and description do not count."""
         content = {k: v for k, v in self.to_dict().items() if k not in ("name", "description")}
@@ -368,13 +298,10 @@ _SECTIONS = {"pruning": PruningSpec, "quantization": QuantizationSpec, "accelera
 def _section(recipe: str, section: str, kind: type[Any], content: Any) -> Any:
     """Make a section of a recipe; errors name the recipe."""
     owner = f"recipe {recipe!r}, {section}"
-    try:
-        if isinstance(content, Mapping) and isinstance(content.get("row_bits"), Mapping):
-            content = {**content, "row_bits": build(RowBits, f"{owner}.row_bits", content["row_bits"], RecipeError)}
+    with errors_name(recipe):
+        if isinstance(content, Mapping) and content.get("row_bits") is not None:
+            content = {**content, "row_bits": rows_from_dict(f"{owner}.row_bits", content["row_bits"])}
         return build(kind, owner, content, RecipeError)
-    except RecipeError as error:
-        said = str(error)
-        raise RecipeError(said if said.startswith("recipe ") else f"recipe {recipe!r}: {said}") from error
 
 
 def _leave_out_defaults(spec: Any, content: dict[str, Any]) -> None:
@@ -401,7 +328,11 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     description is not inherited. Raises `RecipeError` for what cannot be read or makes no sense.
     """
     path = _recipe_path(name_or_path, Path())
-    return Recipe.from_dict({"name": path.stem, **_resolve(path, ())})
+    recipe = Recipe.from_dict({"name": path.stem, **_resolve(path, ())})
+    if recipe.quantization is not None:
+        with errors_name(recipe.name):
+            recipe.quantization.require_no_contradiction()
+    return recipe
 
 
 def _recipe_path(name_or_path: str | Path, folder: Path) -> Path:

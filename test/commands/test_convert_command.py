@@ -150,6 +150,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(file, tmp_path, capsys, 
     command += ["--calibration", "synthetic:4"]
     assert main(command) == 0
     shown = capsys.readouterr().out
+    assert "recipe              w4a4: " in shown
     assert "4 observations from synthetic:4" in shown
     assert "nothing was written" in shown
     promised = float(shown.split(", about ")[1].split()[0])
@@ -159,6 +160,10 @@ def test_a_dry_run_checks_everything_and_writes_nothing(file, tmp_path, capsys, 
     needs = "needs about .* GiB of memory here"
     for text, message in (
         ("extends: w4a4\nquantization: {smooth_alpha: half}", "smooth_alpha must be a finite number, got 'half'"),
+        (
+            "extends: qvla_w3a8\nquantization: {row_bits: {average: 0.3, widths: [0, 2], zero_share: 0.9}}",
+            "recipe 'bad': quantization.row_bits: an average of 0.3 bits cannot be met: 0.327 is the least",
+        ),
         ("pruning: {selector: [sqap]}", "selector must be text"),
         ("pruning: {selector: sqap, parameters: {prune_layer: 40}}", "drops tokens before decoder layer 40"),
     ):

@@ -155,3 +155,8 @@ def test_eight_bit_activations_are_all_that_w4a8_adds(wide, narrow):
     recipe = load_recipe(narrow)
     spec = dataclasses.replace(recipe.quantization, activation_bits=8)
     assert dataclasses.replace(recipe, quantization=spec).digest == load_recipe(wide).digest
+
+
+def test_a_recipe_without_a_description_is_its_name_in_words():
+    assert Recipe("mine").in_words == "mine"
+    assert Recipe("mine", "Does nothing.").in_words == "mine: Does nothing."

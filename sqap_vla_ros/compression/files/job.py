@@ -28,6 +28,7 @@ from sqap_vla_ros.compression.compress import (
     quantize_towers,
     require_calibration,
     require_loadable,
+    require_plannable,
 )
 from sqap_vla_ros.compression.files.kind import check_target
 from sqap_vla_ros.compression.files.storage import (
@@ -43,6 +44,7 @@ from sqap_vla_ros.compression.layer_work import OnProgress
 from sqap_vla_ros.compression.layers import LinearReport
 from sqap_vla_ros.compression.parts import AFTER_DECODER, quantize_parts
 from sqap_vla_ros.compression.recipe import Recipe
+from sqap_vla_ros.compression.recipe_errors import errors_name
 from sqap_vla_ros.compression.sensitivity.soundness import ScoringError
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.checkpoints.writing import WriteError
@@ -118,6 +120,7 @@ def compress_to_file(
     """
     require_calibration(recipe, observations)
     require_loadable(recipe, len(policy.model.decoder.layers))
+    require_plannable(recipe, policy.model.config.decoder)
     check_target(out, overwrite=overwrite)
     identity = JobIdentity(
         recipe.digest, weights_digest(policy), observations_digest(observations), policy_digest(policy)
@@ -157,7 +160,8 @@ def _compress(
         def make(store: StoredScoring) -> RowPlan | None:
             return make_plan(policy, spec, hidden, observations, store=store, progress=progress)
 
-        plan = work.plan(make)
+        with errors_name(recipe.name):
+            plan = work.plan(make)
         towers, inputs = quantize_towers(policy, spec, hidden, observations, plan)
         beside += towers
         start = work.finished_layers(calibrated=bool(observations), depth=len(decoder.layers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from sqap_vla_ros.quantization.mixed import WIDTHS
 Linear = tuple[int, str]  # decoder layer, linear; VISION and the path of a linear of the vision towers
 VISION = -1
 Scores = Mapping[Linear, Mapping[int, Tensor]]  # linear -> bits -> [N] damage of every row
+_FEW_UNITS = 1000  # of which the sums are gone through; of more, some come near to any sum
 UNZEROABLE = ("q_proj", "k_proj")  # a head whose scores are all equal saturates: sums of row scores do not see it
 
 
@@ -36,6 +38,11 @@ class Budget:
     by_parameters: bool = True
     widths: tuple[int, ...] = (2, 4, 8)
     zero_share: float = 0.05
+
+    @property
+    def ladder(self) -> list[int]:
+        """Return the widths, the lowest first, each once."""
+        return sorted({*self.widths})
 
     def __post_init__(self) -> None:
         if {*self.widths} - {*WIDTHS} or len({*self.widths}) < 2:
@@ -120,16 +127,28 @@ def make_units(
 ) -> Units:
     """Sum rows into units. columns: input channels by linear. Damage at 16 bits counts as none."""
     rows = {linear: len(next(iter(by_bits.values()))) for linear, by_bits in scores.items()}
+    units = _without_damage(rows, columns, budget, tie, head_width, never_zero)
+    for linear, of in units.of.items():
+        for index, width in enumerate(budget.ladder):
+            if width < 16:
+                units.damage[:, index].index_add_(0, of, scores[linear][width].double())
+    return units
+
+
+def _without_damage(
+    rows: Mapping[Linear, int],
+    columns: Mapping[Linear, int],
+    budget: Budget,
+    tie: Tie,
+    head_width: int,
+    never_zero: Collection[Linear] = (),
+) -> Units:
     of = dict(tie(rows, head_width))
     count = 1 + max(int(units.max()) for units in of.values())
-    widths = sorted(budget.widths)
-    damage = torch.zeros(count, len(widths), dtype=torch.float64)
+    damage = torch.zeros(count, len(budget.ladder), dtype=torch.float64)
     cost = torch.zeros(count, dtype=torch.float64)
     may_be_zero = torch.ones(count, dtype=torch.bool)
     for linear, units in of.items():
-        for index, width in enumerate(widths):
-            if width < 16:
-                damage[:, index].index_add_(0, units, scores[linear][width].double())
         per_row = columns[linear] if budget.by_parameters else 1
         cost.index_add_(0, units, torch.full((len(units),), per_row, dtype=torch.float64))
         if linear[1] in UNZEROABLE or linear in never_zero:
@@ -137,12 +156,46 @@ def make_units(
     return Units(of, damage, cost, may_be_zero)
 
 
+def require_reachable(
+    rows: Mapping[Linear, int], columns: Mapping[Linear, int], budget: Budget, *, ties: str, head_width: int
+) -> None:
+    """Raise AllocationError where no scores whatever would let the widths keep to the average.
+
+    rows, columns: output and input channels by linear. Scores may still forbid zeros that are allowed here.
+    """
+    if 0 not in budget.widths:
+        return  # rows that all take the lowest width keep to it
+    units = _without_damage(rows, columns, budget, TIES[ties], head_width)
+    total, lowest = float(units.cost.sum()), budget.ladder[1]
+    zeroed = _most_within(units.cost[units.may_be_zero], budget.zero_share * total)
+    least = lowest * (1.0 - zeroed / total)
+    if least > budget.average + 1e-9:
+        counted, never = "weights" if budget.by_parameters else "rows", " and ".join(UNZEROABLE)
+        raise AllocationError(
+            f"an average of {budget.average:g} bits cannot be met: {least:.3f} is the least, as at most "
+            f"{zeroed / total:.1%} of the {counted} can take 0 bits (zero_share is {budget.zero_share:g}, ties is "
+            f"{ties} and {never} never take 0); ask for more bits or leave 0 out of widths"
+        )
+
+
+def _most_within(costs: Tensor, limit: float) -> float:
+    """Return the most that some of the costs, whole numbers, add up to within a limit; not above, where many are."""
+    most = min(float(costs.sum()), limit)
+    if len(costs) > _FEW_UNITS:
+        return most
+    step = math.gcd(*map(int, costs.tolist()))
+    sums = 1  # the bit n is set where n steps can be made
+    for cost in costs.tolist():
+        sums |= sums << (int(cost) // step)
+    return step * float((sums & ((1 << (int(most / step + 1e-9) + 1)) - 1)).bit_length() - 1)
+
+
 def cheapest_first(units: Units, budget: Budget) -> Tensor:
     """Lower widths one step at a time, always where a saved bit costs least anywhere (Eq. 8 on a heap). [U] bits.
 
     A step may skip widths, which follows the lower convex hull of a unit's damage.
     """
-    widths = sorted(budget.widths)
+    widths = budget.ladder
     damage, cost = units.damage.tolist(), units.cost.tolist()
     may_be_zero = units.may_be_zero.tolist()
     level = [len(widths) - 1] * len(cost)
@@ -179,7 +232,7 @@ def strict_stages(units: Units, budget: Budget) -> Tensor:
 
     At an average that is one of the widths this gives every row that width.
     """
-    widths = sorted(budget.widths)
+    widths = budget.ladder
     level = torch.full((len(units.cost),), len(widths) - 1)
     excess, zeros_left = _excess(units, budget), budget.zero_share * float(units.cost.sum())
     for at in range(len(widths) - 1, 0, -1):

@@ -170,7 +170,7 @@ def compression_of(worker: WorkerConfig) -> dict[str, str]:
 
         header = CompressedFile(path).header
         calibration = str(header.calibration.get("source", "unknown"))
-        description = f"file compressed as {header.recipe.name}; {recipe.description}"
+        description = "; ".join(filter(None, (f"file compressed as {header.recipe.name}", recipe.description)))
         return {"description": description, "calibration": calibration}
     if recipe.quantization is not None and recipe.quantization.needs_calibration:
         known = SHIPPED.get(worker.checkpoint)

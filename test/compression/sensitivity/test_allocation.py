@@ -5,10 +5,12 @@ import torch
 
 from sqap_vla_ros.compression.sensitivity.allocation import (
     ALLOCATIONS,
+    TIES,
     AllocationError,
     Budget,
     allocate,
     averages,
+    require_reachable,
 )
 
 LAYER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -53,6 +55,38 @@ def test_the_average_is_kept_and_nearly_used(method, by_parameters, average):
     reached = parameters if by_parameters else channels
     assert average - 0.2 < reached <= average
     assert {int(width) for widths in bits.values() for width in widths} <= {2, 4, 8}
+
+
+@pytest.mark.parametrize("ties", TIES)
+@pytest.mark.parametrize("by_parameters", [True, False])
+@pytest.mark.parametrize("zero_share", [0.02, 0.3, 1.0])
+def test_the_least_average_of_a_shape_is_as_low_as_any_scores_come(ties, by_parameters, zero_share):
+    """With one score for every row, zeros go in until no more fit; what is below their average is refused."""
+    scores = {(0, name): {0: torch.ones(rows), 2: torch.zeros(rows)} for name, rows in ROWS.items()}
+    shape = ({(0, name): rows for name, rows in ROWS.items()}, COLUMNS)
+
+    def reached(average):
+        budget = Budget(average, by_parameters, widths=(0, 2), zero_share=zero_share)
+        bits = allocate(scores, COLUMNS, budget, ties=ties, head_width=4)
+        require_reachable(*shape, budget, ties=ties, head_width=4)
+        return averages(bits, COLUMNS)[0 if by_parameters else 1]
+
+    lowest, highest = 2.0 * (1.0 - zero_share), 2.0
+    with pytest.raises(AllocationError, match="is the least") as refused:
+        require_reachable(*shape, Budget(lowest, by_parameters, (0, 2), zero_share), ties=ties, head_width=4)
+    least = float(str(refused.value).split("met: ")[1].split(" is")[0])
+    assert lowest < least <= highest
+    if ties == "none":  # whole linears fill a share in some orders only
+        assert reached(least + 0.001) == pytest.approx(least, abs=0.05)
+
+
+def test_widths_that_stand_twice_count_once():
+    scores = layer_scores()
+    for method in ALLOCATIONS:
+        once, twice = (
+            allocate(scores, COLUMNS, Budget(3.0, widths=widths), method=method) for widths in ((2, 4, 8), (2, 4, 8, 8))
+        )
+        assert all(torch.equal(once[linear], twice[linear]) for linear in once)
 
 
 def test_sensitive_rows_get_more_bits():

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import compress, decoder_inputs, make_plan, prepare_stream
@@ -163,6 +164,24 @@ def test_weighted_hessians_serve_uniform_recipes_too(tmp_path):
     assert not torch.equal(*weights)
 
 
+CONTRADICTIONS = (
+    (
+        "row_bits: {average: 4}\n  weight_bits: 8",
+        r"row_bits and weight_bits: 8 both say .*, or write 4 where .* extends",
+    ),
+    (
+        "row_bits: {average: 4}\n  overrides: {down_proj: {weight_bits: 8}}",
+        r"row_bits and overrides\.down_proj\.weight_bits both say how wide weights are; keep one",
+    ),
+    ("row_bits: {average: 4, widths: [2, 4, 8, 8]}", r"row_bits\.widths must differ from each other, got 2, 4, 8, 8"),
+    ("row_bits: {average: 4, widths: [4, 4, 8]}", r"row_bits\.widths must differ from each other, got 4, 4, 8"),
+    (
+        "row_bits: {average: 4, zero_share: 0.5}",
+        r"row_bits\.zero_share is 0\.5, and widths 2, 4, 8 have no 0; add it, or leave zero_share out",
+    ),
+)
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
@@ -177,9 +196,19 @@ def test_weighted_hessians_serve_uniform_recipes_too(tmp_path):
         ),
         ("row_bits: {average: 4, probes: 0}", r"row_bits\.probes must be at least 1, got 0"),
         ("row_bits: {mean: 4}", r"row_bits: unknown 'mean'; known: average"),
+        ("row_bits: 3.0", r"row_bits must be a mapping with an average, such as \{average: 3\.0\}, got 3\.0"),
+        (
+            "row_bits: {average: 4, vision: true}",
+            r"row_bits\.vision must be the mean bits .* such as 4\.0, .* got true",
+        ),
+        (
+            "row_bits: {average: 3.9, widths: [0, 4], zero_share: 0.5, vision: 4.0}",
+            r"row_bits\.vision: the towers' rows cannot have 0 bits, which leaves them 4 of widths 0, 4; give another",
+        ),
         ("row_bits: {average: 4}\n  equalization: awq\n  activation_bits: 16", r"cannot be combined with equalization"),
         ("row_bits: {average: 4, vision: 1}", r"row_bits\.vision: an average of 1 bits cannot be met"),
         ("row_bits: {average: 4, vision: 4}\n  parts: {vision: 8}", r"row_bits\.vision and parts\.vision both say"),
+        *CONTRADICTIONS,
         ("hessian: weighted", r"hessian: weighted needs rounding: gptq, got 'nearest'"),
         ("hessian: diagonal", r"hessian must be one of plain, weighted, got 'diagonal'"),
     ],
@@ -189,6 +218,57 @@ def test_bad_recipes_are_one_sentence(tmp_path, text, match):
     path.write_text(f"quantization:\n  {text}\n")
     with pytest.raises(RecipeError, match=rf"^recipe 'mine'[:,] quantization\.?.*{match}"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize(("text", "match"), CONTRADICTIONS)
+def test_recipes_of_earlier_files_are_read_whatever_they_contradict_but_not_carried_out(text, match):
+    content = {"name": "mine", "quantization": yaml.safe_load(text.replace("\n  ", "\n"))}
+    recipe = Recipe.from_dict(content)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    with pytest.raises(RecipeError, match=rf"^recipe 'mine': quantization.*{match}"):
+        compress(micro_policy(), recipe, OBSERVATIONS)
+
+
+def test_other_keys_may_stand_beside_row_bits(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "extends: qvla_w3a8\nquantization: {weight_bits: 4, overrides: {down_proj: {activation_bits: 16}}, "
+        "row_bits: {widths: [0, 2, 4], zero_share: 0.1}}\n"
+    )
+    assert load_recipe(path).quantization.bits("down_proj") == (4, 16)
+
+
+@pytest.mark.parametrize(
+    ("rows", "least"),
+    [
+        (RowBits(0.3, widths=(0, 2), zero_share=0.9), r"0\.327 is the least, as at most 83\.7% of the weights"),
+        (
+            RowBits(1.942, widths=(0, 2), zero_share=0.03, ties="linear"),
+            r"1\.946 is the least, as at most 2\.7% of the weights",
+        ),
+        (
+            RowBits(0.3, widths=(0, 2), zero_share=0.9, by_parameters=False),
+            r"0\.381 is the least, as at most 81\.0% of the rows",
+        ),
+    ],
+)
+def test_an_average_that_no_scores_can_meet_is_refused_before_any_work(rows, least, monkeypatch, tmp_path):
+    monkeypatch.setattr("sqap_vla_ros.compression.compress.decoder_inputs", lambda *_: pytest.fail("work began"))
+    recipe = Recipe("mine", quantization=QuantizationSpec(activation_bits=8, row_bits=rows))
+    said = rf"^recipe 'mine': quantization\.row_bits: an average of .* bits cannot be met: {least}"
+    with pytest.raises(RecipeError, match=said):
+        compress(micro_policy(), recipe, OBSERVATIONS)
+    with pytest.raises(RecipeError, match=said):
+        compress_to_file(micro_policy(), recipe, OBSERVATIONS, tmp_path / "policy.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_average_that_scores_forbid_names_the_recipe(monkeypatch):
+    monkeypatch.setattr("sqap_vla_ros.compression.sensitivity.plan.harmful_zeros", lambda bits, *_: {*bits})
+    rows = RowBits(1.95, widths=(0, 2), zero_share=0.05, probes=1)
+    recipe = Recipe("mine", quantization=QuantizationSpec(activation_bits=8, row_bits=rows))
+    with pytest.raises(RecipeError, match=r"^recipe 'mine': quantization\.row_bits: .* 2\.000 is the least"):
+        compress(micro_policy(), recipe, OBSERVATIONS)
 
 
 def test_too_few_observations_are_named():
