@@ -10,6 +10,7 @@ from sqap_vla_ros.commands.options import add_command, add_recipe, integer
 from sqap_vla_ros.contracts import costs_in_words
 
 _MOST_TOKENS = 2**20
+_BOUND = "the least that the rows' average allows: what they cost is known once they are compressed (inspect)"
 
 
 def register(subparsers: Any) -> None:
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
         Workload,
         bops,
         macs,
+        only_a_bound,
         operation_shares,
         workload_of,
     )
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
     costs = expected_costs(recipe, work.config)
     if args.json:
         said = {"recipe": recipe.name, "model": args.model, "modules": table, "relative": shares, "costs": costs}
+        said |= {"note": f"paper: {_BOUND}"} if only_a_bound(recipe.quantization) else {}
         print(json.dumps(said, indent=2))
         return
     print(f"recipe {recipe.name} on {args.model}, {work.config.vision.tokens} visual and {text_tokens} other tokens")
@@ -69,4 +72,6 @@ def run(args: argparse.Namespace) -> None:
         )
     print(f"{'share of uncompressed':22s}{'100.0 %':>18s}{shares['paper']:12.1%}{shares['bit_product']:14.1%}")
     words = costs_in_words(costs)
+    if only_a_bound(recipe.quantization):
+        print(f"the paper's count is {_BOUND}")
     print(f"weights {words['weights']}; decoder {words['decoder']}")

@@ -222,7 +222,7 @@ def _print_costs(out: Path) -> None:
 def _report(
     folder: Path, out: Path, recipe: Recipe, before: tuple[object, dict[str, int]], compared: ReportObservations
 ) -> None:
-    from sqap_vla_ros.compression.bits import linear_widths, part_widths, width_summary
+    from sqap_vla_ros.compression.bits import linear_widths, part_widths, weights_by_module, width_summary
     from sqap_vla_ros.compression.costs import costs_of_file, weight_bytes
     from sqap_vla_ros.compression.files.storage import CompressedFile, load_compressed
     from sqap_vla_ros.compression.report import CALIBRATED_ON, HELD_OUT, Probe, probe, summarize, write_report
@@ -237,7 +237,7 @@ def _report(
     weights = {"before": sizes, "after": weight_bytes(policy.model)}
     summary = summarize(was, now, weights, report, held_out=compared.held_out)
     summary["costs"] = costs_of_file(file)
-    summary |= width_summary(widths, recipe, header.config)
+    summary |= width_summary(widths, recipe, header.config, weights_by_module(report))
     summary["parts"] = {part: found.to_dict() for part, found in part_widths(report).items()}
     write_report(folder, was, now, summary, f"{out.name}: {recipe.in_words}", widths)
     error = summary[HELD_OUT if compared.held_out else CALIBRATED_ON]["rms_action_error"]

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from sqap_vla_ros.compression.bops import FULL_BITS, operation_shares
+from sqap_vla_ros.compression.bops import FULL_BITS, QUANTIZABLE_MODULES, KnownWidths, operation_shares
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.checkpoints.writing import written_aside
 from sqap_vla_ros.policy.config import PolicyConfig
 
+_NAMED = 3  # linears that are named as the most sensitive ones
 _COLOURS = {0: "0.85", 2: "#66ccee", 3: "#88ccaa", 4: "#4477aa", 8: "#ee6677", 16: "#aa3377"}
 
 
@@ -64,6 +65,23 @@ def linear_widths(report: Sequence[Mapping[str, Any]], config: PolicyConfig) -> 
     return found
 
 
+def known_widths(linears: Sequence[LinearWidths], parts: Mapping[str, Mapping[int, int]] = {}) -> KnownWidths:
+    """Return what operations are counted with. parts: module of `bops.macs` -> bits -> how many weights."""
+    return KnownWidths({(each.layer, each.name): each.rows for each in linears}, parts)
+
+
+def weights_by_module(report: Sequence[Mapping[str, Any]]) -> dict[str, Counter[int]]:
+    """Return, by module of `bops.macs`, bits -> how many weights of the quantised linears beside the decoder."""
+    found: dict[str, Counter[int]] = {}
+    for linear in report:
+        module = next((name for name in QUANTIZABLE_MODULES if linear["name"].startswith(f"{name}.")), None)
+        if module is not None and "shape" in linear:
+            count, columns = linear["shape"]
+            for bits, many in linear.get("row_counts", {linear["weight_bits"]: count}).items():
+                found.setdefault(module, Counter())[int(bits)] += many * columns
+    return found
+
+
 def averages(linears: Sequence[LinearWidths]) -> tuple[float, float]:
     """Return the mean bits of a weight, and of a row."""
     rows = [(each, sum(each.rows.values())) for each in linears]
@@ -74,10 +92,16 @@ def averages(linears: Sequence[LinearWidths]) -> tuple[float, float]:
     )
 
 
-def width_summary(linears: Sequence[LinearWidths], recipe: Recipe, config: PolicyConfig) -> dict[str, Any]:
+def width_summary(
+    linears: Sequence[LinearWidths],
+    recipe: Recipe,
+    config: PolicyConfig,
+    parts: Mapping[str, Mapping[int, int]] = {},
+) -> dict[str, Any]:
     """Return averages, operations and sizes in plain containers; empty where nothing was quantised.
 
     The operations are shares of the uncompressed policy's, pruning included (see `bops.Definition`).
+    parts: as in `known_widths`.
     """
     if not linears:
         return {}
@@ -90,7 +114,7 @@ def width_summary(linears: Sequence[LinearWidths], recipe: Recipe, config: Polic
         "average_bits_per_parameter": by_weight,
         "average_bits_per_channel": by_row,
         "rows": {str(bits): counts[bits] for bits in sorted(counts)},
-        "bops": operation_shares(recipe, config),
+        "bops": operation_shares(recipe, config, known=known_widths(linears, parts)),
         "bytes_by_module": {
             name: {
                 "at_16_bits": sum(sum(e.rows.values()) * e.columns for e in linears if e.name == name) * FULL_BITS // 8,
@@ -104,6 +128,23 @@ def width_summary(linears: Sequence[LinearWidths], recipe: Recipe, config: Polic
 def parts_in_words(report: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the average widths of the quantised parts beside the decoder, as a user reads them."""
     return {part.replace("_", " "): _means(widths.to_dict()) for part, widths in part_widths(report).items()}
+
+
+def sensitivity_in_words(linears: Sequence[LinearWidths]) -> dict[str, str]:
+    """Return the decoder's most and least sensitive linears, as a user reads them; empty where none were scored."""
+    compared = _compared_width(linears)
+    if compared is None:
+        return {}
+    ranked = sorted(linears, key=lambda each: each.damage[compared], reverse=True)
+    most, least = (
+        ", ".join(f"layer {each.layer} {each.name} {each.damage[compared]:.2g}" for each in some)
+        for some in (ranked[:_NAMED], ranked[: -_NAMED - 1 : -1])
+    )
+    return {
+        "most sensitive": f"{most} (expected squared change with all rows at {compared} bits)",
+        "least sensitive": least,
+        "all of them": "drawn in bits.png by `sqap-vla compress --report DIR`",
+    }
 
 
 def _means(found: Mapping[str, Any]) -> str:
@@ -194,7 +235,7 @@ def _compared_width(linears: Sequence[LinearWidths]) -> int | None:
 
     None where there is none.
     """
-    common = set.intersection(*({*each.damage} for each in linears)) - {0, FULL_BITS}
+    common = set.intersection(*({*each.damage} for each in linears)) - {0, FULL_BITS} if linears else set()
     drawn = [bits for bits in common if any(0 < each.damage[bits] < np.inf for each in linears)]
     return min(drawn, key=lambda bits: (abs(bits - 4), bits), default=None)
 

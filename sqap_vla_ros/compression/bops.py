@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqap_vla_ros.compression.recipe import PART_ACTIVATION_BITS, QuantizationSpec, Recipe
 from sqap_vla_ros.contracts import TokenSelector
@@ -17,6 +17,7 @@ from sqap_vla_ros.policy.config import ActionHeadConfig, PolicyConfig, TowerConf
 
 TEXT_TOKENS = 21  # BOS, "In: What action should the robot take to pick coke can?\nOut:" and the two appended ids
 FULL_BITS = 16
+_Widths = Mapping[int, int] | Mapping[float, int]  # bits -> how many rows or weights
 
 
 class Definition(enum.Enum):
@@ -25,10 +26,34 @@ class Definition(enum.Enum):
     PAPER: max(w, a) / 16 for every product of the decoder, attention products at the activations' width. It reproduces
         the BOPs of SQAP-VLA's Table 1 (W4A4 counts a quarter).
     BIT_PRODUCT: w * a / 256, the usual definition; attention products are 16-bit, as they are executed.
+
+    Where rows have widths of their own, a linear counts with the mean over its rows.
     """
 
     PAPER = "paper"
     BIT_PRODUCT = "bit_product"
+
+    def weight(self, weight_bits: float, activation_bits: float) -> float:
+        """Return what one multiply-accumulate counts."""
+        if self is Definition.PAPER:
+            return max(weight_bits, activation_bits) / FULL_BITS
+        return weight_bits * activation_bits / FULL_BITS**2
+
+
+@dataclass(frozen=True)
+class KnownWidths:
+    """The widths that the rows of quantised linears have come out with.
+
+    decoder: (layer, linear) -> bits -> how many rows; where an accelerator removes layers, the first are those left.
+    parts: module of `macs` -> bits -> how many weights.
+    """
+
+    decoder: Mapping[tuple[int, str], Mapping[int, int]] = field(default_factory=dict)
+    parts: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+
+
+NOT_KNOWN = KnownWidths()
+QUANTIZABLE_MODULES = ("vision.dino", "vision.siglip", "projector", "action_head")  # of `macs`, beside the decoder
 
 
 @dataclass(frozen=True)
@@ -101,52 +126,85 @@ def macs(work: Workload) -> dict[str, int]:
 
 
 def bops(
-    work: Workload, quantization: QuantizationSpec | None = None, definition: Definition = Definition.PAPER
+    work: Workload,
+    quantization: QuantizationSpec | None = None,
+    definition: Definition = Definition.PAPER,
+    known: KnownWidths = NOT_KNOWN,
 ) -> dict[str, float]:
-    """Count 16-bit-equivalent multiply-accumulates by module; what is not quantised counts one for one."""
+    """Count 16-bit-equivalent multiply-accumulates by module; what is not quantised counts one for one.
+
+    known: widths that rows came out with. Without them each row counts with the average, which is the least that the
+    paper's count can be (see `only_a_bound`).
+    """
     counts: dict[str, float] = dict(macs(work))
     if quantization is None:
         return counts
-    text = _decoder(work, text_alone=True)
+    layers, of_text = _decoder_layers(work), _decoder_layers(work, text_alone=True)
     text_bits = quantization.text_activation_bits or 0
 
-    def weighed(name: str, weight_bits: float, activation_bits: int) -> float:
-        widths = activation_bits, max(activation_bits, text_bits)
-        if definition is Definition.PAPER:
-            image, behind = (max(weight_bits, width) / FULL_BITS for width in widths)
-        else:
-            image, behind = (weight_bits * width / FULL_BITS**2 for width in widths)
-        return (counts[name] - text[name]) * image + text[name] * behind
+    def weighed(module: str, layer: int, widths: _Widths, activation_bits: int) -> float:
+        image, behind = (
+            _mean_weight(definition, widths, bits) for bits in (activation_bits, max(activation_bits, text_bits))
+        )
+        all_rows, text_rows = layers[layer][module], of_text[layer][module]
+        return (all_rows - text_rows) * image + text_rows * behind
 
     for linear in COGACT.linears:
-        counts[f"decoder.{linear}"] = weighed(
-            f"decoder.{linear}", quantization.mean_weight_bits(linear), quantization.bits(linear)[1]
+        average: _Widths = {quantization.mean_weight_bits(linear): 1}
+        activation_bits = quantization.bits(linear)[1]
+        counts[f"decoder.{linear}"] = sum(
+            weighed(f"decoder.{linear}", layer, known.decoder.get((layer, linear), average), activation_bits)
+            for layer in layers
         )
     for name, (part, linears) in _linears_of_parts(work).items():
         if part in quantization.part_bits:
-            bits = quantization.part_bits[part]
-            if definition is Definition.PAPER:
-                share = max(bits, PART_ACTIVATION_BITS) / FULL_BITS
-            else:
-                share = bits * PART_ACTIVATION_BITS / FULL_BITS**2
-            counts[name] -= linears * (1 - share)
+            widths: _Widths = known.parts.get(name, {quantization.part_bits[part]: 1})
+            counts[name] -= linears * (1 - _mean_weight(definition, widths, PART_ACTIVATION_BITS))
     if definition is Definition.PAPER:
-        counts["decoder.attention"] = weighed("decoder.attention", 0, quantization.activation_bits)
+        counts["decoder.attention"] = sum(
+            weighed("decoder.attention", layer, {0: 1}, quantization.activation_bits) for layer in layers
+        )
     return counts
 
 
+def _mean_weight(definition: Definition, widths: _Widths, activation_bits: int) -> float:
+    """Return what a multiply-accumulate counts on average. widths: bits -> how many rows or weights."""
+    counted = sum(many * definition.weight(bits, activation_bits) for bits, many in widths.items())
+    return counted / sum(widths.values())
+
+
+def only_a_bound(quantization: QuantizationSpec | None) -> bool:
+    """Return whether the paper's count is the least it can be, as long as the rows' widths are not chosen.
+
+    The mean of max(w, a) over rows is at least max(mean w, a), and more where some rows are wider than the activations
+    and others are not.
+    """
+    if quantization is None or quantization.row_bits is None:
+        return False
+    rows = quantization.row_bits
+    activations = {quantization.bits(linear)[1] for linear in COGACT.linears}
+    activations |= {quantization.text_activation_bits or min(activations)}
+    activations |= set() if rows.vision is None else {PART_ACTIVATION_BITS}
+    return any(min(rows.widths) < bits < max(rows.widths) for bits in activations)
+
+
 def relative_bops(
-    work: Workload, quantization: QuantizationSpec | None = None, definition: Definition = Definition.PAPER
+    work: Workload,
+    quantization: QuantizationSpec | None = None,
+    definition: Definition = Definition.PAPER,
+    known: KnownWidths = NOT_KNOWN,
 ) -> float:
     """Return the bit operations over those of the same geometry, uncompressed at 16 bits and computed as published."""
     baseline = macs(Workload(work.config, work.text_tokens))
-    return sum(bops(work, quantization, definition).values()) / sum(baseline.values())
+    return sum(bops(work, quantization, definition, known).values()) / sum(baseline.values())
 
 
-def operation_shares(recipe: Recipe, config: PolicyConfig, text_tokens: int = TEXT_TOKENS) -> dict[str, float]:
+def operation_shares(
+    recipe: Recipe, config: PolicyConfig, text_tokens: int = TEXT_TOKENS, known: KnownWidths = NOT_KNOWN
+) -> dict[str, float]:
     """Return, by the name of the definition, the operations of a recipe over those of the uncompressed policy."""
     work = workload_of(recipe, config, text_tokens)
-    return {each.value: relative_bops(work, recipe.quantization, each) for each in Definition}
+    return {each.value: relative_bops(work, recipe.quantization, each, known) for each in Definition}
 
 
 def _tower(tower: TowerConfig, vision: VisionConfig, prefix: int, blocks_left_out: int) -> int:
@@ -171,10 +229,19 @@ def _linears_of_parts(work: Workload) -> dict[str, tuple[str, int]]:
     return counts
 
 
-def _decoder(work: Workload, text_alone: bool = False) -> dict[str, int]:
-    """Count the decoder's products; with `text_alone`, those for the rows of the tokens behind the image."""
-    decoder, selector = work.config.decoder, work.selector
+def _decoder(work: Workload) -> dict[str, int]:
+    """Count the decoder's products over all layers."""
     counts = dict.fromkeys((*(f"decoder.{linear}" for linear in COGACT.linears), "decoder.attention"), 0)
+    for layer in _decoder_layers(work).values():
+        for name, count in layer.items():
+            counts[name] += count
+    return counts
+
+
+def _decoder_layers(work: Workload, text_alone: bool = False) -> dict[int, dict[str, int]]:
+    """Count each layer's products; with `text_alone`, those for the rows of the tokens behind the image."""
+    decoder, selector = work.config.decoder, work.selector
+    layers = {}
     computed = range(decoder.depth) if work.layers is None else sorted(work.layers)
     visual = work.config.vision.tokens
     for layer in computed:
@@ -185,12 +252,13 @@ def _decoder(work: Workload, text_alone: bool = False) -> dict[str, int]:
         asked = 1 if not work.as_published and layer == computed[-1] else new
         if text_alone:
             new, asked = (min(rows, work.text_tokens - 1) for rows in (new, asked))  # all but BOS
+        counts = {}
         for linear in COGACT.linears:
             rows = new if linear in ("k_proj", "v_proj") else asked
             width = decoder.width if linear.endswith(("q_proj", "k_proj", "v_proj", "o_proj")) else decoder.mlp_width
-            counts[f"decoder.{linear}"] += rows * decoder.width * width
-        counts["decoder.attention"] += 2 * asked * seen * decoder.width
-    return counts
+            counts[f"decoder.{linear}"] = rows * decoder.width * width
+        layers[layer] = counts | {"decoder.attention": 2 * asked * seen * decoder.width}
+    return layers
 
 
 def _action_head(config: PolicyConfig, interval: int) -> int:

@@ -5,12 +5,14 @@ Every report takes these numbers from here. They are plain numbers by name, as `
 * `weight_bytes`: all weights as a file stores them, scales included; backends may hold them in another form.
 * `bits_per_parameter`, `bits_per_channel`: mean width of the weights, and of the output rows, of the decoder's linears.
 * `bops_paper`, `bops_bit_product`: the operations as a share of the uncompressed policy's, pruning included, in both
-  counts of `bops.Definition`.
+  counts of `bops.Definition`. Of a policy and of a file they are counted with the widths that the rows have.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,8 +20,8 @@ from torch import nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sqap_vla_ros.compression.accelerators.table import make_accelerator
-from sqap_vla_ros.compression.bits import LinearWidths, averages, linear_widths
-from sqap_vla_ros.compression.bops import operation_shares
+from sqap_vla_ros.compression.bits import LinearWidths, averages, known_widths, linear_widths, weights_by_module
+from sqap_vla_ros.compression.bops import NOT_KNOWN, QUANTIZABLE_MODULES, KnownWidths, operation_shares
 from sqap_vla_ros.compression.files.skeleton import empty_model, quantize_structure
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.policy.architecture import COGACT
@@ -38,20 +40,25 @@ _FP32 = 4
 
 def costs_of_model(model: CogACT, recipe: Recipe) -> Costs:
     """Return the costs of a policy's model as it is in memory, whatever backend has its weights."""
-    return _costs(sum(weight_bytes(model).values()), model_widths(model), recipe, model.config)
+    stored = sum(weight_bytes(model).values())
+    return _costs(stored, model_widths(model), recipe, model.config, _part_widths(model))
 
 
-def costs_of_file(file: CompressedFile) -> Costs:
-    """Return the costs of the policy in a compressed file, from its header alone."""
+def costs_of_file(file: CompressedFile, recipe: Recipe | None = None) -> Costs:
+    """Return the costs of the policy in a compressed file, from its header alone.
+
+    recipe: one that quantises as the file does and prunes otherwise; None for the file's own.
+    """
     header = file.header
     widths = linear_widths(header.report, header.config)
-    return _costs(file.weight_bytes, widths, header.recipe, header.config)
+    return _costs(file.weight_bytes, widths, recipe or header.recipe, header.config, weights_by_module(header.report))
 
 
 def expected_costs(recipe: Recipe, config: PolicyConfig) -> Costs:
     """Return what a recipe will cost on a geometry, from shapes alone.
 
     Where rows take widths, the average that they keep to is known, and that over rows only if it is the one meant.
+    The paper's count of operations then is the least that this average allows (see `bops.only_a_bound`).
     """
     kept = _without_removed_layers(recipe, config)
     stored, _ = expected_bytes(recipe, kept)
@@ -72,14 +79,20 @@ def _without_removed_layers(recipe: Recipe, config: PolicyConfig) -> PolicyConfi
     return config.replace(decoder=dataclasses.replace(config.decoder, depth=config.decoder.depth - removed))
 
 
-def _costs(stored: int, widths: list[LinearWidths], recipe: Recipe, config: PolicyConfig) -> Costs:
+def _costs(
+    stored: int,
+    widths: list[LinearWidths],
+    recipe: Recipe,
+    config: PolicyConfig,
+    parts: Mapping[str, Mapping[int, int]] = {},
+) -> Costs:
     by_weight, by_row = averages(widths) if widths else (_dtype_bits(recipe), _dtype_bits(recipe))
     found = {"weight_bytes": float(stored), "bits_per_parameter": by_weight, "bits_per_channel": by_row}
-    return found | _operations(recipe, config)
+    return found | _operations(recipe, config, known_widths(widths, parts))
 
 
-def _operations(recipe: Recipe, config: PolicyConfig) -> Costs:
-    return {f"bops_{name}": share for name, share in operation_shares(recipe, config).items()}
+def _operations(recipe: Recipe, config: PolicyConfig, known: KnownWidths = NOT_KNOWN) -> Costs:
+    return {f"bops_{name}": share for name, share in operation_shares(recipe, config, known=known).items()}
 
 
 def _dtype_bits(recipe: Recipe) -> float:
@@ -93,17 +106,32 @@ def model_widths(model: CogACT) -> list[LinearWidths]:
     for index, layer in enumerate(layers):
         for name in COGACT.linears:
             linear: nn.Module = COGACT.linear(layer, name)
-            if isinstance(linear, MixedRowsLinear):
-                bits, counts = linear.row_bits.unique(return_counts=True)
-                rows = dict(zip(bits.tolist(), counts.tolist(), strict=True))
-                columns, stored = linear.in_features, linear.stored_bytes
-            elif isinstance(linear, UniformLinear):
-                rows, columns, stored = {linear.bits: linear.out_features}, linear.in_features, linear.stored_bytes
+            if isinstance(linear, MixedRowsLinear | UniformLinear):
+                rows, columns, stored = _rows_of(linear), linear.in_features, linear.stored_bytes
             else:
                 weight = linear.get_parameter("weight")
                 rows, columns = {torch.finfo(weight.dtype).bits: weight.shape[0]}, weight.shape[1]
                 stored = weight.nbytes
             found.append(LinearWidths(index, name, columns, rows, stored, {}))
+    return found
+
+
+def _rows_of(linear: MixedRowsLinear | UniformLinear) -> dict[int, int]:
+    """Return bits -> how many rows of a packed linear have them."""
+    if isinstance(linear, UniformLinear):
+        return {linear.bits: linear.out_features}
+    bits, counts = linear.row_bits.unique(return_counts=True)
+    return dict(zip(bits.tolist(), counts.tolist(), strict=True))
+
+
+def _part_widths(model: CogACT) -> dict[str, Counter[int]]:
+    """Return, by module beside the decoder, bits -> how many weights of its packed linears, as `weights_by_module`."""
+    found: dict[str, Counter[int]] = {}
+    for module in QUANTIZABLE_MODULES:
+        for linear in model.get_submodule(module).modules():
+            if isinstance(linear, MixedRowsLinear | UniformLinear):
+                for bits, many in _rows_of(linear).items():
+                    found.setdefault(module, Counter())[bits] += many * linear.in_features
     return found
 
 

@@ -1,14 +1,25 @@
 """Operation counts against PyTorch's own counter on a running model, and against the published figures."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sqap_vla_ros.compression.bops import Definition, Workload, bops, macs, relative_bops, workload_of
-from sqap_vla_ros.compression.recipe import QuantizationSpec, list_recipes, load_recipe
+from sqap_vla_ros.cli import main
+from sqap_vla_ros.compression.bops import (
+    Definition,
+    KnownWidths,
+    Workload,
+    bops,
+    macs,
+    only_a_bound,
+    relative_bops,
+    workload_of,
+)
+from sqap_vla_ros.compression.recipe import QuantizationSpec, RowBits, list_recipes, load_recipe
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.config import COGACT_BASE, MICRO
 from sqap_vla_ros.policy.micro.policy import micro_policy
@@ -123,3 +134,49 @@ def test_bad_workload_is_named():
         Workload(COGACT_BASE, layers=[32])
     with pytest.raises(ValueError, match="text_tokens"):
         Workload(COGACT_BASE, text_tokens=0)
+
+
+def test_mixed_rows_count_each_at_its_own_width():
+    """max(w, a) of the mean is less than the mean of max(w, a), where rows are wider than the activations."""
+    spec = QuantizationSpec(activation_bits=4, row_bits=RowBits(4.0))
+    config = MICRO.replace(decoder=dataclasses.replace(MICRO.decoder, depth=2))
+    work = Workload(config)
+    rows = {2: 30, 4: 50, 8: 20}
+    known = KnownWidths({(layer, "q_proj"): rows for layer in range(2)})
+    full, least, counted = macs(work)["decoder.q_proj"], bops(work, spec), bops(work, spec, known=known)
+    assert least["decoder.q_proj"] == full * 4 / 16
+    assert counted["decoder.q_proj"] == pytest.approx(full * (0.8 * 4 + 0.2 * 8) / 16)
+    assert counted["decoder.k_proj"] == least["decoder.k_proj"]  # nothing is known of it
+    product = bops(work, spec, Definition.BIT_PRODUCT, known)
+    assert product["decoder.q_proj"] == pytest.approx(full * (0.3 * 2 + 0.5 * 4 + 0.2 * 8) * 4 / 256)
+    assert counted["decoder.attention"] == least["decoder.attention"]
+
+
+def test_rows_count_in_the_layer_they_are_in():
+    """Wide rows before the layer that tokens are dropped at cost more than behind it."""
+    spec = QuantizationSpec(activation_bits=4, row_bits=RowBits(4.0))
+    work = Workload(MICRO, selector=make_selector("sqap"))
+    shares = [relative_bops(work, spec, known=KnownWidths({(at, "q_proj"): {8: 1}})) for at in (0, 5)]
+    assert shares[0] > shares[1] > relative_bops(work, spec)
+
+
+def test_mixed_rows_of_the_towers_count_likewise():
+    spec = QuantizationSpec(activation_bits=8, row_bits=RowBits(8.0, widths=(4, 8, 16), vision=8.0))
+    work = Workload(MICRO)
+    known = KnownWidths(parts={"vision.dino": {4: 500, 8: 250, 16: 250}})
+    least, counted = bops(work, spec), bops(work, spec, known=known)
+    linears = (macs(work)["vision.dino"] - least["vision.dino"]) / (1 - 8 / 16)
+    assert counted["vision.dino"] - least["vision.dino"] == pytest.approx(linears * 0.25 * (16 - 8) / 16)
+    assert counted["vision.siglip"] == least["vision.siglip"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "bound"),
+    [("qvla_w4a4", True), ("qvla_w8a8", True), ("qvla_w4a8", False), ("qvla_w8a16", False), ("w4a4", False)],
+)
+def test_an_average_alone_bounds_the_papers_count_where_rows_may_exceed_the_activations(recipe, bound, capsys):
+    assert only_a_bound(load_recipe(recipe).quantization) == bound
+    assert main(["bops", "--recipe", recipe, "--model", "micro"]) == 0
+    assert ("the paper's count is the least that the rows' average allows" in capsys.readouterr().out) == bound
+    assert main(["bops", "--recipe", recipe, "--model", "micro", "--json"]) == 0
+    assert ("note" in json.loads(capsys.readouterr().out)) == bound
