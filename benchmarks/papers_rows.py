@@ -23,6 +23,10 @@ class Entry:
 
     quantization: name of a shipped recipe whose scheme is used, or a scheme; None for none. pruning: selector and
     parameters. accelerator: likewise, in place of a selector. outliers: on the policy with injected outlier channels.
+
+    A shipped recipe brings its action head's dtype, bfloat16 for most; all other rows have float32, as they were
+    measured. So the tables' weights compare unlike heads (1.28 MiB of the shipped policy's weights are the difference;
+    docs/benchmark.md has the packed linears alone). Whoever measures these rows anew should give all one dtype.
     """
 
     name: str

@@ -258,7 +258,11 @@ def costs_in_words(costs: Mapping[str, float]) -> dict[str, str]:
 
 def size_in_words(count: float) -> str:
     """Return a number of bytes in the unit that suits it."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"
+    if count >= 2**30:
+        return f"{count / 2**30:.2f} GiB"
+    if count >= 2**20 / 10:
+        return f"{count / 2**20:.2f} MiB"
+    return f"{count / 2**10:.1f} KiB" if count else "nothing"
 
 
 def _brief(value: object) -> str:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sqap_vla_ros.contracts import PolicyInfo, printable, unreadable
+from sqap_vla_ros.contracts import PolicyInfo, printable, size_in_words, unreadable
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,11 @@ def test_what_differs_between_two_policies_is_said_briefly():
     said = second.differences(first)
     assert said == "checkpoint …els/second.pt, was …t.safetensors; recipe sqap, was fp32; 2 more"
     assert len(said) <= 100
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "nothing"), (700, "0.7 KiB"), (2**19, "0.50 MiB"), (3 * 2**29, "1.50 GiB"), (2**30 - 2**24, "1008.00 MiB")],
+)
+def test_a_size_has_a_unit_that_shows_it(count, words):
+    assert size_in_words(count) == words

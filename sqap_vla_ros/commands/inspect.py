@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqap_vla_ros.commands.options import CHECKPOINT_HELP, add_command
-from sqap_vla_ros.contracts import costs_in_words
+from sqap_vla_ros.contracts import costs_in_words, size_in_words
 
 
 def register(subparsers: Any) -> None:
@@ -78,7 +78,7 @@ def _describe_made(name: str) -> dict[str, Any]:
 
 def _describe_compressed(path: Path) -> dict[str, Any]:
     """Return the facts of a file made by `sqap-vla compress`."""
-    from sqap_vla_ros.compression.bits import parts_in_words
+    from sqap_vla_ros.compression.bits import linear_widths, parts_in_words, sensitivity_in_words
     from sqap_vla_ros.compression.costs import costs_of_file
     from sqap_vla_ros.compression.files.storage import CompressedFile
 
@@ -91,10 +91,11 @@ def _describe_compressed(path: Path) -> dict[str, Any]:
         "model": header.config.name,
         "recipe": header.recipe.name,
         "what it does": header.recipe.description or "the recipe does not say",
-        "size [GiB]": round(path.stat().st_size / 2**30, 3),
-        "packed linears [GiB]": round(packed / 2**30, 3),
+        "size": size_in_words(path.stat().st_size),
+        "packed linears": size_in_words(packed),
         **costs_in_words(costs_of_file(file)),
         **parts_in_words(header.report),
+        **sensitivity_in_words(linear_widths(header.report, header.config)),
         "calibrated on": _calibration(header.calibration),
         "compressed from": header.source.get("checkpoint", "unknown"),
         "its sha256": header.source.get("sha256", "unknown"),

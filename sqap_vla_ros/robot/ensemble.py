@@ -23,8 +23,8 @@ class AdaptiveEnsemble:
     align="time": asynchronous execution makes chunks start at any time, so an older chunk's candidate for a step is
     the motion it prescribes between the moments that step begins and ends; only chunks that cover the whole step
     take part. A chunk that the arm follows later than its stamp says must be `moved` by that: otherwise its candidates
-    are of what comes after the step. The cosine is of the six motion dimensions, rotations are averaged on SO(3), the gripper is the newest
-    chunk's: an average of open and closed is neither.
+    are of what comes after the step. The cosine is of the six motion dimensions, rotations are averaged on SO(3), the
+    gripper is the newest chunk's: an average of open and closed is neither.
 
     align="call": as in CogACT's public evaluation: the chunk made j calls ago is read j steps further on whatever the
     clock says, the cosine and the plain average take all seven dimensions.

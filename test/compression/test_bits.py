@@ -4,7 +4,15 @@ import dataclasses
 
 import pytest
 
-from sqap_vla_ros.compression.bits import LinearWidths, draw_widths, linear_widths, part_widths, width_summary
+from sqap_vla_ros.compression.bits import (
+    LinearWidths,
+    draw_widths,
+    linear_widths,
+    part_widths,
+    sensitivity_in_words,
+    weights_by_module,
+    width_summary,
+)
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.config import MICRO
@@ -57,6 +65,27 @@ def test_averages_of_the_parts_beside_the_decoder():
 
 def test_nothing_quantised_says_nothing():
     assert width_summary([], load_recipe("bf16"), CONFIG) == {}
+    assert sensitivity_in_words([]) == {}
+    assert sensitivity_in_words(linear_widths(report(), CONFIG)) == {}  # nothing was scored
+
+
+def test_weights_of_the_towers_by_module_and_width():
+    """Reports of earlier versions have no shapes, and nothing is known of their towers."""
+    assert weights_by_module(report() + TOWERS) == {
+        "vision.dino": {2: 20, 4: 20},
+        "vision.siglip": {8: 120},
+        "projector": {8: 60},
+    }
+    assert weights_by_module([{"name": "vision.dino.x", "weight_bits": 8, "stored_bytes": 1}]) == {}
+
+
+def test_the_most_and_least_sensitive_linears_are_named():
+    scores = {"down_proj": 0.5, "q_proj": 0.0012, "k_proj": 0.002}
+    damage = {"damage": lambda layer, name: {"2": 9.0, "4": scores.get(name, 0.1) * (1 + layer), "16": 0.0}}
+    words = sensitivity_in_words(linear_widths(report(**damage), CONFIG))
+    assert words["most sensitive"].startswith("layer 1 down_proj 1, layer 0 down_proj 0.5, layer 1 v_proj 0.2 (")
+    assert words["most sensitive"].endswith("with all rows at 4 bits)")
+    assert words["least sensitive"] == "layer 0 q_proj 0.0012, layer 0 k_proj 0.002, layer 1 q_proj 0.0024"
 
 
 @pytest.mark.parametrize("scored", [True, False])

@@ -7,6 +7,7 @@ import yaml
 from PIL import Image
 
 from sqap_vla_ros.cli import main
+from sqap_vla_ros.compression.bits import linear_widths, weights_by_module, width_summary
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.costs import costs_of_file, expected_bytes, expected_costs, weight_bytes
 from sqap_vla_ros.compression.files.job import compress_to_file
@@ -18,6 +19,7 @@ from sqap_vla_ros.policy.config import COGACT_BASE, MICRO
 
 OBSERVATIONS = synthetic_observations(4)
 EIGHT_BITS_BESIDE = {"vision": 8, "projector": 8, "action_head": 8}
+SQAP = PruningSpec("sqap", {"ratio": 0.4})
 WIDE_DOWN = {"down_proj": {"weight_bits": 8}}
 
 
@@ -52,17 +54,32 @@ def test_means_by_weight_and_by_row_differ_where_wide_rows_are_long():
     assert 4 < costs["bits_per_channel"] < costs["bits_per_parameter"] - 0.3
 
 
-def test_rows_of_mixed_widths_count_as_they_came_out(tmp_path):
-    spec = QuantizationSpec(activation_bits=8, row_bits=RowBits(3.0, probes=1))
+def test_rows_of_mixed_widths_count_as_they_came_out(tmp_path, capsys):
+    """Those of the towers too; the report says the same, and `inspect` names the sensitive linears."""
+    spec = QuantizationSpec(activation_bits=4, row_bits=RowBits(3.0, probes=1, vision=4.0, widths=(2, 4, 8, 16)))
     recipe = Recipe("r", quantization=spec)
     loaded, file = loaded_and_file(recipe, tmp_path)
     assert loaded == pytest.approx(file)
     expected = expected_costs(recipe, MICRO)
+    assert file["bops_paper"] > expected["bops_paper"] + 0.002
+    header = CompressedFile(tmp_path / "policy.safetensors").header
+    linears, parts = linear_widths(header.report, MICRO), weights_by_module(header.report)
+    assert {*parts} == {"vision.dino", "vision.siglip"}
+    assert width_summary(linears, recipe, MICRO, parts)["bops"]["paper"] == file["bops_paper"]
+    spared = costs_of_file(CompressedFile(tmp_path / "policy.safetensors"), dataclasses.replace(recipe, pruning=SQAP))
+    assert spared["bops_paper"] < file["bops_paper"]
     assert expected["bits_per_parameter"] == 3.0
     assert "bits_per_channel" not in expected
     assert 2.9 < file["bits_per_parameter"] <= 3.0
     assert file["bits_per_channel"] != pytest.approx(file["bits_per_parameter"], abs=1e-3)
     assert file["weight_bytes"] == pytest.approx(expected["weight_bytes"], rel=0.01)
+    assert main(["inspect", str(tmp_path / "policy.safetensors")]) == 0
+    facts = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    packed = sum(row["stored_bytes"] for row in header.report) / 2**20
+    assert facts["packed linears"].split() == [f"{packed:.2f}", "MiB"]
+    assert facts["size"].endswith(" MiB")
+    assert "with all rows at 4 bits" in facts["most sensitive"]
+    assert "compress --report" in facts["all of them"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sqap_vla_ros.contracts import STEP_S
+from sqap_vla_ros.contracts import STEP_S, size_in_words
 from sqap_vla_ros.policy.actions import CONTROL_PERIOD_S, ActionStatistics, require_channels, statistics_notes
 from sqap_vla_ros.policy.checkpoints.contents import Contents
 from sqap_vla_ros.policy.checkpoints.load import is_plain
@@ -50,7 +50,7 @@ def describe(contents: Contents) -> dict[str, Any]:
         "parameters": sum(parts.values()),
         **{f"parameters in {name}": count for name, count in parts.items()},
         "dtype": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in stored.values()}),
-        "size in use [GiB]": round(sum(t.numel() * t.element_size() for t in stored.values()) / 2**30, 3),
+        "size in use": size_in_words(sum(t.numel() * t.element_size() for t in stored.values())),
         "image": f"{config.vision.image_size} x {config.vision.image_size} pixels, {rows} x {columns} tokens",
         "crop": contents.crop,
         "decoder": f"{config.decoder.depth} layers of width {config.decoder.width}",
