@@ -125,7 +125,7 @@ class Motion:
         try:
             return self._checked(rest, measured, measured_twist, start_ns)
         except UnsafeChunk:
-            self._ensemble.reset()  # what is not executed must not colour what comes next
+            self.refused()
             raise
 
     def _enter(self, fresh: PoseTrajectory, join: str, measured: NDArray[np.float64], start_ns: int) -> PoseTrajectory:
@@ -169,6 +169,10 @@ class Motion:
     def commit(self, trajectory: PoseTrajectory) -> None:
         """Note that this trajectory is executed now."""
         self._executed.append(trajectory)
+
+    def refused(self) -> None:
+        """Note that the newest chunk is not executed: it must not colour what comes next."""
+        self._ensemble.reset()
 
     def interrupted(self, at_ns: int, pause_ns: int) -> None:
         """Note that what is executed stood still from `at_ns` on for so long, and goes on later."""

@@ -28,11 +28,12 @@ from sqap_vla_ros.nodes.policy.grippers.gripper import GripperParts
 from sqap_vla_ros.nodes.policy.grippers.table import GRIPPER_SINKS
 from sqap_vla_ros.nodes.policy.inputs import Inputs
 from sqap_vla_ros.nodes.policy.observer import View
-from sqap_vla_ros.nodes.policy.sinks.sink import HoldOrder, MeasuredTool, SinkParts
+from sqap_vla_ros.nodes.policy.sinks.sink import HoldOrder, Measured, MeasuredTool, SinkParts
 from sqap_vla_ros.nodes.policy.sinks.table import SINKS
 from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.gripper.state import GripperReport
 from sqap_vla_ros.robot.holding import ArmSample, Evidence, EvidenceBounds, HoldReason
+from sqap_vla_ros.robot.kinematics import KinematicsError
 
 REST_S = 2.0  # the node waits so long for the arm to come to rest before it is deactivated
 START_AGE_NS = 250_000_000  # a motion from rest starts at a pose that is measured no longer ago
@@ -91,6 +92,7 @@ class Commander:
         self._nearest: tuple[float, float] | None = None  # how near (m, rad) it came to where it was told to rest
         self._begun = False  # the task has moved the arm
         self._returned = False  # the command went back to the arm since a motion last started from rest
+        self._in_motion_ns = 0  # when the arm was last under way, or held
 
     @property
     def publishers(self) -> list[Any]:
@@ -105,6 +107,8 @@ class Commander:
     def measure(self, now_ns: int, *, moving: bool) -> str | None:
         """Look where the arm is. Return what is wrong with it, once several samples say so. moving: it executes."""
         self._tool = None
+        if moving or not self.sink.at_rest(now_ns):
+            self._in_motion_ns = now_ns
         measured = self._inputs.measure_tool()
         if measured is None:
             return None
@@ -174,6 +178,14 @@ class Commander:
         commitment = self.motion.commitment(view.observation.stamp_ns, dt_s, latency_s, self._continuation)
         return replace(view, observation=replace(view.observation, commitment=commitment))
 
+    def predates_rest(self, stamp_ns: int) -> bool:
+        """Return whether an image shows a motion that is over and forgotten.
+
+        How much of its chunk the arm did before it was held is not known any more: done from the first action on, the
+        chunk would take the arm back, and open a gripper that has closed since.
+        """
+        return self.motion.current is None and stamp_ns - self.motion.lag_ns < self._in_motion_ns
+
     def execute(
         self, chunk: ActionChunk, view: View, now_ns: int, *, moving: bool, dry_run: bool
     ) -> tuple[SafeMotion, int]:
@@ -198,6 +210,8 @@ class Commander:
             if self.motion.current is not None:
                 self._log.warning(f"starting anew: {astray or 'the arm was moved from where it was told to rest'}")
             self.motion.clear()
+        if not dry_run and self.predates_rest(chunk.stamp_ns):
+            raise UnsafeChunk("its image was taken before the arm had come to rest: a newer one decides")
         twist = self._inputs.observer.measured_twist()
         goes_on = self.motion.current is not None
         start = tool if goes_on else self._rest(tool, twist, now_ns, dry_run=dry_run, left=left)
@@ -205,13 +219,21 @@ class Commander:
         safe = self.motion.plan(chunk, view.base_from_tool, start, now_ns, twist, continues=continues)
         trajectory = safe.trajectory
         if not dry_run:
-            with self._lock:
-                if self._emergency:
-                    raise UnsafeChunk("the node's executor stood still")
-                trajectory = self.sink.start(trajectory, measured, self.motion.latest_ns(chunk.stamp_ns))
-                self.motion.commit(trajectory)
-                self.commanded = self._begun = True
+            try:
+                trajectory = self._start(trajectory, measured, self.motion.latest_ns(chunk.stamp_ns))
+            except (UnsafeChunk, KinematicsError):
+                self.motion.refused()
+                raise
         return safe, trajectory.end_ns
+
+    def _start(self, trajectory: PoseTrajectory, measured: Measured, latest_ns: int) -> PoseTrajectory:
+        with self._lock:
+            if self._emergency:
+                raise UnsafeChunk("the node's executor stood still")
+            trajectory = self.sink.start(trajectory, measured, latest_ns)
+            self.motion.commit(trajectory)
+            self.commanded = self._begun = True
+            return trajectory
 
     def _rest(
         self, tool: NDArray[np.float64], twist: NDArray[np.float64] | None, now_ns: int, *, dry_run: bool, left: bool
@@ -299,6 +321,7 @@ class Commander:
             if self.commanded:
                 self._hold(hold, now_ns, now_ns)
             self.motion.clear()
+            self._in_motion_ns = now_ns
         self._progress.forget()
 
     def time_jumped(self, what: str, left_ns: int, now_ns: int) -> None:
@@ -320,6 +343,7 @@ class Commander:
             else:
                 self._hold(Hold(what, HoldReason.TIME), now_ns, left_ns)
             self.motion.clear()
+            self._in_motion_ns = now_ns
         self.watch.forget()
         self._progress.forget()
 

@@ -258,6 +258,8 @@ class ControlLoop:
         view = self.inputs.take_view(mission.instruction, now_ns, now_s)
         if view is None or self.inputs.problems(now_ns, now_s) or self.executive.settling:
             return  # a good image is not enough: nothing new is commanded while another input is wrong
+        if not self.executive.dry_run and self.commander.predates_rest(view.observation.stamp_ns):
+            return
         assert self.supervisor.info is not None
         view = self.commander.committed(view, self.supervisor.info.dt_s, self.executive.latency_s(95))
         request = self.supervisor.submit(view.observation, seed=self._seed, now_s=now_s)

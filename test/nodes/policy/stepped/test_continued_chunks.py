@@ -79,6 +79,6 @@ def test_without_it_nothing_is_committed():
 
 
 def test_an_average_of_chunks_repeats_none_and_is_refused():
-    (problem,) = configuration.problems({**defaults(), "chunk_continuation": "guided"})
+    (problem,) = configuration.problems({**defaults(), "chunk_continuation": "guided", "ensemble_chunks": 2})
     assert problem.startswith("chunk_continuation 'guided' needs ensemble_chunks 1")
     assert problem.endswith("got 2")

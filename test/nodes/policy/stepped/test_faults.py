@@ -11,7 +11,9 @@ from stepped.simulated_cell import Cell
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.conditions import Input
+from sqap_vla_ros.control.motion import UnsafeChunk
 from sqap_vla_ros.nodes import messages
+from sqap_vla_ros.robot.holding import HoldReason
 
 STEP_M = 0.4 * 0.02 * 1.03  # max_linear_velocity for a period of the commands
 MODES = ("joint", "pose", "twist")
@@ -336,3 +338,71 @@ def test_simulated_time_that_never_comes_is_named():
         cell.loop.executive.enable()
         cell.loop.turn()
         assert "no /clock was received" in cell.loop.executive.state()[1]
+
+
+# A hold while the policy computes
+
+
+def held_while_computing(cell: Cell, hold) -> tuple[list[float], list[float]]:
+    """A policy of 1 s goes along y at 60 mm/s and closes beyond 150 mm; the arm is held 0.5 s after an image.
+
+    Return the tool's y (m), and the gripper that was told, every 20 ms from the image on.
+    """
+    cell.switches.latency_s = 1.0
+
+    def seen(chunk):
+        deltas = np.zeros_like(chunk.deltas)
+        deltas[:, 1] = 0.012
+        deltas[:, 6] = cell.tool[1, 3] + np.cumsum(deltas[:, 1]) < 0.15
+        return replace(chunk, deltas=deltas, normalized=deltas)
+
+    cell.switches.chunk_edit = seen
+    moving(cell, 1.2)
+    asked = len(cell.asked_ns)
+    while len(cell.asked_ns) == asked:
+        cell.run(0.02)
+    way, gripper = [], []
+
+    def note(seconds: float) -> None:
+        for _ in range(round(seconds / 0.02)):
+            cell.run(0.02)
+            way.append(float(cell.tool[1, 3]))
+            if (current := cell.loop.commander.motion.current) is not None:
+                gripper.append(current.sample(cell.clock.ros_ns)[1])
+
+    note(0.5)
+    hold(cell)
+    note(2.5)
+    return way, gripper
+
+
+def another_description(cell: Cell) -> None:
+    cell.publish("robot_description", String(data=cell.urdf.replace("0.316", "0.3161")))
+
+
+def interrupted(cell: Cell) -> None:
+    cell.loop.executive.interrupt("a hold", HoldReason.INPUT)
+
+
+@pytest.mark.parametrize("hold", [interrupted, another_description])
+@pytest.mark.parametrize("mode", ["pose", "joint"])
+def test_a_chunk_from_before_a_hold_does_not_take_the_arm_back(mode, hold):
+    with Cell(mode, seed=1, parameters={**QUICK, "max_open_loop_s": 4.0}, described=True) as cell:
+        way, gripper = held_while_computing(cell, hold)
+        assert cell.loop.executive.counters.holds == 1
+        assert np.min(np.diff(way)) > -1e-3
+        assert way[-1] > max(way[:40]) + 0.02  # it went on with a newer image
+        closed = np.flatnonzero(np.array(gripper) < 0.5)[0]
+        assert max(gripper[closed:]) < 0.5  # what it holds is not let go of
+        assert "its image was taken before the arm had come to rest" in told(cell)
+        assert violations(cell) == []
+
+
+def test_a_chunk_that_the_arm_cannot_follow_is_not_averaged_into_the_next(monkeypatch):
+    with Cell("pose", seed=1, parameters={**QUICK, "ensemble_chunks": 2}) as cell:
+        moving(cell)
+        sink, averaged = cell.loop.commander.sink, cell.loop.commander.motion._ensemble
+        monkeypatch.setattr(sink, "start", lambda *_: (_ for _ in ()).throw(UnsafeChunk("not reachable")))
+        cell.run(0.5)
+        assert "not reachable" in told(cell)
+        assert len(averaged) == 0
