@@ -16,7 +16,7 @@ from sqap_vla_ros.compression.layer_work import NO_PLAN, OnProgress, rotary_of
 from sqap_vla_ros.compression.layers import LinearReport, compress_layer
 from sqap_vla_ros.compression.parts import AFTER_DECODER, BEFORE_DECODER, quantize_parts
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError
-from sqap_vla_ros.compression.recipe_errors import errors_name
+from sqap_vla_ros.compression.recipe_sections.errors import errors_name
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.cogact import CogACTPolicy

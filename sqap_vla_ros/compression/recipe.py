@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sqap_vla_ros.compression.recipe_errors import RecipeError, errors_name, require_one_of
-from sqap_vla_ros.compression.row_bits import RowBits, require_no_contradiction, rows_from_dict
+from sqap_vla_ros.compression.recipe_sections.errors import RecipeError, errors_name, require_one_of
+from sqap_vla_ros.compression.recipe_sections.row_bits import RowBits, require_no_contradiction, rows_from_dict
 from sqap_vla_ros.compression.schemes.equalization import EQUALIZATIONS, Equalization
 from sqap_vla_ros.compression.schemes.execution import EXECUTIONS
 from sqap_vla_ros.compression.schemes.rotation import ROTATIONS, Rotation

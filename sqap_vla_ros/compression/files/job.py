@@ -44,7 +44,7 @@ from sqap_vla_ros.compression.layer_work import OnProgress
 from sqap_vla_ros.compression.layers import LinearReport
 from sqap_vla_ros.compression.parts import AFTER_DECODER, quantize_parts
 from sqap_vla_ros.compression.recipe import Recipe
-from sqap_vla_ros.compression.recipe_errors import errors_name
+from sqap_vla_ros.compression.recipe_sections.errors import errors_name
 from sqap_vla_ros.compression.sensitivity.soundness import ScoringError
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.checkpoints.writing import WriteError

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sqap_vla_ros.compression.recipe_errors import RecipeError, require_one_of
+from sqap_vla_ros.compression.recipe_sections.errors import RecipeError, require_one_of
 from sqap_vla_ros.field_types import build
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in one sentence."""
+"""Errors of recipes, each one sentence that begins with the recipe's name."""
 
 from __future__ import annotations
 

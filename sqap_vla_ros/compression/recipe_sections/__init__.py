@@ -1,0 +1,1 @@
+"""Sections of a recipe, and what is wrong with them; `recipe` joins them."""
