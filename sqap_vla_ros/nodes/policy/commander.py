@@ -34,6 +34,7 @@ from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.gripper.state import GripperReport
 from sqap_vla_ros.robot.holding import ArmSample, Evidence, EvidenceBounds, HoldReason
 from sqap_vla_ros.robot.kinematics import KinematicsError
+from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 REST_S = 2.0  # the node waits so long for the arm to come to rest before it is deactivated
 START_AGE_NS = 250_000_000  # a motion from rest starts at a pose that is measured no longer ago

@@ -248,9 +248,7 @@ class ControlLoop:
 
     def _predict(self, now_ns: int, now_s: float) -> None:
         """Start a prediction if one is wanted and possible."""
-        if not (self.active and self.inputs.waiting and self.supervisor.idle):
-            return
-        if self.executive.coming_to_rest:
+        if not (self.active and self.inputs.waiting and self.supervisor.idle) or self.executive.coming_to_rest:
             return  # what begins now begins at rest
         mission = self.executive.mission
         if mission is None or not self.executive.wants_prediction(now_ns):
