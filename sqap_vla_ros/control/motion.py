@@ -137,7 +137,7 @@ class Motion:
         max_lead_* of the measured pose [4, 4], which together with `anchor` bounds the push of a blocked arm.
         """
         shown_ns = fresh.anchor_ns  # of the commanded motion
-        executed_ns = self._executed_ns(shown_ns, start_ns)
+        executed_ns = self._moving_ns(shown_ns, start_ns, actions=True)
         if join == "clock" or self.current is None:
             idle_ns = max(0, start_ns - shown_ns - executed_ns)
             return replace(fresh, times_ns=fresh.times_ns + idle_ns, anchor_ns=fresh.anchor_ns + idle_ns)
@@ -154,13 +154,17 @@ class Motion:
         )
         return entered(fresh, entry_ns, start_ns)
 
-    def _executed_ns(self, since_ns: int, until_ns: int) -> int:
-        """Return how long (ns) the arm was in commanded motion between the two times."""
-        moving_ns = 0
+    def _moving_ns(self, since_ns: int, until_ns: int, *, actions: bool = False) -> int:
+        """Return how long (ns) the arm was in commanded motion between the two times.
+
+        actions: in the time of the executed actions, which is less where the motion was slowed down.
+        """
+        moving_ns = 0.0
         for trajectory in reversed(self._executed):  # each until the next one took over
-            moving_ns += max(0, min(trajectory.end_ns, until_ns) - max(trajectory.anchor_ns, since_ns))
+            part_ns = max(0, min(trajectory.end_ns, until_ns) - max(trajectory.anchor_ns, since_ns))
+            moving_ns += part_ns / trajectory.slowness if actions else part_ns
             until_ns = min(until_ns, trajectory.anchor_ns)
-        return moving_ns
+        return round(moving_ns)
 
     def _gripper_told(self, at_ns: int, default: float) -> float:
         begun = [trajectory for trajectory in self._executed if trajectory.anchor_ns <= at_ns]
@@ -208,7 +212,7 @@ class Motion:
         begin_ns, step_ns = stamp_ns - self.lag_ns, dt_s * NS_PER_S
         left_ns = self.current.end_ns - begin_ns
         count = math.floor(left_ns / step_ns)
-        if count < 1 or self._executed_ns(begin_ns, self.current.end_ns) < left_ns:
+        if count < 1 or self._moving_ns(begin_ns, self.current.end_ns) < left_ns:
             return None
         edges_ns = [begin_ns + round(index * step_ns) for index in range(count + 1)]
         told = [self._told(at_ns) for at_ns in edges_ns]

@@ -24,6 +24,7 @@ class PoseTrajectory:
     anchor: [4, 4] base_from_tool at `anchor_ns`; motion starts there.
     stamp_ns: time of the observation the trajectory was computed from.
     anchor_ns: time of `anchor`; `stamp_ns` for a fresh chunk, later once past steps were dropped.
+    slowness: how many times as long as its actions it takes, on average.
 
     Between poses the origin moves on a straight line at constant speed and the orientation by slerp; before
     `anchor_ns` the tool is at the anchor, after the last pose it stays there. Shapes and times are checked here;
@@ -36,6 +37,7 @@ class PoseTrajectory:
     anchor: NDArray[np.float64]
     stamp_ns: int
     anchor_ns: int
+    slowness: float = 1.0
 
     def __post_init__(self) -> None:
         steps = self.times_ns.size
@@ -148,7 +150,7 @@ class PoseTrajectory:
         if not 1.0 <= time_scale < np.inf:
             raise ValueError(f"time_scale must be at least 1 and finite (it only slows down), got {time_scale}")
         stretched = np.rint((self.times_ns - self.anchor_ns) * time_scale).astype(np.int64)
-        return replace(self, times_ns=self.anchor_ns + stretched)
+        return replace(self, times_ns=self.anchor_ns + stretched, slowness=self.slowness * time_scale)
 
     def stretched(self, knots_ns: NDArray[np.int64], scales: NDArray[np.float64]) -> PoseTrajectory:
         """Return the same path, in which each part takes `scales` >= 1 times as long.
@@ -159,7 +161,8 @@ class PoseTrajectory:
             raise ValueError(f"parts must be those of the whole path and none quicker, got {knots_ns} and {scales}")
         begun_ns = np.concatenate([[0.0], np.cumsum(np.diff(knots_ns) * scales)])
         stretched = np.interp(self.times_ns - self.anchor_ns, knots_ns - self.anchor_ns, begun_ns)
-        return replace(self, times_ns=self.anchor_ns + np.rint(stretched).astype(np.int64))
+        slowness = self.slowness * float(begun_ns[-1] / (self.end_ns - self.anchor_ns))
+        return replace(self, times_ns=self.anchor_ns + np.rint(stretched).astype(np.int64), slowness=slowness)
 
 
 def anchor_chunk(deltas: ArrayLike, base_from_tool: ArrayLike, stamp_ns: int, dt_s: float) -> PoseTrajectory:
@@ -278,4 +281,4 @@ def blend(old: PoseTrajectory, new: PoseTrajectory, now_ns: int, blend_s: float)
     poses[:, :3, 3] = old_poses[:, :3, 3] + ratio[:, None] * (new_poses[:, :3, 3] - old_poses[:, :3, 3])
     to_new = Rotation.from_matrix(new_poses[:, :3, :3] @ old_poses[:, :3, :3].transpose(0, 2, 1)).as_rotvec()
     poses[:, :3, :3] = Rotation.from_rotvec(ratio[:, None] * to_new).as_matrix() @ old_poses[:, :3, :3]
-    return PoseTrajectory(times_ns, poses[1:], gripper[1:], poses[0], new.stamp_ns, start_ns)
+    return PoseTrajectory(times_ns, poses[1:], gripper[1:], poses[0], new.stamp_ns, start_ns, new.slowness)

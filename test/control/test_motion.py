@@ -146,6 +146,24 @@ def test_past_actions_are_dropped_not_shifted_while_the_arm_moves():
     assert plan.note == ""
 
 
+@pytest.mark.parametrize("join", JOINS)
+def test_a_motion_that_was_slowed_down_has_done_fewer_actions(join):
+    """Of 0.2 m/s the arm is allowed half: in 0.8 s it does four actions of 0.1 s, and the chunk is entered there."""
+    half = replace(LIMITS, max_linear_velocity=0.1, hard_ratio=10.0)
+    planner = motion(half, chunk_join=join, ramp_s=0.1)
+    first = planner.plan(chunk((0.02, 0.0, 0.0)), pose(), pose(), at(0.5))
+    assert first.note.startswith("slowed down")
+    planner.commit(first.trajectory)
+    seen = planner.commanded(at(0.8))
+    told = planner.current.sample(at(1.6) + COMMAND_LEAD_NS)[0]
+    second = planner.plan(chunk((0.02, 0.0, 0.0), stamp_ns=at(0.8)), seen, told, at(1.6)).trajectory
+    # from where the arm is on at its own speed: a chunk further ahead would make the seam faster than that
+    assert second.sample(at(1.9))[0][0, 3] - told[0, 3] < 0.1 * 0.3 + 0.002
+    assert planner._moving_ns(at(0.8), at(1.6), actions=True) == pytest.approx(
+        (planner.commanded(at(1.6))[0, 3] - seen[0, 3]) / 0.2 * NS_PER_S, rel=0.25
+    )
+
+
 def test_a_chunk_may_be_entered_where_the_arm_is():
     """The new chunk goes twice as far in a step, so what was executed of the old is half as much of the new."""
     now_ns = at(1.3 - LEAD_S)  # 0.8 s after the image: 40 mm
