@@ -14,7 +14,7 @@ from sqap_vla_ros.contracts import ACTION_DIM, JOINS, NS_PER_S, ActionChunk, Com
 from sqap_vla_ros.robot.conventions import deltas_between, pose_distance
 from sqap_vla_ros.robot.ensemble import ALPHA, AdaptiveEnsemble
 from sqap_vla_ros.robot.gripper.hysteresis import CLOSE_BELOW, OPEN_ABOVE
-from sqap_vla_ros.robot.joining import SUBSTEPS, Reach, entered, joining_ns
+from sqap_vla_ros.robot.joining import SUBSTEPS, Reach, deciding_opening, entered, joining_ns
 from sqap_vla_ros.robot.safety import Decision, SafetyLimits
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, hold, interrupted
 
@@ -73,7 +73,9 @@ class Motion:
     def __init__(self, config: MotionConfig, limits: SafetyLimits) -> None:
         self.config = config
         self.limits = limits
-        self._executed: deque[PoseTrajectory] = deque(maxlen=REMEMBERED)  # oldest first
+        self._executed: deque[PoseTrajectory] = deque()  # oldest first
+        self._undecided = (config.gripper_close_below, config.gripper_open_above)
+        self._gripper_before = sum(self._undecided) / 2  # what decided it before those: nothing so far
         self._ensemble = AdaptiveEnsemble(config.ensemble_chunks, config.ensemble_alpha)
         self.lag_ns = round(config.arm_lag_s * NS_PER_S)
         self._lags_s: deque[float] = deque(maxlen=LAG_SAMPLES)
@@ -141,14 +143,14 @@ class Motion:
         if join == "clock" or self.current is None:
             idle_ns = max(0, start_ns - shown_ns - executed_ns)
             return replace(fresh, times_ns=fresh.times_ns + idle_ns, anchor_ns=fresh.anchor_ns + idle_ns)
-        told, gripper_told = self.current.sample(start_ns)
+        told, _ = self.current.sample(start_ns)
         entry_ns = joining_ns(
             fresh,
             told,
             executed_ns=executed_ns,
-            gripper_at_image=self._gripper_told(shown_ns, default=gripper_told),
-            gripper_told=gripper_told,
-            undecided=(self.config.gripper_close_below, self.config.gripper_open_above),
+            gripper_at_image=self._gripper_told(shown_ns),
+            gripper_told=self._gripper_told(start_ns),
+            undecided=self._undecided,
             substeps=SUBSTEPS,
             reach=Reach(measured, self.config.max_lead_m, self.config.max_lead_rad),
         )
@@ -166,13 +168,22 @@ class Motion:
             until_ns = min(until_ns, trajectory.anchor_ns)
         return round(moving_ns)
 
-    def _gripper_told(self, at_ns: int, default: float) -> float:
-        begun = [trajectory for trajectory in self._executed if trajectory.anchor_ns <= at_ns]
-        return begun[-1].sample(at_ns)[1] if begun else default
+    def _gripper_told(self, at_ns: int) -> float:
+        """Return the last commanded opening up to then that opened or closed the gripper, however long ago."""
+        return deciding_opening(self._executed, at_ns, self._gripper_before, self._undecided)
 
     def commit(self, trajectory: PoseTrajectory) -> None:
         """Note that this trajectory is executed now."""
         self._executed.append(trajectory)
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        """Remember the last trajectories alone, and of those before what they made of the gripper."""
+        while len(self._executed) > REMEMBERED:
+            over_ns = self._executed[1].anchor_ns - 1
+            self._gripper_before = deciding_opening(
+                [self._executed.popleft()], over_ns, self._gripper_before, self._undecided
+            )
 
     def refused(self) -> None:
         """Note that the newest chunk is not executed: it must not colour what comes next."""
@@ -180,7 +191,8 @@ class Motion:
 
     def interrupted(self, at_ns: int, pause_ns: int) -> None:
         """Note that what is executed stood still from `at_ns` on for so long, and goes on later."""
-        self._executed = deque(interrupted(self._executed, at_ns, pause_ns), maxlen=REMEMBERED)
+        self._executed = deque(interrupted(self._executed, at_ns, pause_ns))
+        self._forget_old()
         self._ensemble.moved(pause_ns)
 
     def anchor(self, base_from_tool: NDArray[np.float64], stamp_ns: int) -> NDArray[np.float64]:
@@ -225,8 +237,12 @@ class Motion:
         """Return the pose [4, 4] and the gripper's opening that are commanded for a time at which the arm moves."""
         return [trajectory for trajectory in self._executed if trajectory.anchor_ns <= at_ns][-1].sample(at_ns)
 
-    def clear(self) -> None:
-        """Forget what is executed: the next plan starts from the measured pose, with a ramp."""
+    def clear(self, at_ns: int) -> None:
+        """Forget what was executed until then: the next plan starts from the measured pose, with a ramp.
+
+        What the gripper was told stays: it is commanded as late as the arm is, and a hold does not touch it.
+        """
+        self._gripper_before = self._gripper_told(at_ns - self.lag_ns)
         self._executed.clear()
         self.new_task()
 

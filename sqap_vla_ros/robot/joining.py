@@ -12,12 +12,14 @@ of the one before, and push further. `Reach` keeps it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.robot.trajectory import PoseTrajectory
 
 SUBSTEPS = 8  # parts of an action at which policy_node may enter a chunk
@@ -25,14 +27,15 @@ SUBSTEPS = 8  # parts of an action at which policy_node may enter a chunk
 
 @dataclass(frozen=True)
 class JoinWeights:
-    """Weights that make rotations, steps and gripper states comparable with metres.
+    """Weights that make rotations, times and gripper states comparable with metres.
 
-    rotation_m_per_rad: of the angle between the two orientations. step_m: of each action away from the expected one.
+    rotation_m_per_rad: of the angle between the two orientations. clock_m_per_s: of each second away from the expected
+    time, whatever the time between two actions is: where the path is slower than this, the clock decides alone.
     gripper_m: of a gripper that was told otherwise.
     """
 
     rotation_m_per_rad: float = 0.1
-    step_m: float = 0.004
+    clock_m_per_s: float = 0.02
     gripper_m: float = 0.05
 
 
@@ -67,11 +70,13 @@ def joining_ns(
 
     Of all times at which an action begins it is the one that minimises
 
-        |p(t) - p(told)| + w_r * angle(R(t), R(told)) + w_s * |t - executed_ns| in steps + w_g * [gripper opposed]
+        |p(t) - p(told)| + w_r * angle(R(t), R(told)) + w_c * |t - executed_ns| + w_g * [gripper opposed]
 
     chunk: anchored at the pose commanded when the image was taken. told: [4, 4] pose commanded now.
     executed_ns: how long the arm has executed actions since the image; 0 where it stood still.
-    gripper_at_image, gripper_told: opening commanded then and now (0 closed, 1 open).
+    gripper_at_image, gripper_told: the opening by which the gripper was decided then and now (0 closed, 1 open), see
+        `deciding_opening`, and not the one that is commanded: a gripper that has closed stays closed where the policy
+        hovers afterwards. One within `undecided` says that nothing has decided it yet, and opposes nothing.
     undecided: openings from the first to the second leave the gripper as it is, see GripperHysteresis. A policy that
         hovers there opposes nothing, and must not send the arm back to where it hovered otherwise.
     substeps: more than 1 looks at this many equal parts of each action, and at executed_ns itself, for commands that
@@ -91,14 +96,31 @@ def joining_ns(
     # Between two actions the one before is in effect, in the middle of an action its own.
     openings = chunk.gripper[np.searchsorted(chunk.times_ns, times_ns, side="left")]
     openings[0] = gripper_at_image
-    step_ns = (chunk.end_ns - chunk.anchor_ns) / len(chunk)
     cost = np.linalg.norm(poses[:, :3, 3] - told[:3, 3], axis=1)
     cost += weights.rotation_m_per_rad * Rotation.from_matrix(poses[:, :3, :3] @ told[:3, :3].T).magnitude()
-    cost += weights.step_m * np.abs(times_ns - chunk.anchor_ns - executed_ns) / step_ns
+    cost += weights.clock_m_per_s * np.abs(times_ns - chunk.anchor_ns - executed_ns) / NS_PER_S
     cost += weights.gripper_m * (_decisions(openings, undecided) * _decisions(np.array([gripper_told]), undecided) < 0)
     if reach is not None:
         cost[(times_ns - chunk.anchor_ns > executed_ns) & ~reach.holds(poses)] = np.inf
     return int(times_ns[np.argmin(cost)])
+
+
+def deciding_opening(
+    paths: Iterable[PoseTrajectory], at_ns: int, before: float, undecided: tuple[float, float]
+) -> float:
+    """Return the last opening up to `at_ns` that decided the gripper; `before` where none of the paths' did.
+
+    paths: oldest first, each executed until the next one begins. undecided: as in `joining_ns`.
+    """
+    executed: list[NDArray[np.float64]] = []
+    until_ns = at_ns
+    for path in reversed(list(paths)):
+        if path.anchor_ns <= until_ns:
+            executed.append(path.gripper[: int(np.searchsorted(path.times_ns, until_ns, side="left")) + 1])
+            until_ns = path.anchor_ns - 1
+    openings = np.concatenate([[before], *reversed(executed)])
+    deciding = openings[(openings < undecided[0]) | (openings > undecided[1])]
+    return float(deciding[-1]) if len(deciding) else before
 
 
 def _decisions(openings: NDArray[np.float64], undecided: tuple[float, float]) -> NDArray[np.int64]:

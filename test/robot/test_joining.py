@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqap_vla_ros.robot.conventions import compose_delta
-from sqap_vla_ros.robot.joining import JoinWeights, Reach, entered, joining_ns
+from sqap_vla_ros.robot.joining import JoinWeights, Reach, deciding_opening, entered, joining_ns
 from sqap_vla_ros.robot.trajectory import anchor_chunk
 
 
@@ -93,9 +93,21 @@ def test_an_object_is_not_let_go_of_twice():
 
 def test_the_weights_are_metres():
     chunk = chunk_of(straight())
-    weights = JoinWeights(step_m=0.02)  # dearer than the place: the clock alone
+    weights = JoinWeights(clock_m_per_s=0.1)  # dearer than the place: the clock alone
     assert join(chunk, at(0.03), executed=7, weights=weights) == 7
     assert join(chunk, at(0.03), executed=7) == 3
+
+
+@pytest.mark.parametrize("rate_hz", [1, 5, 10, 25, 50])
+@pytest.mark.parametrize(("speed_m_s", "entered_s"), [(0.15, 0.5), (0.03, 0.5), (0.01, 2.0)])
+def test_time_costs_the_same_at_every_rate_of_actions(rate_hz, speed_m_s, entered_s):
+    """The same motion, 0.5 s in by its pose and 2 s by the clock, which decides where it is slower than 20 mm/s."""
+    deltas = straight(speed_m_s / rate_hz, count=4 * rate_hz)
+    chunk = anchor_chunk(deltas, np.eye(4), 0, 1.0 / rate_hz)
+    entry_ns = joining_ns(
+        chunk, at(0.5 * speed_m_s), executed_ns=2_000_000_000, gripper_at_image=1.0, gripper_told=1.0, substeps=8
+    )
+    assert entry_ns / 1e9 == pytest.approx(entered_s, abs=1 / (8 * rate_hz))
 
 
 @pytest.mark.parametrize(
@@ -192,3 +204,42 @@ def test_a_hovering_opening_keeps_what_the_chunk_decided_before():
     deltas = straight(0.004)
     deltas[2, 6], deltas[3:, 6] = 0.05, 0.5
     assert join(chunk_of(deltas), at(0.004 * 3), executed=3, now=1.0, undecided=(0.4, 0.6)) == 2
+
+
+def openings(*values, begin=0.0):
+    """A path that begins so many actions after 0 and has these openings."""
+    deltas = np.zeros((len(values), 7))
+    deltas[:, 6] = values
+    return anchor_chunk(deltas, np.eye(4), round(begin * STEP_NS), 0.2)
+
+
+@pytest.mark.parametrize(
+    ("paths", "at_action", "opening"),
+    [
+        ([], 3.0, 0.52),  # nothing was told
+        ([openings(0.5, 0.4, 0.6)], 3.0, 0.52),  # or nothing that decides
+        ([openings(1.0, begin=2)], 1.5, 0.52),  # or not yet
+        ([openings(1.0, 0.1, 0.5, 0.45)], 0.0, 1.0),
+        ([openings(1.0, 0.1, 0.5, 0.45)], 1.0, 1.0),  # the next action has not begun
+        ([openings(1.0, 0.1, 0.5, 0.45)], 1.1, 0.1),
+        ([openings(1.0, 0.1, 0.5, 0.45)], 9.0, 0.1),  # a gripper that has closed stays so
+        ([openings(0.1, 0.5, 0.5), openings(0.5, 0.5, begin=1), openings(0.5, 0.9, begin=2)], 3.0, 0.1),
+        ([openings(0.1, 0.5, 0.5), openings(0.5, 0.5, begin=1), openings(0.5, 0.9, begin=2)], 3.1, 0.9),
+        ([openings(0.1, 0.5, 0.9), openings(0.5, 0.5, begin=2)], 4.0, 0.1),  # replaced before it would have opened
+        ([openings(0.1, 0.5), openings(0.9, begin=1), openings(0.5, begin=1)], 4.0, 0.1),  # replaced before it began
+    ],
+)
+def test_the_gripper_is_what_the_last_decided_opening_made_of_it(paths, at_action, opening):
+    assert deciding_opening(paths, round(at_action * STEP_NS), 0.52, (0.4, 0.6)) == opening
+
+
+@pytest.mark.parametrize("executed", [3, 4, 5, 8])
+@pytest.mark.parametrize("lifted", [1, 2, 3])
+def test_a_hand_that_has_closed_and_hovers_does_not_go_back_to_open(lifted, executed):
+    """Down, closed, and up again by the same way: told 0.5 since, the hand is closed and the arm goes on up."""
+    deltas = np.zeros((16, 7))
+    deltas[:6, 2], deltas[8:, 2], deltas[:6, 6] = -0.01, 0.01, 1.0
+    told = np.eye(4)
+    told[2, 3] = -0.06 + 0.01 * lifted
+    now = deciding_opening([openings(1.0, 0.0, 0.5, 0.5)], 4 * STEP_NS, 0.5, (0.4, 0.6))
+    assert join(chunk_of(deltas), told, executed=executed, now=now, undecided=(0.4, 0.6)) == 8 + lifted

@@ -149,7 +149,7 @@ class EpisodeRun:
         """Return the observation that the policy acts on next."""
         env = self._env
         self._anchor = env.commanded_pose
-        self._gripper_at_image = float(env.state.gripper_open)
+        self._gripper_at_image = float(env.state.gripper_open)  # as decided: the simulated hand knows no band between
         self._executed = 0
         self._commitment = self._committed() if self._execution.continuation != "none" else None
         stamp_ns = env.steps * CONTROL_NS

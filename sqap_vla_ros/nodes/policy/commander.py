@@ -210,7 +210,7 @@ class Commander:
             # The last motion is over and did not get there: what follows does not continue it.
             if self.motion.current is not None:
                 self._log.warning(f"starting anew: {astray or 'the arm was moved from where it was told to rest'}")
-            self.motion.clear()
+            self.motion.clear(now_ns)
         if not dry_run and self.predates_rest(chunk.stamp_ns):
             raise UnsafeChunk("its image was taken before the arm had come to rest: a newer one decides")
         twist = self._inputs.observer.measured_twist()
@@ -321,7 +321,7 @@ class Commander:
         with self._lock:
             if self.commanded:
                 self._hold(hold, now_ns, now_ns)
-            self.motion.clear()
+            self.motion.clear(now_ns)
             self._in_motion_ns = now_ns
         self._progress.forget()
 
@@ -343,7 +343,7 @@ class Commander:
                 self.commanded = False
             else:
                 self._hold(Hold(what, HoldReason.TIME), now_ns, left_ns)
-            self.motion.clear()
+            self.motion.clear(left_ns)
             self._in_motion_ns = now_ns
         self.watch.forget()
         self._progress.forget()
@@ -358,7 +358,7 @@ class Commander:
                 self._emergency = True
                 if self.commanded:
                     self._hold(EMERGENCY, now_ns, now_ns)
-                self.motion.clear()
+                self.motion.clear(now_ns)
             self._go_on(now_ns)
             self.sink.tick(now_ns, None)
         finally:
@@ -392,7 +392,7 @@ class Commander:
     def task_over(self, *, moving: bool) -> None:
         """Say the gripper's next command again, and begin the next motion where the arm is."""
         if not moving:
-            self.motion.clear()
+            self.motion.clear(self._now_ns())
         self._gripper.reset()
 
     def gripper(self) -> GripperReport:
