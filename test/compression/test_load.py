@@ -5,8 +5,16 @@ import pytest
 import torch
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
-from sqap_vla_ros.compression.load import RANDOM_WEIGHTS, ShippedPolicy, checkpoint_digest, checkpoint_path, load_policy
-from sqap_vla_ros.compression.recipe import RecipeError
+from sqap_vla_ros.compression.files.job import compress_to_file
+from sqap_vla_ros.compression.load import (
+    RANDOM_WEIGHTS,
+    ShippedPolicy,
+    checkpoint_digest,
+    checkpoint_path,
+    load_policy,
+    load_uncompressed,
+)
+from sqap_vla_ros.compression.recipe import RecipeError, load_recipe
 from sqap_vla_ros.policy.actions import ActionStatistics
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
@@ -115,3 +123,15 @@ def test_other_policies_are_told_to_calibrate_once(tmp_path):
     save_checkpoint(policy, path)
     with pytest.raises(RecipeError, match=r"recipe 'w4a4' needs calibration: run `sqap-vla compress --checkpoint"):
         load_policy(str(path), "w4a4")
+
+
+def test_a_compressed_file_is_not_loaded_for_a_recipe_that_does_not_fit_its_decoder(tmp_path, monkeypatch):
+    file, recipe = tmp_path / "small.safetensors", tmp_path / "deep.yaml"
+    plain = load_recipe("rtn_w4a4")
+    compress_to_file(load_uncompressed("micro", plain), plain, [], file)
+    recipe.write_text("pruning: {selector: fastv, parameters: {prune_layer: 40}}")
+    monkeypatch.setattr(
+        "sqap_vla_ros.compression.files.storage.load_compressed", lambda *_, **__: pytest.fail("loaded")
+    )
+    with pytest.raises(RecipeError, match=r"'rtn_w4a4\+deep' drops tokens before decoder layer 40; this model has lay"):
+        load_policy(str(file), str(recipe))

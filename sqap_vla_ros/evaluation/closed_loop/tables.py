@@ -45,7 +45,7 @@ COSTS = (
 COSTS_7B = (
     "bops_paper_7b",
     "bops_bit_product_7b",
-)  # of the recipe on the published geometry; in the CSV and JSON alone
+)  # of the recipe on the published geometry, mixed rows at their average; in the CSV and JSON alone
 
 
 @dataclass(frozen=True)
