@@ -34,8 +34,8 @@ def load_policy(
 
     A recipe that calibrates a shipped policy does so once: the result is kept in the user's cache folder.
 
-    Raises FileNotFoundError for a checkpoint that is not there, RecipeError for a recipe that does not fit it, and
-    RemoteError for a server that cannot be reached.
+    Raises FileNotFoundError for a checkpoint that is not there, RecipeError for a recipe that does not fit it,
+    ValueError for a device that PyTorch cannot use, and RemoteError for a server that cannot be reached.
     """
     if is_remote(checkpoint):
         return remote_policy(checkpoint)

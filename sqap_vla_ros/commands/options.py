@@ -6,13 +6,13 @@ import argparse
 import contextlib
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqap_vla_ros.contracts import CROPS, STEP_S, TRAINED_POLICY, unreadable
+from sqap_vla_ros.policy.devices import name_problem
 from sqap_vla_ros.serving.defaults import MOST_THREADS
 
 if TYPE_CHECKING:
@@ -181,9 +181,8 @@ def instruction(text: str) -> str:
 
 def device_name(text: str) -> str:
     """Read `cpu`, `cuda` or `cuda:N`; whether CUDA is there is checked by `policy_checks.require_device`."""
-    kind, colon, index = text.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and re.fullmatch(r"[0-9]{1,4}", index))):
-        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text[:40]!r}")
+    if problem := name_problem(text):
+        raise argparse.ArgumentTypeError(problem)
     return text
 
 

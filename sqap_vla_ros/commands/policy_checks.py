@@ -18,15 +18,10 @@ if TYPE_CHECKING:
 
 def require_device(device: str) -> None:
     """Raise UsageError where `device` is a GPU that PyTorch does not see. Imports torch for a GPU only."""
-    if device == "cpu":
-        return
-    import torch
+    from sqap_vla_ros.policy.devices import device_problem
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    index = int(device.partition(":")[2] or 0)
-    if index >= count:
-        seen = f"{count} CUDA device(s)" if count else "no CUDA device"
-        raise UsageError(f"--device {device}: PyTorch sees {seen} here; use --device cpu or install a CUDA build")
+    if problem := device_problem(device):
+        raise UsageError(f"--device {device}: {problem}; use --device cpu or install a CUDA build")
 
 
 def require_policy(checkpoint: str, *recipes: str, settings: CheckpointSettings | None = None) -> None:

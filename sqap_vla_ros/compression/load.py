@@ -18,6 +18,7 @@ from sqap_vla_ros.compression.files.kind import is_compressed
 from sqap_vla_ros.compression.recipe import Recipe, RecipeError, load_recipe
 from sqap_vla_ros.contracts import Observation, Policy
 from sqap_vla_ros.policy.architecture import COGACT
+from sqap_vla_ros.policy.devices import device_problem
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +91,8 @@ def load_policy(
     recipe: a name of `config/recipes` or a YAML file.
     shipped: name -> policy that can be named in place of a checkpoint. By default `micro` alone, which needs nothing.
     dtype: overrides the recipe's; refused for compressed files.
-    device: on CUDA, a prediction is captured as a graph wherever it can be (see `cuda_graphs`).
+    device: cpu, cuda or cuda:N; ValueError where PyTorch cannot use it. On CUDA, a prediction is captured as a graph
+        wherever it can be (see `cuda_graphs`).
     unnorm_key: which dataset's statistics turn the normalised chunk into metres and radians.
     settings: what is taken instead of the checkpoint's own; includes `unnorm_key`, which is then left out.
     seed: of random weights.
@@ -98,6 +100,8 @@ def load_policy(
     """
     from sqap_vla_ros.compression.compress import require_loadable
 
+    if problem := device_problem(str(device)):
+        raise ValueError(f"device {str(device)!r}: {problem}; use device='cpu', or install a CUDA build of PyTorch")
     settings = settings or _settings(unnorm_key)
     chosen = applied_recipe(checkpoint, recipe, shipped)
     require_loadable(chosen)

@@ -85,6 +85,20 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_is_loaded(command, caps
     assert "--device cuda: PyTorch sees no CUDA device here; use --device cpu" in capsys.readouterr().err
 
 
+def test_a_driver_that_does_not_fit_is_said_too(capsys, monkeypatch):
+    import torch
+
+    def broken():
+        raise RuntimeError("Error 804: forward compatibility\nwas attempted on non supported HW")
+
+    monkeypatch.setattr(torch.cuda, "is_available", broken)
+    assert cli.main(["predict", *IMAGE, "--device", "cuda"]) == 2
+    expected = (
+        "--device cuda: PyTorch cannot use the CUDA driver here (Error 804: forward compatibility); use --device cpu"
+    )
+    assert expected in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", [("evaluate",), ("replay", "bag", "--instruction", "pick")], ids=lambda c: c[0])
 def test_a_ray_that_is_not_installed_is_said_before_anything_is_written(command, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

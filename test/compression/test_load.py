@@ -135,3 +135,30 @@ def test_a_compressed_file_is_not_loaded_for_a_recipe_that_does_not_fit_its_deco
     )
     with pytest.raises(RecipeError, match=r"'rtn_w4a4\+deep' drops tokens before decoder layer 40; this model has lay"):
         load_policy(str(file), str(recipe))
+
+
+@pytest.mark.parametrize(
+    ("device", "seen", "said"),
+    [
+        ("cuda", 0, "device 'cuda': PyTorch sees no CUDA device here; use device='cpu'"),
+        ("cuda:7", 1, r"device 'cuda:7': PyTorch sees 1 CUDA device\(s\) here; use device='cpu'"),
+        ("mps", 0, "device 'mps': must be cpu, cuda or cuda:N, got 'mps'"),
+        ("nonsense", 0, "device 'nonsense': must be cpu, cuda or cuda:N"),
+        ("", 0, "device '': must be cpu, cuda or cuda:N"),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["fp32", "w4a4"])
+def test_a_device_that_is_not_there_is_named_before_anything_is_loaded(device, seen, said, recipe, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    with pytest.raises(ValueError, match=said):
+        load_policy("micro", recipe, device=device)
+
+
+def test_a_driver_that_does_not_fit_is_said_in_the_first_line_of_its_own_words(monkeypatch):
+    def broken():
+        raise RuntimeError("Error 804: forward compatibility\nwas attempted on non supported HW")
+
+    monkeypatch.setattr(torch.cuda, "is_available", broken)
+    with pytest.raises(ValueError, match=r"cannot use the CUDA driver here \(Error 804: forward compatibility\); use"):
+        load_policy("micro", device="cuda:0")
