@@ -22,11 +22,13 @@ class Entry:
     """A row: what it is called in the table, and how it is made.
 
     quantization: name of a shipped recipe whose scheme is used, or a scheme; None for none. pruning: selector and
-    parameters. accelerator: likewise, in place of a selector. outliers: on the policy with injected outlier channels.
+    parameters. accelerator: likewise, in place of a selector. head_dtype: beside a scheme; a shipped recipe has its
+    own. outliers: on the policy with injected outlier channels.
 
-    A shipped recipe brings its action head's dtype, bfloat16 for most; all other rows have float32, as they were
-    measured. So the tables' weights compare unlike heads (1.28 MiB of the shipped policy's weights are the difference;
-    docs/benchmark.md has the packed linears alone). Whoever measures these rows anew should give all one dtype.
+    A shipped recipe brings its action head's dtype, bfloat16 for most; rows of a scheme have float32 unless they say
+    otherwise, as they were measured. So the tables' weights compare unlike heads (1.28 MiB of the shipped policy's
+    weights are the difference; docs/benchmark.md has the packed linears alone). Whoever measures these rows anew should
+    give all one dtype.
     """
 
     name: str
@@ -35,12 +37,13 @@ class Entry:
     pruning: tuple[str, dict[str, Any]] | None = None
     accelerator: tuple[str, dict[str, Any]] | None = None
     dtype: str = "bfloat16"
+    head_dtype: str = "float32"
     execution: Execution = dataclasses.field(default_factory=Execution)
     outliers: bool = False
 
     def recipe(self) -> Recipe:
         """Return the recipe that the row describes."""
-        scheme, head_dtype = self.quantization, "float32"
+        scheme, head_dtype = self.quantization, self.head_dtype
         if isinstance(scheme, str):
             shipped = load_recipe(scheme).to_dict()
             scheme, head_dtype = shipped["quantization"], shipped["head_dtype"]
@@ -109,6 +112,14 @@ def shipped(name: str, words: str) -> Entry:
     return Entry(name, words, name, None if pruning is None else (pruning.selector, dict(pruning.parameters)))
 
 
+def eight_bit_head(name: str, words: str) -> Entry:
+    """`coverage_w4a8_full` as it was first, with the action head in eight bits too."""
+    entry = shipped("coverage_w4a8_full", words)
+    scheme = load_recipe("coverage_w4a8_full").to_dict()["quantization"]
+    scheme |= {"parts": {"vision": 8, "projector": 8, "action_head": 8}}
+    return dataclasses.replace(entry, name=name, quantization=scheme, head_dtype="bfloat16")
+
+
 def weighted(bits: int) -> Entry:
     """One width for all rows, eight-bit activations, GPTQ on the Hessian weighted by the action's gradient."""
     scheme = load_recipe("w4a8").to_dict()["quantization"] | {"weight_bits": bits, "hessian": "weighted"}
@@ -147,7 +158,8 @@ W4A8 = shipped("w4a8", "W4A8 (rotated, GPTQ)")
 INTEGER_TOWERS = (
     FP32,
     *ACTIVATIONS8,
-    shipped("coverage_w4a8_full", "the same, towers and projector in eight bits too"),
+    shipped("coverage_w4a8_full", "W4A8, dropped tokens merged, towers in eight bits, recipe `coverage_w4a8_full`"),
+    eight_bit_head("coverage_w4a8_head8", "W4A8, dropped tokens merged, towers and action head in eight bits"),
 )
 ROW_BITS = (  # rows of mixed widths, and one width for all rows rounded on the same weighted Hessians
     FP32,
