@@ -324,69 +324,6 @@ def test_clear_forgets_the_ensemble_and_the_seam():
     np.testing.assert_allclose(np.diff(again.poses[:, 0, 3]), 0.006, atol=1e-9)
 
 
-def grasp(hovering: float, *, down: int) -> ActionChunk:
-    """60 mm down in so many actions, one or two to close, and up by the same way, at openings that hover by then."""
-    deltas = np.zeros((HORIZON, 7))
-    lift = 8 if down == 6 else 4
-    deltas[:down, 2], deltas[lift:, 2] = -0.06 / down, 0.01
-    deltas[:down, 6], deltas[lift:, 6] = 1.0, hovering
-    return ActionChunk(STAMP_NS, deltas, DT_S, deltas.copy())
-
-
-def told_once(planner: Motion, path) -> int:
-    planner.commit(path)
-    return at(0.6)
-
-
-def told_again_and_again(planner: Motion, path) -> int:
-    """More chunks than are remembered came since it closed."""
-    planner.commit(path)
-    for late_s in np.arange(0.42, 0.6, 0.02):
-        planner.commit(path.after(at(late_s)))
-    return at(0.6)
-
-
-def told_with_a_pause(planner: Motion, path) -> int:
-    planner.commit(path)
-    for pauses in range(4):
-        planner.interrupted(at(0.45 + 0.1 * pauses), round(0.1 * NS_PER_S))
-    return at(1.0)
-
-
-def told_before_a_hold(planner: Motion, path) -> int:
-    planner.commit(path)
-    planner.clear(at(0.45))
-    planner.commit(path.after(at(0.45)).moved_by(at(0.5) - at(0.45)))
-    return at(0.65)
-
-
-@pytest.mark.parametrize("told", [told_once, told_again_and_again, told_with_a_pause, told_before_a_hold])
-@pytest.mark.parametrize("hovering", [0.0, 0.41, 0.5, 0.59])
-def test_a_gripper_that_closed_and_hovers_since_is_not_opened_by_the_next_chunk(told, hovering):
-    """The arm lifts what it holds. By the clock, the chunk passes the same place on its way down."""
-    planner = motion(replace(LIMITS, max_start_m=1.0), blend_s=0.0)
-    start_ns = told(planner, anchor_chunk(grasp(hovering, down=3).deltas, pose(), STAMP_NS, DT_S))
-    where = planner.current.sample(start_ns)[0]
-    assert where[2, 3] == pytest.approx(0.26)
-    deltas = grasp(0.0, down=6).deltas
-    safe = planner.plan(replace(chunk(), deltas=deltas), pose(), where, start_ns - COMMAND_LEAD_NS)
-    later, opening = safe.trajectory.sample(start_ns + NS_PER_S // 4)
-    assert (later[2, 3], opening) == (pytest.approx(0.285, abs=1e-3), 0.0)
-
-
-@pytest.mark.parametrize(("held_s", "opening"), [(0.45, 0.0), (0.55, 0.0), (0.35, 1.0)])
-def test_a_hold_leaves_the_gripper_where_it_was_told_to_be_as_late_as_the_arm(held_s, opening):
-    """The path closes 0.3 s after its begin, which is commanded 0.1 s later."""
-    planner = motion(arm_lag_s=0.1, blend_s=0.0)
-    planner.commit(anchor_chunk(grasp(0.5, down=3).deltas, pose(), STAMP_NS, DT_S))
-    planner.clear(at(held_s))
-    up = np.tile([0.0, 0.0, 0.01, 0.0, 0.0, 0.0, 0.5], (HORIZON, 1))
-    planner.commit(anchor_chunk(up, pose(z=0.24), at(0.6), DT_S))
-    late = replace(chunk(), stamp_ns=at(0.1), deltas=grasp(0.0, down=6).deltas)
-    safe = planner.plan(late, pose(), pose(z=0.26), at(0.8) - COMMAND_LEAD_NS)
-    assert safe.trajectory.gripper[0] == opening
-
-
 def lagging(planner, lag_s: float, seconds: float, blocked_at: float = np.inf) -> float:
     """How far along x the commands lead an arm that is `lag_s` behind them, with a new chunk every 0.2 s."""
     times, commanded = [at(0.0)], [0.4]
