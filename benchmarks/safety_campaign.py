@@ -59,11 +59,12 @@ def sequence(seed: int) -> dict[str, Any]:
     mode = MODES[seed % len(MODES)]
     possible = [fault for fault in FAULTS if mode in fault.modes]
     chosen = [possible[int(i)] for i in rng.integers(len(possible), size=int(rng.integers(1, 4)))]
-    parameters = {**PARAMETERS, "replan": str(rng.choice(["continuous", "horizon"])), "ensemble_chunks": 1}
+    parameters = {**PARAMETERS, "replan": str(rng.choice(["continuous", "horizon"]))}
+    parameters["ensemble_chunks"] = int(rng.choice([1, 1, 2]))
     parameters["max_open_loop_s"] = float(rng.choice([1.5, 3.0]))
     parameters["chunk_join"] = str(rng.choice(JOINS))
     cell = Cell(mode, seed, lag_s=float(rng.uniform(0.02, 0.12)), parameters=parameters)
-    cell.switches = replace(cell.switches, latency_s=float(rng.uniform(0.05, 0.25)))
+    cell.switches = replace(cell.switches, latency_s=float(rng.uniform(0.05, rng.choice([0.25, 1.2]))))
     how, stop = STOPS[int(rng.integers(len(STOPS)))]
     with cell:
         try:
@@ -114,7 +115,8 @@ def inflict(cell: Cell, fault: Fault, rng: np.random.Generator) -> list[Violatio
             shows_ns = None
         elif shows_ns is None and fault.shows(cell, begin_ns):
             shows_ns = cell.steady_ns
-        if due and shows_ns is not None and cell.steady_ns - shows_ns > fault.named_s * NS_PER_S:
+        named_s = fault.named_s + before.latency_s  # a slow policy's chunk tells later
+        if due and shows_ns is not None and cell.steady_ns - shows_ns > named_s * NS_PER_S:
             found.append(Violation("not named", f"{fault.name}: {cell.told()[:200]!r}", cell.steady_ns / NS_PER_S))
             due = False
         cell.run(TICK_S)
