@@ -46,6 +46,7 @@ from sqap_vla_ros.compression.parts import AFTER_DECODER, quantize_parts
 from sqap_vla_ros.compression.recipe import Recipe
 from sqap_vla_ros.compression.recipe_sections.errors import errors_name
 from sqap_vla_ros.compression.sensitivity.soundness import ScoringError
+from sqap_vla_ros.compression.sensitivity.unfinished import Scoring
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.checkpoints.writing import WriteError
 from sqap_vla_ros.policy.cogact import CogACTPolicy
@@ -90,12 +91,52 @@ def policy_digest(policy: CogACTPolicy) -> str:
 
 @dataclass(frozen=True)
 class JobIdentity:
-    """The digests that say whether unfinished work belongs to this compression."""
+    """The digests that say whether unfinished work belongs to this compression.
+
+    scores: of what scores and Hessians depend on in the recipe, see `scores_digest`.
+    """
 
     recipe: str
     source: str
     calibration: str
     policy: str
+    scores: str | None = None
+
+
+_WORDS = {  # what differs where a digest of `JobIdentity` does
+    "source": "checkpoint",
+    "recipe": "recipe",
+    "calibration": "set of calibration observations (--report may hold some of them out)",
+    "policy": "setting of the checkpoint (--ddim-steps and the like)",
+}
+_AFTER_SCORES = (  # keys of a quantisation, and of its row_bits, that nothing before the choice of widths looks at
+    (
+        "weight_bits",
+        "activation_bits",
+        "activation_clip",
+        "activation_granularity",
+        "text_activation_bits",
+        "overrides",
+    ),
+    ("average", "widths", "method", "by_parameters", "ties", "zero_share"),
+)
+
+
+def scores_digest(recipe: Recipe) -> str | None:
+    """Return the sha256 of all in a recipe that its scores depend on; None where it has none.
+
+    Each width is scored by itself, so the widths do not count: scores of the wanted ones can be among others.
+    """
+    if recipe.quantization is None or not recipe.quantization.looks_at_the_action:
+        return None
+    content = {key: value for key, value in recipe.to_dict().items() if key not in ("name", "description", "pruning")}
+    scheme, rows = content["quantization"], content["quantization"].get("row_bits") or {}
+    for section, names in zip((scheme, rows), _AFTER_SCORES, strict=True):
+        for name in names:
+            section.pop(name, None)
+    if "vision" in rows:
+        rows["vision"] = True  # whether the towers are scored; their average comes after
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def compress_to_file(
@@ -111,6 +152,7 @@ def compress_to_file(
 ) -> Header:
     """Compress a policy into `out`, going on where an earlier run of the same compression stopped.
 
+    Where that run had another recipe, but one that the same scores serve, it goes on from these.
     The policy is changed in place and is spent afterwards: load the file.
     calibration: summary for the header (what the observations were).
     after_layer: called with the index of every layer once it is safely on disk.
@@ -123,7 +165,11 @@ def compress_to_file(
     require_plannable(recipe, policy.model.config.decoder)
     check_target(out, overwrite=overwrite)
     identity = JobIdentity(
-        recipe.digest, weights_digest(policy), observations_digest(observations), policy_digest(policy)
+        recipe.digest,
+        weights_digest(policy),
+        observations_digest(observations),
+        policy_digest(policy),
+        scores_digest(recipe),
     )
     source = {"checkpoint": policy.provenance.checkpoint, "sha256": identity.source}
     work = _Workspace(out.with_name(out.name + ".partial"), identity)
@@ -156,6 +202,9 @@ def _compress(
     if recipe.quantization is not None:
         spec = recipe.quantization
         hidden, beside = prepare_stream(policy, spec, observations)
+
+        if work.has_scores_of_another_recipe and progress is not None:
+            progress("taking over an unfinished compression with another recipe", 0, 1)
 
         def make(store: StoredScoring) -> RowPlan | None:
             return make_plan(policy, spec, hidden, observations, store=store, progress=progress)
@@ -204,40 +253,62 @@ def _itself(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def _is_json(path: Path) -> bool:
+def _mapping_in(path: Path) -> dict[str, Any] | None:
     try:
-        json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        return False
-    return True
+        return None
+    return content if isinstance(content, dict) else None
 
 
 class _Workspace:
-    """The folder of unfinished work. Raises `CompressedFileError` where it holds that of another compression."""
+    """The folder of unfinished work. Raises `CompressedFileError` where it holds that of another compression.
+
+    has_scores_of_another_recipe: it held that of another recipe, of which the scores, which this one shares, are left.
+    """
 
     def __init__(self, folder: Path, identity: JobIdentity) -> None:
         self.folder = folder
         self.identity = identity
+        self.has_scores_of_another_recipe = False
         self._remedy = f"remove {folder} and start again"
-        content = json.dumps(dataclasses.asdict(identity), indent=1)
         if folder.exists() and not folder.is_dir():
             raise CompressedFileError(f"{folder} is a file where a folder for unfinished work should be; remove it")
         file = folder / "plan.json"
         if file.is_file():
-            if not _is_json(file):
+            begun = _mapping_in(file)
+            if begun is None:
                 raise CompressedFileError(f"{file} is damaged; {self._remedy}")
-            if file.read_text() != content:
+            others = [name for name in _WORDS if begun.get(name) != getattr(identity, name)]
+            if others == ["recipe"] and identity.scores is not None and begun.get("scores") == identity.scores:
+                self._keep_scores_alone()
+            elif others:
+                if "source" in others:
+                    others = [name for name in others if name != "policy"]  # it follows from the checkpoint
+                words = " and another ".join(_WORDS[name] for name in others)
                 raise CompressedFileError(
-                    f"{folder} holds an unfinished compression of another checkpoint, recipe or calibration set; "
-                    "remove that folder or choose another --out"
+                    f"{folder} holds an unfinished compression with another {words}; remove that folder or choose "
+                    "another --out"
                 )
         else:
             if folder.is_dir() and any(folder.glob("*.safetensors")):
                 raise CompressedFileError(f"{file} is missing, so it is unknown whose work this is; {self._remedy}")
             folder.mkdir(exist_ok=True)
-            temporary = file.with_suffix(".writing")
-            temporary.write_text(content)
-            temporary.replace(file)
+            self._say_whose()
+
+    def _say_whose(self) -> None:
+        file = self.folder / "plan.json"
+        temporary = file.with_suffix(".writing")
+        temporary.write_text(json.dumps(dataclasses.asdict(self.identity), indent=1))
+        temporary.replace(file)
+
+    def _keep_scores_alone(self) -> None:
+        """Remove what another recipe made of the scores: first the work, so that an interruption leaves none of it."""
+        for pattern in ("layer_*.safetensors", "inputs_*.safetensors", "row_bits.safetensors"):
+            for path in sorted(self.folder.glob(pattern)):
+                path.unlink()
+        self._say_whose()
+        self.has_scores_of_another_recipe = True
 
     def plan(self, make: Callable[[StoredScoring], RowPlan | None]) -> RowPlan | None:
         """Return the plan of an earlier run, or make and keep it. None where the recipe needs none.
@@ -271,7 +342,7 @@ class _Workspace:
             damage = {file_name(linear): dict(each) for linear, each in plan.damage.items()}
             planned = {"damage": damage, "hessians": list(map(file_name, store.hessians))}
             self._save(path, {_NO_LINEAR: torch.zeros(1), **bits}, {_PLANNED: json.dumps(planned)})
-            store.remove()
+            store.write(Scoring(0, [], [], dict(plan.scores)))  # for a recipe that differs in what follows
         return plan
 
     def _open(self, path: Path) -> CheckedFile:

@@ -40,6 +40,7 @@ def open_sealed(path: Path, remedy: str) -> CheckedFile:
 class StoredScoring(ScoringStore):
     """Layers that are scored are one file, replaced whole after each; each Hessian is a file, read when it is due.
 
+    Scores stay until the compression is finished: a recipe that differs only in what follows goes on from them.
     Raises `CompressedFileError` where a file is damaged. remedy: what then helps.
     """
 
@@ -82,10 +83,6 @@ class StoredScoring(ScoringStore):
                 tensors[f"{_SCORES}/{file_name(linear)}/{bits}"] = partial(_itself, scores.contiguous())
         kept = json.dumps([*map(file_name, self.hessians)])
         write_file(self._path, tensors, {_LEFT: str(scoring.left), _HESSIANS: kept})
-
-    def remove(self) -> None:
-        """Remove the scored layers, which nothing needs once there is a plan; the Hessians stay."""
-        self._path.unlink(missing_ok=True)
 
 
 class _StoredHessians(MutableMapping[Linear, torch.Tensor]):

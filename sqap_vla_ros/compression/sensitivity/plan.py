@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sqap_vla_ros.compression.layer_work import LayerPlan, OnProgress, rotary_of
-from sqap_vla_ros.compression.recipe import QuantizationSpec, RecipeError
+from sqap_vla_ros.compression.recipe import QuantizationSpec, RecipeError, RowBits
 from sqap_vla_ros.compression.sensitivity.allocation import VISION, AllocationError, Linear, allocate
 from sqap_vla_ros.compression.sensitivity.backward import (
     FloatDecoder,
@@ -106,6 +106,17 @@ def _of_layer(every: Mapping[Linear, Any], index: int) -> dict[str, Any]:
     return {linear[1]: every[linear] for linear in every if linear[0] == index}
 
 
+def _usable(scoring: Scoring | None, rows: RowBits | None) -> Scoring | None:
+    """Keep of an earlier run's scores those of the widths that are wanted; None where some are not among them."""
+    if scoring is None or rows is None:
+        return scoring
+    wanted = [bits for bits in rows.widths if bits in rows.scored_widths]
+    if not all({*wanted} <= {*by_bits} for by_bits in scoring.scores.values()):
+        return None
+    scoring.scores = {linear: {bits: each[bits] for bits in wanted} for linear, each in scoring.scores.items()}
+    return scoring
+
+
 def plan_rows(
     policy: CogACTPolicy,
     spec: QuantizationSpec,
@@ -143,7 +154,7 @@ def plan_rows(
         require_gradient([*to_fit, *to_judge], policy)
     store = store or KeptInMemory()
     hessians = store.hessians
-    scoring = store.read() or Scoring(depth, to_fit, to_judge)
+    scoring = _usable(store.read(), rows) or Scoring(depth, to_fit, to_judge)
     del to_fit, to_judge  # they are as large as a layer
     scores = scoring.scores
     columns = {
@@ -196,12 +207,13 @@ def plan_rows(
         progress("scoring decoder layers", depth, depth)
     if rows is None:
         return RowPlan({}, hessians)
-    require_damage(scores, policy)
+    of_decoder = {linear: scores[linear] for linear in sorted(scores) if linear[0] != VISION}
+    require_damage(of_decoder, policy)
     never_zero: set[Linear] = set()
     while True:  # ends: every round but the last forbids zeros in another linear
         try:
             bits = allocate(
-                dict(sorted(scores.items())),
+                of_decoder,
                 columns,
                 rows.limits,
                 method=rows.method,
@@ -216,12 +228,14 @@ def plan_rows(
             break
         never_zero |= harmful
     if rows.vision_limits is not None:
-        towers = score_towers(
-            policy, spec, metric, (images[::2], scoring.to_fit), (images[1::2], scoring.to_judge), hessians
-        )
-        scores |= towers.scores
+        if not any(layer == VISION for layer, _ in scores):
+            scores |= score_towers(
+                policy, spec, metric, (images[::2], scoring.to_fit), (images[1::2], scoring.to_judge), hessians
+            )
+        towers = {linear: scores[linear] for linear in sorted(scores) if linear[0] == VISION}
+        inputs = {linear: policy.model.get_parameter(f"{linear[1]}.weight").shape[1] for linear in towers}
         ties = "linear" if rows.ties == "linear" else "none"
-        bits |= allocate(towers.scores, towers.columns, rows.vision_limits, method=rows.method, ties=ties, head_width=1)
+        bits |= allocate(towers, inputs, rows.vision_limits, method=rows.method, ties=ties, head_width=1)
     damage = {
         linear: {width: float(each.sum()) for width, each in by_width.items()} for linear, by_width in scores.items()
     }

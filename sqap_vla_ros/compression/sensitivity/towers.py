@@ -25,14 +25,6 @@ from sqap_vla_ros.policy.decoder import VISUAL_START
 Probed = tuple[Sequence[Tensor], Sequence[Sequence[Tensor]]]  # images, and cotangents at the decoder's inputs
 
 
-@dataclass
-class TowerScores:
-    """Damage of every row by width, and the input channels of every linear."""
-
-    scores: dict[Linear, RowScores] = field(default_factory=dict)
-    columns: dict[Linear, int] = field(default_factory=dict)
-
-
 def score_towers(
     policy: CogACTPolicy,
     spec: QuantizationSpec,
@@ -40,14 +32,14 @@ def score_towers(
     fitted: Probed,
     judged: Probed,
     hessians: MutableMapping[Linear, Tensor],
-) -> TowerScores:
-    """Score every row of the towers' blocks, and put what they are rounded on into `hessians`.
+) -> dict[Linear, RowScores]:
+    """Return the damage of every row of the towers' blocks by width, and put what they are rounded on into `hessians`.
 
     fitted, judged: images [1, 3, H, W] uint8, and by image and probe a cotangent [1, S, D]; the rounding is fitted to
         the first and its damage scored on the second.
     """
     towers = _FloatTowers(policy)
-    found = TowerScores()
+    found: dict[Linear, RowScores] = {}
     to_fit, to_judge = (towers.seen(*each) for each in (fitted, judged))
     for layout in COGACT.parts["vision"].layouts:
         fit, judge = to_fit[layout.blocks], to_judge[layout.blocks]
@@ -76,9 +68,8 @@ def score_towers(
             )
             for path, changes in deltas.items():
                 with about((VISION, path), policy):
-                    found.scores[VISION, path] = metric.score(moments[path], changes)
-                require_finite((VISION, path), found.scores[VISION, path], policy)
-                found.columns[VISION, path] = linears[path].in_features
+                    found[VISION, path] = metric.score(moments[path], changes)
+                require_finite((VISION, path), found[VISION, path], policy)
     return found
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import struct
 
@@ -113,11 +114,21 @@ def test_unfinished_work_of_another_compression_is_not_mixed_in(tmp_path):
 
     with pytest.raises(Interrupted):
         compress_to_file(micro("w4a4"), QUICK, OBSERVATIONS, path, after_layer=interrupt)
-    with pytest.raises(CompressedFileError, match=r"unfinished compression of another checkpoint, recipe or calib"):
-        compress_to_file(micro("w4a4"), QUICK, OBSERVATIONS[:1], path)
-    other = load_uncompressed("micro", load_recipe("w4a4"), seed=1)
-    with pytest.raises(CompressedFileError, match="remove that folder or choose another --out"):
-        compress_to_file(other, QUICK, OBSERVATIONS, path)
+    other_policy, other_recipe = load_uncompressed("micro", load_recipe("w4a4"), seed=1), load_recipe("w4a4")
+    cropped = micro("w4a4")
+    cropped.transform = dataclasses.replace(cropped.transform, crop="deployment")
+    for given, differs in (
+        ((micro("w4a4"), QUICK, OBSERVATIONS[:1]), r"set of calibration observations \(--report may .*\)"),
+        ((micro("w4a4"), other_recipe, OBSERVATIONS), "recipe"),
+        ((other_policy, QUICK, OBSERVATIONS), "checkpoint"),
+        ((cropped, QUICK, OBSERVATIONS), r"setting of the checkpoint \(--ddim-steps and the like\)"),
+        ((other_policy, other_recipe, OBSERVATIONS), "checkpoint and another recipe"),
+    ):
+        with pytest.raises(
+            CompressedFileError,
+            match=f"unfinished compression with another {differs}; remove that folder or choose another --out",
+        ):
+            compress_to_file(*given, path)
 
 
 @pytest.mark.parametrize("name", ["layer_000.safetensors", "inputs_001.safetensors", "plan.json"])

@@ -10,7 +10,7 @@ import yaml
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.compress import compress, decoder_inputs, make_plan, prepare_stream
-from sqap_vla_ros.compression.files.job import compress_to_file
+from sqap_vla_ros.compression.files.job import compress_to_file, scores_digest
 from sqap_vla_ros.compression.files.storage import CompressedFile, CompressedFileError
 from sqap_vla_ros.compression.load import load_policy, load_uncompressed
 from sqap_vla_ros.compression.parts import fuse_parts
@@ -142,7 +142,7 @@ def test_an_interruption_keeps_the_plan(rows, tmp_path, monkeypatch):
     with pytest.raises(Interrupted):
         compress_to_file(micro_policy(), recipe, OBSERVATIONS, out, progress=note, after_layer=interrupt)
     assert scored == [4, 5, 6]
-    assert not (work / "scoring.safetensors").exists()
+    assert (work / "scoring.safetensors").stat().st_size < 2**20  # scores without cotangents
     with monkeypatch.context() as patched:
         patched.setattr(
             "sqap_vla_ros.compression.sensitivity.plan.plan_rows", lambda *_, **__: pytest.fail("planned twice")
@@ -151,6 +151,75 @@ def test_an_interruption_keeps_the_plan(rows, tmp_path, monkeypatch):
     compress_to_file(micro_policy(), recipe, OBSERVATIONS, whole)
     assert out.read_bytes() == whole.read_bytes()
     assert not work.exists()
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "first"),
+    [("scoring", 3), ("quantising", 6)],
+)
+def test_another_average_goes_on_from_the_scores_of_an_unfinished_compression(tmp_path, interrupted, first):
+    """Everything that comes after the scores may differ; the file is what an uninterrupted run writes."""
+    spec = QuantizationSpec(activation_bits=8, rounding="gptq", hessian="weighted", row_bits=ROWS_AND_TOWERS)
+    rows = dataclasses.replace(ROWS, average=4.5, widths=(4, 8), method="stages", ties="layout", vision=5.0)
+    other = dataclasses.replace(spec, activation_bits=16, row_bits=rows)
+    out, whole, said, scored = tmp_path / "policy.safetensors", tmp_path / "w.safetensors", [], []
+
+    def interrupt(stage, done, _):
+        if stage == f"{interrupted} decoder layers" and done == 3:
+            raise Interrupted
+
+    def note(stage, done, _):
+        said.append(stage)
+        if stage == "scoring decoder layers":
+            scored.append(done)
+
+    with pytest.raises(Interrupted):
+        compress_to_file(micro_policy(), Recipe("one", quantization=spec), OBSERVATIONS, out, progress=interrupt)
+    compress_to_file(micro_policy(), Recipe("other", quantization=other), OBSERVATIONS, out, progress=note)
+    assert said[0] == "taking over an unfinished compression with another recipe"
+    assert scored == [*range(first, 7)]
+    compress_to_file(micro_policy(), Recipe("other", quantization=other), OBSERVATIONS, whole)
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_scores_depend_on_no_key_that_comes_after_them():
+    spec = QuantizationSpec(activation_bits=8, rounding="gptq", hessian="weighted", row_bits=ROWS)
+
+    def digest(**changes):
+        rows = {key: value for key, value in changes.items() if hasattr(RowBits(3.0), key)}
+        others = {key: value for key, value in changes.items() if key not in rows}
+        changed = dataclasses.replace(spec, **others, row_bits=dataclasses.replace(ROWS, **rows))
+        return scores_digest(Recipe("any", quantization=changed))
+
+    same = ({"average": 4.0}, {"zero_share": 0.1, "widths": (0, 2, 4)}, {"ties": "linear"}, {"text_activation_bits": 4})
+    assert {digest(**changes) for changes in same} == {digest()}
+    others = ({"probes": 2}, {"metric": "eq6"}, {"vision": 4.0}, {"hessian": "plain"}, {"rotation": "hadamard"})
+    assert len({digest(), *(digest(**changes) for changes in others), digest(weight_clip=True)}) == 7
+    assert digest(vision=4.0) == digest(vision=5.0)
+    assert scores_digest(Recipe("any")) is scores_digest(load_recipe("w4a4")) is None
+
+
+def test_scores_that_lack_a_width_are_made_anew(tmp_path):
+    narrow, wide = (
+        Recipe(
+            "any", quantization=QuantizationSpec(activation_bits=8, row_bits=dataclasses.replace(ROWS, widths=widths))
+        )
+        for widths in ((2, 4), (2, 4, 8))
+    )
+    out, scored = tmp_path / "policy.safetensors", []
+
+    def interrupt(layer):
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        compress_to_file(micro_policy(), narrow, OBSERVATIONS, out, after_layer=interrupt)
+    with pytest.raises(Interrupted):
+        compress_to_file(
+            *(micro_policy(), wide, OBSERVATIONS, out),
+            progress=lambda stage, done, _: scored.append(done) if stage.startswith("scoring") else None,
+            after_layer=interrupt,
+        )
+    assert scored == [*range(7)]
 
 
 def test_weighted_hessians_serve_uniform_recipes_too(tmp_path):

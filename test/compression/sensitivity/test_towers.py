@@ -22,19 +22,18 @@ def test_a_score_is_the_squared_change_along_the_cotangent():
     hessians = {}
     found = score_towers(policy, spec, METRICS["epsilon"], ([image], [[cotangent]]), ([image], [[cotangent]]), hessians)
     assert hessians == {}  # rounding to nearest needs none
-    assert len(found.scores) == len(found.columns) == 36
+    assert len(found) == 36
     for path in (
         "vision.dino.encoder.layer.0.attention.k_proj",
         "vision.dino.encoder.layer.2.mlp.fc2",
         "vision.siglip.encoder.layers.0.mlp.fc1",
     ):
         linear = model.get_submodule(path)
-        assert found.columns[VISION, path] == linear.in_features
-        row = int(found.scores[VISION, path][8].argmax())
+        row = int(found[VISION, path][8].argmax())
         kept = linear.weight.data.clone()
         linear.weight.data[row] = quantize_mixed(kept[row : row + 1], torch.tensor([8]), clip_search=False).dequantize()
         moved = model.projector(model.vision(image)[0]) - before
         linear.weight.data.copy_(kept)
         upstream = cotangent[:, VISUAL_START : VISUAL_START + before.shape[1]]
         expected = float((upstream.double() * moved.double()).sum().square())
-        assert float(found.scores[VISION, path][8][row]) == pytest.approx(expected, rel=0.05), path
+        assert float(found[VISION, path][8][row]) == pytest.approx(expected, rel=0.05), path
