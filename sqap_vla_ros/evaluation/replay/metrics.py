@@ -20,7 +20,8 @@ from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.evaluation.action_metrics import chunk_distance, rms_jerk
 from sqap_vla_ros.evaluation.replay.run import FrameRecord, RecipeRun
 from sqap_vla_ros.policy.actions import GRIPPER, OPEN_FROM
-from sqap_vla_ros.robot.joining import SUBSTEPS, joining_ns
+from sqap_vla_ros.robot.gripper.hysteresis import CLOSE_BELOW, OPEN_ABOVE
+from sqap_vla_ros.robot.joining import SUBSTEPS, deciding_opening, joining_ns
 from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk
 
 PERCENTILES = (50, 95, 99)
@@ -229,19 +230,30 @@ def late_seams(records: Sequence[FrameRecord]) -> dict[str, Any] | None:
     """Return the same jump in mm when the newer chunk takes over as late as it was computed, by how it is entered.
 
     clock, path: see `robot.joining` and the parameter chunk_join. None as for `seams`.
+    The gripper is decided as policy_node does by default, over all plans of an episode.
     """
     jumps_mm: dict[str, list[float]] = {"clock": [], "path": []}
+    undecided = (CLOSE_BELOW, OPEN_ABOVE)
+    followed: PoseTrajectory | None = None  # the plan that took over last, at `since_ns`, with a gripper told `gripper`
+    since_ns, gripper = 0, sum(undecided) / 2
     for before, after, late_ns in _replacements(records):
+        if before is not followed:  # the first of an episode
+            since_ns, gripper = before.anchor_ns, sum(undecided) / 2
         start_ns = after.stamp_ns + late_ns
+        executed = [rest] if (rest := before.after(since_ns)) is not None else []
+        gripper_at_image = deciding_opening(executed, after.stamp_ns, gripper, undecided)
+        gripper = deciding_opening(executed, start_ns, gripper, undecided)
+        followed, since_ns = after, start_ns
         if start_ns > min(before.end_ns, after.end_ns):
             continue
-        told, opening = before.sample(start_ns)
+        told, _ = before.sample(start_ns)
         entry_ns = joining_ns(
             after,
             told,
             executed_ns=late_ns,
-            gripper_at_image=before.sample(after.stamp_ns)[1],
-            gripper_told=opening,
+            gripper_at_image=gripper_at_image,
+            gripper_told=gripper,
+            undecided=undecided,
             substeps=SUBSTEPS,
         )
         for join, at_ns in (("clock", start_ns), ("path", entry_ns)):

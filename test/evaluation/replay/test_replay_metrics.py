@@ -159,6 +159,21 @@ def test_seams_of_late_chunks_by_how_they_are_entered():
     assert metrics.late_seams([records[0], record(1, pose=pose_at(0.0), second=0.2, ms=3300.0)]) is None  # all past
 
 
+@pytest.mark.parametrize(("first", "path_mm"), [(0.0, 10.0), (1.0, 0.0), (0.55, 0.0)])
+def test_late_seams_know_a_gripper_that_closed_two_plans_ago(first, path_mm):
+    """Since then plans hover. The newest has the hand open where the tool is, and closed 10 mm further on."""
+    still, hovering, closing = constant(gripper=0.55), constant(gripper=0.55), constant(gripper=1.0)
+    still[:2, 6] = first
+    closing[0, 0], closing[4, 0], closing[5:, 6] = -0.03, 0.01, 0.0
+    plans = [(still, 0.0, 0.0, 1.0), (hovering, 0.0, 0.2, 200.0), (closing, 0.03, 0.4, 400.0)]
+    records = [
+        record(index, deltas=deltas, pose=pose_at(x_m), second=second, ms=ms)
+        for index, (deltas, x_m, second, ms) in enumerate(plans)
+    ]
+    for of_an_episode in (records, [*records[1:], *records]):  # what another episode did is not known
+        assert metrics.late_seams(of_an_episode)["path"]["max"] == pytest.approx(path_mm, abs=1e-6)
+
+
 def test_jerk_of_a_cubic():
     """x = t^3 has jerk 6."""
     t = DT_S * np.arange(17)
