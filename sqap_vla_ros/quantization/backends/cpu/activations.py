@@ -8,7 +8,7 @@ import functools
 import torch
 from torch import Tensor
 
-from sqap_vla_ros.quantization.backends.cpu.library import address, kernels
+from sqap_vla_ros.quantization.backends.cpu.library import address, kernels, require
 from sqap_vla_ros.quantization.backends.cpu.units import Unit
 from sqap_vla_ros.quantization.quantizers import TokenQuantizer, clip_ratio, largest, quantize_activation
 
@@ -48,7 +48,10 @@ def normalise_tokens(
 
     weight, bias: [K] float32.
     """
-    x = x.contiguous()
+    require("x", x, (len(x), x.shape[-1]), torch.bfloat16)
+    for name, each in (("weight", weight), ("bias", bias)):
+        require(name, each, (x.shape[1],), torch.float32)
+    x, *affine = (None if each is None else each.contiguous() for each in (x, weight, bias))
     values = torch.empty(x.shape, dtype=torch.int8)
     scale = torch.empty(len(x), 1, dtype=x.dtype)
     kernels(unit).normalise_tokens(
@@ -57,6 +60,6 @@ def normalise_tokens(
         largest(NORM_BITS),
         ctypes.c_float(clip_ratio(clip, NORM_BITS)),
         ctypes.c_float(eps),
-        *(None if each is None else address(each) for each in (weight, bias)),
+        *(None if each is None else address(each) for each in affine),
     )
     return values, scale

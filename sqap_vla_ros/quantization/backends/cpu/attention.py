@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sqap_vla_ros.quantization.backends.cpu.library import address, kernels
+from sqap_vla_ros.quantization.backends.cpu.library import address, kernels, require
 from sqap_vla_ros.quantization.backends.cpu.units import Unit
 
 
@@ -40,6 +40,9 @@ def attention(
                 before = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril()
                 mask, causal = torch.where(before, mask, -torch.inf), False
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal).transpose(1, 2).flatten(2)
+    for name, each in (("key", key), ("value", value)):
+        require(name, each, (batch, tokens, width), query.dtype)
+    require("key_bias", key_bias, (batch, tokens), torch.float32 if key_bias is None else key_bias.dtype)
     bias = None if key_bias is None else key_bias.float().contiguous()
     out = torch.empty(batch, tokens, width, dtype=query.dtype)
     sizes = map(ctypes.c_int64, (batch, heads, tokens, size, query.stride(1), causal))

@@ -49,6 +49,15 @@ def address(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
+def require(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raise ValueError where a tensor is not as a kernel trusts it to be: it would read beyond it, or other numbers."""
+    if tensor is None or (tensor.shape == shape and tensor.dtype == dtype and tensor.is_cpu):
+        return
+    expected = f"{str(dtype).removeprefix('torch.')} {list(shape)} on the CPU"
+    found = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} on {tensor.device}"
+    raise ValueError(f"{name} of a CPU kernel: expected {expected}, got {found}")
+
+
 @functools.cache
 def _library(unit: Unit) -> ctypes.CDLL:
     return ctypes.CDLL(str(compiled(unit)))

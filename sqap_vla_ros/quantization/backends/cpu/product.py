@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sqap_vla_ros.quantization.backends.cpu.library import address, kernels
+from sqap_vla_ros.quantization.backends.cpu.library import address, kernels, require
 from sqap_vla_ros.quantization.backends.cpu.units import AMX, AVX2, AVX_VNNI, DOTPROD, I8MM, NEON, VNNI, Unit
 from sqap_vla_ros.quantization.backends.product import IntegerProduct, gated_apart, rows_by_width
 
@@ -91,6 +91,8 @@ class TileProduct:
 
     def __init__(self, weight: Tensor, scale: Tensor, row_bits: Tensor | None = None) -> None:
         self.outputs, self.inputs = weight.shape
+        require("weight", weight, (self.outputs, self.inputs), torch.int8)
+        require("scale of the weight", scale, (self.outputs,), scale.dtype)
         if self.inputs > MOST_INPUTS:
             raise ValueError(f"{self.inputs} input channels could overflow 32 bits; at most {MOST_INPUTS} are possible")
         low, high = torch.aminmax(weight)
@@ -120,6 +122,9 @@ class TileProduct:
         """See `IntegerProduct.gated`."""
         if not isinstance(up, TileProduct):  # some of its rows are wide
             return gated_apart(self, up, values, scale)
+        if (up.unit, up.outputs, up.inputs) != (self.unit, self.outputs, self.inputs):
+            one, other = (f"{each.unit.name} [{each.outputs}, {each.inputs}]" for each in (self, up))
+            raise ValueError(f"gate and up must be of one backend and one shape, got {one} and {other}")
         return self._run("gated", values, scale, self._weights, up._weights)
 
     def finished(
@@ -140,6 +145,11 @@ class TileProduct:
         following = [None if tensor is None else tensor.contiguous() for tensor in (bias, factor, residual)]
         if any(tensor is not None and tensor.dtype != torch.bfloat16 for tensor in (scale, *following)):
             raise ValueError("what follows a product is computed in bfloat16")
+        row, whole = (self.outputs,), (len(values), self.outputs)
+        for name, tensor, shape in zip(("bias", "factor", "residual"), following, (row, row, whole), strict=True):
+            require(name, tensor, shape, torch.bfloat16)
+        if gelu is not None and gelu not in GELUS:
+            raise ValueError(f"gelu must be one of {', '.join(GELUS)} or None, got {gelu!r}")
         places = [None if tensor is None else address(tensor) for tensor in following]
         steps = [*places, ctypes.c_int64(0 if gelu is None else GELUS.index(gelu) + 1)]
         return self._run("finished", values, scale, self._weights, steps=steps)
@@ -147,10 +157,12 @@ class TileProduct:
     def _run(
         self, kernel: str, values: Tensor, scale: Tensor, *weights: _Weights, steps: Sequence[object] = ()
     ) -> Tensor:
-        if values.shape[-1] != self.inputs or values.dtype != torch.int8:
+        if values.ndim != 2 or values.shape[1] != self.inputs or values.dtype != torch.int8 or not values.is_cpu:
             raise ValueError(f"expected int8 [M, {self.inputs}], got {values.dtype} {tuple(values.shape)}")
         if scale.dtype not in (torch.bfloat16, torch.float32):
             raise ValueError(f"backend {self.unit.name} computes in bfloat16 and float32, not in {scale.dtype}")
+        if scale.numel() != len(values) or not scale.is_cpu:
+            raise ValueError(f"{len(values)} rows of activations need as many scales, got {tuple(scale.shape)}")
         values, scale = values.contiguous(), scale.contiguous()
         result = torch.empty(len(values), self.outputs, dtype=scale.dtype)
         run = getattr(kernels(self.unit), f"{kernel}_{str(scale.dtype).removeprefix('torch.')}")

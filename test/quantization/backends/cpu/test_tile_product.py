@@ -5,7 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sqap_vla_ros.quantization.backends.cpu import library
-from sqap_vla_ros.quantization.backends.cpu.activations import quantize_tokens, token_quantizer
+from sqap_vla_ros.quantization.backends.cpu.activations import normalise_tokens, quantize_tokens, token_quantizer
+from sqap_vla_ros.quantization.backends.cpu.attention import attention
 from sqap_vla_ros.quantization.backends.cpu.product import MOST_INPUTS, PanelLayout
 from sqap_vla_ros.quantization.backends.reference import ReferenceProduct
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
@@ -197,3 +198,50 @@ def test_activations_of_another_width_are_refused(product):
         tiles(torch.ones(2, 64, dtype=torch.int8), torch.ones(2, 1).double())
     with pytest.raises(ValueError, match="could overflow 32 bits"):
         product(torch.ones(1, MOST_INPUTS + 1, dtype=torch.int8), torch.ones(1))
+
+
+def test_what_a_kernel_would_read_beyond_is_refused(product):
+    one = product(torch.ones(40, 64, dtype=torch.int8), torch.ones(40))
+    values, scale = torch.ones(4, 64, dtype=torch.int8), torch.ones(4, 1, dtype=torch.bfloat16)
+    for wrong in (torch.ones(1), torch.ones(2, 1), torch.ones(4, 2), torch.ones(())):
+        with pytest.raises(ValueError, match="4 rows of activations need as many scales"):
+            one(values, wrong)
+    assert torch.equal(one(values, scale[:, 0]), one(values, scale))  # as many, however they lie
+    with pytest.raises(ValueError, match=r"expected int8 \[M, 64\]"):
+        one(values[None], scale)
+    row, whole = torch.ones(40).bfloat16(), torch.ones(4, 40).bfloat16()
+    for name, wrong in (("bias", row[:-1]), ("factor", whole), ("residual", whole[:3]), ("residual", row)):
+        with pytest.raises(ValueError, match=rf"{name} of a CPU kernel: expected bfloat16 \["):
+            one.finished(values, scale, **{name: wrong})
+    with pytest.raises(ValueError, match="gelu must be one of none, tanh or None, got 'erf'"):
+        one.finished(values, scale, gelu="erf")
+    assert one.finished(values, scale, bias=row, factor=row, residual=whole).shape == (4, 40)
+    for other in (torch.ones(39, 64), torch.ones(40, 63)):
+        with pytest.raises(ValueError, match=r"one shape, got \w+ \[40, 64\] and \w+ \["):
+            one.gated(product(other.to(torch.int8), torch.ones(len(other))), values, scale)
+
+
+def test_weights_and_norms_of_other_types_or_sizes_are_refused(product):
+    with pytest.raises(ValueError, match=r"weight of a CPU kernel: expected int8 \[40, 64\] on the CPU, got float32"):
+        product(torch.ones(40, 64), torch.ones(40))
+    for wrong in (torch.ones(39), torch.ones(41), torch.ones(40, 1)):
+        with pytest.raises(ValueError, match=r"scale of the weight of a CPU kernel: expected float32 \[40\]"):
+            product(torch.ones(40, 64, dtype=torch.int8), wrong)
+    rows = torch.ones(4, 64).bfloat16()
+    with pytest.raises(ValueError, match=r"x of a CPU kernel: expected bfloat16 \[4, 64\]"):
+        normalise_tokens(product.unit, rows.float(), 1.0, 1e-6, None, None)
+    for name in ("weight", "bias"):
+        given = {"weight": None, "bias": None, name: torch.ones(63)}
+        with pytest.raises(ValueError, match=rf"{name} of a CPU kernel: expected float32 \[64\]"):
+            normalise_tokens(product.unit, rows, 1.0, 1e-6, **given)
+
+
+def test_attention_refuses_keys_that_are_not_as_many_as_its_queries(product):
+    query = torch.ones(1, 8, 32).bfloat16()
+    if not library.kernels(product.unit).has_attention():
+        pytest.skip("PyTorch computes attention here, and checks it")
+    for short in ({"key": query[:, :7]}, {"value": query[:, :7]}, {"key_bias": torch.ones(1, 7)}):
+        given = {"key": query, "value": query} | short
+        (name,) = short
+        with pytest.raises(ValueError, match=rf"{name} of a CPU kernel: expected \w+ \[1, 8"):
+            attention(product.unit, query, given["key"], given["value"], 2, key_bias=given.get("key_bias"))
