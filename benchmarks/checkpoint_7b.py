@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from processor import processor
 
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.actions import ActionStatistics
@@ -110,7 +110,7 @@ def main() -> None:
         print(json.dumps({"write": write, "load": load}[args.phase](args.folder)))
         return
     args.folder.mkdir(parents=True, exist_ok=True)
-    results: dict[str, object] = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    results: dict[str, object] = {"cpu": processor(), "cores": os.cpu_count()}
     try:
         for phase in ("write", "load"):
             command = [sys.executable, __file__, "--folder", str(args.folder), "--phase", phase]

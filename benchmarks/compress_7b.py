@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -36,6 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from checkpoint_7b import fill_randomly, peak_gib
+from processor import processor
 
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.files.job import compress_to_file
@@ -171,7 +171,7 @@ def main() -> None:
 
     args.folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": processor(),
         "threads": args.threads,
         "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         "recipe": args.recipe,

@@ -35,7 +35,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -47,6 +46,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from processor import processor
 from random_geometry import MEMORY, PROMPT, VARIANTS, build, file_gib, pictures
 
 from sqap_vla_ros.compression.cuda_graphs import CapturedPolicy, GraphedCall
@@ -54,6 +54,7 @@ from sqap_vla_ros.compression.load import equip
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
+from sqap_vla_ros.policy.devices import device_problem
 from sqap_vla_ros.quantization.backends.table import find_backend
 
 RESULTS = Path(__file__).parent / "results"
@@ -241,8 +242,8 @@ def main() -> None:
             result = measure_cuda(variant, args.rounds) if kind == "cuda" else measure_memory(variant)
         print(json.dumps(result))
         return
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: PyTorch sees no CUDA device here")
+    if problem := device_problem(args.device):
+        parser.error(f"--device {args.device}: {problem}")
 
     def child(what: str, limit_s: float | None = None) -> Any:
         options = {"--only": what, "--rounds": args.rounds, "--threads": args.threads, "--distinct": args.distinct}
@@ -267,7 +268,7 @@ def main() -> None:
     show(table, memory, sizes)
     report = {
         "machine": {
-            "cpu": platform.processor() or platform.machine(),
+            "cpu": processor(),
             "threads": args.threads,
             "clock": "process time" if args.threads == 1 else "wall",
             "load_average": [load_before, os.getloadavg()[0]],

@@ -188,19 +188,40 @@ def geometry_rows(content: dict[str, Any]) -> list[str]:
     return lines
 
 
+def gpu_problem() -> str:
+    """Return why PyTorch cannot measure on a GPU here, "" where it can."""
+    try:
+        import torch
+    except Exception as error:  # not installed, or its libraries do not load: ImportError, OSError, ValueError, …
+        return (
+            f"make gpu needs PyTorch, which cannot be imported: {first_line(error)}; name a Python that has it, "
+            "as in make gpu PYTHON=python3"
+        )
+    try:
+        if not torch.cuda.is_available():
+            return "PyTorch sees no CUDA device here, so there is nothing to measure."
+        torch.zeros(1, device="cuda")  # a driver may count devices that it cannot use
+    except Exception as error:
+        return (
+            f"PyTorch cannot use the GPU here: {first_line(error)}; nvidia-smi has to work, and the driver has to be "
+            "new enough for the CUDA of this build of PyTorch"
+        )
+    return ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, the name of its class where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def main() -> int:
     """Run all parts where there is a GPU; status 1 when one of them did not end well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "gpu", help="folder of the results")
     parser.add_argument("--seconds", type=float, default=510.0, help="for everything together")
     args = parser.parse_args()
-    try:
-        import torch
-    except ImportError as error:
-        print(f"make gpu needs PyTorch: {error}")
-        return 1
-    if not torch.cuda.is_available():
-        print("PyTorch sees no CUDA device here, so there is nothing to measure.")
+    if problem := gpu_problem():
+        print(problem)
         return 1
     ended = run(PARTS, args.out.absolute(), args.seconds)
     print(table(PARTS, args.out.absolute(), ended))

@@ -30,10 +30,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from processor import processor
 
 from sqap_vla_ros.quantization.backends.cpu import compiling
 from sqap_vla_ros.quantization.backends.cpu.product import TileProduct
-from sqap_vla_ros.quantization.backends.cpu.units import CPU_INFO, Unit
+from sqap_vla_ros.quantization.backends.cpu.units import Unit
 from sqap_vla_ros.quantization.backends.table import BACKENDS
 
 RESULTS = Path(__file__).parent / "results"
@@ -137,11 +138,10 @@ def main() -> None:
     }
     parser.add_argument("--units", nargs="+", choices=sorted(here), default=list(here))
     args = parser.parse_args()
-    model = next((line for line in CPU_INFO.read_text().splitlines() if line.startswith("model name")), "")
     for name in args.units:
         with tempfile.TemporaryDirectory() as folder:
             rows = [row for threads in args.threads for row in measure(here[name], threads, args.repeats, Path(folder))]
-        machine = {"cpu": model.partition(":")[2].strip(), "load_average": os.getloadavg(), "torch": torch.__version__}
+        machine = {"cpu": processor(), "load_average": os.getloadavg(), "torch": torch.__version__}
         out = RESULTS / f"kernel_limit_{name}.json"
         out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 

@@ -24,15 +24,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Container
 from pathlib import Path
 
 import torch
+from processor import processor
 from torch import nn
 
+from sqap_vla_ros.policy.devices import device_problem
 from sqap_vla_ros.quantization.backends.compiled import compilation_unavailable
 from sqap_vla_ros.quantization.backends.table import BACKENDS, find_backend
 from sqap_vla_ros.quantization.linear import ActivationQuantizer, QuantizedLinear, use_backend
@@ -294,8 +295,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.device == "cuda":
-        if not torch.cuda.is_available():
-            parser.error("--device cuda: PyTorch sees no CUDA device here")
+        if problem := device_problem("cuda"):
+            parser.error(f"--device cuda: {problem}")
         machine = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
         out = args.out or RESULTS / "linear_cuda.json"
         measure_cuda(args.repeats, lambda rows: write(out, machine, rows))
@@ -304,7 +305,7 @@ def main() -> None:
     clock = time.process_time if args.threads == 1 else time.perf_counter
     rows = measure(args.repeats, clock)
     machine = {
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": processor(),
         "threads": args.threads,
         "clock": clock.__name__,
         "load_average": os.getloadavg(),

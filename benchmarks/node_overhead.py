@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from processor import processor
 
 from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo, Reason, TokenSelection
 from sqap_vla_ros.nodes.launch.table import dds_environment
@@ -243,7 +243,7 @@ def main() -> int:
     results[key] = {
         "machine": {
             "cpus": os.cpu_count(),
-            "processor": platform.processor(),
+            "processor": processor(),
             "load_average": load,
             "real_time_priority": priority,
         },

@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 from peer_layers.stack import LAYERS, tokens, torch_stack
+from processor import processor
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -273,14 +273,6 @@ def figure(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(order)), order)
     panels.savefig(path, dpi=120)
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()
 
 
 def main() -> int:

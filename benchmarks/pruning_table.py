@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 import imageio.v3 as imageio
 import numpy as np
 import torch
+from processor import processor
 from torch import nn
 
 from sqap_vla_ros.compression.accelerators.tome import Tome
@@ -175,7 +175,7 @@ def main() -> None:
         )
     report(rows)
     details = {
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "rounds": args.rounds,

@@ -18,13 +18,13 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from independent_ik import Chain, can_follow
+from processor import processor
 
 from sqap_vla_ros.robot.kinematics import ArmKinematics, KinematicsError
 from sqap_vla_ros.robot.safety import Decision, SafetyLimits
@@ -125,7 +125,7 @@ def run(label: str, rows: list[str], count: int) -> None:
         result[row] = {"loads": True, "chunks": count, "taken_ms": taken, "refused": refused}
         print(row, count - len(refused), "of", count, f"p95 {np.percentile(taken, 95):.1f} ms", flush=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result | {"machine": platform.processor() or platform.machine()}) + "\n")
+    file.write_text(json.dumps(result | {"machine": processor()}) + "\n")
 
 
 def judge(rows: list[str]) -> None:

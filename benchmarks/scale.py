@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from processor import processor
 
 from sqap_vla_ros.compression.bops import Workload, macs
 from sqap_vla_ros.policy.config import COGACT_BASE
@@ -150,6 +152,7 @@ def measure(repeats: int, threads: int) -> dict[str, Any]:
     from sqap_vla_ros.quantization.reordered_weights import reorder_weights
 
     torch.set_num_threads(threads)
+    load_before = os.getloadavg()[0]
     clock = time.process_time if threads == 1 else time.perf_counter
 
     def seconds(run: Callable[[], object]) -> float:
@@ -204,6 +207,11 @@ def measure(repeats: int, threads: int) -> dict[str, Any]:
 
                 sweeps[kind]["batch"][batch] = seconds(run) / layers
     return {
+        "machine": {
+            "cpu": processor(),
+            "load_average": [load_before, os.getloadavg()[0]],  # two threads among other work are no two cores
+            "torch": torch.__version__,
+        },
         "threads": threads,
         "clock": clock.__name__,
         "backend": integer.backend,
@@ -230,7 +238,11 @@ def show(report: Mapping[str, Any], full: Mapping[str, Any] | None) -> None:
     for run in report["runs"]:
         machine = machine_of(run)
         limits = ", ".join(f"{name} {value / 1e12:.3f} T/s" for name, value in run["limits"].items())
-        print(f"{run['threads']} threads ({run['clock']}): {limits}")
+        where = run.get("machine")  # results of before it was recorded have none
+        said = "machine and load not recorded"
+        if where is not None:
+            said = f"{where['cpu']}, load {' to '.join(f'{load:.1f}' for load in where['load_average'])}"
+        print(f"{run['threads']} threads ({run['clock']}), {said}: {limits}")
         print("| a layer, ms: measured (model) | " + " | ".join(f"{n} tokens" for n in TOKENS) + " |")
         print("|---|" + "---|" * len(TOKENS))
         for kind, sweep in run["layer_s"].items():

@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from processor import processor
 
 from sqap_vla_ros.simulation.camera import SceneRenderer
 from sqap_vla_ros.simulation.environment import TabletopEnv
@@ -122,7 +122,7 @@ def main() -> None:
             + " ms"
         )
     machine = {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "opengl": backend,
         "load_average": os.getloadavg()[0],
     }

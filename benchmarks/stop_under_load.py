@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from node_overhead import GRID, HERE, KEPT, StandIn
+from processor import processor
 
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk, Observation, Reason, TokenSelection
 from sqap_vla_ros.nodes.launch.table import dds_environment
@@ -217,7 +217,7 @@ def main() -> int:
         and summary["image_age_s"]["max"] <= MAX_OPEN_LOOP_S + LATE_S
     )
     print("within the limits" if fine else f"NOT within the limits ({raw['runs_that_moved']} runs moved)")
-    machine = {"cpus": os.cpu_count(), "processor": platform.processor(), "load_average": os.getloadavg()[0]}
+    machine = {"cpus": os.cpu_count(), "processor": processor(), "load_average": os.getloadavg()[0]}
     result = {"machine": machine, "hogs": args.hogs, "summary": summary, "raw": raw}
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     return 0 if fine else 1

@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from processor import processor
 
 from sqap_vla_ros.contracts import SelectionContext, TokenSelection
 from sqap_vla_ros.policy.preprocessing import ImageTransform
@@ -70,7 +70,7 @@ def main() -> None:
     overlays = {f"{width}x{height}": overlay_ms(width, height) for width, height in ((640, 480), (224, 224))}
     for size, median in overlays.items():
         print(f"overlay at {size}: median {median:.3f} ms")
-    machine = {"machine": platform.processor() or platform.machine(), "device": args.device, "torch": torch.__version__}
+    machine = {"machine": processor(), "device": args.device, "torch": torch.__version__}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(
         json.dumps({**machine, "threads": torch.get_num_threads(), "selectors": rows, "overlay_ms": overlays}, indent=2)

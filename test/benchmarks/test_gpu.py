@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import types
@@ -106,7 +107,7 @@ def test_the_table_is_printed_where_nothing_can_be_written(gpu, tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(gpu, "PARTS", (gpu.Part("exact", script(tmp_path, "exact", ""), 1.0),))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "gpu_problem", lambda: "")
     monkeypatch.setattr(Path, "write_text", full)
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "out")])
     assert gpu.main() == 0
@@ -215,6 +216,49 @@ def test_without_a_gpu_it_ends_with_a_sentence(gpu, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "out")])
     assert gpu.main() == 1
     assert capsys.readouterr().out == "PyTorch sees no CUDA device here, so there is nothing to measure.\n"
+    assert not (tmp_path / "out").exists()
+
+
+NO_LIBRARY = 'raise OSError("libcudart.so.12: cannot open shared object file: No such file or directory")'
+ERROR_804 = """
+class cuda:
+    @staticmethod
+    def is_available():
+        raise RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 804: forward compatibility\\nwas tried")
+"""
+USELESS = """
+class cuda:
+    is_available = staticmethod(lambda: True)
+def zeros(*_, **__):
+    raise RuntimeError("CUDA error: no kernel image is available for execution on the device\\nCompile with ...")
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("raise ImportError(\"No module named 'torch._C'\")", "which cannot be imported: No module named 'torch._C';"),
+        (NO_LIBRARY, "which cannot be imported: libcudart.so.12: cannot open shared object file: No such file or dir"),
+        (
+            "raise ValueError('libcublas.so.*[0-9] not found')",
+            "which cannot be imported: libcublas.so.*[0-9] not found",
+        ),
+        (ERROR_804, "cannot use the GPU here: Unexpected error from cudaGetDeviceCount(). Error 804: forward compati"),
+        (USELESS, "cannot use the GPU here: CUDA error: no kernel image is available for execution on the device;"),
+    ],
+)
+def test_a_torch_or_a_driver_that_is_broken_is_one_sentence(text, said, tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(text)
+    run = subprocess.run(
+        [sys.executable, str(SCRIPT), "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert (run.returncode, run.stderr) == (1, "")
+    (line,) = run.stdout.splitlines()
+    assert said in line
     assert not (tmp_path / "out").exists()
 
 
