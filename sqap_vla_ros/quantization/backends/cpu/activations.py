@@ -51,7 +51,8 @@ def normalise_tokens(
     require("x", x, (len(x), x.shape[-1]), torch.bfloat16)
     for name, each in (("weight", weight), ("bias", bias)):
         require(name, each, (x.shape[1],), torch.float32)
-    x, *affine = (None if each is None else each.contiguous() for each in (x, weight, bias))
+    x = x.contiguous()
+    affine = [None if each is None else each.contiguous() for each in (weight, bias)]
     values = torch.empty(x.shape, dtype=torch.int8)
     scale = torch.empty(len(x), 1, dtype=x.dtype)
     kernels(unit).normalise_tokens(
