@@ -89,7 +89,7 @@ def live(cell: Cell, faults: Sequence[Fault], stop: Callable[[Cell], Any], rng: 
     cell.run(0.2)
     cell.instruct("pick")
     cell.enable()
-    cell.run(float(rng.uniform(0.3, 0.6)))
+    cell.run(float(rng.uniform(0.3, 0.6)) + 2 * cell.switches.latency_s)  # something is commanded by then
     for fault in faults:
         found += inflict(cell, fault, rng)
         cell.run(float(rng.uniform(0.0, 0.2)))

@@ -202,6 +202,8 @@ class Commander:
             raise UnsafeChunk(f"the motion would start where the arm was {age_s:.2f} s ago: no newer transform came")
         if not moving and self._inputs.tool.doubted:
             raise UnsafeChunk("the tool's transform has just jumped: a motion would start where the arm may not be")
+        if not moving and not dry_run and (contradiction := self.watch.contradiction) is not None:
+            raise UnsafeChunk(contradiction)
         measured = self._inputs.measured()
         tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
         left = not moving and self.sink.left_rest(now_ns, measured)

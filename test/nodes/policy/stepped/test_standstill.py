@@ -241,3 +241,21 @@ def test_a_policy_that_waits_is_no_arm_that_stands_still(mode):
         cell.run(8.0)
         assert cell.loop.executive.moving
         assert cell.loop.executive.counters.tracking_errors == 0
+
+
+@pytest.mark.parametrize("mode", ["pose", "twist", "joint"])
+def test_no_first_motion_starts_where_joint_states_contradict_the_transform(mode):
+    """The transform slips while a slow policy computes its first chunk: nothing was commanded yet to compare with."""
+    with careful(mode, described=True) as cell:
+        cell.switches.latency_s = 1.2
+        cell.run(0.2)
+        cell.instruct("pick")
+        assert cell.enable().success
+        cell.run(0.3)
+        slip = np.eye(4)
+        slip[0, 3] = 0.1
+        cell.switches.tf_edit = lambda pose: slip @ pose
+        cell.run(3.0)
+        assert cell.commands == []
+        assert "joint_states and TF contradict each other: the tool is 100 mm" in told(cell)
+        assert violations(cell) == []
