@@ -123,11 +123,7 @@ step() {
   printf 'done in %d s\n' $((SECONDS - started))
 }
 
-# pip compiles one file after the other; compileall uses all cores. Files of other versions of Python do not compile.
-pip() {
-  "$venv/bin/python" -m pip --disable-pip-version-check install --no-input --no-compile "$@"
-  "$venv/bin/python" -m compileall -q -j 0 "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || true
-}
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check install --no-input "$@"; }
 
 make_venv() {
   local options=(--clear)
