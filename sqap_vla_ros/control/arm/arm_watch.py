@@ -27,6 +27,7 @@ class ArmWatch:
         self._samples: deque[ArmSample] = deque(maxlen=REMEMBERED)
         self._astray = 0
         self._contradictions = 0
+        self._agreed = False  # joint_states and TF once did, so they are of one arm
         self._apart = (0.0, 0.0)
 
     def note(self, sample: ArmSample, astray: str | None) -> str | None:
@@ -39,6 +40,7 @@ class ArmWatch:
             limit_m, limit_rad = self._agreement()
             apart = self._apart[0] > limit_m or self._apart[1] > limit_rad
             self._contradictions = self._contradictions + 1 if apart else 0
+            self._agreed = self._agreed or not apart
         self._astray = self._astray + 1 if astray is not None else 0
         return astray if self._astray >= CONFIRMATIONS else None
 
@@ -51,6 +53,11 @@ class ArmWatch:
             f"joint_states and TF contradict each other: the tool is {self._apart[0] * 1e3:.0f} mm and "
             f"{self._apart[1]:.2f} rad apart by the two; do they speak of the same arm and the same robot_description?"
         )
+
+    @property
+    def parted(self) -> str | None:
+        """As `contradiction`, of joint_states and TF that have agreed before; None where they never spoke of one arm."""
+        return self.contradiction if self._agreed else None
 
     def _agreement(self) -> tuple[float, float]:
         """Return how far apart (m, rad) the tool may be by joint_states and TF, at the speed it has by either."""

@@ -92,6 +92,7 @@ class Commander:
         self._seen: ToolSample | None = None  # where it was measured last
         self._nearest: tuple[float, float] | None = None  # how near (m, rad) it came to where it was told to rest
         self._begun = False  # the task has moved the arm
+        self._ever = False  # some task has
         self._returned = False  # the command went back to the arm since a motion last started from rest
         self._in_motion_ns = 0  # when the arm was last under way, or held
 
@@ -202,8 +203,8 @@ class Commander:
             raise UnsafeChunk(f"the motion would start where the arm was {age_s:.2f} s ago: no newer transform came")
         if not moving and self._inputs.tool.doubted:
             raise UnsafeChunk("the tool's transform has just jumped: a motion would start where the arm may not be")
-        if not moving and not dry_run and (contradiction := self.watch.contradiction) is not None:
-            raise UnsafeChunk(contradiction)
+        if not (moving or dry_run or self._ever) and (parted := self.watch.parted) is not None:
+            raise UnsafeChunk(parted)  # and no command yet that the arm could be compared with
         measured = self._inputs.measured()
         tool = measured.base_from_tool if measured.base_from_tool is not None else view.base_from_tool
         left = not moving and self.sink.left_rest(now_ns, measured)
@@ -235,7 +236,7 @@ class Commander:
                 raise UnsafeChunk("the node's executor stood still")
             trajectory = self.sink.start(trajectory, measured, latest_ns)
             self.motion.commit(trajectory)
-            self.commanded = self._begun = True
+            self.commanded = self._begun = self._ever = True
             return trajectory
 
     def _rest(

@@ -244,7 +244,7 @@ def test_a_policy_that_waits_is_no_arm_that_stands_still(mode):
 
 
 @pytest.mark.parametrize("mode", ["pose", "twist", "joint"])
-def test_no_first_motion_starts_where_joint_states_contradict_the_transform(mode):
+def test_no_first_motion_starts_where_joint_states_begin_to_contradict_the_transform(mode):
     """The transform slips while a slow policy computes its first chunk: nothing was commanded yet to compare with."""
     with careful(mode, described=True) as cell:
         cell.switches.latency_s = 1.2
