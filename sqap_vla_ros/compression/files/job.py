@@ -106,7 +106,7 @@ class JobIdentity:
 _WORDS = {  # what differs where a digest of `JobIdentity` does
     "source": "checkpoint",
     "recipe": "recipe",
-    "calibration": "set of calibration observations (--report may hold some of them out)",
+    "calibration": "set of calibration observations",
     "policy": "setting of the checkpoint (--ddim-steps and the like)",
 }
 _AFTER_SCORES = (  # keys of a quantisation, and of its row_bits, that nothing before the choice of widths looks at

@@ -56,7 +56,7 @@ class ArmWatch:
 
     @property
     def parted(self) -> str | None:
-        """As `contradiction`, of joint_states and TF that have agreed before; None where they never spoke of one arm."""
+        """As `contradiction`, of joint_states and TF that have agreed before; None where they never were of one."""
         return self.contradiction if self._agreed else None
 
     def _agreement(self) -> tuple[float, float]:

@@ -362,6 +362,8 @@ class Commander:
                 if self.commanded:
                     self._hold(EMERGENCY, now_ns, now_ns)
                 self.motion.clear(now_ns)
+            if not self.sink.at_rest(now_ns):
+                self._in_motion_ns = now_ns
             self._go_on(now_ns)
             self.sink.tick(now_ns, None)
         finally:
