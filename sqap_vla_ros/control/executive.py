@@ -30,6 +30,7 @@ from sqap_vla_ros.robot.holding import HoldReason
 TRACKING_MEMORY_S = 10.0
 STOPPING_NS = 300_000_000  # a motion is brought to rest in less
 HITCH = 3.0  # times the median: a prediction that took longer says nothing about the next
+RECENT = 20  # latencies that are looked back on: enough for a 95th percentile, few enough to follow a change
 REJECTED = "chunk rejected: "  # begins the reason of a chunk that is not executed
 
 
@@ -108,7 +109,7 @@ class Executive:
         self._tracking = 0
         self._tracking_s = -math.inf
         self._chunks = 0
-        self._latencies_s: deque[float] = deque(maxlen=100)
+        self._latencies_s: deque[float] = deque(maxlen=RECENT)
         self._pending_ends: list[MissionEnd] = []
         self._pending_hold: Hold | None = None
 
@@ -380,7 +381,7 @@ class Executive:
         return self._chunks
 
     def latency_s(self, percentile: float) -> float:
-        """Return a percentile of the time from the image's stamp to the chunk (ROS time, last 100); 0 before any.
+        """Return a percentile of the time from the image's stamp to the chunk (ROS time, last `RECENT`); 0 before any.
 
         One or two that took over `HITCH` times the median are left out: among few they would be the answer.
         """

@@ -198,7 +198,7 @@ def test_horizon_replanning_uses_the_p95_latency():
     rig = Rig(replan="horizon", request_margin_s=0.1)
     rig.executive.set_instruction("pick the cube")
     rig.executive.enable()
-    for latency_s in [0.05] * 94 + [0.5] * 6:
+    for latency_s in [0.05] * 17 + [0.5] * 3:
         rig.accept(latency_s=latency_s)
     rig.accept(length_s=1.65, latency_s=0.05)
     assert rig.executive.latency_s(50) == pytest.approx(0.05)
@@ -207,6 +207,20 @@ def test_horizon_replanning_uses_the_p95_latency():
     assert not rig.executive.wants_prediction(rig.ns)
     rig.tick(0.1)
     assert rig.executive.wants_prediction(rig.ns)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.1, 0.8), (0.8, 0.1), (0.4, 0.6)])
+def test_the_expected_latency_follows_a_policy_that_becomes_slower_or_faster(before, after):
+    rig = Rig(replan="horizon")
+    rig.executive.set_instruction("pick the cube")
+    rig.executive.enable()
+    for _ in range(200):
+        rig.accept(latency_s=before)
+    needed = 0
+    while rig.executive.latency_s(95) != pytest.approx(after):
+        rig.accept(latency_s=after)
+        needed += 1
+    assert needed <= (3 if after > before else 20), "slower is found out by being late, faster costs only new images"
 
 
 def test_unusable_chunks_in_a_row_latch_a_fault(rig):
