@@ -5,7 +5,9 @@ against bf16 with every token), and all together:
 
 * weights: the recipe's widths and rounding, activations at 16 bits;
 * activations: the recipe's, on weights of eight bits, whose own error is given too;
-* tokens: the recipe's selector on bf16.
+* tokens: the recipe's selector on bf16;
+* towers, head: all together, with vision towers and projector in eight bits as the recipes `*_full` have them, and then
+  with the action head in eight bits too.
 
     OMP_NUM_THREADS=1 python benchmarks/error_parts.py [--observations 32]
 """
@@ -34,7 +36,8 @@ from sqap_vla_ros.simulation.observations import expert_observations
 RESULTS = Path(__file__).parent / "results" / "error_parts.json"
 RECIPES = ("sqap", "sqap_w4a8", "coverage_w4a8", "sqap_qvla", "coverage_qvla")
 REFERENCE, EIGHT_BITS = "bf16", "weights of 8 bits"
-PARTS = ("weights", "activations", "tokens", "together")
+PARTS = ("weights", "activations", "tokens", "together", "towers", "head")
+TOWERS = {"vision": 8, "projector": 8}
 
 
 def scheme_of(recipe: Recipe, part: str) -> QuantizationSpec:
@@ -44,6 +47,8 @@ def scheme_of(recipe: Recipe, part: str) -> QuantizationSpec:
         return dataclasses.replace(recipe.quantization, activation_bits=16, activation_clip=1.0)
     if part == "activations":
         return dataclasses.replace(recipe.quantization, weight_bits=8, row_bits=None, hessian="plain")
+    if part in ("towers", "head"):
+        return dataclasses.replace(recipe.quantization, parts=TOWERS | ({"action_head": 8} if part == "head" else {}))
     return recipe.quantization
 
 
@@ -78,7 +83,8 @@ def main() -> None:
         selector = make_selector(recipe.pruning.selector, **recipe.pruning.parameters)
         for part in PARTS:
             policy = REFERENCE if part == "tokens" else repr(scheme_of(recipe, part))
-            rows[f"{name}: {part}"] = scenes.errors(policy, selector if part in ("tokens", "together") else None)
+            tokens = None if part in ("weights", "activations") else selector
+            rows[f"{name}: {part}"] = scenes.errors(policy, tokens, own_head=part == "head")
     found = {row: {key.split()[-1]: value for key, value in errors.items()} for row, errors in rows.items()}
     for row, errors in found.items():
         print(f"{row:28s}" + "  ".join(f"{error} {value:.4f}" for error, value in errors.items()))

@@ -230,11 +230,11 @@ class Scenes:
             found.append(head(noised, step, features.to(head.positional_embedding.dtype)).float())
         return torch.stack(found)
 
-    def errors(self, name: str, selector: Chosen) -> dict[str, float]:
-        """Return `cog` and `eps` of one policy with one selector."""
+    def errors(self, name: str, selector: Chosen, *, own_head: bool = False) -> dict[str, float]:
+        """Return `cog` and `eps` of one policy with one selector; own_head: the noise is its own head's prediction."""
         features = self.features(name, selector)
         with torch.inference_mode():
-            predicted = self.noise(features)
+            predicted = self.noise(features, name if own_head else "bf16")
         return {f"{name} cog": _relative(features, self.whole), f"{name} eps": _relative(predicted, self.predicted)}
 
     def speeds(self) -> Tensor:
