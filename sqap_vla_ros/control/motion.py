@@ -20,8 +20,6 @@ from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, h
 
 # Commands computed now reach the controller a little later; what is due before that would arrive in its past.
 COMMAND_LEAD_NS = 10_000_000
-# What was executed when the image was taken is among the last few: while its chunk was computed, one or two more came.
-REMEMBERED = 6
 SLOWED_BELOW = 1.4  # a chunk that is too fast is slowed to 1 / this of its limit: the seam and the joints overshoot
 LAG_SAMPLES, LAG_SAMPLES_MIN, LAG_SPEED_M_S = 500, 50, 0.03
 
@@ -107,13 +105,13 @@ class Motion:
         now_ns: int,
         measured_twist: NDArray[np.float64] | None = None,
         *,
-        continues: bool = False,
+        commitment: Commitment | None = None,
     ) -> SafeMotion:
         """Return the trajectory to follow from now on; `commit` it once the arm is known to be able to.
 
         base_from_tool: [4, 4] measured at the image's stamp. measured: [4, 4] now. measured_twist: [6] now (m/s, rad/s,
         base axes); None when unknown, then the acceleration into the trajectory is not judged.
-        continues: the chunk repeats a `commitment`, so that nothing has to be joined: it is entered by the clock.
+        commitment: what the chunk repeats. Nothing has to be joined where it comes in time: it is entered by the clock.
         Raises UnsafeChunk.
         """
         start_ns = now_ns + COMMAND_LEAD_NS
@@ -121,8 +119,8 @@ class Motion:
         anchor = self.anchor(base_from_tool, chunk.stamp_ns)
         # What is to be done by a certain time has to be commanded earlier by what the arm lags behind.
         fresh = anchor_chunk(deltas, anchor, chunk.stamp_ns - self.lag_ns, chunk.dt_s)
-        join = "clock" if continues else self.config.chunk_join
-        rest = self._enter(replace(fresh, stamp_ns=chunk.stamp_ns), join, measured, start_ns)
+        repeated_ns = 0 if commitment is None else round(commitment.executed * chunk.dt_s * NS_PER_S)
+        rest = self._enter(replace(fresh, stamp_ns=chunk.stamp_ns), repeated_ns, measured, start_ns)
         self._ensemble.moved(rest.end_ns - fresh.end_ns)
         try:
             return self._checked(rest, measured, measured_twist, start_ns)
@@ -130,19 +128,25 @@ class Motion:
             self.refused()
             raise
 
-    def _enter(self, fresh: PoseTrajectory, join: str, measured: NDArray[np.float64], start_ns: int) -> PoseTrajectory:
+    def _enter(
+        self, fresh: PoseTrajectory, repeated_ns: int, measured: NDArray[np.float64], start_ns: int
+    ) -> PoseTrajectory:
         """Return the chunk with its times moved to what the arm did since the image.
 
+        repeated_ns: how much of its beginning repeats what the arm is told to do, at the speed that it is told to.
+
         While the arm stood still (before the first chunk, after a hold, once a motion had ended) nothing of the chunk
-        was executed, so nothing of it is past: its times move on by as long. Where `join` is `path` the chunk is
+        was executed, so nothing of it is past: its times move on by as long. Where `chunk_join` is `path` the chunk is
         entered where the arm was told to be by now, see robot/joining.py: later than by the clock only within
         max_lead_* of the measured pose [4, 4], which together with `anchor` bounds the push of a blocked arm.
         """
         shown_ns = fresh.anchor_ns  # of the commanded motion
+        moved_ns = self._moving_ns(shown_ns, start_ns)
+        if repeated_ns and moved_ns <= repeated_ns:
+            return fresh.moved_by(start_ns - shown_ns - moved_ns)
         executed_ns = self._moving_ns(shown_ns, start_ns, actions=True)
-        if join == "clock" or self.current is None:
-            idle_ns = max(0, start_ns - shown_ns - executed_ns)
-            return replace(fresh, times_ns=fresh.times_ns + idle_ns, anchor_ns=fresh.anchor_ns + idle_ns)
+        if self.config.chunk_join == "clock" or self.current is None:
+            return fresh.moved_by(max(0, start_ns - shown_ns - executed_ns))
         told, _ = self.current.sample(start_ns)
         entry_ns = joining_ns(
             fresh,
@@ -177,9 +181,22 @@ class Motion:
         self._executed.append(trajectory)
         self._forget_old()
 
+    def opening(self, at_ns: int) -> float | None:
+        """Return the opening (0 to 1) to command the gripper at `at_ns`: the fingers close where the tool is.
+
+        As late as the arm, whichever chunk was under way then. None before the first one and after the last.
+        """
+        shown_ns = at_ns - self.lag_ns
+        if self.current is None or not self._executed[0].anchor_ns <= shown_ns <= self.current.end_ns:
+            return None
+        return self._told(shown_ns)[1]
+
     def _forget_old(self) -> None:
-        """Remember the last trajectories alone, and of those before what they made of the gripper."""
-        while len(self._executed) > REMEMBERED:
+        """Remember what a chunk may still be about, and of the trajectories before what they made of the gripper."""
+        if self.current is None:
+            return
+        since_ns = self.current.anchor_ns - round(self.config.max_open_loop_s * NS_PER_S) - self.lag_ns
+        while len(self._executed) > 1 and self._executed[1].anchor_ns <= since_ns:
             over_ns = self._executed[1].anchor_ns - 1
             self._gripper_before = deciding_opening(
                 [self._executed.popleft()], over_ns, self._gripper_before, self._undecided
@@ -210,8 +227,8 @@ class Motion:
     def commanded(self, at_ns: int) -> NDArray[np.float64] | None:
         """Return the commanded pose [4, 4] that an arm as late as arm_lag_s shows at `at_ns`; None before the first."""
         shown_ns = at_ns - self.lag_ns
-        begun = [trajectory for trajectory in self._executed if trajectory.anchor_ns <= shown_ns]
-        return begun[-1].sample(shown_ns)[0] if begun else None
+        begun = bool(self._executed) and self._executed[0].anchor_ns <= shown_ns
+        return self._told(shown_ns)[0] if begun else None
 
     def commitment(self, stamp_ns: int, dt_s: float, latency_s: float, continuation: str) -> Commitment | None:
         """Return what the arm is told to do from the image of `stamp_ns` on, in actions `dt_s` apart.
@@ -234,8 +251,8 @@ class Motion:
         return Commitment(actions, min(math.ceil(passes_ns / step_ns), count), continuation)
 
     def _told(self, at_ns: int) -> tuple[NDArray[np.float64], float]:
-        """Return the pose [4, 4] and the gripper's opening that are commanded for a time at which the arm moves."""
-        return [trajectory for trajectory in self._executed if trajectory.anchor_ns <= at_ns][-1].sample(at_ns)
+        """Return the pose [4, 4] and the gripper's opening commanded for a time since the first one began."""
+        return next(path for path in reversed(self._executed) if path.anchor_ns <= at_ns).sample(at_ns)
 
     def clear(self, at_ns: int) -> None:
         """Forget what was executed until then: the next plan starts from the measured pose, with a ramp.

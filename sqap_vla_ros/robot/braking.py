@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -268,11 +268,9 @@ def brought_to_rest(path: PoseTrajectory, limits: MotionLimits) -> PoseTrajector
     poses[-1] = path.poses[-1]
     keep = path.times_ns <= begin_ns
     times_ns = begin_ns + np.rint(x * duration_s * NS_PER_S).astype(np.int64)
-    return PoseTrajectory(
-        np.concatenate([path.times_ns[keep], times_ns]),
-        np.concatenate([path.poses[keep], poses]),
-        np.concatenate([path.gripper[keep], gripper]),
-        path.anchor,
-        path.stamp_ns,
-        path.anchor_ns,
+    return replace(
+        path,
+        times_ns=np.concatenate([path.times_ns[keep], times_ns]),
+        poses=np.concatenate([path.poses[keep], poses]),
+        gripper=np.concatenate([path.gripper[keep], gripper]),
     )

@@ -208,6 +208,11 @@ def under_way(paths: Sequence[PoseTrajectory], at_ns: int) -> PoseTrajectory | N
     return begun[-1] if begun else next(iter(paths), None)
 
 
+def since(paths: Sequence[PoseTrajectory], at_ns: int) -> Sequence[PoseTrajectory]:
+    """Return those of `paths`, each executed until the next one begins, that were under way at `at_ns` or later."""
+    return paths[max(sum(path.anchor_ns <= at_ns for path in paths) - 1, 0) :]
+
+
 def interrupted(paths: Sequence[PoseTrajectory], at_ns: int, pause_ns: int) -> list[PoseTrajectory]:
     """Return `paths`, each executed until the next one begins, with a pause from `at_ns` on.
 

@@ -100,10 +100,11 @@ def test_an_arm_that_stands_at_some_time_from_the_image_on_is_not_committed(imag
 def test_a_chunk_that_continues_is_entered_by_the_clock():
     """Its first three actions repeat what the arm does, and then it turns; by pose it would be entered elsewhere."""
     planner = under_way(motion(max_lead_m=0.2))
-    deltas = planner.commitment(at(0.5), DT_S, 0.25, "guided").actions[:1].repeat(HORIZON, 0)
+    commitment = planner.commitment(at(0.5), DT_S, 0.25, "guided")
+    deltas = commitment.actions[:1].repeat(HORIZON, 0)
     deltas[3:, :3] = 0.0, 0.005, 0.0
     late = replace(chunk(stamp_ns=at(0.5)), deltas=deltas)
-    safe = planner.plan(late, pose(0.425), pose(0.435), at(0.7), continues=True)
+    safe = planner.plan(late, pose(0.425), pose(0.435), at(0.7), commitment=commitment)
     times = np.array([at(s) for s in (0.75, 0.8, 1.2, 1.6)])
     poses, _ = safe.trajectory.sample_many(times)
     expected = [[0.4375, 0, 0.3], [0.44, 0, 0.3], [0.44, 0.02, 0.3], [0.44, 0.04, 0.3]]

@@ -7,6 +7,7 @@ import pytest
 
 from sqap_vla_ros.contracts import NS_PER_S, ActionChunk
 from sqap_vla_ros.control.motion import COMMAND_LEAD_NS, Motion, MotionConfig
+from sqap_vla_ros.robot.gripper.hysteresis import GripperHysteresis
 from sqap_vla_ros.robot.safety import SafetyLimits
 from sqap_vla_ros.robot.trajectory import anchor_chunk
 
@@ -88,3 +89,44 @@ def test_a_hold_leaves_the_gripper_where_it_was_told_to_be_as_late_as_the_arm(he
     late = replace(grasp(0.0, down=6), stamp_ns=at(0.1))
     safe = planner.plan(late, pose(), pose(z=0.26), at(0.8) - COMMAND_LEAD_NS)
     assert safe.trajectory.gripper[0] == opening
+
+
+def hand(before, after, *, lag_s: float, seam_s: float = 0.89) -> list[tuple[float, str]]:
+    """What an arm's hand is sent and when (s), where one chunk of openings takes over from another at the seam."""
+    planner, fingers, sent = motion(arm_lag_s=lag_s), GripperHysteresis(), []
+    straight = np.zeros((HORIZON, 7))
+    straight[:, 0] = 0.005
+    for begin_s, openings in ((0.0, before), (seam_s, after)):
+        if openings is None:
+            continue
+        straight[:, 6] = openings
+        planner.commit(anchor_chunk(straight, pose(), at(begin_s), DT_S))
+        for tick in range(round(50 * begin_s), round(50 * (seam_s if begin_s == 0.0 and after is not None else 4.0))):
+            opening = planner.opening(at(0.02 * tick))
+            if opening is not None and (command := fingers.update(opening)) is not None:
+                sent.append((0.02 * tick, command))
+    return sent
+
+
+CLOSES = np.where(np.arange(HORIZON) < 8, 1.0, 0.0)  # from 0.8 s on
+
+
+@pytest.mark.parametrize("lag_s", [0.0, 0.14, 0.3])
+def test_what_a_chunk_closed_is_closed_although_the_next_one_hovers_by_then(lag_s):
+    assert hand(CLOSES, np.full(HORIZON, 0.5), lag_s=lag_s)[-1] == (pytest.approx(0.81 + lag_s, abs=0.02), "close")
+
+
+@pytest.mark.parametrize("lag_s", [0.0, 0.14, 0.3])
+def test_the_next_chunk_closes_where_the_arm_gets_to_it_and_not_before(lag_s):
+    assert hand(np.ones(HORIZON), np.zeros(HORIZON), lag_s=lag_s)[-1] == (
+        pytest.approx(0.9 + lag_s, abs=0.021),
+        "close",
+    )
+
+
+def test_a_motion_that_ends_by_itself_still_closes_the_hand_as_late_as_the_arm():
+    openings = np.where(np.arange(HORIZON) < 15, 1.0, 0.0)  # decided 0.1 s before its end
+    assert hand(openings, None, lag_s=0.14) == [
+        (pytest.approx(0.15, abs=0.011), "open"),
+        (pytest.approx(1.65, abs=0.011), "close"),
+    ]

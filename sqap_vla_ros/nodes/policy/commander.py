@@ -84,7 +84,7 @@ class Commander:
         )
         self._tool: MeasuredTool | None = None  # when commands were last due
         self._lock = threading.Lock()
-        self._emergency = False  # the watchdog commands, since the executor stood still
+        self._emergency_ns: int | None = None  # when the watchdog took over the commands: the executor stood still
         self.commanded = False  # something was commanded since the last hold
         self.blind = False  # velocities add up while the measurement stands to the last bit: nobody knows where to
         self._held_at: NDArray[np.float64] | None = None  # where the arm was measured at the last hold
@@ -219,8 +219,8 @@ class Commander:
         twist = self._inputs.observer.measured_twist()
         goes_on = self.motion.current is not None
         start = tool if goes_on else self._rest(tool, twist, now_ns, dry_run=dry_run, left=left)
-        continues = view.observation.commitment is not None
-        safe = self.motion.plan(chunk, view.base_from_tool, start, now_ns, twist, continues=continues)
+        commitment = view.observation.commitment
+        safe = self.motion.plan(chunk, view.base_from_tool, start, now_ns, twist, commitment=commitment)
         trajectory = safe.trajectory
         if not dry_run:
             try:
@@ -232,7 +232,7 @@ class Commander:
 
     def _start(self, trajectory: PoseTrajectory, measured: Measured, latest_ns: int) -> PoseTrajectory:
         with self._lock:
-            if self._emergency:
+            if self._emergency_ns is not None:
                 raise UnsafeChunk("the node's executor stood still")
             trajectory = self.sink.start(trajectory, measured, latest_ns)
             self.motion.commit(trajectory)
@@ -286,7 +286,7 @@ class Commander:
         if share > EvidenceBounds.reach or self._returned:
             raise UnsafeChunk(f"{away}: {BRING_BACK}")
         with self._lock:
-            if not self._emergency:
+            if self._emergency_ns is None:
                 order = HoldOrder(now_ns, now_ns, Evidence.BLOCKED, HoldReason.TRACKING, self._inputs.measured())
                 self._log.warning(f"{away}: {self.sink.hold(order)}")
                 self._returned = self.commanded = True
@@ -310,14 +310,13 @@ class Commander:
         with self._lock:
             return self._go_on(now_ns)
 
-    def tick(self, now_ns: int, *, moving: bool) -> None:
+    def tick(self, now_ns: int) -> None:
         """Send what is due, at the command rate."""
         with self._lock:
             self.sink.tick(now_ns, self._tool)
             self._pace.note(now_ns)
-            if moving and self.motion.current is not None:
-                # The fingers close where the tool is, not where it is told to be: as late as the arm.
-                self._gripper.update(self.motion.current.sample(now_ns - self.motion.lag_ns)[1])
+            if self._emergency_ns is None and (opening := self.motion.opening(now_ns)) is not None:
+                self._gripper.update(opening)
 
     def hold(self, hold: Hold, now_ns: int) -> None:
         """Bring the arm to rest, if anything was commanded since the last hold."""
@@ -357,14 +356,14 @@ class Commander:
             return
         try:
             now_ns = self._now_ns()
-            if not self._emergency:
-                self._emergency = True
+            # What was executed is left alone: the executor's thread may stand still while it plans with it.
+            if self._emergency_ns is None:
+                self._emergency_ns = now_ns
                 if self.commanded:
                     self._hold(EMERGENCY, now_ns, now_ns)
-                self.motion.clear(now_ns)
             if not self.sink.at_rest(now_ns):
                 self._in_motion_ns = now_ns
-            self._go_on(now_ns)
+            self.sink.go_on(now_ns, self._pace.longest_ns)
             self.sink.tick(now_ns, None)
         finally:
             self._lock.release()
@@ -372,7 +371,9 @@ class Commander:
     def resume(self) -> None:
         """Let the executor's thread command again."""
         with self._lock:
-            self._emergency = False
+            if self._emergency_ns is not None:
+                self.motion.clear(self._emergency_ns)
+                self._emergency_ns = None
 
     def come_to_rest(self) -> None:
         """Send commands until the arm is at rest, and the end is delivered. Blocks, for REST_S at most."""
@@ -380,7 +381,7 @@ class Commander:
         while time.monotonic() - begin_s < REST_S:
             now_ns = self._now_ns()
             self.go_on(now_ns)
-            self.tick(now_ns, moving=False)
+            self.tick(now_ns)
             if self.sink.at_rest(now_ns) and self.sink.delivered():
                 return
             time.sleep(self._period_s)

@@ -242,7 +242,7 @@ class ControlLoop:
             self.commander.task_over(moving=self.executive.moving)
             self.supervisor.reset_policy()
         if self._command_due:
-            self.commander.tick(now_ns, moving=self.executive.moving)
+            self.commander.tick(now_ns)
         self._command_due = False
         self.executive.coming_to_rest = not self.executive.moving and not self.commander.at_rest(now_ns)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rclpy.duration import Duration
 from rclpy.qos import QoSProfile
 
+from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.control.arm.joint_monitor import JointMonitor
 from sqap_vla_ros.control.motion import UnsafeChunk
 from sqap_vla_ros.robot.braking import brought_to_rest
@@ -22,13 +23,13 @@ from sqap_vla_ros.robot.conventions import pose_distance
 from sqap_vla_ros.robot.gripper.joint_path import GripperJointPath
 from sqap_vla_ros.robot.holding import Evidence, HoldReason, hold_tool, motion_limits
 from sqap_vla_ros.robot.safety import SafetyLimits
-from sqap_vla_ros.robot.trajectory import PoseTrajectory, hold, interrupted, under_way
+from sqap_vla_ros.robot.trajectory import PoseTrajectory, hold, interrupted, since, under_way
 
 COMMAND_QOS = QoSProfile(depth=1)  # reliable: a command must arrive, and only the newest matters
 REPEAT_NS = 200_000_000  # the end of a motion is said again for this long
 UNDELIVERED_NS = 1_000_000_000  # and so much longer while a subscriber does not acknowledge it
 SEAM_M, SEAM_RAD = 0.01, 0.05  # two poses no further apart than this are the same place
-REMEMBERED = 4  # paths of a stream: the newest begins a little after it came, and a pause parts one in three
+REMEMBERED_NS = 2 * NS_PER_S  # of a stream's paths before the newest, for measurements come late
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class StreamSink(Sink):
         path = ending_at_rest(trajectory, latest_ns, self._parts.limits)
         if self._silent:  # nothing is under way, and what was may be of another time
             self._paths, self._sampled_ns = [], None
-        self._paths = [*self._paths, path][-REMEMBERED:]
+        self._paths = self._remembered([*self._paths, path])
         self._silent = self._holding = False
         return path
 
@@ -224,7 +225,7 @@ class StreamSink(Sink):
             return None
         if left_ns >= self._paths[-1].end_ns:
             return None  # the end is all that is left to be sent
-        self._paths = interrupted(self._paths, left_ns, pause_ns)[-REMEMBERED:]
+        self._paths = self._remembered(interrupted(self._paths, left_ns, pause_ns))
         self._sampled_ns = left_ns + pause_ns
         return left_ns, pause_ns
 
@@ -240,6 +241,10 @@ class StreamSink(Sink):
     def commanded_tool(self, at_ns: int) -> NDArray[np.float64] | None:
         path = under_way(self._paths, at_ns)
         return None if path is None else path.sample(at_ns)[0]
+
+    @staticmethod
+    def _remembered(paths: list[PoseTrajectory]) -> list[PoseTrajectory]:
+        return list(since(paths, paths[-1].anchor_ns - REMEMBERED_NS))
 
     @abstractmethod
     def _send_sample(self, path: PoseTrajectory, now_ns: int, tool: MeasuredTool | None) -> None:

@@ -138,3 +138,27 @@ def test_one_step_of_simulated_time_is_a_pause():
         cell.run(0.3)
         assert steps_m(cell)[sent - 1 :].max() <= 0.2 * LONGEST_S * 1.05
         assert cell.loop.executive.counters.holds == 0
+
+
+@pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
+def test_an_executor_that_stands_still_while_it_plans_commands_nothing_when_it_goes_on(mode, monkeypatch):
+    """The watchdog held the arm meanwhile; what was planned with is still there, and the plan is refused."""
+    with Cell(mode, parameters=QUICK) as cell:
+        straight(cell)
+        commander = cell.loop.commander
+        joined, taken = commander.motion._joined, []
+
+        def standing_still(*arguments: object) -> object:
+            if not taken:
+                commander.emergency()
+                taken.append(len(cell.commands))
+            return joined(*arguments)
+
+        monkeypatch.setattr(commander.motion, "_joined", standing_still)
+        cell.run(0.3)
+        assert taken
+        assert cell.loop.executive.counters.chunks_rejected > 0
+        assert len(cell.commands) - taken[0] < 25  # of the hold, and of no new motion
+        commander.resume()
+        assert commander.motion.current is None
+        assert judged(cell) == []
