@@ -19,7 +19,7 @@ import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -231,13 +231,13 @@ def main() -> int:
     if args.what != "run":
         print(write_tables(Store(OUT)))
         return 0
-    scaled: Callable[[int], int] = lambda episodes: max(1, round(args.scale * episodes))  # noqa: E731
     units: list[Unit] = []
     for section in SECTIONS:
         if args.only and section.key not in args.only:
             continue
         for method in methods(section, args.checkpoint, args.rows):
-            units.append(Unit(method, section.suite, scaled(section.episodes), deviations=section.deviations))
+            episodes = max(1, round(args.scale * section.episodes_of(method.name)))
+            units.append(Unit(method, section.suite, episodes, deviations=section.deviations))
     reference = Method("fp32", "fp32", args.checkpoint)
     deadline_s = None if args.minutes is None else 60 * args.minutes
     problems = run_units(units, OUT, reference=reference, jobs=args.jobs, deadline_s=deadline_s, ray_address=args.ray)

@@ -2,6 +2,8 @@
 
 import csv
 import importlib
+import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,21 @@ def test_what_the_tables_hold_as_csv_is_a_row_of_the_page_too(rows):
         methods = {line["method"] for line in csv.DictReader(file)}
     assert {"coverage_w4a8_full", "coverage_w4a8_head8"} <= methods
     assert [method for method in sorted(methods) if f"| {words[method]} |" not in page] == []
+
+
+def test_run_asks_for_the_episodes_that_are_stored(rows):
+    """Beside what was stopped before its end, which docs/benchmark.md names."""
+    asked: dict[tuple[str, str], int] = {}
+    for section in rows.SECTIONS:
+        for name in (entry.name for entry in section.entries):
+            asked[name, section.suite] = max(asked.get((name, section.suite), 0), 6 * section.episodes_of(name))
+        assert set(section.other_counts) <= {entry.name for entry in section.entries}, section.key
+    stored: Counter[tuple[str, str]] = Counter()
+    for file in (STUDY / "episodes").glob("*.jsonl"):
+        stored.update((file.stem, json.loads(line)["suite"]) for line in file.read_text().splitlines())
+    stopped = {("fp32_h1", rows.VM), ("qvla_w2.5a8", rows.VM), ("qvla_w2.5a8", rows.VA)}
+    stopped |= {("w2a8_weighted", rows.VM), ("w2a8_weighted", rows.VA)}
+    assert {key for key in {*asked, *stored} if asked.get(key, 0) != stored[key]} == stopped
 
 
 def test_the_row_with_an_eight_bit_head_differs_from_the_shipped_recipe_in_the_head_alone(rows):
