@@ -73,7 +73,7 @@ def _require_settings(checkpoint: str, settings: CheckpointSettings) -> None:
 
 
 def require_fitting(checkpoint: str, recipes: Iterable[str]) -> None:
-    """Raise RecipeError where a recipe drops tokens or removes layers that the checkpoint's decoder does not have.
+    """Raise RecipeError where a recipe asks for layers that the checkpoint lacks, or for a calibration that it needs.
 
     Imports torch. A server has judged its recipe itself.
     """
@@ -81,15 +81,14 @@ def require_fitting(checkpoint: str, recipes: Iterable[str]) -> None:
 
     if is_remote(checkpoint):
         return
-    from sqap_vla_ros.compression.compress import require_loadable
-    from sqap_vla_ros.compression.load import applied_recipe, checkpoint_path, decoder_depth
+    from sqap_vla_ros.compression import load
     from sqap_vla_ros.policy.config import named_config
     from sqap_vla_ros.shipped import SHIPPED
 
-    path = checkpoint_path(checkpoint, SHIPPED)
-    depth = named_config(checkpoint).decoder.depth if path is None else decoder_depth(path)
+    path = load.checkpoint_path(checkpoint, SHIPPED)
+    config = named_config(checkpoint) if path is None else load.geometry(path)
     for recipe in recipes:
-        require_loadable(applied_recipe(checkpoint, recipe, SHIPPED), depth)
+        load.require_fitting(checkpoint, load.applied_recipe(checkpoint, recipe, SHIPPED), config, SHIPPED)
 
 
 def require_mover(checkpoint: str, settings: CheckpointSettings) -> None:

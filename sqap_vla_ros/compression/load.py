@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from sqap_vla_ros.compression.files.kept import KeptPolicies
     from sqap_vla_ros.policy.cogact import CogACTPolicy
+    from sqap_vla_ros.policy.config import PolicyConfig
     from sqap_vla_ros.policy.settings import CheckpointSettings
 
 MICRO = "micro"
@@ -107,8 +108,7 @@ def load_policy(
     require_loadable(chosen)
     path = checkpoint_path(checkpoint, shipped)
     if path is not None:
-        require_loadable(chosen, decoder_depth(path))
-    if path is not None:
+        require_fitting(checkpoint, chosen, geometry(path), shipped)
         from sqap_vla_ros.compression.files.storage import load_compressed
 
         if is_compressed(path):
@@ -150,15 +150,45 @@ def checkpoint_path(checkpoint: str, shipped: Mapping[str, ShippedPolicy] = RAND
     )
 
 
-def decoder_depth(path: Path) -> int:
-    """Return how many layers the decoder of a checkpoint has, from its headers alone."""
+def geometry(path: Path) -> PolicyConfig:
+    """Return the geometry of a checkpoint, from its headers alone."""
     if is_compressed(path):
         from sqap_vla_ros.compression.files.storage import CompressedFile
 
-        return CompressedFile(path).header.config.decoder.depth
+        return CompressedFile(path).header.config
     from sqap_vla_ros.policy.checkpoints.load import open_checkpoint
 
-    return open_checkpoint(path).config.decoder.depth
+    return open_checkpoint(path).config
+
+
+def require_fitting(
+    checkpoint: str, recipe: Recipe, config: PolicyConfig, shipped: Mapping[str, ShippedPolicy] = RANDOM_WEIGHTS
+) -> None:
+    """Raise `RecipeError` where `load_policy` could not put the recipe on this checkpoint, before it is loaded.
+
+    recipe: as `applied_recipe` gives it. config: the checkpoint's geometry.
+    """
+    from sqap_vla_ros.compression.accelerators.table import make_accelerator
+    from sqap_vla_ros.compression.compress import require_loadable, require_plannable
+
+    require_loadable(recipe, config.decoder.depth)
+    has_scenes = config.name in shipped
+    if recipe.accelerator is not None and not has_scenes:
+        accelerator = make_accelerator(recipe.accelerator.name, **recipe.accelerator.parameters)
+        if accelerator.needs_calibration:
+            raise RecipeError(
+                f"recipe {recipe.name!r}: {accelerator.name} looks at observations, and {checkpoint} has none: give "
+                "the parameters that make it look at none"
+            )
+    path = checkpoint_path(checkpoint, shipped)
+    if recipe.quantization is None or (path is not None and is_compressed(path)):
+        return
+    require_plannable(recipe, config.decoder)
+    if recipe.quantization.needs_calibration and not has_scenes:
+        raise RecipeError(
+            f"recipe {recipe.name!r} needs calibration: run `sqap-vla compress --checkpoint {checkpoint} "
+            f"--recipe {recipe.name} --calibration ... --out policy.safetensors` once and load that file"
+        )
 
 
 def _elsewhere(checkpoint: str) -> str:
@@ -283,19 +313,13 @@ def _quantize(
     device: str,
     kept: KeptPolicies | None,
 ) -> CogACTPolicy:
-    from sqap_vla_ros.compression.compress import compress, require_loadable, require_plannable
+    from sqap_vla_ros.compression.compress import compress
     from sqap_vla_ros.quantization.layer_fusion import prepare_inference
 
-    require_loadable(recipe, len(policy.model.decoder.layers))  # before observations are drawn
-    require_plannable(recipe, policy.model.config.decoder)
+    require_fitting(checkpoint, recipe, policy.model.config, shipped)  # before observations are drawn
     observations: list[Observation] = []
     if recipe.quantization is not None and recipe.quantization.needs_calibration:
-        known = shipped.get(policy.model.config.name)
-        if known is None:
-            raise RecipeError(
-                f"recipe {recipe.name!r} needs calibration: run `sqap-vla compress --checkpoint {checkpoint} "
-                f"--recipe {recipe.name} --calibration ... --out policy.safetensors` once and load that file"
-            )
+        known = shipped[policy.model.config.name]
         count = known.calibration_count
         file = kept.file(policy, recipe, known.scenes, count, known.observations) if kept is not None else None
         if file is not None:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from sqap_vla_ros.commands.policy_checks import require_fitting
+from sqap_vla_ros.compression import load
 from sqap_vla_ros.compression.calibration import synthetic_observations
 from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.load import (
@@ -116,13 +118,39 @@ def test_a_shipped_policy_has_weights_or_is_made(tmp_path):
         ShippedPolicy(synthetic_observations, "scenes", 8)
 
 
-def test_other_policies_are_told_to_calibrate_once(tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("w4a4", r"recipe 'w4a4' needs calibration: run `sqap-vla compress --checkpoint \S+/mine\.safetensors --recipe"),
+        ("sqap", "recipe 'sqap' needs calibration: run `sqap-vla compress"),
+        ("efficient_vla_small", "'efficient_vla_small': efficient_vla looks at observations, and .* has none: give the"),
+    ],
+)
+def test_a_policy_without_scenes_of_its_own_is_not_loaded_for_a_recipe_that_looks_at_some(
+    recipe, said, tmp_path, monkeypatch
+):
     policy = micro_policy()
     policy.model.config = MICRO.replace(name="mine")
     path = tmp_path / "mine.safetensors"
     save_checkpoint(policy, path)
-    with pytest.raises(RecipeError, match=r"recipe 'w4a4' needs calibration: run `sqap-vla compress --checkpoint"):
-        load_policy(str(path), "w4a4")
+    monkeypatch.setattr(load, "load_uncompressed", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(RecipeError, match=said):
+        load_policy(str(path), recipe)
+    with pytest.raises(RecipeError, match=said):
+        require_fitting(str(path), (recipe,))  # evaluate, replay and demo ask before they start anything
+
+
+def test_a_compressed_file_is_not_loaded_for_layers_that_must_be_ranked_first(tmp_path, monkeypatch):
+    plain = load_recipe("rtn_w4a4")
+    policy = load_uncompressed("micro", plain)
+    policy.model.config = MICRO.replace(name="mine")
+    file = tmp_path / "mine_w4a4.safetensors"
+    compress_to_file(policy, plain, [], file)
+    monkeypatch.setattr(
+        "sqap_vla_ros.compression.files.storage.load_compressed", lambda *_, **__: pytest.fail("loaded")
+    )
+    with pytest.raises(RecipeError, match=r"'rtn_w4a4\+efficient_vla_small': efficient_vla looks at observations"):
+        load_policy(str(file), "efficient_vla_small")
 
 
 def test_a_compressed_file_is_not_loaded_for_a_recipe_that_does_not_fit_its_decoder(tmp_path, monkeypatch):
