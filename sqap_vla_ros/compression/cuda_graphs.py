@@ -65,18 +65,29 @@ class GraphedCall:
 def with_graphs(policy: Policy, device: str) -> Policy:
     """Return what predicts on a CUDA device by replaying graphs, and on another device as it is.
 
-    A policy that is more than a CogACT model (one with a cache across observations) stays as it is too.
+    A policy that is more than a CogACT model (one with a cache across observations) stays as it is too. Warns where
+    that, or the policy's selector or sampler, leaves no graph.
     """
-    if torch.device(device).type != "cuda" or not isinstance(policy, CogACTPolicy):
+    if torch.device(device).type != "cuda":
         return policy
-    return CapturedPolicy(policy)
+    if not isinstance(policy, CogACTPolicy):
+        _warn(f"{type(policy).__name__} does not compute every prediction in the same way")
+        return policy
+    captured = CapturedPolicy(policy)
+    if reason := captured.uncapturable():
+        captured.warn_once(reason)
+    return captured
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(f"predicting without CUDA graphs, which is slower: {reason}", RuntimeWarning, stacklevel=3)
 
 
 class CapturedPolicy(CogACTPolicy):
     """A policy that predicts one observation by replaying a graph, and everything else eagerly.
 
-    A new graph is compared with the eager prediction, which is what the observation gets. Where the graph disagrees,
-    or cannot be captured, the policy warns once and goes on eagerly. Another selector or sampler means new graphs;
+    A new graph is compared with the eager prediction, which is what the observation gets. Where the graph disagrees or
+    cannot be captured, and for a chunk that continues another, the policy warns once and predicts eagerly. Another selector or sampler means new graphs;
     changing the weights afterwards needs `forget`.
     """
 
@@ -85,6 +96,7 @@ class CapturedPolicy(CogACTPolicy):
         self._graphs: OrderedDict[int, GraphedCall] = OrderedDict()  # by prompt length
         self._captured_with = (self.selector, self.sampler)
         self._given_up = False
+        self._warned: set[str] = set()
 
     def predict_batch(
         self,
@@ -93,10 +105,20 @@ class CapturedPolicy(CogACTPolicy):
         seeds: Sequence[int] | None = None,
     ) -> list[ActionChunk]:
         """Predict B chunks, as in the base class; a single one that continues no other by replaying a graph."""
-        free = len(observations) == 1 and observations[0].commitment is None
-        if not free or self._given_up or self.uncapturable():
-            return super().predict_batch(observations, seeds=seeds)
-        return [self._predict_one(observations[0], 0 if seeds is None else seeds[0])]
+        if len(observations) == 1 and not self._given_up:
+            reason = self.uncapturable()
+            if not reason and observations[0].commitment is not None:
+                reason = "a chunk that continues another is sampled in steps of its own"
+            if not reason:
+                return [self._predict_one(observations[0], 0 if seeds is None else seeds[0])]
+            self.warn_once(reason)
+        return super().predict_batch(observations, seeds=seeds)
+
+    def warn_once(self, reason: str) -> None:
+        """Warn that this policy predicts eagerly, once for each reason."""
+        if reason not in self._warned:
+            self._warned.add(reason)
+            _warn(reason)
 
     def uncapturable(self) -> str:
         """Say why a prediction is not one sequence of device operations; empty when it is."""
@@ -174,7 +196,7 @@ class CapturedPolicy(CogACTPolicy):
     def _give_up(self, reason: str) -> None:
         self._graphs.clear()
         self._given_up = True
-        warnings.warn(f"predicting without CUDA graphs, which is slower: {reason}", RuntimeWarning, stacklevel=2)
+        _warn(reason)
 
     def body(self, image: Tensor, token_ids: Tensor, noise: Tensor, gripper: Tensor) -> tuple[Tensor, ...]:
         """Compute the normalised chunk [1, T, 7], and indices and reasons of the kept tokens, from the buffers alone.

@@ -1,4 +1,6 @@
 import copy
+import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from sqap_vla_ros.compression.compress import compress
 from sqap_vla_ros.compression.cuda_graphs import GRAPHS, CapturedPolicy, GraphedCall, with_graphs
 from sqap_vla_ros.compression.load import equip, load_policy
 from sqap_vla_ros.compression.recipe import load_recipe
-from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.contracts import ACTION_DIM, CONTINUATIONS, Commitment, Observation
 from sqap_vla_ros.policy.config import DiffusionConfig
 from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.pruning import make_selector
@@ -63,7 +65,8 @@ def test_only_policies_on_a_cuda_device_are_captured():
     assert isinstance(with_graphs(plain, "cuda:0"), CapturedPolicy)
     assert with_graphs(plain, "cpu") is plain
     cached = equip(micro_policy(), load_recipe("vla_cache"))
-    assert with_graphs(cached, "cuda") is cached
+    with pytest.warns(RuntimeWarning, match="without CUDA graphs.* VlaCachePolicy does not compute every prediction"):
+        assert with_graphs(cached, "cuda") is cached
 
 
 def test_load_policy_captures_what_it_can(monkeypatch):
@@ -160,7 +163,10 @@ def test_what_cannot_be_captured_says_why_and_predicts_eagerly(selector, paramet
     plain = micro_policy(selector=make_selector(selector, **parameters))
     captured = CapturedPolicy(plain)
     assert captured.uncapturable() == reason
-    for chunk in predict_twice(captured):
+    with pytest.warns(RuntimeWarning) as warned:
+        chunks = predict_twice(captured)
+    assert [str(one.message) for one in warned] == [f"predicting without CUDA graphs, which is slower: {reason}"]
+    for chunk in chunks:
         np.testing.assert_array_equal(chunk.normalized, plain.predict(OBSERVATIONS[0]).normalized)
         assert "graph" not in chunk.timings_ms
 
@@ -169,6 +175,25 @@ def test_ddpm_cannot_be_captured():
     policy = micro_policy()
     policy.diffusion = DiffusionConfig(sampler="ddpm", steps=100)
     assert CapturedPolicy(policy).uncapturable() == "sampler 'ddpm' draws noise between its steps"
+    with pytest.warns(RuntimeWarning, match="without CUDA graphs.* sampler 'ddpm' draws noise"):
+        loaded = with_graphs(policy, "cuda")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded.predict(OBSERVATIONS[0])  # was said
+
+
+def test_a_chunk_that_continues_another_says_once_that_it_is_eager_and_keeps_the_graphs():
+    captured = CapturedPolicy(micro_policy())
+    still = np.zeros((captured.info.horizon, ACTION_DIM))
+    continued = dataclasses.replace(OBSERVATIONS[0], commitment=Commitment(still, 1, CONTINUATIONS[1]))
+    predict_twice(captured)
+    with pytest.warns(RuntimeWarning) as warned:
+        chunks = [captured.predict(continued) for _ in range(2)]
+    assert [str(one.message) for one in warned] == [
+        "predicting without CUDA graphs, which is slower: a chunk that continues another is sampled in steps of its own"
+    ]
+    assert not any("graph" in chunk.timings_ms for chunk in chunks)
+    assert "graph" in captured.predict(OBSERVATIONS[0]).timings_ms
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
