@@ -4,8 +4,8 @@
 #
 # The benchmark has an environment of its own (LIBERO_VENV, default out/libero/venv; libero_environment.sh makes it). It
 # talks to `sqap-vla serve`, which runs in the environment that is active. Reports: out/libero/SUITE/.
-# MAX_TASKS and MAX_STEPS in the environment shorten a run. `--render cpu` needs OSMesa (libosmesa6); where there is only
-# EGL, RENDER=gpu renders through that, with Mesa's software too.
+# MAX_TASKS and MAX_STEPS in the environment shorten a run. Rendering needs OSMesa (libosmesa6); where there is only EGL,
+# RENDER=gpu renders through that, with Mesa's software too. PORT: of the server, a free one by default.
 set -euo pipefail
 
 suite=${1:-libero_spatial} episodes=${2:-1} checkpoint=${3:-micro} recipe=${4:-fp32}
@@ -13,23 +13,27 @@ shift $(($# < 4 ? $# : 4))
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=$PWD/out/libero/$suite
 venv=${LIBERO_VENV:-$PWD/out/libero/venv}
-port=${PORT:-8765}
+render=${RENDER:-cpu}
 mkdir -p "$out"
 
 "$here/libero_environment.sh" "$venv"
 export LIBERO_CONFIG_PATH=$out/config  # LIBERO writes where its files are; it asks about that once
-export MUJOCO_GL=${MUJOCO_GL:-egl}
+case $render in cpu) export MUJOCO_GL=osmesa ;; *) export MUJOCO_GL=egl ;; esac  # as vla-eval renders
 
 # The pose of the camera, so that the tool can be projected and SQAP keep the tokens around it.
 env -u PYTHONPATH "$venv/bin/python" "$here/libero_camera.py" "$suite" "$out/camera.json" <<<"n"
 
-sqap-vla serve --checkpoint "$checkpoint" --recipe "$recipe" --port "$port" --action-space libero \
-  --simulator-camera "$out/camera.json" --mirrored --image-key agentview "$@" >"$out/serve.log" 2>&1 &
+: >"$out/serve.log"
+sqap-vla serve --checkpoint "$checkpoint" --recipe "$recipe" --port "${PORT:-0}" --action-space libero \
+  --simulator-camera "$out/camera.json" --mirrored --image-key agentview "$@" >>"$out/serve.log" 2>&1 &
 server=$!
 trap 'kill $server 2>/dev/null || true' EXIT
-until curl -sf "http://127.0.0.1:$port/health" >/dev/null; do
+port=
+# The port comes from the server's own log: another server's answer is never taken for this one's.
+until [ -n "$port" ] && curl -sf "http://127.0.0.1:$port/health" >/dev/null; do
   kill -0 $server 2>/dev/null || { tail -3 "$out/serve.log" >&2; exit 1; }
   sleep 1
+  port=$(sed -n 's/^listening on ws:.*:\([0-9]*\)$/\1/p' "$out/serve.log")
 done
 
 cat >"$out/run.json" <<EOF
@@ -38,4 +42,4 @@ cat >"$out/run.json" <<EOF
                  "episodes_per_task": $episodes, "max_tasks": ${MAX_TASKS:-null}, "max_steps": ${MAX_STEPS:-null},
                  "params": {"suite": "$suite", "send_state": true}}]}
 EOF
-env -u PYTHONPATH "$venv/bin/vla-eval" run --no-docker --render "${RENDER:-cpu}" --config "$out/run.json" --output-dir "$out"
+env -u PYTHONPATH "$venv/bin/vla-eval" run --no-docker --render "$render" --config "$out/run.json" --output-dir "$out"

@@ -15,11 +15,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from libero_table import COMMAND, HERE, environment, environment_of_libero, run, served
+from libero_table import COMMAND, HERE, begun_with, environment, environment_of_libero, run, served
 
 from sqap_vla_ros.processes import signals_raise
 
@@ -140,10 +140,12 @@ def make(args: argparse.Namespace) -> None:
     """Go through the stages."""
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
+    amounts = Amounts().scaled(args.scale)
+    begun_with(out / "amounts.json", asdict(amounts))  # shards, the expert's check and the training are not redone
     os.environ.setdefault("LIBERO_VENV", str(Path("out/libero/venv").resolve()))
     with stage("LIBERO's environment"):
         run([HERE / "libero_environment.sh"])
-    chain = Chain(out, Amounts().scaled(args.scale), args.jobs)
+    chain = Chain(out, amounts, args.jobs)
     with stage("expert"):
         chain.check()
     with stage("demonstrations"):

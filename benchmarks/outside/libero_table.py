@@ -329,14 +329,21 @@ def same_settings(args: argparse.Namespace) -> None:
     names = ("episodes", "execution_horizon", "max_tasks", "max_steps")
     wanted = {name: getattr(args, name) for name in names}
     wanted["checkpoint"] = hashlib.sha256(args.checkpoint.read_bytes()).hexdigest()
-    file = args.out / "settings.json"
+    begun_with(args.out / "settings.json", wanted)
+
+
+def begun_with(file: Path, wanted: dict[str, Any]) -> None:
+    """Keep the settings that a folder is begun with in `file`. Raises SystemExit where it was begun with others."""
     if not file.is_file():
         file.write_text(json.dumps(wanted, indent=1) + "\n")
     found = json.loads(file.read_text())
-    if different := [name for name, value in wanted.items() if found.get(name) != value]:
-        raise SystemExit(
-            f"{args.out} was begun with another {different[0]}: choose another --out, or the same settings"
-        )
+    for name, value in json.loads(json.dumps(wanted)).items():
+        if found.get(name) != value:
+            before, now = (str(one)[:30] for one in (found.get(name), value))
+            raise SystemExit(
+                f"{file.parent} was begun with another {name} ({before}, not {now}): choose another --out, or the same "
+                "settings"
+            )
 
 
 def write(out: Path, runs: dict[tuple[str, str], Run]) -> str:

@@ -80,7 +80,7 @@ def test_a_table_is_not_gone_on_with_under_other_settings(tmp_path):
     libero_table.same_settings(args)
     libero_table.same_settings(args)
     args.max_steps = 24
-    with pytest.raises(SystemExit, match="another max_steps"):
+    with pytest.raises(SystemExit, match=r"another max_steps \(None, not 24\): choose another --out"):
         libero_table.same_settings(args)
     args.max_steps = None
     checkpoint.write_bytes(b"two")
@@ -95,6 +95,25 @@ def test_amounts_scale_and_a_trial_stops_early():
     assert (trial.shards, trial.corrections, trial.checked, trial.episodes, trial.frames) == (1, 1, 1, 1, 8)
     assert "--max-steps" in trial.limits
     assert not whole.scaled(0.5).limits
+
+
+def test_a_folder_is_not_gone_on_with_in_other_amounts(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIBERO_VENV", str(tmp_path))
+    made = []
+    monkeypatch.setattr(libero_small, "run", lambda command: made.append(command))
+    monkeypatch.setattr(libero_small, "environment_of_libero", lambda: tmp_path)
+    monkeypatch.setattr(libero_small.Chain, "_libero", lambda _self, *arguments: made.append(arguments))
+    args = argparse.Namespace(out=tmp_path / "small", scale=0.001, jobs=1, until="demonstrations")
+    libero_small.make(args)
+    libero_small.make(args)
+    assert len(made) == 6  # the environment, the expert and the demonstrations, twice
+    args.scale = 1.0
+    with pytest.raises(SystemExit, match=r"small was begun with another shards \(1, not 64\): choose another --out"):
+        libero_small.make(args)
+    args.scale = 0.002  # the same amounts but for the training, which would go on from the shorter one's end
+    with pytest.raises(SystemExit, match=r"another training \(0.001, not 0.002\)"):
+        libero_small.make(args)
+    assert len(made) == 6
 
 
 def test_a_command_that_is_interrupted_is_ended(tmp_path):
