@@ -87,8 +87,8 @@ class CapturedPolicy(CogACTPolicy):
     """A policy that predicts one observation by replaying a graph, and everything else eagerly.
 
     A new graph is compared with the eager prediction, which is what the observation gets. Where the graph disagrees or
-    cannot be captured, and for a chunk that continues another, the policy warns once and predicts eagerly. Another selector or sampler means new graphs;
-    changing the weights afterwards needs `forget`.
+    cannot be captured, and for a chunk that continues another, the policy warns once and predicts eagerly. Another
+    selector or sampler means new graphs; changing the weights afterwards needs `forget`.
     """
 
     def __init__(self, policy: CogACTPolicy) -> None:

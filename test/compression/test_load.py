@@ -121,9 +121,9 @@ def test_a_shipped_policy_has_weights_or_is_made(tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        ("w4a4", r"recipe 'w4a4' needs calibration: run `sqap-vla compress --checkpoint \S+/mine\.safetensors --recipe"),
+        ("w4a4", r"recipe 'w4a4' needs calibration: run `sqap-vla compress --checkpoint \S+/mine\.safetensors --"),
         ("sqap", "recipe 'sqap' needs calibration: run `sqap-vla compress"),
-        ("efficient_vla_small", "'efficient_vla_small': efficient_vla looks at observations, and .* has none: give the"),
+        ("efficient_vla_small", "'efficient_vla_small': efficient_vla looks at observations, and .* has none: give"),
     ],
 )
 def test_a_policy_without_scenes_of_its_own_is_not_loaded_for_a_recipe_that_looks_at_some(
