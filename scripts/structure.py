@@ -71,7 +71,7 @@ RULES: dict[str, tuple[str, ...]] = {
         "policy.settings",
         "shipped",
     ),
-    "serving.server": (*_BASE, "serving", "robot"),
+    "serving.server": (*_BASE, "serving", "robot", "pictures"),
     "training": (*_BASE, "processes", "policy", "simulation"),
     "films": (*_BASE, *_WHOLE),
     "recordings": (*_BASE, *_WHOLE, "robot", "films", "git_lfs", "pictures"),

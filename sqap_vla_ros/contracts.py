@@ -9,7 +9,7 @@ import enum
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,39 @@ def step_problem(whose: str, dt_s: float) -> str | None:
     if shortest <= dt_s <= longest:
         return None
     return f"the {whose}'s time step must lie between {shortest:g} and {longest:g} s, got {dt_s}"
+
+
+class PictureError(ValueError):
+    """A picture that is not whole, or whose values have no known meaning; the message names it and the fault."""
+
+
+def upright_rgb(picture: Image, name: str) -> NDArray[np.uint8]:
+    """Return a PIL picture of any mode as [H, W, 3] uint8 RGB, turned as its EXIF data say. name: for the errors.
+
+    Sixteen bits are scaled to eight as the node scales them; floating point is taken as 0 (black) to 1 (white).
+    Raises PictureError.
+    """
+    from PIL import ImageOps
+
+    try:
+        picture = ImageOps.exif_transpose(picture)
+    except TypeError as error:  # a rotation that is no number
+        raise PictureError(f"{name} has damaged EXIF data: {error}") from error
+    if picture.mode == "F" or picture.mode.startswith("I"):  # Pillow would cut the values off at 255
+        values = np.asarray(picture, dtype=np.float64)
+        return eight_bits(np.repeat(values[..., None], 3, axis=2), 1.0 if picture.mode == "F" else 65535.0, name)
+    return np.asarray(picture.convert("RGB"))
+
+
+def eight_bits(values: NDArray[Any], white: float, name: str) -> NDArray[np.uint8]:
+    """Return a picture's values from 0 to `white` as 0 to 255. Raises PictureError for values outside."""
+    if not np.isfinite(values).all():
+        raise PictureError(f"{name} has pixels that are not finite numbers")
+    if values.min() < 0.0 or values.max() > white:
+        raise PictureError(
+            f"{name} has pixels from {values.min():g} to {values.max():g}, where 0 to {white:g} are expected"
+        )
+    return np.rint(255.0 / white * values).astype(np.uint8)
 
 
 class UnfitObservation(ValueError):
@@ -123,10 +156,10 @@ class Observation:
         gripper_pixel: tuple[float, float] | None = None,
         base_from_tool: NDArray[np.float64] | None = None,
     ) -> Observation:
-        """Return the observation of a picture of PIL, in any of its modes, or of an array [H, W, 3] of uint8 in RGB.
+        """Return the observation of a PIL picture, read as by `upright_rgb`, or of an array [H, W, 3] of uint8 in RGB.
 
         The other fields are as in the class; the stamp matters only where time goes on while the policy thinks.
-        Raises ValueError where the image is neither.
+        Raises ValueError where the image is neither, or has values that no picture of its mode has.
         """
         if not isinstance(image, np.ndarray):
             from PIL import Image as pil
@@ -136,7 +169,7 @@ class Observation:
                     f"image must be a PIL image or an array [H, W, 3] of uint8 in RGB, got {type(image).__name__}: "
                     "open a file with PIL.Image.open first"
                 )
-            image = np.asarray(image.convert("RGB"))
+            image = upright_rgb(image, "image")
         return cls(np.ascontiguousarray(image), stamp_ns, instruction, gripper_pixel, base_from_tool)
 
     def __post_init__(self) -> None:

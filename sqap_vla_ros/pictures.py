@@ -7,16 +7,18 @@ import struct
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sqap_vla_ros import jpeg
-from sqap_vla_ros.contracts import MOST_PIXELS
+from sqap_vla_ros.contracts import MOST_PIXELS, PictureError, eight_bits, upright_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
+
+__all__ = ["PictureError", "decode_picture", "read_picture"]
 
 _DRAWINGS = ("EPS", "WMF", "PDF")
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION, _TIFF_KINDS = 256, 257, 274, 339  # tags
@@ -33,10 +35,6 @@ _TURNS: Mapping[int, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
 }
 
 
-class PictureError(ValueError):
-    """A file that is not a whole picture; the message names it and says what is wrong."""
-
-
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """Read a picture file as [H, W, 3] uint8 RGB. Raises PictureError, and FileNotFoundError where there is none.
 
@@ -49,9 +47,13 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         return _read(file, str(path))
 
 
-def decode_picture(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode the contents of a picture file as `read_picture` does. name: of the picture, for the errors."""
-    return _read(io.BytesIO(data), name)
+def decode_picture(data: bytes, name: str, *, quietly: bool = True) -> NDArray[np.uint8]:
+    """Decode the contents of a picture file as `read_picture` does. name: of the picture, for the errors.
+
+    quietly: Pillow's warnings are not printed. That holds for the whole process, so not in several threads at once.
+    """
+    file = io.BytesIO(data)
+    return _read(file, name) if quietly else _decoded(file, name)
 
 
 def _read(file: BinaryIO, name: str) -> NDArray[np.uint8]:
@@ -62,7 +64,7 @@ def _read(file: BinaryIO, name: str) -> NDArray[np.uint8]:
 
 def _decoded(file: BinaryIO, name: str) -> NDArray[np.uint8]:
     """Decode an open file: given a path, Pillow maps a turned TIFF into memory with its sides exchanged."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file) as picture:
@@ -70,18 +72,15 @@ def _decoded(file: BinaryIO, name: str) -> NDArray[np.uint8]:
                 raise PictureError(f"{name} is a drawing ({picture.format}) and no camera's picture: give a png or jpg")
             _require_size(name, *picture.size)
             _require_known_white(name, picture)
+            image = upright_rgb(picture, name)
             is_jpeg = picture.format in ("JPEG", "MPO")
-            try:
-                upright = ImageOps.exif_transpose(picture)
-            except TypeError as error:  # a rotation that is no number
-                raise PictureError(f"{name} has damaged EXIF data: {error}") from error
-            image = _eight_bits(name, upright)
-        if is_jpeg and jpeg.is_cut(_contents(file)):
+            as_stored = picture.mode in ("L", "RGB") and picture.getexif().get(_TIFF_ORIENTATION) not in _TURNS
+        if is_jpeg and jpeg.is_cut(_contents(file), image if as_stored else None):
             raise PictureError(f"{name} is damaged: what the jpeg holds ends before the picture does")
         return image
     except UnidentifiedImageError as error:
         if (colours := _floating_colours(file, name)) is not None:
-            return _scaled(name, colours, 1.0)
+            return eight_bits(colours, 1.0, name)
         raise PictureError(f"{name} is not a picture: cannot identify image file") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"{name} is too large for a camera image: {error}") from error
@@ -112,24 +111,6 @@ def _require_known_white(name: str, picture: Image.Image) -> None:
 def _require_size(name: str, width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
         raise PictureError(f"{name} has {width}x{height} pixels, at most {MOST_PIXELS} are read")
-
-
-def _eight_bits(name: str, picture: Image.Image) -> NDArray[np.uint8]:
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        values = np.asarray(picture, dtype=np.float64)
-        return _scaled(name, np.repeat(values[..., None], 3, axis=2), 1.0 if picture.mode == "F" else 65535.0)
-    return np.asarray(picture.convert("RGB"))
-
-
-def _scaled(name: str, values: NDArray[Any], white: float) -> NDArray[np.uint8]:
-    """Return values from 0 to `white` as 0 to 255. Raises PictureError for values outside."""
-    if not np.isfinite(values).all():
-        raise PictureError(f"{name} has pixels that are not finite numbers")
-    if values.min() < 0.0 or values.max() > white:
-        raise PictureError(
-            f"{name} has pixels from {values.min():g} to {values.max():g}, where 0 to {white:g} are expected"
-        )
-    return np.rint(255.0 / white * values).astype(np.uint8)
 
 
 def _floating_colours(file: BinaryIO, name: str) -> NDArray[np.float32] | None:

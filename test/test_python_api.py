@@ -11,6 +11,7 @@ from places import ROOT
 
 import sqap_vla_ros
 from sqap_vla_ros import Observation, load_policy
+from sqap_vla_ros.pictures import read_picture
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
@@ -28,6 +29,45 @@ def test_a_picture_and_its_array_give_the_same_chunk():
 def test_a_picture_of_any_mode_becomes_rgb(mode):
     image = Image.fromarray(PIXELS).convert(mode)
     np.testing.assert_array_equal(Observation.of(image, "pick").image, np.asarray(image.convert("RGB")))
+
+
+RAMP = np.linspace(0.0, 1.0, 48 * 64).reshape(48, 64)
+
+
+@pytest.mark.parametrize(
+    ("image", "mode"),
+    [
+        (Image.fromarray(np.rint(65535 * RAMP).astype(np.uint16)), "I;16"),
+        (Image.fromarray(np.rint(65535 * RAMP).astype(np.int32)), "I"),
+        (Image.fromarray(RAMP.astype(np.float32)), "F"),
+    ],
+)
+def test_a_deep_picture_is_scaled_to_eight_bits(image, mode):
+    assert image.mode == mode
+    seen = Observation.of(image, "pick").image
+    assert np.abs(seen.astype(float) - 255.0 * RAMP[..., None]).max() < 0.51
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (255.0 * RAMP.astype(np.float32), "image has pixels from 0 to 255, where 0 to 1 are expected"),
+        (np.full((4, 4), 65536, np.int32), "image has pixels from 65536 to 65536, where 0 to 65535 are expected"),
+        (np.full((4, 4), np.nan, np.float32), "image has pixels that are not finite numbers"),
+    ],
+)
+def test_a_deep_picture_of_unknown_white_is_refused(values, text):
+    with pytest.raises(ValueError, match=text):
+        Observation.of(Image.fromarray(values), "pick")
+
+
+def test_a_picture_is_turned_as_its_exif_data_say(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PIXELS).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as image:
+        np.testing.assert_array_equal(Observation.of(image, "pick").image, read_picture(tmp_path / "turned.png"))
+    assert read_picture(tmp_path / "turned.png").shape == (64, 48, 3)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +153,7 @@ def run(args: argparse.Namespace) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # what clients do wrong is told to them
+    warnings.filterwarnings("ignore", module="PIL")  # and so is what is wrong with their pictures
     names = ("checkpoint", "recipe", "device", "dtype", "unnorm_key", "seed", "threads")
     settings = {name: getattr(args, name) for name in names} | worker_settings(args)
     worker = WorkerConfig(**settings, batch_tolerance=args.batch_tolerance)

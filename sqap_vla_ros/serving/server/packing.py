@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sqap_vla_ros.pictures import decode_picture
 from sqap_vla_ros.serving.server.words import kind_of, quoted
 
 MAX_SIDE = 4_096  # pixels
@@ -82,7 +83,10 @@ def unpack(data: bytes) -> Any:
 
 
 def decode_image(data: bytes, formats: tuple[str, ...] = ("JPEG", "PNG")) -> NDArray[np.uint8]:
-    """Return a picture as [H, W, 3] uint8, RGB. Raises PackingError for anything else, and for half a picture."""
+    """Return a picture as [H, W, 3] uint8, RGB: the same that `predict --image` sees of it.
+
+    Raises PackingError for anything else, and for half a picture.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -91,7 +95,7 @@ def decode_image(data: bytes, formats: tuple[str, ...] = ("JPEG", "PNG")) -> NDA
                 raise PackingError(
                     f"the image has {picture.width} x {picture.height} pixels, at most {MAX_SIDE} a side are allowed"
                 )
-            return np.array(picture.convert("RGB"))
+        return decode_picture(data, "the image", quietly=False)  # in any of several threads
     except PackingError:
         raise
     except Exception as error:  # PIL raises whatever its decoders raise

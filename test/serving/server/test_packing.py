@@ -1,13 +1,16 @@
 """msgpack with arrays: both clients' marks, and nothing that is no array of numbers."""
 
 import contextlib
+import io
 
 import hypothesis.extra.numpy as arrays
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from sqap_vla_ros.pictures import read_picture
 from sqap_vla_ros.serving.server.packing import PackingError, decode_image, pack, unpack
 
 msgpack = pytest.importorskip("msgpack", reason="msgpack is not installed (pip install 'sqap-vla-ros[serve]')")
@@ -71,11 +74,60 @@ def test_a_frame_is_refused_in_words_before_it_takes_much_memory(frame, text):
         unpack(frame)
 
 
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
+
+
+def saved(image, form, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, form, **options)
+    return file.getvalue()
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("image", "form", "options"),
+    [
+        (NOISE, "JPEG", {}),
+        (NOISE[..., 0], "JPEG", {}),
+        (NOISE, "PNG", {}),
+        (NOISE[..., 0], "PNG", {"bits": 4}),
+        (np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(48, 64), "PNG", {}),
+        *((NOISE, form, {"exif": turned(n)}) for form in ("JPEG", "PNG") for n in (3, 6, 7)),
+    ],
+)
+def test_a_picture_is_the_one_that_predict_sees(image, form, options, tmp_path):
+    data = saved(image, form, **options)
+    (tmp_path / "a").write_bytes(data)
+    seen = read_picture(tmp_path / "a")
+    message = msgpack.packb({"__image__": True, "format": form.lower(), "data": data})
+    for decoded in (decode_image(data), unpack(message)):
+        np.testing.assert_array_equal(decoded, seen)
+    if image.dtype == np.uint16:
+        assert seen.mean() == pytest.approx(127.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        saved(NOISE, "JPEG")[:2000] + b"\xff\xd9",
+        saved(NOISE, "JPEG", progressive=True)[:2000] + b"\xff\xd9",
+        saved(NOISE, "JPEG", exif=turned(6))[:2000] + b"\xff\xd9",
+        saved(NOISE, "JPEG", restart_marker_rows=1)[:2000] + b"\xff\xd9",
+        saved(NOISE, "PNG")[:2000] + saved(NOISE, "PNG")[-12:],
+    ],
+    ids=["jpeg", "progressive jpeg", "turned jpeg", "jpeg with restarts", "png"],
+)
+def test_half_a_picture_is_refused_even_where_it_seems_to_end(cut):
+    with pytest.raises(PackingError, match=r"the image cannot be decoded as JPEG or PNG: it is damaged or cut off$"):
+        decode_image(cut)
+
+
 def test_pictures_are_read_whole_or_not_at_all():
-    import io
-
-    from PIL import Image
-
     image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
     for form in ("PNG", "JPEG"):
         file = io.BytesIO()
