@@ -9,8 +9,11 @@ by itself: it starts an episode.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import socket
+import struct
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,7 +35,7 @@ from sqap_vla_ros.serving.server.requests import HttpError, RequestReader
 
 ACT_PATHS = ("/act", "/api/inference")
 LINGER_S = 2.0  # that a client who was answered has to read that and close
-SPARE = 100  # connections that may be open beside two for each client, before those that say too little are closed
+SPARE = 100  # connections that may be open beside two for each client, before those that wait for nothing are closed
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +66,7 @@ class HttpConnection(ServerConnection):
     """A connection whose request is read here: a `POST` is answered, a sound `GET` is left to the websocket library.
 
     service, access, max_body, request_s, pending and ending are set on a subclass made for each server.
-    pending: connections without an answer, the oldest first.
+    pending: connections whose request is read here, the oldest first: without an answer, or about to close after it.
     """
 
     service: Service
@@ -76,6 +79,7 @@ class HttpConnection(ServerConnection):
     _counted = False  # among the clients
     _answered = False
     _ended = False  # the client sends no more
+    _heard_s = 0.0  # when bytes came last
     _timer: asyncio.TimerHandle
     _act_task: asyncio.Task[None] | None = None
 
@@ -86,11 +90,10 @@ class HttpConnection(ServerConnection):
         self.pending[self] = None
         if self.ending:  # accepted in the same moment
             self.transport.abort()
-        if len(self.pending) > 2 * self.access.most_clients + SPARE:
-            unfinished = (one for one in self.pending if one._act_task is None and not one._answered)
-            next(unfinished)._expire("while others wait")
+        self._make_room()
 
     def data_received(self, data: bytes) -> None:
+        self._heard_s = self.loop.time()
         if self._reader is None:
             super().data_received(data)
         elif not self._answered and self._act_task is None:
@@ -117,6 +120,39 @@ class HttpConnection(ServerConnection):
         if self._act_task is not None:
             self._act_task.cancel()
         super().connection_lost(exc)
+
+    def reset(self) -> None:
+        """Close the connection at once, and drop what its client did not read.
+
+        After a plain close the kernel would go on delivering that, for minutes, to a client that sees an open one.
+        """
+        sock = self.transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):  # closed already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    def reset_when_silent(self, silent_s: float) -> None:
+        """From now on, reset the connection when no byte came for so long, pings included."""
+        left_s = self._heard_s + silent_s - self.loop.time()
+        if not self.transport.is_reading():  # bytes may wait to be read
+            left_s = silent_s
+        if left_s <= 0.0:
+            self.reset()
+        else:
+            self._timer = self.loop.call_later(left_s, self.reset_when_silent, silent_s)
+
+    def _make_room(self) -> None:
+        """Close the oldest connections where there are too many: those that were answered before those to be refused.
+
+        One that is refused here may read why until the next one comes.
+        """
+        while len(self.pending) > 2 * self.access.most_clients + SPARE:
+            lingering = next((one for one in self.pending if one._answered), None)
+            if lingering is None:
+                next(one for one in self.pending if one._act_task is None)._expire("while others wait")
+                return
+            del self.pending[lingering]
+            lingering.transport.abort()
 
     def _read(self, reader: RequestReader, data: bytes) -> None:
         head_before = reader.headers

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -15,7 +14,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from sqap_vla_ros.serving import defaults
-from sqap_vla_ros.serving.frames import TOKEN_VARIABLE, DamagedFrame
+from sqap_vla_ros.serving.frames import NATIVE_PATH, TOKEN_VARIABLE, DamagedFrame
 from sqap_vla_ros.serving.server.access import Access, is_loopback
 from sqap_vla_ros.serving.server.http import HttpConnection, respond
 from sqap_vla_ros.serving.server.protocols import PROTOCOLS, Conversation, Frame, Service
@@ -23,6 +22,15 @@ from sqap_vla_ros.serving.server.protocols import PROTOCOLS, Conversation, Frame
 # Answers have a few kilobytes, so a client that reads leaves this buffer empty. Left to itself, the kernel would take
 # megabytes of answers that nobody reads before `send_s` begins to count.
 SEND_BUFFER = 65_536
+# A client that vanished, without power or behind a drawn cable, closes nothing: the kernel asks its computer, which
+# answers also for a program that says nothing for hours. Names that this system may not have.
+VANISHED_S = 15  # until such a client gives its place to others
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": VANISHED_S // 3,  # seconds without a byte before the first question
+    "TCP_KEEPINTVL": VANISHED_S // 3,
+    "TCP_KEEPCNT": 2,
+    "TCP_USER_TIMEOUT": VANISHED_S * 1_000,  # ms, where an answer is under way, and no questions are asked
+}
 _log = logging.getLogger(__name__)
 
 
@@ -33,6 +41,7 @@ class ServerConfig:
     port: 0 takes a free one. token: required of every client where it is not "", and for any host but loopback.
     max_frame: bytes of one message. idle_s: a client that says nothing for so long is disconnected.
     send_s: a client that does not read its answer for so long is disconnected.
+    silent_s: so is one of `RemotePolicy`, which pings every two seconds, that sends no byte for so long.
     request_s: a request that has not come whole after so long is refused.
     """
 
@@ -43,6 +52,7 @@ class ServerConfig:
     max_frame: int = 32 * 2**20
     idle_s: float = 3_600.0
     send_s: float = 10.0
+    silent_s: float = 15.0
     request_s: float = 60.0
 
     def __post_init__(self) -> None:
@@ -65,13 +75,14 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
     Connection.request_s, Connection.pending = config.request_s, {}
 
     async def handle(connection: ServerConnection) -> None:
+        assert isinstance(connection, HttpConnection)
         access.clients += 1
         try:
             await _converse(service, config, connection)
         except ConnectionClosed:
             connection.transport.abort()
         except (TimeoutError, DamagedFrame):
-            _reset(connection)  # it fell silent, does not read, or cannot be understood; it may connect again
+            connection.reset()  # it fell silent, does not read, or cannot be understood; it may connect again
         except Exception:
             _log.exception("a defect in the server, met by %s", connection.remote_address)
             raise  # the client is told 1011, internal error
@@ -93,7 +104,7 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
         server_header=None,
     ) as server:
         for listener in server.sockets:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # connections inherit it
+            _limit(listener)
         try:
             yield server.sockets[0].getsockname()[1]
         finally:
@@ -102,20 +113,21 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
                 connection.transport.abort()  # the end would wait for it
 
 
-def _reset(connection: ServerConnection) -> None:
-    """Close the connection at once, and drop what its client did not read.
-
-    After a plain close the kernel would go on delivering that, for minutes, to a client that sees an open connection.
-    """
-    sock = connection.transport.get_extra_info("socket")
-    with contextlib.suppress(OSError):  # closed already
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.transport.abort()
+def _limit(listener: socket.socket) -> None:
+    """Set what the connections of a listening socket inherit."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-async def _converse(service: Service, config: ServerConfig, connection: ServerConnection) -> None:
+async def _converse(service: Service, config: ServerConfig, connection: HttpConnection) -> None:
     assert connection.request is not None
-    conversation: Conversation = PROTOCOLS[urlsplit(connection.request.path).path](service)
+    path = urlsplit(connection.request.path).path
+    conversation: Conversation = PROTOCOLS[path](service)
+    if path == NATIVE_PATH:
+        connection.reset_when_silent(config.silent_s)
     greetings = conversation.greetings()
     while (greeting := await _unless_closed(connection, anext(greetings, None))) is not None:
         await asyncio.wait_for(connection.send(greeting), config.send_s)

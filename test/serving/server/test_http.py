@@ -1,5 +1,6 @@
 """Health, configuration and `POST /act`, as their clients see them."""
 
+import contextlib
 import json
 import socket
 
@@ -174,6 +175,57 @@ def test_connections_that_never_ask_give_way_to_those_that_do():
         assert silent[0].recv(1) == b""
         for one in silent:
             one.close()
+
+
+REFUSED = b"POST /elsewhere HTTP/1.1\r\nContent-Length: 9\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (REFUSED, b"404"),
+        (b"\x16\x03\x01", b"400"),
+        (HEAD % len(GOOD) + GOOD, b"200"),
+        (b"GET /none HTTP/1.1\r\n\r\n", b"404"),
+    ],
+    ids=["refused POST", "no request", "answered POST", "refused GET"],
+)
+def test_answered_clients_that_do_not_close_give_way_to_those_that_ask(sent, status, monkeypatch):
+    monkeypatch.setattr("sqap_vla_ros.serving.server.http.LINGER_S", TIMEOUT_S)
+    with Served(most_clients=1) as served, contextlib.ExitStack() as open_ones:
+        assert wait_until(lambda: get(served, "/health")[0] == 200)
+        answered = []
+        for _ in range(2 + SPARE):
+            raw = open_ones.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=TIMEOUT_S))
+            raw.sendall(sent)
+            assert raw.recv(1000)[9:12] == status
+            answered.append(raw)
+        for _ in range(3):
+            assert get(served, "/health")[0] == 200
+
+
+def test_clients_that_say_too_little_cannot_pile_up_by_being_refused(monkeypatch):
+    """Each of them reads why, and no more connections stay open than are allowed."""
+    monkeypatch.setattr("sqap_vla_ros.serving.server.http.LINGER_S", TIMEOUT_S)
+    with Served(most_clients=1) as served, contextlib.ExitStack() as open_ones:
+        slow = []
+        for _ in range(2 * (2 + SPARE)):
+            slow.append(
+                open_ones.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=TIMEOUT_S))
+            )
+            slow[-1].sendall(b"GET /hea")
+        assert get(served, "/health")[0] in (200, 503)
+        assert b"the request did not come while others wait: its headers are not complete" in slow[0].recv(1000)
+        assert slow[0].recv(1000) == b""
+        closed = 0
+        for one in slow:
+            one.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                with contextlib.suppress(ConnectionResetError):  # its few bytes came after it was closed
+                    while one.recv(1000):
+                        pass
+                closed += 1
+        assert closed >= 2 + SPARE - 1
 
 
 def test_a_defect_met_by_a_post_is_an_answer_and_no_open_connection(served, monkeypatch):
