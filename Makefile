@@ -11,7 +11,7 @@ export AMENT_PREFIX_PATH := $(VENV):$(AMENT_PREFIX_PATH)
 export LD_LIBRARY_PATH := $(VENV)/lib:$(LD_LIBRARY_PATH)
 endif
 
-.PHONY: help setup demo test pytest ray gpu lint structure format clean
+.PHONY: help setup demo test pytest ray gpu wheel lint structure format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' "$(firstword $(MAKEFILE_LIST))"
@@ -33,6 +33,9 @@ ray: setup  ## run the tests over a Ray cluster, which `make test` skips: instal
 
 gpu:  ## on a machine with a GPU, compare the kernels with their definitions and time everything: results in OUT
 	@$(PYTHON) benchmarks/gpu.py --out "$(OUT)"
+
+wheel: setup  ## install the wheel without ROS in an empty environment and predict there: downloads torch
+	@PYTHON=$(PYTHON) scripts/try_wheel_without_ros.sh
 
 lint: setup  ## run ruff and mypy
 	@$(RUN) -m ruff check .

@@ -1,4 +1,4 @@
-"""The wheel without ROS holds what it should and asks for no more than it needs."""
+"""The wheel without ROS holds what it should, asks for no more than it needs, and predicts with no more than that."""
 
 import os
 import subprocess
@@ -56,3 +56,33 @@ def test_it_requires_neither_ros_nor_the_simulator(wheel):
 def test_it_has_one_command(wheel):
     (scripts,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     assert wheel.read(scripts).decode().split() == ["[console_scripts]", "sqap-vla", "=", "sqap_vla_ros.cli:main"]
+
+
+@pytest.mark.slow
+def test_it_predicts_in_an_environment_that_holds_only_what_it_requires(tmp_path):
+    """The script of docs/python_api.md, with links to this environment's distributions in place of a download."""
+    script = [ROOT / "scripts" / "try_wheel_without_ros.sh", "--linked", tmp_path]
+    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=280)
+    if done.returncode == 77:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    assert "micro under sqap: 16 actions\ntabletop under sqap_pruning: 16 actions\n" in done.stdout
+    assert "sqap-vla: error: " in done.stderr  # of the demo, which needs the simulator
+    site = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
+    linked = {path.name for path in site.iterdir() if path.is_symlink()}
+    assert {"torch", "websockets"} <= linked
+    assert not linked & {"rclpy", "mujoco", "pytest"}
+
+
+def test_what_is_not_installed_is_named_in_place_of_linked(tmp_path):
+    metadata = tmp_path / "own-1.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    needs = ("Numpy>=1", "no-such-thing; extra == 'more'", "absent; python_version < '3'")
+    lines = ["Metadata-Version: 2.1", "Name: own", "Version: 1", *(f"Requires-Dist: {need}" for need in needs)]
+    metadata.write_text("\n".join(lines) + "\n")
+    script = [sys.executable, ROOT / "scripts" / "link_requirements.py", tmp_path, "own"]
+    subprocess.run(script, check=True, timeout=60)
+    assert (tmp_path / "numpy" / "__init__.py").is_file()
+    done = subprocess.run([*script, "more"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (77, f"no-such-thing is not installed in {sys.prefix}: nothing to link\n")
