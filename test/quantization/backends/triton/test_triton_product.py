@@ -1,4 +1,5 @@
 import copy
+import json
 import os
 import re
 import subprocess
@@ -207,7 +208,9 @@ def test_a_layer_can_be_captured(monkeypatch):
     assert not [name for name in recorder.seen if forbidden.search(name)]
 
 
-def test_the_quickest_tile_is_chosen_once(monkeypatch):
+@pytest.fixture
+def timed(monkeypatch, tmp_path):
+    """The tiles that were timed on a stand-in for a GPU, the third of which is the quickest."""
     timed = []
 
     def milliseconds(work):
@@ -216,7 +219,13 @@ def test_the_quickest_tile_is_chosen_once(monkeypatch):
 
     monkeypatch.setattr(tiles, "milliseconds", milliseconds)
     monkeypatch.setattr(tiles, "_chosen", {})
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: len(timed) < 0)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "NVIDIA Something 80GB/HBM")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return timed
+
+
+def test_the_quickest_tile_is_chosen_once(timed, monkeypatch):
     gpu = torch.device("cuda")
     assert tile_for(175, ("a",), gpu, timed.append) == TILES[2]
     assert timed == list(TILES)
@@ -228,6 +237,58 @@ def test_the_quickest_tile_is_chosen_once(monkeypatch):
     assert tile_for(1, ("a",), gpu, timed.append) == TILES[0]  # nothing is timed inside a graph
     assert tile_for(1, ("a",), torch.device("cpu"), timed.append) == TILES[0]
     assert len(timed) == 2 * len(TILES)
+
+
+def test_a_choice_outlives_the_process(timed, monkeypatch, caplog, tmp_path):
+    gpu = torch.device("cuda")
+    tile_for(175, (4096, 11008, 4), gpu, timed.append)
+    tile_for(175, ("mixed", 4096, 99), gpu, timed.append)
+    (file,) = (tmp_path / "sqap_vla_ros" / "tiles").iterdir()  # and nothing half-written beside it
+    assert file.name.startswith(f"NVIDIA-Something-80GB-HBM_triton-{tiles.triton.__version__}_")
+    timed.clear()
+    tiles._chosen.clear()  # another process
+    caplog.set_level("INFO")
+    assert tile_for(190, (4096, 11008, 4), gpu, timed.append) is TILES[2]
+    assert "product (4096, 11008, 4), up to 192 rows: Tile(m=64, n=128, k=64, warps=8, stages=4)" in caplog.text
+    assert not timed
+    tile_for(277, (4096, 11008, 4), gpu, timed.append)
+    assert timed == list(TILES)  # more rows are another choice
+    tiles._chosen.clear()
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "NVIDIA Other")
+    tile_for(175, (4096, 11008, 4), gpu, timed.append)
+    assert len(timed) == 2 * len(TILES)
+
+
+ONE = "3 ('a',)"  # what `tile_for(175, ("a",), ...)` is kept as
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    ["", "{", "[]", "null", "\x00", *(json.dumps({ONE: value}) for value in (7, [1, 2, 3, 4, 5], {"m": 64}, None))],
+)
+def test_a_damaged_file_of_choices_is_timed_anew_and_mended(timed, damaged):
+    gpu = torch.device("cuda")
+    file = tiles.kept_file(gpu)
+    file.parent.mkdir(parents=True)
+    file.write_text(damaged)
+    assert tile_for(175, ("a",), gpu, timed.append) == TILES[2]
+    assert timed == list(TILES)
+    assert tiles.kept(file) == {ONE: TILES[2]}
+
+
+def test_where_nothing_can_be_written_a_choice_lasts_as_long_as_the_process(timed, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    for _ in range(2):
+        assert tile_for(175, ("a",), torch.device("cuda"), timed.append) == TILES[2]
+    assert timed == list(TILES)
+
+
+def test_a_single_candidate_is_neither_timed_nor_kept(timed, monkeypatch):
+    monkeypatch.setattr(tiles, "TILES", TILES[:1])
+    assert tile_for(175, ("a",), torch.device("cuda"), timed.append) == TILES[0]
+    assert not timed
+    assert not tiles.kept_file(torch.device("cuda")).exists()
 
 
 COMPILE = """
