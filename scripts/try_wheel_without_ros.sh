@@ -7,10 +7,9 @@
 set -euo pipefail
 
 linked=
-if [ "${1:-}" = --linked ]; then
-  linked=1
-  shift
-fi
+case ${1:-} in
+  --linked) linked=1 && shift ;;
+esac
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 folder=${1:-}
 if [ -z "$folder" ]; then

@@ -48,7 +48,8 @@ def test_options_that_are_named_exist(page):
     known = set(re.findall(r'"(--[a-z-]+)"', sources)) | {"--show-args", "--feedback", "--from-paths", "--skip-keys"}
     known |= {"--build-arg", "--gpus", "--ipc", "--net", "--rm", "--time", "--user"}  # of docker
     known |= {"--local-dir"}  # of hf download
-    known |= set(re.findall(r"^  (--[a-z-]+)\)", (ROOT / "scripts" / "setup.sh").read_text(), re.M))
+    for script in (ROOT / "scripts").glob("*.sh"):
+        known |= set(re.findall(r"^  (--[a-z-]+)\)", script.read_text(), re.M))
     named = re.findall(r"(?:sqap-vla|`|ARGS=\")[^`\n]*", page.read_text())
     options = {option for text in named for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
     assert sorted(options - known - {"--help"}) == []
