@@ -58,6 +58,7 @@ RULES: dict[str, tuple[str, ...]] = {
         "compression.files.kept",
         "policy.settings",
         "shipped",
+        "serving.defaults",
         "serving.frames",
         "serving.remote",
     ),

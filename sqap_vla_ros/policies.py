@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqap_vla_ros.compression import load
 from sqap_vla_ros.contracts import TRAINED_POLICY, Policy
+from sqap_vla_ros.serving.defaults import INSTALL
 from sqap_vla_ros.serving.frames import is_remote
 from sqap_vla_ros.shipped import SHIPPED
 
@@ -59,5 +60,5 @@ def remote_policy(address: str) -> RemotePolicy:
     try:
         from sqap_vla_ros.serving.remote import RemotePolicy  # needs a library that nothing else here does
     except ModuleNotFoundError as error:
-        raise ValueError(f"the policy of a server needs {error.name}: pip install 'sqap-vla-ros[serve]'") from error
+        raise ValueError(f"the policy of a server needs {error.name}: {INSTALL}") from error
     return RemotePolicy(address)

@@ -129,7 +129,7 @@ def test_it_works_without_ros_and_without_the_simulator_and_says_what_does_not()
     assert first == second == "(16, 7)"
     assert "calibration on scenes of the simulator needs" in calibration
     assert "install" in calibration
-    assert server == "the policy of a server needs websockets: pip install 'sqap-vla-ros[serve]'"
+    assert server == "the policy of a server needs websockets: pip install '.[serve]' in the checkout of sqap-vla-ros"
 
 
 def test_the_notebook_runs_from_top_to_bottom():

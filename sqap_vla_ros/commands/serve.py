@@ -89,6 +89,13 @@ def register(subparsers: Any) -> None:
         help="for clients that take one at a time: none, by_time, or original (needs a horizon of 1)",
     )
     actions.add_argument(
+        "--ensemble-chunks",
+        type=integer(1, defaults.MOST_ENSEMBLE_CHUNKS),
+        default=defaults.ENSEMBLE_CHUNKS,
+        metavar="N",
+        help="chunks that the ensemble averages, the newest included (CogACT: 7 for WidowX, 2 for the Google robot)",
+    )
+    actions.add_argument(
         "--post-actions",
         type=integer(1),
         metavar="N",
@@ -146,8 +153,8 @@ def run(args: argparse.Namespace) -> None:
         import msgpack  # noqa: F401
         import websockets  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"serving needs {error.name}: pip install 'sqap-vla-ros[serve]'") from error
-    from sqap_vla_ros.serving.frames import TOKEN_VARIABLE
+        raise UsageError(f"serving needs {error.name}: {defaults.INSTALL}") from error
+    from sqap_vla_ros.serving.frames import token_of
     from sqap_vla_ros.serving.server.server import ServerConfig
     from sqap_vla_ros.serving.worker import WorkerConfig
 
@@ -157,7 +164,7 @@ def run(args: argparse.Namespace) -> None:
     names = ("checkpoint", "recipe", "device", "dtype", "unnorm_key", "seed", "threads")
     settings = {name: getattr(args, name) for name in names} | worker_settings(args)
     worker = WorkerConfig(**settings, batch_tolerance=args.batch_tolerance)
-    config = ServerConfig(args.host, args.port, os.environ.get(TOKEN_VARIABLE, ""), most_clients=args.clients)
+    config = ServerConfig(args.host, args.port, token_of(os.environ), most_clients=args.clients)
     asyncio.run(_serve(args, worker, config))
 
 
@@ -190,7 +197,8 @@ async def _serve(args: argparse.Namespace, worker: WorkerConfig, config: ServerC
 
 def ignored_options(args: argparse.Namespace) -> list[str]:
     """Return a sentence for each option that was typed and has no effect; `_log_notes` tells of those of the policy."""
-    return ignored(args, mirrored_without_camera(args)) + ignored_by_server(args)
+    averaged = (("--ensemble-chunks",), args.ensemble == "none", "without --ensemble nothing is averaged")
+    return ignored(args, mirrored_without_camera(args), averaged) + ignored_by_server(args)
 
 
 async def _log_notes(args: argparse.Namespace, service: Service) -> None:
@@ -222,5 +230,12 @@ def make_service(args: argparse.Namespace, worker: WorkerConfig) -> Service:
         engine,
         ObservationReader(args.image_key, fixed_camera(args, args.camera_info), args.state),
         ACTION_SPACES[args.action_space],
-        ChunkUse(args.execution_horizon, args.ensemble, args.seed, args.control_hz, args.post_actions),
+        ChunkUse(
+            args.execution_horizon,
+            args.ensemble,
+            args.seed,
+            args.control_hz,
+            args.post_actions,
+            ensemble_chunks=args.ensemble_chunks,
+        ),
     )

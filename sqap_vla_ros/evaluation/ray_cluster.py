@@ -12,7 +12,7 @@ from typing import Any
 
 from sqap_vla_ros.processes import Terminated, signals_raise
 
-_MISSING = "--ray needs Ray: pip install 'sqap-vla-ros[cluster]'"
+_MISSING = "--ray needs Ray: pip install '.[cluster]' in the checkout of sqap-vla-ros"
 
 
 def require_ray() -> None:

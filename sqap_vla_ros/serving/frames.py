@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import urllib.parse
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,17 @@ SCHEMES = ("ws://", "wss://")
 TOKEN_VARIABLE = "SQAP_VLA_TOKEN"  # in the environment of both sides; never an argument, which others could read
 _LENGTH = struct.Struct("<I")
 _CHECKSUM = struct.Struct("<I")
+
+
+def token_of(environment: Mapping[str, str]) -> str:
+    """Return the token that an environment names, "" for none. Raises ValueError for one that no header can carry."""
+    given = environment.get(TOKEN_VARIABLE, "")
+    token = given.strip()  # a file that it was read from may have ended with a line break
+    if (given and not token) or not (token.isascii() and token.isprintable()):
+        raise ValueError(
+            f"the environment variable {TOKEN_VARIABLE} holds no token: set visible ASCII characters, or nothing"
+        )
+    return token
 
 
 class DamagedFrame(WireError):

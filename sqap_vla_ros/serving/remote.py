@@ -21,10 +21,10 @@ from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, PredictRequ
 from sqap_vla_ros.serving.frames import (
     NATIVE_PATH,
     SCHEMES,
-    TOKEN_VARIABLE,
     host_and_port,
     is_remote,
     join_request,
+    token_of,
     unseal,
 )
 from sqap_vla_ros.serving.validation import chunk_problem, info_problem
@@ -87,7 +87,7 @@ class RemotePolicy:
         self._timeout_s = timeout_s
         self._say = say
         self._said = ""
-        self._token = os.environ.get(TOKEN_VARIABLE, "")
+        self._token = token_of(os.environ)
         self._connection: ClientConnection | None = None
         self._leave = contextlib.ExitStack()  # closes the connection
         self._info: PolicyInfo | None = None

@@ -111,6 +111,8 @@ def test_evaluate(options, said):
     [
         (["--mirrored"], [NO_CAMERA]),
         (["--mirrored", "--simulator-camera", "c.json"], []),
+        (["--ensemble-chunks", "2"], ["--ensemble-chunks is ignored: without --ensemble nothing is averaged"]),
+        (["--ensemble-chunks", "2", "--ensemble", "by_time"], []),
         (["--checkpoint", SERVED, "--dt", "0.1"], ["--dt is ignored: the server has loaded the policy already"]),
     ],
 )

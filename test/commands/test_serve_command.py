@@ -56,6 +56,8 @@ def test_a_policy_that_cannot_be_loaded_ends_the_server_with_the_reason():
     [
         (["--action-space", "imperial"], "must be one of metric, simpler, libero, libero_displacement, got 'imperial'"),
         (["--ensemble", "mean"], "one of none, by_time, original, got 'mean'"),
+        (["--ensemble-chunks", "0"], "--ensemble-chunks"),
+        (["--ensemble-chunks", "101"], "--ensemble-chunks"),
         (["--ensemble", "original"], "needs an execution horizon of 1, got 8"),
         (["--camera-info", "CAMERA"], "belong together: give both"),
         (["--simulator-camera", "CAMERA"], "must be a JSON object"),
@@ -72,3 +74,23 @@ def test_options_that_do_not_fit_are_one_line(arguments, text, tmp_path, capsys,
     error = capsys.readouterr().err
     assert text in error
     assert error.startswith("sqap-vla: error: ")
+
+
+def test_the_ensemble_of_the_google_robot_can_be_served():
+    from sqap_vla_ros.commands.serve import make_service
+    from sqap_vla_ros.serving.worker import WorkerConfig
+
+    typed = ["serve", "--ensemble", "original", "--execution-horizon", "1", "--ensemble-chunks", "2"]
+    service = make_service(cli.build_parser().parse_args(typed), WorkerConfig("micro"))
+    assert (service.chunk_use.ensemble, service.chunk_use.ensemble_chunks) == ("original", 2)
+
+
+@pytest.mark.parametrize("token", [" \n", "a\nb", "schl\u00fcssel", "a\udcff"])
+def test_a_token_that_no_header_can_carry_is_one_line(token, capsys, monkeypatch):
+    monkeypatch.setenv("SQAP_VLA_TOKEN", token)
+    assert cli.main(["serve", "--checkpoint", "micro"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "sqap-vla: error: the environment variable SQAP_VLA_TOKEN holds no token: set visible ASCII"
+    )
+    assert token.strip() not in error or not token.strip()

@@ -173,8 +173,14 @@ def test_a_token_comes_from_the_environment(monkeypatch):
     with Served(token="secret") as served:
         with pytest.raises(RemoteError, match="refuses: HTTP 401"):
             RemotePolicy(served.url)
-        monkeypatch.setenv("SQAP_VLA_TOKEN", "secret")
+        monkeypatch.setenv("SQAP_VLA_TOKEN", "other")
+        with pytest.raises(RemoteError, match="the token given is not this server's: set SQAP_VLA_TOKEN to the same"):
+            RemotePolicy(served.url)
+        monkeypatch.setenv("SQAP_VLA_TOKEN", "secret\n")  # as read from a file
         RemotePolicy(served.url).close()
+        monkeypatch.setenv("SQAP_VLA_TOKEN", "\u0434\u0430")
+        with pytest.raises(ValueError, match="SQAP_VLA_TOKEN holds no token: set visible ASCII characters"):
+            RemotePolicy(served.url)
 
 
 def test_an_address_that_is_none_is_refused():

@@ -180,7 +180,9 @@ def require_parquet() -> Any:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise DatasetError("LeRobot datasets need pyarrow: pip install 'sqap-vla-ros[lerobot]'") from error
+        raise DatasetError(
+            "LeRobot datasets need pyarrow: pip install '.[lerobot]' in the checkout of sqap-vla-ros"
+        ) from error
     return parquet
 
 

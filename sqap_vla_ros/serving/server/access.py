@@ -9,6 +9,8 @@ from http import HTTPStatus
 
 from websockets.datastructures import Headers
 
+from sqap_vla_ros.serving.frames import TOKEN_VARIABLE
+
 _SCHEMES = ("Api-Key ", "Bearer ")
 
 
@@ -25,16 +27,28 @@ class Access:
         if "Origin" in headers:
             # Any web page that its user opens could speak to a server on that user's own computer.
             return HTTPStatus.FORBIDDEN, "web pages may not use this server: the request has an Origin header"
-        if self.token and not self._authorised(headers):
-            return HTTPStatus.UNAUTHORIZED, "a token is needed: send the header Authorization: Api-Key TOKEN"
+        if not self._authorised(headers):
+            lacking = "a token is needed: send the header Authorization: Api-Key TOKEN"
+            wrong = f"the token given is not this server's: set {TOKEN_VARIABLE} to the same on both sides"
+            return HTTPStatus.UNAUTHORIZED, wrong if _tokens(headers) else lacking
         if self.clients >= self.most_clients:
             return HTTPStatus.SERVICE_UNAVAILABLE, f"{self.most_clients} clients are connected, no more are allowed"
         return None
 
+    def is_client(self, headers: Headers) -> bool:
+        """Return whether a request may be told more than whether the server is ready."""
+        return "Origin" not in headers and self._authorised(headers)
+
     def _authorised(self, headers: Headers) -> bool:
-        sent = headers.get_all("Authorization")
-        tokens = [value.removeprefix(scheme) for value in sent for scheme in _SCHEMES if value.startswith(scheme)]
-        return any(hmac.compare_digest(token.encode(), self.token.encode()) for token in tokens)
+        if not self.token:
+            return True
+        own = self.token.encode()
+        return any(hmac.compare_digest(token.encode(errors="surrogatepass"), own) for token in _tokens(headers))
+
+
+def _tokens(headers: Headers) -> list[str]:
+    sent = headers.get_all("Authorization")
+    return [value.removeprefix(scheme) for value in sent for scheme in _SCHEMES if value.startswith(scheme)]
 
 
 def is_loopback(host: str) -> bool:

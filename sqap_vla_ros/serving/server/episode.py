@@ -35,6 +35,7 @@ class ChunkUse:
     seed: of the diffusion noise, the same for every prediction, as in the node.
     control_hz: the client's rate, to which chunks are resampled; None gives it the policy's actions as they are.
     post_actions: actions of each chunk that a POST is answered with, as a list of lists; None is the first one, flat.
+    ensemble_chunks: chunks that the ensemble averages, the newest included.
     """
 
     horizon: int = defaults.HORIZON
@@ -42,6 +43,7 @@ class ChunkUse:
     seed: int = 0
     control_hz: float | None = None
     post_actions: int | None = None
+    ensemble_chunks: int = defaults.ENSEMBLE_CHUNKS
 
     def __post_init__(self) -> None:
         if self.horizon < 1:
@@ -50,6 +52,9 @@ class ChunkUse:
             raise ValueError(f"ensemble must be one of {', '.join(ENSEMBLES)}, got {self.ensemble!r}")
         if self.post_actions is not None and self.post_actions < 1:
             raise ValueError(f"a POST must be answered with at least 1 action, got {self.post_actions}")
+        if not 1 <= self.ensemble_chunks <= defaults.MOST_ENSEMBLE_CHUNKS:
+            most = defaults.MOST_ENSEMBLE_CHUNKS
+            raise ValueError(f"the ensemble must average 1 to {most} chunks, got {self.ensemble_chunks}")
         if self.ensemble == "original" and self.horizon != 1:
             raise ValueError(f"the original ensemble needs an execution horizon of 1, got {self.horizon}")
 
@@ -86,7 +91,7 @@ class Episode:
         self._use = use
         self._space = space
         align = ENSEMBLES[use.ensemble]
-        self._ensemble = None if align is None else AdaptiveEnsemble(align=align)
+        self._ensemble = None if align is None else AdaptiveEnsemble(use.ensemble_chunks, align=align)
         self._told_clipping = False
         self.begin()
 

@@ -39,19 +39,12 @@ SPARE = 100  # connections that may be open beside two for each client, before t
 _log = logging.getLogger(__name__)
 
 
-def respond(service: Service, access: Access, request: Request) -> Response | None:
-    """Answer a GET; None lets a websocket be opened."""
+def respond(connection: HttpConnection, request: Request) -> Response | None:
+    """Answer a GET; None lets a websocket be opened, whose place among the clients is taken."""
+    service, access = connection.service, connection.access
     path = urlsplit(request.path).path
     if path in ("/health", "/healthz"):
-        problem = service.engine.problem
-        status = HTTPStatus.OK if problem is None else HTTPStatus.SERVICE_UNAVAILABLE
-        if path == "/healthz":
-            return _response(status, "OK\n" if problem is None else f"{problem}\n", "text/plain; charset=utf-8")
-        loading = service.engine.info is None
-        health = {"status": "ok" if problem is None else "loading" if loading else "restarting"}
-        if problem is not None:
-            health |= {"reason": problem, "progress": service.engine.progress}
-        return _response(status, json.dumps(health))
+        return _health(service, in_words=path == "/healthz", in_detail=access.is_client(request.headers))
     if (refusal := access.refusal(request.headers)) is not None:
         return _error(*refusal)
     if path == "/config":
@@ -59,7 +52,22 @@ def respond(service: Service, access: Access, request: Request) -> Response | No
     if path not in PROTOCOLS:
         known = ", ".join((*PROTOCOLS, "/health", "/healthz", "/config"))
         return _error(HTTPStatus.NOT_FOUND, f"nothing is served at {path[:100]}: use one of {known}")
+    connection.take_place()
     return None
+
+
+def _health(service: Service, *, in_words: bool, in_detail: bool) -> Response:
+    """Say whether the policy is ready. in_detail: with reasons, which may name files of this computer."""
+    problem = service.engine.problem
+    status = HTTPStatus.OK if problem is None else HTTPStatus.SERVICE_UNAVAILABLE
+    state = "ok" if problem is None else "loading" if service.engine.info is None else "restarting"
+    if in_words:
+        said = "OK" if problem is None else problem if in_detail else state
+        return _response(status, f"{said}\n", "text/plain; charset=utf-8")
+    health = {"status": state}
+    if problem is not None and in_detail:
+        health |= {"reason": problem, "progress": service.engine.progress}
+    return _response(status, json.dumps(health))
 
 
 class HttpConnection(ServerConnection):
@@ -77,6 +85,7 @@ class HttpConnection(ServerConnection):
     ending = False
     _reader: RequestReader | None  # None once the websocket library reads
     _counted = False  # among the clients
+    _lost = False
     _answered = False
     _ended = False  # the client sends no more
     _heard_s = 0.0  # when bytes came last
@@ -116,10 +125,22 @@ class HttpConnection(ServerConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         self.pending.pop(self, None)
-        self._leave()
+        self._lost = True
+        self.leave()
         if self._act_task is not None:
             self._act_task.cancel()
         super().connection_lost(exc)
+
+    def take_place(self) -> None:
+        """Count this connection among the clients, until it is closed."""
+        if not self._lost:  # its request may be read after it was closed
+            self.access.clients += 1 - self._counted
+            self._counted = True
+
+    def leave(self) -> None:
+        """Give the place to others, if it was taken."""
+        self.access.clients -= self._counted
+        self._counted = False
 
     def reset(self) -> None:
         """Close the connection at once, and drop what its client did not read.
@@ -132,7 +153,7 @@ class HttpConnection(ServerConnection):
         self.transport.abort()
 
     def reset_when_silent(self, silent_s: float) -> None:
-        """From now on, reset the connection when no byte came for so long, pings included."""
+        """Reset the connection, from now on, whenever no byte came for so long; pings count."""
         left_s = self._heard_s + silent_s - self.loop.time()
         if not self.transport.is_reading():  # bytes may wait to be read
             left_s = silent_s
@@ -170,8 +191,7 @@ class HttpConnection(ServerConnection):
                 raise HttpError(HTTPStatus.NOT_FOUND, f"POST goes to {ACT_PATHS[0]}, got {reader.path[:100]}")
             if (refusal := self.access.refusal(reader.headers)) is not None:
                 raise HttpError(*refusal)
-            self.access.clients += 1
-            self._counted = True
+            self.take_place()
             if not complete and reader.headers.get_all("Expect"):
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # curl waits a second for it
         if complete:
@@ -221,7 +241,7 @@ class HttpConnection(ServerConnection):
         A connection that is closed with bytes unread is reset, and the client may never see why.
         """
         self._answered = True
-        self._leave()
+        self.leave()
         self._timer.cancel()
         if self.transport.is_closing():
             return
@@ -232,10 +252,6 @@ class HttpConnection(ServerConnection):
             return
         self.transport.write_eof()
         self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
-
-    def _leave(self) -> None:
-        self.access.clients -= self._counted
-        self._counted = False
 
 
 def _query_and_image(reader: RequestReader) -> tuple[dict[str, Any], NDArray[np.uint8]]:

@@ -8,10 +8,12 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 
 from sqap_vla_ros.serving import defaults
 from sqap_vla_ros.serving.frames import NATIVE_PATH, TOKEN_VARIABLE, DamagedFrame
@@ -66,17 +68,16 @@ class ServerConfig:
 @contextlib.asynccontextmanager
 async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int]:
     """Serve inside the block; gives the port."""
-    access = Access(config.token, config.most_clients)
 
     class Connection(HttpConnection):
         pass
 
-    Connection.service, Connection.access, Connection.max_body = service, access, config.max_frame
+    Connection.service, Connection.max_body = service, config.max_frame
+    Connection.access = Access(config.token, config.most_clients)
     Connection.request_s, Connection.pending = config.request_s, {}
 
     async def handle(connection: ServerConnection) -> None:
         assert isinstance(connection, HttpConnection)
-        access.clients += 1
         try:
             await _converse(service, config, connection)
         except ConnectionClosed:
@@ -87,13 +88,23 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
             _log.exception("a defect in the server, met by %s", connection.remote_address)
             raise  # the client is told 1011, internal error
         finally:
-            access.clients -= 1
+            connection.leave()
+
+    def answer(connection: ServerConnection, request: Request) -> Response | None:
+        assert isinstance(connection, HttpConnection)
+        return respond(connection, request)
+
+    def answered(connection: ServerConnection, _: Request, response: Response) -> None:
+        assert isinstance(connection, HttpConnection)
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:  # it asked for no websocket
+            connection.leave()
 
     async with serve(
         handle,
         config.host,
         config.port,
-        process_request=lambda _, request: respond(service, access, request),
+        process_request=answer,
+        process_response=answered,
         create_connection=Connection,
         compression=None,  # pictures do not shrink, and the time is the robot's
         max_size=config.max_frame,

@@ -12,7 +12,7 @@ from sqap_vla_ros.robot.interchange.action_rate import resample_chunk
 from sqap_vla_ros.robot.interchange.action_space import ACTION_SPACES
 from sqap_vla_ros.serving.events import Result
 from sqap_vla_ros.serving.server.engine import PredictionError
-from sqap_vla_ros.serving.server.episode import ChunkUse, Episode
+from sqap_vla_ros.serving.server.episode import ENSEMBLES, ChunkUse, Episode
 
 DT_S = 0.2
 
@@ -88,12 +88,25 @@ def test_the_original_ensemble_averages_successive_calls():
     assert second == pytest.approx((1.01 + 2.0) / 2)  # parallel actions weigh the same
 
 
+@pytest.mark.parametrize(("chunks", "counted"), [(1, [3]), (2, [2, 3]), (None, [1, 2, 3])])
+@pytest.mark.parametrize("ensemble", ["by_time", "original"])
+def test_an_ensemble_averages_so_many_chunks(ensemble, chunks, counted):
+    use = ChunkUse(1, ensemble) if chunks is None else ChunkUse(1, ensemble, ensemble_chunks=chunks)
+    found = moves(episode_of(MovingEngine(), use), 3)[2]
+    own = AdaptiveEnsemble(align=ENSEMBLES[ensemble])
+    for number in counted:
+        averaged = own.update(MovingEngine.deltas(number), round((number - 1) * DT_S * 1e9), DT_S)
+    np.testing.assert_array_equal(found, averaged[0])
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ({"horizon": 0}, "at least 1 action, got 0"),
         ({"ensemble": "mean"}, "one of none, by_time, original, got 'mean'"),
         ({"horizon": 2, "ensemble": "original"}, "needs an execution horizon of 1, got 2"),
+        ({"ensemble_chunks": 0}, "must average 1 to 100 chunks, got 0"),
+        ({"ensemble_chunks": 10**30}, "must average 1 to 100 chunks, got 1000000"),
     ],
 )
 def test_an_execution_that_cannot_be_is_refused(arguments, text):

@@ -31,6 +31,16 @@ def test_health_says_loading_until_it_is_ok():
         assert get(served, "/healthz") == (503, "the policy is being loaded\n")
 
 
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Api-Key other"}, {"Origin": "http://evil.example"}])
+def test_why_it_is_not_ready_is_told_to_its_clients_only(headers):
+    with Served("policy_doubles:unloadable", token="" if "Origin" in headers else "secret") as served:
+        known = {"Authorization": "Api-Key secret"}
+        assert wait_until(lambda: "no checkpoint here" in get(served, "/health", **known)[1])
+        assert "no checkpoint here" in get(served, "/healthz", **known)[1]
+        assert get(served, "/health", **headers) == (503, '{"status": "loading"}')
+        assert get(served, "/healthz", **headers) == (503, "loading\n")
+
+
 def test_health_and_configuration(served):
     assert get(served, "/health") == (200, '{"status": "ok"}')
     assert get(served, "/healthz") == (200, "OK\n")

@@ -1,5 +1,6 @@
 """The server as its clients see it, with policies that behave and policies that do not."""
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -21,6 +22,7 @@ from workers.served import Served
 
 from sqap_vla_ros.robot.interchange.action_space import ACTION_SPACES
 from sqap_vla_ros.serving.server.episode import ChunkUse
+from sqap_vla_ros.serving.server.http import HttpConnection
 from sqap_vla_ros.serving.server.packing import pack, unpack
 from sqap_vla_ros.serving.server.protocols import OpenPi
 from sqap_vla_ros.serving.server.server import ServerConfig
@@ -270,7 +272,15 @@ def test_a_token_is_asked_for_everywhere_but_at_health():
     with Served(token="secret") as served:
         assert get(served, "/health")[0] in (200, 503)
         assert get(served, "/config")[0] == 401
-        assert get(served, "/config", Authorization="Api-Key wrong")[0] == 401
+        for sent, said in (
+            ({}, "a token is needed: send"),
+            ({"Authorization": "Basic secret"}, "a token is needed: send"),
+            ({"Authorization": "Api-Key wrong"}, "the token given is not this server's"),
+            ({"Authorization": "Bearer schl\u00fcssel"}, "the token given is not this server's"),
+        ):
+            for status, body in (get(served, "/config", **sent), post(served, "/act", form(b"", b""), **sent)):
+                assert status == 401
+                assert said in json.loads(body)["error"]
         assert get(served, "/config", Authorization="Bearer secret")[0] == 200
         assert post(served, "/act", form(b"", b""))[0] == 401
         with pytest.raises(InvalidStatus):
@@ -298,6 +308,49 @@ def test_so_many_clients_and_no_more():
         assert wait_until(lambda: get(served, "/config")[0] == 200)
         for client in clients:
             client.close()
+
+
+def test_clients_that_connect_at_once_are_no_more_than_are_allowed(monkeypatch):
+    handshake = HttpConnection.handshake
+
+    async def slowly(connection, *args, **options):
+        await handshake(connection, *args, **options)
+        await asyncio.sleep(0.5)
+
+    monkeypatch.setattr(HttpConnection, "handshake", slowly)
+    with Served(most_clients=2) as served, contextlib.ExitStack() as open_ones:
+        sockets = []
+        for _ in range(6):
+            sockets.append(open_ones.enter_context(socket.create_connection(("127.0.0.1", served.port), TIMEOUT_S)))
+            sockets[-1].sendall(HANDSHAKE)
+        statuses = sorted(one.recv(12)[9:] for one in sockets)
+        assert statuses == [b"101"] * 2 + [b"503"] * 4
+
+
+def test_a_place_is_free_again_when_a_client_leaves_before_it_is_answered(monkeypatch):
+    handshake = HttpConnection.handshake
+    ended = 0
+
+    async def late(connection, *args, **options):
+        nonlocal ended
+        await asyncio.wait([connection.connection_lost_waiter], timeout=1.0)
+        await handshake(connection, *args, **options)
+        ended += 1
+
+    monkeypatch.setattr(HttpConnection, "handshake", late)
+    with Served(most_clients=1) as served:
+        with socket.create_connection(("127.0.0.1", served.port), TIMEOUT_S) as raw:
+            raw.sendall(HANDSHAKE)
+        assert wait_until(lambda: ended == 1)
+        assert get(served, "/config")[0] == 200
+
+
+def test_a_handshake_for_no_websocket_takes_no_place():
+    no_upgrade = b"GET /openpi HTTP/1.1\r\nHost: a\r\n\r\n"
+    with Served(most_clients=1) as served, socket.create_connection(("127.0.0.1", served.port), TIMEOUT_S) as raw:
+        raw.sendall(no_upgrade)
+        assert raw.recv(12)[9:] == b"426"
+        assert get(served, "/config")[0] == 200  # it is still open
 
 
 def test_a_frame_above_the_limit_closes_that_connection_alone():
