@@ -56,7 +56,7 @@ def load(spec: QuantizationSpec | None) -> CogACTPolicy:
     """Return the shipped policy quantised so, with every token; it is calibrated once and kept."""
     if spec is None:
         return cast(CogACTPolicy, load_policy(TRAINED_POLICY, REFERENCE))
-    content = Recipe("part", dtype="bfloat16", head_dtype="bfloat16", quantization=spec).to_dict()
+    content = Recipe("part", dtype="bfloat16", head_dtype="float32", quantization=spec).to_dict()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "part.yaml")
         path.write_text(yaml.safe_dump(json.loads(json.dumps({k: v for k, v in content.items() if v is not None}))))
