@@ -1,9 +1,10 @@
 """Entry of a late chunk at the arm's pose instead of by the clock.
 
 A chunk is about the moment of its image, and takes effect when it has been computed. Until then the arm followed the
-chunk before, or stood still. Entered by the clock (the actions whose time is past are dropped), the new chunk makes the
-arm leap wherever the two chunks disagree in path or phase, and where the arm stood still. Entered by pose, the arm goes
-on from where it is; the clock only decides between passages of a path that comes back to the same place.
+chunk before, or stood still. Entered by the clock (as many actions are dropped as the arm has executed since the image,
+none where it stood still), the new chunk makes the arm leap wherever the two chunks disagree in path or phase. Entered
+by pose, the arm goes on from where it is; the clock only decides between passages of a path that comes back to the same
+place.
 
 The pose is the commanded one. An arm that is blocked stays behind it, and a chunk that was begun within a bounded
 distance of the arm, entered where the command is by now, would give up that bound: each chunk would go on from the end

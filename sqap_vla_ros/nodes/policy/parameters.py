@@ -290,7 +290,10 @@ _COMMANDS = (
         MotionConfig,
         "execution_horizon",
         "Largest number of actions of a chunk that are checked and executed; 0 takes all. The next chunk mostly "
-        "replaces the rest anyway. Set it to at least the policy's latency, in actions, plus a few.",
+        "replaces the rest anyway. With chunk_join 'path' they count from the action at which the chunk is entered: "
+        "fewer than the policy's latency, in actions, let the arm stand still between chunks. With 'clock', and with "
+        "chunk_continuation, they count from the chunk's first action, past or not: set it to at least the latency "
+        "plus a few, or nothing is left of a chunk when it comes.",
         minimum=0,
     ),
     Parameter.of(
@@ -346,14 +349,15 @@ _COMMANDS = (
     Parameter.of(
         MotionConfig,
         "ramp_s",
-        "Time in which the first chunk after standing still takes over from the measured pose.",
+        "Time in which the first chunk, and the first after a hold, takes over from the measured pose. Where a motion "
+        "has merely run out, and the arm is where it was told to rest, the next chunk takes over within blend_s.",
         minimum=0.02,
     ),
     Parameter.of(
         MotionConfig,
         "chunk_join",
         "How to enter a chunk that was computed while the arm moved. path: at the action that begins nearest to where "
-        "the arm was told to be; clock: after the actions whose time has passed.",
+        "the arm was told to be; clock: after as many actions as the arm has executed since the image.",
         choices=JOINS,
     ),
     Parameter.of(
