@@ -41,7 +41,7 @@ from sqap_vla_ros.simulation.vocabulary import TaskFamily
 RESULTS = Path(__file__).parent / "results" / "late_chunks"
 FIRST_SEED = 2000
 SUITES = {"vm": "visual_matching", "va": "variant_aggregation"}
-RECIPES = ("fp32", "coverage_w4a8", "sqap_w4a8")
+RECIPES = ("fp32", "coverage_w4a8", "sqap_w4a8", "sqap_qvla")
 COMPRESSED_WAYS = ("path", "path_h6")  # of the recipes behind the first: whether compression makes lateness worse
 DELAYS_S = (0.4, 0.8, 1.6)
 # a prediction of the 7B geometry, image to chunk (results/full_geometry_*.json), and the recipe that takes so long
