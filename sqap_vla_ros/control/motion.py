@@ -20,6 +20,7 @@ from sqap_vla_ros.robot.trajectory import PoseTrajectory, anchor_chunk, blend, h
 
 # Commands computed now reach the controller a little later; what is due before that would arrive in its past.
 COMMAND_LEAD_NS = 10_000_000
+REPEATED_M, REPEATED_RAD = 0.01, 0.05  # a chunk this near to where the arm is told to be repeats its commitment
 SLOWED_BELOW = 1.4  # a chunk that is too fast is slowed to 1 / this of its limit: the seam and the joints overshoot
 LAG_SAMPLES, LAG_SAMPLES_MIN, LAG_SPEED_M_S = 500, 50, 0.03
 
@@ -133,7 +134,8 @@ class Motion:
     ) -> PoseTrajectory:
         """Return the chunk with its times moved to what the arm did since the image.
 
-        repeated_ns: how much of its beginning repeats what the arm is told to do, at the speed that it is told to.
+        repeated_ns: how much of its beginning is to repeat what the arm is told to do, as fast as it is told to. A
+            chunk that does not is joined as any other.
 
         While the arm stood still (before the first chunk, after a hold, once a motion had ended) nothing of the chunk
         was executed, so nothing of it is past: its times move on by as long. Where `chunk_join` is `path` the chunk is
@@ -142,8 +144,11 @@ class Motion:
         """
         shown_ns = fresh.anchor_ns  # of the commanded motion
         moved_ns = self._moving_ns(shown_ns, start_ns)
-        if repeated_ns and moved_ns <= repeated_ns:
-            return fresh.moved_by(start_ns - shown_ns - moved_ns)
+        if self.current is not None and repeated_ns and moved_ns <= repeated_ns:
+            repeated = fresh.moved_by(start_ns - shown_ns - moved_ns)
+            away_m, away_rad = pose_distance(repeated.sample(start_ns)[0], self.current.sample(start_ns)[0])
+            if away_m <= REPEATED_M and away_rad <= REPEATED_RAD:
+                return repeated
         executed_ns = self._moving_ns(shown_ns, start_ns, actions=True)
         if self.config.chunk_join == "clock" or self.current is None:
             return fresh.moved_by(max(0, start_ns - shown_ns - executed_ns))

@@ -16,8 +16,11 @@ class Watchdog:
     socket or the middleware lets go.
     """
 
-    def __init__(self, timeout_s: float, act: Callable[[], None], again_s: float) -> None:
-        """again_s: between two calls of `act`."""
+    def __init__(self, timeout_s: float, act: Callable[[Callable[[], bool]], None], again_s: float) -> None:
+        """act: gets a function that says whether the owner stands still by now, for `act` may have to wait for it.
+
+        again_s: between two calls of `act`.
+        """
         self._timeout_s = timeout_s
         self._again_s = again_s
         self._act = act
@@ -47,10 +50,13 @@ class Watchdog:
     def _run(self) -> None:
         due = False
         while not self._closing.wait(self._again_s if due else self._timeout_s / CHECKS):
-            with self._lock:
-                stalled_s = time.monotonic() - self._fed_s
-                due = self._armed and stalled_s > self._timeout_s
-                if due:
-                    self._stalled_s = stalled_s
+            if due := self._due():
+                self._act(self._due)
+
+    def _due(self) -> bool:
+        with self._lock:
+            stalled_s = time.monotonic() - self._fed_s
+            due = self._armed and stalled_s > self._timeout_s
             if due:
-                self._act()
+                self._stalled_s = stalled_s
+            return due

@@ -25,6 +25,7 @@ MAX_STRICTER = 2  # times that axes with too much rotation left get more weight
 # Speeds of a redundant arm's drift towards its posture, rad/s (or m/s) over all joints. The second is tried where the
 # first leaves a pose out of reach: a joint at its limit has to be led away from it in good time.
 POSTURE_SPEEDS = (0.05, 0.4)
+FOLLOWED_S = 0.2  # between the poses of a path as the joints follow it, at most
 MAX_HALVINGS = 3  # of the span between two poses in which joints have far to go
 # A segment of joints is a cubic: the tool is computed at its ends and between these parts of it, and interpolated by
 # the polynomial through them at the moments of FINE_PARTS. The speed is then right within 0.5 %.
@@ -315,11 +316,15 @@ class ArmKinematics:
         )
 
     def followed(self, trajectory: PoseTrajectory, joints: JointTrajectoryArrays) -> PoseTrajectory:
-        """Return `trajectory` as `joints` follow it: in the orientations that are reached, if relaxed."""
-        if not self.config.is_relaxed:
+        """Return `trajectory` as `joints` follow it: in the orientations that are reached, if relaxed.
+
+        And with poses on the way where it is so slow that the cubics between its own leave its straight lines.
+        """
+        times_ns = trajectory.divided_times_ns(FOLLOWED_S)
+        if not self.config.is_relaxed and len(times_ns) == len(trajectory):
             return trajectory
-        poses = np.stack([self.forward(joints.state(int(time)).position) for time in trajectory.times_ns])
-        return replace(trajectory, poses=poses)
+        poses = np.stack([self.forward(joints.state(int(time)).position) for time in times_ns])
+        return replace(trajectory, times_ns=times_ns, poses=poses, gripper=trajectory.sample_many(times_ns)[1])
 
     def _solved(
         self, trajectory: PoseTrajectory, start: NDArray[np.float64], max_joint_step: float, posture_speed: float

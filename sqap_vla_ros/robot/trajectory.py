@@ -141,6 +141,14 @@ class PoseTrajectory:
             return replace(self, times_ns=np.array([end_ns]), poses=pose[None], gripper=np.array([gripper]))
         return replace(self, times_ns=self.times_ns[:keep], poses=self.poses[:keep], gripper=self.gripper[:keep])
 
+    def divided_times_ns(self, longest_s: float) -> NDArray[np.int64]:
+        """Return the due times, and others that part what lies between two of them so that no part is longer."""
+        offsets_ns = np.concatenate([[0], self.times_ns - self.anchor_ns])
+        parts = np.maximum(np.ceil(np.diff(offsets_ns) / (longest_s * NS_PER_S)), 1).astype(np.int64)
+        spans = zip(offsets_ns[:-1], offsets_ns[1:], parts, strict=True)
+        divided = np.concatenate([np.linspace(begin, end, count + 1)[1:] for begin, end, count in spans])
+        return self.anchor_ns + np.rint(divided).astype(np.int64)
+
     def moved_by(self, ns: int) -> PoseTrajectory:
         """Return the same path, due so much later; sooner where `ns` is negative."""
         return replace(self, times_ns=self.times_ns + ns, anchor_ns=self.anchor_ns + ns)

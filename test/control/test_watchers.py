@@ -53,7 +53,7 @@ def test_a_system_clock_that_is_set_is_a_jump_and_a_pause_of_the_process_is_none
 
 def test_the_watchdog_acts_only_while_its_owner_is_armed_and_stands_still():
     acted = threading.Semaphore(0)
-    watchdog = Watchdog(0.1, acted.release, 0.02)
+    watchdog = Watchdog(0.1, lambda due: acted.release(), 0.02)
     for _ in range(10):
         assert watchdog.feed(armed=True) is None
         time.sleep(0.02)
@@ -65,7 +65,7 @@ def test_the_watchdog_acts_only_while_its_owner_is_armed_and_stands_still():
     watchdog.close()
     while acted.acquire(blocking=False):
         pass
-    idle = Watchdog(0.05, acted.release, 0.02)
+    idle = Watchdog(0.05, lambda due: acted.release(), 0.02)
     idle.feed(armed=False)
     assert not acted.acquire(timeout=0.3)
     idle.close()
@@ -152,3 +152,23 @@ def test_of_a_large_description_only_the_arm_is_read_and_no_thread_stands_still(
     np.testing.assert_allclose(arm.forward(q), whole.forward(q), atol=1e-12)
     np.testing.assert_array_equal(arm.velocity_limit, whole.velocity_limit)
     assert longest_s < 1.0  # a tenth of it on an idle computer
+
+
+def test_what_the_watchdog_does_may_ask_whether_its_owner_still_stands_still():
+    """It may wait for a lock that the owner holds, and get it when the owner has gone on."""
+    asked, answers = threading.Event(), []
+    went_on = threading.Event()
+
+    def act(due):
+        answers.append(due())
+        asked.set()
+        went_on.wait(2.0)
+        answers.append(due())
+
+    watchdog = Watchdog(0.1, act, 0.02)
+    watchdog.feed(armed=True)
+    assert asked.wait(2.0)
+    assert watchdog.feed(armed=True) > 0.1
+    went_on.set()
+    watchdog.close()
+    assert answers[:2] == [True, False]

@@ -350,11 +350,17 @@ class Commander:
         self.watch.forget()
         self._progress.forget()
 
-    def emergency(self) -> None:
-        """Bring the arm to rest, and go on sending what is due; called again and again by the watchdog's thread."""
+    def emergency(self, stands_still: Callable[[], bool]) -> None:
+        """Bring the arm to rest, and go on sending what is due; called again and again by the watchdog's thread.
+
+        stands_still: whether the executor's thread does, asked once its lock is free: it may have gone on meanwhile,
+        and nothing would end an emergency that begins after `resume`.
+        """
         if not self._lock.acquire(timeout=LOCKED_S):
             return
         try:
+            if not stands_still():
+                return
             now_ns = self._now_ns()
             # What was executed is left alone: the executor's thread may stand still while it plans with it.
             if self._emergency_ns is None:

@@ -289,6 +289,7 @@ class ControlLoop:
         except Exception:  # a defect must not keep the arm moving
             self._log.error(traceback.format_exc())
         self._watchdog.feed(armed=False)
+        self.commander.resume()
         self.commander.hold(Hold(why, HoldReason.ORDER), self.now_ns())
         self.commander.come_to_rest()
         self.active = False

@@ -244,7 +244,7 @@ class Cell:
             self.stalls.append((self.steady_ns - TICK_NS, self.steady_ns))
             if self.watchdog.armed and self._stalled_ns / NS_PER_S > self.watchdog.timeout_s:
                 self.watchdog.stalled_s = self._stalled_ns / NS_PER_S
-                self.watchdog.act()
+                self.watchdog.act(lambda: True)
             return
         self._stalled_ns = 0
         self.way.append((self.steady_ns, self.tool[:3, 3].copy()))

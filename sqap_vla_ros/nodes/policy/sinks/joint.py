@@ -91,8 +91,8 @@ class JointSink(Sink):
                 self._send(whole, arm)
                 self._held = None
                 followed = arm.followed(trajectory, arrays)
-                relaxed = followed is not trajectory
-                self.residual_rad = largest_turn(followed.poses, trajectory.poses) if relaxed else None
+                reached, _ = followed.sample_many(trajectory.times_ns)
+                self.residual_rad = largest_turn(reached, trajectory.poses) if arm.config.is_relaxed else None
                 return followed
             if verdict.decision is Decision.REJECT:
                 break
@@ -203,13 +203,15 @@ class JointSink(Sink):
     ) -> JointTrajectoryArrays:
         """Return the joint path that the next motion leaves: what was sent last, or rest where the motion begins.
 
+        While what was sent is under way there is no rest to begin at, wherever the motion does: the limits judge it.
+
         Not from the measured joints: these lag behind, and the first segment, a few hundredths of a second long, would
         make up for the lag at once. But an arm that was moved while it rested would leap back.
         """
         left_rest = self._joints_left_rest(trajectory.anchor_ns, measured)
         if self._sent is not None and self._sent_arm is arm and not left_rest:
             tool = arm.forward(self._sent.state(trajectory.anchor_ns).position)
-            if same_place(tool, trajectory.anchor):
+            if trajectory.anchor_ns < self._sent.end_ns or same_place(tool, trajectory.anchor):
                 return self._sent
         at_rest = arm.inverse(trajectory.anchor, measured)
         self._check_start(at_rest, measured, arm, MAX_START_AWAY_AT_REST)

@@ -236,7 +236,9 @@ class StreamSink(Sink):
             self._paths = [hold(rest.poses[-1], float(rest.gripper[-1]), now_ns)]
 
     def at_rest(self, now_ns: int) -> bool:
-        return not self._paths or self._silent or now_ns >= self._paths[-1].end_ns + REPEAT_NS
+        # A hold is repeated before it is relied on; a motion that ended by itself is gone on from at once.
+        repeated_ns = REPEAT_NS if self._holding else 0
+        return not self._paths or self._silent or now_ns >= self._paths[-1].end_ns + repeated_ns
 
     def commanded_tool(self, at_ns: int) -> NDArray[np.float64] | None:
         path = under_way(self._paths, at_ns)

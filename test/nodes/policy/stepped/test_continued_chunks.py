@@ -1,4 +1,4 @@
-"""Real-Time Chunking live: a chunk repeats what the arm does meanwhile, and the arm follows it without a seam."""
+"""Chunks that go on from the motion under way: by repeating it (Real-Time Chunking), or out of one that was slowed."""
 
 from dataclasses import replace
 
@@ -82,3 +82,36 @@ def test_an_average_of_chunks_repeats_none_and_is_refused():
     (problem,) = configuration.problems({**defaults(), "chunk_continuation": "guided", "ensemble_chunks": 2})
     assert problem.startswith("chunk_continuation 'guided' needs ensemble_chunks 1")
     assert problem.endswith("got 2")
+
+
+class TurningCell(Cell):
+    """A fast policy whose chunks turn by a third of a circle each time, and are slowed down a lot."""
+
+    def _predict(self, observation):
+        latency_s, chunk = super()._predict(observation)
+        number = len(self.asked_ns)
+        back = 0.05 * (observation.base_from_tool[:3, 3] - (0.45, 0.0, 0.35))
+        deltas = np.zeros_like(chunk.deltas)
+        deltas[:, :3] = 0.02 * np.array([np.cos(1.3 * number), np.sin(1.3 * number), np.sin(2.1 * number)]) - back
+        deltas[:, 3:6] = np.random.default_rng(number).uniform(-0.08, 0.08, 3)
+        deltas[:, 6] = 1.0
+        return latency_s, replace(chunk, deltas=deltas, normalized=deltas)
+
+
+@pytest.mark.parametrize("join", ["path", "clock"])
+@pytest.mark.parametrize("speed_scale", [0.3, 0.5])
+def test_a_motion_of_joints_that_was_slowed_down_is_left_at_its_speed(join, speed_scale):
+    """Its cubics, a second long, leave the straight lines: a chunk must not begin beside them, and not at rest."""
+    with TurningCell("joint", parameters={**QUICK, "speed_scale": speed_scale, "chunk_join": join}) as cell:
+        cell.run(0.2)
+        cell.instruct("pick")
+        assert cell.enable().success
+        cell.run(7.0)
+        assert cell.loop.executive.counters.chunks_published > 12
+        way = np.diff([joints for _, joints in cell.setpoints], axis=0)
+        apart_s = np.diff([ns for ns, _ in cell.setpoints])[:, None] * 1e-9
+        speeds = np.abs(way / apart_s)
+        assert speeds.max() < 1.05 * speed_scale * defaults()["max_joint_velocity"]
+        limit = cell.loop.commander.motion.limits.max_joint_acceleration
+        assert np.abs(np.diff(way / apart_s, axis=0)).max() < 3.0 * limit * apart_s.max()
+        assert violations(cell) == []

@@ -150,7 +150,7 @@ def test_an_executor_that_stands_still_while_it_plans_commands_nothing_when_it_g
 
         def standing_still(*arguments: object) -> object:
             if not taken:
-                commander.emergency()
+                commander.emergency(lambda: True)
                 taken.append(len(cell.commands))
             return joined(*arguments)
 
@@ -161,4 +161,31 @@ def test_an_executor_that_stands_still_while_it_plans_commands_nothing_when_it_g
         assert len(cell.commands) - taken[0] < 25  # of the hold, and of no new motion
         commander.resume()
         assert commander.motion.current is None
+        assert judged(cell) == []
+
+
+@pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
+def test_a_watchdog_that_waited_for_an_executor_which_has_gone_on_by_then_does_nothing(mode):
+    with Cell(mode, parameters=QUICK) as cell:
+        straight(cell)
+        cell.loop.commander.emergency(lambda: False)
+        cell.run(0.5)
+        assert cell.loop.executive.moving
+        assert cell.loop.executive.counters.chunks_rejected == 0
+
+
+@pytest.mark.parametrize("late_s", [0.01, 0.1, 0.19])
+@pytest.mark.parametrize("mode", ["joint", "pose", "twist"])
+def test_a_chunk_that_comes_when_the_motion_has_just_ended_is_executed(mode, late_s):
+    """The end of a stream is repeated for a while, and a chunk that came meanwhile was refused."""
+    with Cell(mode, parameters={**QUICK, "replan": "horizon"}) as cell:
+        slowly = 0.1 * WAY + 0.9 * np.array([0.0] * 6 + [1.0])
+        cell.switches.chunk_edit = lambda chunk: replace(chunk, deltas=np.tile(slowly, (len(chunk.deltas), 1)))
+        cell.switches.latency_s = 1.6 + late_s  # a chunk lasts 1.6 s, and the next image is that of its beginning
+        cell.run(0.2)
+        cell.instruct("pick")
+        assert cell.enable().success
+        cell.run(8.0)
+        counters = cell.loop.executive.counters
+        assert (counters.chunks_published, counters.chunks_rejected) == (4, 0)
         assert judged(cell) == []
