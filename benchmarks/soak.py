@@ -44,10 +44,10 @@ LABELS = {
     "descriptors": "open descriptors",
     "threads": "threads",
     "entries": "entries of containers",
-    "transforms": "entries of the tf buffer",
+    "transforms": "entries of the tf buffer and of the last motions",
 }
 LOAD_TIMEOUT_S, ANSWER_TIMEOUT_S = 300.0, 60.0
-TRANSFORMS = ("_Link", "_MovingLink")  # those of ten seconds; their number goes up and down
+TRANSFORMS = ("_Link", "_MovingLink", "Motion._executed")  # those of the last seconds; their number goes up and down
 OWN = "sqap_vla_ros."
 
 
