@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from sqap_vla_ros.quantization.backends.cpu.units import UNITS, Unit
@@ -40,17 +41,19 @@ def library_name(unit: Unit) -> str:
     return f"{unit.name}_kernels_{key}.so"
 
 
-def compiled(unit: Unit) -> Path:
+def compiled(unit: Unit, broken: Collection[Path] = ()) -> Path:
     """Return a unit's library as installed, or from the cache, where it is made if it is not there.
 
+    broken: files that could not be loaded. An installed one is passed over, one in the cache is compiled anew.
     Raises OSError without a compiler or room, and CalledProcessError when compiling fails.
     """
     name = library_name(unit)
     for installed in (Path(path, INSTALLED, name) for path in sys.path):
-        if installed.exists():
+        if installed.exists() and installed not in broken:
             return installed
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sqap_vla_ros"
-    if not (cache / name).exists():
+    if not (cache / name).exists() or cache / name in broken:
+        _compiler()  # nothing is announced that cannot be done
         _LOGGER.warning("compiling the kernels for %s into %s; later starts find them there", unit.described, cache)
         compile_into(cache, unit)
     return cache / name
@@ -58,15 +61,20 @@ def compiled(unit: Unit) -> Path:
 
 def compile_into(folder: Path, unit: Unit) -> None:
     """Compile a unit's library into a folder, where it appears when it is complete. Raises as `compiled` does."""
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
-        raise FileNotFoundError("there is no C++ compiler (install g++)")
+    compiler = _compiler()
     library = folder / library_name(unit)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:  # others may be compiling it too
         made = Path(temporary, library.name)
         subprocess.run(command(compiler, unit, made), check=True, capture_output=True, text=True)
         made.replace(library)
+
+
+def _compiler() -> str:
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise FileNotFoundError("there is no C++ compiler (install g++)")
+    return compiler
 
 
 def failure(error: Exception) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import subprocess
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sqap_vla_ros.quantization.backends.cpu.compiling import compiled, failure
 from sqap_vla_ros.quantization.backends.cpu.units import AMX, Unit, missing
+
+_LOGGER = logging.getLogger(__name__)
+_SAID: set[str] = set()  # units of which it was said that their kernels are left out
 
 
 def unsupported(unit: Unit, device: torch.device) -> str:
@@ -33,6 +38,7 @@ def cpu_unsupported(unit: Unit) -> str:
     try:
         _library(unit)
     except (OSError, subprocess.CalledProcessError) as error:
+        _say_once(unit, failure(error))
         return failure(error)
     return ""
 
@@ -60,4 +66,24 @@ def require(name: str, tensor: Tensor | None, shape: tuple[int, ...], dtype: tor
 
 @functools.cache
 def _library(unit: Unit) -> ctypes.CDLL:
-    return ctypes.CDLL(str(compiled(unit)))
+    broken: set[Path] = set()
+    while True:
+        path = compiled(unit, broken)
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:
+            if path in broken:  # it was compiled anew
+                raise
+            broken.add(path)
+
+
+def _say_once(unit: Unit, reason: str) -> None:
+    """Say that kernels are left out, at the first unit only: the others mostly lack the same thing."""
+    if not _SAID:
+        _SAID.add(unit.name)
+        _LOGGER.warning(
+            "the kernels for %s are left out, and slower ones compute instead (oneDNN's at the last): "
+            "%s; install g++, and leave room in the cache folder",
+            unit.described,
+            reason.removesuffix(" (install g++)"),
+        )

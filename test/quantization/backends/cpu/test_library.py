@@ -1,3 +1,4 @@
+import ctypes
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,7 @@ def uncached():
     """What is remembered about the machine is asked again, before and after."""
     cpu_unsupported.cache_clear()
     library._library.cache_clear()
+    library._SAID.clear()
     yield
     cpu_unsupported.cache_clear()
     library._library.cache_clear()
@@ -103,3 +105,48 @@ def test_a_failed_compilation_says_why_and_leaves_nothing(monkeypatch, on_a_cpu_
     monkeypatch.setattr(subprocess, "run", fail)
     assert cpu_unsupported(AMX) == "compiling kernels.cpp failed: error: unrecognized option -mamx-tile"
     assert not list((tmp_path / "sqap_vla_ros").iterdir())
+
+
+@pytest.mark.parametrize("where", ["cache", "installed"])
+def test_a_library_that_cannot_be_loaded_is_compiled_anew_once(monkeypatch, on_a_cpu_with, tmp_path, where):
+    on_a_cpu_with(AVX2)
+    folder = tmp_path / {"cache": "sqap_vla_ros", "installed": compiling.INSTALLED}[where]
+    folder.mkdir(parents=True)
+    (folder / compiling.library_name(AVX2)).write_text("half a lib")
+    calls = []
+
+    def compile_to(command, **kwargs):
+        calls.append(command)
+        Path(command[-1]).write_text("a library")
+
+    def load(path):
+        if Path(path).read_text() != "a library":
+            raise OSError("file too short")
+        return path
+
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr(subprocess, "run", compile_to)
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert cpu_unsupported(AVX2) == ""
+    library._library.cache_clear()
+    cpu_unsupported.cache_clear()
+    assert cpu_unsupported(AVX2) == ""
+    assert len(calls) == 1
+
+
+def test_kernels_that_cannot_be_had_are_named_once(monkeypatch, on_a_cpu_with, tmp_path, caplog):
+    on_a_cpu_with(*UNITS)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert [cpu_unsupported(unit) for unit in (VNNI, AVX2)] == ["there is no C++ compiler (install g++)"] * 2
+    (said,) = caplog.messages
+    assert said.startswith("the kernels for ")
+    assert "oneDNN" in said
+    assert said.endswith("there is no C++ compiler; install g++, and leave room in the cache folder")
+
+
+def test_a_library_that_still_cannot_be_loaded_is_left_out_with_a_word(monkeypatch, on_a_cpu_with, caplog):
+    on_a_cpu_with(AVX2)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr(subprocess, "run", lambda command, **kwargs: Path(command[-1]).write_text("no library"))
+    assert cpu_unsupported(AVX2)
+    assert "are left out" in caplog.messages[-1]
