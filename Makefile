@@ -1,8 +1,9 @@
 # `make demo` and `make test` do all the set-up; `make help` lists the targets.
 VENV := $(or $(SQAP_VENV),$(CURDIR)/.venv)
 RUN := "$(VENV)/bin/python"
-# `make gpu` sets nothing up, since such a machine may have no network: make gpu PYTHON=python3 OUT=folder
+# `make gpu` sets nothing up, since such a machine may have no network: it takes the system's python3 where there is no .venv
 PYTHON ?= $(RUN)
+GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(if $(wildcard $(VENV)/bin/python),$(RUN),python3),$(PYTHON))
 OUT ?= benchmarks/results/gpu
 
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
@@ -32,7 +33,7 @@ ray: setup  ## run the tests over a Ray cluster, which `make test` skips: instal
 	    test/evaluation/replay/test_replay_ray.py test/commands/test_endings.py -k ray $(ARGS)
 
 gpu:  ## on a machine with a GPU, compare the kernels with their definitions and time everything: results in OUT
-	@$(PYTHON) benchmarks/gpu.py --out "$(OUT)"
+	@$(GPU_PYTHON) benchmarks/gpu.py --out "$(OUT)"
 
 wheel: setup  ## install the wheel without ROS in an empty environment and predict there: downloads torch
 	@PYTHON=$(PYTHON) scripts/try_wheel_without_ros.sh

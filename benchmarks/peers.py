@@ -288,6 +288,8 @@ def main() -> int:
     args = parser.parse_args()
     wanted = [peer for peer in PEERS if not args.only or peer.name in args.only]
     if args.draw:
+        if not args.out.is_file():
+            parser.error(f"--out {args.out}: no such file; measure first, without --draw")
         rows = json.loads(args.out.read_text())["rows"]
     elif args.prepare:
         with started(wanted, args.cache.resolve(), args.threads) as (processes, missing):

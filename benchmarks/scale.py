@@ -380,6 +380,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="a run for each; others stay")
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.json")
     args = parser.parse_args()
+    if args.what == "show" and not args.out.is_file():
+        parser.error(f"--out {args.out}: no such file; measure first")
     for threads in args.threads if args.what == "measure" else ():
         run = measure(args.repeats, threads)
         report = json.loads(args.out.read_text()) if args.out.is_file() else {"runs": []}

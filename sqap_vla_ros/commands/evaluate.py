@@ -131,6 +131,33 @@ def _reachable_units(args: argparse.Namespace) -> list[Unit]:
     return units
 
 
+def _require_continuable(args: argparse.Namespace) -> None:
+    """Raise UsageError where --continuation cannot go with the other options, before anything is written."""
+    if args.continuation == "none":
+        return
+    from sqap_vla_ros.compression.recipe import load_recipe
+    from sqap_vla_ros.policy.sampling.continuing import find_continuation
+    from sqap_vla_ros.serving.frames import is_remote
+
+    option = f"--continuation {args.continuation}"
+    if args.async_latency == 0.0:
+        raise UsageError(f"{option}: without --async-latency no chunk is late")
+    if args.ensemble != "none":
+        raise UsageError(f"{option}: goes without an ensemble, got --ensemble {args.ensemble}")
+    if is_remote(args.checkpoint):
+        raise UsageError(f"{option}: needs a policy in this process, got --checkpoint {args.checkpoint}")
+    if not find_continuation(args.continuation).differentiates:
+        return
+    for recipe in args.recipes:
+        chosen = load_recipe(recipe)
+        quantised = chosen.quantization is not None and "action_head" in chosen.quantization.parts
+        if quantised or (chosen.quantization is not None and chosen.head_dtype != "float32"):
+            raise UsageError(
+                f"{option}: differentiates the action head, which recipe {recipe!r} does not leave at float32: take "
+                "one that does, or --continuation replace"
+            )
+
+
 def run(args: argparse.Namespace) -> int:
     """Run or continue the study; 1 where a recipe could not be measured."""
     from sqap_vla_ros.evaluation.ray_cluster import require_ray
@@ -145,6 +172,7 @@ def run(args: argparse.Namespace) -> int:
         lasts = f"the time that --horizon {args.horizon} lasts"
         raise UsageError(f"--async-latency must be at most {longest_s:g} s, {lasts}, got {args.async_latency:g}")
     require_policy(args.checkpoint, *(() if is_remote(args.checkpoint) else args.recipes))
+    _require_continuable(args)
     require_fitting(args.checkpoint, args.recipes)  # all of them, before the first episode
     from sqap_vla_ros.evaluation.closed_loop.report import print_summary, write_report
     from sqap_vla_ros.evaluation.closed_loop.run_study import run_units

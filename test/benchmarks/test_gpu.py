@@ -273,3 +273,19 @@ assert ImageTransform().apply(full_geometry.pictures(1)[0].image).shape == (224,
 """
     run = subprocess.run([sys.executable, "-c", block + use], capture_output=True, text=True)
     assert not run.returncode, run.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("made", "given", "python"),
+    [(True, (), ".venv/bin/python"), (False, (), "python3"), (False, ("PYTHON=mine",), "mine")],
+)
+def test_the_target_takes_the_environment_where_there_is_one(tmp_path, made, given, python):
+    (tmp_path / "Makefile").symlink_to(Path(__file__).resolve().parents[2] / "Makefile")
+    if made:
+        (tmp_path / ".venv/bin").mkdir(parents=True)
+        (tmp_path / ".venv/bin/python").touch()
+    env = {"PATH": os.environ["PATH"]}
+    shown = subprocess.run(
+        ["make", "-n", "gpu", *given], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.split(" benchmarks/gpu.py")[0].strip('"\n').endswith(python)

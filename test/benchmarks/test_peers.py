@@ -74,3 +74,10 @@ def test_a_peer_that_cannot_be_installed_or_started_is_missing(peers, fake, monk
         assert [process.peer.name for process in processes] == ["fake"]
     assert missing["absent runtime"] == "not installed: pip ended with status 1"
     assert missing["runtime without a script"].startswith("does not start: the process ended with status 2")
+
+
+def test_results_that_are_not_there_are_named(peers, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["peers", "--draw", "--out", str(tmp_path / "missing.json")])
+    with pytest.raises(SystemExit):
+        peers.main()
+    assert "missing.json: no such file" in capsys.readouterr().err

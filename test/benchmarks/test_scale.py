@@ -29,3 +29,10 @@ def test_the_processor_is_named_as_the_kernel_names_it(scale):
     text = Path("/proc/cpuinfo").read_text()
     assert scale.processor()
     assert scale.processor() in text or "model name" not in text
+
+
+def test_results_that_are_not_there_are_named(scale, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["scale", "show", "--out", str(tmp_path / "missing.json")])
+    with pytest.raises(SystemExit):
+        scale.main()
+    assert "missing.json: no such file" in capsys.readouterr().err

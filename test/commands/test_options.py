@@ -8,6 +8,7 @@ from sqap_vla_ros import cli
 from sqap_vla_ros.commands import options
 
 IMAGE = ("--image", "nowhere.png", "--instruction", "pick up the can")
+GUIDED = ("evaluate", "--continuation", "guided")
 HOSTILE = [
     (("evaluate", "--jobs", "-1"), "--jobs: must be at least 1, got -1"),
     (("evaluate", "--jobs", "99999"), "--jobs: must be at most "),
@@ -22,6 +23,10 @@ HOSTILE = [
     (("evaluate", "--async-latency", "nan"), "--async-latency: needs a finite number, got 'nan'"),
     (("evaluate", "--async-latency", "1e9"), "--async-latency must be at most 1.6 s, the time that --horizon 8 lasts"),
     (("evaluate", "--recipes", ","), "--recipes: needs some names"),
+    ((*GUIDED, "--async-latency", "0.8", "--recipes", "w4a8"), "guided: differentiates the action head, which recipe"),
+    (GUIDED, "--continuation guided: without --async-latency no chunk is late"),
+    ((*GUIDED, "--async-latency", "0.8", "--ensemble", "by_time"), "guided: goes without an ensemble, got --ensemble"),
+    ((*GUIDED, "--async-latency", "0.8", "--checkpoint", "ws://localhost:1"), "guided: needs a policy in this process"),
     (("replay", "bag", "--threads", "-1"), "--threads: must be at least 0, got -1"),
     (("predict", *IMAGE, "--threads", "1000000"), "--threads: must be at most 1024, got 1000000"),
     (("bops", "--text-tokens", "9" * 400), "--text-tokens: must be at most 1048576"),

@@ -306,7 +306,8 @@ _COMMANDS = (
         MotionConfig,
         "arm_lag_s",
         "Delay between a command and the arm's motion. Commands are sent that much earlier, so that the arm is on "
-        "time; without it, chunks that lead to a goal overshoot it. /diagnostics reports the measured lag.",
+        "time; the gripper is commanded that much later than them, with the arm. Without it, chunks that lead to a "
+        "goal overshoot it. /diagnostics reports the measured lag.",
         minimum=0.0,
         maximum=1.0,
     ),
