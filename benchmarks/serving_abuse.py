@@ -1,6 +1,6 @@
 """A day's abuse of `sqap-vla serve` in minutes: what it refuses, whether it lasts, and whether it answers as before.
 
-    python benchmarks/serving_abuse.py [vla-eval openpi act] [--frames 10000]
+    python benchmarks/serving_abuse.py [vla-eval openpi act native] [--frames 10000]
 
 For each protocol a server of the shipped policy is started from the command line. 50 clients at once send 10,000
 requests in two rounds: some are sound, the others have bytes changed or cut off, a value that is of another kind or
@@ -42,6 +42,7 @@ from serving_misuse import (
     HEAD,
     bad_frame,
     bad_message,
+    bad_native,
     bad_request,
     form,
     instruction,
@@ -54,8 +55,11 @@ from websockets.sync.client import ClientConnection, connect
 
 from sqap_vla_ros.contracts import Observation
 from sqap_vla_ros.policies import load_policy
+from sqap_vla_ros.serving.events import PredictFailed, Result
+from sqap_vla_ros.serving.frames import unseal
 from sqap_vla_ros.serving.remote import RemotePolicy
 from sqap_vla_ros.serving.server.packing import pack, unpack
+from sqap_vla_ros.serving.wire import decode
 
 RESULT = Path(__file__).parent / "results" / "serving_abuse.json"
 RECIPE = "sqap"
@@ -141,7 +145,7 @@ def ask_in_turn(server: Server, target: str, chunks: list[np.ndarray]) -> int:
     exact = 0
     for number, chunk in enumerate(chunks):
         got = ASK[target](server, number)
-        wanted = {"openpi": chunk, "vla-eval": chunk[0].astype(np.float32), "act": chunk[0]}[target]
+        wanted = chunk[0] if target == "act" else chunk[0].astype(np.float32) if target == "vla-eval" else chunk
         exact += got.dtype == wanted.dtype and np.array_equal(got, wanted)
     return exact
 
@@ -168,10 +172,17 @@ def ask_act(server: Server, number: int) -> np.ndarray:
     return np.array(json.loads(text))
 
 
+def ask_native(server: Server, number: int) -> np.ndarray:
+    with contextlib.closing(RemotePolicy(server.url(""))) as policy:
+        deltas: np.ndarray = policy.predict(Observation.of(picture(number), instruction(number))).deltas
+        return deltas
+
+
 ASK: Mapping[str, Callable[[Server, int], np.ndarray]] = {
     "vla-eval": ask_vla_eval,
     "openpi": ask_openpi,
     "act": ask_act,
+    "native": ask_native,
 }
 
 
@@ -183,16 +194,21 @@ def misuse_websocket(server: Server, target: str, count: int, answers: Answers, 
     draw = random.Random(seed)
     sent = 0
     while sent < count:
-        with contextlib.suppress(ConnectionClosed), connect(server.url(f"/{target}"), **OPTIONS) as connection:
-            if target == "openpi":
-                connection.recv(60)
+        with connect(server.url(f"/{target}"), **OPTIONS) as connection:
+            if target in ("openpi", "native"):
+                connection.recv(60)  # what the policy is
             while sent < count:
                 sent += 1
                 if draw.random() < 0.1:
                     answers.take(break_rules(server, target, draw), "closed with a reason")
-                else:
-                    connection.send(bad_message(draw, target))
+                    continue
+                try:
+                    connection.send(bad_native(draw) if target == "native" else bad_message(draw, target))
                     answers.take(refusal(connection, target))
+                except ConnectionClosed as closed:
+                    if closed.rcvd is not None and closed.rcvd.reason:
+                        answers.take(f"closed: {closed.rcvd.reason}", "closed with a reason")
+                    break
 
 
 def refusal(connection: ClientConnection, target: str) -> str:
@@ -201,6 +217,10 @@ def refusal(connection: ClientConnection, target: str) -> str:
     if target == "openpi":
         return frame if isinstance(frame, str) else ""
     assert isinstance(frame, bytes)
+    if target == "native":
+        result = decode(bytes(unseal(frame)))
+        assert isinstance(result, (Result, PredictFailed))
+        return result.text if isinstance(result, PredictFailed) else ""
     answer = unpack(frame)
     return "" if answer["type"] == "action" else str(answer["payload"]["error"])
 
@@ -276,7 +296,7 @@ def read_nothing(server: Server, path: str, answers: Answers) -> None:
         raw.connect(("127.0.0.1", server.port))
         raw.sendall(HANDSHAKES[path])
         try:
-            raw.sendall(UNREAD * b"\x82\x80\x00\x00\x00\x00")
+            raw.sendall(UNREAD * (b"\x82\x84" + bytes(8)))  # four zeros are a native frame of nothing
             events = select.poll()
             events.register(raw, select.POLLERR)
             ended = bool(events.poll(LATE_S * 1e3))
@@ -299,6 +319,7 @@ MISUSE: Mapping[str, Callable[[Server, str, int, Answers, int], None]] = {
     "vla-eval": misuse_websocket,
     "openpi": misuse_websocket,
     "act": misuse_act,
+    "native": misuse_websocket,
 }
 
 
@@ -373,7 +394,7 @@ def in_threads(jobs: list[Job]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", default=list(MISUSE), help="vla-eval, openpi, act; all by default")
+    parser.add_argument("targets", nargs="*", default=list(MISUSE), help="vla-eval, openpi, act, native; default: all")
     parser.add_argument("--frames", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()

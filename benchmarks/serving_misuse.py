@@ -13,11 +13,16 @@ import msgpack
 import numpy as np
 from PIL import Image
 
+from sqap_vla_ros.contracts import Observation
+from sqap_vla_ros.serving.events import PredictRequest
+from sqap_vla_ros.serving.frames import join_request, seal
+from sqap_vla_ros.serving.wire import HEADER
+
 _WEBSOCKET = (
     b"GET /%s HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-HANDSHAKES = {path: _WEBSOCKET % path.encode() for path in ("vla-eval", "openpi")}
+HANDSHAKES = {path: _WEBSOCKET % path.encode() for path in ("vla-eval", "openpi", "native")}
 KIND = b"multipart/form-data; boundary=XX"
 _START = b"POST /act HTTP/1.1\r\nHost: a\r\n"
 HEAD = _START + b"Content-Type: " + KIND + b"\r\nContent-Length: %d\r\n\r\n"
@@ -140,6 +145,38 @@ def bad_message(draw: random.Random, target: str) -> bytes | str:
             b"\x91" * 2_000,
             b"\xdf\xff\xff\xff\xff",
             json.dumps({"type": "observation"}).encode(),
+        )
+    )
+
+
+_CHECKSUM = 4  # bytes, ahead of a native frame
+
+
+def bad_native(draw: random.Random) -> bytes | str:
+    """Return a frame to `/native`: half are damaged under a sound checksum; a few are sound."""
+    number = draw.randrange(8)
+    asked = Observation.of(picture(number), instruction(number))
+    good = join_request(PredictRequest.of(draw.randrange(1, 2**40), asked, seed=number, reset=True), asked.image)
+    content = good[_CHECKSUM:]
+    kind = draw.random()
+    if kind < 0.5:
+        return seal(damaged(content, draw))
+    if kind < 0.6:  # the checksum does not fit: the connection ends
+        return damaged(good, draw)
+    if kind < 0.7:
+        return good
+    length = struct.Struct("<I")
+    return draw.choice(
+        (
+            "a text where a binary frame is due",
+            seal(b""),
+            seal(content, b"\x00"),
+            seal(content[:-1]),
+            seal(length.pack(draw.randrange(2**32)), content[length.size :]),
+            seal(length.pack(len(HEADER)), HEADER),
+            seal(length.pack(len(HEADER) + 1), HEADER, bytes([draw.randrange(256)])),
+            seal(length.pack(80), HEADER, bytes([draw.randrange(1, 9)]), b"\xff" * 76),
+            seal(length.pack(2**16), draw.randbytes(2**16)),
         )
     )
 

@@ -386,7 +386,8 @@ def decode(data: bytes) -> Message:
         versions = f"version {header[-1]} of the form, this end speaks version {HEADER[-1]}"
         raise WireError(f"a packet in {versions}: use the same version of sqap_vla_ros on both ends")
     if header != HEADER:
-        raise WireError(f"a packet that begins with {header!r}, expected {HEADER!r}")
+        found, wanted = header.hex(" "), HEADER.hex(" ")
+        raise WireError(f"a packet that begins with the bytes {found}, expected {wanted}")
     number = packet.take(1, "the kind")[0]
     if number >= len(KINDS):
         raise WireError(f"a packet of the unknown kind {number}")

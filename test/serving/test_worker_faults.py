@@ -90,7 +90,7 @@ def test_an_endless_recursion_is_an_error_like_others(lasting):
 @pytest.mark.parametrize(
     ("fault", "text"),
     [
-        ("garbage", "sent what is no message (a packet that begins with b'gar'"),
+        ("garbage", "sent what is no message (a packet that begins with the bytes 67 61 72"),
         ("header alone", "sent what is no message (the kind needs 1 bytes"),
         ("a pickle", "sent what is no message"),
         ("too long", "a packet of more than 65536 bytes"),

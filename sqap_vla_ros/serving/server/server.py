@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
 from sqap_vla_ros.serving import defaults
@@ -82,8 +83,10 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
             await _converse(service, config, connection)
         except ConnectionClosed:
             connection.transport.abort()
-        except (TimeoutError, DamagedFrame):
-            connection.reset()  # it fell silent, does not read, or cannot be understood; it may connect again
+        except TimeoutError:
+            connection.reset()  # it fell silent or does not read; it may connect again
+        except DamagedFrame as error:
+            await connection.close(CloseCode.INVALID_DATA, str(error))
         except Exception:
             _log.exception("a defect in the server, met by %s", connection.remote_address)
             raise  # the client is told 1011, internal error

@@ -365,6 +365,14 @@ def test_a_frame_above_the_limit_closes_that_connection_alone():
         other.close()
 
 
+def test_a_damaged_frame_of_the_package_itself_ends_the_connection_with_the_reason(served):
+    with connect(served.url + "/native", compression=None) as client:
+        client.recv(TIMEOUT_S)
+        client.send(b"\x01\x02\x03\x04damaged")
+        with pytest.raises(ConnectionClosed, match=r"1007 .*a frame is damaged, or of another version"):
+            client.recv(TIMEOUT_S)
+
+
 def test_a_silent_client_is_disconnected():
     with Served(idle_s=0.5) as served:
         silent = VlaEval(served)
