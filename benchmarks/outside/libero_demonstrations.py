@@ -152,7 +152,7 @@ async def episode_of_the_policy(
     async with Connection(url) as connection:
         await connection.start_episode({"task": task})
         done, step = False, 0
-        while step < MOST_STEPS and not done:
+        while step < MOST_STEPS and not done and world.in_reach(world.target):
             if step % horizon == 0:  # the server looks at the picture when its chunk is used up
                 picture = world.picture()
                 if rng.random() < POLICY_KEPT:
@@ -178,7 +178,9 @@ def disturbed_episode(world: World, rng: np.random.Generator, found: list[dict[s
         shoved, push = int(rng.integers(5, 25)), _push(rng)
     for step in range(MOST_STEPS):
         if step == switch and not world.held():
-            asked = str(rng.choice([name for name in world.objects if not world.inside(name)]))
+            asked = str(rng.choice(_to_be_fetched(world) or [asked]))
+        if not world.in_reach(asked):
+            break
         if rng.random() < KEPT:
             found.append(frame(world, asked, rng))
         command = expert(world.scene(asked))
@@ -200,6 +202,10 @@ def disturbed_episode(world: World, rng: np.random.Generator, found: list[dict[s
     return bool(world.env.check_success()), step + 1
 
 
+def _to_be_fetched(world: World) -> list[str]:
+    return [name for name in world.objects if world.in_reach(name) and not world.inside(name)]
+
+
 def _push(rng: np.random.Generator) -> Array:
     direction = rng.normal(size=3) * (1.0, 1.0, 0.6)
     push: Array = np.append(MAX_MOVE_M * direction / np.linalg.norm(direction), (0.0, 0.0, rng.normal(0.0, 0.15)))
@@ -210,7 +216,7 @@ def frame(
     world: World, asked: str, rng: np.random.Generator, picture: NDArray[np.uint8] | None = None
 ) -> dict[str, NDArray[Any]]:
     """Return the present picture, the expert's next commands for several objects, and what the simulator knows."""
-    others = [] if world.held() else [name for name in world.objects if name != asked and not world.inside(name)]
+    others = [] if world.held() else [name for name in _to_be_fetched(world) if name != asked]
     chosen = [asked, *rng.permutation(others)[: LABELS - 1].tolist()]
     chosen = [chosen[i % len(chosen)] for i in range(LABELS)]
     plans = {name: as_chunk(plan(world.scene(name), HORIZON)) for name in set(chosen)}

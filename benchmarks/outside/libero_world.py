@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 SIZE = 256  # of vla-eval's pictures
 SETTLING = 10  # steps, as vla-eval's
 _SPREAD_M = 0.02  # within which an object is put around the place of another
+_REACH_M = 0.8  # of the arm, from its base
 _PATCHES, _SEGMENTED = 16, 128
 
 sys.stdin = io.StringIO("n\n")  # LIBERO asks once where its files are to be
@@ -45,6 +46,12 @@ def class_of(instance: str) -> str:
 def instruction_for(name: str) -> str:
     """Return the instruction of libero_object that asks for a class of objects."""
     return f"pick up the {name.replace('_', ' ')} and place it in the basket"
+
+
+def traded(poses: Array, rng: np.random.Generator) -> Array:
+    """Return the poses [things, 7] of things that have traded their places, each with its own height and rotation."""
+    places = poses[rng.permutation(len(poses)), :2]
+    return np.hstack([places + rng.uniform(-_SPREAD_M, _SPREAD_M, places.shape), poses[:, 2:]])
 
 
 class World:
@@ -106,10 +113,9 @@ class World:
         self.env.reset()
         if permuted:
             joints = [self.env.env.objects_dict[name].joints[-1] for name in self.objects]
-            poses = [self.sim.data.get_joint_qpos(joint).copy() for joint in joints]
-            for joint, own, other in zip(joints, poses, rng.permutation(len(poses)), strict=True):
-                own[:2] = poses[other][:2] + rng.uniform(-_SPREAD_M, _SPREAD_M, 2)
-                self.sim.data.set_joint_qpos(joint, own)
+            poses = np.array([self.sim.data.get_joint_qpos(joint) for joint in joints])
+            for joint, pose in zip(joints, traded(poses, rng), strict=True):
+                self.sim.data.set_joint_qpos(joint, pose)
             self.sim.forward()
         self._settle()
 
@@ -163,6 +169,11 @@ class World:
         states = self.env.env.object_states_dict
         region = next(region for region in states if region.startswith(f"{self.basket}_contain_region"))
         return bool(states[region].check_contain(states[name]))
+
+    def in_reach(self, name: str) -> bool:
+        """Return whether the arm gets to an object: one that was pushed too hard may be far away."""
+        base = self.sim.data.body_xpos[self.sim.model.body_name2id("robot0_base")]
+        return bool(np.linalg.norm((self.thing(name).centre - base)[:2]) <= _REACH_M)
 
     def scene(self, name: str) -> Scene:
         """Return the state for the expert that was asked for an object."""

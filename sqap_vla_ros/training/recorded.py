@@ -26,7 +26,7 @@ DESCRIPTION = "dataset.json"
 STATISTICS = "dataset_statistics.json"
 _SHAPE = (TABLETOP.vision.image_size, TABLETOP.vision.image_size, 3)
 _PATCHES, _HORIZON, _CHANNELS = TABLETOP.vision.tokens, TABLETOP.head.horizon, TABLETOP.head.channels
-_FARTHEST = 4.0  # standard deviations: a thing that fell away must not outweigh all others
+_FARTHEST = 4.0  # standard deviations: what is farther away fell down, and where it lies teaches nothing
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,11 @@ class RecordedDemonstrations:
         """Return mean and spread of places and state, so that regression targets are of order one."""
         found = {}
         if self._places is not None:
-            flat = self._places.reshape(-1, 3)
-            found["places"] = np.nanmean(flat, axis=0), np.maximum(np.nanstd(flat, axis=0), 1e-3)
+            axes = [_without_outliers(values[np.isfinite(values)]) for values in self._places.reshape(-1, 3).T]
+            spread = max(
+                1e-3, *(float(values.std()) for values in axes)
+            )  # one, so that a centimetre counts alike on all
+            found["places"] = np.array([values.mean() for values in axes]), np.full(3, spread)
         if self._state is not None:
             found["state"] = self._state.mean(axis=0), np.maximum(self._state.std(axis=0), 1e-3)
         return found
@@ -216,10 +219,12 @@ class RecordedDemonstrations:
         return look / np.maximum(total, 1e-3)[..., None], seen.astype(np.float32)
 
     def _placed(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return where things are [B, things, 3], of order one; NaN for those that are not there or fell away."""
         assert self._places is not None
         middle, spread = self._middles["places"]
-        scaled: NDArray[np.float32] = np.clip((self._places[index] - middle) / spread, -_FARTHEST, _FARTHEST)
-        return scaled.astype(np.float32)
+        scaled: NDArray[np.float32] = ((self._places[index] - middle) / spread).astype(np.float32)
+        near = (np.abs(scaled) <= _FARTHEST).all(axis=-1, keepdims=True)
+        return np.where(near, scaled, np.float32(np.nan))
 
     def _pose(self, index: NDArray[np.int64], instruction: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
         """Return the places of target, hand and goal, then the state, [B, K, pose], and which of them are known."""
@@ -248,3 +253,12 @@ class RecordedDemonstrations:
         share = cover.max(axis=-1)
         weight = np.where(share > 0.05, np.sqrt(share), 0.0)[..., None] * np.isfinite(shown)
         return np.nan_to_num(shown), weight.astype(np.float32)
+
+
+def _without_outliers(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the values but those farther than `_FARTHEST` standard deviations of the others from their mean."""
+    while True:
+        kept = values[np.abs(values - values.mean()) <= _FARTHEST * values.std()]
+        if len(kept) == len(values):
+            return values
+        values = kept

@@ -7,11 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "outside" / "libero_expert.py"
-SPEC = importlib.util.spec_from_file_location("libero_expert", FILE)
-libero = importlib.util.module_from_spec(SPEC)
-sys.modules["libero_expert"] = libero  # dataclasses look their module up
-SPEC.loader.exec_module(libero)
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "outside"
+
+
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+libero = loaded("libero_expert")
 
 DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])  # fingers close along the world's y
 
@@ -71,3 +78,21 @@ def test_what_hangs_on_a_finger_above_the_basket_is_not_followed():
     command = libero.expert(state)
     assert np.linalg.norm(command[:3]) < 1e-9
     assert command[6] == libero.OPEN
+
+
+def test_things_that_trade_places_leave_none_empty_and_share_none(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # the module replaces both
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    world = loaded("libero_world")
+    rng = np.random.default_rng(0)
+    poses = np.hstack([[[0.12 * n, 0.0] for n in range(6)], rng.normal(size=(6, 5))])
+    before, moved = poses.copy(), 0
+    for _ in range(20):
+        traded = world.traded(poses, rng)
+        taken = np.round(traded[:, 0] / 0.12).astype(int)
+        assert sorted(taken) == list(range(6))
+        assert np.abs(traded[:, 0] - 0.12 * taken).max() <= 0.02
+        assert (traded[:, 2:] == poses[:, 2:]).all()
+        moved += (taken != np.arange(6)).sum()
+    assert moved > 60
+    assert (poses == before).all()

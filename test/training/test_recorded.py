@@ -87,6 +87,32 @@ def test_a_batch_says_what_the_shard_says(tmp_path):
         assert ids == tokenize(words)
 
 
+def test_what_fell_away_neither_sets_the_scale_nor_is_told(tmp_path):
+    """A thing that a collision shot off is metres away, and would make centimetres among the others nothing."""
+    rng = np.random.default_rng(1)
+    frames = 200
+    places = rng.normal(0.0, 0.1, (frames, len(THINGS), 3))
+    places[..., 2] *= 0.2
+    places[::10, 0] = (-9.0, 12.0, 0.0)  # the milk, every tenth frame
+    changed = {
+        "image": np.zeros((frames, 224, 224, 3), np.uint8),
+        "instruction": np.tile(np.array([[0, 1]], np.int16), (frames, 1)),
+        "chunk": np.zeros((frames, LABELS, 16, 7), np.float32),
+        "cover": np.full((frames, 256, len(THINGS)), (9, 8, 7, 6), np.uint8),
+        "places": places.astype(np.float32),
+        "state": np.zeros((frames, 2), np.float32),
+    }
+    changed["cover"][:, ::2] = (6, 7, 8, 9)
+    batch = read(written(tmp_path, **changed)).batch(np.arange(frames))
+    assert batch.posed[::10, 0, :3].sum() == 0
+    assert batch.posed[1::10, 0].min() == 1
+    assert batch.placed[::10, 1].sum() == 0  # a patch that shows the milk
+    target = batch.pose[1::10, 0, :3].numpy()
+    assert 0.8 < target[:, :2].std() < 1.2
+    assert target[:, 2].std() == pytest.approx(0.2, abs=0.06)  # of the same scale, so centimetres count alike
+    assert batch.pose.abs().max() <= 4
+
+
 def test_losses_are_those_that_have_labels(tmp_path):
     config = TrainingConfig(steps=1, batch=2)
     every, none = read(written(tmp_path / "labelled")), read(written(tmp_path / "plain", labels=False))
