@@ -29,8 +29,8 @@ def load_policy(
 ) -> Policy:
     """Return the policy of a checkpoint, compressed as the recipe says.
 
-    checkpoint: the name of a shipped policy (`tabletop`, `micro`), a checkpoint folder, a `.safetensors` file, or the
-        address of a server (ws://host:port), which has chosen everything else itself.
+    checkpoint: the name of a shipped policy (`tabletop`, `libero_object`, `micro`), a checkpoint folder, a
+        `.safetensors` file, or the address of a server (ws://host:port), which has chosen everything else itself.
     recipe, device, dtype, unnorm_key, settings, seed: as `compression.load.load_policy` takes them.
 
     A recipe that calibrates a shipped policy does so once: the result is kept in the user's cache folder.

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sqap_vla_ros.compression.calibration import SOURCES, ObservationSource
+from sqap_vla_ros.compression.calibration import SOURCES, ObservationSource, folder_observations
 from sqap_vla_ros.compression.load import RANDOM_WEIGHTS, ShippedPolicy
 from sqap_vla_ros.compression.recipe import RecipeError
 from sqap_vla_ros.contracts import TRAINED_POLICY, Observation
 
 SIMULATOR = "simulator"
+LIBERO_OBJECT = "libero_object"
 _WEIGHTS = Path(__file__).parent / "policy" / "assets"
+LIBERO_PICTURES = _WEIGHTS / LIBERO_OBJECT
 
 
 def simulator_observations(count: int) -> list[Observation]:
@@ -31,6 +33,11 @@ def simulator_observations(count: int) -> list[Observation]:
     return expert_observations(count)
 
 
+def libero_observations(count: int) -> list[Observation]:
+    """Return at most `count` observations of LIBERO's suite `libero_object`, from the pictures that ship."""
+    return folder_observations(LIBERO_PICTURES, count)
+
+
 CALIBRATION_SOURCES: Mapping[str, ObservationSource] = {SIMULATOR: simulator_observations, **SOURCES}
 SHIPPED: Mapping[str, ShippedPolicy] = {
     TRAINED_POLICY: ShippedPolicy(
@@ -38,6 +45,12 @@ SHIPPED: Mapping[str, ShippedPolicy] = {
         "simulated scenes, the scripted expert at work",
         calibration_count=48,
         weights=_WEIGHTS / "tabletop.safetensors",
+    ),
+    LIBERO_OBJECT: ShippedPolicy(
+        libero_observations,
+        "pictures of LIBERO's suite libero_object, a scripted expert at work",
+        calibration_count=48,
+        weights=_WEIGHTS / "libero_object.safetensors",
     ),
     **RANDOM_WEIGHTS,
 }

@@ -31,7 +31,7 @@ TRIAL = 0.1  # a smaller scale gives no result, so that one task and a few steps
 class Amounts:
     """How much is made. episodes: of each task, for the expert's check and for each row of the table."""
 
-    shards: int = 64
+    shards: int = 80
     frames: int = FRAMES
     corrections: int = 16
     checked: int = 3

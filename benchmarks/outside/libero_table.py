@@ -1,12 +1,14 @@
 """Compare recipes on LIBERO through vla-eval's runner: the same initial states for each, paired; goes on where it was.
 
+    python benchmarks/outside/libero_table.py --out out/libero/table                the policy that ships
     python benchmarks/outside/libero_table.py policy.safetensors --demonstrations demonstrations --out table
 
 Runs in the package's environment and starts LIBERO's own (LIBERO_VENV, made by libero_environment.sh) for the
-benchmark. Recipes that quantise are compressed once, calibrated on pictures of the demonstrations. Each of --jobs
-processes of the benchmark has a server of its own, so that a policy never predicts for two together and the number of
-processes changes no bit. vla-eval keeps the episodes and what is left to do in OUT/SUITE-RECIPE: a run that was
-interrupted repeats the episodes that were under way. Its reports lie there too; OUT/episodes.jsonl has all episodes.
+benchmark. Recipes that quantise are compressed once, calibrated on the pictures that ship or on some of the
+demonstrations. Each of --jobs processes of the benchmark has a server of its own, so that a policy never predicts for
+two together and the number of processes changes no bit. vla-eval keeps the episodes and what is left to do in
+OUT/SUITE-RECIPE: a run that was interrupted repeats the episodes that were under way. Its reports lie there too;
+OUT/episodes.jsonl has all episodes.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from sqap_vla_ros.compression.calibration import INSTRUCTIONS_FILE
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.evaluation.closed_loop.statistics import PairedOutcomes, wilson
 from sqap_vla_ros.processes import signals_raise
+from sqap_vla_ros.shipped import LIBERO_OBJECT, LIBERO_PICTURES, SHIPPED
 
 HERE = Path(__file__).parent
 SUITES = ("libero_object", "libero_object_swap")
@@ -281,9 +284,12 @@ def table(records: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Read the options and run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path)
+    shipped = SHIPPED[LIBERO_OBJECT].weights
+    parser.add_argument("checkpoint", type=Path, nargs="?", default=shipped, help="default: the policy that ships")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--demonstrations", type=Path, required=True, help="shards whose pictures calibrate recipes")
+    parser.add_argument(
+        "--demonstrations", type=Path, help="shards whose pictures calibrate recipes; default: the pictures that ship"
+    )
     parser.add_argument("--recipes", default=",".join(RECIPES))
     parser.add_argument("--suites", default=",".join(SUITES))
     parser.add_argument("--episodes", type=int, default=20, help="of each task, at most 50")
@@ -315,7 +321,9 @@ def measure(args: argparse.Namespace) -> None:
             if not camera.is_file():
                 script = [venv / "bin" / "python", HERE / "libero_camera.py", suite, camera]
                 subprocess.run(script, check=True, env=environment(args.out), input="n\n", text=True)
-            pictures = calibration(args.demonstrations, args.out / "calibration")
+            pictures = (
+                calibration(args.demonstrations, args.out / "calibration") if args.demonstrations else LIBERO_PICTURES
+            )
             policy = compressed(args.checkpoint, recipe, pictures, args.out)
             logs = [args.out / f"serve{number}.log" for number in range(args.jobs)]
             with served(policy, recipe, camera, args.execution_horizon, logs) as urls:

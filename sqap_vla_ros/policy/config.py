@@ -282,11 +282,13 @@ TABLETOP = PolicyConfig(
     prompt=MICRO.prompt,
 )
 
-_NAMED = {config.name: config for config in (MICRO, TABLETOP, COGACT_SMALL, COGACT_BASE, COGACT_LARGE)}
+LIBERO_OBJECT = TABLETOP.replace(name="libero_object")  # trained on LIBERO's suite of this name
+
+_NAMED = {config.name: config for config in (MICRO, TABLETOP, LIBERO_OBJECT, COGACT_SMALL, COGACT_BASE, COGACT_LARGE)}
 
 
 def named_config(name: str) -> PolicyConfig:
-    """Return the configuration `micro`, `tabletop`, `cogact-small`, `cogact-base` or `cogact-large`."""
+    """Return the configuration of a policy that ships, or `cogact-small`, `cogact-base` or `cogact-large`."""
     if name not in _NAMED:
         raise ValueError(f"no policy configuration named {name!r}: choose one of {', '.join(_NAMED)}")
     return _NAMED[name]

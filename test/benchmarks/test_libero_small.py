@@ -108,7 +108,7 @@ def test_a_folder_is_not_gone_on_with_in_other_amounts(tmp_path, monkeypatch):
     libero_small.make(args)
     assert len(made) == 6  # the environment, the expert and the demonstrations, twice
     args.scale = 1.0
-    with pytest.raises(SystemExit, match=r"small was begun with another shards \(1, not 64\): choose another --out"):
+    with pytest.raises(SystemExit, match=r"small was begun with another shards \(1, not 80\): choose another --out"):
         libero_small.make(args)
     args.scale = 0.002  # the same amounts but for the training, which would go on from the shorter one's end
     with pytest.raises(SystemExit, match=r"another training \(0.001, not 0.002\)"):

@@ -32,7 +32,7 @@ def test_published_grid():
 
 
 def test_unknown_name_lists_the_choices():
-    with pytest.raises(ValueError, match="'huge': choose one of micro, tabletop, cogact-small"):
+    with pytest.raises(ValueError, match="'huge': choose one of micro, tabletop, libero_object, cogact-small"):
         named_config("huge")
 
 
