@@ -162,9 +162,8 @@ class RecordedDemonstrations:
         found = {}
         if self._places is not None:
             axes = [_without_outliers(values[np.isfinite(values)]) for values in self._places.reshape(-1, 3).T]
-            spread = max(
-                1e-3, *(float(values.std()) for values in axes)
-            )  # one, so that a centimetre counts alike on all
+            # one for all axes, so that a centimetre counts alike on each
+            spread = max(1e-3, *(float(values.std()) for values in axes))
             found["places"] = np.array([values.mean() for values in axes]), np.full(3, spread)
         if self._state is not None:
             found["state"] = self._state.mean(axis=0), np.maximum(self._state.std(axis=0), 1e-3)
