@@ -8,7 +8,7 @@ benchmark. Recipes that quantise are compressed once, calibrated on the pictures
 demonstrations. Each of --jobs processes of the benchmark has a server of its own, so that a policy never predicts for
 two together and the number of processes changes no bit. vla-eval keeps the episodes and what is left to do in
 OUT/SUITE-RECIPE: a run that was interrupted repeats the episodes that were under way. Its reports lie there too;
-OUT/episodes.jsonl has all episodes.
+OUT/episodes.jsonl and OUT/table.md have all rows that lie in OUT, those of former calls too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sqap_vla_ros.compression.calibration import INSTRUCTIONS_FILE
+from sqap_vla_ros.compression.calibration import INSTRUCTIONS_FILE, folder_observations
+from sqap_vla_ros.compression.files.job import observations_digest
 from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.evaluation.closed_loop.statistics import PairedOutcomes, wilson
 from sqap_vla_ros.processes import signals_raise
@@ -41,6 +42,7 @@ from sqap_vla_ros.shipped import LIBERO_OBJECT, LIBERO_PICTURES, SHIPPED
 HERE = Path(__file__).parent
 SUITES = ("libero_object", "libero_object_swap")
 RECIPES = ("fp32", "w4a4", "w4a8", "sqap", "qvla_w4a8", "fastv", "random_drop")
+ORDER = (SUITES, RECIPES)  # of the rows
 TASKS = 10  # of each of these suites
 CALIBRATION_PICTURES = 48
 EVALUATION = "table"  # vla-eval's name of it, in the name of its database
@@ -49,8 +51,6 @@ COMMAND = (sys.executable, "-m", "sqap_vla_ros.cli")
 
 def calibration(demonstrations: Path, folder: Path) -> Path:
     """Write pictures of the demonstrations, spread over their shards, as a folder that `compress` reads."""
-    if (folder / INSTRUCTIONS_FILE).is_file():
-        return folder
     folder.mkdir(parents=True, exist_ok=True)
     instructions = json.loads((demonstrations / "dataset.json").read_text())["instructions"]
     shards = sorted(demonstrations.glob("shard[0-9][0-9][0-9][0-9]"))
@@ -113,8 +113,9 @@ def served(checkpoint: Path, recipe: str, camera: Path | None, horizon: int, log
 
 
 def _healthy(port: int) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy leads elsewhere
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+        with direct.open(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
             return bool(json.load(answer)["status"] == "ok")
     except OSError:
         return False
@@ -146,7 +147,13 @@ def environment(out: Path, jobs: int = 1) -> dict[str, str]:
     values = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if jobs >= (os.cpu_count() or 1):
         values["LP_NUM_THREADS"] = "0"  # Mesa draws in the process's own thread
-    values |= {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "osmesa", "PYTHONPATH": str(HERE)}
+    values |= {
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        "OMP_NUM_THREADS": "1",
+        "MUJOCO_GL": "osmesa",
+        "PYTHONPATH": str(HERE),
+    }
     return {**values, "LIBERO_CONFIG_PATH": str(out / "config")}
 
 
@@ -298,6 +305,8 @@ def main() -> None:
     parser.add_argument("--max-tasks", type=int, help="for a trial")
     parser.add_argument("--max-steps", type=int, help="for a trial")
     args = parser.parse_args()
+    if not args.checkpoint.is_file():
+        parser.error(f"{args.checkpoint} is no file: name a .safetensors file, or none for the policy that ships")
     with signals_raise():  # so that servers and benchmarks end too
         measure(args)
 
@@ -310,6 +319,9 @@ def measure(args: argparse.Namespace) -> None:
     same_settings(args)
     suites, recipes = args.suites.split(","), args.recipes.split(",")
     runs = {(suite, recipe): Run(args.out / f"{suite}-{recipe}") for suite in suites for recipe in recipes}
+    pictures = calibration(args.demonstrations, args.out / "calibration") if args.demonstrations else LIBERO_PICTURES
+    for recipe in recipes:
+        same_recipe(args.out, recipe, pictures)
     each = args.episodes * min(TASKS, args.max_tasks or TASKS)
     done = sum(one.progress()[0] for one in runs.values())
     with tqdm(total=each * len(runs), initial=done, unit="episode", smoothing=0.05) as bar:
@@ -317,19 +329,27 @@ def measure(args: argparse.Namespace) -> None:
             if one.finished():
                 continue
             bar.set_postfix_str(f"{suite} {recipe}")
-            camera = args.out / f"camera_{suite}.json"
-            if not camera.is_file():
-                script = [venv / "bin" / "python", HERE / "libero_camera.py", suite, camera]
-                subprocess.run(script, check=True, env=environment(args.out), input="n\n", text=True)
-            pictures = (
-                calibration(args.demonstrations, args.out / "calibration") if args.demonstrations else LIBERO_PICTURES
-            )
+            camera = camera_of(suite, args.out, venv)
             policy = compressed(args.checkpoint, recipe, pictures, args.out)
             logs = [args.out / f"serve{number}.log" for number in range(args.jobs)]
             with served(policy, recipe, camera, args.execution_horizon, logs) as urls:
                 one.go_on(venv, suite, urls, args, bar)
-            write(args.out, runs)
-    print(write(args.out, runs))
+            write(args.out)
+    print(write(args.out))
+
+
+def camera_of(suite: str, out: Path, venv: Path) -> Path:
+    """Return the file with the pose of the suite's camera. Raises SystemExit where there is none, or more than one."""
+    folder = out / "cameras" / suite
+    if not (folder / "camera_0.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        script = [venv / "bin" / "python", HERE / "libero_camera.py", suite, folder]
+        done = subprocess.run(script, env=environment(out), input="n\n", text=True, stderr=subprocess.PIPE)
+        if done.returncode:
+            raise SystemExit(f"{suite}: {(done.stderr.strip().splitlines() or ['libero_camera.py failed'])[-1]}")
+    if (folder / "camera_1.json").is_file():
+        raise SystemExit(f"{suite} has a camera for each kind of scene, this table one for a suite: use libero.sh")
+    return folder / "camera_0.json"
 
 
 def same_settings(args: argparse.Namespace) -> None:
@@ -338,6 +358,16 @@ def same_settings(args: argparse.Namespace) -> None:
     wanted = {name: getattr(args, name) for name in names}
     wanted["checkpoint"] = hashlib.sha256(args.checkpoint.read_bytes()).hexdigest()
     begun_with(args.out / "settings.json", wanted)
+
+
+def same_recipe(out: Path, recipe: str, pictures: Path) -> None:
+    """Refuse to go on with a recipe that was changed since, or calibrated on other pictures."""
+    known = load_recipe(recipe)
+    wanted = {"recipe": known.digest}
+    if known.quantization is not None and known.quantization.needs_calibration:
+        observations = folder_observations(pictures, CALIBRATION_PICTURES)
+        wanted["calibration"] = observations_digest(observations)
+    begun_with(out / f"{recipe}.json", wanted)
 
 
 def begun_with(file: Path, wanted: dict[str, Any]) -> None:
@@ -354,12 +384,18 @@ def begun_with(file: Path, wanted: dict[str, Any]) -> None:
             )
 
 
-def write(out: Path, runs: dict[tuple[str, str], Run]) -> str:
-    """Write the episodes so far and their table; return the table."""
+def write(out: Path) -> str:
+    """Write the episodes so far and their table, of every run that lies in `out`; return the table."""
+
+    def place(run: tuple[str, str]) -> tuple[int, ...]:
+        return tuple(known.index(name) if name in known else len(known) for name, known in zip(run, ORDER, strict=True))
+
+    folders = {database.parent.name for database in out.glob(f"*-*/recording-{EVALUATION}.sqlite")}
+    runs = sorted((suite, recipe) for suite, _, recipe in (name.partition("-") for name in folders))
     records = [
         {"suite": suite, "recipe": recipe, **record}
-        for (suite, recipe), one in runs.items()
-        for record in one.records()
+        for suite, recipe in sorted(runs, key=place)
+        for record in Run(out / f"{suite}-{recipe}").records()
     ]
     (out / "episodes.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     shown = table(records)

@@ -31,6 +31,7 @@ try:
     server = HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Healthy)
 except OSError as error:
     sys.exit(f"sqap-vla: error: {error}")
+print(*sys.argv, flush=True)
 print(f"listening on ws://127.0.0.1:{server.server_port}", flush=True)
 server.serve_forever()
 """
@@ -62,7 +63,8 @@ def run(tmp_path):
     """Run the script in a folder of its own; the stand-ins append how they render to `rendered`."""
     programs = {
         "bin/sqap-vla": f'exec {sys.executable} {tmp_path}/server.py "$@"',
-        "venv/bin/python": f"echo camera $MUJOCO_GL >>{tmp_path}/rendered",
+        "venv/bin/python": f"echo camera $MUJOCO_GL >>{tmp_path}/rendered\n"
+        'for n in $CAMERAS; do echo {} >$3/camera_$n.json; echo [\\"task $n\\"] >$3/tasks_$n.json; done',
         "venv/bin/vla-eval": f"echo vla-eval $MUJOCO_GL $4 >>{tmp_path}/rendered",
     }
     for name, body in programs.items():
@@ -72,7 +74,7 @@ def run(tmp_path):
         path.chmod(0o755)
     (tmp_path / "server.py").write_text(SERVER)
     inherited = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "RENDER", "PORT")}
-    paths = {"LIBERO_VENV": str(tmp_path / "venv"), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    paths = {"CAMERAS": "0", "LIBERO_VENV": str(tmp_path / "venv"), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
 
     def run(**variables):
         environment = {**inherited, **paths, **variables}
@@ -101,3 +103,24 @@ def test_another_server_at_the_port_is_not_taken_for_the_own_one(run, tmp_path, 
 def test_the_camera_is_rendered_as_the_episodes_are(run, tmp_path, render, how):
     assert run(RENDER=render).returncode == 0
     assert (tmp_path / "rendered").read_text() == f"camera {how}\nvla-eval {how} {render}\n"
+
+
+def test_each_kind_of_scene_is_seen_through_its_own_camera(run, tmp_path):
+    done = run(CAMERAS="0 1")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "out" / "libero" / "libero_spatial"
+    served = [(folder / f"camera_{n}" / "serve.log").read_text() for n in range(2)]
+    assert [f"{folder}/camera_{n}.json" in served[n] for n in range(2)] == [True, True]
+    runs = [json.loads((folder / f"camera_{n}" / "run.json").read_text()) for n in range(2)]
+    assert [one["benchmarks"][0]["tasks"] for one in runs] == [["task 0"], ["task 1"]]
+    assert [one["server"]["url"] for one in runs] == [log.split()[-1] + "/vla-eval" for log in served]
+
+
+def test_a_suite_without_a_camera_is_not_served(run):
+    done = run(CAMERAS="")
+    assert done.returncode == 1
+    assert "wrote no camera of libero_spatial" in done.stderr
+
+
+def test_a_proxy_is_not_asked_for_the_server(run):
+    assert run(http_proxy="http://127.0.0.1:9").returncode == 0

@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import sqlite3
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +49,66 @@ def test_pictures_to_calibrate_on_keep_what_was_asked(tmp_path):
     (empty / "dataset.json").write_text(json.dumps({"instructions": []}))
     with pytest.raises(SystemExit, match="no shards"):
         libero_table.calibration(empty, tmp_path / "more")
+
+
+def recorded(folder, outcomes):
+    """A database as vla-eval leaves it. outcomes: status of each episode of one task."""
+    folder.mkdir(parents=True)
+    with closing(sqlite3.connect(folder / "recording-table.sqlite")) as connection, connection:
+        connection.execute("CREATE TABLE work_queue (done INTEGER)")
+        connection.execute("CREATE TABLE episode_results (task_name, episode_id, status, steps)")
+        connection.executemany("INSERT INTO work_queue VALUES (?)", [(1,)] * len(outcomes))
+        rows = [("t", number, status, 9) for number, status in enumerate(outcomes)]
+        connection.executemany("INSERT INTO episode_results VALUES (?, ?, ?, ?)", rows)
+
+
+def test_rows_of_former_calls_stay_in_the_table_in_one_order(tmp_path):
+    recorded(tmp_path / "libero_object_swap-fp32", ["fail", "fail"])
+    recorded(tmp_path / "libero_object-coverage_w4a8", ["success", "success"])
+    recorded(tmp_path / "libero_object-sqap", ["fail", "success"])
+    recorded(tmp_path / "libero_object-fp32", ["success", "success"])
+    shown = libero_table.write(tmp_path)
+    rows = [line.split(" | ")[:2] for line in shown.splitlines()[2:]]
+    assert rows == [
+        ["| libero_object", "fp32"],
+        ["| libero_object", "sqap"],
+        ["| libero_object", "coverage_w4a8"],
+        ["| libero_object_swap", "fp32"],
+    ]
+    assert "| -50.0 (" in shown
+    assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 8
+
+
+def test_episodes_of_one_row_have_one_recipe_and_one_calibration(tmp_path, monkeypatch):
+    pictures = libero_table.LIBERO_PICTURES
+    for recipe in ("w4a4", "fastv"):
+        libero_table.same_recipe(tmp_path, recipe, pictures)
+        libero_table.same_recipe(tmp_path, recipe, pictures)
+    monkeypatch.setattr(libero_table, "CALIBRATION_PICTURES", 8)
+    with pytest.raises(SystemExit, match="another calibration"):
+        libero_table.same_recipe(tmp_path, "w4a4", pictures)
+    libero_table.same_recipe(tmp_path, "fastv", pictures)  # calibrates on none
+    (tmp_path / "fastv.json").write_text('{"recipe": "of yesterday"}')
+    with pytest.raises(SystemExit, match="another recipe"):
+        libero_table.same_recipe(tmp_path, "fastv", pictures)
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["libero_table.py", str(tmp_path / "nosuch.safetensors"), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        libero_table.main()
+    assert ended.value.code == 2
+    assert "nosuch.safetensors is no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("writes", "expected"),
+    [("echo no suite >&2; exit 1", "no suite"), ("touch $3/camera_1.json; touch $3/camera_0.json", "libero.sh")],
+)
+def test_a_suite_without_one_camera_is_refused(tmp_path, writes, expected):
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n{writes}\n")
+    python.chmod(0o755)
+    with pytest.raises(SystemExit, match=expected):
+        libero_table.camera_of("libero_10", tmp_path, tmp_path / "venv")
