@@ -111,6 +111,10 @@ class BagObservations:
         return self.bag.path
 
     @property
+    def files(self) -> list[Path]:
+        return [self.path]
+
+    @property
     def total(self) -> int:
         return self.image.count
 

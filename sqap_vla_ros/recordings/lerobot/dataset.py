@@ -69,6 +69,15 @@ class DatasetFrames:
         return self.layout.root
 
     @property
+    def files(self) -> list[Path]:
+        """The description, and every episode's rows and films of the camera in use."""
+        image = self.choice.image.key
+        read = {one.data for one in self.layout.episodes}
+        read |= {one.films[image][0] for one in self.layout.episodes if image in one.films}
+        described = (file for file in (self.path / "meta").rglob("*") if file.is_file())
+        return [self.path, *sorted(described), *sorted(read)]
+
+    @property
     def total(self) -> int:
         return sum(episode.length for episode in self.episodes)
 
