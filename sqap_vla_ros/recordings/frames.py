@@ -105,6 +105,8 @@ def _commonest(problems: Mapping[str, int], reasons: Mapping[str, str]) -> str:
 class Recording(Protocol):
     """An open recording, to be iterated over once and in order.
 
+    check: raises what iterating would raise of numbers, quickly: before a policy is loaded.
+
     path: what was named. files: all that is read from, and folders of such files: where one is changed, it is another
     recording. total: images in it. identity: plain values that differ between recordings. sources: the origin of each
     input, for the report.
@@ -127,5 +129,7 @@ class Recording(Protocol):
 
     @property
     def sources(self) -> dict[str, str]: ...
+
+    def check(self) -> None: ...
 
     def __iter__(self) -> Iterator[ReplayFrame]: ...

@@ -184,6 +184,7 @@ def replay_recipe(
             if len(_judged(done)) == len(done):
                 return whole
             del whole
+        source.check()
         busy = busy_share()
         policy = _Policy(worker)
         try:

@@ -141,6 +141,9 @@ class BagObservations:
             "instruction": str(self.instructions) if self.instructions else given,
         }
 
+    def check(self) -> None:
+        """Messages are checked one by one as they are read: each that is unusable is a frame with its problem."""
+
     def __iter__(self) -> Iterator[ReplayFrame]:
         topics = {self.image.name, *self.tf_topics}
         topics |= {topic.name for topic in (self.camera_info, self.pose, self.joints, self.instructions) if topic}

@@ -23,7 +23,7 @@ from sqap_vla_ros.recordings.lerobot.layout import (
     require_file,
 )
 from sqap_vla_ros.recordings.lerobot.pictures import pictures
-from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec, choose
+from sqap_vla_ros.recordings.lerobot.spec import NONE, DatasetSpec, choose
 from sqap_vla_ros.robot.conventions import compose_delta
 from sqap_vla_ros.robot.interchange.action_space import ACTION_SPACES
 from sqap_vla_ros.robot.interchange.tool_state import tool_pose
@@ -99,6 +99,12 @@ class DatasetFrames:
             "recorded actions": action,
             "instruction": "given" if self.spec.instruction else "the task of each frame",
         }
+
+    def check(self) -> None:
+        """Read the numbers of every episode, but no pictures. Raises DatasetError."""
+        for order, episode in enumerate(self.episodes):
+            if episode.length:
+                self._rows(order, episode)
 
     def __iter__(self) -> Iterator[ReplayFrame]:
         for order, episode in enumerate(self.episodes):
@@ -203,8 +209,8 @@ class DatasetFrames:
         rows = table.take(mine)
         since_s = _times_s(rows, episode)
         start_ns = NS_PER_S + self._start_ns(order)
-        states = self._numbers(rows, self.choice.state)
-        actions = self._numbers(rows, self.choice.action)
+        states = self._numbers(rows, episode, self.choice.state, "--state-key")
+        actions = self._numbers(rows, episode, self.choice.action, "--action-key")
         return _Rows(
             since_s.tolist(),
             [start_ns + round(second * NS_PER_S) for second in since_s],
@@ -218,18 +224,37 @@ class DatasetFrames:
         before = self.episodes[:order]
         return sum(round(each.length / self.layout.fps * NS_PER_S) + _GAP_NS for each in before)
 
-    def _numbers(self, rows: pa.Table, feature: Feature | None) -> NDArray[np.float64] | None:
+    def _numbers(
+        self, rows: pa.Table, episode: Episode, feature: Feature | None, option: str
+    ) -> NDArray[np.float64] | None:
+        """Return a feature's numbers, one row a frame. option: that chooses the feature. Raises DatasetError."""
         if feature is None:
             return None
-        try:
-            values = np.array(rows[feature.key].to_pylist(), dtype=np.float64)
-            fits = values.shape == (rows.num_rows, *feature.shape) and np.isfinite(values).all()
-        except (TypeError, ValueError):  # texts, or rows of several lengths
-            fits = False
-        if not fits:
-            shape = "x".join(map(str, feature.shape))
-            raise DatasetError(f"{self.path}: {feature.key} must be {shape} finite numbers a frame, as {INFO} says")
-        return values
+        cells = rows[feature.key].to_pylist()
+        if not _fault(cells, (len(cells), *feature.shape)):
+            return np.array(cells, dtype=np.float64)
+        faults = (_fault(cell, feature.shape) for cell in cells)
+        number, fault = next((number, fault) for number, fault in enumerate(faults) if fault)
+        shape = "x".join(map(str, feature.shape))
+        raise DatasetError(
+            f"{self.path}: {feature.key} must be {shape} finite numbers a frame, as {INFO} says, and frame {number} of "
+            f"episode {episode.index} (index {episode.first + number}) has {fault}: correct it, leave the episode out "
+            f"with --episodes, or read none with {option} {NONE}"
+        )
+
+
+def _fault(cell: object, shape: tuple[int, ...]) -> str:
+    """Return what is wrong with the numbers of a frame, or of several, "" where nothing is."""
+    try:
+        values = np.array(cell, dtype=np.float64)
+    except (TypeError, ValueError):  # texts, or lists of several lengths
+        return "something else"
+    if values.shape != shape:
+        return f"{values.size} of them" if cell is not None else "none"
+    if np.isfinite(values).all():
+        return ""
+    at = int(np.argmax(~np.isfinite(values)))
+    return f"{values.flat[at]:g} as number {at}"
 
 
 def _column(rows: pa.Table, name: str, episode: Episode) -> NDArray[np.float64]:
@@ -238,8 +263,11 @@ def _column(rows: pa.Table, name: str, episode: Episode) -> NDArray[np.float64]:
         values = np.array(rows[name].to_pylist(), dtype=np.float64).reshape(rows.num_rows)
     except (TypeError, ValueError):
         values = np.full(1, np.nan)
-    if not np.isfinite(values).all():
-        raise DatasetError(f"{episode.data}: {name} of episode {episode.index} must be a finite number in every row")
+    if not (finite := np.isfinite(values)).all():
+        raise DatasetError(
+            f"{episode.data}: {name} of episode {episode.index} must be a finite number in every row, and is none in "
+            f"that of frame {np.argmin(finite)}"
+        )
     return values
 
 
