@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _GAP_NS = 10 * NS_PER_S  # between episodes: they have no common clock
+_RATE_TOLERANCE = 0.01  # of the time between two rows, by which it may differ from what fps says
 _LATEST_S = 1e9  # of a timestamp within its episode: stamps of ROS have 32 bits for seconds
 
 
@@ -63,6 +64,7 @@ class DatasetFrames:
         self._require_files()
         self.counters = ReplayCounters()
         self._table: tuple[Path, pa.Table] | None = None
+        self._ended_ns = -_GAP_NS  # stamp of the last row of the episode before
 
     @property
     def path(self) -> Path:
@@ -107,6 +109,7 @@ class DatasetFrames:
                 self._rows(order, episode)
 
     def __iter__(self) -> Iterator[ReplayFrame]:
+        self._ended_ns = -_GAP_NS
         for order, episode in enumerate(self.episodes):
             yield from self._frames(order, episode, range(0, episode.length, self.spec.stride))
 
@@ -115,6 +118,7 @@ class DatasetFrames:
         starts = np.cumsum([0, *(episode.length for episode in self.episodes)])
         chosen = np.unique(np.linspace(0, self.total - 1, min(wanted, self.total)).astype(int))
         found = []
+        self._ended_ns = -_GAP_NS
         for order, episode in enumerate(self.episodes):
             mine = [int(at - starts[order]) for at in chosen if starts[order] <= at < starts[order + 1]]
             found += [frame.observation for frame in self._frames(order, episode, mine) if frame.observation]
@@ -207,13 +211,15 @@ class DatasetFrames:
         if len(mine) != episode.length:
             raise DatasetError(f"{episode.data} has {len(mine)} rows of episode {episode.index}, not {episode.length}")
         rows = table.take(mine)
-        since_s = _times_s(rows, episode)
-        start_ns = NS_PER_S + self._start_ns(order)
+        since_s = _times_s(rows, episode, self.layout.fps)
+        start_ns = max(NS_PER_S + self._start_ns(order), self._ended_ns + _GAP_NS)  # later where rows have gaps
+        stamps_ns = [start_ns + round(second * NS_PER_S) for second in since_s]
+        self._ended_ns = stamps_ns[-1]
         states = self._numbers(rows, episode, self.choice.state, "--state-key")
         actions = self._numbers(rows, episode, self.choice.action, "--action-key")
         return _Rows(
             since_s.tolist(),
-            [start_ns + round(second * NS_PER_S) for second in since_s],
+            stamps_ns,
             _column(rows, "task_index", episode).astype(int).tolist(),
             states,
             None if actions is None else ACTION_SPACES[self.spec.action_space].deltas(actions),
@@ -271,8 +277,11 @@ def _column(rows: pa.Table, name: str, episode: Episode) -> NDArray[np.float64]:
     return values
 
 
-def _times_s(rows: pa.Table, episode: Episode) -> NDArray[np.float64]:
-    """Return the times of an episode's rows, seconds from its beginning. Raises DatasetError unless they increase."""
+def _times_s(rows: pa.Table, episode: Episode, fps: float) -> NDArray[np.float64]:
+    """Return the times of an episode's rows, seconds from its beginning.
+
+    Raises DatasetError unless they increase, and mostly by 1 / fps, as lerobot writes them.
+    """
     times_s = _column(rows, "timestamp", episode)
     where = f"{episode.data}: timestamp of episode {episode.index}"
     if np.any(times_s < 0) or np.any(times_s > _LATEST_S):
@@ -281,6 +290,14 @@ def _times_s(rows: pa.Table, episode: Episode) -> NDArray[np.float64]:
     if np.any(bad := np.diff(times_s) <= 0):
         row = int(np.argmax(bad))
         raise DatasetError(f"{where} must increase: row {row + 1} has {times_s[row + 1]:g} s after {times_s[row]:g} s")
+    if len(times_s) > 1:
+        step_s = float(np.median(np.diff(times_s)))
+        rounding_s = 2.0 * float(np.spacing(np.float32(times_s[-1])))  # they are stored as float32
+        if abs(step_s - 1.0 / fps) > _RATE_TOLERANCE / fps + rounding_s:
+            raise DatasetError(
+                f"{where} has {1.0 / step_s:.4g} rows a second, and {INFO} says fps {fps:g}: set fps there to "
+                f"{1.0 / step_s:.4g}, or correct the timestamps"
+            )
     return times_s
 
 
