@@ -305,9 +305,10 @@ def _recorded(args: argparse.Namespace, kind: str, wanted: int) -> list[Observat
     path = Path(args.calibration).expanduser()
     if kind == "dataset":
         from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
-        from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
+        from sqap_vla_ros.recordings.lerobot.spec import NONE, DatasetSpec
 
-        spec = DatasetSpec(args.image_key, instruction=args.instruction or "")
+        # Calibration looks at images and instructions: faults of other numbers are none of its business.
+        spec = DatasetSpec(args.image_key, NONE, NONE, instruction=args.instruction or "")
         return DatasetFrames(path, spec).sample(wanted)
     if kind == "bag":
         from sqap_vla_ros.nodes.bags.observations import sample_observations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         if args.no_attention_supervision:
             config = config.without_attention()
         result = pipeline.run_pipeline(args.out, config, **how)
-        trial = f"sqap-vla demo --checkpoint {final}"
+        trial = f"sqap-vla demo --checkpoint {shlex.quote(str(final))}"
     else:
         training = pipeline.recorded_training(
             args.scale, args.seed, attention=not args.no_attention_supervision, again=args.start is not None
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
             result = pipeline.train_on_recorded(args.out, args.demonstrations, training, start=start, **how)
         except ValueError as error:
             raise UsageError(f"--demonstrations: {error}") from error
-        trial = f"sqap-vla serve --checkpoint {final}"
+        trial = f"sqap-vla serve --checkpoint {shlex.quote(str(final))}"
     with written_aside(final) as partial:
         shutil.copyfile(result, partial)
     print(f"{final}\ntry it: {trial}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,8 +187,8 @@ def require_fitting(
     require_plannable(recipe, config.decoder)
     if recipe.quantization.needs_calibration and not has_scenes:
         raise RecipeError(
-            f"recipe {recipe.name!r} needs calibration: run `sqap-vla compress --checkpoint {checkpoint} "
-            f"--recipe {recipe.name} --calibration ... --out policy.safetensors` once and load that file"
+            f"recipe {recipe.name!r} needs calibration: run `sqap-vla compress --checkpoint {shlex.quote(checkpoint)} "
+            f"--recipe {shlex.quote(recipe.name)} --calibration ... --out policy.safetensors` once and load that file"
         )
 
 

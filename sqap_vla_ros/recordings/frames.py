@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -105,12 +105,18 @@ def _commonest(problems: Mapping[str, int], reasons: Mapping[str, str]) -> str:
 class Recording(Protocol):
     """An open recording, to be iterated over once and in order.
 
-    path: what was named. total: images in it. identity: plain values that differ between recordings. sources: the
-    origin of each input, for the report.
+    check: raises what iterating would raise of numbers, quickly: before a policy is loaded.
+
+    path: what was named. files: all that is read from, and folders of such files: where one is changed, it is another
+    recording. total: images in it. identity: plain values that differ between recordings. sources: the origin of each
+    input, for the report.
     """
 
     @property
     def path(self) -> Path: ...
+
+    @property
+    def files(self) -> Sequence[Path]: ...
 
     @property
     def total(self) -> int: ...
@@ -123,5 +129,7 @@ class Recording(Protocol):
 
     @property
     def sources(self) -> dict[str, str]: ...
+
+    def check(self) -> None: ...
 
     def __iter__(self) -> Iterator[ReplayFrame]: ...

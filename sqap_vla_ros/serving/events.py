@@ -106,6 +106,11 @@ class PredictFailed:
 
 
 @dataclass(frozen=True)
+class Unanswered(PredictFailed):
+    """A request that no policy judged, because a server was lost, stays silent or stops; the text says which."""
+
+
+@dataclass(frozen=True)
 class Declined:
     """A request of an offer that is not predicted with the first one. text: why none ever will be, "" if some may."""
 
@@ -120,4 +125,4 @@ class Lost:
     text: str
 
 
-Event = LoadProgress | Ready | LoadFailed | Result | PredictFailed | Declined | Lost
+Event = LoadProgress | Ready | LoadFailed | Result | PredictFailed | Unanswered | Declined | Lost

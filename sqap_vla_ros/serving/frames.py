@@ -36,6 +36,14 @@ def token_of(environment: Mapping[str, str]) -> str:
     return token
 
 
+class RemoteError(RuntimeError):
+    """The server cannot be reached, or gave no usable answer; the text says which and what to do."""
+
+
+class NoAnswer(RemoteError):
+    """The observation was not judged: the server cannot be reached, stays silent, or serves another policy now."""
+
+
 class DamagedFrame(WireError):
     """The bytes of a frame are not those that were sent."""
 

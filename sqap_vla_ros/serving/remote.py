@@ -17,10 +17,12 @@ from websockets.sync.client import ClientConnection, connect
 from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S, REACH_TIMEOUT_S
-from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, PredictRequest, Ready, Result
+from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, PredictRequest, Ready, Result, Unanswered
 from sqap_vla_ros.serving.frames import (
     NATIVE_PATH,
     SCHEMES,
+    NoAnswer,
+    RemoteError,
     host_and_port,
     is_remote,
     join_request,
@@ -29,6 +31,7 @@ from sqap_vla_ros.serving.frames import (
 )
 from sqap_vla_ros.serving.validation import chunk_problem, info_problem
 
+__all__ = ["NoAnswer", "RemoteError", "RemotePolicy", "RoundTrip"]
 _LOG = logging.getLogger(__name__)
 _LIBRARY_LOG = _LOG.getChild("websockets")  # it prints a traceback for each ping without an answer
 _LIBRARY_LOG.setLevel(logging.CRITICAL)
@@ -39,10 +42,6 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 CLOSE_S = 0.2  # that a server has to say goodbye
 REFUSALS = (401, 403, 404)  # HTTP statuses that waiting does not change
-
-
-class RemoteError(RuntimeError):
-    """The server cannot be reached, or gave no usable answer; the text says which and what to do."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,8 @@ class RemotePolicy:
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
         """Return the server's chunk; the stage `network` of its timings is all but the time inside the server's policy.
 
-        Raises RemoteError: not reached, too late, refused, or malformed.
+        Raises NoAnswer where the server did not judge the observation (not reached, too late), and RemoteError where
+        it refused it, or its answer is malformed.
         """
         begin_s = time.monotonic()
         deadline_s = begin_s + self._timeout_s
@@ -125,10 +125,10 @@ class RemotePolicy:
             except (OSError, EOFError) as error:
                 self.close()
                 if time.monotonic() >= deadline_s:
-                    raise RemoteError(f"{self._address} gave no answer within {self._timeout_s:g} s") from error
+                    raise NoAnswer(f"{self._address} gave no answer within {self._timeout_s:g} s") from error
             except wire.WireError as error:
                 self.close()
-                raise RemoteError(f"{self._address} sent what is no message: {error}") from error
+                raise NoAnswer(f"{self._address} sent what is no message: {error}") from error
         self._reset_wanted = False
         self.round_trip = RoundTrip(time.monotonic() - begin_s, result.policy_s)
         return _with_network_time(result.chunk, self.round_trip)
@@ -158,6 +158,8 @@ class RemotePolicy:
                     break
         except ConnectionClosed as error:
             raise EOFError(str(error)) from error
+        if isinstance(answer, Unanswered):
+            raise NoAnswer(f"{self._address}: {answer.text}")
         if isinstance(answer, PredictFailed):
             raise RemoteError(f"{self._address}: {answer.text}")
         problem = chunk_problem(answer.chunk, info=self.info, stamp_ns=observation.stamp_ns, seed=seed)
@@ -166,12 +168,12 @@ class RemotePolicy:
         return answer
 
     def _connect(self, deadline_s: float) -> None:
-        """Connect until the deadline. Raises RemoteError."""
+        """Connect until the deadline. Raises NoAnswer."""
         problem = "it was not tried"
         for pause_s in _pauses():
             given_up_s = deadline_s if self._reached else min(deadline_s, self._reach_by_s)
             if time.monotonic() >= given_up_s:
-                raise RemoteError(f"{self._address} cannot be reached in time: {problem}")
+                raise NoAnswer(f"{self._address} cannot be reached in time: {problem}")
             try:
                 self._connection = self._open(deadline_s)
                 self._said = ""
@@ -180,7 +182,7 @@ class RemotePolicy:
                 body = (error.response.body or b"").decode(errors="replace").strip()
                 problem = f"HTTP {error.response.status_code} {body}"
                 if error.response.status_code in REFUSALS:
-                    raise RemoteError(f"{self._address} refuses: {problem}") from error
+                    raise NoAnswer(f"{self._address} refuses: {problem}") from error
             except (OSError, WebSocketException, wire.WireError) as error:
                 silent = isinstance(error, ConnectionClosed) and "keepalive ping timeout" in str(error)
                 reason = error.strerror if isinstance(error, OSError) else None  # without its number
@@ -227,7 +229,7 @@ class RemotePolicy:
                 raise wire.WireError("it does not say what its policy is")
             if self._info is not None and ready.info != self._info:
                 changed = ready.info.differences(self._info)
-                raise RemoteError(
+                raise NoAnswer(
                     f"{self._address} serves another policy now ({changed}): serve the first one again, or configure "
                     "again to accept this one"
                 )

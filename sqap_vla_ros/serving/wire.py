@@ -34,6 +34,7 @@ from sqap_vla_ros.serving.events import (
     PredictRequest,
     Ready,
     Result,
+    Unanswered,
 )
 
 MAX_PACKET = 65_536  # bytes; a result of 16 actions and 256 tokens has 4,000
@@ -360,8 +361,9 @@ KINDS: tuple[Record, ...] = (
     Record("predict_failed", PredictFailed, {"request": _REQUEST, "text": _REASON}),
     Record("offer", Offer, {"count": Integer(2, MOST_BATCH)}),
     Record("declined", Declined, {"request": _REQUEST, "text": _REASON}),
+    Record("unanswered", Unanswered, {"request": _REQUEST, "text": _REASON}),
 )
-Message = PredictRequest | LoadProgress | Ready | LoadFailed | Result | PredictFailed | Offer | Declined
+Message = PredictRequest | LoadProgress | Ready | LoadFailed | Result | PredictFailed | Offer | Declined | Unanswered
 _NUMBER_OF = {kind.type: number for number, kind in enumerate(KINDS)}
 
 

@@ -66,6 +66,8 @@ class WorkerConfig:
     threads: torch's intra-op threads, 0 leaves its default.
     warmup: predictions made on a blank image before the worker says it is ready; the first ones are slow.
     load_timeout_s, prediction_timeout_s: a server is given up a little earlier, so that it is named in time.
+    reach_timeout_s: until a server takes a connection; long, as a robot may be switched on first. It changes no result
+        and so has no part in the identity of one (`repr`).
     batch_tolerance: of requests that are offered together, see `batching.Batcher`.
     continuation: of chunks, which observations will ask for (`contracts.Commitment`). One prediction with it is made
         before the worker says that it is ready: a policy that cannot is refused then.
@@ -88,6 +90,7 @@ class WorkerConfig:
     warmup: int = 2
     load_timeout_s: float = LOAD_TIMEOUT_S
     prediction_timeout_s: float = PREDICTION_TIMEOUT_S
+    reach_timeout_s: float = dataclasses.field(default=LOAD_TIMEOUT_S, repr=False)
     batch_tolerance: float = BATCH_TOLERANCE
     continuation: str = CONTINUATIONS[0]
     factory: str = ""

@@ -42,8 +42,9 @@ from sqap_vla_ros.serving.events import (
     PredictRequest,
     Ready,
     Result,
+    Unanswered,
 )
-from sqap_vla_ros.serving.frames import is_remote
+from sqap_vla_ros.serving.frames import NoAnswer, RemoteError, is_remote
 from sqap_vla_ros.serving.shared_image import ImageReader
 from sqap_vla_ros.serving.worker import WorkerConfig
 
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
         ready = wire.encode(Ready(policy.info, _warm_up(policy, config)))
     except Exception as error:
         text = _one_line(error)
-        if isinstance(error, (ValueError, OSError)) and str(error):  # those say what is wrong with what was asked for
+        if isinstance(error, (ValueError, OSError, RemoteError)) and str(error):  # those say what is wrong
             text = text.removeprefix(f"{type(error).__name__}: ")
         else:
             traceback.print_exc()
@@ -102,14 +103,16 @@ def _answers(
 
 
 def _answer(number: int, chunk: ActionChunk | Exception, policy_s: float) -> bytes:
-    """Return the packet of the `Result`, or of a `PredictFailed` that says what went wrong."""
+    """Return the packet of the `Result`, or of an `Unanswered` or `PredictFailed` that says what went wrong."""
     try:
         if isinstance(chunk, Exception):
             raise chunk
         if not isinstance(chunk, ActionChunk):
             raise TypeError(f"the policy returned {type(chunk).__name__} and no ActionChunk")
         return wire.encode(Result(number, chunk, policy_s))
-    except UnfitObservation as error:
+    except NoAnswer as error:
+        return wire.encode(Unanswered(number, wire.clip(str(error))))
+    except (UnfitObservation, RemoteError) as error:  # those say what is wrong
         return wire.encode(PredictFailed(number, wire.clip(str(error))))
     except wire.WireError as error:
         return wire.encode(PredictFailed(number, wire.clip(f"malformed answer: {error}")))
@@ -157,7 +160,7 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
             config.checkpoint,
             timeout_s=BEFORE * config.prediction_timeout_s,
             load_timeout_s=BEFORE * config.load_timeout_s,
-            reach_timeout_s=BEFORE * config.load_timeout_s,  # the robot may be switched on first
+            reach_timeout_s=BEFORE * min(config.reach_timeout_s, config.load_timeout_s),
             say=say,
         )
     import torch

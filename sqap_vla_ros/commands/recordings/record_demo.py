@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     outcomes = _FORMATS[args.format](args)
     size_mb = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file()) / 1e6
     print(f"{args.out}: {len(outcomes)} episodes, the expert succeeded in {sum(outcomes)}, {size_mb:.1f} MB")
-    camera = f" --simulator-camera {args.out / CAMERA_FILE}" if (args.out / CAMERA_FILE).exists() else ""
-    print(f"try: sqap-vla replay {args.out} --recipes fp32,sqap{camera}")
+    trial = ["sqap-vla", "replay", str(args.out), "--recipes", "fp32,sqap"]
+    if (args.out / CAMERA_FILE).exists():
+        trial += ["--simulator-camera", str(args.out / CAMERA_FILE)]
+    print(f"try: {shlex.join(trial)}")
     return 0

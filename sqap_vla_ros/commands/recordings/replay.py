@@ -195,7 +195,10 @@ def run(args: argparse.Namespace) -> int:
     require_device(args.device)
     note((*ignored_options(args), *ignored_recipes(args)))
     results = run_jobs(jobs, processes=args.jobs, ray_address=args.ray)
+    halted = next((result for result in results if result.halts), None)
     for result in results:
+        if result.halts and result is not halted:
+            continue  # one sentence for all
         if result.error:
             print(f"{result.trace if args.traceback else ''}error: {result.error}", file=sys.stderr)
         else:

@@ -24,7 +24,7 @@ _BESIDE_PT = ("config.json", "dataset_statistics.json", "tokenizer.json", "token
 
 def replay_identity(source: Recording, spec: RecordingSpec, worker: WorkerConfig, policy: list[FileState]) -> str:
     """Return a digest of what a replay is made from. policy: see `policy_files`."""
-    recorded = states_of([source.path, source.path / "meta"])
+    recorded = states_of(source.files)
     loads = not (worker.factory or is_remote(worker.checkpoint))
     recipe = load_recipe(worker.recipe).digest if loads else ""
     content = [*source.identity, repr(spec), repr(worker), recorded, policy, recipe]

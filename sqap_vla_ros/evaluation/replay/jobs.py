@@ -10,8 +10,8 @@ import dataclasses
 import json
 import traceback
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import as_completed
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,14 @@ from sqap_vla_ros.compression.recipe import load_recipe
 from sqap_vla_ros.evaluation.ray_cluster import ray_cluster
 from sqap_vla_ros.evaluation.replay.identity import policy_files
 from sqap_vla_ros.evaluation.replay.metrics import summarise
-from sqap_vla_ros.evaluation.replay.run import RUN, RecipeRun, ReplayError, replay_recipe, require_same_policy
+from sqap_vla_ros.evaluation.replay.run import (
+    RUN,
+    RecipeRun,
+    ReplayError,
+    ServerLost,
+    replay_recipe,
+    require_same_policy,
+)
 from sqap_vla_ros.evaluation.replay.tables import write_frames_csv
 from sqap_vla_ros.policy.checkpoints.writing import described
 from sqap_vla_ros.processes import worker_pool
@@ -67,13 +74,14 @@ class ReplayJob:
 class JobResult:
     """The result of a job. summaries: as in report.json, empty when `error` says why the bag could not be replayed.
 
-    trace: the traceback of that error, for those who ask for it.
+    trace: the traceback of that error, for those who ask for it. halts: the error is that of all other jobs too.
     """
 
     job: ReplayJob
     summaries: list[dict[str, Any]]
     error: str = ""
     trace: str = ""
+    halts: bool = False
 
 
 def make_jobs(
@@ -117,7 +125,7 @@ def recipe_folder(recipe: str) -> str:
 
 
 def run_job(job: ReplayJob, *, show: bool = True) -> JobResult:
-    """Replay one bag and write its report. Raises BagError, DatasetError or ReplayError."""
+    """Replay one bag and write its report. Raises BagError, DatasetError, ReplayError or ServerLost."""
     from sqap_vla_ros.evaluation.replay.report import write_report  # plotting takes a second to import
 
     runs: list[RecipeRun] = []
@@ -181,18 +189,26 @@ def compression_of(worker: WorkerConfig) -> dict[str, str]:
 def run_jobs(jobs: Sequence[ReplayJob], *, processes: int = 1, ray_address: str | None = None) -> list[JobResult]:
     """Replay every bag, in the order of `jobs`; a bag that cannot be replayed does not stop the others.
 
+    Where the policy's server is lost, no other bag is begun.
+
     processes: local processes. ray_address: a Ray cluster instead ("auto", "local" or host:port).
     """
     if ray_address is not None:
         return _over_ray(jobs, ray_address)
     if processes == 1 or len(jobs) == 1:
-        return [_attempt(job, show=True) for job in jobs]
+        tried: list[JobResult] = []
+        for job in jobs:
+            halted = tried[-1] if tried and tried[-1].halts else None
+            tried.append(dataclasses.replace(halted, job=job) if halted else _attempt(job, show=True))
+        return tried
     return _over_processes(jobs, processes)
 
 
 def _attempt(job: ReplayJob, *, show: bool = False) -> JobResult:
     try:
         return run_job(job, show=show)
+    except ServerLost as error:
+        return JobResult(job, [], str(error), traceback.format_exc(), halts=True)
     except Exception as error:  # also what a library raises, or a lack of memory: the other bags are replayed
         text = described(error, resumes=True)
         if not isinstance(error, (ValueError, OSError)):
@@ -206,18 +222,34 @@ def _over_processes(jobs: Sequence[ReplayJob], processes: int) -> list[JobResult
     with tqdm(total=len(jobs), desc="bags", unit="bag") as bar:
         for _ in range(_TRIES):
             left = [number for number in range(len(jobs)) if number not in results]
-            if not left:
+            if not left or any(result.halts for result in results.values()):
                 break
             with worker_pool(processes) as pool:
-                futures = {pool.submit(_attempt, jobs[number]): number for number in left}
-                for future in as_completed(futures):
-                    try:
-                        results[futures[future]] = future.result()
-                        bar.update()
-                    except BrokenProcessPool:
-                        continue
+                for number, result in _finished(pool, jobs, left, processes):
+                    results[number] = result
+                    bar.update()
     lost = "its process was lost three times (out of memory? use fewer --jobs)"
-    return [results.get(number, JobResult(job, [], f"{job.bag}: {lost}")) for number, job in enumerate(jobs)]
+    return _complete(jobs, results, lost)
+
+
+def _finished(
+    pool: ProcessPoolExecutor, jobs: Sequence[ReplayJob], left: list[int], processes: int
+) -> Iterator[tuple[int, JobResult]]:
+    """Yield the numbers and results of jobs as they end, until the pool breaks or one halts those not yet begun."""
+    running: dict[Future[JobResult], int] = {}
+    while left or running:
+        try:
+            while left and len(running) < processes:  # a pool would begin others ahead of time
+                running[pool.submit(_attempt, jobs[left[0]])] = left[0]
+                del left[0]
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number = running.pop(future)
+                result = future.result()
+                yield number, result
+                if result.halts:  # those that are under way lose the server by themselves
+                    left.clear()
+        except BrokenProcessPool:
+            left.clear()
 
 
 def _over_ray(jobs: Sequence[ReplayJob], address: str) -> list[JobResult]:
@@ -235,7 +267,19 @@ def _over_ray(jobs: Sequence[ReplayJob], address: str) -> list[JobResult]:
                 except ray.exceptions.RayError as error:
                     results[number] = JobResult(jobs[number], [], f"{jobs[number].bag}: {error}")
                 bar.update()
-        return [results[number] for number in range(len(jobs))]
+                if results[number].halts:
+                    break
+    return _complete(jobs, results, "its task was lost")
+
+
+def _complete(jobs: Sequence[ReplayJob], results: Mapping[int, JobResult], lost: str) -> list[JobResult]:
+    """Return a result a job, in order. lost: why there is none, unless one of the others halted it."""
+    halted = next((result for result in results.values() if result.halts), None)
+
+    def absent(job: ReplayJob) -> JobResult:
+        return dataclasses.replace(halted, job=job) if halted else JobResult(job, [], f"{job.bag}: {lost}")
+
+    return [results.get(number) or absent(job) for number, job in enumerate(jobs)]
 
 
 def _absolute(job: ReplayJob) -> ReplayJob:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import threading
 from collections import Counter
@@ -27,7 +28,9 @@ from sqap_vla_ros.field_types import field_problem
 from sqap_vla_ros.policy.checkpoints.writing import write_text
 from sqap_vla_ros.processes import busy_share
 from sqap_vla_ros.recordings.frames import ReplayCounters, ReplayFrame
-from sqap_vla_ros.serving.events import Event, LoadFailed, Lost, PredictFailed, Ready, Result
+from sqap_vla_ros.serving.defaults import REACH_TIMEOUT_S
+from sqap_vla_ros.serving.events import Event, LoadFailed, Lost, PredictFailed, Ready, Result, Unanswered
+from sqap_vla_ros.serving.frames import is_remote
 from sqap_vla_ros.serving.validation import content_problem
 from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig
 
@@ -43,6 +46,13 @@ _COUNTED = ("images", "used", "observed", "stale", "restarts", "problems", "with
 
 class ReplayError(ValueError):
     """A replay that cannot go on; the message says what to change."""
+
+
+class ServerLost(ReplayError):
+    """The policy's server does not answer: no other recording can be replayed either."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; start the server again where it is gone: the same command goes on from here")
 
 
 @dataclass(frozen=True)
@@ -160,7 +170,8 @@ def replay_recipe(
 ) -> RecipeRun:
     """Predict every observation of the recording; continues what `folder` already holds of the very same replay.
 
-    Raises BagError or DatasetError, ReplayError (policy does not load, worker lost, the folder is another replay's).
+    Raises BagError or DatasetError, ReplayError (policy does not load, worker lost, the folder is another replay's),
+    and ServerLost.
     """
     with open_recording(path, spec) as source:
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,12 +179,24 @@ def replay_recipe(
         identity = replay_identity(source, spec, worker, loaded_from)
         done, complete = _resume(folder, identity)
         if complete:
-            return load_run(folder, worker.recipe)
+            whole = load_run(folder, worker.recipe)
+            done = whole.records
+            if len(_judged(done)) == len(done):
+                return whole
+            del whole
+        source.check()
         busy = busy_share()
         policy = _Policy(worker)
         try:
             require_same_policy(worker, loaded_from)
-            records = _keep(done, policy.info)
+            records = _keep(_judged(done), policy.info)
+            info = json.loads(json.dumps(dataclasses.asdict(policy.info)))
+            if records and is_remote(worker.checkpoint) and _read_summary(folder / RUN)["info"] not in (None, info):
+                raise ReplayError(
+                    f"{worker.checkpoint} serves another policy than the one that {folder} was begun with: serve that "
+                    "one again, or choose another --out"
+                )
+            write_text(folder / RUN, json.dumps({"identity": identity, "complete": False, "info": info}))
             kept = folder / f"{FRAMES}.kept"  # renamed when whole: an interruption now loses nothing either
             with kept.open("w") as file:
                 file.writelines(record.to_json() + "\n" for record in records)
@@ -271,14 +294,15 @@ class _Policy:
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self._changed = threading.Event()
-        self._worker = PolicyWorker(config, notify=self._changed.set)
+        reached = dataclasses.replace(config, reach_timeout_s=REACH_TIMEOUT_S)  # somebody waits at a terminal
+        self._worker = PolicyWorker(reached, notify=self._changed.set)
         self._worker.start()
         ready = self._wait_for(Ready)
         assert isinstance(ready, Ready)
         self.info = ready.info
 
     def predict(self, frame: ReplayFrame) -> FrameRecord:
-        """Predict on a frame. Raises ReplayError when the process is lost."""
+        """Predict on a frame. Raises ReplayError when the process is lost, ServerLost when no policy judged it."""
         seen = FrameRecord(
             *(frame.index, frame.stamp_ns, frame.age_s, frame.new_episode, frame.problem, frame.note),
             commanded=frame.commanded,
@@ -294,6 +318,8 @@ class _Policy:
         )
         self._worker.submit(observation, seed=self._config.seed)
         event = self._wait_for(Result, PredictFailed)
+        if isinstance(event, Unanswered):
+            raise ServerLost(event.text)
         if isinstance(event, PredictFailed):
             return dataclasses.replace(seen, problem=f"the prediction failed: {event.text}")
         assert isinstance(event, Result)
@@ -316,6 +342,9 @@ class _Policy:
             for event in self._worker.events():
                 if isinstance(event, (LoadFailed, Lost)):
                     self._worker.close()
+                    remote = not self._config.factory and is_remote(self._config.checkpoint)
+                    if remote and isinstance(event, LoadFailed):
+                        raise ServerLost(event.text)
                     remedy = "; run it again to go on from here" if isinstance(event, Lost) else ""
                     raise ReplayError(f"recipe {self._config.recipe}: {event.text}{remedy}")
                 if isinstance(event, kinds):
@@ -364,12 +393,29 @@ def _resume(folder: Path, identity: str) -> tuple[list[FrameRecord], bool]:
 
 
 def _read_summary(run: Path) -> dict[str, Any]:
-    """Return what is said of a replay; its identity is None where the file is damaged, as a power cut leaves it."""
+    """Return what is said of a replay; its identity is None where the file is damaged, as a power cut leaves it.
+
+    info: of the policy, None where it is not said.
+    """
     try:
         summary = json.loads(run.read_text())
-        return {"identity": str(summary["identity"]), "complete": bool(summary["complete"])}
+        identity, complete = str(summary["identity"]), bool(summary["complete"])
+        return {"identity": identity, "complete": complete, "info": summary.get("info")}
     except _DAMAGE:
-        return {"identity": None, "complete": False}
+        return {"identity": None, "complete": False, "info": None}
+
+
+# of a server that was lost, as it was stored before such a loss ended the replay
+_UNJUDGED = re.compile(
+    r"the prediction failed: RemoteError: \S+ (cannot be reached in time|gave no answer within|sent what is no message"
+    r"|refuses|serves another policy)"
+)
+
+
+def _judged(done: list[FrameRecord]) -> list[FrameRecord]:
+    """Return the frames before the first one that no policy judged: the file is in the order of the recording."""
+    lost = (position for position, record in enumerate(done) if _UNJUDGED.match(record.problem))
+    return done[: next(lost, len(done))]
 
 
 def _keep(done: list[FrameRecord], info: PolicyInfo) -> list[FrameRecord]:

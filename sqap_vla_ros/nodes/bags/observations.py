@@ -111,6 +111,10 @@ class BagObservations:
         return self.bag.path
 
     @property
+    def files(self) -> list[Path]:
+        return [self.path]
+
+    @property
     def total(self) -> int:
         return self.image.count
 
@@ -136,6 +140,9 @@ class BagObservations:
             "tool pose": pose,
             "instruction": str(self.instructions) if self.instructions else given,
         }
+
+    def check(self) -> None:
+        """Messages are checked one by one as they are read: each that is unusable is a frame with its problem."""
 
     def __iter__(self) -> Iterator[ReplayFrame]:
         topics = {self.image.name, *self.tf_topics}

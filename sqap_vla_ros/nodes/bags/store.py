@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import shlex
 import struct
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def unreadable(path: Path, error: BaseException) -> BagError:
     if path.is_dir() and "files are missing" in text:
         return BagError(
             f"{path} cannot be read: {text}. Bring back what its metadata.yaml lists, or read the files that are there "
-            f"after `ros2 bag reindex {path}`"
+            f"after `ros2 bag reindex {_typed(path)}`"
         )
     unnamed = functools.reduce(lambda left, file: left.replace(str(file), ""), [*stores, path], text)
     metadata = path / "metadata.yaml"
@@ -133,7 +134,7 @@ def unreadable(path: Path, error: BaseException) -> BagError:
     words = ("metadata", "yaml", "not a database") if stores and stores[0].suffix == ".mcap" else ("metadata", "yaml")
     if metadata.is_file() and (any(word in unnamed.lower() for word in words) or not _is_yaml(metadata)):
         return BagError(
-            f"{path} cannot be read. Its metadata.yaml is damaged: make it anew with `ros2 bag reindex {path}` "
+            f"{path} cannot be read. Its metadata.yaml is damaged: make it anew with `ros2 bag reindex {_typed(path)}` "
             f"(the file {_metadata_problem(metadata, unnamed)})"
         )
     if "Unsupported chunk compression" in text:
@@ -141,13 +142,18 @@ def unreadable(path: Path, error: BaseException) -> BagError:
     if other := next((store for store in stores if store.suffix == ".db3" and not _is_cut(store, text)), None):
         return BagError(f"{other} is no database of rosbag2: {text}")
     if path.is_file() and path.suffix == ".bag":
-        repair = f"`rosbag reindex {path}`"
+        repair = f"`rosbag reindex {_typed(path)}`"
     elif any(store.suffix == ".mcap" for store in stores):
         names = " ".join(store.name for store in stores)
-        repair = f"`mcap recover` on {names}" + ("" if path.is_file() else f", then `ros2 bag reindex {path}`")
+        repair = f"`mcap recover` on {names}" + ("" if path.is_file() else f", then `ros2 bag reindex {_typed(path)}`")
     else:
         repair = f"`sqlite3 {stores[0].name if stores else 'FILE.db3'} .recover`"
     return BagError(f"{path} cannot be read: {text}. If the recording was cut off, try {repair}")
+
+
+def _typed(path: Path) -> str:
+    """Return a path as a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def _is_yaml(file: Path) -> bool:

@@ -23,7 +23,7 @@ from sqap_vla_ros.recordings.lerobot.layout import (
     require_file,
 )
 from sqap_vla_ros.recordings.lerobot.pictures import pictures
-from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec, choose
+from sqap_vla_ros.recordings.lerobot.spec import NONE, DatasetSpec, choose
 from sqap_vla_ros.robot.conventions import compose_delta
 from sqap_vla_ros.robot.interchange.action_space import ACTION_SPACES
 from sqap_vla_ros.robot.interchange.tool_state import tool_pose
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _GAP_NS = 10 * NS_PER_S  # between episodes: they have no common clock
+_RATE_TOLERANCE = 0.01  # of the time between two rows, by which it may differ from what fps says
 _LATEST_S = 1e9  # of a timestamp within its episode: stamps of ROS have 32 bits for seconds
 
 
@@ -63,10 +64,20 @@ class DatasetFrames:
         self._require_files()
         self.counters = ReplayCounters()
         self._table: tuple[Path, pa.Table] | None = None
+        self._ended_ns = -_GAP_NS  # stamp of the last row of the episode before
 
     @property
     def path(self) -> Path:
         return self.layout.root
+
+    @property
+    def files(self) -> list[Path]:
+        """The description, and every episode's rows and films of the camera in use."""
+        image = self.choice.image.key
+        read = {one.data for one in self.layout.episodes}
+        read |= {one.films[image][0] for one in self.layout.episodes if image in one.films}
+        described = (file for file in (self.path / "meta").rglob("*") if file.is_file())
+        return [self.path, *sorted(described), *sorted(read)]
 
     @property
     def total(self) -> int:
@@ -91,7 +102,14 @@ class DatasetFrames:
             "instruction": "given" if self.spec.instruction else "the task of each frame",
         }
 
+    def check(self) -> None:
+        """Read the numbers of every episode, but no pictures. Raises DatasetError."""
+        for order, episode in enumerate(self.episodes):
+            if episode.length:
+                self._rows(order, episode)
+
     def __iter__(self) -> Iterator[ReplayFrame]:
+        self._ended_ns = -_GAP_NS
         for order, episode in enumerate(self.episodes):
             yield from self._frames(order, episode, range(0, episode.length, self.spec.stride))
 
@@ -100,6 +118,7 @@ class DatasetFrames:
         starts = np.cumsum([0, *(episode.length for episode in self.episodes)])
         chosen = np.unique(np.linspace(0, self.total - 1, min(wanted, self.total)).astype(int))
         found = []
+        self._ended_ns = -_GAP_NS
         for order, episode in enumerate(self.episodes):
             mine = [int(at - starts[order]) for at in chosen if starts[order] <= at < starts[order + 1]]
             found += [frame.observation for frame in self._frames(order, episode, mine) if frame.observation]
@@ -192,13 +211,15 @@ class DatasetFrames:
         if len(mine) != episode.length:
             raise DatasetError(f"{episode.data} has {len(mine)} rows of episode {episode.index}, not {episode.length}")
         rows = table.take(mine)
-        since_s = _times_s(rows, episode)
-        start_ns = NS_PER_S + self._start_ns(order)
-        states = self._numbers(rows, self.choice.state)
-        actions = self._numbers(rows, self.choice.action)
+        since_s = _times_s(rows, episode, self.layout.fps)
+        start_ns = max(NS_PER_S + self._start_ns(order), self._ended_ns + _GAP_NS)  # later where rows have gaps
+        stamps_ns = [start_ns + round(second * NS_PER_S) for second in since_s]
+        self._ended_ns = stamps_ns[-1]
+        states = self._numbers(rows, episode, self.choice.state, "--state-key")
+        actions = self._numbers(rows, episode, self.choice.action, "--action-key")
         return _Rows(
             since_s.tolist(),
-            [start_ns + round(second * NS_PER_S) for second in since_s],
+            stamps_ns,
             _column(rows, "task_index", episode).astype(int).tolist(),
             states,
             None if actions is None else ACTION_SPACES[self.spec.action_space].deltas(actions),
@@ -209,18 +230,37 @@ class DatasetFrames:
         before = self.episodes[:order]
         return sum(round(each.length / self.layout.fps * NS_PER_S) + _GAP_NS for each in before)
 
-    def _numbers(self, rows: pa.Table, feature: Feature | None) -> NDArray[np.float64] | None:
+    def _numbers(
+        self, rows: pa.Table, episode: Episode, feature: Feature | None, option: str
+    ) -> NDArray[np.float64] | None:
+        """Return a feature's numbers, one row a frame. option: that chooses the feature. Raises DatasetError."""
         if feature is None:
             return None
-        try:
-            values = np.array(rows[feature.key].to_pylist(), dtype=np.float64)
-            fits = values.shape == (rows.num_rows, *feature.shape) and np.isfinite(values).all()
-        except (TypeError, ValueError):  # texts, or rows of several lengths
-            fits = False
-        if not fits:
-            shape = "x".join(map(str, feature.shape))
-            raise DatasetError(f"{self.path}: {feature.key} must be {shape} finite numbers a frame, as {INFO} says")
-        return values
+        cells = rows[feature.key].to_pylist()
+        if not _fault(cells, (len(cells), *feature.shape)):
+            return np.array(cells, dtype=np.float64)
+        faults = (_fault(cell, feature.shape) for cell in cells)
+        number, fault = next((number, fault) for number, fault in enumerate(faults) if fault)
+        shape = "x".join(map(str, feature.shape))
+        raise DatasetError(
+            f"{self.path}: {feature.key} must be {shape} finite numbers a frame, as {INFO} says, and frame {number} of "
+            f"episode {episode.index} (index {episode.first + number}) has {fault}: correct it, leave the episode out "
+            f"with --episodes, or read none with {option} {NONE}"
+        )
+
+
+def _fault(cell: object, shape: tuple[int, ...]) -> str:
+    """Return what is wrong with the numbers of a frame, or of several, "" where nothing is."""
+    try:
+        values = np.array(cell, dtype=np.float64)
+    except (TypeError, ValueError):  # texts, or lists of several lengths
+        return "something else"
+    if values.shape != shape:
+        return f"{values.size} of them" if cell is not None else "none"
+    if np.isfinite(values).all():
+        return ""
+    at = int(np.argmax(~np.isfinite(values)))
+    return f"{values.flat[at]:g} as number {at}"
 
 
 def _column(rows: pa.Table, name: str, episode: Episode) -> NDArray[np.float64]:
@@ -229,13 +269,19 @@ def _column(rows: pa.Table, name: str, episode: Episode) -> NDArray[np.float64]:
         values = np.array(rows[name].to_pylist(), dtype=np.float64).reshape(rows.num_rows)
     except (TypeError, ValueError):
         values = np.full(1, np.nan)
-    if not np.isfinite(values).all():
-        raise DatasetError(f"{episode.data}: {name} of episode {episode.index} must be a finite number in every row")
+    if not (finite := np.isfinite(values)).all():
+        raise DatasetError(
+            f"{episode.data}: {name} of episode {episode.index} must be a finite number in every row, and is none in "
+            f"that of frame {np.argmin(finite)}"
+        )
     return values
 
 
-def _times_s(rows: pa.Table, episode: Episode) -> NDArray[np.float64]:
-    """Return the times of an episode's rows, seconds from its beginning. Raises DatasetError unless they increase."""
+def _times_s(rows: pa.Table, episode: Episode, fps: float) -> NDArray[np.float64]:
+    """Return the times of an episode's rows, seconds from its beginning.
+
+    Raises DatasetError unless they increase, and mostly by 1 / fps, as lerobot writes them.
+    """
     times_s = _column(rows, "timestamp", episode)
     where = f"{episode.data}: timestamp of episode {episode.index}"
     if np.any(times_s < 0) or np.any(times_s > _LATEST_S):
@@ -244,6 +290,14 @@ def _times_s(rows: pa.Table, episode: Episode) -> NDArray[np.float64]:
     if np.any(bad := np.diff(times_s) <= 0):
         row = int(np.argmax(bad))
         raise DatasetError(f"{where} must increase: row {row + 1} has {times_s[row + 1]:g} s after {times_s[row]:g} s")
+    if len(times_s) > 1:
+        step_s = float(np.median(np.diff(times_s)))
+        rounding_s = 2.0 * float(np.spacing(np.float32(times_s[-1])))  # they are stored as float32
+        if abs(step_s - 1.0 / fps) > _RATE_TOLERANCE / fps + rounding_s:
+            raise DatasetError(
+                f"{where} has {1.0 / step_s:.4g} rows a second, and {INFO} says fps {fps:g}: set fps there to "
+                f"{1.0 / step_s:.4g}, or correct the timestamps"
+            )
     return times_s
 
 

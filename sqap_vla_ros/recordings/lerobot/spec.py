@@ -21,6 +21,10 @@ _FORMS = {
     ("qw", "qx", "qy", "qz"): "quat_wxyz",
 }
 _ACTION_WIDTH = 7
+# Names that follow x, y, z in an action: a motion has three for its rotation, and a gripper behind them.
+_TURNS = {words for words in _FORMS if len(words) == 3} | {("wx", "wy", "wz"), ("rot_x", "rot_y", "rot_z")}
+_MOTION = re.compile(r"^(?:action|eef|ee|tcp|tool|pos|position|delta|rel|d)_?(?=[a-z])")  # ahead of such a name
+_NUMBERED = re.compile(r"(?:actions?|a|dim|dimension|channel|element|component|value)?[ _.\-\[]*\d+\]?")  # says nothing
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class DatasetSpec:
     """The features to read; None: found by itself, where there is one that fits. `none` reads none.
 
     image_key, state_key, action_key: names of features. The state begins with the tool's position (m) and rotation in
-    the base frame; state: a name of `STATES`, None: from the names of its elements. action_space: a name of
+    the base frame; state: a name of `STATES`, None: from the names of its elements. An action found by itself is
+    read unless the names of its elements are those of something else than a motion of the tool. action_space: a name of
     `ACTION_SPACES`. camera: projects the tool, None where there is no ring. instruction: in place of the tasks.
     episodes: indices, () for all. stride: use every n-th frame of an episode.
     """
@@ -80,6 +85,9 @@ def choose(layout: Layout, spec: DatasetSpec) -> Choice:
         if spec.action_key is not None:
             raise DatasetError(f"{layout.root}: --action-key {no_action}")
         action = None
+    elif action is not None and spec.action_key is None and not _may_be_motion(action):
+        no_action = f"{action} names no motion of the tool: say --action-key {action.key} if it is one"
+        action = None
     return Choice(image, state, form, action, no_pose, no_action or ("" if action else "none are read"))
 
 
@@ -101,8 +109,22 @@ def _state(layout: Layout, spec: DatasetSpec) -> tuple[Feature | None, str, str]
     return state, form, ""
 
 
+def _may_be_motion(action: Feature) -> bool:
+    """Return False where the names of an action's elements say that it is no motion of the tool and a gripper."""
+    if len(action.names) != _ACTION_WIDTH or all(_NUMBERED.fullmatch(name.lower()) for name in action.names):
+        return True  # nothing is said
+    names = _last_words(action)
+    bare = [_MOTION.sub("", _MOTION.sub("", name)) for name in names]
+    return bare[:3] == ["x", "y", "z"] and not _TURNS.isdisjoint({tuple(names[3:6]), tuple(bare[3:6])})
+
+
+def _last_words(feature: Feature) -> list[str]:
+    """Return the names of a feature's elements without what stands ahead of a dot, slash or space."""
+    return [re.sub(r"^.*[./ ]", "", name.lower()) for name in feature.names]
+
+
 def _form(state: Feature) -> str | None:
-    names = [re.sub(r"^.*[./ ]", "", name.lower()) for name in state.names]
+    names = _last_words(state)
     if names[:3] != ["x", "y", "z"]:
         return None
     return next((form for words, form in _FORMS.items() if tuple(names[3 : 3 + len(words)]) == words), None)

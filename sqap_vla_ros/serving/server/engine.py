@@ -19,7 +19,16 @@ from dataclasses import dataclass
 
 from sqap_vla_ros.contracts import Observation, PolicyInfo
 from sqap_vla_ros.serving import defaults
-from sqap_vla_ros.serving.events import Declined, LoadFailed, LoadProgress, Lost, PredictFailed, Ready, Result
+from sqap_vla_ros.serving.events import (
+    Declined,
+    LoadFailed,
+    LoadProgress,
+    Lost,
+    PredictFailed,
+    Ready,
+    Result,
+    Unanswered,
+)
 from sqap_vla_ros.serving.supervisor import WorkerSupervisor
 from sqap_vla_ros.serving.worker import PolicyWorker
 
@@ -30,6 +39,10 @@ _log = logging.getLogger(__name__)
 
 class PredictionError(RuntimeError):
     """A request without an answer; the text is for the client."""
+
+
+class NotPredicted(PredictionError):
+    """The policy never judged the request: it waited too long, or the server stops."""
 
 
 class EngineError(RuntimeError):
@@ -113,7 +126,7 @@ class Engine:
                 self._turn(time.monotonic())
         finally:
             for request in (*self._waiting, *self._running.values()):
-                _fail(request, "the server is shutting down")
+                _fail(request, "the server is shutting down", NotPredicted)
             await asyncio.to_thread(self._supervisor.close)
 
     async def loaded(self) -> PolicyInfo:
@@ -158,7 +171,8 @@ class Engine:
                 if not request.answer.done():  # else its client has left
                     request.answer.set_result(event)
             elif isinstance(event, PredictFailed):
-                _fail(self._running.pop(event.request), f"the policy failed: {event.text}")
+                kind = NotPredicted if isinstance(event, Unanswered) else PredictionError
+                _fail(self._running.pop(event.request), f"the policy failed: {event.text}", kind)
             elif isinstance(event, Declined):
                 self._put_back(self._running.pop(event.request))
                 if event.text and self._most > 1:
@@ -196,7 +210,7 @@ class Engine:
         self._waiting = [request for request in self._waiting if not request.answer.done()]
         while self._waiting and self._waiting[0].expires_s < now_s:
             why = self.problem or f"{self.load} requests are in line"
-            _fail(self._waiting.pop(0), f"no answer within {self._patience_s:g} s: {why}")
+            _fail(self._waiting.pop(0), f"no answer within {self._patience_s:g} s: {why}", NotPredicted)
 
     def _submit(self, now_s: float) -> None:
         offered = self._offered()
@@ -210,7 +224,7 @@ class Engine:
             self._running = dict(zip(numbers, offered, strict=True))
         else:
             for request in offered:
-                _fail(request, self.problem or "the policy does not take the request")
+                _fail(request, self.problem or "the policy does not take the request", NotPredicted)
 
     def _offered(self) -> list[_Request]:
         """Return the first in line, and those behind it that may be predicted with it."""
@@ -224,6 +238,6 @@ class Engine:
         return offered
 
 
-def _fail(request: _Request, why: str) -> None:
+def _fail(request: _Request, why: str, kind: type[PredictionError] = PredictionError) -> None:
     if not request.answer.done():
-        request.answer.set_exception(PredictionError(why))
+        request.answer.set_exception(kind(why))

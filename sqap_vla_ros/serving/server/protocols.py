@@ -17,9 +17,9 @@ import numpy as np
 from sqap_vla_ros import __version__
 from sqap_vla_ros.robot.interchange.action_space import ActionSpace
 from sqap_vla_ros.serving import wire
-from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, Ready
+from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, Ready, Unanswered
 from sqap_vla_ros.serving.frames import NATIVE_PATH, DamagedFrame, seal, split_request
-from sqap_vla_ros.serving.server.engine import Engine, PredictionError
+from sqap_vla_ros.serving.server.engine import Engine, NotPredicted, PredictionError
 from sqap_vla_ros.serving.server.episode import ChunkUse, Episode
 from sqap_vla_ros.serving.server.observations import BadObservation, ObservationReader
 from sqap_vla_ros.serving.server.packing import PackingError, pack, unpack
@@ -184,6 +184,8 @@ class Native:
             return seal(wire.encode(replace(result, request=number)))
         except DamagedFrame:  # also the number of the request may be wrong
             raise
+        except NotPredicted as error:
+            return seal(wire.encode(Unanswered(number, wire.clip(str(error)))))
         except (ValueError, PredictionError) as error:
             return seal(wire.encode(PredictFailed(number, wire.clip(str(error)))))
 

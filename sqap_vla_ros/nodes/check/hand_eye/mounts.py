@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,6 +47,7 @@ def correct_mount(
 def publisher_command(parent: str, child: str, pose: Array) -> str:
     """Return the command line that publishes a static transform."""
     (x, y, z), (qx, qy, qz, qw) = split_pose(pose)
+    parent, child = shlex.quote(parent), shlex.quote(child)
     return (
         f"ros2 run tf2_ros static_transform_publisher --x {x:.4f} --y {y:.4f} --z {z:.4f} "
         f"--qx {qx:.6f} --qy {qy:.6f} --qz {qz:.6f} --qw {qw:.6f} --frame-id {parent} --child-frame-id {child}"

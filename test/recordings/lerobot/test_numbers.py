@@ -1,0 +1,86 @@
+"""The numbers of a LeRobot dataset: what is wrong in them is said before anything else begins."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pyarrow", reason="LeRobot datasets need pyarrow")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tiny_datasets.factory import LENGTHS, write_dataset
+
+from sqap_vla_ros import cli
+from sqap_vla_ros.evaluation.replay import run as replay_run
+from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
+from sqap_vla_ros.recordings.lerobot.layout import DatasetError
+from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
+
+DATA = "data/chunk-000/file-000.parquet"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("datasets") / "tiny")
+
+
+@pytest.fixture
+def dataset(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "copy")
+
+
+def put(dataset, column, change):
+    """Change the values of a column of the rows, given as a list."""
+    table = pq.read_table(dataset / DATA)
+    values = table[column].to_pylist()
+    change(values)
+    at = table.schema.names.index(column)
+    pq.write_table(table.set_column(at, column, pa.array(values)), dataset / DATA)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        (
+            "action",
+            [0.0, 0.0, np.nan, 0.0, 0.0, 0.0, 1.0],
+            "has nan as number 2: .* or read none with --action-key none",
+        ),
+        ("action", [np.inf] * 7, "has inf as number 0: .* or read none with --action-key none"),
+        ("action", [0.0] * 6, "has 6 of them: .* or read none with --action-key none"),
+        ("action", None, "has none: .* or read none with --action-key none"),
+        ("observation.state", [np.nan] * 8, "has nan as number 0: .* or read none with --state-key none"),
+    ],
+)
+def test_a_number_that_is_none_is_named_with_its_frame(dataset, column, value, said):
+    put(dataset, column, lambda values: values.__setitem__(LENGTHS[0] + 3, value))
+    frames = DatasetFrames(dataset, DatasetSpec())
+    with pytest.raises(DatasetError, match=rf"{column} must be .*frame 3 of episode 1 \(index 9\) {said}"):
+        frames.check()
+    key = {"action": "action_key", "observation.state": "state_key"}[column]
+    DatasetFrames(dataset, DatasetSpec(**{key: "none"})).check()
+    DatasetFrames(dataset, DatasetSpec(episodes=(0,))).check()
+
+
+def test_a_timestamp_that_is_none_is_named_with_its_frame(dataset):
+    put(dataset, "timestamp", lambda values: values.__setitem__(2, None))
+    with pytest.raises(DatasetError, match=r"timestamp of episode 0 must be .* is none in that of frame 2"):
+        DatasetFrames(dataset, DatasetSpec()).check()
+
+
+def test_it_is_said_before_a_policy_is_loaded(dataset, tmp_path, monkeypatch, capsys):
+    put(dataset, "action", lambda values: values.__setitem__(0, [np.nan] * 7))
+    monkeypatch.setattr(replay_run, "_Policy", lambda _: pytest.fail("loaded"))
+    assert cli.main(["replay", str(dataset), "--recipes", "fp32", "--out", str(tmp_path / "out")]) == 1
+    assert "frame 0 of episode 0 (index 0) has nan" in capsys.readouterr().err
+
+
+def test_calibration_needs_no_numbers(dataset):
+    """`compress` has no option that leaves them out."""
+    from sqap_vla_ros.commands.compress import _recorded
+
+    put(dataset, "action", lambda values: values.__setitem__(0, [np.nan] * 7))
+    put(dataset, "observation.state", lambda values: values.__setitem__(0, [np.nan] * 8))
+    args = cli.build_parser().parse_args(["compress", "--checkpoint", "c", "--calibration", str(dataset), "--out", "x"])
+    assert len(_recorded(args, "dataset", 3)) == 3
