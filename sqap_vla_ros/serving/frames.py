@@ -20,6 +20,7 @@ from sqap_vla_ros.serving.wire import WireError, decode, encode
 
 NATIVE_PATH = "/native"  # of the server, for clients that send these frames
 SCHEMES = ("ws://", "wss://")
+MOST_FRAME = 32 * 2**20  # bytes that a server takes in one message, of any protocol
 TOKEN_VARIABLE = "SQAP_VLA_TOKEN"  # in the environment of both sides; never an argument, which others could read
 _LENGTH = struct.Struct("<I")
 _CHECKSUM = struct.Struct("<I")
@@ -74,8 +75,15 @@ def unseal(frame: bytes) -> memoryview:
 
 
 def join_request(request: PredictRequest, image: NDArray[np.uint8]) -> bytes:
-    """Return the frame. Raises WireError."""
+    """Return the frame. Raises WireError, also for one that is longer than servers take."""
     packet = encode(request)
+    size = _CHECKSUM.size + _LENGTH.size + len(packet) + image.nbytes
+    if size > MOST_FRAME:
+        raise WireError(
+            f"an image of {request.width} x {request.height} pixels makes a frame of {size / 2**20:.1f} MiB, a server "
+            f"takes at most {MOST_FRAME / 2**20:g} MiB: send an image of at most {MOST_FRAME // 3_000_000} million "
+            "pixels"
+        )
     return seal(_LENGTH.pack(len(packet)), packet, image.tobytes())
 
 
