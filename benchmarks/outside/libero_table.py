@@ -114,7 +114,8 @@ def served(checkpoint: Path, recipe: str, camera: Path | None, horizon: int, log
 
 def _healthy(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+        directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with directly.open(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
             return bool(json.load(answer)["status"] == "ok")
     except OSError:
         return False

@@ -105,10 +105,12 @@ def require_mover(checkpoint: str, settings: CheckpointSettings) -> None:
 
 def require_server(address: str) -> None:
     """Raise UsageError for --checkpoint ws://... that is no address or whose host nobody knows."""
-    from sqap_vla_ros.serving.frames import host_and_port
+    from sqap_vla_ros.serving.frames import host_and_port, uses_proxy
 
     try:
         host, port = host_and_port(address)
+        if uses_proxy(address):  # which may know names that are not known here
+            return
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (ValueError, OSError) as error:
         raise UsageError(f"--checkpoint {address}: {getattr(error, 'strerror', None) or error}") from error

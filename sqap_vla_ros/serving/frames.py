@@ -6,6 +6,7 @@ TCP's own, of 16 bits, lets one damaged packet in 65,536 pass, and a wrong bit i
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 import urllib.parse
 import zlib
@@ -56,6 +57,31 @@ def host_and_port(address: str) -> tuple[str, int]:
     if not parts.hostname or port == 0 or not address.isprintable() or " " in address:
         raise ValueError("no address of a server: ws://HOST:PORT is needed")
     return parts.hostname, port or (443 if parts.scheme == "wss" else 80)
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if a host can be reached from this computer only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def uses_proxy(address: str) -> bool:
+    """Return whether a proxy that the environment names (https_proxy, no_proxy) stands between us and a server.
+
+    A server at ws:// or on this computer is spoken to directly: it is on the robot's own network, or behind a tunnel,
+    and a web proxy would refuse it or be a detour.
+    """
+    host, port = host_and_port(address)
+    if not address.startswith("wss://") or is_loopback(host):
+        return False
+    import urllib.request  # with all that it loads
+
+    named = not {"wss", "socks", "https"}.isdisjoint(urllib.request.getproxies())
+    return named and not urllib.request.proxy_bypass(f"{host}:{port}")
 
 
 def seal(*parts: bytes) -> bytes:

@@ -27,6 +27,7 @@ from sqap_vla_ros.serving.frames import (
     join_request,
     token_of,
     unseal,
+    uses_proxy,
 )
 from sqap_vla_ros.serving.validation import chunk_problem, info_problem
 
@@ -195,6 +196,10 @@ class RemotePolicy:
                 problem = f"HTTP {error.response.status_code} {body}"
                 if error.response.status_code in REFUSALS:
                     raise RemoteError(f"{self._address} refuses: {problem}") from error
+            except ImportError as error:  # of a library for the kind of proxy
+                raise RemoteError(
+                    f"{self._address} cannot be reached through the environment's proxy: {error}"
+                ) from error
             except (OSError, WebSocketException, wire.WireError) as error:
                 silent = isinstance(error, ConnectionClosed) and "keepalive ping timeout" in str(error)
                 reason = error.strerror if isinstance(error, OSError) else None  # without its number
@@ -223,6 +228,7 @@ class RemotePolicy:
                 ping_interval=PING_S,
                 ping_timeout=PONG_S,
                 logger=_LIBRARY_LOG,
+                proxy=True if uses_proxy(self._address) else None,
             )
         )
         self._reached = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -49,13 +48,3 @@ class Access:
 def _tokens(headers: Headers) -> list[str]:
     sent = headers.get_all("Authorization")
     return [value.removeprefix(scheme) for value in sent for scheme in _SCHEMES if value.startswith(scheme)]
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if a host to bind to can be reached from this computer only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -17,8 +17,8 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
 from sqap_vla_ros.serving import defaults
-from sqap_vla_ros.serving.frames import MOST_FRAME, NATIVE_PATH, TOKEN_VARIABLE, DamagedFrame
-from sqap_vla_ros.serving.server.access import Access, is_loopback
+from sqap_vla_ros.serving.frames import MOST_FRAME, NATIVE_PATH, TOKEN_VARIABLE, DamagedFrame, is_loopback
+from sqap_vla_ros.serving.server.access import Access
 from sqap_vla_ros.serving.server.http import HttpConnection, respond
 from sqap_vla_ros.serving.server.protocols import PROTOCOLS, Conversation, Frame, Service
 
