@@ -38,6 +38,13 @@ def token_of(environment: Mapping[str, str]) -> str:
     return token
 
 
+class RemoteError(RuntimeError):
+    """The server cannot be reached, or gave no usable answer; the text says which and what to do.
+
+    Here and not in `remote.py`, which needs a library: who reports it may run without.
+    """
+
+
 class DamagedFrame(WireError):
     """The bytes of a frame are not those that were sent."""
 

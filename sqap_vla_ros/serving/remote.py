@@ -22,6 +22,7 @@ from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, PredictRequ
 from sqap_vla_ros.serving.frames import (
     NATIVE_PATH,
     SCHEMES,
+    RemoteError,
     host_and_port,
     is_remote,
     join_request,
@@ -50,10 +51,6 @@ LASTING = (
     CloseCode.MANDATORY_EXTENSION,
     CloseCode.INTERNAL_ERROR,
 )
-
-
-class RemoteError(RuntimeError):
-    """The server cannot be reached, or gave no usable answer; the text says which and what to do."""
 
 
 @dataclass(frozen=True)
