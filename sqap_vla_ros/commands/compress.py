@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = load_recipe(args.recipe)
     settings = checkpoint_settings(args)
-    require_policy(args.checkpoint, settings=settings)
+    require_policy(args.checkpoint, settings=settings, server=False)
     check_target(args.out, overwrite=args.overwrite, source=checkpoint_path(args.checkpoint, SHIPPED))
     if args.report is not None:
         if args.report.absolute() == args.out.absolute():

@@ -52,7 +52,7 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demonstration. Raises DemoFailed where the arm did not move under the policy."""
-    require_policy(args.checkpoint, args.recipe)
+    require_policy(args.checkpoint, args.recipe, server=False)
     require_fitting(args.checkpoint, (args.recipe,))
     run_demo(
         DemoOptions(

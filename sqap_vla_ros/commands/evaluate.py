@@ -158,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
     """Run or continue the study; 1 where a recipe could not be measured."""
     from sqap_vla_ros.evaluation.ray_cluster import require_ray
     from sqap_vla_ros.policy.checkpoints.writing import check_folder
-    from sqap_vla_ros.serving.frames import RemoteError, is_remote
+    from sqap_vla_ros.serving.frames import RemoteError
 
     check_folder(args.out)
     if args.ray is not None:
@@ -167,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
     if args.async_latency > longest_s:
         lasts = f"the time that --horizon {args.horizon} lasts"
         raise UsageError(f"--async-latency must be at most {longest_s:g} s, {lasts}, got {args.async_latency:g}")
-    require_policy(args.checkpoint, *(() if is_remote(args.checkpoint) else args.recipes))
+    require_policy(args.checkpoint, *args.recipes)
     _require_continuable(args)
     require_fitting(args.checkpoint, args.recipes)  # all of them, before the first episode
     from sqap_vla_ros.evaluation.closed_loop.report import print_summary, write_report

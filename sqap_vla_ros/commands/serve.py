@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
         require_policy(args.checkpoint, args.recipe, settings=checkpoint_settings(args))
     except (OSError, ValueError) as error:
         raise UsageError(f"the policy cannot be loaded: {error}") from error
-    require_device(args.device)
+    require_device(args.device, args.checkpoint)
     note(ignored_options(args))
     try:
         import msgpack  # noqa: F401

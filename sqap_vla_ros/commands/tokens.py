@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out.exists() and args.image.exists() and args.out.samefile(args.image):
         raise UsageError(f"--out {args.out} is the picture that is read: name another file")
     check_folder(args.out.parent, args.out)
-    require_policy(args.checkpoint, args.recipe)
+    require_policy(args.checkpoint, args.recipe, server=False)
     named = {text: parse_selector(text) for text in args.selectors}
     require_device(args.device)
     image = read_picture(args.image)

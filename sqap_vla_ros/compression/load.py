@@ -201,6 +201,8 @@ def _elsewhere(checkpoint: str) -> str:
             f"checkpoint {checkpoint} is not on this computer, and nothing is downloaded by itself: fetch it with "
             f"`hf download {repository} --local-dir {folder}` and give the folder {folder}"
         )
+    if checkpoint.startswith(("ws://", "wss://")):
+        return f"checkpoint {checkpoint} is a server's address, where no weights are to be had: give the folder or file"
     if re.match(r"[a-z][a-z0-9+.-]*://", checkpoint):
         return f"checkpoint {checkpoint} is an address: download it and give the folder or file, or ws://HOST:PORT"
     return ""
