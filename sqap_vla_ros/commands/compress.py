@@ -52,7 +52,7 @@ def register(subparsers: Any) -> None:
         "Interrupted runs go on where they stopped.",
         resumes=True,
     )
-    add_checkpoint(parser, None)
+    add_checkpoint(parser, None, server=False)
     add_recipe(parser, "coverage_w4a8")
     parser.add_argument("--out", type=Path, required=True, help="the file to write, policy.safetensors")
     parser.add_argument(

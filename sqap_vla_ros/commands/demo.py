@@ -44,7 +44,7 @@ def register(subparsers: Any) -> None:
         choices=("forward_command", "gripper_command"),
         help="how the gripper is commanded: a topic, or an action of control_msgs",
     )
-    add_checkpoint(parser, TRAINED_POLICY)
+    add_checkpoint(parser, TRAINED_POLICY, server=False)
     add_recipe(parser, RECIPE)
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")
     parser.add_argument("--quiet", action="store_true", help="show no progress bars")

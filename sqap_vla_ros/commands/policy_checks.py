@@ -44,7 +44,9 @@ def require_policy(
     from sqap_vla_ros.serving.frames import is_remote
 
     if is_remote(checkpoint) and not server:
-        raise UsageError(f"--checkpoint {checkpoint}: this needs the policy here, not a server's: give its folder or file")
+        raise UsageError(
+            f"--checkpoint {checkpoint}: this needs the policy here, not a server's: give its folder or file"
+        )
     if is_remote(checkpoint):
         require_server(checkpoint)
         return

@@ -35,7 +35,7 @@ def register(subparsers: Any) -> None:
         description="Draw which visual tokens survive and why, for several selectors side by side. The attention is "
         "that of the policy under --recipe; the pruning of the recipe itself is left out.",
     )
-    add_checkpoint(parser, "micro")
+    add_checkpoint(parser, "micro", server=False)
     add_recipe(parser, "fp32")
     add_picture(parser)
     parser.add_argument("--instruction", type=instruction, default="pick up the object", help="what to do, in words")

@@ -196,10 +196,7 @@ def test_what_the_server_has_chosen_is_not_looked_at_here(command, tmp_path, cap
 def test_a_command_that_needs_the_policy_here_takes_no_server(command, capsys):
     assert cli.main([*command, "--checkpoint", SERVED]) == 2
     said = capsys.readouterr().err
-    assert (
-        said
-        == f"sqap-vla: error: --checkpoint {SERVED}: this needs the policy here, not a server's: give its folder or file\n"
-    )
+    assert f"--checkpoint {SERVED}: this needs the policy here, not a server's: give its folder or file\n" in said
 
 
 def test_a_servers_weights_are_not_to_be_had(capsys):
