@@ -27,7 +27,10 @@ class Access:
             # Any web page that its user opens could speak to a server on that user's own computer.
             return HTTPStatus.FORBIDDEN, "web pages may not use this server: the request has an Origin header"
         if not self._authorised(headers):
-            lacking = "a token is needed: send the header Authorization: Api-Key TOKEN"
+            lacking = (
+                f"a token is needed: set {TOKEN_VARIABLE} to the same on both sides, or send the header Authorization: "
+                "Api-Key TOKEN from a client of another kind"
+            )
             wrong = f"the token given is not this server's: set {TOKEN_VARIABLE} to the same on both sides"
             return HTTPStatus.UNAUTHORIZED, wrong if _tokens(headers) else lacking
         if self.clients >= self.most_clients:
