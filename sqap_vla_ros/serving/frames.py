@@ -120,20 +120,21 @@ def join_request(request: PredictRequest, image: NDArray[np.uint8]) -> bytes:
     return seal(_LENGTH.pack(len(packet)), packet, image.tobytes())
 
 
-def split_request(sealed: bytes) -> tuple[PredictRequest, Observation]:
-    """Return the request and its observation. Raises WireError, and ValueError for an impossible observation."""
+def split_request(sealed: bytes) -> tuple[PredictRequest, memoryview]:
+    """Return the request, and what should be its image. Raises WireError."""
     frame = unseal(sealed)
     if len(frame) < _LENGTH.size:
         raise WireError("a frame begins with the length of its request")
-    begin = _LENGTH.size
-    end = begin + int(_LENGTH.unpack_from(frame)[0])
-    request = decode(bytes(frame[begin:end]))
+    end = _LENGTH.size + int(_LENGTH.unpack_from(frame)[0])
+    request = decode(bytes(frame[_LENGTH.size : end]))
     if not isinstance(request, PredictRequest):
         raise WireError(f"expected a request, got {type(request).__name__}")
+    return request, frame[end:]
+
+
+def observed(request: PredictRequest, pixels: memoryview) -> Observation:
+    """Return the observation of a request. Raises WireError for another number of pixels, ValueError if impossible."""
     size = request.height * request.width * 3
-    if len(frame) - end != size:
-        raise WireError(
-            f"an image of {request.width} x {request.height} pixels needs {size} bytes, got {len(frame) - end}"
-        )
-    image = np.frombuffer(frame, np.uint8, offset=end).reshape(request.height, request.width, 3)
-    return request, request.observation(image)
+    if len(pixels) != size:
+        raise WireError(f"an image of {request.width} x {request.height} pixels needs {size} bytes, got {len(pixels)}")
+    return request.observation(np.frombuffer(pixels, np.uint8).reshape(request.height, request.width, 3))
