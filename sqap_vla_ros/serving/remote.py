@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.frames import CloseCode
 from websockets.sync.client import ClientConnection, connect
 
-from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo, UnfitObservation
+from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo, UnfitObservation, checked_seed, unreadable
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S, REACH_TIMEOUT_S
 from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, PredictRequest, Ready, Result
@@ -120,9 +120,13 @@ class RemotePolicy:
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
         """Return the server's chunk; the stage `network` of its timings is all but the time inside the server's policy.
 
-        Raises UnfitObservation for an observation that cannot be sent, as one with too large an image, and RemoteError
-        where the server was not reached, or its answer is late, a refusal, or malformed.
+        Raises ValueError for a seed that is none, UnfitObservation for an observation that cannot be sent, as one with
+        too large an image, or that says nothing, and RemoteError where the server was not reached, or its answer is
+        late, a refusal, or malformed.
         """
+        seed = checked_seed(seed)
+        if problem := unreadable(observation.instruction):
+            raise UnfitObservation(problem)
         begin_s = time.monotonic()
         deadline_s = begin_s + self._timeout_s
         while True:

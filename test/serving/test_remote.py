@@ -18,9 +18,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
 from workers.served import Served
 
-from sqap_vla_ros.contracts import Commitment, UnfitObservation
+from sqap_vla_ros.contracts import Commitment, UnfitObservation, unreadable
 from sqap_vla_ros.serving import wire
-from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, Ready, Result
+from sqap_vla_ros.serving.events import LoadFailed, LoadProgress, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.frames import seal
 from sqap_vla_ros.serving.remote import RemoteError, RemotePolicy
 from sqap_vla_ros.serving.supervisor import WorkerSupervisor
@@ -239,6 +239,27 @@ def test_nobody_there_is_waited_for_less_long_than_a_server_that_loads():
 def test_what_is_no_address_is_not_waited_for(address):
     with pytest.raises(ValueError, match="no address of a server"):
         RemotePolicy(address)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, 2**63])
+def test_a_seed_that_is_none_is_refused_as_here(remote, seed):
+    with pytest.raises(ValueError, match="seed must be a whole number from 0 to 9223372036854775807, got "):
+        remote.predict(observation(), seed=seed)
+    assert remote.reconnections == 0
+
+
+@pytest.mark.parametrize("instruction", ["", "\u200b"])
+def test_an_instruction_that_says_nothing_is_refused_as_here(remote, instruction):
+    with pytest.raises(UnfitObservation, match=f"{unreadable(instruction)[:40]}"):
+        remote.predict(observation(instruction=instruction))
+
+
+def test_a_worker_names_a_type_of_numbers_that_no_policy_has():
+    worker = start("", warmup=0, checkpoint="micro", dtype="int8")
+    try:
+        assert wait_for(worker, LoadFailed).text.startswith("dtype must be float32, bfloat16, float16 or None")
+    finally:
+        worker.close()
 
 
 LARGE = replace(observation(), image=np.zeros((3072, 4096, 3), np.uint8))
