@@ -82,11 +82,11 @@ def overhead(port: int) -> dict[str, Any]:
         return (remote.round_trip.total_s - remote.round_trip.policy_s) * 1e3
 
     rows = {"native": report("native", [native() for _ in range(ROUNDS)])}
-    with connect(f"ws://127.0.0.1:{port}/openpi", compression=None) as connection:
+    with connect(f"ws://127.0.0.1:{port}/openpi", compression=None, proxy=None) as connection:
         connection.recv()
         frame = pack({"observation/image": IMAGE, "prompt": "pick"}, keys=bytes)
         rows["openpi"] = report("openpi", [_exchange(connection, frame) for _ in range(ROUNDS)])
-    with connect(f"ws://127.0.0.1:{port}/vla-eval", compression=None) as connection:
+    with connect(f"ws://127.0.0.1:{port}/vla-eval", compression=None, proxy=None) as connection:
         payload = {"images": {"agentview": IMAGE}, "task_description": "pick"}
         frame = pack({"type": "observation", "payload": payload, "seq": 1, "timestamp": 0.0}, keys=str)
         rows["vla-eval"] = report("vla-eval", [_exchange(connection, frame) for _ in range(ROUNDS)])

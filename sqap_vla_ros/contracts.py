@@ -6,6 +6,7 @@ Nothing here imports ROS or torch at run time, so the nodes' parent process and 
 from __future__ import annotations
 
 import enum
+import operator
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ REAL_TIME_CHUNKING = ("replace", "guided")  # chunks that repeat what is execute
 CONTINUATIONS = ("none", *REAL_TIME_CHUNKING, "best_of_8")  # see policy/sampling/continuing.py
 CROPS = ("none", "deployment")  # see policy/preprocessing.py
 STEP_S = (1e-3, 10.0)  # shortest and longest time between two actions of a chunk
+LARGEST_SEED = 2**63 - 1
 ACTION_DIM = 7  # dx dy dz, droll dpitch dyaw, gripper
 Query = Literal["cognition", "instruction"]
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol of Unicode that show nothing
@@ -89,6 +91,14 @@ def eight_bits(values: NDArray[Any], white: float, name: str) -> NDArray[np.uint
 
 class UnfitObservation(ValueError):
     """An observation that a policy predicts nothing from; the text tells whoever sent it what to change."""
+
+
+def checked_seed(seed: int) -> int:
+    """Return the seed of a prediction or of weights. Raises ValueError for what is none, here and at a server alike."""
+    whole = operator.index(seed) if hasattr(seed, "__index__") else -1
+    if not 0 <= whole <= LARGEST_SEED:
+        raise ValueError(f"seed must be a whole number from 0 to {LARGEST_SEED}, got {seed!r:.40}")
+    return whole
 
 
 class Reason(enum.IntEnum):
@@ -173,17 +183,30 @@ class Observation:
         return cls(np.ascontiguousarray(image), stamp_ns, instruction, gripper_pixel, base_from_tool)
 
     def __post_init__(self) -> None:
-        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8 or 0 in self.image.shape:
+        image = self.image
+        fits = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
+        if not fits or 0 in image.shape:
+            got = f"shape {image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ValueError(
-                f"image must be [H, W, 3] uint8 RGB, got shape {self.image.shape} of {self.image.dtype}: "
-                "convert it first (nodes/images.py does so for every ROS encoding)"
+                f"image must be [H, W, 3] uint8 RGB, got {got}: convert the array, or give Observation.of a PIL image"
             )
-        if self.gripper_pixel is not None and not np.isfinite(self.gripper_pixel).all():
-            raise ValueError(f"gripper_pixel must be finite or None, got {self.gripper_pixel}")
-        if self.base_from_tool is not None and (
-            np.shape(self.base_from_tool) != (4, 4) or not np.isfinite(self.base_from_tool).all()
-        ):
-            raise ValueError(f"base_from_tool must be a finite [4, 4] pose, got {self.base_from_tool!r}")
+        if not isinstance(self.instruction, str):
+            raise ValueError(f"instruction must be a text that says what to do, got {type(self.instruction).__name__}")
+        if not isinstance(self.stamp_ns, int | np.integer):
+            raise ValueError(f"stamp_ns must be a whole number of nanoseconds, got {self.stamp_ns!r:.40}")
+        if self.gripper_pixel is not None and not _finite(self.gripper_pixel, (2,)):
+            raise ValueError(f"gripper_pixel must be (u, v), both finite, or None, got {self.gripper_pixel!r:.200}")
+        if self.base_from_tool is not None and not _finite(self.base_from_tool, (4, 4)):
+            raise ValueError(f"base_from_tool must be a finite [4, 4] pose or None, got {self.base_from_tool!r:.400}")
+
+
+def _finite(values: object, shape: tuple[int, ...]) -> bool:
+    """Return whether something is as many finite numbers."""
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    return numbers.shape == shape and bool(np.isfinite(numbers).all())
 
 
 @dataclass(frozen=True)

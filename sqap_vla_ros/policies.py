@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from sqap_vla_ros.compression import load
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def load_policy(
-    checkpoint: str = TRAINED_POLICY,
-    recipe: str = "fp32",
+    checkpoint: str | os.PathLike[str] = TRAINED_POLICY,
+    recipe: str | os.PathLike[str] = "fp32",
     *,
     device: str = "cpu",
     dtype: str | torch.dtype | None = None,
@@ -36,8 +37,13 @@ def load_policy(
     A recipe that calibrates a shipped policy does so once: the result is kept in the user's cache folder.
 
     Raises FileNotFoundError for a checkpoint that is not there, RecipeError for a recipe that does not fit it,
-    ValueError for a device that PyTorch cannot use, and RemoteError for a server that cannot be reached.
+    ValueError for a device that PyTorch cannot use and for another argument that cannot be, and RemoteError for a
+    server that cannot be reached.
     """
+    for name, value in (("checkpoint", checkpoint), ("recipe", recipe)):
+        if not isinstance(value, str | os.PathLike):
+            raise ValueError(f"{name} must be a name or a path, got {type(value).__name__}")
+    checkpoint, recipe = os.fspath(checkpoint), os.fspath(recipe)
     if is_remote(checkpoint):
         return remote_policy(checkpoint)
     from sqap_vla_ros.compression.files.kept import KeptPolicies, default_folder  # loads torch

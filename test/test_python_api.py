@@ -1,17 +1,21 @@
 """The Python API: a policy in five lines, without ROS and without the simulator."""
 
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from places import ROOT
 
 import sqap_vla_ros
 from sqap_vla_ros import Observation, load_policy
 from sqap_vla_ros.pictures import read_picture
+from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
+from sqap_vla_ros.policy.settings import CheckpointSettings
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
@@ -75,12 +79,80 @@ def test_a_picture_is_turned_as_its_exif_data_say(tmp_path):
     [
         ("view.png", "got str: open a file with PIL.Image.open first"),
         (PIXELS[..., 0], r"image must be \[H, W, 3\] uint8 RGB, got shape \(48, 64\)"),
-        (PIXELS / 255.0, "of float64"),
+        (PIXELS / 255.0, "of float64: convert the array, or give Observation.of a PIL image$"),
+        (PIXELS[:0], r"got shape \(0, 64, 3\) of uint8"),
     ],
 )
 def test_what_is_no_image_is_named(image, text):
     with pytest.raises(ValueError, match=text):
         Observation.of(image, "pick")
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"image": None}, "image must be [H, W, 3] uint8 RGB, got NoneType: convert the array, or give"),
+        ({"instruction": None}, "instruction must be a text that says what to do, got NoneType"),
+        ({"instruction": b"pick"}, "instruction must be a text that says what to do, got bytes"),
+        ({"stamp_ns": 1.5}, "stamp_ns must be a whole number of nanoseconds, got 1.5"),
+        ({"stamp_ns": None}, "stamp_ns must be a whole number of nanoseconds, got None"),
+        ({"gripper_pixel": (1.0, 2.0, 3.0)}, "gripper_pixel must be (u, v), both finite, or None, got (1.0, 2.0, 3.0)"),
+        ({"gripper_pixel": "ab"}, "gripper_pixel must be (u, v), both finite, or None, got 'ab'"),
+        ({"gripper_pixel": (1.0, float("nan"))}, "gripper_pixel must be (u, v), both finite, or None, got (1.0, nan)"),
+        ({"base_from_tool": [["a"] * 4] * 4}, "base_from_tool must be a finite [4, 4] pose or None, got [['a', 'a',"),
+        ({"base_from_tool": np.eye(3)}, "base_from_tool must be a finite [4, 4] pose or None, got array([[1., 0., 0.]"),
+    ],
+)
+def test_a_field_that_cannot_be_is_named(fields, text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        Observation(**{"image": PIXELS, "stamp_ns": 0, "instruction": "pick", **fields})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"checkpoint": None}, "checkpoint must be a name or a path, got NoneType"),
+        ({"recipe": 5}, "recipe must be a name or a path, got int"),
+        ({"device": None}, "must be cpu, cuda or cuda:N, got 'None'"),
+        ({"unnorm_key": 5}, "has statistics for micro; unnorm_key 5 is not among them"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        load_policy(**{"checkpoint": "micro", **arguments})
+
+
+@pytest.mark.parametrize("values", [{"dt_s": "x"}, {"guidance": "x"}, {"dt_s": [0.1]}])
+def test_a_setting_of_another_type_is_named(values):
+    (name,) = values
+    with pytest.raises(ValueError, match=f"{name} must be a number or None, which keeps the checkpoint's, got "):
+        CheckpointSettings(**values)
+
+
+def test_a_path_is_as_good_as_its_name(tmp_path):
+    save_checkpoint(load_policy("micro"), tmp_path / "policy.safetensors")
+    (tmp_path / "mine.yaml").write_text("extends: fp32\n")
+    policy = load_policy(tmp_path / "policy.safetensors", tmp_path / "mine.yaml")
+    assert policy.info.recipe == "mine"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, "0", None, float("nan")])
+def test_a_seed_that_is_none_is_named(seed):
+    said = re.escape(f"seed must be a whole number from 0 to 9223372036854775807, got {seed!r}")
+    with pytest.raises(ValueError, match=said):
+        load_policy("micro", seed=seed)
+    policy = load_policy("micro")
+    with pytest.raises(ValueError, match=said):
+        policy.predict(Observation.of(PIXELS, "pick"), seed=seed)
+    assert policy.predict(Observation.of(PIXELS, "pick"), seed=np.int64(2)).seed == 2
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bogus", "", "float64", torch.int8, 5])
+def test_a_dtype_that_no_policy_has_is_named(dtype):
+    said = f"dtype must be float32, bfloat16, float16 or None, which takes the recipe's, got {dtype!r}"
+    for checkpoint in ("tabletop", "micro"):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            load_policy(checkpoint, dtype=dtype)
 
 
 def test_a_view_of_an_array_is_made_contiguous():

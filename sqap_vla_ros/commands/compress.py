@@ -52,7 +52,7 @@ def register(subparsers: Any) -> None:
         "Interrupted runs go on where they stopped.",
         resumes=True,
     )
-    add_checkpoint(parser, None)
+    add_checkpoint(parser, None, server=False)
     add_recipe(parser, "coverage_w4a8")
     parser.add_argument("--out", type=Path, required=True, help="the file to write, policy.safetensors")
     parser.add_argument(
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = load_recipe(args.recipe)
     settings = checkpoint_settings(args)
-    require_policy(args.checkpoint, settings=settings)
+    require_policy(args.checkpoint, settings=settings, server=False)
     check_target(args.out, overwrite=args.overwrite, source=checkpoint_path(args.checkpoint, SHIPPED))
     if args.report is not None:
         if args.report.absolute() == args.out.absolute():

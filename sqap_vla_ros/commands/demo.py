@@ -44,7 +44,7 @@ def register(subparsers: Any) -> None:
         choices=("forward_command", "gripper_command"),
         help="how the gripper is commanded: a topic, or an action of control_msgs",
     )
-    add_checkpoint(parser, TRAINED_POLICY)
+    add_checkpoint(parser, TRAINED_POLICY, server=False)
     add_recipe(parser, RECIPE)
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")
     parser.add_argument("--quiet", action="store_true", help="show no progress bars")
@@ -52,7 +52,7 @@ def register(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demonstration. Raises DemoFailed where the arm did not move under the policy."""
-    require_policy(args.checkpoint, args.recipe)
+    require_policy(args.checkpoint, args.recipe, server=False)
     require_fitting(args.checkpoint, (args.recipe,))
     run_demo(
         DemoOptions(

@@ -107,7 +107,7 @@ def units_of(args: argparse.Namespace) -> list[Unit]:
 
 
 def ignored_options(args: argparse.Namespace) -> list[str]:
-    """Return a sentence for each option that was typed and has no effect; `_reachable_units` tells of --recipes."""
+    """Return a sentence for each option that was typed and has no effect; `_units_as_served` tells of --recipes."""
     return ignored(
         args,
         (("--jobs",), args.ray, "--ray distributes the episodes"),
@@ -115,17 +115,13 @@ def ignored_options(args: argparse.Namespace) -> list[str]:
     )
 
 
-def _reachable_units(args: argparse.Namespace) -> list[Unit]:
+def _units_as_served(args: argparse.Namespace) -> list[Unit]:
+    """Return the units, under the recipe of the server where there is one. Raises RemoteError."""
     from sqap_vla_ros.serving.frames import is_remote
 
     if not is_remote(args.checkpoint):
         return units_of(args)
-    from sqap_vla_ros.serving.remote import RemoteError
-
-    try:
-        units = units_of(args)
-    except RemoteError as error:
-        raise UsageError(f"--checkpoint {args.checkpoint}: {error}") from error
+    units = units_of(args)
     served = units[0].method.recipe
     note(ignored(args, (("--recipes",), args.recipes != (served,), f"the server has chosen {served}")))
     return units
@@ -162,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
     """Run or continue the study; 1 where a recipe could not be measured."""
     from sqap_vla_ros.evaluation.ray_cluster import require_ray
     from sqap_vla_ros.policy.checkpoints.writing import check_folder
-    from sqap_vla_ros.serving.frames import is_remote
+    from sqap_vla_ros.serving.frames import RemoteError
 
     check_folder(args.out)
     if args.ray is not None:
@@ -171,20 +167,24 @@ def run(args: argparse.Namespace) -> int:
     if args.async_latency > longest_s:
         lasts = f"the time that --horizon {args.horizon} lasts"
         raise UsageError(f"--async-latency must be at most {longest_s:g} s, {lasts}, got {args.async_latency:g}")
-    require_policy(args.checkpoint, *(() if is_remote(args.checkpoint) else args.recipes))
+    require_policy(args.checkpoint, *args.recipes)
     _require_continuable(args)
     require_fitting(args.checkpoint, args.recipes)  # all of them, before the first episode
     from sqap_vla_ros.evaluation.closed_loop.report import print_summary, write_report
     from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
     from sqap_vla_ros.evaluation.closed_loop.study import METHODS, Store
 
-    units = _reachable_units(args)
     if not args.resume and (args.out / METHODS).exists():
         raise ValueError(f"{args.out} holds results: choose another --out, or leave out --no-resume to continue them")
-    note(ignored_options(args))
-    problems = run_units(
-        units, args.out, reference=units[0].method, jobs=args.jobs, lockstep=args.lockstep, ray_address=args.ray
-    )
+    try:
+        units = _units_as_served(args)
+        note(ignored_options(args))
+        problems = run_units(
+            units, args.out, reference=units[0].method, jobs=args.jobs, lockstep=args.lockstep, ray_address=args.ray
+        )
+    except RemoteError as error:
+        again = "when the server answers again, the same command goes on from here"
+        raise UsageError(f"--checkpoint {args.checkpoint}: {error}; {again}") from error
     store = Store(args.out)
     methods = list(dict.fromkeys(unit.method.name for unit in units))
     for suite in dict.fromkeys(unit.suite for unit in units):

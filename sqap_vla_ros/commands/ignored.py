@@ -66,6 +66,14 @@ def ignored_recipes(args: argparse.Namespace) -> list[str]:
 
 
 def _in_effect(recipe: str, loaded: str) -> bool:
+    """Return whether a recipe is among those in effect; one that cannot be read here, which a server may have, by name.
+
+    `policy_checks.require_policy` has refused it where there is no server.
+    """
     from sqap_vla_ros.compression.recipe import load_recipe
 
-    return load_recipe(recipe).name in loaded.split("+")
+    try:
+        name = load_recipe(recipe).name
+    except (OSError, ValueError):
+        name = recipe
+    return name in loaded.split("+")

@@ -18,7 +18,9 @@ from sqap_vla_ros.serving.defaults import MOST_THREADS
 if TYPE_CHECKING:
     from sqap_vla_ros.policy.settings import CheckpointSettings
 
-CHECKPOINT_HELP = f"`{TRAINED_POLICY}`, `micro` (random weights), a CogACT folder, or a .safetensors file"
+_POLICIES = f"`{TRAINED_POLICY}`, `libero_object`, `micro` (random weights), a CogACT folder"
+CHECKPOINT_HELP = f"{_POLICIES}, or a .safetensors file"
+SERVED_HELP = f"{_POLICIES}, a .safetensors file, or a server (ws://HOST:PORT)"
 RECIPE_HELP = "how the policy is compressed: a name of config/recipes or a YAML file"
 STATE_HELP = "what follows the position in the state: axis_angle, rpy, quat_wxyz or quat_xyzw"
 DEFAULT_RECIPES = "fp32,w4a4,sqap"  # the first is the reference
@@ -189,9 +191,10 @@ def device_name(text: str) -> str:
 # -- options ----------------------------------------------------------------------------------------------------------
 
 
-def add_checkpoint(parser: Any, default: str | None) -> None:
-    """Add --checkpoint; required where `default` is None."""
-    parser.add_argument("--checkpoint", default=default, required=default is None, help=CHECKPOINT_HELP)
+def add_checkpoint(parser: Any, default: str | None, *, server: bool = True) -> None:
+    """Add --checkpoint; required where `default` is None. server: as for `policy_checks.require_policy`."""
+    told = SERVED_HELP if server else CHECKPOINT_HELP
+    parser.add_argument("--checkpoint", default=default, required=default is None, help=told)
 
 
 def add_recipe(parser: Any, default: str) -> None:

@@ -16,29 +16,42 @@ if TYPE_CHECKING:
     from sqap_vla_ros.policy.settings import CheckpointSettings
 
 
-def require_device(device: str) -> None:
-    """Raise UsageError where `device` is a GPU that PyTorch does not see. Imports torch for a GPU only."""
-    from sqap_vla_ros.policy.devices import device_problem
+def require_device(device: str, checkpoint: str = "") -> None:
+    """Raise UsageError where `device` is a GPU that PyTorch does not see. Imports torch for a GPU only.
 
+    checkpoint: where it is a server's address, the policy does not run here, and any device passes.
+    """
+    from sqap_vla_ros.policy.devices import device_problem
+    from sqap_vla_ros.serving.frames import is_remote
+
+    if is_remote(checkpoint):
+        return
     if problem := device_problem(device):
         raise UsageError(f"--device {device}: {problem}; use --device cpu or install a CUDA build")
 
 
-def require_policy(checkpoint: str, *recipes: str, settings: CheckpointSettings | None = None) -> None:
+def require_policy(
+    checkpoint: str, *recipes: str, settings: CheckpointSettings | None = None, server: bool = True
+) -> None:
     """Raise FileNotFoundError or ValueError for what cannot become a policy, as far as small files tell.
 
-    A server's address counts as there where its name resolves.
+    A server's address counts as there where its name resolves. It has chosen the rest itself: that is not looked at.
     settings: checked against the geometry and the data sets that the checkpoint states; None stands for its own.
+    server: the command can use the policy of one.
     """
     from sqap_vla_ros.compression.recipe import load_recipe
     from sqap_vla_ros.policy.settings import CheckpointSettings
     from sqap_vla_ros.serving.frames import is_remote
 
-    for recipe in recipes:
-        load_recipe(recipe)
+    if is_remote(checkpoint) and not server:
+        raise UsageError(
+            f"--checkpoint {checkpoint}: this needs the policy here, not a server's: give its folder or file"
+        )
     if is_remote(checkpoint):
         require_server(checkpoint)
         return
+    for recipe in recipes:
+        load_recipe(recipe)
     _require_settings(checkpoint, settings or CheckpointSettings())
 
 
@@ -105,10 +118,12 @@ def require_mover(checkpoint: str, settings: CheckpointSettings) -> None:
 
 def require_server(address: str) -> None:
     """Raise UsageError for --checkpoint ws://... that is no address or whose host nobody knows."""
-    from sqap_vla_ros.serving.frames import host_and_port
+    from sqap_vla_ros.serving.frames import host_and_port, uses_proxy
 
     try:
         host, port = host_and_port(address)
+        if uses_proxy(address):  # which may know names that are not known here
+            return
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (ValueError, OSError) as error:
         raise UsageError(f"--checkpoint {address}: {getattr(error, 'strerror', None) or error}") from error

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("--gripper-point is projected through --camera-info: give both")
     settings = checkpoint_settings(args)
     require_policy(args.checkpoint, args.recipe, settings=settings)
-    require_device(args.device)
+    require_device(args.device, args.checkpoint)
     image = read_picture(args.image)
     observation = Observation(image, stamp_ns=0, instruction=args.instruction, gripper_pixel=_gripper(args, image))
     policy: Policy

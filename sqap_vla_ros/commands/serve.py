@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import errno
 import logging
 import os
 import signal
+import socket
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,7 +150,8 @@ def run(args: argparse.Namespace) -> None:
         require_policy(args.checkpoint, args.recipe, settings=checkpoint_settings(args))
     except (OSError, ValueError) as error:
         raise UsageError(f"the policy cannot be loaded: {error}") from error
-    require_device(args.device)
+    require_device(args.device, args.checkpoint)
+    _require_host(args.host)
     note(ignored_options(args))
     try:
         import msgpack  # noqa: F401
@@ -168,6 +172,33 @@ def run(args: argparse.Namespace) -> None:
     asyncio.run(_serve(args, worker, config))
 
 
+def _require_host(host: str) -> None:
+    """Raise UsageError for a --host that is no address and no known name; a token would not help it."""
+    try:
+        if not host:
+            raise OSError(errno.EINVAL, "is empty")
+        socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:  # no host has such a name
+        raise UsageError(_host_problem(error, host)) from error
+
+
+def _listening_problem(error: OSError, host: str, port: int) -> str:
+    """Return why nobody can be served at a host and port, and what to do."""
+    another = "choose another --port, or 0 for a free one"
+    if error.errno == errno.EADDRINUSE:
+        return f"--port {port}: another program listens on it at {host}: {another}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"--port {port}: this user may not listen on it (below 1024 it takes special rights): {another}"
+    return _host_problem(error, host)
+
+
+def _host_problem(error: Exception, host: str) -> str:
+    known = {errno.EADDRNOTAVAIL: "is no address of this computer"}
+    number = getattr(error, "errno", None)
+    why = known.get(number or 0) or getattr(error, "strerror", None) or str(error)
+    return f"--host {host}: {why}: give 127.0.0.1, another address of this computer, or 0.0.0.0 for all of them"
+
+
 async def _serve(args: argparse.Namespace, worker: WorkerConfig, config: ServerConfig) -> None:
     from sqap_vla_ros.serving.server.engine import EngineError
     from sqap_vla_ros.serving.server.server import listening
@@ -180,7 +211,11 @@ async def _serve(args: argparse.Namespace, worker: WorkerConfig, config: ServerC
     engine, stopping = loop.create_task(service.engine.run()), loop.create_task(stopped.wait())
     notes = loop.create_task(_log_notes(args, service))
     try:
-        async with listening(service, config) as port:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                port = await stack.enter_async_context(listening(service, config))
+            except OSError as error:
+                raise UsageError(_listening_problem(error, config.host, config.port)) from error
             print(f"listening on ws://{config.host}:{port}", flush=True)
             await asyncio.wait((engine, stopping), return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -35,7 +35,7 @@ def register(subparsers: Any) -> None:
         description="Draw which visual tokens survive and why, for several selectors side by side. The attention is "
         "that of the policy under --recipe; the pruning of the recipe itself is left out.",
     )
-    add_checkpoint(parser, "micro")
+    add_checkpoint(parser, "micro", server=False)
     add_recipe(parser, "fp32")
     add_picture(parser)
     parser.add_argument("--instruction", type=instruction, default="pick up the object", help="what to do, in words")
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out.exists() and args.image.exists() and args.out.samefile(args.image):
         raise UsageError(f"--out {args.out} is the picture that is read: name another file")
     check_folder(args.out.parent, args.out)
-    require_policy(args.checkpoint, args.recipe)
+    require_policy(args.checkpoint, args.recipe, server=False)
     named = {text: parse_selector(text) for text in args.selectors}
     require_device(args.device)
     image = read_picture(args.image)

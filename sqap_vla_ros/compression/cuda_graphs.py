@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sqap_vla_ros.contracts import ActionChunk, Observation, Policy, SelectedTokens, SelectionContext
+from sqap_vla_ros.contracts import ActionChunk, Observation, Policy, SelectedTokens, SelectionContext, checked_seed
 from sqap_vla_ros.policy.cogact import CogACTPolicy
 from sqap_vla_ros.policy.sampling.diffusion import draw_noise
 from sqap_vla_ros.pruning.ring import gripper_tensor
@@ -110,7 +110,7 @@ class CapturedPolicy(CogACTPolicy):
             if not reason and observations[0].commitment is not None:
                 reason = "a chunk that continues another is sampled in steps of its own"
             if not reason:
-                return [self._predict_one(observations[0], 0 if seeds is None else seeds[0])]
+                return [self._predict_one(observations[0], 0 if seeds is None else checked_seed(seeds[0]))]
             self.warn_once(reason)
         return super().predict_batch(observations, seeds=seeds)
 

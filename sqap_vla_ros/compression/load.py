@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from sqap_vla_ros.compression.calibration import ObservationSource, synthetic_observations
 from sqap_vla_ros.compression.files.kind import is_compressed
 from sqap_vla_ros.compression.recipe import Recipe, RecipeError, load_recipe
-from sqap_vla_ros.contracts import Observation, Policy
+from sqap_vla_ros.contracts import Observation, Policy, checked_seed
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.devices import device_problem
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sqap_vla_ros.policy.settings import CheckpointSettings
 
 MICRO = "micro"
+DTYPES = ("float32", "bfloat16", "float16")  # that a policy can be loaded in
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def load_policy(
         one that quantises the same way (`sqap` on a `w4a4` file).
     recipe: a name of `config/recipes` or a YAML file.
     shipped: name -> policy that can be named in place of a checkpoint. By default `micro` alone, which needs nothing.
-    dtype: overrides the recipe's; refused for compressed files.
+    dtype: one of DTYPES, which overrides the recipe's; refused for compressed files.
     device: cpu, cuda or cuda:N; ValueError where PyTorch cannot use it. On CUDA, a prediction is captured as a graph
         wherever it can be (see `cuda_graphs`).
     unnorm_key: which dataset's statistics turn the normalised chunk into metres and radians.
@@ -104,6 +105,9 @@ def load_policy(
 
     if problem := device_problem(str(device)):
         raise ValueError(f"device {str(device)!r}: {problem}; use device='cpu', or install a CUDA build of PyTorch")
+    if dtype is not None and _dtype_name(dtype) not in DTYPES:
+        raise ValueError(f"dtype must be {', '.join(DTYPES)} or None, which takes the recipe's, got {dtype!r:.60}")
+    seed = checked_seed(seed)
     settings = settings or _settings(unnorm_key)
     chosen = applied_recipe(checkpoint, recipe, shipped)
     require_loadable(chosen)
@@ -202,6 +206,8 @@ def _elsewhere(checkpoint: str) -> str:
             f"checkpoint {checkpoint} is not on this computer, and nothing is downloaded by itself: fetch it with "
             f"`hf download {repository} --local-dir {folder}` and give the folder {folder}"
         )
+    if checkpoint.startswith(("ws://", "wss://")):
+        return f"checkpoint {checkpoint} is a server's address, where no weights are to be had: give the folder or file"
     if re.match(r"[a-z][a-z0-9+.-]*://", checkpoint):
         return f"checkpoint {checkpoint} is an address: download it and give the folder or file, or ws://HOST:PORT"
     return ""
@@ -267,7 +273,7 @@ def load_uncompressed(
     import torch
 
     settings = settings or _settings(None)
-    resolved = getattr(torch, str(dtype or recipe.dtype).removeprefix("torch."))
+    resolved = getattr(torch, _dtype_name(dtype or recipe.dtype))
     known = shipped.get(checkpoint)
     if known is not None and known.make is not None:
         from sqap_vla_ros.policy.cogact import choose_dataset
@@ -298,6 +304,10 @@ def load_uncompressed(
     policy.model.action_head.to(getattr(torch, recipe.head_dtype if dtype is None else "float32"))
     policy.provenance = dataclasses.replace(policy.provenance, recipe=recipe.name)
     return policy
+
+
+def _dtype_name(dtype: str | torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _settings(unnorm_key: str | None) -> CheckpointSettings:

@@ -22,6 +22,7 @@ from sqap_vla_ros.contracts import (
     TokenSelection,
     TokenSelector,
     UnfitObservation,
+    checked_seed,
 )
 from sqap_vla_ros.policy.action_head import DiffusionTransformer
 from sqap_vla_ros.policy.actions import ActionStatistics, choose_dataset, require_channels
@@ -230,11 +231,11 @@ class CogACTPolicy:
         """Predict B chunks at once; row b is what `predict(observations[b], seed=seeds[b])` gives, up to rounding.
 
         seeds: one a row, None for all 0. A selector that draws at random follows the first.
-        Raises ValueError for commitments that are to be continued in different ways.
+        Raises ValueError for commitments that are to be continued in different ways, and for a seed that is none.
         """
         if not observations:
             raise ValueError("predict_batch needs at least one observation, got none")
-        seeds = [0] * len(observations) if seeds is None else list(seeds)
+        seeds = [0] * len(observations) if seeds is None else [checked_seed(seed) for seed in seeds]
         if len(seeds) != len(observations):
             raise ValueError(f"predict_batch needs {len(observations)} seeds, one an observation, got {len(seeds)}")
         model, device = self.model, self.model.device

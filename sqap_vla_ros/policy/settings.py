@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,12 @@ class CheckpointSettings:
     ema: bool = False
     guidance: float | None = None
     ddim_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("dt_s", "guidance"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, numbers.Real):
+                raise ValueError(f"{name} must be a number or None, which keeps the checkpoint's, got {value!r:.40}")
 
     def apply(self, policy: CogACTPolicy) -> None:
         """Change a loaded policy: everything but the weights and the choice of the dataset.

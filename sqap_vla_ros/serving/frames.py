@@ -6,6 +6,7 @@ TCP's own, of 16 bits, lets one damaged packet in 65,536 pass, and a wrong bit i
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 import urllib.parse
 import zlib
@@ -20,6 +21,7 @@ from sqap_vla_ros.serving.wire import WireError, decode, encode
 
 NATIVE_PATH = "/native"  # of the server, for clients that send these frames
 SCHEMES = ("ws://", "wss://")
+MOST_FRAME = 32 * 2**20  # bytes that a server takes in one message, of any protocol
 TOKEN_VARIABLE = "SQAP_VLA_TOKEN"  # in the environment of both sides; never an argument, which others could read
 _LENGTH = struct.Struct("<I")
 _CHECKSUM = struct.Struct("<I")
@@ -37,7 +39,10 @@ def token_of(environment: Mapping[str, str]) -> str:
 
 
 class RemoteError(RuntimeError):
-    """The server cannot be reached, or gave no usable answer; the text says which and what to do."""
+    """The server cannot be reached, or gave no usable answer; the text says which and what to do.
+
+    Here and not in `remote.py`, which needs a library: who reports it may run without.
+    """
 
 
 class NoAnswer(RemoteError):
@@ -65,6 +70,31 @@ def host_and_port(address: str) -> tuple[str, int]:
     return parts.hostname, port or (443 if parts.scheme == "wss" else 80)
 
 
+def is_loopback(host: str) -> bool:
+    """Return True if a host can be reached from this computer only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def uses_proxy(address: str) -> bool:
+    """Return whether a proxy that the environment names (https_proxy, no_proxy) stands between us and a server.
+
+    A server at ws:// or on this computer is spoken to directly: it is on the robot's own network, or behind a tunnel,
+    and a web proxy would refuse it or be a detour.
+    """
+    host, port = host_and_port(address)
+    if not address.startswith("wss://") or is_loopback(host):
+        return False
+    import urllib.request  # with all that it loads
+
+    named = not {"wss", "socks", "https"}.isdisjoint(urllib.request.getproxies())
+    return named and not urllib.request.proxy_bypass(f"{host}:{port}")
+
+
 def seal(*parts: bytes) -> bytes:
     """Return the frame of these parts, one after the other."""
     checksum = 0
@@ -82,25 +112,33 @@ def unseal(frame: bytes) -> memoryview:
 
 
 def join_request(request: PredictRequest, image: NDArray[np.uint8]) -> bytes:
-    """Return the frame. Raises WireError."""
+    """Return the frame. Raises WireError, also for one that is longer than servers take."""
     packet = encode(request)
+    size = _CHECKSUM.size + _LENGTH.size + len(packet) + image.nbytes
+    if size > MOST_FRAME:
+        raise WireError(
+            f"an image of {request.width} x {request.height} pixels makes a frame of {size / 2**20:.1f} MiB, a server "
+            f"takes at most {MOST_FRAME / 2**20:g} MiB: send an image of at most {MOST_FRAME // 3_000_000} million "
+            "pixels"
+        )
     return seal(_LENGTH.pack(len(packet)), packet, image.tobytes())
 
 
-def split_request(sealed: bytes) -> tuple[PredictRequest, Observation]:
-    """Return the request and its observation. Raises WireError, and ValueError for an impossible observation."""
+def split_request(sealed: bytes) -> tuple[PredictRequest, memoryview]:
+    """Return the request, and what should be its image. Raises WireError."""
     frame = unseal(sealed)
     if len(frame) < _LENGTH.size:
         raise WireError("a frame begins with the length of its request")
-    begin = _LENGTH.size
-    end = begin + int(_LENGTH.unpack_from(frame)[0])
-    request = decode(bytes(frame[begin:end]))
+    end = _LENGTH.size + int(_LENGTH.unpack_from(frame)[0])
+    request = decode(bytes(frame[_LENGTH.size : end]))
     if not isinstance(request, PredictRequest):
         raise WireError(f"expected a request, got {type(request).__name__}")
+    return request, frame[end:]
+
+
+def observed(request: PredictRequest, pixels: memoryview) -> Observation:
+    """Return the observation of a request. Raises WireError for another number of pixels, ValueError if impossible."""
     size = request.height * request.width * 3
-    if len(frame) - end != size:
-        raise WireError(
-            f"an image of {request.width} x {request.height} pixels needs {size} bytes, got {len(frame) - end}"
-        )
-    image = np.frombuffer(frame, np.uint8, offset=end).reshape(request.height, request.width, 3)
-    return request, request.observation(image)
+    if len(pixels) != size:
+        raise WireError(f"an image of {request.width} x {request.height} pixels needs {size} bytes, got {len(pixels)}")
+    return request.observation(np.frombuffer(pixels, np.uint8).reshape(request.height, request.width, 3))

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.frames import CloseCode
 from websockets.sync.client import ClientConnection, connect
 
-from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo
+from sqap_vla_ros.contracts import ActionChunk, Observation, PolicyInfo, UnfitObservation, checked_seed, unreadable
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.defaults import LOAD_TIMEOUT_S, PREDICTION_TIMEOUT_S, REACH_TIMEOUT_S
 from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, PredictRequest, Ready, Result, Unanswered
@@ -28,6 +29,7 @@ from sqap_vla_ros.serving.frames import (
     join_request,
     token_of,
     unseal,
+    uses_proxy,
 )
 from sqap_vla_ros.serving.validation import chunk_problem, info_problem
 
@@ -42,6 +44,15 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 CLOSE_S = 0.2  # that a server has to say goodbye
 REFUSALS = (401, 403, 404)  # HTTP statuses that waiting does not change
+# Reasons to close a connection that the same request meets again on the next one. A frame that was damaged on the way
+# (1002, 1007) and a server that restarts (1001, 1012, 1013) are none.
+LASTING = (
+    CloseCode.UNSUPPORTED_DATA,
+    CloseCode.POLICY_VIOLATION,
+    CloseCode.MESSAGE_TOO_BIG,
+    CloseCode.MANDATORY_EXTENSION,
+    CloseCode.INTERNAL_ERROR,
+)
 
 
 @dataclass(frozen=True)
@@ -111,9 +122,13 @@ class RemotePolicy:
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
         """Return the server's chunk; the stage `network` of its timings is all but the time inside the server's policy.
 
-        Raises NoAnswer where the server did not judge the observation (not reached, too late), and RemoteError where
-        it refused it, or its answer is malformed.
+        Raises ValueError for a seed that is none, UnfitObservation for an observation that cannot be sent, as one with
+        too large an image, or that says nothing, NoAnswer where the server did not judge it (not reached, too late),
+        and RemoteError where it refused it, or its answer is malformed.
         """
+        seed = checked_seed(seed)
+        if problem := unreadable(observation.instruction):
+            raise UnfitObservation(problem)
         begin_s = time.monotonic()
         deadline_s = begin_s + self._timeout_s
         while True:
@@ -147,7 +162,7 @@ class RemotePolicy:
         try:
             frame = join_request(request, observation.image)
         except wire.WireError as error:
-            raise RemoteError(f"the observation cannot be sent: {error}") from error
+            raise UnfitObservation(f"the observation cannot be sent: {error}") from error
         try:
             self._connection.send(frame)
             while True:
@@ -157,6 +172,9 @@ class RemotePolicy:
                 if answer.request == request.request:
                     break
         except ConnectionClosed as error:
+            if (problem := _lasting_problem(error, len(frame))) is not None:
+                self.close()
+                raise RemoteError(f"{self._address} closed the connection: {problem}") from error
             raise EOFError(str(error)) from error
         if isinstance(answer, Unanswered):
             raise NoAnswer(f"{self._address}: {answer.text}")
@@ -183,6 +201,8 @@ class RemotePolicy:
                 problem = f"HTTP {error.response.status_code} {body}"
                 if error.response.status_code in REFUSALS:
                     raise NoAnswer(f"{self._address} refuses: {problem}") from error
+            except ImportError as error:  # of a library for the kind of proxy
+                raise NoAnswer(f"{self._address} cannot be reached through the environment's proxy: {error}") from error
             except (OSError, WebSocketException, wire.WireError) as error:
                 silent = isinstance(error, ConnectionClosed) and "keepalive ping timeout" in str(error)
                 reason = error.strerror if isinstance(error, OSError) else None  # without its number
@@ -211,6 +231,7 @@ class RemotePolicy:
                 ping_interval=PING_S,
                 ping_timeout=PONG_S,
                 logger=_LIBRARY_LOG,
+                proxy=True if uses_proxy(self._address) else None,
             )
         )
         self._reached = True
@@ -250,6 +271,19 @@ def _with_network_time(chunk: ActionChunk, taken: RoundTrip) -> ActionChunk:
     stages = {stage: ms for stage, ms in chunk.timings_ms.items() if stage != "total"}
     network_ms = max(taken.total_s - taken.policy_s, 0.0) * 1e3
     return replace(chunk, timings_ms={**stages, "network": network_ms, "total": taken.total_s * 1e3})
+
+
+def _lasting_problem(closed: ConnectionClosed, size: int) -> str | None:
+    """Return why the server closed the connection, where the same request would end the next one too; else None.
+
+    size: bytes of the frame that was sent.
+    """
+    if closed.rcvd is None or closed.rcvd_then_sent is False or closed.rcvd.code not in LASTING:
+        return None
+    if closed.rcvd.code == CloseCode.MESSAGE_TOO_BIG:
+        return f"a frame of {size / 2**20:.1f} MiB is longer than it takes: send a smaller image"
+    said = f" ({closed.rcvd.reason})" if closed.rcvd.reason else ""
+    return f"code {closed.rcvd.code}{said}, which trying again does not change: the server's log may say more"
 
 
 def _binary(frame: str | bytes) -> bytes:

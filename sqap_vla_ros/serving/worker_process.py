@@ -180,7 +180,7 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
         config.recipe,
         shipped=SHIPPED,
         device=config.device,
-        dtype=getattr(torch, config.dtype) if config.dtype else None,
+        dtype=config.dtype or None,
         settings=CheckpointSettings(
             unnorm_key=_dataset(config, say),
             tokenizer=Path(config.tokenizer) if config.tokenizer else None,

@@ -137,6 +137,73 @@ def test_a_recipe_that_a_server_has_chosen():
     assert ignored.ignored_recipe(typed, "fp32") == ignored.ignored_recipe(left, "sqap") == []
 
 
+UNREADABLE = ("no-such-recipe", "missing.yaml", "x" * 5000, "")
+
+
+@pytest.mark.parametrize("recipe", UNREADABLE)
+def test_a_recipe_that_only_the_server_may_know(recipe):
+    args = parse("predict", "--image", "i", "--instruction", "x", "--checkpoint", SERVED, "--recipe", recipe)
+    assert ignored.ignored_recipe(args, "fp32+no-such-recipe") == (
+        []
+        if recipe == "no-such-recipe"
+        else [f"--recipe {recipe} is ignored: the server has chosen fp32+no-such-recipe"]
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("predict", "--image", "view.png", "--instruction", "pick"),
+        ("serve",),
+        ("replay", "bag", "--instruction", "pick"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_the_server_has_chosen_is_not_looked_at_here(command, tmp_path, capsys, monkeypatch):
+    """Each of these options is refused for a policy that would run here."""
+    import torch
+    from PIL import Image
+
+    for library in ("msgpack", "websockets"):
+        pytest.importorskip(library, reason=f"{library} is not installed (pip install 'sqap-vla-ros[serve]')")
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (80, 60)).save("view.png")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def reached(*_, **__):
+        raise ValueError("the server is asked")
+
+    monkeypatch.setattr("sqap_vla_ros.serving.remote.RemotePolicy", reached)
+    monkeypatch.setattr("sqap_vla_ros.commands.serve._serve", reached)
+    monkeypatch.setattr(replay, "jobs_of", lambda args: [])
+    monkeypatch.setattr("sqap_vla_ros.evaluation.replay.jobs.run_jobs", reached)
+    recipes = "--recipes" if command[0] == "replay" else "--recipe"
+    here = ("--device", "cuda", recipes, "no-such-recipe", "--tokenizer", "./nope", "--ddim-steps", "37")
+    assert cli.main([*command, "--checkpoint", SERVED, *here, "--unnorm-key", "other", "--threads", "3"]) == 2
+    *notes, error = capsys.readouterr().err.splitlines()
+    assert error == "sqap-vla: error: the server is asked"
+    useless = (
+        "--unnorm-key, --tokenizer, --ddim-steps, --device, --threads are ignored: the server has loaded the policy"
+    )
+    assert any(useless in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("demo",), ("compress", "--out", "a.safetensors"), ("inspect-tokens", "--image", "view.png")],
+    ids=lambda command: command[0],
+)
+def test_a_command_that_needs_the_policy_here_takes_no_server(command, capsys):
+    assert cli.main([*command, "--checkpoint", SERVED]) == 2
+    said = capsys.readouterr().err
+    assert f"--checkpoint {SERVED}: this needs the policy here, not a server's: give its folder or file\n" in said
+
+
+def test_a_servers_weights_are_not_to_be_had(capsys):
+    assert cli.main(["inspect", SERVED]) == 2
+    assert f"checkpoint {SERVED} is a server's address, where no weights are to be had: give" in capsys.readouterr().err
+
+
 def test_recipes_that_a_compressed_file_does_not_follow(tmp_path):
     packed = str(tmp_path / "packed.safetensors")
     assert cli.main(["compress", "--checkpoint", "micro", "--recipe", "rtn_w8a16", "--out", packed]) == 0

@@ -6,6 +6,7 @@ import pytest
 
 from sqap_vla_ros import cli
 from sqap_vla_ros.commands import options
+from sqap_vla_ros.shipped import SHIPPED
 
 IMAGE = ("--image", "nowhere.png", "--instruction", "pick up the can")
 GUIDED = ("evaluate", "--continuation", "guided")
@@ -183,15 +184,30 @@ def subcommands() -> dict[str, argparse.ArgumentParser]:
 
 
 def test_the_same_option_says_the_same_everywhere():
-    """A checkpoint, a recipe, a seed: one help text and one default for each meaning, whatever the command."""
+    """A recipe, a data set, a picture: one help text and one default for each meaning, whatever the command."""
     texts: dict[str, set[str]] = {}
     for parser in subcommands().values():
         for action in parser._actions:
-            for name in {"--checkpoint", "--recipe", "--recipes", "--unnorm-key", "--gripper-pixel", "--image"} & set(
+            for name in {"--recipe", "--recipes", "--unnorm-key", "--gripper-pixel", "--image"} & set(
                 action.option_strings
             ):
                 texts.setdefault(name, set()).add(str(action.help))
     assert {name: len(found) for name, found in texts.items()} == dict.fromkeys(texts, 1)
+
+
+def test_a_checkpoint_is_every_policy_that_ships_and_a_server_where_its_policy_can_be_used():
+    told = {
+        command: action.help
+        for command, parser in subcommands().items()
+        for action in parser._actions
+        if "--checkpoint" in action.option_strings
+    }
+    assert {"demo", "compress", "inspect-tokens"} < set(told)
+    assert all(f"`{name}`" in text for text in told.values() for name in SHIPPED)
+    served = {command: text for command, text in told.items() if "ws://HOST:PORT" in text}
+    assert set(served) == {"predict", "replay", "serve", "evaluate"}
+    assert len(set(served.values())) == 1
+    assert len(set(told.values())) == 2
 
 
 def test_every_option_is_explained():

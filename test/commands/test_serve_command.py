@@ -1,6 +1,9 @@
 """`sqap-vla serve` from the command line: a real policy, served as it predicts here."""
 
+import errno
+import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -9,6 +12,7 @@ import pytest
 from places import ROOT
 
 from sqap_vla_ros import cli
+from sqap_vla_ros.commands import serve
 from sqap_vla_ros.contracts import Observation
 
 CAMERA = "width: 64\nheight: 48\nk: [50.0, 0, 31.5, 0, 50.0, 23.5, 0, 0, 1]\n"
@@ -64,6 +68,10 @@ def test_a_policy_that_cannot_be_loaded_ends_the_server_with_the_reason():
         (["--simulator-camera", "CAMERA", "--camera-info", "CAMERA"], "--simulator-camera replaces"),
         (["--camera-info", "CAMERA", "--camera-pose", *"0000000"], "quaternion must be"),
         (["--host", "0.0.0.0"], "can be reached from outside: set a token"),
+        (["--host", "256.1.1.1"], "--host 256.1.1.1: Name or service not known: give 127.0.0.1, another address of"),
+        (["--host", "nosuch.invalid"], "--host nosuch.invalid: Name or service not known: give 127.0.0.1, another"),
+        (["--host", "a" * 70], "label too long): give 127.0.0.1, another address of this computer"),
+        (["--host", ""], "--host : is empty: give 127.0.0.1, another address of this computer"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(arguments, text, tmp_path, capsys, monkeypatch):
@@ -74,6 +82,32 @@ def test_options_that_do_not_fit_are_one_line(arguments, text, tmp_path, capsys,
     error = capsys.readouterr().err
     assert text in error
     assert error.startswith("sqap-vla: error: ")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (
+            errno.EADDRINUSE,
+            "--port 1: another program listens on it at 192.0.2.1: choose another --port, or 0 for a free",
+        ),
+        (errno.EACCES, "--port 1: this user may not listen on it (below 1024 it takes special rights): choose another"),
+        (errno.EADDRNOTAVAIL, "--host 192.0.2.1: is no address of this computer: give 127.0.0.1, another address of"),
+        (errno.ENODEV, "--host 192.0.2.1: No such device: give 127.0.0.1, another address of"),
+        (None, "--host 192.0.2.1: nothing could be bound: give 127.0.0.1, another address of"),
+    ],
+)
+def test_where_nobody_can_be_served_is_said_with_the_remedy(number, said):
+    error = OSError("nothing could be bound") if number is None else OSError(number, os.strerror(number))
+    assert serve._listening_problem(error, "192.0.2.1", 1).startswith(said)
+
+
+def test_a_port_in_use_is_one_line(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert cli.main(["serve", "--checkpoint", "micro", "--port", str(port)]) == 2
+    error = capsys.readouterr().err
+    assert f"sqap-vla: error: --port {port}: another program listens on it at 127.0.0.1: choose another --port" in error
 
 
 def test_the_ensemble_of_the_google_robot_can_be_served():

@@ -1,5 +1,6 @@
 """A policy behind a socket: the same chunks, and no wrong ones when the other side fails."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -13,10 +14,14 @@ from workers import observation, start, wait_for, wait_until
 
 pytest.importorskip("websockets", reason="websockets is not installed (pip install 'sqap-vla-ros[serve]')")
 
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import serve
 from workers.served import Served
 
-from sqap_vla_ros.contracts import Commitment
-from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, Ready, Result
+from sqap_vla_ros.contracts import Commitment, UnfitObservation, unreadable
+from sqap_vla_ros.serving import wire
+from sqap_vla_ros.serving.events import LoadFailed, LoadProgress, PredictFailed, Ready, Result
+from sqap_vla_ros.serving.frames import seal
 from sqap_vla_ros.serving.remote import RemoteError, RemotePolicy
 from sqap_vla_ros.serving.supervisor import WorkerSupervisor
 from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig
@@ -52,7 +57,7 @@ def test_the_chunk_is_the_servers_to_the_last_bit(remote):
 def test_a_failed_prediction_says_why_and_the_connection_stays(remote):
     with pytest.raises(RemoteError, match="action 3 of the chunk is not finite"):
         remote.predict(observation(instruction="nan"))
-    with pytest.raises(RemoteError, match="at most 4096 are allowed"):
+    with pytest.raises(UnfitObservation, match="at most 4096 are allowed"):
         remote.predict(observation(instruction="x" * 5000))
     remote.predict(observation())
     assert remote.reconnections == 0
@@ -171,7 +176,7 @@ def test_the_node_takes_no_other_policy_whatever_was_restarted(worker_dies):
 
 def test_a_token_comes_from_the_environment(monkeypatch):
     with Served(token="secret") as served:
-        with pytest.raises(RemoteError, match="refuses: HTTP 401"):
+        with pytest.raises(RemoteError, match=r"refuses: HTTP 401 .*a token is needed: set SQAP_VLA_TOKEN to the same"):
             RemotePolicy(served.url)
         monkeypatch.setenv("SQAP_VLA_TOKEN", "other")
         with pytest.raises(RemoteError, match="the token given is not this server's: set SQAP_VLA_TOKEN to the same"):
@@ -234,3 +239,85 @@ def test_nobody_there_is_waited_for_less_long_than_a_server_that_loads():
 def test_what_is_no_address_is_not_waited_for(address):
     with pytest.raises(ValueError, match="no address of a server"):
         RemotePolicy(address)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, 2**63])
+def test_a_seed_that_is_none_is_refused_as_here(remote, seed):
+    with pytest.raises(ValueError, match="seed must be a whole number from 0 to 9223372036854775807, got "):
+        remote.predict(observation(), seed=seed)
+    assert remote.reconnections == 0
+
+
+@pytest.mark.parametrize("instruction", ["", "\u200b"])
+def test_an_instruction_that_says_nothing_is_refused_as_here(remote, instruction):
+    with pytest.raises(UnfitObservation, match=f"{unreadable(instruction)[:40]}"):
+        remote.predict(observation(instruction=instruction))
+
+
+def test_a_worker_names_a_type_of_numbers_that_no_policy_has():
+    worker = start("", warmup=0, checkpoint="micro", dtype="int8")
+    try:
+        assert wait_for(worker, LoadFailed).text.startswith("dtype must be float32, bfloat16, float16 or None")
+    finally:
+        worker.close()
+
+
+LARGE = replace(observation(), image=np.zeros((3072, 4096, 3), np.uint8))
+TOO_LARGE = (
+    "the observation cannot be sent: an image of 4096 x 3072 pixels makes a frame of 36.0 MiB, a server takes at most "
+    "32 MiB: send an image of at most 11 million pixels"
+)
+
+
+def test_an_image_that_no_server_takes_is_not_sent(remote):
+    with pytest.raises(UnfitObservation) as refused:
+        remote.predict(LARGE)
+    assert str(refused.value) == TOO_LARGE
+    remote.predict(observation())
+    assert remote.reconnections == 0
+
+
+def test_the_nodes_worker_says_the_same_of_it(served):
+    worker = start("", warmup=0, checkpoint=served.url)
+    try:
+        wait_for(worker, Ready)
+        worker.submit(LARGE)
+        assert wait_for(worker, Result, PredictFailed).text == TOO_LARGE
+    finally:
+        worker.close()
+
+
+def test_a_server_that_takes_less_is_not_asked_again_and_again():
+    with Served(max_frame=100_000) as served:
+        remote = RemotePolicy(served.url)
+        with pytest.raises(
+            RemoteError, match=r"/native closed the connection: a frame of 0\.1 MiB is longer than it takes"
+        ):
+            remote.predict(observation(0, 200, 200))
+        assert remote.reconnections == 0
+        remote.predict(observation())
+        remote.close()
+
+
+@pytest.mark.parametrize(("code", "lasts"), [(1008, True), (1011, True), (1007, False), (1012, False)])
+def test_a_connection_that_is_closed_is_opened_again_unless_the_reason_lasts(code, lasts):
+    asked = []
+
+    def close(connection):
+        connection.send(seal(wire.encode(Ready(Double().info, 0.0))))
+        with contextlib.suppress(ConnectionClosed):
+            asked.append(connection.recv())
+            connection.close(code, "not for you")
+
+    server = serve(close, "127.0.0.1", 0, compression=None)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    try:
+        remote = RemotePolicy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", timeout_s=20.0 if lasts else 1.0)
+        said = rf"closed the connection: code {code} \(not for you\)" if lasts else "no answer within|cannot be reached"
+        with pytest.raises(RemoteError, match=said):
+            remote.predict(observation())
+    finally:
+        server.shutdown()
+        serving.join(30.0)
+    assert (len(asked) == 1) == lasts

@@ -192,7 +192,7 @@ def run(args: argparse.Namespace) -> int:
     if args.ray is not None:
         require_ray()
     jobs = jobs_of(args)
-    require_device(args.device)
+    require_device(args.device, args.checkpoint)
     note((*ignored_options(args), *ignored_recipes(args)))
     results = run_jobs(jobs, processes=args.jobs, ray_address=args.ray)
     halted = next((result for result in results if result.halts), None)

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from sqap_vla_ros.contracts import UnfitObservation
 from sqap_vla_ros.evaluation.closed_loop.study import DEVIATIONS, EPISODES, Assignment, Group, Method
-from sqap_vla_ros.serving.frames import is_remote
+from sqap_vla_ros.serving.frames import RemoteError, is_remote
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class EpisodeWorker:
                 self._loaded = None  # never two policies at a time
                 self._loaded = (method, *load(method))
         except Exception as error:
-            sentence = isinstance(error, OSError | ValueError)  # about the checkpoint or the recipe
-            yield "problem", method.name, str(error) if sentence else _with_trace(error)
+            about_the_choice = isinstance(error, OSError | ValueError)  # of checkpoint or recipe
+            yield "problem", method.name, str(error) if about_the_choice else _described(error)
             return
         try:
             _, policy, description = self._loaded
@@ -49,7 +50,7 @@ class EpisodeWorker:
             for group in assignment.groups:
                 yield from self._run_group(policy, method, group)
         except Exception as error:  # one method that cannot be run must not end the others
-            yield "problem", method.name, _with_trace(error)
+            yield "problem", method.name, _described(error)
 
     def close(self) -> None:
         """Give back the simulators."""
@@ -87,7 +88,12 @@ class EpisodeWorker:
         return self._taught[key]
 
 
-def _with_trace(error: Exception) -> str:
+def _described(error: Exception) -> str:
+    """Return what went wrong: a sentence where a server or an observation is at fault, else with the trace."""
+    if isinstance(error, RemoteError):
+        return f"{error}; when the server answers again, the same command goes on from here"
+    if isinstance(error, UnfitObservation):
+        return str(error)
     return f"{error}\n{''.join(traceback.format_exception(error))}"
 
 

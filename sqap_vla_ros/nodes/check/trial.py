@@ -14,7 +14,7 @@ from sqap_vla_ros.contracts import ActionChunk, Observation
 from sqap_vla_ros.nodes.check.snapshot import PolicyTrial
 from sqap_vla_ros.nodes.policy import configuration
 from sqap_vla_ros.serving.events import Event, LoadFailed, LoadProgress, Lost, PredictFailed, Ready, Result
-from sqap_vla_ros.serving.frames import is_remote
+from sqap_vla_ros.serving.frames import is_remote, uses_proxy
 from sqap_vla_ros.serving.worker import PolicyWorker
 
 PREDICTIONS = 10
@@ -81,6 +81,8 @@ def server_problem(address: str, say: Callable[[str], None] = _ignore) -> str | 
     say: is told how far a server of `sqap-vla serve` has loaded its policy.
     """
     try:
+        if uses_proxy(address):
+            return None  # it may be reached through one only, as opening the websocket tells
         parts = urlsplit(address)
         kind = http.client.HTTPSConnection if parts.scheme == "wss" else http.client.HTTPConnection
         connection = kind(parts.hostname or "", parts.port, timeout=HEALTH_S)

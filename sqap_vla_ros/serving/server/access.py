@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -28,7 +27,10 @@ class Access:
             # Any web page that its user opens could speak to a server on that user's own computer.
             return HTTPStatus.FORBIDDEN, "web pages may not use this server: the request has an Origin header"
         if not self._authorised(headers):
-            lacking = "a token is needed: send the header Authorization: Api-Key TOKEN"
+            lacking = (
+                f"a token is needed: set {TOKEN_VARIABLE} to the same on both sides, or send the header Authorization: "
+                "Api-Key TOKEN from a client of another kind"
+            )
             wrong = f"the token given is not this server's: set {TOKEN_VARIABLE} to the same on both sides"
             return HTTPStatus.UNAUTHORIZED, wrong if _tokens(headers) else lacking
         if self.clients >= self.most_clients:
@@ -49,13 +51,3 @@ class Access:
 def _tokens(headers: Headers) -> list[str]:
     sent = headers.get_all("Authorization")
     return [value.removeprefix(scheme) for value in sent for scheme in _SCHEMES if value.startswith(scheme)]
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if a host to bind to can be reached from this computer only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -7,6 +7,7 @@ and has images besides: `{"__image__": True, "format": "raw" | "jpeg" | "png", "
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
@@ -80,6 +81,27 @@ def unpack(data: bytes) -> Any:
         long = f"a list or map in it has more than {MAX_ENTRIES} entries" if "exceeds max" in str(error) else None
         why = long or _FAULTS.get(type(error).__name__, "it is damaged or cut off")
         raise PackingError(f"the frame is no msgpack message: {why}") from error
+
+
+def read_header(data: bytes, *names: str) -> dict[str, Any]:
+    """Return the entries of these names of a message that is a map, as far as it can be read: {} for anything else.
+
+    What lies beside them is skipped and may be damaged pictures. A value that is no scalar is None.
+    """
+    import msgpack
+
+    found: dict[str, Any] = {}
+    reader = msgpack.Unpacker(max_array_len=0, max_map_len=0, max_buffer_size=max(len(data), 1))
+    reader.feed(data)
+    with contextlib.suppress(Exception):  # as in `unpack`; what was found until then counts
+        for _ in range(min(reader.read_map_header(), MAX_ENTRIES)):
+            name = reader.unpack()
+            if name in names:
+                found[name] = None
+                found[name] = reader.unpack()
+            else:
+                reader.skip()
+    return found
 
 
 def decode_image(data: bytes, formats: tuple[str, ...] = ("JPEG", "PNG")) -> NDArray[np.uint8]:

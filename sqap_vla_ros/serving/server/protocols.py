@@ -18,11 +18,11 @@ from sqap_vla_ros import __version__
 from sqap_vla_ros.robot.interchange.action_space import ActionSpace
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, Ready, Unanswered
-from sqap_vla_ros.serving.frames import NATIVE_PATH, DamagedFrame, seal, split_request
+from sqap_vla_ros.serving.frames import NATIVE_PATH, DamagedFrame, observed, seal, split_request
 from sqap_vla_ros.serving.server.engine import Engine, NotPredicted, PredictionError
 from sqap_vla_ros.serving.server.episode import ChunkUse, Episode
 from sqap_vla_ros.serving.server.observations import BadObservation, ObservationReader
-from sqap_vla_ros.serving.server.packing import PackingError, pack, unpack
+from sqap_vla_ros.serving.server.packing import PackingError, pack, read_header, unpack
 from sqap_vla_ros.serving.server.words import kind_of, quoted
 
 Frame = bytes | str
@@ -66,11 +66,15 @@ class VlaEval:
         try:
             if isinstance(frame, str):
                 raise PackingError("vla-eval's frames are binary, got a text")
-            message = await _unpack(frame)
+            try:
+                message = await _unpack(frame)
+            except PackingError:
+                number = _number(await _header(frame))
+                raise
+            number = _number(message)
             if not isinstance(message, dict) or not {"type", "payload", "seq"} <= set(message):
                 raise PackingError("a message needs type, payload, seq and timestamp")
             kind, payload = message["type"], message["payload"]
-            number = message["seq"] if isinstance(message["seq"], int) else 0
             if not isinstance(kind, str):
                 raise PackingError(f"the type of a message must be a text, got {kind_of(kind)}")
             if not isinstance(payload, dict):
@@ -120,7 +124,7 @@ class OpenPi:
             images = {
                 name.removeprefix("observation/"): value
                 for name, value in message.items()
-                if isinstance(name, str) and isinstance(value, np.ndarray) and name.endswith("image")
+                if isinstance(name, str) and name.endswith("image")
             }
             reader = self._service.reader
             if not reader.image_key:
@@ -150,11 +154,12 @@ class Either:
 
     async def answer(self, frame: Frame) -> Frame | None:
         if self._chosen is None:
-            try:
-                message = await _unpack(frame) if isinstance(frame, bytes) else None
-            except PackingError as error:
-                return str(error)
-            speaks_vla_eval = isinstance(message, dict) and "type" in message
+            speaks_vla_eval = isinstance(frame, bytes) and "type" in await _header(frame)
+            if isinstance(frame, bytes) and not speaks_vla_eval:
+                try:
+                    await _unpack(frame)
+                except PackingError as error:
+                    return str(error)  # whose it is may be seen from the next one
             self._chosen = VlaEval(self._service, greeted=True) if speaks_vla_eval else OpenPi(self._service)
         return await self._chosen.answer(frame)
 
@@ -178,8 +183,9 @@ class Native:
         try:
             if isinstance(frame, str):
                 raise wire.WireError("frames are binary, got a text")
-            request, observation = split_request(frame)
+            request, pixels = split_request(frame)
             number = request.request
+            observation = observed(request, pixels)
             result = await self._engine.predict(self, observation, seed=request.seed, reset=request.reset)
             return seal(wire.encode(replace(result, request=number)))
         except DamagedFrame:  # also the number of the request may be wrong
@@ -225,6 +231,22 @@ def metadata(service: Service) -> dict[str, Any]:
 async def _unpack(frame: bytes) -> Any:
     """Return the value of a frame; long ones are unpacked in another thread. Raises PackingError."""
     return unpack(frame) if len(frame) <= LONGEST_INLINE else await asyncio.to_thread(unpack, frame)
+
+
+async def _header(frame: bytes) -> dict[str, Any]:
+    """Return type and number of vla-eval's message, as far as they can be read."""
+    names = ("type", "seq")
+    return (
+        read_header(frame, *names)
+        if len(frame) <= LONGEST_INLINE
+        else await asyncio.to_thread(read_header, frame, *names)
+    )
+
+
+def _number(message: Any) -> int:
+    """Return the number of vla-eval's message, 0 where it has none."""
+    number = message.get("seq") if isinstance(message, dict) else None
+    return number if type(number) is int else 0
 
 
 def _vla_eval_message(kind: str, payload: dict[str, Any], number: int) -> bytes:

@@ -17,8 +17,8 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
 from sqap_vla_ros.serving import defaults
-from sqap_vla_ros.serving.frames import NATIVE_PATH, TOKEN_VARIABLE, DamagedFrame
-from sqap_vla_ros.serving.server.access import Access, is_loopback
+from sqap_vla_ros.serving.frames import MOST_FRAME, NATIVE_PATH, TOKEN_VARIABLE, DamagedFrame, is_loopback
+from sqap_vla_ros.serving.server.access import Access
 from sqap_vla_ros.serving.server.http import HttpConnection, respond
 from sqap_vla_ros.serving.server.protocols import PROTOCOLS, Conversation, Frame, Service
 
@@ -52,7 +52,7 @@ class ServerConfig:
     port: int = defaults.PORT
     token: str = ""
     most_clients: int = defaults.MOST_CLIENTS
-    max_frame: int = 32 * 2**20
+    max_frame: int = MOST_FRAME
     idle_s: float = 3_600.0
     send_s: float = 10.0
     silent_s: float = 15.0

@@ -3,25 +3,30 @@
 from dataclasses import replace
 
 import pytest
+from policy_doubles import Double
 from workers import wait_until
 from workers.served import Served
 
-from sqap_vla_ros.cli import build_parser
-from sqap_vla_ros.commands.evaluate import register
-from sqap_vla_ros.commands.options import CommandParser
+from sqap_vla_ros.cli import build_parser, main
 from sqap_vla_ros.commands.recordings.replay import jobs_of
 from sqap_vla_ros.compression.load import load_policy
-from sqap_vla_ros.evaluation.closed_loop.episode_worker import load
+from sqap_vla_ros.contracts import UnfitObservation
+from sqap_vla_ros.evaluation.closed_loop import episode_worker
+from sqap_vla_ros.evaluation.closed_loop.episode_worker import EpisodeWorker, load
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution, lockstep_width, run_episodes
 from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
-from sqap_vla_ros.evaluation.closed_loop.study import ClosedLoopError, identity, study_units
+from sqap_vla_ros.evaluation.closed_loop.study import Assignment, ClosedLoopError, Group, Method, identity, study_units
 from sqap_vla_ros.evaluation.replay.jobs import compression_of
+from sqap_vla_ros.serving.frames import RemoteError
 from sqap_vla_ros.simulation.environment import TabletopEnv
 from sqap_vla_ros.simulation.gl import RenderingUnavailableError
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
 pytest.importorskip("websockets", reason="websockets is not installed (pip install 'sqap-vla-ros[serve]')")
 SUITE = "visual_matching"
+LOST = "ws://127.0.0.1:1/native cannot be reached in time: Connection refused"
+GOES_ON = "; when the server answers again, the same command goes on from here"
+TOO_LARGE = "the observation cannot be sent: send a smaller image"
 
 
 @pytest.fixture(scope="module")
@@ -88,16 +93,27 @@ def test_a_policy_with_a_memory_is_not_shared_by_processes(tmp_path):
             run_units(shared, tmp_path, reference=shared[0].method, jobs=2, show=False)
 
 
-def test_a_server_that_is_not_there_is_a_sentence(monkeypatch):
-    monkeypatch.setattr("sqap_vla_ros.serving.remote.RemotePolicy.__init__", _refuse)
-    parser = CommandParser()
-    register(parser.add_subparsers())
-    args = parser.parse_args(["evaluate", "--checkpoint", "ws://127.0.0.1:1"])
-    with pytest.raises(ValueError, match=r"--checkpoint ws://127.0.0.1:1: cannot be reached"):
-        args.run(args)
+@pytest.mark.parametrize("at", ["study.served_info", "run_study.run_units"])
+def test_a_server_that_is_not_there_or_leaves_is_a_sentence(at, monkeypatch, tmp_path, capsys):
+    def refuse(*_, **__):
+        raise RemoteError(LOST)
+
+    monkeypatch.setattr("sqap_vla_ros.evaluation.closed_loop.study.served_info", lambda address: Double().info)
+    monkeypatch.setattr(f"sqap_vla_ros.evaluation.closed_loop.{at}", refuse)
+    assert main(["evaluate", "--checkpoint", "ws://127.0.0.1:1", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.endswith(f"sqap-vla: error: --checkpoint ws://127.0.0.1:1: {LOST}{GOES_ON}\n")
 
 
-def _refuse(self, address):
-    from sqap_vla_ros.serving.remote import RemoteError
+@pytest.mark.parametrize("when", ["load", "EpisodeWorker._run_group"])
+@pytest.mark.parametrize(
+    ("error", "said"), [(RemoteError(LOST), LOST + GOES_ON), (UnfitObservation(TOO_LARGE), TOO_LARGE)]
+)
+def test_a_server_that_dies_during_the_episodes_is_a_sentence_without_a_trace(when, error, said, monkeypatch):
+    def fail(*_):
+        raise error
 
-    raise RemoteError("cannot be reached")
+    monkeypatch.setattr(episode_worker, "load", lambda method: (Double(), {}))
+    monkeypatch.setattr(f"sqap_vla_ros.evaluation.closed_loop.episode_worker.{when}", fail)
+    method = Method("served_fp32", "fp32", "ws://127.0.0.1:1")
+    messages = list(EpisodeWorker(method).run(Assignment(method, (Group(SUITE, TaskFamily.PICK, (0,)),))))
+    assert messages[-1] == ("problem", "served_fp32", said)

@@ -273,8 +273,11 @@ def test_a_token_is_asked_for_everywhere_but_at_health():
         assert get(served, "/health")[0] in (200, 503)
         assert get(served, "/config")[0] == 401
         for sent, said in (
-            ({}, "a token is needed: send"),
-            ({"Authorization": "Basic secret"}, "a token is needed: send"),
+            ({}, "a token is needed: set SQAP_VLA_TOKEN to the same on both sides, or send the header"),
+            (
+                {"Authorization": "Basic secret"},
+                "a token is needed: set SQAP_VLA_TOKEN to the same on both sides, or send the header",
+            ),
             ({"Authorization": "Api-Key wrong"}, "the token given is not this server's"),
             ({"Authorization": "Bearer schl\u00fcssel"}, "the token given is not this server's"),
         ):
