@@ -7,17 +7,13 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="LeRobot datasets need pyarrow")
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from tiny_datasets.factory import LENGTHS, write_dataset
+from tiny_datasets.factory import LENGTHS, edit_rows, write_dataset
 
 from sqap_vla_ros import cli
 from sqap_vla_ros.evaluation.replay import run as replay_run
 from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
 from sqap_vla_ros.recordings.lerobot.layout import DatasetError
 from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
-
-DATA = "data/chunk-000/file-000.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +24,6 @@ def written(tmp_path_factory):
 @pytest.fixture
 def dataset(written, tmp_path):
     return shutil.copytree(written, tmp_path / "copy")
-
-
-def put(dataset, column, change):
-    """Change the values of a column of the rows, given as a list."""
-    table = pq.read_table(dataset / DATA)
-    values = table[column].to_pylist()
-    change(values)
-    at = table.schema.names.index(column)
-    pq.write_table(table.set_column(at, column, pa.array(values)), dataset / DATA)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +41,7 @@ def put(dataset, column, change):
     ],
 )
 def test_a_number_that_is_none_is_named_with_its_frame(dataset, column, value, said):
-    put(dataset, column, lambda values: values.__setitem__(LENGTHS[0] + 3, value))
+    edit_rows(dataset, column, lambda values: values.__setitem__(LENGTHS[0] + 3, value))
     frames = DatasetFrames(dataset, DatasetSpec())
     with pytest.raises(DatasetError, match=rf"{column} must be .*frame 3 of episode 1 \(index 9\) {said}"):
         frames.check()
@@ -64,13 +51,13 @@ def test_a_number_that_is_none_is_named_with_its_frame(dataset, column, value, s
 
 
 def test_a_timestamp_that_is_none_is_named_with_its_frame(dataset):
-    put(dataset, "timestamp", lambda values: values.__setitem__(2, None))
+    edit_rows(dataset, "timestamp", lambda values: values.__setitem__(2, None))
     with pytest.raises(DatasetError, match=r"timestamp of episode 0 must be .* is none in that of frame 2"):
         DatasetFrames(dataset, DatasetSpec()).check()
 
 
 def test_it_is_said_before_a_policy_is_loaded(dataset, tmp_path, monkeypatch, capsys):
-    put(dataset, "action", lambda values: values.__setitem__(0, [np.nan] * 7))
+    edit_rows(dataset, "action", lambda values: values.__setitem__(0, [np.nan] * 7))
     monkeypatch.setattr(replay_run, "_Policy", lambda _: pytest.fail("loaded"))
     assert cli.main(["replay", str(dataset), "--recipes", "fp32", "--out", str(tmp_path / "out")]) == 1
     assert "frame 0 of episode 0 (index 0) has nan" in capsys.readouterr().err
@@ -80,7 +67,7 @@ def test_calibration_needs_no_numbers(dataset):
     """`compress` has no option that leaves them out."""
     from sqap_vla_ros.commands.compress import _recorded
 
-    put(dataset, "action", lambda values: values.__setitem__(0, [np.nan] * 7))
-    put(dataset, "observation.state", lambda values: values.__setitem__(0, [np.nan] * 8))
+    edit_rows(dataset, "action", lambda values: values.__setitem__(0, [np.nan] * 7))
+    edit_rows(dataset, "observation.state", lambda values: values.__setitem__(0, [np.nan] * 8))
     args = cli.build_parser().parse_args(["compress", "--checkpoint", "c", "--calibration", str(dataset), "--out", "x"])
     assert len(_recorded(args, "dataset", 3)) == 3

@@ -7,17 +7,13 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="LeRobot datasets need pyarrow")
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from tiny_datasets.factory import FPS, LENGTHS, SIDE, edit_info, write_dataset
+from tiny_datasets.factory import FPS, LENGTHS, SIDE, edit_info, edit_rows, write_dataset
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.recordings.lerobot import dataset as lerobot_dataset
 from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
 from sqap_vla_ros.recordings.lerobot.layout import DatasetError
 from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
-
-DATA = "data/chunk-000/file-000.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +26,8 @@ def dataset(written, tmp_path):
     return shutil.copytree(written, tmp_path / "copy")
 
 
-def put(dataset, column, change):
-    """Change the values of a column of the rows, given as a list."""
-    table = pq.read_table(dataset / DATA)
-    values = table[column].to_pylist()
-    change(values)
-    at = table.schema.names.index(column)
-    pq.write_table(table.set_column(at, column, pa.array(values)), dataset / DATA)
-
-
 def put_times(dataset, *episodes):
-    put(dataset, "timestamp", lambda values: values.__setitem__(slice(None), np.concatenate(episodes).tolist()))
+    edit_rows(dataset, "timestamp", lambda values: values.__setitem__(slice(None), np.concatenate(episodes).tolist()))
 
 
 @pytest.mark.parametrize("episodes", [(), (1,)])
@@ -63,7 +50,7 @@ def test_a_rate_that_is_nearly_that_of_the_description_is_refused_too(dataset):
 def test_the_rounding_of_timestamps_is_no_other_rate(dataset, begin_s):
     edit_info(dataset, fps=30)
     put_times(dataset, *(begin_s + (np.arange(length) / 30).astype(np.float32) for length in LENGTHS))
-    put(dataset, "timestamp", lambda values: values.__setitem__(slice(None), np.float32(values).tolist()))
+    edit_rows(dataset, "timestamp", lambda values: values.__setitem__(slice(None), np.float32(values).tolist()))
     DatasetFrames(dataset, DatasetSpec()).check()
 
 

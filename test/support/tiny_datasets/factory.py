@@ -1,7 +1,9 @@
 """Tiny LeRobot datasets with closed-form contents."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,3 +49,16 @@ def edit_info(root: Path, **changes: object) -> None:
     """Change top-level values of a dataset's description."""
     path = root / "meta/info.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_rows(root: Path, column: str, change: Callable[[list[Any]], object]) -> None:
+    """Change the values of a column of the rows, given as a list."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    values = table[column].to_pylist()
+    change(values)
+    at = table.schema.names.index(column)
+    pq.write_table(table.set_column(at, column, pa.array(values)), file)
