@@ -264,9 +264,9 @@ class Run:
             run(export, env=environment(args.out), stdout=file, stderr=file)
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """Return Markdown: success with its Wilson interval, and the difference from fp32 over the same episodes."""
-    lines = ["| suite | recipe | solved | success, % (95 %) | difference from fp32, points | McNemar p |"]
+def table(records: list[dict[str, Any]], against: str = "fp32") -> str:
+    """Return Markdown: success with its Wilson interval, and the difference from a recipe over the same episodes."""
+    lines = [f"| suite | recipe | solved | success, % (95 %) | difference from {against}, points | McNemar p |"]
     lines.append("|---|---|---|---|---|---|")
     results: dict[tuple[str, str], dict[tuple[str, int], bool]] = {}
     for r in records:
@@ -275,9 +275,9 @@ def table(records: list[dict[str, Any]]) -> str:
         rate = wilson(sum(own.values()), len(own))
         row = f"| {suite} | {recipe} | {sum(own.values())} of {len(own)} "
         row += f"| {100 * rate.value:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f}) "
-        reference = results.get((suite, "fp32"), {})
+        reference = results.get((suite, against), {})
         shared = sorted(own.keys() & reference.keys())
-        if recipe == "fp32" or not shared:
+        if recipe == against or not shared:
             lines.append(f"{row}| | |")
             continue
         pairs = PairedOutcomes.of([own[key] for key in shared], [reference[key] for key in shared])
@@ -302,6 +302,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=20, help="of each task, at most 50")
     parser.add_argument("--execution-horizon", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of the benchmark; 2 GB each")
+    parser.add_argument("--against", default="fp32", help="recipe that the others are compared with")
     parser.add_argument("--max-tasks", type=int, help="for a trial")
     parser.add_argument("--max-steps", type=int, help="for a trial")
     args = parser.parse_args()
@@ -335,7 +336,7 @@ def measure(args: argparse.Namespace) -> None:
             with served(policy, recipe, camera, args.execution_horizon, logs) as urls:
                 one.go_on(venv, suite, urls, args, bar)
             write(args.out)
-    print(write(args.out))
+    print(write(args.out, args.against))
 
 
 def camera_of(suite: str, out: Path, venv: Path) -> Path:
@@ -384,7 +385,7 @@ def begun_with(file: Path, wanted: dict[str, Any]) -> None:
             )
 
 
-def write(out: Path) -> str:
+def write(out: Path, against: str = "fp32") -> str:
     """Write the episodes so far and their table, of every run that lies in `out`; return the table."""
 
     def place(run: tuple[str, str]) -> tuple[int, ...]:
@@ -398,7 +399,7 @@ def write(out: Path) -> str:
         for record in Run(out / f"{suite}-{recipe}").records()
     ]
     (out / "episodes.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    shown = table(records)
+    shown = table(records, against)
     (out / "table.md").write_text(shown)
     return shown
 

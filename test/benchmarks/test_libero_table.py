@@ -77,6 +77,9 @@ def test_rows_of_former_calls_stay_in_the_table_in_one_order(tmp_path):
     ]
     assert "| -50.0 (" in shown
     assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 8
+    against = libero_table.write(tmp_path, "sqap").splitlines()
+    assert "difference from sqap" in against[0]
+    assert "| +50.0 (" in against[2]
 
 
 def test_episodes_of_one_row_have_one_recipe_and_one_calibration(tmp_path, monkeypatch):
