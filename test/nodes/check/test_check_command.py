@@ -105,7 +105,8 @@ def test_the_arguments_are_those_of_the_launch_file(rig, capsys, tmp_path):
     assert status == 1
     assert "/scaled_joint_trajectory_controller/joint_trajectory" in texts(report, "listeners")[0]
     assert "/robotiq_gripper_controller/gripper_cmd" in texts(report, "gripper")[0]
-    assert any(text.startswith("/cell/camera_info: no message") for text in texts(report, "rates"))
+    rates = [text for text in texts(report, "rates") if not text.startswith("this computer is busy")]
+    assert rates[1].startswith("/cell/camera_info: no message")
 
 
 def test_a_picture_that_cannot_be_written_loses_no_finding(rig, capsys, tmp_path):

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import subprocess
 
 import numpy as np
@@ -25,16 +24,6 @@ EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 TASKS = "meta/tasks.parquet"
 FILM = f"videos/{CAMERA}/chunk-000/file-000.mp4"
 ROWS = sum(LENGTHS)
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("datasets") / "tiny")
-
-
-@pytest.fixture
-def dataset(written, tmp_path):
-    return shutil.copytree(written, tmp_path / "copy")
 
 
 def put(dataset, file, column, values):

@@ -25,16 +25,6 @@ from sqap_vla_ros.robot.interchange.simulator_camera import simulator_camera
 REAL = ROOT / "test/recordings/lerobot/data"
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("datasets") / "tiny")
-
-
-@pytest.fixture
-def dataset(written, tmp_path):
-    return shutil.copytree(written, tmp_path / "copy")
-
-
 def test_every_frame_comes_back(written):
     assert is_dataset(written)
     frames = list(DatasetFrames(written, DatasetSpec()))

@@ -1,29 +1,17 @@
 """The numbers of a LeRobot dataset: what is wrong in them is said before anything else begins."""
 
-import shutil
-
 import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow", reason="LeRobot datasets need pyarrow")
 
-from tiny_datasets.factory import LENGTHS, edit_rows, write_dataset
+from tiny_datasets.factory import LENGTHS, edit_rows
 
 from sqap_vla_ros import cli
 from sqap_vla_ros.evaluation.replay import run as replay_run
 from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
 from sqap_vla_ros.recordings.lerobot.layout import DatasetError
 from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("datasets") / "tiny")
-
-
-@pytest.fixture
-def dataset(written, tmp_path):
-    return shutil.copytree(written, tmp_path / "copy")
 
 
 @pytest.mark.parametrize(

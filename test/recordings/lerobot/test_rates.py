@@ -1,29 +1,17 @@
 """The times of a LeRobot dataset's rows: their rate is that of the description, and gaps are no fault."""
 
-import shutil
-
 import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow", reason="LeRobot datasets need pyarrow")
 
-from tiny_datasets.factory import FPS, LENGTHS, SIDE, edit_info, edit_rows, write_dataset
+from tiny_datasets.factory import FPS, LENGTHS, SIDE, edit_info, edit_rows
 
 from sqap_vla_ros.contracts import NS_PER_S
 from sqap_vla_ros.recordings.lerobot import dataset as lerobot_dataset
 from sqap_vla_ros.recordings.lerobot.dataset import DatasetFrames
 from sqap_vla_ros.recordings.lerobot.layout import DatasetError
 from sqap_vla_ros.recordings.lerobot.spec import DatasetSpec
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("datasets") / "tiny")
-
-
-@pytest.fixture
-def dataset(written, tmp_path):
-    return shutil.copytree(written, tmp_path / "copy")
 
 
 def put_times(dataset, *episodes):
