@@ -44,6 +44,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 CLOSE_S = 0.2  # that a server has to say goodbye
 REFUSALS = (401, 403, 404)  # HTTP statuses that waiting does not change
+UNANSWERED_PING = "keepalive ping timeout"  # the websocket library's reason, of either end
 # Reasons to close a connection that the same request meets again on the next one. A frame that was damaged on the way
 # (1002, 1007) and a server that restarts (1001, 1012, 1013) are none.
 LASTING = (
@@ -204,7 +205,9 @@ class RemotePolicy:
             except ImportError as error:  # of a library for the kind of proxy
                 raise NoAnswer(f"{self._address} cannot be reached through the environment's proxy: {error}") from error
             except (OSError, WebSocketException, wire.WireError) as error:
-                silent = isinstance(error, ConnectionClosed) and "keepalive ping timeout" in str(error)
+                if isinstance(error, ConnectionClosed) and (lasting := _lasting_problem(error)) is not None:
+                    raise NoAnswer(f"{self._address} closed the connection: {lasting}") from error
+                silent = isinstance(error, ConnectionClosed) and UNANSWERED_PING in str(error)
                 reason = error.strerror if isinstance(error, OSError) else None  # without its number
                 problem = "it answers no pings" if silent else reason or str(error) or type(error).__name__
             given_up_s = deadline_s if self._reached else min(deadline_s, self._reach_by_s)
@@ -273,12 +276,14 @@ def _with_network_time(chunk: ActionChunk, taken: RoundTrip) -> ActionChunk:
     return replace(chunk, timings_ms={**stages, "network": network_ms, "total": taken.total_s * 1e3})
 
 
-def _lasting_problem(closed: ConnectionClosed, size: int) -> str | None:
+def _lasting_problem(closed: ConnectionClosed, size: int = 0) -> str | None:
     """Return why the server closed the connection, where the same request would end the next one too; else None.
 
     size: bytes of the frame that was sent.
     """
     if closed.rcvd is None or closed.rcvd_then_sent is False or closed.rcvd.code not in LASTING:
+        return None
+    if closed.rcvd.reason == UNANSWERED_PING:  # it says so with the code of an internal error
         return None
     if closed.rcvd.code == CloseCode.MESSAGE_TOO_BIG:
         return f"a frame of {size / 2**20:.1f} MiB is longer than it takes: send a smaller image"

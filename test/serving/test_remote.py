@@ -299,24 +299,37 @@ def test_a_server_that_takes_less_is_not_asked_again_and_again():
         remote.close()
 
 
-@pytest.mark.parametrize(("code", "lasts"), [(1008, True), (1011, True), (1007, False), (1012, False)])
-def test_a_connection_that_is_closed_is_opened_again_unless_the_reason_lasts(code, lasts):
+@pytest.mark.parametrize("loaded", [True, False])
+@pytest.mark.parametrize(
+    ("code", "reason", "lasts"),
+    [
+        (1008, "not for you", True),
+        (1011, "not for you", True),
+        (1011, "keepalive ping timeout", False),
+        (1007, "", False),
+        (1012, "", False),
+    ],
+)
+def test_a_connection_that_is_closed_is_opened_again_unless_the_reason_lasts(code, reason, lasts, loaded):
     asked = []
 
     def close(connection):
-        connection.send(seal(wire.encode(Ready(Double().info, 0.0))))
-        with contextlib.suppress(ConnectionClosed):
-            asked.append(connection.recv())
-            connection.close(code, "not for you")
+        asked.append(connection)
+        if loaded:
+            connection.send(seal(wire.encode(Ready(Double().info, 0.0))))
+            with contextlib.suppress(ConnectionClosed):
+                connection.recv()
+        connection.close(code, reason)
 
     server = serve(close, "127.0.0.1", 0, compression=None)
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
+    address = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+    wait_s = 20.0 if lasts else 1.0
+    said = rf"closed the connection: code {code} \({reason}\)" if lasts else "no answer within|cannot be reached"
     try:
-        remote = RemotePolicy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", timeout_s=20.0 if lasts else 1.0)
-        said = rf"closed the connection: code {code} \(not for you\)" if lasts else "no answer within|cannot be reached"
         with pytest.raises(RemoteError, match=said):
-            remote.predict(observation())
+            RemotePolicy(address, timeout_s=wait_s, load_timeout_s=wait_s).predict(observation())
     finally:
         server.shutdown()
         serving.join(30.0)

@@ -29,8 +29,8 @@ _WHAT_RUNS = (
         "checkpoint",
         "micro",
         f"The policy: a CogACT checkpoint folder, a .safetensors file, '{TRAINED_POLICY}' (trained in the simulator), "
-        "the address of a server (ws://host:port), or 'micro', a tiny policy with random weights that moves the arm "
-        "without purpose and serves to try everything around it.",
+        "'libero_object' (trained in LIBERO), the address of a server (ws://host:port), or 'micro', a tiny policy with "
+        "random weights that moves the arm without purpose and serves to try everything around it.",
     ),
     Parameter(
         "recipe",

@@ -26,6 +26,7 @@ from sqap_vla_ros.serving.server.packing import PackingError, pack, read_header,
 from sqap_vla_ros.serving.server.words import kind_of, quoted
 
 Frame = bytes | str
+PROTOCOL_VERSION = 1  # of vla-eval
 LONGEST_INLINE = 4_096  # bytes; a longer frame may hold a picture, whose decoding would keep all other clients waiting
 
 
@@ -85,6 +86,10 @@ class VlaEval:
 
     async def _reply(self, kind: str, payload: dict[Any, Any], number: int) -> bytes | None:
         if kind == "hello":
+            version = payload.get("protocol_version", PROTOCOL_VERSION)
+            if not isinstance(version, int) or version != PROTOCOL_VERSION:
+                asked = version if isinstance(version, int) else kind_of(version)
+                raise PackingError(f"version {PROTOCOL_VERSION} of vla-eval's protocol is spoken here, got {asked}")
             return None if self._greeted else _vla_eval_message("hello", hello(self._service), number)
         if kind in ("episode_start", "episode_end"):
             self._episode.begin()
@@ -208,7 +213,7 @@ def hello(service: Service) -> dict[str, Any]:
     """Return the payload of vla-eval's hello."""
     payload: dict[str, Any] = {
         "harness_version": f"sqap-vla-ros {__version__}",
-        "protocol_version": 1,
+        "protocol_version": PROTOCOL_VERSION,
         "model_server": "sqap_vla_ros",
         "capabilities": {},
         "action_spec": service.actions.spec(),

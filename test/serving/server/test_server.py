@@ -90,6 +90,22 @@ def test_vla_eval_says_hello_and_gets_one_action_an_observation(client):
     assert client.act()["type"] == "action"
 
 
+@pytest.mark.parametrize(("version", "said"), [(2, "got 2"), ("1", "got a text"), (np.ones(2), "got an array")])
+@pytest.mark.parametrize("path", ["/", "/vla-eval"])
+def test_another_version_of_vla_evals_protocol_is_refused_and_the_connection_stays(served, path, version, said):
+    client = VlaEval(served, path)
+    try:
+        if path == "/":
+            assert client.receive()["type"] == "hello"
+        client.send("hello", {"protocol_version": version})
+        answer = client.receive()
+        assert (answer["type"], answer["seq"]) == ("error", client.seq)
+        assert answer["payload"]["error"] == f"version 1 of vla-eval's protocol is spoken here, {said}"
+        assert client.act()["type"] == "action"
+    finally:
+        client.close()
+
+
 @pytest.mark.parametrize(
     ("payload", "text"),
     [
