@@ -241,7 +241,11 @@ class RemotePolicy:
         try:
             # A server that does not read must not hold us in `send` either.
             limit = struct.pack("@ll", int(self._timeout_s), int(self._timeout_s % 1 * 1e6))
-            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            try:
+                connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            except OSError:  # it was closed already, and only the connection knows why
+                self._message(connection, deadline_s)
+                raise
             try:
                 ready = self._message(connection, deadline_s)
                 while isinstance(ready, LoadProgress):
