@@ -41,7 +41,7 @@ from sqap_vla_ros.shipped import LIBERO_OBJECT, LIBERO_PICTURES, SHIPPED
 
 HERE = Path(__file__).parent
 SUITES = ("libero_object", "libero_object_swap")
-RECIPES = ("fp32", "w4a4", "w4a8", "sqap", "qvla_w4a8", "fastv", "random_drop")
+RECIPES = ("fp32", "w4a4", "w4a8", "coverage_w4a8", "sqap", "qvla_w4a8", "fastv", "random_drop")
 ORDER = (SUITES, RECIPES)  # of the rows
 TASKS = 10  # of each of these suites
 CALIBRATION_PICTURES = 48
