@@ -64,7 +64,7 @@ def recorded(folder, outcomes):
 
 def test_rows_of_former_calls_stay_in_the_table_in_one_order(tmp_path):
     recorded(tmp_path / "libero_object_swap-fp32", ["fail", "fail"])
-    recorded(tmp_path / "libero_object-coverage_w4a8", ["success", "success"])
+    recorded(tmp_path / "libero_object-sqap_w4a8", ["success", "success"])
     recorded(tmp_path / "libero_object-sqap", ["fail", "success"])
     recorded(tmp_path / "libero_object-fp32", ["success", "success"])
     shown = libero_table.write(tmp_path)
@@ -72,7 +72,7 @@ def test_rows_of_former_calls_stay_in_the_table_in_one_order(tmp_path):
     assert rows == [
         ["| libero_object", "fp32"],
         ["| libero_object", "sqap"],
-        ["| libero_object", "coverage_w4a8"],
+        ["| libero_object", "sqap_w4a8"],
         ["| libero_object_swap", "fp32"],
     ]
     assert "| -50.0 (" in shown
