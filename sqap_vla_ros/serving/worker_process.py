@@ -48,12 +48,17 @@ from sqap_vla_ros.serving.frames import NoAnswer, RemoteError, is_remote
 from sqap_vla_ros.serving.shared_image import ImageReader
 from sqap_vla_ros.serving.worker import WorkerConfig
 
+# Products in 16 bits and integers keep what they compiled for each number of rows: by default up to 1,024 of them in
+# each of two caches, hundreds of MB once prompts of all lengths came. So many hold several lengths, at the same speed.
+PRODUCT_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
 BEFORE = 0.9  # of the parent's time-outs: what is waited for is named before the parent ends this process
 
 
 def main(arguments: Sequence[str]) -> None:
     """Load a policy and answer requests. arguments: descriptors of the socket and of the image, the config as JSON."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name, capacity in PRODUCT_CACHES.items():
+        os.environ.setdefault(name, capacity)  # read when the first product is computed
     descriptors = [int(number) for number in arguments[:2]]
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)  # programs that the policy starts have no part in this

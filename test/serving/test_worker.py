@@ -210,6 +210,20 @@ def test_no_orphan_when_the_parent_is_killed(factory):
     assert wait_until(lambda: gone(pid), timeout_s=10.0)
 
 
+@pytest.mark.parametrize(("own", "capacities"), [(None, "128 128"), ("7", "128 7")])
+def test_what_products_keep_is_bounded_unless_the_user_says_otherwise(monkeypatch, own, capacities):
+    """Libraries keep 1,024 compiled products in each cache: hundreds of MB, once prompts of all lengths came."""
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    if own:
+        monkeypatch.setenv("LRU_CACHE_CAPACITY", own)
+    worker = start(f"{DOUBLES}:says_its_caches")
+    try:
+        assert wait_for(worker, LoadFailed).text == capacities
+    finally:
+        worker.close()
+
+
 def test_the_parent_side_imports_neither_torch_nor_rclpy():
     code = "import sys, sqap_vla_ros.serving.worker; print([m for m in ('torch', 'rclpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -164,6 +164,11 @@ def unloadable() -> Double:
     raise FileNotFoundError("no checkpoint here")
 
 
+def says_its_caches() -> Double:
+    names = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
+    raise FileNotFoundError(" ".join(os.environ.get(name, "none") for name in names))
+
+
 def by_instruction() -> Double:
     return ByInstruction()
 
