@@ -300,7 +300,7 @@ def read_nothing(server: Server, path: str, answers: Answers) -> None:
         try:
             raw.sendall(UNREAD * (b"\x82\x84" + bytes(8)))  # four zeros are a native frame of nothing
             events = select.poll()
-            events.register(raw, select.POLLERR)
+            events.register(raw, select.POLLERR | select.POLLRDHUP)  # reset, or all was delivered and then the end
             ended = bool(events.poll(LATE_S * 1e3))
         except ConnectionError:
             ended = True

@@ -198,6 +198,11 @@ class Observation:
             raise ValueError(f"gripper_pixel must be (u, v), both finite, or None, got {self.gripper_pixel!r:.200}")
         if self.base_from_tool is not None and not _finite(self.base_from_tool, (4, 4)):
             raise ValueError(f"base_from_tool must be a finite [4, 4] pose or None, got {self.base_from_tool!r:.400}")
+        if self.base_from_tool is not None and not _rigid(np.asarray(self.base_from_tool, dtype=np.float64)):
+            raise ValueError(
+                "base_from_tool must be a rotation and a translation over the row 0 0 0 1, or None, got "
+                f"{self.base_from_tool!r:.400}"
+            )
 
 
 def _finite(values: object, shape: tuple[int, ...]) -> bool:
@@ -207,6 +212,13 @@ def _finite(values: object, shape: tuple[int, ...]) -> bool:
     except (TypeError, ValueError):
         return False
     return numbers.shape == shape and bool(np.isfinite(numbers).all())
+
+
+def _rigid(pose: NDArray[np.float64]) -> bool:
+    """Return whether a [4, 4] matrix is a rigid pose, as far as one that was written down with four digits is."""
+    rotation = pose[:3, :3]
+    orthogonal = np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-3
+    return bool(orthogonal and np.linalg.det(rotation) > 0.0 and (pose[3] == (0.0, 0.0, 0.0, 1.0)).all())
 
 
 @dataclass(frozen=True)

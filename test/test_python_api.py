@@ -101,6 +101,18 @@ def test_what_is_no_image_is_named(image, text):
         ({"gripper_pixel": (1.0, float("nan"))}, "gripper_pixel must be (u, v), both finite, or None, got (1.0, nan)"),
         ({"base_from_tool": [["a"] * 4] * 4}, "base_from_tool must be a finite [4, 4] pose or None, got [['a', 'a',"),
         ({"base_from_tool": np.eye(3)}, "base_from_tool must be a finite [4, 4] pose or None, got array([[1., 0., 0.]"),
+        (
+            {"base_from_tool": np.zeros((4, 4))},
+            "base_from_tool must be a rotation and a translation over the row 0 0 0 1",
+        ),
+        (
+            {"base_from_tool": np.diag([1.0, 1.0, -1.0, 1.0])},
+            "base_from_tool must be a rotation and a translation over",
+        ),
+        (
+            {"base_from_tool": np.eye(4) + np.eye(4)[3]},
+            "base_from_tool must be a rotation and a translation over the row",
+        ),
     ],
 )
 def test_a_field_that_cannot_be_is_named(fields, text):
@@ -114,6 +126,8 @@ def test_a_field_that_cannot_be_is_named(fields, text):
         ({"checkpoint": None}, "checkpoint must be a name or a path, got NoneType"),
         ({"recipe": 5}, "recipe must be a name or a path, got int"),
         ({"device": None}, "must be cpu, cuda or cuda:N, got 'None'"),
+        ({"settings": {"crop": "none"}}, r"settings must be CheckpointSettings\(...\) of .* or None, got dict"),
+        ({"settings": ""}, r"settings must be CheckpointSettings\(...\) of .* or None, got str"),
         ({"unnorm_key": 5}, "has statistics for micro; unnorm_key 5 is not among them"),
     ],
 )
@@ -122,10 +136,19 @@ def test_an_argument_of_another_type_is_named(arguments, text):
         load_policy(**{"checkpoint": "micro", **arguments})
 
 
-@pytest.mark.parametrize("values", [{"dt_s": "x"}, {"guidance": "x"}, {"dt_s": [0.1]}])
-def test_a_setting_of_another_type_is_named(values):
+@pytest.mark.parametrize(
+    ("values", "needed"),
+    [
+        ({"dt_s": "x"}, "a number or None, which keeps the checkpoint's"),
+        ({"guidance": "x"}, "a number or None, which keeps the checkpoint's"),
+        ({"dt_s": [0.1]}, "a number or None, which keeps the checkpoint's"),
+        ({"ddim_steps": "x"}, "a number or None, which keeps the checkpoint's"),
+        ({"tokenizer": 5}, "a path or None, which keeps the checkpoint's"),
+    ],
+)
+def test_a_setting_of_another_type_is_named(values, needed):
     (name,) = values
-    with pytest.raises(ValueError, match=f"{name} must be a number or None, which keeps the checkpoint's, got "):
+    with pytest.raises(ValueError, match=f"{name} must be {needed}, got "):
         CheckpointSettings(**values)
 
 

@@ -102,12 +102,18 @@ def load_policy(
     kept: where policies that are calibrated on the spot are kept; None calibrates anew every time.
     """
     from sqap_vla_ros.compression.compress import require_loadable
+    from sqap_vla_ros.policy.settings import CheckpointSettings
 
     if problem := device_problem(str(device)):
         raise ValueError(f"device {str(device)!r}: {problem}; use device='cpu', or install a CUDA build of PyTorch")
     if dtype is not None and _dtype_name(dtype) not in DTYPES:
         raise ValueError(f"dtype must be {', '.join(DTYPES)} or None, which takes the recipe's, got {dtype!r:.60}")
     seed = checked_seed(seed)
+    if not isinstance(settings, CheckpointSettings | None):
+        raise ValueError(
+            "settings must be CheckpointSettings(...) of sqap_vla_ros.policy.settings or None, got "
+            f"{type(settings).__name__}"
+        )
     settings = settings or _settings(unnorm_key)
     chosen = applied_recipe(checkpoint, recipe, shipped)
     require_loadable(chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,10 +35,14 @@ class CheckpointSettings:
     ddim_steps: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("dt_s", "guidance"):
+        for name in ("dt_s", "guidance", "ddim_steps"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, numbers.Real):
                 raise ValueError(f"{name} must be a number or None, which keeps the checkpoint's, got {value!r:.40}")
+        if not isinstance(self.tokenizer, str | os.PathLike | None):
+            raise ValueError(
+                f"tokenizer must be a path or None, which keeps the checkpoint's, got {self.tokenizer!r:.40}"
+            )
 
     def apply(self, policy: CogACTPolicy) -> None:
         """Change a loaded policy: everything but the weights and the choice of the dataset.

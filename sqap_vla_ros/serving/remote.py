@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import socket
+import ssl
 import struct
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -43,6 +46,7 @@ PING_S, PONG_S = 2.0, 5.0  # between pings, and that a server has to answer one:
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 CLOSE_S = 0.2  # that a server has to say goodbye
+PATHS = (NATIVE_PATH, "/vla-eval", "/openpi", "/act", "/api/inference", "/health", "/healthz", "/config")  # of a server
 REFUSALS = (401, 403, 404)  # HTTP statuses that waiting does not change
 UNANSWERED_PING = "keepalive ping timeout"  # the websocket library's reason, of either end
 # Reasons to close a connection that the same request meets again on the next one. A frame that was damaged on the way
@@ -94,6 +98,8 @@ class RemotePolicy:
             host_and_port(address)
         except ValueError as error:
             raise ValueError(f"{address}: {error}") from error
+        if (path := urllib.parse.urlsplit(address).path.rstrip("/")).endswith(PATHS):
+            raise ValueError(f"{address}: give the address without {path}, as in ws://HOST:PORT")
         self._address = address.rstrip("/") + NATIVE_PATH
         self._timeout_s = timeout_s
         self._say = say
@@ -198,12 +204,13 @@ class RemotePolicy:
                 self._said = ""
                 return
             except InvalidStatus as error:
-                body = (error.response.body or b"").decode(errors="replace").strip()
-                problem = f"HTTP {error.response.status_code} {body}"
+                problem = f"HTTP {error.response.status_code} {_said(error.response.body or b'')}"
                 if error.response.status_code in REFUSALS:
                     raise NoAnswer(f"{self._address} refuses: {problem}") from error
             except ImportError as error:  # of a library for the kind of proxy
                 raise NoAnswer(f"{self._address} cannot be reached through the environment's proxy: {error}") from error
+            except ssl.SSLError as error:
+                raise NoAnswer(f"{self._address} cannot be spoken to: {_tls_problem(error)}") from error
             except (OSError, WebSocketException, wire.WireError) as error:
                 if isinstance(error, ConnectionClosed) and (lasting := _lasting_problem(error)) is not None:
                     raise NoAnswer(f"{self._address} closed the connection: {lasting}") from error
@@ -293,6 +300,23 @@ def _lasting_problem(closed: ConnectionClosed, size: int = 0) -> str | None:
         return f"a frame of {size / 2**20:.1f} MiB is longer than it takes: send a smaller image"
     said = f" ({closed.rcvd.reason})" if closed.rcvd.reason else ""
     return f"code {closed.rcvd.code}{said}, which trying again does not change: the server's log may say more"
+
+
+def _said(body: bytes | bytearray) -> str:
+    """Return the sentence in the body of a refusal."""
+    text = body.decode(errors="replace").strip()
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(text)["error"])
+    return text
+
+
+def _tls_problem(error: ssl.SSLError) -> str:
+    """Return what is wrong with the encryption of wss://, which trying again does not change."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted ({error.verify_message})"
+    if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+        return "it does not speak TLS: use ws://, or put a proxy that does in front of it"
+    return f"TLS failed ({error.reason})"
 
 
 def _binary(frame: str | bytes) -> bytes:

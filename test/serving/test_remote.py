@@ -22,7 +22,7 @@ from sqap_vla_ros.contracts import Commitment, UnfitObservation, unreadable
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.events import LoadFailed, LoadProgress, PredictFailed, Ready, Result
 from sqap_vla_ros.serving.frames import seal
-from sqap_vla_ros.serving.remote import RemoteError, RemotePolicy
+from sqap_vla_ros.serving.remote import NoAnswer, RemoteError, RemotePolicy
 from sqap_vla_ros.serving.supervisor import WorkerSupervisor
 from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig
 
@@ -239,6 +239,19 @@ def test_nobody_there_is_waited_for_less_long_than_a_server_that_loads():
 def test_what_is_no_address_is_not_waited_for(address):
     with pytest.raises(ValueError, match="no address of a server"):
         RemotePolicy(address)
+
+
+@pytest.mark.parametrize("path", ["/vla-eval", "/native/", "/act", "/policies/openpi"])
+def test_an_address_with_the_path_of_a_protocol_is_refused(path):
+    with pytest.raises(ValueError, match=rf"give the address without {path.rstrip('/')}, as in ws://HOST:PORT"):
+        RemotePolicy("ws://127.0.0.1:9" + path)
+
+
+def test_a_server_without_tls_is_told_at_once(served):
+    begin = time.monotonic()
+    with pytest.raises(NoAnswer, match="cannot be spoken to: it does not speak TLS: use ws://, or put a proxy"):
+        RemotePolicy(served.url.replace("ws://", "wss://"))
+    assert time.monotonic() - begin < 5.0
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, 2**63])
