@@ -12,7 +12,9 @@ from sqap_vla_ros.evaluation.closed_loop.study import Assignment, Method
 from sqap_vla_ros.evaluation.ray_cluster import ray_cluster
 
 _TRIES = 3
-_worker: EpisodeWorker | None = None  # of a Ray process, which runs one task after the other
+# Of a Ray process, which runs one task after the other.
+_worker: EpisodeWorker | None = None
+_problems: dict[Method, Message] = {}
 
 
 def ray_messages(
@@ -20,7 +22,7 @@ def ray_messages(
 ) -> Generator[Message]:
     """Yield what the cluster's workers report, group by group, until all is done or time is up.
 
-    address: "auto", "local" or host:port. Checkpoints and recipes that are files must lie on a disk that all share.
+    address: one of `ray_cluster.ADDRESSES`. Checkpoints and recipes that are files must lie on a disk that all share.
     Raises ValueError where Ray is missing.
     """
     with ray_cluster(address) as ray:
@@ -42,11 +44,19 @@ def ray_messages(
 
 
 def run_group(assignment: Assignment, reference: Method) -> list[Message]:
-    """Run an assignment in a Ray process, which keeps policy and simulators for the next."""
+    """Run an assignment in a Ray process, which keeps policy and simulators for the next.
+
+    A method that could not be run is not tried again: each group would wait anew for a server that is gone.
+    """
     global _worker
+    if assignment.method in _problems:
+        return [_problems[assignment.method]]
     if _worker is None or _worker.reference != reference:
         _worker = EpisodeWorker(reference)
-    return list(_worker.run(assignment))
+    messages = list(_worker.run(assignment))
+    if messages and messages[-1][0] == "problem":  # it ends with one
+        _problems[assignment.method] = messages[-1]
+    return messages
 
 
 def _anywhere(method: Method) -> Method:

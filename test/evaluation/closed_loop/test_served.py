@@ -11,7 +11,7 @@ from sqap_vla_ros.cli import build_parser, main
 from sqap_vla_ros.commands.recordings.replay import jobs_of
 from sqap_vla_ros.compression.load import load_policy
 from sqap_vla_ros.contracts import UnfitObservation
-from sqap_vla_ros.evaluation.closed_loop import episode_worker
+from sqap_vla_ros.evaluation.closed_loop import cluster, episode_worker
 from sqap_vla_ros.evaluation.closed_loop.episode_worker import EpisodeWorker, load
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution, lockstep_width, run_episodes
 from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
@@ -117,3 +117,21 @@ def test_a_server_that_dies_during_the_episodes_is_a_sentence_without_a_trace(wh
     method = Method("served_fp32", "fp32", "ws://127.0.0.1:1")
     messages = list(EpisodeWorker(method).run(Assignment(method, (Group(SUITE, TaskFamily.PICK, (0,)),))))
     assert messages[-1] == ("problem", "served_fp32", said)
+
+
+def test_a_process_of_a_cluster_waits_for_a_lost_server_once(monkeypatch):
+    """Each group is a task of its own: dozens of them would wait half a minute each."""
+    tried: list[Method] = []
+
+    def refuse(method):
+        tried.append(method)
+        raise RemoteError(LOST)
+
+    monkeypatch.setattr(episode_worker, "load", refuse)
+    monkeypatch.setattr(cluster, "_worker", None)
+    monkeypatch.setattr(cluster, "_problems", {})
+    lost, other = (Method(name, "fp32", f"ws://127.0.0.1:{port}") for name, port in (("lost", 1), ("other", 2)))
+    for method in (lost, lost, lost, other):
+        (message,) = cluster.run_group(Assignment(method, (Group(SUITE, TaskFamily.PICK, (0,)),)), lost)
+        assert message == ("problem", method.name, LOST + GOES_ON)
+    assert tried == [lost, other]
