@@ -242,10 +242,10 @@ def _compress(
         crop=policy.transform.crop,
     )
     if progress is not None:
-        progress("writing", 0, 1)
+        progress("writing files", 0, 1)
     write_file(out, tensors, header.to_metadata())
     if progress is not None:
-        progress("writing", 1, 1)
+        progress("writing files", 1, 1)
     return header
 
 

@@ -64,8 +64,10 @@ class KeptPolicies:
         if not os.access(self.folder, os.W_OK):
             return None
         if self.progress is not None:
-            self.progress(f"drawing {count} observations", 0, 1)
+            self.progress("drawing observations", 0, count)
         observations = observe(count)
+        if self.progress is not None:
+            self.progress("drawing observations", count, count)
         own = self.folder / f"{name}.{os.getpid()}.safetensors"  # another command may be making the same
         compress_to_file(policy, recipe, observations, own, calibration={"source": scenes}, progress=self.progress)
         own.replace(file)

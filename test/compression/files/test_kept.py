@@ -25,3 +25,13 @@ def test_a_kept_policy_that_was_cut_off_is_made_anew(tmp_path):
     assert drawn == [2, 2]
     assert first.stat().st_size == len(whole)
     load_policy(str(first))
+
+
+def test_progress_counts_what_its_stage_names(tmp_path):
+    """Others show it as "stage: done of total"."""
+    said = []
+    kept = KeptPolicies(tmp_path, lambda stage, done, total: said.append(f"{stage}: {done} of {total}"))
+    recipe = load_recipe("w4a4")
+    kept.file(load_uncompressed("micro", recipe), recipe, "noise", 2, synthetic_observations)
+    assert said[:2] == ["drawing observations: 0 of 2", "drawing observations: 2 of 2"]
+    assert said[-2:] == ["writing files: 0 of 1", "writing files: 1 of 1"]
