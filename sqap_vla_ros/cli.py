@@ -62,7 +62,11 @@ def build_parser() -> CommandParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one sub-command; the exit status is 2 for bad input, 130 for Ctrl-C, 143 for SIGTERM and 129 for SIGHUP."""
+    """Run one sub-command and return its exit status.
+
+    2 for bad input: nothing was done (`sqap-vla: error: ...`). 1 where some of the work, or all of it, failed after it
+    was begun (`error: ...`). 130 for Ctrl-C, 143 for SIGTERM and 129 for SIGHUP.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8

@@ -125,7 +125,10 @@ def require_source(source: str, limit: int, sources: Mapping[str, ObservationSou
     path = Path(source).expanduser()
     if kind not in sources and not path.is_dir():
         named = " or ".join(f"`{name}`" for name in sources)
-        raise CalibrationError(f"calibration data {path} is not a folder of images; give one, a bag, or {named}")
+        raise CalibrationError(
+            f"calibration data {path} is not a folder of images; give one, a bag, or {named}; the folder of a LeRobot "
+            "dataset is read too"
+        )
     return limit
 
 

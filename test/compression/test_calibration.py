@@ -55,7 +55,9 @@ def test_bad_folders_are_explained(tmp_path):
     (tmp_path / "01.png").write_bytes(b"not a picture")
     with pytest.raises(CalibrationError, match=r"01\.png is not a picture"):
         load_observations(str(tmp_path), 3)
-    with pytest.raises(CalibrationError, match="is not a folder of images; give one, a bag, or `synthetic`"):
+    with pytest.raises(
+        CalibrationError, match="is not a folder of images; give one, a bag, or `synthetic`; the folder of a LeRobot"
+    ):
         load_observations(str(tmp_path / "nothing"), 3)
     with pytest.raises(CalibrationError, match="limit of 0"):
         load_observations("synthetic", 0)

@@ -27,19 +27,21 @@ class BagError(ValueError):
     """A recording that cannot be read or does not hold what is needed: says what, and what helps."""
 
 
+class NoBag(BagError):
+    """A path at which there is no recording of a kind that is read as a bag."""
+
+
 def bag_path(path: str | Path) -> Path:
     """Return the folder or file that holds the recording named by `path`.
 
     A file that a metadata.yaml beside it lists stands for its folder; any other file stands alone.
-    Raises BagError naming what is missing.
+    Raises BagError naming what is missing, NoBag where it may be a recording of another kind.
     """
     given = Path(path).expanduser()
     if not given.exists():
         if address := re.match(r"([a-z][a-z0-9+.-]+):/", str(given)):
-            raise BagError(
-                f"{given} is an address ({address[1]}), and nothing is downloaded: download it, give {_FORMS}"
-            )
-        raise BagError(f"bag {given} does not exist: give {_FORMS}")
+            raise NoBag(f"{given} is an address ({address[1]}), and nothing is downloaded: download it, give {_FORMS}")
+        raise NoBag(f"bag {given} does not exist: give {_FORMS}")
     if given.is_dir():
         _stores_in(given)
         return given
@@ -52,7 +54,7 @@ def bag_path(path: str | Path) -> Path:
     if given.suffix == ".active":
         raise BagError(f"{given} was not finished: rename it to end in .bag, then `rosbag reindex` it")
     if given.suffix not in (*_STORES, ".bag"):
-        raise BagError(f"{given} is not a bag: give {_FORMS}")
+        raise NoBag(f"{given} is not a bag: give {_FORMS}")
     return given
 
 
@@ -249,7 +251,7 @@ def _stores_in(folder: Path) -> list[Path]:
         raise BagError(f"{folder} is a folder of bags: name one of {', '.join(bag.name for bag in ros1)}")
     if packed := sorted(folder.glob(f"*{_ZSTD}")):
         raise BagError(f"{folder} holds {packed[0].name} and no metadata.yaml: `zstd -d` the file")
-    raise BagError(f"{folder} holds neither metadata.yaml nor .mcap or .db3 files: it is no rosbag2 bag")
+    raise NoBag(f"{folder} holds neither metadata.yaml nor .mcap or .db3 files: it is no rosbag2 bag")
 
 
 def _listed_in(folder: Path) -> set[str]:

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="LeRobot datasets need pyarrow")
 
+from bag_factory import write_bag
 from tiny_datasets.factory import LENGTHS, TASKS, write_dataset
 
 from sqap_vla_ros import cli
@@ -51,3 +52,45 @@ def test_chunks_of_the_recorded_actions_have_no_error(replayed):
         dataclasses.replace(r, deltas=np.concatenate([r.deltas[:, :6], np.ones((4, 1))], axis=1)) for r in perfect
     ]
     assert against_actions(opened)["gripper_disagreement"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere", "nowhere does not exist: give a rosbag2 folder, "),
+        ("empty", "empty holds neither metadata.yaml nor .mcap or .db3 files: it is no rosbag2 bag; "),
+        ("notes.txt", "notes.txt is not a bag: give a rosbag2 folder, "),
+        ("https://example.org/set", "is an address (https), and nothing is downloaded: "),
+    ],
+)
+def test_what_is_no_recording_is_told_that_datasets_are_read_too(name, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").touch()
+    assert cli.main(["replay", name, "--recipes", "fp32", "--out", "out"]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert said in line
+    assert line.endswith("; the folder of a LeRobot dataset, which holds meta/info.json, is read too")
+
+
+@pytest.mark.parametrize(
+    ("recording", "options", "said"),
+    [
+        ("set/meta", [], "set/meta is a part of the LeRobot dataset "),
+        ("set", ["--image-key", "none.such"], "none.such"),
+        ("nowhere", [], "nowhere does not exist"),
+    ],
+)
+def test_a_recording_that_cannot_be_replayed_is_status_1_and_stops_no_other(
+    recording, options, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "set")
+    other = write_bag(tmp_path / "other", frames=2)
+    command = ["replay", recording, str(other), "--recipes", "fp32", "--threads", "1", "--no-video", "--out", "out"]
+    assert cli.main([*command, *options]) == 1
+    shown = capsys.readouterr()
+    (line,) = [line for line in shown.err.splitlines() if "error: " in line]
+    assert line.startswith("error: ")
+    assert said in line
+    assert "report: out/other/report.html" in shown.out
