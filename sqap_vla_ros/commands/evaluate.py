@@ -13,6 +13,7 @@ from sqap_vla_ros.commands.options import (
     add_checkpoint,
     add_command,
     add_jobs,
+    add_ray,
     add_recipes,
     integer,
     names_among,
@@ -74,7 +75,7 @@ def register(subparsers: Any) -> None:
     )
     work = parser.add_argument_group("work")
     add_jobs(work, 1, "processes, one thread each")
-    work.add_argument("--ray", metavar="ADDRESS", help="episodes over a Ray cluster: auto, local or host:port")
+    add_ray(work, "episodes")
     work.add_argument("--lockstep", type=integer(1, 1024), default=LOCKSTEP, help="episodes that share a prediction")
     work.add_argument(
         "--deviations",
@@ -156,13 +157,13 @@ def _require_continuable(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run or continue the study; 1 where a recipe could not be measured."""
-    from sqap_vla_ros.evaluation.ray_cluster import require_ray
+    from sqap_vla_ros.evaluation.ray_cluster import require_cluster
     from sqap_vla_ros.policy.checkpoints.writing import check_folder
     from sqap_vla_ros.serving.frames import RemoteError
 
     check_folder(args.out)
     if args.ray is not None:
-        require_ray()
+        require_cluster(args.ray)
     longest_s = args.horizon * CONTROL_DT_S
     if args.async_latency > longest_s:
         lasts = f"the time that --horizon {args.horizon} lasts"

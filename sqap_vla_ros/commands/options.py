@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqap_vla_ros.contracts import CROPS, STEP_S, TRAINED_POLICY, unreadable
+from sqap_vla_ros.evaluation.ray_cluster import ADDRESSES, ray_address
 from sqap_vla_ros.policy.devices import name_problem
 from sqap_vla_ros.serving.defaults import MOST_THREADS
 
@@ -188,6 +189,14 @@ def device_name(text: str) -> str:
     return text
 
 
+def cluster_address(text: str) -> str:
+    """Read the address of a Ray cluster; whether it answers is checked by `ray_cluster.require_cluster`."""
+    try:
+        return ray_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 # -- options ----------------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +251,12 @@ def add_jobs(parser: Any, default: int, purpose: str) -> None:
     """Add --jobs, at most eight for each processor core: more only fill the memory."""
     most = 8 * (os.cpu_count() or 1)
     parser.add_argument("--jobs", type=integer(1, most), default=default, help=purpose)
+
+
+def add_ray(parser: Any, work: str) -> None:
+    """Add --ray; call `ray_cluster.require_cluster` before any work."""
+    told = f"{work} over a Ray cluster: {ADDRESSES}"
+    parser.add_argument("--ray", type=cluster_address, metavar="ADDRESS", help=told)
 
 
 def add_threads(parser: Any) -> None:
@@ -304,7 +319,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
                 print(stage, file=sys.stderr)
             return
         if not bar:
-            bar.append(tqdm(total=0, unit="layer"))
+            bar.append(tqdm(total=0, unit="step"))
         bar[0].set_description(stage)
         bar[0].total, bar[0].n = total, done
         bar[0].refresh()

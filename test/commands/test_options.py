@@ -1,11 +1,18 @@
 """What every sub-command takes for granted: values are checked, mistakes are one line, help tells defaults."""
 
 import argparse
+import contextlib
+import socket
+import sys
+import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from sqap_vla_ros import cli
 from sqap_vla_ros.commands import options
+from sqap_vla_ros.evaluation.ray_cluster import ray_cluster
 from sqap_vla_ros.shipped import SHIPPED
 
 IMAGE = ("--image", "nowhere.png", "--instruction", "pick up the can")
@@ -28,6 +35,13 @@ HOSTILE = [
     (GUIDED, "--continuation guided: without --async-latency no chunk is late"),
     ((*GUIDED, "--async-latency", "0.8", "--ensemble", "by_time"), "guided: goes without an ensemble, got --ensemble"),
     ((*GUIDED, "--async-latency", "0.8", "--checkpoint", "ws://localhost:1"), "guided: needs a policy in this process"),
+    (("evaluate", "--ray", "nonsense"), "--ray: must be auto, local, HOST:PORT or ray://HOST:PORT, got 'nonsense'"),
+    (("evaluate", "--ray", ""), "--ray: must be auto, local, HOST:PORT or ray://HOST:PORT, got ''"),
+    (
+        ("replay", "bag", "--ray", "http://a:8265"),
+        "--ray: must be auto, local, HOST:PORT or ray://HOST:PORT, got 'http",
+    ),
+    (("replay", "bag", "--ray", "a:99999"), "--ray: must be auto, local, HOST:PORT or ray://HOST:PORT, got 'a:99999'"),
     (("replay", "bag", "--threads", "-1"), "--threads: must be at least 0, got -1"),
     (("predict", *IMAGE, "--threads", "1000000"), "--threads: must be at most 1024, got 1000000"),
     (("bops", "--text-tokens", "9" * 400), "--text-tokens: must be at most 1048576"),
@@ -111,6 +125,93 @@ def test_a_ray_that_is_not_installed_is_said_before_anything_is_written(command,
     assert cli.main([*command, "--ray", "local", "--out", str(tmp_path / "out")]) == 2
     assert "--ray needs Ray: pip install" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@contextlib.contextmanager
+def one_answer(answer: bytes | None):
+    """Provide the port of a server that answers a single connection; None closes its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if answer is not None:
+
+            def serve():
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(1)
+                    connection.sendall(answer)
+                    connection.recv(100)
+
+            threading.Thread(target=serve, daemon=True).start()
+            yield port
+            return
+    yield port
+
+
+RAY_COMMANDS = [("evaluate", "--checkpoint", "micro"), ("replay", "bag", "--instruction", "pick")]
+
+
+@pytest.mark.parametrize("command", RAY_COMMANDS, ids=lambda c: c[0])
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "no cluster answers there (Connection refused): start one with `ray start --head`, or use --ray local"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what answers there is no Ray cluster: give the address that `ray start"),
+        (b"", "what answers there is no Ray cluster"),
+    ],
+)
+def test_an_address_without_a_cluster_is_said_at_once(command, scheme, answer, said, tmp_path, capsys, monkeypatch):
+    """Ray itself tries for minutes."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr("sqap_vla_ros.evaluation.ray_cluster._ANSWER_S", 0.5)
+    began_s = time.monotonic()
+    with one_answer(answer) as port:
+        address = f"{scheme}127.0.0.1:{port}"
+        assert cli.main([*command, "--ray", address, "--out", str(tmp_path / "out")]) == 2
+    assert time.monotonic() - began_s < 5.0
+    error = capsys.readouterr().err
+    assert error.startswith(f"sqap-vla: error: --ray {address}: {said}")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", RAY_COMMANDS, ids=lambda c: c[0])
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("", "--ray auto: no cluster runs on this computer: start one with `ray start --head`, or use --ray local\n"),
+        ("soon", "--ray auto, for which RAY_ADDRESS is set to soon: must be auto, local, HOST:PORT or ray://HOST:PORT"),
+        ("127.0.0.1:1", "--ray auto, for which RAY_ADDRESS is set to 127.0.0.1:1: no cluster answers at 127.0.0.1:1 ("),
+    ],
+)
+def test_auto_without_a_cluster_is_said_at_once(command, variable, said, tmp_path, capsys, monkeypatch):
+    def none(address):
+        raise ConnectionError("specify the one to connect to by setting `--address` flag")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    for name in ("ray", "ray._private"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))
+    services = SimpleNamespace(canonicalize_bootstrap_address=none)
+    monkeypatch.setitem(sys.modules, "ray._private.services", services)
+    assert cli.main([*command, "--ray", "auto", "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"sqap-vla: error: {said}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_that_greets_is_connected_to_and_its_refusal_is_a_sentence(monkeypatch):
+    """The nine bytes are an empty SETTINGS frame of HTTP/2, with which gRPC begins."""
+
+    def refuse(**_):
+        raise RuntimeError("Version mismatch: the cluster was started with Ray 2.9\n  File ...")
+
+    ray = SimpleNamespace(init=refuse, shutdown=lambda: None)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    greeting = b"\0\0\0\4\0\0\0\0\0"
+    with one_answer(greeting) as port, pytest.raises(ValueError, match="Version") as error:
+        ray_cluster(f"127.0.0.1:{port}").__enter__()
+    said = "Ray does not connect: Version mismatch: the cluster was started with Ray 2.9"
+    assert str(error.value) == f"--ray 127.0.0.1:{port}: {said}"
 
 
 @pytest.mark.parametrize("command", [("evaluate",), ("replay", "bag"), ("demo",), ("train",)], ids=lambda c: c[0])

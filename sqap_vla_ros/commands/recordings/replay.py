@@ -16,6 +16,7 @@ from sqap_vla_ros.commands.options import (
     add_command,
     add_device,
     add_jobs,
+    add_ray,
     add_recipes,
     add_sampling,
     add_seed,
@@ -89,17 +90,15 @@ def register(subparsers: Any) -> None:
         "--control-rate", type=number(0.0, above=True), default=5.0, help="Hz; slower predictions miss their deadline"
     )
     add_jobs(how, 1, "bags at a time, in processes of this machine")
-    how.add_argument("--ray", metavar="ADDRESS", help="bags over a Ray cluster: auto, local or host:port")
+    add_ray(how, "bags")
     how.add_argument("--no-video", action="store_true", help="leave out the overlay video")
 
 
 def _spec_of(recording: Path, args: argparse.Namespace) -> RecordingSpec:
-    from sqap_vla_ros.recordings.lerobot.layout import dataset_problem, is_dataset
+    from sqap_vla_ros.recordings.lerobot.layout import is_dataset
 
     if is_dataset(recording.expanduser()):
         return dataset_spec(args)
-    if (problem := dataset_problem(recording.expanduser())) is not None:
-        raise UsageError(problem)
     if args.simulator_camera:
         raise UsageError(
             f"--simulator-camera {args.simulator_camera}: a bag brings its camera in camera_info and TF; the option is "
@@ -182,7 +181,7 @@ def ignored_options(args: argparse.Namespace) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Replay the bags and print the comparison; 1 where one of them failed."""
-    from sqap_vla_ros.evaluation.ray_cluster import require_ray
+    from sqap_vla_ros.evaluation.ray_cluster import require_cluster
     from sqap_vla_ros.evaluation.replay.jobs import run_jobs
     from sqap_vla_ros.evaluation.replay.report import OPEN_LOOP
     from sqap_vla_ros.evaluation.replay.tables import print_table
@@ -190,7 +189,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_folder(args.out)
     if args.ray is not None:
-        require_ray()
+        require_cluster(args.ray)
     jobs = jobs_of(args)
     require_device(args.device, args.checkpoint)
     note((*ignored_options(args), *ignored_recipes(args)))

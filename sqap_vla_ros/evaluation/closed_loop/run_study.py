@@ -49,7 +49,7 @@ def run_units(
     """Run what is missing of `units` in `jobs` processes. Returns what went wrong, by method: empty when all is done.
 
     reference: whose episodes teach where deviations are asked for.
-    ray_address: a Ray cluster instead of local processes ("auto", "local" or host:port).
+    ray_address: a Ray cluster instead of local processes, one of `ray_cluster.ADDRESSES`.
     deadline_s: stop after so many seconds; what is finished by then is stored.
     """
     alone = jobs == 1 and ray_address is None

@@ -191,7 +191,7 @@ def run_jobs(jobs: Sequence[ReplayJob], *, processes: int = 1, ray_address: str 
 
     Where the policy's server is lost, no other bag is begun.
 
-    processes: local processes. ray_address: a Ray cluster instead ("auto", "local" or host:port).
+    processes: local processes. ray_address: a Ray cluster instead, one of `ray_cluster.ADDRESSES`.
     """
     if ray_address is not None:
         return _over_ray(jobs, ray_address)
