@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sqap_vla_ros.contracts import ActionChunk, Commitment, Observation, PolicyInfo
+from sqap_vla_ros.contracts import ActionChunk, Commitment, Observation, PolicyInfo, printable
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,14 @@ class Ready:
 
     info: PolicyInfo
     warm_latency_s: float
+
+    def in_words(self) -> str:
+        """Return a line for the log."""
+        info = self.info
+        return (
+            f"policy ready, {self.warm_latency_s * 1e3:.0f} ms a prediction: {printable(info.checkpoint)} under recipe "
+            f"{printable(info.recipe)}, chunks of {info.horizon} actions, {info.dt_s:g} s apart"
+        )
 
 
 @dataclass(frozen=True)

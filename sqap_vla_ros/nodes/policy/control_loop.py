@@ -324,7 +324,7 @@ class ControlLoop:
             if isinstance(event, LoadProgress):
                 self._log.info(event.text)
             elif isinstance(event, Ready):
-                self._log.info(f"policy ready, {event.warm_latency_s * 1e3:.0f} ms a prediction: {event.info}")
+                self._log.info(event.in_words())
                 self.inputs.observer.needs_projection = event.info.looks_at_gripper
                 self.reporter.publish_model_info(event.info)
             elif isinstance(event, (Lost, LoadFailed)):

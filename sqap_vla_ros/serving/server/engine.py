@@ -165,7 +165,7 @@ class Engine:
             elif isinstance(event, Ready):
                 self._loaded.set()
                 self._most = 1 if event.info.stateful else self._most_in_time(event.warm_latency_s)
-                _log.info("policy ready, %.0f ms a prediction: %s", event.warm_latency_s * 1e3, event.info)
+                _log.info(event.in_words())
             elif isinstance(event, Result):
                 request = self._running.pop(event.request)
                 if not request.answer.done():  # else its client has left

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -231,6 +232,20 @@ async def until(condition):
     async with asyncio.timeout(TIMEOUT_S):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def test_the_log_has_one_readable_line_of_the_policy(caplog):
+    async def run():
+        async with pretended() as (_, made, _):
+            await until(lambda: made and made[0].offers)
+
+    with caplog.at_level("INFO"):
+        asyncio.run(run())
+    ready = Ready(replace(INFO, checkpoint="a\nb"), 0.0521).in_words()
+    assert ready == "policy ready, 52 ms a prediction: a\\nb under recipe fp32, chunks of 16 actions, 0.1 s apart"
+    (said,) = [record.getMessage() for record in caplog.records if "policy ready" in record.getMessage()]
+    assert said == Ready(INFO, 0.001).in_words()
+    assert "PolicyInfo" not in said
 
 
 def test_what_is_declined_keeps_its_place_in_line():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from std_msgs.msg import String
+from stepped.node_double import INFO
 from stepped.running import QUICK, moving, told, violations
 from stepped.simulated_cell import Cell
 
@@ -15,6 +16,7 @@ from sqap_vla_ros.control.conditions import Input
 from sqap_vla_ros.control.executive import REJECTED, State
 from sqap_vla_ros.nodes import messages
 from sqap_vla_ros.nodes.policy.control_loop import ControlLoop
+from sqap_vla_ros.serving.events import Ready
 
 PRESSING = {
     "max_lead_m": 0.3,
@@ -43,6 +45,13 @@ def with_an_open_hand(chunk: ActionChunk) -> ActionChunk:
 
 def positions(cell: Cell) -> np.ndarray:
     return np.array([messages.pose_from_message(c.message.pose)[:3, 3] for c in cell.commands])
+
+
+def test_the_log_has_one_readable_line_of_the_policy():
+    with Cell("pose", seed=1, parameters=QUICK) as cell:
+        cell.run(0.2)
+        (said,) = [text for _, text in cell.node.log.lines if text.startswith("policy ready")]
+        assert said == Ready(INFO, 0.1).in_words()
 
 
 @pytest.mark.parametrize("jump_s", [-30.0, 30.0])
