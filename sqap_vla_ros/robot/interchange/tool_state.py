@@ -17,6 +17,7 @@ STATES: Mapping[str, tuple[int, Callable[[NDArray[np.float64]], Rotation]]] = {
 }
 FARTHEST_M = 100.0  # of a tool from its base: beyond it the state is in other units or not the tool's
 LARGEST_ROTATION = 10.0  # rad
+MOST_NUMBERS = 64  # of a state: an array of more is something else
 
 
 def tool_pose(state: ArrayLike, form: str = "axis_angle") -> NDArray[np.float64]:
@@ -29,8 +30,13 @@ def tool_pose(state: ArrayLike, form: str = "axis_angle") -> NDArray[np.float64]
         values = np.array(state, dtype=np.float64).ravel()  # a copy: arrays of messages are read-only
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError("the state must be numbers in a flat list") from error
-    if not 3 + count <= len(values) <= 64:
+    if len(values) < 3 + count:
         raise ValueError(f"the state must begin with position and {form}, {3 + count} numbers; got {len(values)}")
+    if len(values) > MOST_NUMBERS:
+        raise ValueError(
+            f"the state has {len(values)} numbers, at most {MOST_NUMBERS} are allowed: its first {3 + count}, position "
+            f"and {form}, are enough"
+        )
     xyz, turned = values[:3], values[3 : 3 + count]
     if not np.isfinite(values).all() or np.abs(xyz).max() > FARTHEST_M or np.abs(turned).max() > LARGEST_ROTATION:
         raise ValueError(
