@@ -12,11 +12,12 @@ from http import HTTPStatus
 from typing import Any
 
 from sqap_vla_ros.serving.server.requests import HttpError
+from sqap_vla_ros.serving.server.words import listed
 
 MAX_PARTS = 16
 MAX_PART_HEAD = 4_096  # bytes
 MAX_QUERY = 65_536  # bytes of the JSON object
-_PARTS = (("images", "image"), ("json", "query"))  # names of the picture and of the JSON object, CogACT's own first
+_PARTS = {"picture": ("images", "image"), "JSON object": ("json", "query")}  # -> names, CogACT's own first
 _BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]+)"|([^\s;"]+))', re.IGNORECASE)
 _DISPOSITION = re.compile(r"^content-disposition:\s*form-data((?:\r\n[ \t]|.)*)$", re.IGNORECASE | re.MULTILINE)
 _PARAMETER = re.compile(r';\s*([\w*-]+)\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^\s;"]*))')
@@ -31,32 +32,35 @@ def read_form(content_type: str, body: bytes) -> tuple[dict[str, Any], bytes]:
         raise _unreadable("the Content-Type names no boundary between the form's parts")
     parts = _parts(body, (named[1] or named[2]).encode("latin-1"))
     found = []
-    for names in _PARTS:
-        name = next((name for name in names if name in parts), None)
-        if name is None:
-            raise _unreadable(f"the form lacks the part {names[0]!r}")
-        found.append(parts[name])
+    sent = [name for name, _ in parts]
+    for what, names in _PARTS.items():
+        fitting = [(name, content) for name, content in parts if name in names]
+        if not fitting:
+            raise _unreadable(f"the form lacks the part {names[0]!r}: got {listed(sent)}")
+        if len(fitting) > 1:
+            several = listed([name for name, _ in fitting])
+            raise _unreadable(f"the form has {len(fitting)} parts for one {what}, {several}: send one of them")
+        found.append(fitting[0][1])
     picture, query = found
     return _json_object(query), picture
 
 
-def _parts(body: bytes, boundary: bytes) -> dict[str, bytes]:
-    """Return the contents by name; of a name that comes twice the later one. Raises HttpError."""
+def _parts(body: bytes, boundary: bytes) -> list[tuple[str, bytes]]:
+    """Return names and contents in the order in which they came. Raises HttpError."""
     body = b"\r\n" + body
     delimiter = re.compile(rb"\r\n--" + re.escape(boundary) + rb"(?:(--)|[ \t]*\r\n)")
-    parts: dict[str, bytes] = {}
+    parts: list[tuple[str, bytes]] = []
     before = delimiter.search(body)
     while before is not None and not before[1]:
         after = delimiter.search(body, before.end() - 2)  # a part may be empty: its line's end is the next one's begin
         if after is None:
             break
-        name, content = _part(body[before.end() : after.start()])
-        parts[name] = content
+        parts.append(_part(body[before.end() : after.start()]))
         if len(parts) > MAX_PARTS:
             raise _unreadable(f"the form has more than {MAX_PARTS} parts")
         before = after
     if before is None:
-        raise _unreadable(f"the form lacks the part {_PARTS[0][0]!r}: its boundary does not occur in the body")
+        raise _unreadable("the form lacks the part 'images': its boundary does not occur in the body")
     if not before[1]:
         raise _unreadable("the form does not end with its boundary: it was cut off")
     return parts
