@@ -22,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHandshake, InvalidUpgrade
 from websockets.http11 import Request, Response
 
+from sqap_vla_ros.contracts import printable
 from sqap_vla_ros.serving.server.access import Access
 from sqap_vla_ros.serving.server.engine import PredictionError
 from sqap_vla_ros.serving.server.episode import Episode
@@ -34,6 +36,7 @@ from sqap_vla_ros.serving.server.protocols import PROTOCOLS, Service, metadata
 from sqap_vla_ros.serving.server.requests import HttpError, RequestReader
 
 ACT_PATHS = ("/act", "/api/inference")
+GET_PATHS = (*PROTOCOLS, "/health", "/healthz", "/config")
 LINGER_S = 2.0  # that a client who was answered has to read that and close
 SPARE = 100  # connections that may be open beside two for each client, before those that wait for nothing are closed
 _log = logging.getLogger(__name__)
@@ -41,19 +44,40 @@ _log = logging.getLogger(__name__)
 
 def respond(connection: HttpConnection, request: Request) -> Response | None:
     """Answer a GET; None lets a websocket be opened, whose place among the clients is taken."""
+    answer = _answer(connection, urlsplit(request.path).path, request.headers)
+    if answer is None:
+        connection.take_place()
+    return answer
+
+
+def no_websocket(request: Request, status: int, error: InvalidHandshake) -> Response:
+    """Say why the library opens no websocket, in place of its own page of text."""
+    if isinstance(error, InvalidUpgrade):
+        return _upgrade_required(urlsplit(request.path).path)
+    return _error(HTTPStatus(status), f"no websocket can be opened: {printable(str(error), 200)}", Connection="close")
+
+
+def _answer(connection: HttpConnection, path: str, headers: Headers) -> Response | None:
+    """Return the answer to a GET, None where it may open a websocket."""
     service, access = connection.service, connection.access
-    path = urlsplit(request.path).path
     if path in ("/health", "/healthz"):
-        return _health(service, in_words=path == "/healthz", in_detail=access.is_client(request.headers))
-    if (refusal := access.refusal(request.headers)) is not None:
+        return _health(service, in_words=path == "/healthz", in_detail=access.is_client(headers))
+    if (refusal := access.refusal(headers)) is not None:
         return _error(*refusal)
     if path == "/config":
         return _response(HTTPStatus.OK, json.dumps(metadata(service) | {"actions": service.actions.spec()}))
+    if path in ACT_PATHS:
+        takes = f"{path} takes POST: a form with a picture as images, and as json an object with task_description"
+        return _error(HTTPStatus.METHOD_NOT_ALLOWED, takes, Allow="POST")
     if path not in PROTOCOLS:
-        known = ", ".join((*PROTOCOLS, "/health", "/healthz", "/config"))
+        known = ", ".join((*GET_PATHS, *ACT_PATHS))
         return _error(HTTPStatus.NOT_FOUND, f"nothing is served at {path[:100]}: use one of {known}")
-    connection.take_place()
     return None
+
+
+def _upgrade_required(path: str) -> Response:
+    refused = f"{path} takes websockets, and this request asks for none: GET /health tells whether the server is ready"
+    return _error(HTTPStatus.UPGRADE_REQUIRED, refused, Upgrade="websocket", Connection="close")
 
 
 def _health(service: Service, *, in_words: bool, in_detail: bool) -> Response:
@@ -71,7 +95,7 @@ def _health(service: Service, *, in_words: bool, in_detail: bool) -> Response:
 
 
 class HttpConnection(ServerConnection):
-    """A connection whose request is read here: a `POST` is answered, a sound `GET` is left to the websocket library.
+    """A connection whose request is read here: `POST` and `HEAD` are answered, a sound `GET` is left to the library.
 
     service, access, max_body, request_s, pending and ending are set on a subclass made for each server.
     pending: connections whose request is read here, the oldest first: without an answer, or about to close after it.
@@ -186,7 +210,16 @@ class HttpConnection(ServerConnection):
             self._reader = None
             super().data_received(reader.received)
             return
+        if reader.method == "HEAD":
+            answer = _answer(self, reader.path, reader.headers) or _upgrade_required(reader.path)
+            answer.body = b""  # of which the headers tell all the same
+            self._finish(answer)
+            return
         if head_before is None:
+            if reader.path in GET_PATHS:
+                raise HttpError(
+                    HTTPStatus.METHOD_NOT_ALLOWED, f"{reader.path} takes GET; POST goes to {ACT_PATHS[0]}", allow="GET"
+                )
             if reader.path not in ACT_PATHS:
                 raise HttpError(HTTPStatus.NOT_FOUND, f"POST goes to {ACT_PATHS[0]}, got {reader.path[:100]}")
             if (refusal := self.access.refusal(reader.headers)) is not None:
@@ -233,7 +266,7 @@ class HttpConnection(ServerConnection):
             self._finish(_error(HTTPStatus.INTERNAL_SERVER_ERROR, "the server has a defect; its log says more"))
 
     def _refuse(self, error: HttpError) -> None:
-        self._finish(_error(error.status, str(error)))
+        self._finish(_error(error.status, str(error), **({"Allow": error.allow} if error.allow else {})))
 
     def _finish(self, response: Response) -> None:
         """Send the answer and its end. What the client still sends is read for a moment and dropped.
@@ -245,7 +278,8 @@ class HttpConnection(ServerConnection):
         self._timer.cancel()
         if self.transport.is_closing():
             return
-        response.headers["Connection"] = "close"
+        if "Connection" not in response.headers:
+            response.headers["Connection"] = "close"
         self.transport.write(response.serialize())
         if self._ended:
             self.transport.close()
@@ -270,5 +304,7 @@ def _response(status: HTTPStatus, text: str, kind: str = "application/json") -> 
     return Response(status.value, status.phrase, headers, body)
 
 
-def _error(status: HTTPStatus, text: str) -> Response:
-    return _response(status, json.dumps({"error": text}))
+def _error(status: HTTPStatus, text: str, **headers: str) -> Response:
+    response = _response(status, json.dumps({"error": text}))
+    response.headers.update(headers)
+    return response

@@ -20,11 +20,11 @@ _VALUE = re.compile(r"[\t -~\x80-\xff]*")
 
 
 class HttpError(Exception):
-    """A request that is answered with a status and a sentence."""
+    """A request that is answered with a status and a sentence. allow: the methods that are taken, "" for any."""
 
-    def __init__(self, status: HTTPStatus, text: str) -> None:
+    def __init__(self, status: HTTPStatus, text: str, *, allow: str = "") -> None:
         super().__init__(text)
-        self.status = status
+        self.status, self.allow = status, allow
 
 
 class RequestReader:
@@ -85,24 +85,27 @@ class RequestReader:
             if not separator or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
                 raise HttpError(HTTPStatus.BAD_REQUEST, f"no HTTP header: {entry[:100]!r}")
             headers[name] = value.strip(" \t")
-        if words[1] not in ("GET", "POST"):
-            raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, f"GET or POST is needed, got {words[1][:20]}")
+        if words[1] not in ("GET", "HEAD", "POST"):
+            raise HttpError(
+                HTTPStatus.METHOD_NOT_ALLOWED, f"GET or POST is needed, got {words[1][:20]}", allow="GET, HEAD, POST"
+            )
         if "Transfer-Encoding" in headers:
             refused = "Transfer-Encoding is not understood: send the body as it is, with its Content-Length"
             raise HttpError(HTTPStatus.NOT_IMPLEMENTED, refused)
-        self._length = self._announced(set(headers.get_all("Content-Length")), body=words[1] == "POST")
+        self._length = self._announced(set(headers.get_all("Content-Length")), words[1])
         self.method, self.path, self.headers = words[1], path, headers
 
-    def _announced(self, lengths: set[str], *, body: bool) -> int:
+    def _announced(self, lengths: set[str], method: str) -> int:
         """Return how long the body is. Raises HttpError."""
-        if not body:
+        if method != "POST":
             if lengths <= {"0"}:
                 return 0
-            raise HttpError(HTTPStatus.BAD_REQUEST, "a GET has no body")
+            raise HttpError(HTTPStatus.BAD_REQUEST, f"a {method} has no body")
         if len(lengths) != 1 or not (length := lengths.pop()).isdecimal():
             raise HttpError(HTTPStatus.LENGTH_REQUIRED, "the request needs one Content-Length")
         if len(length) > 12 or int(length) > self._max_body:
-            raise HttpError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body exceeds {self._max_body} bytes")
+            refused = f"the body has {length[:20]} bytes, at most {self._max_body} are allowed"
+            raise HttpError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, refused)
         return int(length)
 
 

@@ -12,14 +12,14 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
 from sqap_vla_ros.serving import defaults
 from sqap_vla_ros.serving.frames import MOST_FRAME, NATIVE_PATH, TOKEN_VARIABLE, DamagedFrame, is_loopback
 from sqap_vla_ros.serving.server.access import Access
-from sqap_vla_ros.serving.server.http import HttpConnection, respond
+from sqap_vla_ros.serving.server.http import HttpConnection, no_websocket, respond
 from sqap_vla_ros.serving.server.protocols import PROTOCOLS, Conversation, Frame, Service
 
 # Answers have a few kilobytes, so a client that reads leaves this buffer empty. Left to itself, the kernel would take
@@ -97,10 +97,12 @@ async def listening(service: Service, config: ServerConfig) -> AsyncIterator[int
         assert isinstance(connection, HttpConnection)
         return respond(connection, request)
 
-    def answered(connection: ServerConnection, _: Request, response: Response) -> None:
+    def answered(connection: ServerConnection, request: Request, response: Response) -> Response | None:
         assert isinstance(connection, HttpConnection)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:  # it asked for no websocket
             connection.leave()
+        refused = connection.protocol.handshake_exc
+        return no_websocket(request, response.status_code, refused) if isinstance(refused, InvalidHandshake) else None
 
     async with serve(
         handle,

@@ -45,7 +45,64 @@ def test_health_and_configuration(served):
     assert get(served, "/health") == (200, '{"status": "ok"}')
     assert get(served, "/healthz") == (200, "OK\n")
     assert json.loads(get(served, "/config")[1])["recipe"] == "fp32"
-    assert get(served, "/etc/passwd")[0] == 404
+    status, body = get(served, "/etc/passwd")
+    assert (status, json.loads(body)["error"]) == (
+        404,
+        "nothing is served at /etc/passwd: use one of /, /vla-eval, /openpi, /native, /health, /healthz, /config, "
+        "/act, /api/inference",
+    )
+
+
+@pytest.mark.parametrize("path", ["/act", "/api/inference"])
+def test_an_address_that_takes_posts_says_so_to_a_get(served, path):
+    answer = exchange(served, b"GET %s HTTP/1.1\r\n\r\n" % path.encode())
+    assert answer.startswith(b"HTTP/1.1 405 Method Not Allowed\r\n")
+    assert b"\r\nAllow: POST\r\n" in answer
+    assert f"{path} takes POST: a form with a picture as images, and as json an object with task_description" in str(
+        answer
+    )
+
+
+@pytest.mark.parametrize("path", ["/health", "/config", "/openpi"])
+def test_an_address_that_takes_no_posts_says_so(served, path):
+    answer = exchange(served, b"POST %s HTTP/1.1\r\nContent-Length: 0\r\n\r\n" % path.encode())
+    assert answer.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nAllow: GET\r\n" in answer
+    assert f"{path} takes GET; POST goes to /act" in str(answer)
+
+
+@pytest.mark.parametrize("path", ["/", "/vla-eval", "/openpi", "/native"])
+def test_who_asks_for_no_websocket_is_told_what_is_spoken_there(served, path):
+    answer = exchange(served, b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n" % path.encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 426 Upgrade Required\r\n")
+    assert b"\r\nUpgrade: websocket" in head
+    assert json.loads(body)["error"] == (
+        f"{path} takes websockets, and this request asks for none: GET /health tells whether the server is ready"
+    )
+
+
+def test_a_handshake_that_is_wrong_is_refused_in_the_same_form(served):
+    upgrade = b"Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    head, _, body = exchange(served, b"GET /openpi HTTP/1.1\r\n" + upgrade + b"\r\n").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["error"].startswith("no websocket can be opened: missing Sec-WebSocket-Key header")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/health", 200), ("/healthz", 200), ("/config", 200), ("/act", 405), ("/", 426), ("/no", 404)]
+)
+def test_head_is_answered_as_get_without_the_body(served, path, status):
+    head, _, body = exchange(served, b"HEAD %s HTTP/1.1\r\nHost: a\r\n\r\n" % path.encode()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert body == b""
+    assert b"\r\nContent-Length: %d\r\n" % len(get(served, path)[1].encode()) in head
+
+
+def test_head_tells_that_the_policy_is_being_loaded_and_web_pages_no_more_than_get():
+    with Served("workers.faults:never_loads") as served:
+        assert exchange(served, b"HEAD /health HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 503 ")
+        assert exchange(served, b"HEAD /config HTTP/1.1\r\nOrigin: http://a\r\n\r\n").startswith(b"HTTP/1.1 403 ")
 
 
 @pytest.mark.parametrize("path", ["/act", "/api/inference"])
@@ -79,6 +136,7 @@ def test_a_post_may_be_answered_with_several_actions():
         (form(picture(), b"{"), "multipart/form-data; boundary=XX", 422, "is no JSON"),
         (form(picture(), b"[]"), "multipart/form-data; boundary=XX", 422, "must be an object"),
         (form(picture(), b"{}"), "multipart/form-data; boundary=XX", 422, "the instruction is missing"),
+        (form(picture(), b'{"task_description": 5}'), "multipart/form-data; boundary=XX", 422, "must be a text"),
         (form(b"no", b'{"task_description": "a"}'), "multipart/form-data; boundary=XX", 422, "cannot be decoded"),
         (form(picture(), b'{"task_description": "nan"}'), "multipart/form-data; boundary=XX", 503, "not finite"),
     ],
@@ -93,7 +151,9 @@ def test_a_post_that_is_too_large_or_goes_elsewhere_is_refused_before_it_is_read
     with Served(max_frame=10_000) as served:
         with socket.create_connection(("127.0.0.1", served.port)) as raw:
             raw.sendall(b"POST /act HTTP/1.1\r\nContent-Length: 100000000000\r\n\r\n")
-            assert b"413 " in raw.recv(1000)
+            answer = raw.recv(1000)
+            assert b"413 " in answer
+            assert b"the body has 100000000000 bytes, at most 10000 are allowed" in answer
         with socket.create_connection(("127.0.0.1", served.port)) as raw:
             raw.sendall(b"POST /elsewhere HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
             assert b"404 " in raw.recv(1000)
@@ -140,6 +200,7 @@ HEAD = b"POST /act HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=XX\r\
         (b"GET /health HTTP/3\r\n\r\n", 400, "no HTTP request line: 'GET /health HTTP/3'"),
         (b"GET /health HTTP/1.1\r\nno header\r\n\r\n", 400, "no HTTP header: 'no header'"),
         (b"GET /health HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 400, "a GET has no body"),
+        (b"HEAD /health HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 400, "a HEAD has no body"),
         (b"GET /\xe4 HTTP/1.1\r\n\r\n", 400, "no HTTP request line"),
         (b"POST //[ HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 400, "no address: '//['"),
         (b"PUT /act HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 405, "GET or POST is needed, got PUT"),
