@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sqap_vla_ros.contracts import Observation, printable, unreadable
+from sqap_vla_ros.contracts import Observation, unreadable
 from sqap_vla_ros.robot.interchange.fixed_camera import FixedCamera
 from sqap_vla_ros.robot.interchange.tool_state import STATES, tool_pose
 from sqap_vla_ros.serving.server.packing import MAX_SIDE
-from sqap_vla_ros.serving.server.words import kind_of, quoted
+from sqap_vla_ros.serving.server.words import kind_of, listed, quoted
 from sqap_vla_ros.serving.wire import MAX_INSTRUCTION
 
 
@@ -43,8 +43,10 @@ class ObservationReader:
 
         Raises BadObservation.
         """
-        if not isinstance(instruction, str):
+        if instruction is None:
             raise BadObservation("the instruction is missing: send what to do as a text")
+        if not isinstance(instruction, str):
+            raise BadObservation(f"the instruction must be a text that says what to do, got {kind_of(instruction)}")
         if problem := unreadable(instruction):
             raise BadObservation(problem)
         try:
@@ -52,7 +54,9 @@ class ObservationReader:
         except UnicodeEncodeError as error:
             raise BadObservation("the instruction holds characters that are no Unicode text") from error
         if size > MAX_INSTRUCTION:
-            raise BadObservation(f"the instruction is longer than {MAX_INSTRUCTION} bytes: shorten it")
+            raise BadObservation(
+                f"the instruction is longer than {MAX_INSTRUCTION} bytes: shorten it, it has {size} bytes"
+            )
         image = self._image(images)
         pose = None if state is None else _pose(state, self.state)
         pixel = None
@@ -63,12 +67,7 @@ class ObservationReader:
         return Observation(image, stamp_ns, instruction, pixel, pose)
 
     def _image(self, images: Mapping[Any, Any]) -> NDArray[np.uint8]:
-        names = sorted(name for name in images if isinstance(name, str))
-        key = self.image_key or (names[0] if len(names) == 1 else "")
-        if key not in images:
-            wanted = quoted(key) if key else "one of them (choose with --image-key)"
-            got = printable(", ".join(names), 200) or "none"
-            raise BadObservation(f"the image is missing: got {got}, expected {wanted}")
+        key = self._key(images)
         image = images[key]
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             got = f"{list(image.shape)} of {image.dtype}" if isinstance(image, np.ndarray) else kind_of(image)
@@ -78,6 +77,37 @@ class ObservationReader:
                 f"image {quoted(key)} must have 1 to {MAX_SIDE} pixels a side, got {list(image.shape)}"
             )
         return np.ascontiguousarray(image)
+
+    def _key(self, images: Mapping[Any, Any]) -> str:
+        """Return the name of the picture that the policy sees. Raises BadObservation where none can be told."""
+        names = sorted(name for name in images if isinstance(name, str))
+        names += [name for name in images if not isinstance(name, str)]
+        if self.image_key in names:
+            return self.image_key
+        if self.image_key:
+            raise BadObservation(
+                f"the image is missing: got {listed(names)}, expected {quoted(self.image_key, 200)}; send it under "
+                "that name, or start the server with --image-key and the name it has"
+            )
+        if not names:
+            raise BadObservation("the image is missing: got none; send one picture")
+        if len(names) > 1:
+            raise BadObservation(
+                f"which of several images to use was not chosen: got {listed(names)}; start the server with "
+                "--image-key and one of these names"
+            )
+        if not isinstance(names[0], str):
+            raise BadObservation(f"the name of an image must be a text, got {kind_of(names[0])}")
+        return names[0]
+
+
+def pictures_in(message: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the entries of a message that may be pictures: arrays of several axes, and bytes."""
+    return {
+        name: value
+        for name, value in message.items()
+        if isinstance(value, bytes) or (isinstance(value, np.ndarray) and value.ndim > 1)
+    }
 
 
 def _pose(state: Any, form: str) -> NDArray[np.float64]:

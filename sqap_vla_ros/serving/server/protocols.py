@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -21,11 +22,12 @@ from sqap_vla_ros.serving.events import LoadProgress, PredictFailed, Ready, Unan
 from sqap_vla_ros.serving.frames import NATIVE_PATH, DamagedFrame, observed, seal, split_request
 from sqap_vla_ros.serving.server.engine import Engine, NotPredicted, PredictionError
 from sqap_vla_ros.serving.server.episode import ChunkUse, Episode
-from sqap_vla_ros.serving.server.observations import BadObservation, ObservationReader
+from sqap_vla_ros.serving.server.observations import BadObservation, ObservationReader, pictures_in
 from sqap_vla_ros.serving.server.packing import PackingError, pack, read_header, unpack
-from sqap_vla_ros.serving.server.words import kind_of, quoted
+from sqap_vla_ros.serving.server.words import kind_of, listed, quoted
 
 Frame = bytes | str
+LONGEST_FOLDER = 200  # characters of the name of openpi's map; it is repeated before the name of each entry
 PROTOCOL_VERSION = 1  # of vla-eval
 LONGEST_INLINE = 4_096  # bytes; a longer frame may hold a picture, whose decoding would keep all other clients waiting
 
@@ -100,7 +102,8 @@ class VlaEval:
             raise PackingError(f"unknown message type {quoted(kind)}")
         images = payload.get("images")
         if not isinstance(images, Mapping):
-            raise BadObservation("images must be a map from camera names to pictures")
+            beside = f"; pictures came as {listed(found)}" if (found := pictures_in(payload)) else ""
+            raise BadObservation(f"images must be a map from camera names to pictures, got {kind_of(images)}{beside}")
         state = payload.get("states", payload.get("state"))
         observation = self._service.reader.read(images, payload.get("task_description"), state, time.time_ns())
         action = await self._episode.action(observation)
@@ -126,14 +129,9 @@ class OpenPi:
             message = await _unpack(frame)
             if not isinstance(message, dict):
                 raise PackingError(f"an observation is a map, got {kind_of(message)}")
-            images = {
-                name.removeprefix("observation/"): value
-                for name, value in message.items()
-                if isinstance(name, str) and name.endswith("image")
-            }
-            reader = self._service.reader
-            if not reader.image_key:
-                reader = replace(reader, image_key="image")
+            message = _joined(message)
+            images, key = _openpi_images(message, self._service.reader.image_key or "image")
+            reader = replace(self._service.reader, image_key=key)
             observation = reader.read(images, message.get("prompt"), message.get("observation/state"), time.time_ns())
             actions, policy_s = await self._episode.chunk(observation)
         except (PackingError, BadObservation, PredictionError) as error:
@@ -144,6 +142,36 @@ class OpenPi:
         answer = pack({"actions": actions, "server_timing": timing}, keys=bytes)
         self._previous_ms = (time.perf_counter() - begin) * 1e3
         return answer
+
+
+def _joined(message: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return openpi's message and the entries of its maps, each named by the map's name, a slash and its own."""
+    joined = dict(message)
+    for name, value in message.items():
+        if isinstance(name, str) and len(name) <= LONGEST_FOLDER and isinstance(value, Mapping):
+            joined |= {f"{name}/{inner}": entry for inner, entry in value.items() if isinstance(inner, str)}
+    return joined
+
+
+def _openpi_images(message: Mapping[Any, Any], key: str) -> tuple[dict[Any, Any], str]:
+    """Return what may be pictures by name, and the name among these of the picture that the key means.
+
+    Names are without their folder, except where they differ in nothing else; the key may be with or without it.
+    """
+    pictures = pictures_in(message)
+    pictures |= {
+        name: value
+        for name, value in message.items()
+        if isinstance(name, str) and (name.endswith("image") or key in (name, _short(name)))
+    }
+    count = Counter(map(_short, pictures))
+    names = {name: short if count[short := _short(name)] == 1 else name for name in pictures}
+    return {names[name]: value for name, value in pictures.items()}, names.get(key, key)
+
+
+def _short(name: Any) -> Any:
+    """Return a name of openpi's message without the folders that pictures lie in."""
+    return name.removeprefix("observation/").removeprefix("images/") if isinstance(name, str) else name
 
 
 class Either:

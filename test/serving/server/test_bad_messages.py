@@ -14,9 +14,13 @@ from workers.served import Served
 from sqap_vla_ros.serving import wire
 from sqap_vla_ros.serving.events import PredictFailed, PredictRequest
 from sqap_vla_ros.serving.frames import join_request, seal, unseal
+from sqap_vla_ros.serving.server.observations import ObservationReader
 from sqap_vla_ros.serving.server.packing import pack, read_header, unpack
 
 TIMEOUT_S = 30.0
+UNDER_ANOTHER_NAME = (
+    "expected 'image'; send it under that name, or start the server with --image-key and the name it has"
+)
 TOO_MANY = IMAGE.tolist()  # numbers travel as arrays
 PICTURES = {
     "no picture": (
@@ -87,7 +91,9 @@ def test_a_header_takes_no_more_than_scalars():
 
 
 @pytest.mark.parametrize(
-    "picture", [[[[1, 2, 3]]], None, "view.png", b"view"], ids=["list", "nothing", "text", "bytes"]
+    "picture",
+    [[[[1, 2, 3]]], None, "view.png", b"view", {"rgb": "view.png"}],
+    ids=["list", "nothing", "text", "bytes", "map"],
 )
 def test_openpis_client_is_told_that_its_picture_came_and_what_it_must_be(served, picture):
     with connect(served.url + "/openpi", compression=None) as client:
@@ -98,7 +104,81 @@ def test_openpis_client_is_told_that_its_picture_came_and_what_it_must_be(served
         said = client.recv(TIMEOUT_S)
         assert said.startswith("image 'image' must be [height, width, 3] of uint8, RGB; got ")
         client.send(pack({"observation/wrist_image": IMAGE, "prompt": "pick"}, keys=bytes))
-        assert client.recv(TIMEOUT_S) == "the image is missing: got wrist_image, expected 'image'"
+        assert client.recv(TIMEOUT_S) == f"the image is missing: got wrist_image, {UNDER_ANOTHER_NAME}"
+
+
+DROID = {
+    "observation/exterior_image_1_left": IMAGE,
+    "observation/wrist_image_left": IMAGE,
+    "observation/joint_position": np.zeros(7),
+    "prompt": "pick",
+}
+ALOHA = {"images": {"cam_high": IMAGE, "cam_low": IMAGE}, "state": np.zeros(14), "prompt": "pick"}
+NESTED = {"observation": {"image_0": IMAGE, "state": np.zeros(8)}, "prompt": "pick"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "names"),
+    [
+        (DROID, "exterior_image_1_left, wrist_image_left"),
+        (ALOHA, "cam_high, cam_low"),
+        (NESTED, "image_0"),
+        ({"a/camera": IMAGE, "jpeg": b"\xff\xd8", "prompt": "pick"}, "a/camera, jpeg"),
+        ({"wrist\x1b[31m": IMAGE, "prompt": "pick"}, "wrist\\x1b[31m"),
+        ({"observation/a": IMAGE, "images/a": IMAGE, "prompt": "pick"}, "images/a, observation/a"),
+        ({"x" * 10_000: {"a": IMAGE, "b": IMAGE}, "prompt": "pick"}, "none"),  # such names would fill the memory
+        ({"state": np.zeros(8), "prompt": "pick"}, "none"),
+    ],
+)
+def test_openpis_client_is_told_which_pictures_came_under_other_names(served, sent, names):
+    with connect(served.url + "/openpi", compression=None) as client:
+        client.recv(TIMEOUT_S)
+        client.send(pack(sent, keys=bytes))
+        assert client.recv(TIMEOUT_S) == f"the image is missing: got {names}, {UNDER_ANOTHER_NAME}"
+
+
+@pytest.mark.parametrize(
+    ("key", "sent"),
+    [
+        ("observation/exterior_image_1_left", DROID),
+        ("exterior_image_1_left", DROID),
+        ("cam_high", ALOHA),
+        ("images/cam_high", ALOHA),
+        ("image_0", NESTED),
+        ("observation/a", {"observation/a": IMAGE, "images/a": ~IMAGE, "prompt": "pick"}),
+        ("image", {"image": IMAGE, "observation/image": ~IMAGE, "prompt": "pick"}),
+    ],
+)
+def test_openpis_picture_has_the_name_that_the_server_was_started_with(key, sent):
+    with (
+        Served("policy_doubles:straight", reader=ObservationReader(key)) as served,
+        connect(served.url + "/openpi", compression=None) as client,
+    ):
+        assert wait_until(lambda: served.engine.problem is None)
+        client.recv(TIMEOUT_S)
+        client.send(pack(sent, keys=bytes))
+        assert unpack(client.recv(TIMEOUT_S))["actions"].shape == (16, 7)
+
+
+def test_a_picture_that_is_chosen_by_its_name_is_looked_at_whatever_it_is():
+    key = "observation/exterior_image_1_left"
+    with (
+        Served(reader=ObservationReader(key)) as served,
+        connect(served.url + "/openpi", compression=None) as client,
+    ):
+        client.recv(TIMEOUT_S)
+        client.send(pack({key: [1, 2], "prompt": "pick"}, keys=bytes))
+        assert client.recv(TIMEOUT_S).endswith("must be [height, width, 3] of uint8, RGB; got a list")
+        client.send(pack({"exterior_image_1_left": IMAGE, "prompt": "pick"}, keys=bytes))
+        assert client.recv(TIMEOUT_S).startswith(f"the image is missing: got exterior_image_1_left, expected {key!r};")
+
+
+def test_vla_evals_client_is_told_which_pictures_came_beside_the_map(served):
+    with connect(served.url + "/vla-eval", compression=None) as client:
+        payload = {"agentview": IMAGE, "task_description": "pick"}
+        client.send(pack({"type": "observation", "payload": payload, "seq": 1}, keys=str))
+        said = unpack(client.recv(TIMEOUT_S))["payload"]["error"]
+        assert said == "images must be a map from camera names to pictures, got nothing; pictures came as agentview"
 
 
 def test_the_packages_own_client_gets_the_number_of_its_request_too(served):

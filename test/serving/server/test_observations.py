@@ -26,8 +26,12 @@ def test_the_only_picture_is_taken_and_of_several_the_one_that_was_chosen():
     assert read().image is not None
     other = np.ones_like(IMAGE)
     images = {"agentview": IMAGE, "wrist": other}
-    with pytest.raises(BadObservation, match=r"got agentview, wrist, expected one of them \(choose with --image-key\)"):
+    with pytest.raises(BadObservation) as refused:
         read(images)
+    assert str(refused.value) == (
+        "which of several images to use was not chosen: got agentview, wrist; start the server with --image-key and "
+        "one of these names"
+    )
     assert read(images, reader=ObservationReader("wrist")).image.all()
 
 
@@ -43,11 +47,19 @@ def test_the_only_picture_is_taken_and_of_several_the_one_that_was_chosen():
         ({"instruction": None}, "the instruction is missing"),
         ({"instruction": "  "}, "the instruction is empty"),
         ({"instruction": "\0"}, "the instruction has no visible character"),
-        ({"instruction": "x" * 5000}, "longer than 4096 bytes"),
+        ({"instruction": "x" * 5000}, "longer than 4096 bytes: shorten it, it has 5000 bytes"),
+        ({"instruction": 5}, "the instruction must be a text that says what to do, got a number"),
+        ({"instruction": ["pick"]}, "the instruction must be a text that says what to do, got a list"),
+        ({"images": {b"agentview": IMAGE}}, "the name of an image must be a text, got bytes"),
+        ({"images": {"a": IMAGE}, "reader": ObservationReader("b")}, "got a, expected 'b'; send it .* --image-key"),
         ({"state": [10**400] * 8}, "the state must be numbers in a flat list"),
         ({"instruction": "pick \ud800"}, "no Unicode text"),
         ({"state": "x"}, "the state must be numbers"),
         ({"state": [1.0, 2.0]}, "6 numbers; got 2"),
+        (
+            {"state": np.zeros(100)},
+            "has 100 numbers, at most 64 are allowed: its first 6, position and axis_angle, are",
+        ),
         ({"state": np.full(8, np.nan)}, "the state must be finite"),
         ({"state": np.full(8, 1e6)}, "within 100 m"),
     ],
@@ -55,6 +67,18 @@ def test_the_only_picture_is_taken_and_of_several_the_one_that_was_chosen():
 def test_what_is_wrong_is_said(arguments, text):
     with pytest.raises(BadObservation, match=text):
         read(**arguments)
+
+
+def test_of_names_without_end_a_few_are_listed_with_escapes():
+    images = {f"{number:03}\x1b[31m" + "x" * 10_000: IMAGE for number in range(1_000)}
+    with pytest.raises(BadObservation, match=r"got 000\\x1b\[31mx.* \.\.\. x.*, 007.* and 992 more; start") as refused:
+        read(images)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 1_000
+
+
+def test_a_state_may_be_as_long_as_is_said():
+    assert read(state=np.zeros(64)).base_from_tool is not None
 
 
 def test_the_state_gives_the_pose_and_the_camera_the_pixel():

@@ -111,6 +111,7 @@ def test_another_version_of_vla_evals_protocol_is_refused_and_the_connection_sta
     [
         ({"images": {}, "task_description": "pick"}, "the image is missing"),
         ({"task_description": "pick"}, "images must be a map"),
+        ({"images": {"a": IMAGE}, "task_description": 5}, "the instruction must be a text"),
         ({"images": {"a": IMAGE.astype(np.float32)}, "task_description": "pick"}, "of float32"),
         ({"images": {"a": IMAGE}}, "the instruction is missing"),
         ({"images": {"a": IMAGE}, "task_description": "pick", "states": [np.nan] * 8}, "must be finite"),
@@ -314,6 +315,7 @@ def test_web_pages_may_not_use_it(served):
         VlaEval(served, origin="http://evil.example")
     assert refused.value.response.status_code == 403
     assert get(served, "/config", Origin="http://evil.example")[0] == 403
+    assert get(served, "/health", Origin="http://evil.example") == (200, '{"status": "ok"}')  # and nothing else
 
 
 def test_so_many_clients_and_no_more():
