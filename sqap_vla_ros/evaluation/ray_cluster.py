@@ -17,6 +17,7 @@ from sqap_vla_ros.processes import Terminated, signals_raise
 ADDRESSES = "auto, local, HOST:PORT or ray://HOST:PORT"
 _MISSING = "--ray needs Ray: pip install '.[cluster]' in the checkout of sqap-vla-ros"
 _START = "start one with `ray start --head`, or use --ray local"
+_TOKEN = "if Ray's lines above speak of a token, set RAY_AUTH_MODE=token with the cluster's token in ~/.ray/auth_token"
 _ANSWER_S = 5.0  # that a cluster has to answer; Ray itself tries for minutes, in which no signal reaches it
 _HOST_PORT = re.compile(
     r"(?:ray://)?(?:\[(?P<inside>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\s:/\[\]]+)):(?P<port>[0-9]{1,5})", re.ASCII
@@ -138,4 +139,4 @@ def _connect(ray: Any, address: str, variables: dict[str, str]) -> None:
         if address == "local":  # a full disk, for example, which is named elsewhere
             raise
         said = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(f"--ray {address}: Ray does not connect: {said}") from error
+        raise ValueError(f"--ray {address}: Ray does not connect: {said}; {_TOKEN}") from error
