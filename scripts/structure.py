@@ -109,7 +109,7 @@ RULES: dict[str, tuple[str, ...]] = {
     ),
     "evaluation.closed_loop": (*_BASE, *_STUDY, *_MODEL, *_DOORS, "serving.frames", "robot", "simulation"),
     "evaluation.replay": (*_BASE, *_STUDY, *_MODEL, "films", "shipped", "robot", "serving", "nodes", "recordings"),
-    "evaluation.demo": (*_BASE, *_FILM, *_WHOLE, "films", "robot", "simulation", "nodes", "recordings"),
+    "evaluation.demo": (*_BASE, *_FILM, *_WHOLE, "policy.costs", "films", "robot", "simulation", "nodes", "recordings"),
     "evaluation": _BASE,
     "evaluation.ray_cluster": ("processes",),
     "evaluation.selectors": (*_BASE, *_MODEL),

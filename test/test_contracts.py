@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from sqap_vla_ros.contracts import PolicyInfo, printable, size_in_words, unreadable
+from sqap_vla_ros.contracts import PolicyInfo, printable, unreadable
+from sqap_vla_ros.policy.costs import size_in_words
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from sqap_vla_ros.commands.options import add_command, add_recipe, integer
-from sqap_vla_ros.contracts import costs_in_words
+from sqap_vla_ros.policy.costs import costs_in_words
 
 _MOST_TOKENS = 2**20
 _BOUND = "the least that the rows' average allows: what they cost is known once they are compressed (inspect)"

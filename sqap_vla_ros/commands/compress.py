@@ -30,7 +30,7 @@ from sqap_vla_ros.commands.recordings.bags import (
     bag_spec,
     ignored_bag_options,
 )
-from sqap_vla_ros.contracts import costs_in_words
+from sqap_vla_ros.policy.costs import costs_in_words
 
 if TYPE_CHECKING:
     from sqap_vla_ros.compression.calibration import ReportObservations

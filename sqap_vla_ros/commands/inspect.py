@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqap_vla_ros.commands.options import CHECKPOINT_HELP, add_command
-from sqap_vla_ros.contracts import costs_in_words, size_in_words
+from sqap_vla_ros.policy.costs import costs_in_words, size_in_words
 
 
 def register(subparsers: Any) -> None:

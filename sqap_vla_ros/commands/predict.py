@@ -30,7 +30,7 @@ from sqap_vla_ros.commands.options import (
     use_threads,
 )
 from sqap_vla_ros.commands.policy_checks import require_device, require_policy
-from sqap_vla_ros.contracts import costs_in_words
+from sqap_vla_ros.policy.costs import costs_in_words
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,8 +14,8 @@ from sqap_vla_ros.compression.files.job import compress_to_file
 from sqap_vla_ros.compression.files.storage import CompressedFile
 from sqap_vla_ros.compression.load import load_policy, load_uncompressed
 from sqap_vla_ros.compression.recipe import PruningSpec, QuantizationSpec, Recipe, RowBits, load_recipe
-from sqap_vla_ros.contracts import costs_in_words
 from sqap_vla_ros.policy.config import COGACT_BASE, MICRO
+from sqap_vla_ros.policy.costs import costs_in_words
 
 OBSERVATIONS = synthetic_observations(4)
 EIGHT_BITS_BESIDE = {"vision": 8, "projector": 8, "action_head": 8}

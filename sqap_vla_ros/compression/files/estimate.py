@@ -12,10 +12,10 @@ from sqap_vla_ros.compression.bops import FULL_BITS
 from sqap_vla_ros.compression.costs import expected_bytes, stored_bytes
 from sqap_vla_ros.compression.files.skeleton import empty_model
 from sqap_vla_ros.compression.recipe import QuantizationSpec, Recipe, RecipeError
-from sqap_vla_ros.contracts import size_in_words
 from sqap_vla_ros.policy.architecture import COGACT
 from sqap_vla_ros.policy.cogact import CogACT
 from sqap_vla_ros.policy.config import PolicyConfig
+from sqap_vla_ros.policy.costs import size_in_words
 
 GIB = 2**30
 PROGRAM = 450 * 2**20  # bytes of Python and the libraries, before any weight

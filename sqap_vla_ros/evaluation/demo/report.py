@@ -12,11 +12,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 from PIL import Image
 
-from sqap_vla_ros.contracts import costs_in_words
 from sqap_vla_ros.evaluation.demo.figures import run_figure
 from sqap_vla_ros.evaluation.demo.film import Film
 from sqap_vla_ros.nodes.recorder.recording import RecordedImage
 from sqap_vla_ros.policy.checkpoints.writing import write_text, written_aside
+from sqap_vla_ros.policy.costs import costs_in_words
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from sqap_vla_ros.contracts import STEP_S, size_in_words
+from sqap_vla_ros.contracts import STEP_S
 from sqap_vla_ros.policy.actions import CONTROL_PERIOD_S, ActionStatistics, require_channels, statistics_notes
 from sqap_vla_ros.policy.checkpoints.contents import Contents
 from sqap_vla_ros.policy.checkpoints.load import is_plain
 from sqap_vla_ros.policy.cogact import CogACT
+from sqap_vla_ros.policy.costs import size_in_words
 from sqap_vla_ros.policy.preprocessing import ImageTransform
 from sqap_vla_ros.policy.prompt import PromptTokenizer
 
