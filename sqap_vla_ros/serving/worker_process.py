@@ -49,7 +49,8 @@ from sqap_vla_ros.serving.shared_image import ImageReader
 from sqap_vla_ros.serving.worker import WorkerConfig
 
 # Products in 16 bits and integers keep what they compiled for each number of rows: by default up to 1,024 of them in
-# each of two caches, hundreds of MB once prompts of all lengths came. So many hold several lengths, at the same speed.
+# each of two caches, hundreds of MB once prompts of all lengths came. So many hold several lengths, and cost 3 % of
+# time or less (benchmarks/product_caches.py).
 PRODUCT_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
 BEFORE = 0.9  # of the parent's time-outs: what is waited for is named before the parent ends this process
 
