@@ -6,7 +6,6 @@ it (CPU time, so that a busy computer does not count).
 
 from __future__ import annotations
 
-import threading
 import time
 import timeit
 
@@ -47,15 +46,12 @@ def policy() -> Immediate:
 
 
 def main() -> None:
-    changed = threading.Event()
-    worker = PolicyWorker(WorkerConfig("none", factory="worker_round_trip:policy"), notify=changed.set)
+    worker = PolicyWorker(WorkerConfig("none", factory="worker_round_trip:policy"))
     worker.start()
 
     def wait_for(kind: type[Ready | Result]) -> Ready | Result:
         while True:
-            changed.wait()
-            changed.clear()
-            for event in worker.events():
+            for event in worker.wait():
                 if isinstance(event, kind):
                     return event
 

@@ -33,6 +33,8 @@ class Terminated(SystemExit):
 def signals_raise(received: list[int] | None = None) -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into `Terminated` inside the block. A signal that is ignored (nohup) stays ignored.
 
+    An error that leaves the block in the wake of such a signal, or of Ctrl-C, gives way to it (`raise_interruption`).
+
     received: gets the numbers of these signals, for blocks whose libraries put other exceptions in place of this one.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -49,10 +51,31 @@ def signals_raise(received: list[int] | None = None) -> Iterator[None]:
         for number, handler in previous.items():
             if handler is not signal.SIG_IGN:
                 signal.signal(number, handle)
-        yield
+        try:
+            yield
+        except Exception as error:
+            raise_interruption(error)
+            raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def raise_interruption(error: BaseException) -> None:
+    """Raise the interruption, Ctrl-C or `Terminated`, in whose wake an error was raised; return where there was none.
+
+    For whoever goes on after any error. An interruption between two steps of a lock leaves it half taken: `with` then
+    fails to release it, and that RuntimeError takes the interruption's place.
+    """
+    met: list[BaseException] = []
+    behind: list[BaseException | None] = [error]
+    while behind:
+        cause = behind.pop()
+        if isinstance(cause, KeyboardInterrupt | Terminated):
+            raise cause from None
+        if cause is not None and cause not in met:
+            met.append(cause)
+            behind += [cause.__cause__, cause.__context__]
 
 
 def end_with_parent() -> None:

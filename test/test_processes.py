@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from interruptions import interrupted_within_a_lock
 
 from sqap_vla_ros import processes
 from sqap_vla_ros.evaluation.replay.tables import busy_warning
@@ -34,6 +35,30 @@ def test_nohup_is_respected():
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, processes.Terminated)]
+)
+def test_an_interruption_between_two_steps_of_a_lock_is_still_one(number, expected):
+    """What leaves the lock says that it is not held, and nothing of the signal."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with pytest.raises(expected), processes.signals_raise():
+            interrupted_within_a_lock(number)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def test_other_errors_are_not_taken_for_interruptions():
+    first, second = ValueError("first"), RuntimeError("second")
+    second.__context__, first.__context__ = first, second  # a circle, as libraries make them
+    processes.raise_interruption(second)
+    with pytest.raises(RuntimeError, match="second"), processes.signals_raise():
+        raise second
 
 
 def test_the_share_of_others_is_what_was_not_idle(monkeypatch):

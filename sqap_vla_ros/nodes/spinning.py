@@ -1,13 +1,50 @@
-"""A node that a thread of its own spins, and the order in which both end."""
+"""A node that a thread of its own spins, the order in which both end, and the signals that end a process."""
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 TURN_S = 0.1  # between looks whether to end, where nothing wakes the executor
+LOOK_S = 0.02  # between looks at an `Interruption` that is waited for
+
+
+class Interruption:
+    """Whether this process is to end. `threading.Event` for handlers of signals.
+
+    It takes no lock. A handler may come between any two steps of the main thread, also of another handler's `set`, and
+    would wait for ever for the lock of an Event that is being set there.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    @classmethod
+    def by_signals(cls) -> Interruption:
+        """Return one that SIGINT and SIGTERM set."""
+        interruption = cls()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: interruption.set())
+        return interruption
+
+    def set(self) -> None:
+        """End the process, when it next looks."""
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        """Return whether it was set."""
+        return self._is_set
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it is set, for timeout_s at most; return whether it was."""
+        deadline_s = time.monotonic() + timeout_s
+        while not self._is_set and (left_s := deadline_s - time.monotonic()) > 0.0:
+            time.sleep(min(left_s, LOOK_S))
+        return self._is_set
 
 
 class SpinThread:

@@ -99,8 +99,8 @@ class WorkerConfig:
 class PolicyWorker:
     """Handle of one worker process; see the module's docstring for the protocol and the thread ownership."""
 
-    def __init__(self, config: WorkerConfig, notify: Callable[[], None]) -> None:
-        """notify: called from the watching thread whenever `events` has something new."""
+    def __init__(self, config: WorkerConfig, notify: Callable[[], None] = lambda: None) -> None:
+        """notify: called from the watching thread whenever `events` has something new, for those who do not `wait`."""
         self.config = config
         self.info: PolicyInfo | None = None  # of the loaded policy, None until it is ready and after it is lost
         self._notify = notify
@@ -158,6 +158,17 @@ class PolicyWorker:
                 return events
             if event is not None:
                 events.append(event)
+
+    def wait(self, timeout_s: float | None = None) -> list[Event]:
+        """Wait until something happens, and return it as `events` does; nothing after timeout_s.
+
+        Unlike `threading.Event`, what it waits on bears an exception of a signal handler at any moment.
+        """
+        try:
+            event = self._accept(self._events.get(timeout=timeout_s))
+        except queue.Empty:
+            return []
+        return [*([] if event is None else [event]), *self.events()]
 
     def submit(self, observation: Observation, *, seed: int = 0) -> int:
         """Hand over one observation; returns the request's number, found again in its `Result` or `PredictFailed`.

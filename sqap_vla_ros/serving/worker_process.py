@@ -78,12 +78,19 @@ def main(arguments: Sequence[str]) -> None:
             text = text.removeprefix(f"{type(error).__name__}: ")
         else:
             traceback.print_exc()
-        connection.send(wire.encode(LoadFailed(text)))
+        _send(connection, wire.encode(LoadFailed(text)))
         sys.exit(1)
-    connection.send(ready)
+    _send(connection, ready)
     while True:
         for packet in _answers(policy, batcher, requests.get(), images):
-            connection.send(packet)
+            _send(connection, packet)
+
+
+def _send(connection: socket.socket, packet: bytes) -> None:
+    try:
+        connection.send(packet)
+    except OSError:  # the parent closed or died, as `_receive` sees too, later perhaps
+        os._exit(0)
 
 
 def _answers(
@@ -157,7 +164,7 @@ def _load(config: WorkerConfig, connection: socket.socket) -> Policy:
         return policy
 
     def say(text: str) -> None:
-        connection.send(wire.encode(LoadProgress(wire.clip(text))))
+        _send(connection, wire.encode(LoadProgress(wire.clip(text))))
 
     if is_remote(config.checkpoint):
         from sqap_vla_ros.serving.remote import RemotePolicy  # needs a library that nothing else here does

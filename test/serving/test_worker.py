@@ -180,6 +180,32 @@ def test_ctrl_c_does_not_reach_the_worker(worker):
     assert isinstance(wait_for(worker, Result), Result)
 
 
+def test_ctrl_c_leaves_a_wait_whole(worker):
+    """It comes as an exception, and what happens meanwhile and afterwards is neither lost nor waited for in vain."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    try:
+        for _ in range(5):
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+            with pytest.raises(KeyboardInterrupt):
+                worker.wait(TIMEOUT_S)
+        worker.submit(observation())
+        (result,) = worker.wait(TIMEOUT_S)
+        assert isinstance(result, Result)
+        assert worker.wait(0.01) == []
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_worker_whose_parent_is_gone_ends_without_a_word():
+    code = (
+        "import socket; from sqap_vla_ros.serving.worker_process import _send\n"
+        "ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "theirs.close(); _send(ours, b'an answer'); print('it goes on')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize("factory", ["straight", "slow"])
 def test_no_orphan_when_the_parent_is_killed(factory):
     # The parent dies without a chance to clean up, with the worker idle or in the middle of a prediction.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqap_vla_ros.contracts import UnfitObservation
 from sqap_vla_ros.evaluation.closed_loop.study import DEVIATIONS, EPISODES, Assignment, Group, Method
+from sqap_vla_ros.processes import raise_interruption
 from sqap_vla_ros.serving.frames import RemoteError, is_remote
 from sqap_vla_ros.simulation.vocabulary import TaskFamily
 
@@ -41,6 +42,7 @@ class EpisodeWorker:
                 self._loaded = None  # never two policies at a time
                 self._loaded = (method, *load(method))
         except Exception as error:
+            raise_interruption(error)
             about_the_choice = isinstance(error, OSError | ValueError)  # of checkpoint or recipe
             yield "problem", method.name, str(error) if about_the_choice else _described(error)
             return
@@ -50,6 +52,7 @@ class EpisodeWorker:
             for group in assignment.groups:
                 yield from self._run_group(policy, method, group)
         except Exception as error:  # one method that cannot be run must not end the others
+            raise_interruption(error)
             yield "problem", method.name, _described(error)
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ from sqap_vla_ros.evaluation.replay.run import (
 )
 from sqap_vla_ros.evaluation.replay.tables import write_frames_csv
 from sqap_vla_ros.policy.checkpoints.writing import described
-from sqap_vla_ros.processes import worker_pool
+from sqap_vla_ros.processes import raise_interruption, worker_pool
 from sqap_vla_ros.recordings.frames import nothing_observed
 from sqap_vla_ros.serving.frames import is_remote
 from sqap_vla_ros.serving.worker import WorkerConfig
@@ -210,6 +210,7 @@ def _attempt(job: ReplayJob, *, show: bool = False) -> JobResult:
     except ServerLost as error:
         return JobResult(job, [], str(error), traceback.format_exc(), halts=True)
     except Exception as error:  # also what a library raises, or a lack of memory: the other bags are replayed
+        raise_interruption(error)
         text = described(error, resumes=True)
         if not isinstance(error, (ValueError, OSError)):
             text = f"{type(error).__name__}: {text}".rstrip(": ")

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import re
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -293,9 +292,8 @@ class _Policy:
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
-        self._changed = threading.Event()
         reached = dataclasses.replace(config, reach_timeout_s=REACH_TIMEOUT_S)  # somebody waits at a terminal
-        self._worker = PolicyWorker(reached, notify=self._changed.set)
+        self._worker = PolicyWorker(reached)
         self._worker.start()
         ready = self._wait_for(Ready)
         assert isinstance(ready, Ready)
@@ -337,9 +335,7 @@ class _Policy:
 
     def _wait_for(self, *kinds: type[Event]) -> Event:
         while True:
-            self._changed.wait()
-            self._changed.clear()
-            for event in self._worker.events():
+            for event in self._worker.wait():
                 if isinstance(event, (LoadFailed, Lost)):
                     self._worker.close()
                     remote = not self._config.factory and is_remote(self._config.checkpoint)

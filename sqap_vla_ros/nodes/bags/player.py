@@ -7,7 +7,6 @@ are published as they were recorded, byte for byte (ROS 1 ones converted). It en
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
@@ -31,6 +30,7 @@ from sqap_vla_ros.nodes.bags.observations import IMAGE_TYPES
 from sqap_vla_ros.nodes.bags.store import BagError
 from sqap_vla_ros.nodes.bags.writer import BagWriter, TopicRecorder
 from sqap_vla_ros.nodes.messages import time_message
+from sqap_vla_ros.nodes.spinning import Interruption
 
 _CLOCK_PERIOD_NS = 10_000_000
 # A node that has just started may answer before it has discovered who listens: the answer is lost, so ask again.
@@ -50,7 +50,7 @@ class BagPlayer(Node):
     interrupted: once it is set, `play` returns.
     """
 
-    def __init__(self, interrupted: threading.Event) -> None:
+    def __init__(self, interrupted: Interruption) -> None:
         super().__init__("bag_player")
         self._interrupted = interrupted
         player_parameters.declare(self)
@@ -160,9 +160,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the console script `bag_player`. Return 1 when the bag cannot be played; 0 at its end and on a signal."""
     # rclpy's own handlers would close the context under the thread that publishes.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    interrupted = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: interrupted.set())
+    interrupted = Interruption.by_signals()
     failures: list[Exception] = []
     node: BagPlayer | None = None
     thread: threading.Thread | None = None

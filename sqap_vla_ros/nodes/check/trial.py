@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -49,14 +48,13 @@ def try_policy(
         limit, limit_s = "--wait", SERVER_WAIT_S
     if wait_s is not None:
         limit, limit_s = "--wait", wait_s
-    woken = threading.Event()
-    worker = PolicyWorker(configuration.worker_config(values, factory), woken.set)
+    worker = PolicyWorker(configuration.worker_config(values, factory))
     begin_s = time.monotonic()
     latencies_s: list[float] = []
     chunk: ActionChunk | None = None
     try:
         worker.start()
-        event = _next(worker, woken, limit_s, say)
+        event = _next(worker, limit_s, say)
         if not isinstance(event, Ready):
             return PolicyTrial(_failure(event, f"{checkpoint} was not loaded within {limit} = {limit_s:g} s"))
         loaded_s = time.monotonic() - begin_s
@@ -64,7 +62,7 @@ def try_policy(
             assert observation is not None
             asked_s = time.monotonic()
             worker.submit(observation, seed=values["seed"])
-            answer = _next(worker, woken, values["prediction_timeout_s"], say)
+            answer = _next(worker, values["prediction_timeout_s"], say)
             latencies_s.append(time.monotonic() - asked_s)
             if not isinstance(answer, Result):
                 timeout = f"no prediction within prediction_timeout_s = {values['prediction_timeout_s']:g} s"
@@ -102,13 +100,11 @@ def server_problem(address: str, say: Callable[[str], None] = _ignore) -> str | 
     return None
 
 
-def _next(worker: PolicyWorker, woken: threading.Event, timeout_s: float, say: Callable[[str], None]) -> Event | None:
+def _next(worker: PolicyWorker, timeout_s: float, say: Callable[[str], None]) -> Event | None:
     """Return the next event that ends a wait, None when none came in time."""
     deadline_s = time.monotonic() + timeout_s
     while (left_s := deadline_s - time.monotonic()) > 0.0:
-        woken.wait(left_s)
-        woken.clear()
-        for event in worker.events():
+        for event in worker.wait(left_s):
             if isinstance(event, LoadProgress):
                 say(event.text)
             if isinstance(event, Ready | LoadFailed | Lost | Result | PredictFailed):

@@ -11,9 +11,7 @@ own, so that get_state and the parameters are answered while the policy loads.
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -34,6 +32,7 @@ from sqap_vla_ros.nodes.parameter_table import unknown
 from sqap_vla_ros.nodes.policy import configuration, parameters
 from sqap_vla_ros.nodes.policy.control_loop import ControlLoop
 from sqap_vla_ros.nodes.policy.safety_stop import SafetyStop
+from sqap_vla_ros.nodes.spinning import Interruption
 
 LOG_PERIOD_S = 5.0
 SPIN_S = 0.02
@@ -43,7 +42,7 @@ RESULTS_S = 0.5  # goals get their results within this time when the node is dea
 class PolicyNode(LifecycleNodeMixin, Node):
     """The lifecycle around a `ControlLoop`."""
 
-    def __init__(self, *, worker_factory: str = "", interrupted: threading.Event | None = None) -> None:
+    def __init__(self, *, worker_factory: str = "", interrupted: Interruption | None = None) -> None:
         """worker_factory: "module:function" returning a policy, in place of the checkpoint parameter.
 
         interrupted: set when the process is to end; configuring then gives up.
@@ -52,7 +51,7 @@ class PolicyNode(LifecycleNodeMixin, Node):
         Node.__init__(self, "policy_node")
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
         self._worker_factory = worker_factory
-        self._interrupted = interrupted or threading.Event()
+        self._interrupted = interrupted or Interruption()
         self._loop: ControlLoop | None = None
         self._latched: str | None = None  # a stop or fault that was not reset before the node was cleaned up
         self.finalized = False
@@ -182,9 +181,7 @@ def main(args: Sequence[str] | None = None, *, worker_factory: str = "") -> int:
     """Run the node until SIGINT or SIGTERM. Returns the exit status."""
     # rclpy's own handlers would close the context before the last command could be sent.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    interrupted = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: interrupted.set())
+    interrupted = Interruption.by_signals()
     try:
         node = PolicyNode(worker_factory=worker_factory, interrupted=interrupted)
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
@@ -197,7 +194,7 @@ def main(args: Sequence[str] | None = None, *, worker_factory: str = "") -> int:
     return status
 
 
-def _run(node: PolicyNode, interrupted: threading.Event) -> int:
+def _run(node: PolicyNode, interrupted: Interruption) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     status = 0

@@ -7,7 +7,6 @@ forward_command_controller obey. Parameters: config/simulator.yaml. Topics: `Sim
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
@@ -34,6 +33,7 @@ from sqap_vla_ros.nodes.simulator import parameters as simulator_parameters
 from sqap_vla_ros.nodes.simulator.camera import SimulatorCamera
 from sqap_vla_ros.nodes.simulator.frames import BASE_FRAME, TOOL_FRAME, SimulatorFrames
 from sqap_vla_ros.nodes.simulator.gripper import SimulatorGripper
+from sqap_vla_ros.nodes.spinning import Interruption
 from sqap_vla_ros.resources import share_path
 from sqap_vla_ros.simulation.commander import ArmCommander
 from sqap_vla_ros.simulation.joint_path import TrajectoryRejectedError, accept_trajectory
@@ -267,9 +267,7 @@ def _crossed(before_ns: int, now_ns: int, rate_hz: float) -> bool:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM. Returns the exit status."""
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    interrupted = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: interrupted.set())
+    interrupted = Interruption.by_signals()
     try:
         node = SimulatorNode()
     except (ValueError, FileNotFoundError, InvalidParameterTypeException) as error:

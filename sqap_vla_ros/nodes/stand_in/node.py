@@ -11,9 +11,7 @@ no collisions and no objects. Parameters: `stand_in/parameters.py`.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +36,7 @@ from sqap_vla_ros.nodes.launch.robots import RobotFile, read_robot
 from sqap_vla_ros.nodes.launch.table import dds_environment
 from sqap_vla_ros.nodes.messages import pose_from_message, time_message, time_ns, transform_message
 from sqap_vla_ros.nodes.policy import parameters as policy_parameters
+from sqap_vla_ros.nodes.spinning import Interruption
 from sqap_vla_ros.nodes.stand_in.arm import StandInArm
 from sqap_vla_ros.nodes.stand_in.gripper import ACTIONS, GripperServer
 from sqap_vla_ros.nodes.stand_in.parameters import OF_THE_ROBOT, PARAMETERS
@@ -232,9 +231,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM. Returns the exit status."""
     os.environ.update(dds_environment(os.environ))  # as the launch files do: images do not fit the default
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    interrupted = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: interrupted.set())
+    interrupted = Interruption.by_signals()
     try:
         node = StandIn()
     except (ValueError, FileNotFoundError, InvalidParameterTypeException) as error:

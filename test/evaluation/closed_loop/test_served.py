@@ -1,8 +1,10 @@
 """The embedded benchmark over a server: the same episodes as with the policy here."""
 
+import signal
 from dataclasses import replace
 
 import pytest
+from interruptions import interrupted_within_a_lock
 from policy_doubles import Double
 from workers import wait_until
 from workers.served import Served
@@ -117,6 +119,21 @@ def test_a_server_that_dies_during_the_episodes_is_a_sentence_without_a_trace(wh
     method = Method("served_fp32", "fp32", "ws://127.0.0.1:1")
     messages = list(EpisodeWorker(method).run(Assignment(method, (Group(SUITE, TaskFamily.PICK, (0,)),))))
     assert messages[-1] == ("problem", "served_fp32", said)
+
+
+@pytest.mark.parametrize("when", ["load", "EpisodeWorker._run_group"])
+def test_an_interruption_is_no_problem_of_a_method(when, monkeypatch):
+    monkeypatch.setattr(episode_worker, "load", lambda method: (Double(), {}))
+    monkeypatch.setattr(
+        f"sqap_vla_ros.evaluation.closed_loop.episode_worker.{when}", lambda *_: interrupted_within_a_lock()
+    )
+    method = Method("fp32", "fp32", "micro")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(EpisodeWorker(method).run(Assignment(method, (Group(SUITE, TaskFamily.PICK, (0,)),))))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_process_of_a_cluster_waits_for_a_lost_server_once(monkeypatch):

@@ -1,10 +1,12 @@
 import dataclasses
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from bag_factory import write_bag
+from interruptions import interrupted_within_a_lock
 
 from sqap_vla_ros.evaluation.replay import jobs
 from sqap_vla_ros.evaluation.replay import run as replay_run
@@ -45,6 +47,17 @@ def test_whatever_one_recording_raises_the_others_are_replayed(error, monkeypatc
     assert failed.error.startswith(f"first.bag: {type(error).__name__}")
     assert "Traceback" in failed.trace
     assert not whole.error
+
+
+def test_an_interruption_is_no_error_of_a_recording(monkeypatch, tmp_path):
+    monkeypatch.setattr(jobs, "run_job", lambda job, *, show: interrupted_within_a_lock())
+    begun = make_jobs([Path("first.bag")], tmp_path, [None], ("fp32",), WorkerConfig("micro"), control_rate_hz=5.0)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_jobs(begun)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Silent:
