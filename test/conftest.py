@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from endings.shared_memory import sweep_segments
 from hypothesis import settings
 
 from sqap_vla_ros.nodes.launch.table import dds_environment
@@ -65,6 +66,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("ros")
         group = "ros" if item.get_closest_marker("ros") else str(relative)
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_sessionfinish() -> None:
+    """Tests kill nodes, and two dozen of these leave nearly a gigabyte behind."""
+    sweep_segments()
 
 
 @pytest.fixture(scope="session")

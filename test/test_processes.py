@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from interruptions import interrupted_within_a_lock
+from endings.interruptions import interrupted_within_a_lock
 
 from sqap_vla_ros import processes
 from sqap_vla_ros.evaluation.replay.tables import busy_warning

@@ -14,7 +14,7 @@ LOOK_S = 0.02  # between looks at an `Interruption` that is waited for
 
 
 class Interruption:
-    """Whether this process is to end. `threading.Event` for handlers of signals.
+    """A flag that says that this process is to end: `threading.Event` for handlers of signals.
 
     It takes no lock. A handler may come between any two steps of the main thread, also of another handler's `set`, and
     would wait for ever for the lock of an Event that is being set there.

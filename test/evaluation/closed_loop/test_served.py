@@ -4,7 +4,7 @@ import signal
 from dataclasses import replace
 
 import pytest
-from interruptions import interrupted_within_a_lock
+from endings.interruptions import interrupted_within_a_lock
 from policy_doubles import Double
 from workers import wait_until
 from workers.served import Served

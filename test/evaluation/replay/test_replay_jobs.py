@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from bag_factory import write_bag
-from interruptions import interrupted_within_a_lock
+from endings.interruptions import interrupted_within_a_lock
 
 from sqap_vla_ros.evaluation.replay import jobs
 from sqap_vla_ros.evaluation.replay import run as replay_run
