@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sqap_vla_ros.contracts import TRAINED_POLICY
+from sqap_vla_ros.processes import signals_raise
 
 RECIPE = "coverage_w4a8"
 LOAD_TIMEOUT_S = 900.0
@@ -91,7 +89,7 @@ def _record(options: DemoOptions) -> Any:
     given |= {"task": options.task, "instruction": options.instruction, "gripper_output": options.gripper}
     given |= {"log_level": "warn", "params_file": str(share_path("config/demo.yaml"))}
     print("starting simulator_node and policy_node, loading the policy ...", flush=True)
-    with _sigterm_raises(), RunRecorder() as recorder, NodeProcesses(BRINGUPS["simulation"], given) as nodes:
+    with signals_raise(), RunRecorder() as recorder, NodeProcesses(BRINGUPS["simulation"], given) as nodes:
 
         def check() -> None:
             if ended := nodes.ended():
@@ -142,16 +140,6 @@ def _last_reason(recording: Any) -> str:
     """Return what the policy node said last while it was enabled."""
     reasons = (reason for _, state, reason in reversed(recording.states) if reason and state != "DISABLED")
     return next(reasons, "no reason was given")
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM end the nodes as Ctrl-C does, instead of leaving them behind."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _prepare_environment() -> None:
