@@ -69,6 +69,8 @@ class ObservationReader:
     def _image(self, images: Mapping[Any, Any]) -> NDArray[np.uint8]:
         key = self._key(images)
         image = images[key]
+        if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[0] == 3 != image.shape[2]:
+            image = np.moveaxis(image, 0, 2)  # colours first, as openpi's clients of ALOHA send it
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             got = f"{list(image.shape)} of {image.dtype}" if isinstance(image, np.ndarray) else kind_of(image)
             raise BadObservation(f"image {quoted(key)} must be [height, width, 3] of uint8, RGB; got {got}")

@@ -35,6 +35,23 @@ def test_the_only_picture_is_taken_and_of_several_the_one_that_was_chosen():
     assert read(images, reader=ObservationReader("wrist")).image.all()
 
 
+def test_colours_may_come_first_and_the_last_axis_decides():
+    picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    np.testing.assert_array_equal(read({"cam_high": np.moveaxis(picture, 2, 0)}).image, picture)
+    np.testing.assert_array_equal(read({"three rows": picture[:3]}).image, picture[:3])
+    np.testing.assert_array_equal(read({"one row": np.moveaxis(picture[:1], 2, 0)}).image, picture[:1])
+    seen = read(
+        {"a": np.moveaxis(IMAGE, 2, 0)}, state=STATE, reader=ObservationReader(camera=FixedCamera(MODEL, BELOW))
+    )
+    assert (
+        seen.gripper_pixel
+        == read(state=STATE, reader=ObservationReader(camera=FixedCamera(MODEL, BELOW))).gripper_pixel
+    )
+    for wrong in (np.zeros((3, 48), np.uint8), np.zeros((3, 48, 64)), np.zeros((3, 0, 64), np.uint8)):
+        with pytest.raises(BadObservation, match="image 'a' must "):
+            read({"a": wrong})
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
