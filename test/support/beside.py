@@ -44,8 +44,9 @@ class ProcessRig(NodeBeside):
         self.log = ""
 
     def __exit__(self, *details: object) -> None:
-        self.stop_process(signal.SIGKILL)
+        """End the node beside it first: Fast DDS 3.2.3 may end a process whose node goes after a killed one's."""
         super().__exit__(*details)
+        self.stop_process(signal.SIGKILL)
 
     def start_python(self, *arguments: str) -> None:
         """Start a Python interpreter as the process under test."""

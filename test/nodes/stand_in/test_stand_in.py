@@ -189,8 +189,8 @@ class Pair(Rig):
         self.stand_in.start_python("-m", "sqap_vla_ros.nodes.stand_in.node", *arguments)
 
     def __exit__(self, *details: object) -> None:
-        self.stand_in.stop_process(signal.SIGKILL)
         super().__exit__(*details)
+        self.stand_in.stop_process(signal.SIGKILL)
 
 
 def test_a_ur5e_moves_over_dds_as_its_robot_file_says(real_data):
