@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> None:
 def _send(connection: socket.socket, packet: bytes) -> None:
     try:
         connection.send(packet)
-    except OSError:  # the parent closed or died, as `_receive` sees too, later perhaps
+    except (BrokenPipeError, ConnectionResetError):  # the parent closed or died, as `_receive` sees too, later perhaps
         os._exit(0)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from tqdm import tqdm
 
 from sqap_vla_ros.contracts import TRAINED_POLICY
-from sqap_vla_ros.processes import signals_raise
 
 RECIPE = "coverage_w4a8"
 LOAD_TIMEOUT_S = 900.0
@@ -89,7 +88,7 @@ def _record(options: DemoOptions) -> Any:
     given |= {"task": options.task, "instruction": options.instruction, "gripper_output": options.gripper}
     given |= {"log_level": "warn", "params_file": str(share_path("config/demo.yaml"))}
     print("starting simulator_node and policy_node, loading the policy ...", flush=True)
-    with signals_raise(), RunRecorder() as recorder, NodeProcesses(BRINGUPS["simulation"], given) as nodes:
+    with RunRecorder() as recorder, NodeProcesses(BRINGUPS["simulation"], given) as nodes:
 
         def check() -> None:
             if ended := nodes.ended():
