@@ -31,11 +31,13 @@ def selections_of_all_images(
     missing = [image for image in recording.images if image.stamp_ns not in known]
     if not known or not missing or len(missing) * _prediction_s(recording) > LONGEST_S:
         return known
+    from sqap_vla_ros.compression.files.kept import KeptPolicies, default_folder
     from sqap_vla_ros.compression.load import load_policy
     from sqap_vla_ros.shipped import SHIPPED
 
     seed = recording.chunks[0].chunk.seed  # of the diffusion noise, and of the weights of `micro`
-    policy = load_policy(checkpoint, recipe, shipped=SHIPPED, seed=seed)
+    kept = KeptPolicies(default_folder())  # where the node's worker has put the same policy
+    policy = load_policy(checkpoint, recipe, shipped=SHIPPED, seed=seed, kept=kept)
     if policy.info.stateful:
         return known
     for image in tqdm(missing, desc="tokens", unit="frame", disable=not show, leave=False):

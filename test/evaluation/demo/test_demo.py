@@ -315,13 +315,17 @@ def test_an_impossible_duration_is_refused(tmp_path, duration):
 def test_an_arm_that_was_never_commanded_is_a_failure_with_a_report(recording, tmp_path, monkeypatch):
     recording.commands.clear()
     monkeypatch.setattr(demo, "_record", lambda args: recording)
+    policy = FakePolicy(recording.chunks[0].selection)
+    monkeypatch.setattr("sqap_vla_ros.compression.load.load_policy", lambda *args, **kwargs: policy)
     with pytest.raises(demo.DemoFailed, match="never commanded the arm: no image"):
         command.run(arguments(tmp_path))
     assert (tmp_path / "report.html").exists()
 
 
 @pytest.mark.ros
-def test_the_whole_demo(tmp_path, capsys):
+def test_the_whole_demo(tmp_path, capsys, monkeypatch):
+    for name in ("compress.compress", "files.kept.compress_to_file"):  # the film takes what the node's worker has kept
+        monkeypatch.setattr(f"sqap_vla_ros.compression.{name}", lambda *_, **__: pytest.fail("compressed once more"))
     assert command.run(arguments(tmp_path, duration=2.0, episodes=2, instruction="pick up the red cube")) == 0
     for name in ("demo.mp4", "demo.webp", "report.html", "report.png", "report.json"):
         assert (tmp_path / name).stat().st_size > 1000
