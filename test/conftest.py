@@ -1,5 +1,6 @@
 """What every test runs under: a private, local DDS domain, one thread per process, strict message fields, real data."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -13,6 +14,11 @@ from sqap_vla_ros.nodes.launch.table import dds_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 _REAL_DATA = Path(os.environ.get("SQAP_VLA_DATA", ROOT.parent / "shared" / "data"))
+
+
+# What is imported and collected stays to the end. To look through it again and again for garbage takes a quarter of the
+# computer's time: nothing is looked for until all of it is there, and then only in what came after it.
+gc.disable()
 
 
 settings.register_profile(
@@ -71,6 +77,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_sessionfinish() -> None:
     """Tests kill nodes, and two dozen of these leave nearly a gigabyte behind."""
     sweep_segments()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Look for garbage again, but not in what the whole run needs."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Let what was kept go: libraries in other languages count at the end what was not given back."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
