@@ -1,6 +1,7 @@
 """A recording in which no image can be observed ends with one sentence and exit status 1, before other recipes run."""
 
 import csv
+import functools
 from pathlib import Path
 
 import bag_factory
@@ -11,6 +12,8 @@ from sqap_vla_ros import cli
 from sqap_vla_ros.evaluation.replay import tables
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.micro.policy import micro_policy
+from sqap_vla_ros.serving import worker as serving_worker
+from sqap_vla_ros.serving.worker import WorkerConfig
 
 
 def depth(stamp_ns, number):
@@ -20,6 +23,13 @@ def depth(stamp_ns, number):
 
 
 image = bag_factory.image
+
+
+@pytest.fixture
+def quick_policy(monkeypatch):
+    """Which policy waits for the images has no part in what is said: one that needs no library is loaded at once."""
+    quick = functools.partial(WorkerConfig, factory="replay_doubles:plain")
+    monkeypatch.setattr(serving_worker, "WorkerConfig", quick)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +46,7 @@ image = bag_factory.image
         ({"instruction": None}, ["--segments", "later.yaml"], ("no instruction at this time of the bag", "--segments")),
     ],
 )
+@pytest.mark.usefixtures("quick_policy")
 def test_one_sentence_with_the_reason_and_the_remedy(tmp_path, monkeypatch, capsys, bag, options, expected):
     if bag.pop("depth", False):
         monkeypatch.setattr(bag_factory, "image", depth)

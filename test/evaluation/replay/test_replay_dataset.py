@@ -1,6 +1,7 @@
 """A LeRobot dataset through the same replay as a bag."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -14,6 +15,8 @@ from tiny_datasets.factory import LENGTHS, TASKS, write_dataset
 from sqap_vla_ros import cli
 from sqap_vla_ros.evaluation.replay.metrics import against_actions
 from sqap_vla_ros.evaluation.replay.run import load_run
+from sqap_vla_ros.serving import worker as serving_worker
+from sqap_vla_ros.serving.worker import WorkerConfig
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,7 @@ def test_what_is_no_recording_is_told_that_datasets_are_read_too(name, said, tmp
 def test_a_recording_that_cannot_be_replayed_is_status_1_and_stops_no_other(
     recording, options, said, tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.setattr(serving_worker, "WorkerConfig", functools.partial(WorkerConfig, factory="replay_doubles:plain"))
     monkeypatch.chdir(tmp_path)
     write_dataset(tmp_path / "set")
     other = write_bag(tmp_path / "other", frames=2)
