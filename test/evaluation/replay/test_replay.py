@@ -104,7 +104,7 @@ def test_resumes_where_it_stopped(bag, replayed, tmp_path, monkeypatch):
     folder = tmp_path / "fp32"
     config = WorkerConfig("micro", "fp32", threads=1)
     monkeypatch.setattr("builtins.print", lambda *_: None)
-    replay_recipe(bag, SPEC, config, folder, show=False)
+    shutil.copytree(replayed / "fp32", folder)
     lines = (folder / FRAMES).read_text().splitlines()
     marked = [json.loads(line) for line in lines[:3]]
     marked[0]["policy_ms"] = 123456.0  # shows that it was not predicted again
@@ -185,14 +185,17 @@ def test_a_lost_worker_loses_nothing_that_was_done(bag, tmp_path):
 
 
 def job(bag, out, **changes):
-    return ReplayJob(bag, SPEC, ("fp32",), WORKER, out, video=False, **changes)
+    worker = WorkerConfig("micro", warmup=0, factory="replay_doubles:plain")
+    return ReplayJob(bag, SPEC, ("fp32",), worker, out, video=False, **changes)
 
 
-def test_a_recipe_from_a_file_is_replayed_into_the_folder_and_nowhere_else(bag, tmp_path):
+def test_a_recipe_from_a_file_is_replayed_into_the_folder_and_nowhere_else(bag, replayed, tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("description: nothing changed\n")
+    shutil.copytree(replayed / "fp32", tmp_path / "out" / "fp32")
+    worker = WorkerConfig("micro", threads=1)
     (first,) = make_jobs(
-        [bag], tmp_path / "out", [SPEC], ["fp32", str(recipe)], WORKER, control_rate_hz=5.0, video=False
+        [bag], tmp_path / "out", [SPEC], ["fp32", str(recipe)], worker, control_rate_hz=5.0, video=False
     )
     assert [summary["frames"] for summary in run_job(first, show=False).summaries] == [6, 6]
     assert (tmp_path / "out" / "mine" / FRAMES).is_file()
