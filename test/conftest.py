@@ -13,6 +13,7 @@ from hypothesis import settings
 from sqap_vla_ros.nodes.launch.table import dds_environment
 
 ROOT = Path(__file__).resolve().parent.parent
+NODES = "ros"  # group of the tests that run nodes
 _REAL_DATA = Path(os.environ.get("SQAP_VLA_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -65,13 +66,16 @@ os.environ.setdefault("HOME", _logs.name)  # rclpy refuses to start without one
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker takes all tests that run nodes, one after the other; the rest is shared out file by file."""
+    """One worker takes all tests that run nodes, one after the other; the rest is shared out file by file.
+
+    In nodes/policy/stepped the parts of a node are stepped by hand: no node runs, and no real time passes.
+    """
     for item in items:
         relative = item.path.relative_to(ROOT / "test")
         if relative.parts[0] == "nodes":
             item.add_marker("ros")
-        group = "ros" if item.get_closest_marker("ros") else str(relative)
-        item.add_marker(pytest.mark.xdist_group(group))
+        runs_nodes = item.get_closest_marker("ros") and "stepped" not in relative.parts
+        item.add_marker(pytest.mark.xdist_group(NODES if runs_nodes else str(relative)))
 
 
 def pytest_sessionfinish() -> None:
