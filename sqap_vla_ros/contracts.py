@@ -264,6 +264,9 @@ class ActionChunk:
     seed: int = 0
 
 
+_SHOWN = 14  # characters of a value that is one of two that differ
+
+
 @dataclass(frozen=True)
 class PolicyInfo:
     """The facts about a loaded policy that logs, reports and the model_info topic give.
@@ -271,6 +274,7 @@ class PolicyInfo:
     image_size, crop: the policy's preprocessing (`policy.preprocessing.ImageTransform.of`).
     unnorm_key: the dataset whose statistics un-normalise the chunk.
     stateful: a chunk depends on earlier observations, through a cache across time steps or a selector with memory.
+    settings: what else was set beside the checkpoint and changes chunks: sampling, action head, tokenizer.
     costs: memory, widths and operations, by the names in `compression.costs`; empty where they are not known.
     """
 
@@ -286,6 +290,7 @@ class PolicyInfo:
     selector: str
     stateful: bool = False
     crop: str = "none"
+    settings: str = ""
     costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -297,14 +302,23 @@ class PolicyInfo:
         """Return in what this policy is another one than `before`, in about a hundred characters; "" if it is not."""
         names = [name for name, value in vars(self).items() if value != getattr(before, name)]
         names.sort(key=lambda name: name == "checkpoint_sha256")  # says the least
-        said = [f"{name} {_brief(getattr(self, name))}, was {_brief(getattr(before, name))}" for name in names[:2]]
+        said = [f"{name} {_change(getattr(self, name), getattr(before, name))}" for name in names[:2]]
         more = [f"{len(names) - 2} more"] if len(names) > 2 else []
         return "; ".join([*said, *more])
 
 
-def _brief(value: object) -> str:
-    text = str(value) or "none"
-    return text if len(text) <= 14 else f"…{text[-13:]}"
+def _change(value: object, before: object) -> str:
+    """Return two values that differ as "this, was that"; of long ones the ends, or where they begin to differ."""
+    if isinstance(value, Mapping) and isinstance(before, Mapping):
+        name = next(name for name in {**value, **before} if value.get(name) != before.get(name))
+        return f"{name} {_change(value.get(name, ''), before.get(name, ''))}"
+    texts = [str(one) or "none" for one in (value, before)]
+    shown = [text if len(text) <= _SHOWN else f"…{text[1 - _SHOWN :]}" for text in texts]  # names of files end so
+    if shown[0] == shown[1]:
+        pairs = enumerate(zip(*texts, strict=False))
+        begin = max(0, next((at for at, (a, b) in pairs if a != b), min(map(len, texts))) - 1)
+        shown = [f"…{text[begin : begin + _SHOWN]}…" for text in texts]
+    return f"{shown[0]}, was {shown[1]}"
 
 
 class Policy(Protocol):

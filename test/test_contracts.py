@@ -49,6 +49,13 @@ def test_what_differs_between_two_policies_is_said_briefly():
     said = second.differences(first)
     assert said == "checkpoint …els/second.pt, was …t.safetensors; recipe sqap, was fp32; 2 more"
     assert len(said) <= 100
+    steps = [f"ddim {count} steps, guidance 1.5, tokenizer ef24b3e7" for count in (10, 2)]
+    said = replace(first, settings=steps[1]).differences(replace(first, settings=steps[0]))
+    assert said == "settings … 2 steps, guid…, was … 10 steps, gui…"
+    costs = {"bits_per_parameter": 4.5, "weight_mb": 10.0}
+    said = replace(first, costs={**costs, "weight_mb": 12.0}).differences(replace(first, costs=costs))
+    assert said == "costs weight_mb 12.0, was 10.0"
+    assert replace(first, costs=costs).differences(first) == "costs bits_per_parameter 4.5, was none"
 
 
 @pytest.mark.parametrize(

@@ -363,7 +363,9 @@ def _finish(policy: CogACTPolicy, recipe: Recipe, shipped: Mapping[str, ShippedP
     fuse_parts(policy.model)
     known = shipped.get(policy.model.config.name)
     equipped = equip(policy, recipe, lambda: [] if known is None else known.observations(known.ranking_count))
-    policy.provenance = dataclasses.replace(policy.provenance, costs=costs_of_model(policy.model, recipe))
+    policy.provenance = dataclasses.replace(
+        policy.provenance, recipe_digest=recipe.digest, costs=costs_of_model(policy.model, recipe)
+    )
     return with_graphs(equipped, device)
 
 

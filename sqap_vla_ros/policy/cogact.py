@@ -116,12 +116,18 @@ class CogACT(nn.Module):
 
 @dataclass(frozen=True)
 class Provenance:
-    """The origin of the weights, for `PolicyInfo`. costs: what they cost as they are, see there."""
+    """The origin of the weights, for `PolicyInfo`. costs: what they cost as they are, see there.
+
+    recipe_digest: of what the recipe says, as its name may stay. averaged: the action head is the one that was averaged
+        over training steps.
+    """
 
     checkpoint: str
     sha256: str = ""
     recipe: str = "fp32"
     costs: Mapping[str, float] = field(default_factory=dict)
+    recipe_digest: str = ""
+    averaged: bool = False
 
 
 class CogACTPolicy:
@@ -192,8 +198,15 @@ class CogACTPolicy:
             selector="none" if self.selector is None else self.selector.name,
             stateful=self.selector is not None and self.selector.stateful,
             crop=self.transform.crop,
+            settings=self._settings(),
             costs=self.provenance.costs,
         )
+
+    def _settings(self) -> str:
+        sampling, head = self.diffusion, ", averaged head" if self.provenance.averaged else ""
+        said = f"{sampling.sampler} {sampling.steps} steps, guidance {sampling.guidance:g}{head}"
+        recipe = f", recipe {self.provenance.recipe_digest[:8]}" if self.provenance.recipe_digest else ""
+        return f"{said}, tokenizer {self.tokenize.digest[:8]}{recipe}"
 
     def reset(self) -> None:
         """Make a stateful selector forget the frames of the last episode."""

@@ -6,6 +6,8 @@ The Llama-2 tokenizer is not part of the CogACT repository; it is given as a fol
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,6 +40,11 @@ class PromptTokenizer:
             self._encode, size = _sentencepiece(data) if name.endswith(".model") else _tokenizers(data)
         if size > vocabulary:
             raise ValueError(f"{shown} makes {size} ids but the model embeds only {vocabulary}: it is another model's")
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The sha256 of the file's content, in hex."""
+        return hashlib.sha256(self.file[1]).hexdigest()
 
     @classmethod
     def load(cls, path: str | Path, config: PromptConfig, vocabulary: int) -> PromptTokenizer:

@@ -41,7 +41,7 @@ MAX_PACKET = 65_536  # bytes; a result of 16 actions and 256 tokens has 4,000
 MAX_INSTRUCTION = 4_096  # bytes of UTF-8
 MAX_TEXT = 4_096
 MAX_IMAGE_SIDE = 16_384  # pixels
-HEADER = b"SQ\x03"  # magic and version
+HEADER = b"SQ\x04"  # magic and version
 
 _INT64 = 2**63
 _COUNT = struct.Struct("<I")
@@ -332,6 +332,7 @@ _INFO = Record(
         "selector": _NAME,
         "stateful": Flag(),
         "crop": _NAME,
+        "settings": Text(),
         "costs": Table(16, Text(64)),
     },
 )

@@ -24,7 +24,7 @@ def _library():
     pytest.importorskip("msgpack", reason="msgpack is not installed (pip install 'sqap-vla-ros[serve]')")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_predictions_equal_those_made_here_and_a_signal_is_a_good_end(number):
     from sqap_vla_ros.compression.load import load_policy
     from sqap_vla_ros.serving.remote import RemotePolicy
@@ -33,7 +33,13 @@ def test_predictions_equal_those_made_here_and_a_signal_is_a_good_end(number):
     image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     observation = Observation(image, 5, "pick up the red cube", (100.0, 120.0), np.eye(4))
     here = load_policy("micro", "fp32", shipped=SHIPPED).predict(observation, seed=3)
-    process = subprocess.Popen(SERVE, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        SERVE,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests may run under nohup
+    )
     try:
         address = process.stdout.readline().split()[-1]
         remote = RemotePolicy(address, timeout_s=60.0)

@@ -23,6 +23,7 @@ from sqap_vla_ros.policy.cogact import CogACT, CogACTPolicy
 from sqap_vla_ros.policy.config import MICRO, named_config
 from sqap_vla_ros.policy.micro.policy import micro_policy
 from sqap_vla_ros.policy.micro.tokenizer import micro_tokenizer
+from sqap_vla_ros.policy.settings import CheckpointSettings
 from sqap_vla_ros.quantization.linear import QuantizedLinear
 
 DEPTH = named_config("tabletop").decoder.depth
@@ -94,6 +95,32 @@ def test_the_head_may_compute_in_bfloat16():
     assert 0 < np.sqrt(np.square(chunk - expected).mean()) < 0.02 * np.sqrt(np.square(expected).mean())
     # another dtype is a wish for exactness: the head keeps it
     assert load_policy("micro", "w4a4", dtype="float32").model.action_head.positional_embedding.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("changed", "settings"),
+    [
+        ({"ddim_steps": 2}, "ddim 2 steps, guidance 1.5, "),
+        ({"guidance": 3.0}, "ddim 10 steps, guidance 3, "),
+        ({"crop": "deployment"}, "ddim 10 steps, guidance 1.5, "),
+    ],
+)
+def test_a_policy_s_description_tells_it_from_the_same_one_with_other_settings(changed, settings):
+    plain = load_policy("micro", "fp32").info
+    other = load_policy("micro", "fp32", settings=CheckpointSettings(**changed)).info
+    assert other.settings.startswith(settings)
+    assert load_policy("micro", "fp32").info == plain
+    assert other.differences(plain).startswith(("settings ", "crop "))
+
+
+def test_a_policy_s_description_tells_recipes_of_one_name_apart(tmp_path):
+    infos = []
+    for kept in ("prune_layer: 0", "prune_layer: 1"):
+        recipe = tmp_path / "mine.yaml"
+        recipe.write_text(f"pruning: {{selector: random_drop, parameters: {{{kept}}}}}\n")
+        infos.append(load_policy("micro", str(recipe)).info)
+    assert infos[0].recipe == infos[1].recipe
+    assert infos[0].settings != infos[1].settings
 
 
 def test_a_missing_shipped_policy_is_explained(shipped, tmp_path):

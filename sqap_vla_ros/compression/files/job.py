@@ -172,6 +172,7 @@ def compress_to_file(
         scores_digest(recipe),
     )
     source = {"checkpoint": policy.provenance.checkpoint, "sha256": identity.source}
+    source |= {"head": "averaged"} if policy.provenance.averaged else {}
     work = _Workspace(out.with_name(out.name + ".partial"), identity)
     try:
         header = _compress(policy, recipe, observations, out, work, source, calibration, progress, after_layer)

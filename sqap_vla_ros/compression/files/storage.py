@@ -293,7 +293,12 @@ def load_compressed(
         header.statistics,
         unnorm_key=unnorm_key,
         crop=header.crop,
-        provenance=Provenance(str(path), header.source.get("sha256", ""), header.recipe.name),
+        provenance=Provenance(
+            str(path),
+            header.source.get("sha256", ""),
+            header.recipe.name,
+            averaged=header.source.get("head") == "averaged",
+        ),
     )
 
 

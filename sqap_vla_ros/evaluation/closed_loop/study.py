@@ -170,7 +170,7 @@ class Store:
         """Remember what a method is; raises ClosedLoopError when its results are of something else."""
         known = self.methods()
         before = known.get(method, {})
-        for key in ("checkpoint_sha256", "recipe_digest", "execution"):
+        for key in ("checkpoint_sha256", "recipe_digest", "served_policy", "execution"):
             if key in before and key in description and before[key] != description[key]:
                 raise ClosedLoopError(
                     f"{self.out} holds results of {method!r} with another {key.replace('_', ' ')} "
@@ -233,6 +233,11 @@ def served_info(address: str) -> PolicyInfo:
         return policy.info
 
 
+def _as_json(info: PolicyInfo) -> dict[str, Any]:
+    """Return what a description holds as it is read back from a file."""
+    return dict(json.loads(json.dumps(dataclasses.asdict(info))))
+
+
 def identity(method: Method) -> dict[str, Any]:
     """Return what must not change between the runs of one study."""
     from sqap_vla_ros.compression.load import applied_recipe, checkpoint_digest
@@ -245,6 +250,7 @@ def identity(method: Method) -> dict[str, Any]:
             "checkpoint_sha256": info.checkpoint_sha256,
             "recipe": {"name": info.recipe},
             "recipe_digest": f"of a server: {info.recipe}",
+            "served_policy": {name: value for name, value in _as_json(info).items() if name != "costs"},
             "execution": method.execution.to_dict(),
         }
     recipe = applied_recipe(method.checkpoint, method.recipe, SHIPPED)

@@ -62,7 +62,7 @@ def load_checkpoint(
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(sha256_of, contents.path)  # reads ahead of the loader
         model = assemble(contents, device=device, dtype=dtype, layers_in_file=layers_in_file)
-        provenance = Provenance(str(path), digest.result())
+        provenance = Provenance(str(path), digest.result(), averaged=ema)
     return CogACTPolicy(
         model,
         tokenize,

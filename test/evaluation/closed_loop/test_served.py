@@ -17,7 +17,15 @@ from sqap_vla_ros.evaluation.closed_loop import cluster, episode_worker
 from sqap_vla_ros.evaluation.closed_loop.episode_worker import EpisodeWorker, load
 from sqap_vla_ros.evaluation.closed_loop.episodes import Execution, lockstep_width, run_episodes
 from sqap_vla_ros.evaluation.closed_loop.run_study import run_units
-from sqap_vla_ros.evaluation.closed_loop.study import Assignment, ClosedLoopError, Group, Method, identity, study_units
+from sqap_vla_ros.evaluation.closed_loop.study import (
+    Assignment,
+    ClosedLoopError,
+    Group,
+    Method,
+    Store,
+    identity,
+    study_units,
+)
 from sqap_vla_ros.evaluation.replay.jobs import compression_of
 from sqap_vla_ros.serving.frames import RemoteError
 from sqap_vla_ros.simulation.environment import TabletopEnv
@@ -134,6 +142,18 @@ def test_an_interruption_is_no_problem_of_a_method(when, monkeypatch):
             list(EpisodeWorker(method).run(Assignment(method, (Group(SUITE, TaskFamily.PICK, (0,)),))))
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_episodes_of_a_server_s_other_policy_are_not_mixed_in(tmp_path, monkeypatch):
+    method = Method("served_fp32", "fp32", "ws://127.0.0.1:1")
+    info = replace(Double().info, settings="ddim 10 steps, guidance 1.5", costs={"weight_mb": 1.0})
+    monkeypatch.setattr("sqap_vla_ros.evaluation.closed_loop.study.served_info", lambda address: info)
+    store = Store(tmp_path)
+    store.describe(method.name, identity(method))
+    store.describe(method.name, identity(method))
+    info = replace(info, settings="ddim 2 steps, guidance 1.5")
+    with pytest.raises(ClosedLoopError, match=r"served policy \(settings ddim 10 steps, .*, now ddim 2 steps, "):
+        store.describe(method.name, identity(method))
 
 
 def test_a_process_of_a_cluster_waits_for_a_lost_server_once(monkeypatch):
