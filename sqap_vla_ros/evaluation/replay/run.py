@@ -152,15 +152,16 @@ def _record_problem(record: FrameRecord) -> str | None:
 
 @dataclass(frozen=True)
 class RecipeRun:
-    """One recipe's pass over the recording. peak_memory_mb: resident, of the worker process.
+    """One recipe's pass over the recording.
 
+    peak_memory_mb: resident, of the worker process; None where a server has the policy.
     counters: of the images, and `machine_busy`, the share of processor time that others used when it began.
     """
 
     recipe: str
     info: PolicyInfo
     records: list[FrameRecord]
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     counters: dict[str, Any]
 
 
@@ -249,7 +250,7 @@ def load_run(folder: Path, recipe: str) -> RecipeRun:
 class _Measured:
     """The types of what a finished pass says of itself besides its policy and its counts of images."""
 
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     sources: Mapping[str, str]
     machine_busy: float
 
@@ -299,6 +300,10 @@ class _Policy:
         assert isinstance(ready, Ready)
         self.info = ready.info
 
+    @property
+    def _remote(self) -> bool:
+        return not self._config.factory and is_remote(self._config.checkpoint)
+
     def predict(self, frame: ReplayFrame) -> FrameRecord:
         """Predict on a frame. Raises ReplayError when the process is lost, ServerLost when no policy judged it."""
         seen = FrameRecord(
@@ -323,8 +328,10 @@ class _Policy:
         assert isinstance(event, Result)
         return _predicted(seen, event.chunk, event.policy_s)
 
-    def peak_memory_mb(self) -> float:
-        """Return the largest resident memory that the process ever had."""
+    def peak_memory_mb(self) -> float | None:
+        """Return the largest resident memory that the process ever had; None where the policy is a server's."""
+        if self._remote:
+            return None
         for line in Path(f"/proc/{self._worker.pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
@@ -338,8 +345,7 @@ class _Policy:
             for event in self._worker.wait():
                 if isinstance(event, (LoadFailed, Lost)):
                     self._worker.close()
-                    remote = not self._config.factory and is_remote(self._config.checkpoint)
-                    if remote and isinstance(event, LoadFailed):
+                    if self._remote and isinstance(event, LoadFailed):
                         raise ServerLost(event.text)
                     remedy = "; run it again to go on from here" if isinstance(event, Lost) else ""
                     raise ReplayError(f"recipe {self._config.recipe}: {event.text}{remedy}")

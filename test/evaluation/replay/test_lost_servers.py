@@ -15,7 +15,9 @@ from workers.served import Served
 from sqap_vla_ros import cli
 from sqap_vla_ros.evaluation.replay import run as replay_run
 from sqap_vla_ros.evaluation.replay.jobs import ReplayJob, run_jobs
+from sqap_vla_ros.evaluation.replay.metrics import summarise
 from sqap_vla_ros.evaluation.replay.run import FRAMES, ReplayError, ServerLost, replay_recipe
+from sqap_vla_ros.evaluation.replay.tables import MEASURES
 from sqap_vla_ros.nodes.bags.spec import ReplaySpec
 from sqap_vla_ros.serving import worker as serving_worker
 from sqap_vla_ros.serving.worker import WorkerConfig
@@ -70,6 +72,9 @@ def test_a_lost_server_ends_the_replay_and_the_same_one_goes_on(bag, tmp_path, m
         run = replay_recipe(bag, SPEC, worker, folder, show=False)
     assert [record.problem for record in run.records] == [""] * 6
     assert (folder / FRAMES).read_text().startswith(kept)
+    assert run.peak_memory_mb is None  # of the server's computer, which nobody asked
+    (column,) = (measure for measure in MEASURES if measure.name == "peak_memory_mb")
+    assert column.text(summarise(run, run, control_rate_hz=5.0)) == "–"
 
 
 def test_a_server_that_is_gone_before_the_first_frame_is_the_same_sentence(bag, tmp_path, monkeypatch, capfd):
