@@ -3,6 +3,7 @@
 import errno
 import re
 import resource
+import shutil
 from contextlib import contextmanager
 from unittest.mock import MagicMock
 
@@ -196,7 +197,7 @@ def test_a_folder_that_vanishes_is_not_a_full_disk(tmp_path):
 
     def write():
         with written_aside(folder / "report.json") as partial:
-            folder.rmdir()
+            shutil.rmtree(folder)
             partial.write_text("{}")
 
     with pytest.raises(WriteError, match=r"report\.json cannot be written .*: its folder was removed meanwhile$"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -29,11 +30,16 @@ _WRITING = {
     errno.EPERM: _ELSEWHERE,
     errno.ENOENT: "its folder was removed meanwhile",
     errno.ENOTDIR: "its folder was replaced by a file",
+    errno.EEXIST: "nothing is overwritten, choose another name",
 }
 
 
 class WriteError(OSError):
     """A file that could not be written whole; nothing of it is left."""
+
+
+class BeingWritten(WriteError):
+    """Somebody else is writing the file or folder; nothing was touched."""
 
 
 def _in_words(error: BaseException | None) -> str:
@@ -109,26 +115,71 @@ def _open_up(written: Path) -> None:
 
 
 @contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Be the only one that writes `path`, by a lock that the system takes back when its holder dies.
+
+    Raises BeingWritten where somebody else is.
+    """
+    lock = path.with_name(f"{path.name}.writing.lock")
+    while True:
+        held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(held)
+            raise BeingWritten(
+                f"{path} is being written by another program: wait for it, or choose another name"
+            ) from None
+        except OSError:  # a disk without locks
+            pass
+        if _is(lock, held):
+            break
+        os.close(held)  # its holder has removed it meanwhile
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(held)
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Give a name beside `path` to write a file or folder to; at the end it takes the name `path`.
 
-    Whatever goes wrong, what was written is removed. Raises OSError for what cannot be written; libraries that write
-    files raise errors of their own when the disk is full, and these become OSErrors too.
+    Whatever goes wrong, what was written is removed, and so is what a killed writer left. Raises BeingWritten, and
+    OSError for what cannot be written; libraries that write files raise errors of their own when the disk is full, and
+    these become OSErrors too.
     """
     partial = path.with_name(path.name + ".writing")
     try:
-        yield partial
-        if path.is_dir():
-            raise FileExistsError(f"{path} exists: nothing is overwritten")
-        _open_up(partial)
-        partial.replace(path)
+        with _alone(path):
+            _remove(partial)
+            try:
+                yield partial
+                if path.is_dir():
+                    raise FileExistsError(errno.EEXIST, "it exists")
+                _open_up(partial)
+                partial.replace(path)
+            finally:
+                _remove(partial)
+    except BeingWritten:
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:
         number = error.errno if isinstance(error, OSError) else None
         remedy = _WRITING.get(number or 0, "is the disk full?")
         reason = error.__cause__ if isinstance(error, WriteError) else error  # of a file in the folder
         raise WriteError(f"{path} cannot be written ({_in_words(reason)}): {remedy}") from error
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
