@@ -6,9 +6,11 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import socket
 import ssl
 import struct
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -69,8 +71,9 @@ class RoundTrip:
 
 
 class RemotePolicy:
-    """Predicts on a server. One connection, opened again when it is lost; not for several threads at once.
+    """Predicts on a server. One connection, opened again when it is lost; threads that share it wait for one another.
 
+    A child of a fork leaves its parent's connection alone and makes one of its own.
     A connection on which an answer did not come in time is closed, so that the answer cannot be taken for a later one.
     So is one whose other end answers no pings: a computer without power, or a cable that was drawn, ends nothing else.
     """
@@ -108,7 +111,8 @@ class RemotePolicy:
         self._connection: ClientConnection | None = None
         self._leave = contextlib.ExitStack()  # closes the connection
         self._info: PolicyInfo | None = None
-        self._request = 0
+        self._request = secrets.randbelow(2**31)  # another client's answer has another number
+        self._pid, self._one_at_a_time = os.getpid(), threading.Lock()
         self._reset_wanted = True
         self.round_trip: RoundTrip | None = None  # of the last prediction
         self.reconnections = -1
@@ -136,6 +140,11 @@ class RemotePolicy:
         seed = checked_seed(seed)
         if problem := unreadable(observation.instruction):
             raise UnfitObservation(problem)
+        self._leave_to_parent()
+        with self._one_at_a_time:
+            return self._predict(observation, seed)
+
+    def _predict(self, observation: Observation, seed: int) -> ActionChunk:
         begin_s = time.monotonic()
         deadline_s = begin_s + self._timeout_s
         while True:
@@ -157,10 +166,21 @@ class RemotePolicy:
 
     def close(self) -> None:
         """Disconnect; the next prediction connects again."""
+        self._leave_to_parent()
         if self._connection is not None:
             self._reset_wanted = True  # what the server's policy kept was this connection's
         self._connection = None
         self._leave.close()
+
+    def _leave_to_parent(self) -> None:
+        """In a child of a fork, forget the connection without closing it: its socket is the parent's too."""
+        if os.getpid() != self._pid:
+            self._pid, self._one_at_a_time = os.getpid(), threading.Lock()
+            self._connection, self._reset_wanted = None, True
+            self._leave.pop_all()
+
+    def __getstate__(self) -> object:
+        raise TypeError("a connection to a server cannot be pickled: make a RemotePolicy in each process")
 
     def _exchange(self, observation: Observation, seed: int, deadline_s: float) -> Result:
         assert self._connection is not None
