@@ -35,9 +35,12 @@ _BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol of Unicode tha
 
 def unreadable(instruction: str) -> str | None:
     """Return why a text tells a policy nothing, or None: an instruction has a character that can be seen."""
-    if any(unicodedata.category(one)[0] in "LNPS" and one not in _BLANK for one in instruction):
+    if any("\ud800" <= one <= "\udfff" for one in instruction):
+        fault = "holds characters that are no Unicode text"
+    elif any(unicodedata.category(one)[0] in "LNPS" and one not in _BLANK for one in instruction):
         return None
-    fault = f"has no visible character ({instruction[:20]!a})" if instruction.strip() else "is empty"
+    else:
+        fault = f"has no visible character ({instruction[:20]!a})" if instruction.strip() else "is empty"
     return f"the instruction {fault}: say what to do, for example 'pick up the can'"
 
 
@@ -72,10 +75,13 @@ def upright_rgb(picture: Image, name: str) -> NDArray[np.uint8]:
         picture = ImageOps.exif_transpose(picture)
     except TypeError as error:  # a rotation that is no number
         raise PictureError(f"{name} has damaged EXIF data: {error}") from error
+    except (OSError, SyntaxError) as error:  # Pillow's for broken PNG files is a SyntaxError
+        raise PictureError(f"{name} is damaged: {error}") from error
     if picture.mode == "F" or picture.mode.startswith("I"):  # Pillow would cut the values off at 255
         values = np.asarray(picture, dtype=np.float64)
         return eight_bits(np.repeat(values[..., None], 3, axis=2), 1.0 if picture.mode == "F" else 65535.0, name)
-    return np.asarray(picture.convert("RGB"))
+    plain = {"La": "LA", "RGBa": "RGBA"}.get(picture.mode, picture.mode)  # Pillow converts premultiplied ones to those
+    return np.asarray(picture.convert(plain).convert("RGB"))
 
 
 def eight_bits(values: NDArray[Any], white: float, name: str) -> NDArray[np.uint8]:
@@ -192,7 +198,7 @@ class Observation:
             )
         if not isinstance(self.instruction, str):
             raise ValueError(f"instruction must be a text that says what to do, got {type(self.instruction).__name__}")
-        if not isinstance(self.stamp_ns, int | np.integer):
+        if not (isinstance(self.stamp_ns, int | np.integer) and abs(self.stamp_ns) < 2**63):
             raise ValueError(f"stamp_ns must be a whole number of nanoseconds, got {self.stamp_ns!r:.40}")
         if self.gripper_pixel is not None and not _finite(self.gripper_pixel, (2,)):
             raise ValueError(f"gripper_pixel must be (u, v), both finite, or None, got {self.gripper_pixel!r:.200}")

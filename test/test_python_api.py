@@ -1,5 +1,6 @@
 """The Python API: a policy in five lines, without ROS and without the simulator."""
 
+import io
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ from places import ROOT
 
 import sqap_vla_ros
 from sqap_vla_ros import Observation, load_policy
+from sqap_vla_ros.contracts import UnfitObservation
 from sqap_vla_ros.pictures import read_picture
 from sqap_vla_ros.policy.checkpoints.one_file import save_checkpoint
 from sqap_vla_ros.policy.settings import CheckpointSettings
@@ -88,6 +90,32 @@ def test_what_is_no_image_is_named(image, text):
         Observation.of(image, "pick")
 
 
+@pytest.mark.parametrize(("mode", "by_way_of"), [("La", "LA"), ("RGBa", "RGBA")])
+def test_premultiplied_transparency_is_read_too(mode, by_way_of):
+    picture = Image.fromarray(PIXELS).convert(by_way_of)
+    np.testing.assert_array_equal(
+        Observation.of(picture.convert(mode), "pick").image, np.asarray(picture.convert("RGB"))
+    )
+
+
+def test_a_damaged_file_is_refused_in_a_sentence():
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(file, "png")
+    with pytest.raises(ValueError, match=r"^image is damaged: "):
+        Observation.of(Image.open(io.BytesIO(file.getvalue()[:2000])), "pick")
+
+
+def test_a_text_that_is_none_is_refused_here_as_by_a_server():
+    policy = load_policy("micro", "fp32")
+    with pytest.raises(UnfitObservation, match=r"^the instruction holds characters that are no Unicode text: say"):
+        policy.predict(Observation.of(PIXELS, "a\ud800b"))
+
+
+def test_a_server_s_address_has_no_case():
+    with pytest.raises(ValueError, match=r"^WS://h:1/act: give the address without /act, as in ws://HOST:PORT$"):
+        load_policy("WS://h:1/act")
+
+
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
@@ -96,6 +124,7 @@ def test_what_is_no_image_is_named(image, text):
         ({"instruction": b"pick"}, "instruction must be a text that says what to do, got bytes"),
         ({"stamp_ns": 1.5}, "stamp_ns must be a whole number of nanoseconds, got 1.5"),
         ({"stamp_ns": None}, "stamp_ns must be a whole number of nanoseconds, got None"),
+        ({"stamp_ns": 2**63}, "stamp_ns must be a whole number of nanoseconds, got 9223372036854775808"),
         ({"gripper_pixel": (1.0, 2.0, 3.0)}, "gripper_pixel must be (u, v), both finite, or None, got (1.0, 2.0, 3.0)"),
         ({"gripper_pixel": "ab"}, "gripper_pixel must be (u, v), both finite, or None, got 'ab'"),
         ({"gripper_pixel": (1.0, float("nan"))}, "gripper_pixel must be (u, v), both finite, or None, got (1.0, nan)"),
@@ -124,6 +153,7 @@ def test_a_field_that_cannot_be_is_named(fields, text):
     ("arguments", "text"),
     [
         ({"checkpoint": None}, "checkpoint must be a name or a path, got NoneType"),
+        ({"checkpoint": ""}, "checkpoint is empty: name a file, a folder, a server's address or a shipped policy"),
         ({"recipe": 5}, "recipe must be a name or a path, got int"),
         ({"device": None}, "must be cpu, cuda or cuda:N, got 'None'"),
         ({"settings": {"crop": "none"}}, r"settings must be CheckpointSettings\(...\) of .* or None, got dict"),

@@ -104,6 +104,8 @@ def load_policy(
     from sqap_vla_ros.compression.compress import require_loadable
     from sqap_vla_ros.policy.settings import CheckpointSettings
 
+    if not checkpoint:
+        raise ValueError("checkpoint is empty: name a file, a folder, a server's address or a shipped policy")
     if problem := device_problem(str(device)):
         raise ValueError(f"device {str(device)!r}: {problem}; use device='cpu', or install a CUDA build of PyTorch")
     if dtype is not None and _dtype_name(dtype) not in DTYPES:

@@ -55,7 +55,7 @@ class DamagedFrame(WireError):
 
 def is_remote(checkpoint: str) -> bool:
     """Return whether the name of a checkpoint is a server's address."""
-    return checkpoint.startswith(SCHEMES)
+    return checkpoint.lower().startswith(SCHEMES)
 
 
 def host_and_port(address: str) -> tuple[str, int]:

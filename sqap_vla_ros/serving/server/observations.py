@@ -49,11 +49,7 @@ class ObservationReader:
             raise BadObservation(f"the instruction must be a text that says what to do, got {kind_of(instruction)}")
         if problem := unreadable(instruction):
             raise BadObservation(problem)
-        try:
-            size = len(instruction.encode())
-        except UnicodeEncodeError as error:
-            raise BadObservation("the instruction holds characters that are no Unicode text") from error
-        if size > MAX_INSTRUCTION:
+        if (size := len(instruction.encode())) > MAX_INSTRUCTION:
             raise BadObservation(
                 f"the instruction is longer than {MAX_INSTRUCTION} bytes: shorten it, it has {size} bytes"
             )
