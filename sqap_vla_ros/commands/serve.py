@@ -206,9 +206,11 @@ async def _serve(args: argparse.Namespace, worker: WorkerConfig, config: ServerC
     service = make_service(args, worker)
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(signal_number) is not signal.SIG_IGN:  # as nohup wants it
-            loop.add_signal_handler(signal_number, stopped.set)
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+        ends.append(signal.SIGHUP)
+    for signal_number in ends:
+        loop.add_signal_handler(signal_number, stopped.set)
     engine, stopping = loop.create_task(service.engine.run()), loop.create_task(stopped.wait())
     notes = loop.create_task(_log_notes(args, service))
     try:
