@@ -108,8 +108,8 @@ class Recording(Protocol):
     check: raises what iterating would raise of numbers, quickly: before a policy is loaded.
 
     path: what was named. files: all that is read from, and folders of such files: where one is changed, it is another
-    recording. total: images in it. identity: plain values that differ between recordings. sources: the origin of each
-    input, for the report.
+    recording. total: images in it; strided: those that iterating yields. identity: plain values that differ between
+    recordings. sources: the origin of each input, for the report.
     """
 
     @property
@@ -120,6 +120,9 @@ class Recording(Protocol):
 
     @property
     def total(self) -> int: ...
+
+    @property
+    def strided(self) -> int: ...
 
     @property
     def counters(self) -> ReplayCounters: ...

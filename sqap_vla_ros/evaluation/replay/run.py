@@ -204,8 +204,7 @@ def replay_recipe(
             finished = {record.index for record in records}
             del done, records
             with (folder / FRAMES).open("a") as file:
-                total = -(-source.total // spec.stride)
-                bar = tqdm(source, desc=f"{worker.recipe:>16}", total=total, unit="frame", disable=not show)
+                bar = tqdm(source, desc=f"{worker.recipe:>16}", total=source.strided, unit="frame", disable=not show)
                 for frame in bar:
                     if frame.index in finished:
                         continue

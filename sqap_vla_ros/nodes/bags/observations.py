@@ -119,6 +119,10 @@ class BagObservations:
         return self.image.count
 
     @property
+    def strided(self) -> int:
+        return len(range(0, self.total, self.spec.stride))
+
+    @property
     def identity(self) -> list[object]:
         topics = sorted((topic.name, topic.type, topic.count) for topic in self.bag.topics.values())
         return [str(self.path.resolve()), self.bag.start_ns, self.bag.duration_s, topics]

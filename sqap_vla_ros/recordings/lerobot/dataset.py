@@ -84,6 +84,10 @@ class DatasetFrames:
         return sum(episode.length for episode in self.episodes)
 
     @property
+    def strided(self) -> int:
+        return sum(len(range(0, episode.length, self.spec.stride)) for episode in self.episodes)
+
+    @property
     def identity(self) -> list[object]:
         features = sorted(map(str, self.layout.features.values()))
         return [str(self.path.resolve()), self.layout.fps, self.total, features]

@@ -57,6 +57,14 @@ def test_chunks_of_the_recorded_actions_have_no_error(replayed):
     assert against_actions(opened)["gripper_disagreement"] > 0.5
 
 
+def test_the_progress_bar_ends_where_the_frames_do(tmp_path, monkeypatch, capsys):
+    """Each episode begins a stride anew: 6 and 5 frames by fours are 2 and 2, not 3."""
+    monkeypatch.setattr(serving_worker, "WorkerConfig", functools.partial(WorkerConfig, factory="replay_doubles:plain"))
+    options = ["--stride", "4", "--recipes", "fp32", "--threads", "1", "--no-video", "--out", str(tmp_path / "out")]
+    assert cli.main(["replay", str(write_dataset(tmp_path / "set")), *options]) == 0
+    assert "| 4/4 [" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

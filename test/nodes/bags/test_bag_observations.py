@@ -163,6 +163,7 @@ def test_stride(tmp_path):
     assert [frame.index for frame in frames] == [0, 3, 6]
     assert_tool_seen(frames, [0.0, 0.3, 0.6])
     assert (source.counters.images, source.counters.used) == (7, 3)
+    assert source.strided == 3
 
 
 def test_segments_change_the_instruction_and_the_episode(tmp_path):

@@ -251,3 +251,10 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(Exception):  # noqa: B017, PT011
         write_dataset(tmp_path / "ds")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stride", [1, 4, 5, 100])
+def test_the_frames_that_come_are_foretold(dataset, stride):
+    """Each episode begins a stride anew."""
+    frames = DatasetFrames(dataset, DatasetSpec(stride=stride))
+    assert frames.strided == len(list(frames))
