@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 INFO = "meta/info.json"
 VERSIONS = ("v3.0", "v2.1", "v2.0")
 _LARGEST_JSON = 2**26  # bytes
+_EPISODES, _TABLES = "meta/episodes", "chunk-*/file-*.parquet"  # of v3.0
 _FPS = (0.01, 1000.0)
 _MOST_ROWS = 10**15
 _WIDTH = re.compile(r"(0?\d{1,2}d?|d)?")  # of a number in a template: 03d
@@ -236,7 +237,10 @@ def _episodes_v3(root: Path, info: Mapping[str, Any], films: list[str]) -> tuple
     columns = ["episode_index", "tasks", "length", "dataset_from_index", "data/chunk_index", "data/file_index"]
     columns += [f"videos/{key}/{part}" for key in films for part in ("chunk_index", "file_index", "from_timestamp")]
     episodes = []
-    for path in sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet")):
+    described = sorted((root / _EPISODES).glob(_TABLES))
+    if not described and info.get("total_episodes") != 0:
+        raise DatasetError(f"{root / _EPISODES / _TABLES} is missing: was the dataset copied whole?")
+    for path in described:
         for row in read_table(path, columns).to_pylist():
             place = {"chunk_index": _whole(row, "data/chunk_index"), "file_index": _whole(row, "data/file_index")}
             found = {}

@@ -63,6 +63,17 @@ def test_a_damaged_table_is_refused(dataset, file, column, values, said):
     assert str(dataset) in str(error.value)
 
 
+def test_a_dataset_whose_episodes_are_missing_was_not_copied_whole(dataset):
+    (dataset / EPISODES).unlink()
+    with pytest.raises(
+        DatasetError, match=r"meta/episodes/chunk-\*/file-\*\.parquet is missing: was .* copied whole\?"
+    ):
+        read_layout(dataset)
+    edit_info(dataset, total_episodes=0)
+    with pytest.raises(DatasetError, match=r"has no episodes$"):
+        read_layout(dataset)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
