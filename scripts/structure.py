@@ -29,6 +29,7 @@ _CHECK = (*_BASE, *_ROS, "robot", "control", "nodes.policy")
 _MODEL = ("policy", "quantization", "pruning", "compression")
 _FILM = ("policy.preprocessing", "pruning.overlay", "compression.load", "shipped")  # the film's tokens
 _WHOLE = ("policy.checkpoints.writing",)  # files that appear whole or not at all
+_LOADED = ("compression.files.kept", "policy.costs")  # of a policy that is at work elsewhere
 _DOORS = ("shipped", "policies")  # to a policy
 _SUBJECTS = ("robot", "simulation", "serving", "nodes", "recordings", "training")
 _STUDY = ("processes", "field_types", "evaluation.action_metrics", "evaluation.ray_cluster")
@@ -109,18 +110,7 @@ RULES: dict[str, tuple[str, ...]] = {
     ),
     "evaluation.closed_loop": (*_BASE, *_STUDY, *_MODEL, *_DOORS, "serving.frames", "robot", "simulation"),
     "evaluation.replay": (*_BASE, *_STUDY, *_MODEL, "films", "shipped", "robot", "serving", "nodes", "recordings"),
-    "evaluation.demo": (
-        *_BASE,
-        *_FILM,
-        *_WHOLE,
-        "compression.files.kept",
-        "policy.costs",
-        "films",
-        "robot",
-        "simulation",
-        "nodes",
-        "recordings",
-    ),
+    "evaluation.demo": (*_BASE, *_FILM, *_WHOLE, *_LOADED, "films", "robot", "simulation", "nodes", "recordings"),
     "evaluation": _BASE,
     "evaluation.ray_cluster": ("processes",),
     "evaluation.selectors": (*_BASE, *_MODEL),

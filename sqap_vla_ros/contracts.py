@@ -88,7 +88,7 @@ def eight_bits(values: NDArray[Any], white: float, name: str) -> NDArray[np.uint
     """Return a picture's values from 0 to `white` as 0 to 255. Raises PictureError for values outside."""
     if not np.isfinite(values).all():
         raise PictureError(f"{name} has pixels that are not finite numbers")
-    if values.min() < 0.0 or values.max() > white:
+    if values.size and (values.min() < 0.0 or values.max() > white):
         raise PictureError(
             f"{name} has pixels from {values.min():g} to {values.max():g}, where 0 to {white:g} are expected"
         )
@@ -215,7 +215,7 @@ def _finite(values: object, shape: tuple[int, ...]) -> bool:
     """Return whether something is as many finite numbers."""
     try:
         numbers = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last for a whole number beyond float64
         return False
     return numbers.shape == shape and bool(np.isfinite(numbers).all())
 

@@ -17,8 +17,8 @@ NODES = "ros"  # group of the tests that run nodes
 _REAL_DATA = Path(os.environ.get("SQAP_VLA_DATA", ROOT.parent / "shared" / "data"))
 
 
-# What is imported and collected stays to the end. To look through it again and again for garbage takes a quarter of the
-# computer's time: nothing is looked for until all of it is there, and then only in what came after it.
+# What is imported and collected stays to the end. To look through it for garbage again and again would take much of a
+# run's time: nothing is looked for until all of it is there, and then only in what came after it.
 gc.disable()
 
 

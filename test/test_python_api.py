@@ -111,6 +111,18 @@ def test_a_text_that_is_none_is_refused_here_as_by_a_server():
         policy.predict(Observation.of(PIXELS, "a\ud800b"))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "I", "F"])
+def test_a_picture_without_pixels_is_named(mode):
+    with pytest.raises(ValueError, match=r"^image must be \[H, W, 3\] uint8 RGB, got shape \(3, 0, 3\) of uint8"):
+        Observation.of(Image.new(mode, (0, 3)), "pick")
+
+
+@pytest.mark.parametrize("address", ["HTTP://h/policy", "HTTPS://HuggingFace.co/a/b"])
+def test_another_address_has_no_case_either(address):
+    with pytest.raises(FileNotFoundError, match=r"is an address: download|hf download a/b"):
+        load_policy(address)
+
+
 def test_a_server_s_address_has_no_case():
     with pytest.raises(ValueError, match=r"^WS://h:1/act: give the address without /act, as in ws://HOST:PORT$"):
         load_policy("WS://h:1/act")
@@ -126,6 +138,7 @@ def test_a_server_s_address_has_no_case():
         ({"stamp_ns": None}, "stamp_ns must be a whole number of nanoseconds, got None"),
         ({"stamp_ns": 2**63}, "stamp_ns must be a whole number of nanoseconds, got 9223372036854775808"),
         ({"gripper_pixel": (1.0, 2.0, 3.0)}, "gripper_pixel must be (u, v), both finite, or None, got (1.0, 2.0, 3.0)"),
+        ({"gripper_pixel": (10**400, 1)}, "gripper_pixel must be (u, v), both finite, or None, got (1000"),
         ({"gripper_pixel": "ab"}, "gripper_pixel must be (u, v), both finite, or None, got 'ab'"),
         ({"gripper_pixel": (1.0, float("nan"))}, "gripper_pixel must be (u, v), both finite, or None, got (1.0, nan)"),
         ({"base_from_tool": [["a"] * 4] * 4}, "base_from_tool must be a finite [4, 4] pose or None, got [['a', 'a',"),
@@ -154,6 +167,7 @@ def test_a_field_that_cannot_be_is_named(fields, text):
     [
         ({"checkpoint": None}, "checkpoint must be a name or a path, got NoneType"),
         ({"checkpoint": ""}, "checkpoint is empty: name a file, a folder, a server's address or a shipped policy"),
+        ({"checkpoint": " "}, "checkpoint is empty: name a file, a folder, a server's address or a shipped policy"),
         ({"recipe": 5}, "recipe must be a name or a path, got int"),
         ({"device": None}, "must be cpu, cuda or cuda:N, got 'None'"),
         ({"settings": {"crop": "none"}}, r"settings must be CheckpointSettings\(...\) of .* or None, got dict"),

@@ -104,8 +104,6 @@ def load_policy(
     from sqap_vla_ros.compression.compress import require_loadable
     from sqap_vla_ros.policy.settings import CheckpointSettings
 
-    if not checkpoint:
-        raise ValueError("checkpoint is empty: name a file, a folder, a server's address or a shipped policy")
     if problem := device_problem(str(device)):
         raise ValueError(f"device {str(device)!r}: {problem}; use device='cpu', or install a CUDA build of PyTorch")
     if dtype is not None and _dtype_name(dtype) not in DTYPES:
@@ -145,8 +143,10 @@ def load_policy(
 def checkpoint_path(checkpoint: str, shipped: Mapping[str, ShippedPolicy] = RANDOM_WEIGHTS) -> Path | None:
     """Return where a checkpoint lies, or None for a shipped policy that is made and lies nowhere.
 
-    Raises FileNotFoundError when it is not there.
+    Raises FileNotFoundError when it is not there, and ValueError for an empty name.
     """
+    if not checkpoint.strip():  # the path of no name is the current folder
+        raise ValueError("checkpoint is empty: name a file, a folder, a server's address or a shipped policy")
     known = shipped.get(checkpoint)
     if known is not None and known.weights is None:
         return None
@@ -206,7 +206,7 @@ def require_fitting(
 
 def _elsewhere(checkpoint: str) -> str:
     """Say how to fetch what is named as on the Hugging Face hub; "" for another name."""
-    address = re.fullmatch(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)?([\w.-]+/[\w.-]+)/?", checkpoint)
+    address = re.fullmatch(r"(?i:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)?([\w.-]+/[\w.-]+)/?", checkpoint)
     if address is not None and address[1].partition("/")[0] not in (".", "..") and not Path(checkpoint).parent.is_dir():
         repository = address[1]
         folder = repository.rpartition("/")[2]
@@ -214,9 +214,9 @@ def _elsewhere(checkpoint: str) -> str:
             f"checkpoint {checkpoint} is not on this computer, and nothing is downloaded by itself: fetch it with "
             f"`hf download {repository} --local-dir {folder}` and give the folder {folder}"
         )
-    if checkpoint.startswith(("ws://", "wss://")):
+    if checkpoint.lower().startswith(("ws://", "wss://")):
         return f"checkpoint {checkpoint} is a server's address, where no weights are to be had: give the folder or file"
-    if re.match(r"[a-z][a-z0-9+.-]*://", checkpoint):
+    if re.match(r"[a-z][a-z0-9+.-]*://", checkpoint.lower()):
         return f"checkpoint {checkpoint} is an address: download it and give the folder or file, or ws://HOST:PORT"
     return ""
 

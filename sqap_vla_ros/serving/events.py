@@ -38,7 +38,7 @@ class PredictRequest:
     def of(cls, request: int, observation: Observation, *, seed: int, reset: bool) -> PredictRequest:
         """Return the request for a prediction from an observation, whose image goes another way."""
         height, width = observation.image.shape[:2]
-        pose = observation.base_from_tool
+        pixel, pose = observation.gripper_pixel, observation.base_from_tool
         return cls(
             request,
             reset,
@@ -46,7 +46,7 @@ class PredictRequest:
             width,
             observation.stamp_ns,
             observation.instruction,
-            observation.gripper_pixel,
+            None if pixel is None else (float(pixel[0]), float(pixel[1])),
             None if pose is None else np.asarray(pose, dtype=np.float64),
             seed,
             observation.commitment,

@@ -87,7 +87,7 @@ def uses_proxy(address: str) -> bool:
     and a web proxy would refuse it or be a detour.
     """
     host, port = host_and_port(address)
-    if not address.startswith("wss://") or is_loopback(host):
+    if not address.lower().startswith("wss://") or is_loopback(host):
         return False
     import urllib.request  # with all that it loads
 

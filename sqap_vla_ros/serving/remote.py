@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 import urllib.parse
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -112,7 +113,8 @@ class RemotePolicy:
         self._leave = contextlib.ExitStack()  # closes the connection
         self._info: PolicyInfo | None = None
         self._request = secrets.randbelow(2**31)  # another client's answer has another number
-        self._pid, self._one_at_a_time = os.getpid(), threading.Lock()
+        self._one_at_a_time = threading.Lock()
+        _LIVING.add(self)
         self._reset_wanted = True
         self.round_trip: RoundTrip | None = None  # of the last prediction
         self.reconnections = -1
@@ -128,7 +130,8 @@ class RemotePolicy:
 
     def reset(self) -> None:
         """Let the server's policy forget what it keeps between observations, before the next one."""
-        self._reset_wanted = True
+        with self._one_at_a_time:  # a prediction under way ends by taking the wish for fulfilled
+            self._reset_wanted = True
 
     def predict(self, observation: Observation, *, seed: int = 0) -> ActionChunk:
         """Return the server's chunk; the stage `network` of its timings is all but the time inside the server's policy.
@@ -140,7 +143,6 @@ class RemotePolicy:
         seed = checked_seed(seed)
         if problem := unreadable(observation.instruction):
             raise UnfitObservation(problem)
-        self._leave_to_parent()
         with self._one_at_a_time:
             return self._predict(observation, seed)
 
@@ -154,11 +156,11 @@ class RemotePolicy:
                 result = self._exchange(observation, seed, deadline_s)
                 break
             except (OSError, EOFError) as error:
-                self.close()
+                self._disconnect()
                 if time.monotonic() >= deadline_s:
                     raise NoAnswer(f"{self._address} gave no answer within {self._timeout_s:g} s") from error
             except wire.WireError as error:
-                self.close()
+                self._disconnect()
                 raise NoAnswer(f"{self._address} sent what is no message: {error}") from error
         self._reset_wanted = False
         self.round_trip = RoundTrip(time.monotonic() - begin_s, result.policy_s)
@@ -166,18 +168,20 @@ class RemotePolicy:
 
     def close(self) -> None:
         """Disconnect; the next prediction connects again."""
-        self._leave_to_parent()
+        with self._one_at_a_time:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._reset_wanted = True  # what the server's policy kept was this connection's
         self._connection = None
         self._leave.close()
 
-    def _leave_to_parent(self) -> None:
+    def leave_to_parent(self) -> None:
         """In a child of a fork, forget the connection without closing it: its socket is the parent's too."""
-        if os.getpid() != self._pid:
-            self._pid, self._one_at_a_time = os.getpid(), threading.Lock()
-            self._connection, self._reset_wanted = None, True
-            self._leave.pop_all()
+        self._one_at_a_time = threading.Lock()  # another thread of the parent may have held it
+        self._connection, self._reset_wanted = None, True
+        self._leave.pop_all()
 
     def __getstate__(self) -> object:
         raise TypeError("a connection to a server cannot be pickled: make a RemotePolicy in each process")
@@ -200,7 +204,7 @@ class RemotePolicy:
                     break
         except ConnectionClosed as error:
             if (problem := _lasting_problem(error, len(frame))) is not None:
-                self.close()
+                self._disconnect()
                 raise RemoteError(f"{self._address} closed the connection: {problem}") from error
             raise EOFError(str(error)) from error
         if isinstance(answer, Unanswered):
@@ -299,6 +303,17 @@ class RemotePolicy:
     def _message(connection: ClientConnection, deadline_s: float) -> wire.Message:
         frame = _binary(connection.recv(max(deadline_s - time.monotonic(), 0.0)))
         return wire.decode(bytes(unseal(frame)))
+
+
+_LIVING: weakref.WeakSet[RemotePolicy] = weakref.WeakSet()
+
+
+def _leave_all_to_parent() -> None:
+    for policy in _LIVING:
+        policy.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_all_to_parent)  # while the child has one thread only
 
 
 def _with_network_time(chunk: ActionChunk, taken: RoundTrip) -> ActionChunk:

@@ -42,6 +42,7 @@ def test_a_server_on_this_computer_is_spoken_to_directly():
         ("ws://workstation:8000", False),
         ("ws://192.168.1.7:8000", False),
         ("wss://policies.example.org", True),
+        ("WSS://policies.example.org", True),
         ("wss://localhost:8443", False),
         ("wss://127.0.0.1:8443", False),
         ("wss://[::1]:8443", False),

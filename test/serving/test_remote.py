@@ -27,19 +27,6 @@ from sqap_vla_ros.serving.supervisor import WorkerSupervisor
 from sqap_vla_ros.serving.worker import PolicyWorker, WorkerConfig
 
 
-@pytest.fixture(scope="module")
-def served():
-    with Served() as served:
-        yield served
-
-
-@pytest.fixture
-def remote(served):
-    remote = RemotePolicy(served.url)
-    yield remote
-    remote.close()
-
-
 def test_the_chunk_is_the_servers_to_the_last_bit(remote):
     for seed in range(3):
         sent = observation(seed, 480, 640)

@@ -3,32 +3,21 @@
 import os
 import pickle
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from policy_doubles import Double
 from workers import observation
 
 pytest.importorskip("websockets", reason="websockets is not installed (pip install 'sqap-vla-ros[serve]')")
 
-from workers.served import Served
 
 from sqap_vla_ros.serving.remote import RemotePolicy
 
 WAIT_S = 30.0
-
-
-@pytest.fixture(scope="module")
-def served():
-    with Served() as served:
-        yield served
-
-
-@pytest.fixture
-def remote(served):
-    remote = RemotePolicy(served.url, timeout_s=WAIT_S)
-    yield remote
-    remote.close()
 
 
 def same(remotely, sent, seed):
@@ -84,3 +73,24 @@ def test_two_connections_number_their_requests_apart(served, remote):
 def test_it_cannot_be_pickled(remote):
     with pytest.raises(TypeError, match="cannot be pickled: make a RemotePolicy in each process"):
         pickle.dumps(remote)
+
+
+@pytest.mark.parametrize("call", ["reset", "close"])
+def test_a_reset_or_a_close_waits_for_the_prediction_under_way_and_holds_for_the_next(remote, call):
+    def resets():
+        return int(remote.predict(observation(instruction="count resets")).normalized[0, 0])
+
+    before = resets()
+    with ThreadPoolExecutor(1) as threads:
+        under_way = threads.submit(remote.predict, observation(instruction="a second"))
+        time.sleep(0.3)
+        getattr(remote, call)()
+        assert under_way.done()
+        under_way.result()
+    assert resets() == before + 1
+
+
+@pytest.mark.parametrize("pixel", [("10", "20"), np.array([10, 20]), [np.float32(10), 20]])
+def test_a_pixel_that_is_taken_here_is_taken_there(remote, pixel):
+    sent = replace(observation(1), gripper_pixel=pixel)
+    assert same(remote.predict(sent), replace(sent, gripper_pixel=(10.0, 20.0)), 0)

@@ -115,13 +115,14 @@ def _open_up(written: Path) -> None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _alone(path: Path) -> Iterator[bool]:
     """Be the only one that writes `path`, by a lock that the system takes back when its holder dies.
 
-    Raises BeingWritten where somebody else is.
+    Yields whether that is certain: not on a disk without locks. Raises BeingWritten where somebody else writes it.
     """
     lock = path.with_name(f"{path.name}.writing.lock")
     while True:
+        certain = True
         held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,12 +132,12 @@ def _alone(path: Path) -> Iterator[None]:
                 f"{path} is being written by another program: wait for it, or choose another name"
             ) from None
         except OSError:  # a disk without locks
-            pass
+            certain = False
         if _is(lock, held):
             break
         os.close(held)  # its holder has removed it meanwhile
     try:
-        yield
+        yield certain
     finally:
         lock.unlink(missing_ok=True)
         os.close(held)
@@ -166,8 +167,9 @@ def written_aside(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(path.name + ".writing")
     try:
-        with _alone(path):
-            _remove(partial)
+        with _alone(path) as certain:
+            if certain:  # then it is what a killed writer left
+                _remove(partial)
             try:
                 yield partial
                 if path.is_dir():
